@@ -1,0 +1,245 @@
+//! How rows of weights are stored: f32, f16, and groups of 8-bit or 4-bit codes that share a scale.
+//!
+//! A matrix `[rows, cols]` is stored row after row; each row is padded with zeros to [`padded`] columns.
+//! All words are little-endian.
+//!
+//! ```text
+//! f32   values: one f32 a weight
+//! f16   values: one f16 a weight
+//! q8    codes:  one i8 a weight, -127..=127, four to a word            weight = code * scale
+//! q4    codes:  eight weights w0..w7 to a word, each a nibble 0..=15   weight = (nibble - 8) * scale
+//!         bits  31..28 27..24 23..20 19..16 15..12 11..8  7..4  3..0
+//!               w7     w3     w6     w2     w5     w1     w4    w0
+//! scales (q8, q4): one f16 for each group of `group_size` weights of a row (the last group may be shorter),
+//!         each row of scales padded to an even count so that it begins at a word
+//! ```
+//!
+//! The nibble order lets a kernel take four consecutive weights with one mask: `w & 0x0f0f0f0f` is w0..w3 as bytes,
+//! `(w >> 4) & 0x0f0f0f0f` is w4..w7.
+
+use crate::padded;
+use half::f16;
+use serde::{Deserialize, Serialize};
+
+/// How the weights of a tensor are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Scheme {
+    /// One f32 a weight.
+    F32,
+    /// One f16 a weight.
+    F16,
+    /// Signed bytes with one f16 scale a group.
+    Q8 {
+        /// Weights that share a scale: 32, 64 or 128.
+        group_size: u32,
+    },
+    /// Nibbles with one f16 scale a group.
+    Q4 {
+        /// Weights that share a scale: 32, 64 or 128.
+        group_size: u32,
+    },
+}
+
+/// Group sizes that kernels exist for.
+pub const GROUP_SIZES: [u32; 3] = [32, 64, 128];
+
+/// Smallest and largest 4-bit code, before the offset of 8 that makes it a nibble.
+pub const Q4_RANGE: (i32, i32) = (-8, 7);
+
+impl Scheme {
+    /// Bytes of the stored values or codes of one row.
+    pub fn row_data_bytes(self, cols: usize) -> usize {
+        let cols = padded(cols);
+        match self {
+            Scheme::F32 => cols * 4,
+            Scheme::F16 => cols * 2,
+            Scheme::Q8 { .. } => cols,
+            Scheme::Q4 { .. } => cols / 2,
+        }
+    }
+
+    /// Weights that share a scale; `None` for float schemes.
+    pub fn group_size(self) -> Option<usize> {
+        match self {
+            Scheme::F32 | Scheme::F16 => None,
+            Scheme::Q8 { group_size } | Scheme::Q4 { group_size } => Some(group_size as usize),
+        }
+    }
+
+    /// Scales of one row, padded to an even count; 0 for float schemes.
+    pub fn row_scales(self, cols: usize) -> usize {
+        self.group_size().map_or(0, |group_size| padded(cols).div_ceil(group_size).next_multiple_of(2))
+    }
+
+    /// Bytes of the stored scales of one row.
+    pub fn row_scale_bytes(self, cols: usize) -> usize {
+        self.row_scales(cols) * 2
+    }
+}
+
+/// Encoded rows of a matrix: the bytes that go into a shard and onto the GPU as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EncodedRows {
+    /// Values or codes, row after row.
+    pub data: Vec<u8>,
+    /// Scales (f16), row after row; empty for float schemes.
+    pub scales: Vec<u8>,
+}
+
+/// Encodes `rows × cols` weights, row-major and unpadded.
+///
+/// # Panics
+/// If `weights` is not a whole number of rows.
+pub fn encode_rows(scheme: Scheme, weights: &[f32], cols: usize) -> EncodedRows {
+    assert!(cols > 0 && weights.len().is_multiple_of(cols), "{} weights are not rows of {cols}", weights.len());
+    let rows = weights.len() / cols;
+    let mut encoded = EncodedRows {
+        data: Vec::with_capacity(rows * scheme.row_data_bytes(cols)),
+        scales: Vec::with_capacity(rows * scheme.row_scale_bytes(cols)),
+    };
+    let mut row_padded = vec![0.0f32; padded(cols)];
+    for row in weights.chunks_exact(cols) {
+        row_padded[..cols].copy_from_slice(row);
+        match scheme {
+            Scheme::F32 => encoded.data.extend(row_padded.iter().flat_map(|value| value.to_le_bytes())),
+            Scheme::F16 => encoded.data.extend(row_padded.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes())),
+            Scheme::Q8 { group_size } => {
+                for group in row_padded.chunks(group_size as usize) {
+                    let scale = q8_scale(group);
+                    encoded.scales.extend(scale.to_le_bytes());
+                    encoded.data.extend(group.iter().map(|weight| nearest_code(*weight, scale.to_f32(), -127, 127) as u8));
+                }
+            }
+            Scheme::Q4 { group_size } => {
+                for group in row_padded.chunks(group_size as usize) {
+                    let scale = q4_scale(group);
+                    encoded.scales.extend(scale.to_le_bytes());
+                    for eight in group.chunks_exact(8) {
+                        let codes: [i32; 8] = std::array::from_fn(|i| nearest_code(eight[i], scale.to_f32(), Q4_RANGE.0, Q4_RANGE.1));
+                        encoded.data.extend(pack_q4(codes).to_le_bytes());
+                    }
+                }
+            }
+        }
+        encoded.scales.resize(encoded.scales.len().next_multiple_of(4), 0);
+    }
+    encoded
+}
+
+/// Decodes rows written by [`encode_rows`] back to `rows × cols` weights, without the padding.
+///
+/// # Panics
+/// If the buffers are not of the same whole number of rows.
+pub fn decode_rows(scheme: Scheme, encoded: &EncodedRows, cols: usize) -> Vec<f32> {
+    let (data_bytes, scale_bytes) = (scheme.row_data_bytes(cols), scheme.row_scale_bytes(cols));
+    let rows = encoded.data.len() / data_bytes;
+    assert_eq!(encoded.data.len(), rows * data_bytes, "data is not whole rows of {cols} columns");
+    assert_eq!(encoded.scales.len(), rows * scale_bytes, "scales do not belong to {rows} rows of {cols} columns");
+    let mut weights = Vec::with_capacity(rows * cols);
+    for row in 0..rows {
+        let data = &encoded.data[row * data_bytes..][..data_bytes];
+        let scales = &encoded.scales[row * scale_bytes..][..scale_bytes];
+        let scale = |col: usize, group_size: u32| {
+            let at = col / group_size as usize * 2;
+            f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32()
+        };
+        weights.extend((0..cols).map(|col| match scheme {
+            Scheme::F32 => f32::from_le_bytes(std::array::from_fn(|i| data[col * 4 + i])),
+            Scheme::F16 => f16::from_le_bytes([data[col * 2], data[col * 2 + 1]]).to_f32(),
+            Scheme::Q8 { group_size } => f32::from(data[col] as i8) * scale(col, group_size),
+            Scheme::Q4 { group_size } => {
+                let word = u32::from_le_bytes(std::array::from_fn(|i| data[col / 8 * 4 + i]));
+                unpack_q4(word)[col % 8] as f32 * scale(col, group_size)
+            }
+        }));
+    }
+    weights
+}
+
+/// Packs eight codes −8..=7 into a word, in the nibble order of the module's picture.
+pub fn pack_q4(codes: [i32; 8]) -> u32 {
+    (0..8).fold(0, |word, i| word | ((codes[i] + 8) as u32 & 0xf) << (i % 4 * 8 + i / 4 * 4))
+}
+
+/// Unpacks a word of eight codes; the inverse of [`pack_q4`].
+pub fn unpack_q4(word: u32) -> [i32; 8] {
+    std::array::from_fn(|i| (word >> (i % 4 * 8 + i / 4 * 4) & 0xf) as i32 - 8)
+}
+
+fn nearest_code(weight: f32, scale: f32, min: i32, max: i32) -> i32 {
+    if scale == 0.0 { 0 } else { ((weight / scale).round() as i32).clamp(min, max) }
+}
+
+fn q8_scale(group: &[f32]) -> f16 {
+    let largest = group.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
+    to_f16_finite(largest / 127.0)
+}
+
+/// The scale that makes the weight of largest magnitude the code −8, which has no positive counterpart.
+fn q4_scale(group: &[f32]) -> f16 {
+    let largest = group.iter().fold(0.0f32, |largest, weight| if weight.abs() > largest.abs() { *weight } else { largest });
+    to_f16_finite(largest / -8.0)
+}
+
+/// Scales past f16's range are clamped to it: such a weight is far outside anything a checkpoint holds.
+fn to_f16_finite(value: f32) -> f16 {
+    f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(len: usize) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * 0.7).sin() * (1.0 + (i % 13) as f32)).collect()
+    }
+
+    #[test]
+    fn q4_words_round_trip() {
+        let codes = [-8, -7, -1, 0, 1, 2, 6, 7];
+        assert_eq!(unpack_q4(pack_q4(codes)), codes);
+        // The picture in the module doc: w0 in the lowest nibble, w4 in the next.
+        assert_eq!(pack_q4([-7, -8, -8, -8, -6, -8, -8, -8]), 0x0000_0021);
+    }
+
+    #[test]
+    fn float_schemes_are_exact_on_their_own_values() {
+        let weights: Vec<f32> = wave(3 * 70).iter().map(|value| f16::from_f32(*value).to_f32()).collect();
+        for scheme in [Scheme::F32, Scheme::F16] {
+            assert_eq!(decode_rows(scheme, &encode_rows(scheme, &weights, 70), 70), weights);
+        }
+    }
+
+    #[test]
+    fn codes_are_within_half_a_step() {
+        let cols = 70;
+        let weights = wave(3 * cols);
+        for group_size in GROUP_SIZES {
+            for (scheme, steps) in [(Scheme::Q8 { group_size }, 127.0), (Scheme::Q4 { group_size }, 8.0)] {
+                let encoded = encode_rows(scheme, &weights, cols);
+                assert_eq!(encoded.data.len(), 3 * scheme.row_data_bytes(cols));
+                assert_eq!(encoded.scales.len(), 3 * scheme.row_scale_bytes(cols));
+                let decoded = decode_rows(scheme, &encoded, cols);
+                for (row, row_decoded) in weights.chunks(cols).zip(decoded.chunks(cols)) {
+                    for (group, group_decoded) in row.chunks(group_size as usize).zip(row_decoded.chunks(group_size as usize)) {
+                        let largest = group.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
+                        // Half a step, and a whole one where 4 bits end at +7; f16 rounds the step by 2^-11.
+                        let step = largest / steps * (1.0 + 1.0 / 1024.0);
+                        let bound = if steps == 8.0 { step } else { step * 0.5 } + largest / 1024.0;
+                        for (weight, decoded) in group.iter().zip(group_decoded) {
+                            assert!((weight - decoded).abs() <= bound, "{scheme:?}: {weight} became {decoded}, bound {bound}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zero_groups_stay_zero() {
+        for scheme in [Scheme::Q8 { group_size: 32 }, Scheme::Q4 { group_size: 32 }] {
+            assert!(decode_rows(scheme, &encode_rows(scheme, &[0.0; 64], 64), 64).iter().all(|weight| *weight == 0.0));
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Sizes of a Qwen-VL model, with the keys of the published `config.json`.
+
+use serde::{Deserialize, Serialize};
+
+/// Width of one resampler head. In no config key: `visual.py`, class `Resampler`, is built with `output_dim // 128` heads.
+pub const RESAMPLER_HEAD_DIM: usize = 128;
+/// Rows of the stored vision position table (16×16), whatever the image size: `visual.py`, `get_abs_pos`.
+pub const POSITION_TABLE_SIDE: usize = 16;
+/// LayerNorm epsilon of the whole visual part; `layer_norm_epsilon` of the config does not touch it.
+pub const VISION_NORM_EPSILON: f32 = 1e-6;
+
+fn default_queries() -> usize {
+    256
+}
+
+/// The configuration of a Qwen-VL: the keys of the published `config.json` that the architecture depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Rows of both embedding matrices (padded beyond the tokenizer's ids).
+    pub vocab_size: usize,
+    /// Width of the decoder.
+    pub hidden_size: usize,
+    /// Decoder layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads of the decoder (as many for keys and values).
+    pub num_attention_heads: usize,
+    /// Width of one attention head.
+    pub kv_channels: usize,
+    /// **Twice** the width of one MLP branch.
+    pub intermediate_size: usize,
+    /// Epsilon of the decoder's RMS norms.
+    pub layer_norm_epsilon: f32,
+    /// Trained context: beyond it dynamic NTK and log-n attention act.
+    pub seq_length: usize,
+    /// Base of the rotary frequencies before NTK.
+    pub rotary_emb_base: f64,
+    /// Whether the rotary base grows with the prompt.
+    pub use_dynamic_ntk: bool,
+    /// Whether queries beyond `seq_length` are scaled by the logarithm of their position.
+    pub use_logn_attn: bool,
+    /// The image side.
+    pub visual: VisionConfig,
+}
+
+/// The `visual` part of the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VisionConfig {
+    /// Side of the square input picture, pixels.
+    pub image_size: usize,
+    /// Side of a patch, pixels.
+    pub patch_size: usize,
+    /// Width of the vision tower.
+    pub width: usize,
+    /// Vision blocks.
+    pub layers: usize,
+    /// Attention heads of the vision tower.
+    pub heads: usize,
+    /// MLP width over tower width; the product is rounded down.
+    pub mlp_ratio: f64,
+    /// Width of the image features; equals `hidden_size`.
+    pub output_dim: usize,
+    /// Id of `<img>`; `</img>` and `<imgpad>` follow.
+    pub image_start_id: u32,
+    /// Queries of the resampler, and positions an image takes in the prompt.
+    /// Not in the published config (always 256 there): our documented extension for small models.
+    #[serde(default = "default_queries")]
+    pub n_queries: usize,
+}
+
+/// Why a `config.json` is not one this project can run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Not JSON, or a key is missing or of the wrong type.
+    #[error("config.json is not a Qwen-VL configuration: {0}")]
+    Parse(#[from] serde_json::Error),
+    /// The checkpoint belongs to another model.
+    #[error(
+        "config.json is of architecture `{found}`; this tool converts `QWenLMHeadModel` with a `visual` part (Qwen-VL, 2023), not its successors or text-only models"
+    )]
+    Architecture {
+        /// What the config says.
+        found: String,
+    },
+    /// A key has a value that this project does not implement.
+    #[error("config.json: `{key}` is {found}, supported is {expected}")]
+    Unsupported {
+        /// The key, with dots.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What would work.
+        expected: String,
+    },
+}
+
+fn unsupported(key: &'static str, found: impl ToString, expected: impl ToString) -> ConfigError {
+    ConfigError::Unsupported { key, found: found.to_string(), expected: expected.to_string() }
+}
+
+impl ModelConfig {
+    /// Reads the published `config.json`: checks the architecture first, so that another model's config is named as such.
+    pub fn from_hf_json(json: &str) -> Result<Self, ConfigError> {
+        let value: serde_json::Value = serde_json::from_str(json)?;
+        let architecture = value["architectures"][0].as_str().or_else(|| value["model_type"].as_str()).unwrap_or("unknown");
+        if architecture != "QWenLMHeadModel" {
+            return Err(ConfigError::Architecture { found: architecture.to_owned() });
+        }
+        if !value["visual"].is_object() {
+            return Err(ConfigError::Architecture { found: format!("{architecture} without `visual`") });
+        }
+        for (key, wanted) in [("no_bias", true), ("scale_attn_weights", true), ("tie_word_embeddings", false)] {
+            if let Some(found) = value[key].as_bool().filter(|found| *found != wanted) {
+                return Err(unsupported(key, found, wanted));
+            }
+        }
+        if let Some(found) = value["rotary_pct"].as_f64().filter(|found| *found != 1.0) {
+            return Err(unsupported("rotary_pct", found, 1.0));
+        }
+        let config: Self = serde_json::from_value(value)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks the relations between sizes that the architecture takes for granted.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let vision = &self.visual;
+        let positive: [(&'static str, usize); 13] = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("kv_channels", self.kv_channels),
+            ("intermediate_size", self.intermediate_size),
+            ("seq_length", self.seq_length),
+            ("visual.image_size", vision.image_size),
+            ("visual.patch_size", vision.patch_size),
+            ("visual.width", vision.width),
+            ("visual.layers", vision.layers),
+            ("visual.heads", vision.heads),
+            ("visual.n_queries", vision.n_queries),
+        ];
+        // The bound keeps every product of two sizes inside u64 and every buffer offset inside u32.
+        if let Some((key, value)) = positive.into_iter().find(|(_, value)| !(1..=1 << 24).contains(value)) {
+            return Err(unsupported(key, value, "1 to 16777216"));
+        }
+        if self.kv_channels * self.num_attention_heads != self.hidden_size {
+            return Err(unsupported(
+                "kv_channels",
+                self.kv_channels,
+                format!("hidden_size / num_attention_heads = {}/{}", self.hidden_size, self.num_attention_heads),
+            ));
+        }
+        if !self.kv_channels.is_multiple_of(8) || self.kv_channels > 128 {
+            return Err(unsupported("kv_channels", self.kv_channels, "a multiple of 8, at most 128"));
+        }
+        if !self.intermediate_size.is_multiple_of(2) {
+            return Err(unsupported("intermediate_size", self.intermediate_size, "an even number (it counts both MLP branches)"));
+        }
+        if vision.output_dim != self.hidden_size {
+            return Err(unsupported("visual.output_dim", vision.output_dim, format!("hidden_size = {}", self.hidden_size)));
+        }
+        if !vision.output_dim.is_multiple_of(RESAMPLER_HEAD_DIM) {
+            return Err(unsupported("visual.output_dim", vision.output_dim, "a multiple of 128 (the resampler's head width)"));
+        }
+        if !vision.width.is_multiple_of(vision.heads) || !self.vision_head_dim().is_multiple_of(4) || self.vision_head_dim() > 128 {
+            return Err(unsupported(
+                "visual.heads",
+                vision.heads,
+                "a divisor of visual.width giving heads of a multiple of 4, at most 128",
+            ));
+        }
+        if !vision.image_size.is_multiple_of(vision.patch_size) {
+            return Err(unsupported("visual.image_size", vision.image_size, format!("a multiple of patch_size = {}", vision.patch_size)));
+        }
+        let queries = (vision.n_queries as f64).sqrt() as usize;
+        if queries * queries != vision.n_queries {
+            return Err(unsupported("visual.n_queries", vision.n_queries, "a square number"));
+        }
+        if !(vision.mlp_ratio > 0.0 && vision.mlp_ratio <= 64.0) {
+            return Err(unsupported("visual.mlp_ratio", vision.mlp_ratio, "above 0, at most 64"));
+        }
+        if !(self.rotary_emb_base > 1.0 && self.rotary_emb_base.is_finite()) {
+            return Err(unsupported("rotary_emb_base", self.rotary_emb_base, "above 1"));
+        }
+        if vision.image_start_id as usize + 2 >= self.vocab_size {
+            return Err(unsupported(
+                "visual.image_start_id",
+                vision.image_start_id,
+                format!("below vocab_size - 2 = {}", self.vocab_size - 2),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Width of one decoder head.
+    pub fn head_dim(&self) -> usize {
+        self.kv_channels
+    }
+
+    /// Width of one MLP branch of the decoder (`intermediate_size` counts both).
+    pub fn mlp_width(&self) -> usize {
+        self.intermediate_size / 2
+    }
+
+    /// Width of one head of the vision tower.
+    pub fn vision_head_dim(&self) -> usize {
+        self.visual.width / self.visual.heads
+    }
+
+    /// Heads of the resampler.
+    pub fn resampler_heads(&self) -> usize {
+        self.visual.output_dim / RESAMPLER_HEAD_DIM
+    }
+}
+
+impl VisionConfig {
+    /// MLP width of the vision tower.
+    pub fn mlp_width(&self) -> usize {
+        (self.width as f64 * self.mlp_ratio) as usize
+    }
+
+    /// Patches along one side of the picture.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Patches of the picture.
+    pub fn patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
+    /// Values of one patch: three channels of `patch_size`².
+    pub fn patch_values(&self) -> usize {
+        3 * self.patch_size * self.patch_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published() -> serde_json::Value {
+        serde_json::json!({
+            "architectures": ["QWenLMHeadModel"], "hidden_size": 4096, "intermediate_size": 22016, "kv_channels": 128,
+            "layer_norm_epsilon": 1e-6, "no_bias": true, "num_attention_heads": 32, "num_hidden_layers": 32,
+            "rotary_emb_base": 10000, "rotary_pct": 1.0, "scale_attn_weights": true, "seq_length": 2048,
+            "tie_word_embeddings": false, "use_dynamic_ntk": true, "use_logn_attn": true, "vocab_size": 151936,
+            "visual": {"heads": 16, "image_size": 448, "image_start_id": 151857, "layers": 48, "mlp_ratio": 4.9231,
+                       "output_dim": 4096, "patch_size": 14, "width": 1664}
+        })
+    }
+
+    #[test]
+    fn published_sizes() {
+        let config = ModelConfig::from_hf_json(&published().to_string()).unwrap();
+        assert_eq!(config.mlp_width(), 11008);
+        assert_eq!(config.visual.mlp_width(), 8192);
+        assert_eq!(config.vision_head_dim(), 104);
+        assert_eq!(config.resampler_heads(), 32);
+        assert_eq!(config.visual.patches(), 1024);
+        assert_eq!(config.visual.n_queries, 256);
+    }
+
+    #[test]
+    fn refuses_other_models_by_name() {
+        let mut other = published();
+        other["architectures"] = serde_json::json!(["Qwen2VLForConditionalGeneration"]);
+        let error = ModelConfig::from_hf_json(&other.to_string()).unwrap_err().to_string();
+        assert!(error.contains("Qwen2VLForConditionalGeneration"), "{error}");
+        let mut text_only = published();
+        text_only.as_object_mut().unwrap().remove("visual");
+        let error = ModelConfig::from_hf_json(&text_only.to_string()).unwrap_err().to_string();
+        assert!(error.contains("without `visual`"), "{error}");
+    }
+
+    #[test]
+    fn refuses_unsupported_values_by_key() {
+        for (key, value) in
+            [("kv_channels", serde_json::json!(64)), ("rotary_pct", serde_json::json!(0.5)), ("hidden_size", serde_json::json!(0))]
+        {
+            let mut config = published();
+            config[key] = value;
+            let error = ModelConfig::from_hf_json(&config.to_string()).unwrap_err().to_string();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The web checkpoint: what `quantize` writes and the runtime reads.
+//!
+//! Bytes in, bytes out: this crate knows nothing about files, GPUs or the network.
+//! `FORMAT.md` beside this file is the normative description.
+//!
+//! - [`config`]: the sizes of a Qwen-VL, read from the checkpoint's `config.json`;
+//! - [`tensors`]: the one table of our tensor names and shapes, in load order;
+//! - [`block`]: how one row of weights is stored in each [`Scheme`];
+//! - [`manifest`]: the index of a web checkpoint, validated before anything is loaded.
+
+pub mod block;
+pub mod config;
+pub mod manifest;
+pub mod tensors;
+
+pub use block::Scheme;
+pub use config::{ConfigError, ModelConfig, VisionConfig};
+pub use manifest::{Manifest, ManifestError};
+pub use tensors::{TensorKind, TensorSpec};
+
+/// Rows of every stored tensor are padded with zeros to a multiple of this many columns, so that kernels read whole
+/// vectors and the shortest group of weights without bounds checks. Activations use the same row stride.
+pub const ROW_ALIGN: usize = 32;
+
+/// Number of stored columns of a row of `cols` values.
+pub const fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(ROW_ALIGN)
+}
