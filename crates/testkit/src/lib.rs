@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Test support: closeness assertions, goldens of the original code, synthetic checkpoints.
+
+pub mod closeness;
+pub mod golden;
+pub mod synthetic;

@@ -1,0 +1,90 @@
+// The same for one row: output = softmax(q · kᵀ * SCALE) · v over all step.keys keys.
+//
+// A workgroup of 128 does one head: for 128 keys at a time a lane scores one key, then lanes (group, vector) sum the values of every
+// GROUPS-th key. Dispatch: x = heads. Workgroup memory: 3.5 KiB.
+
+const GROUPS: u32 = 128u / VECTORS;
+
+var<workgroup> query: array<vec4<f32>, VECTORS>;
+var<workgroup> scores: array<f32, 128>;
+var<workgroup> scratch: array<f32, 128>;
+var<workgroup> sums: array<vec4<f32>, 128>;
+
+fn workgroup_max(value: f32, lane: u32) -> f32 {
+  scratch[lane] = value;
+  workgroupBarrier();
+  for (var half = 64u; half > 0u; half >>= 1u) {
+    if (lane < half) {
+      scratch[lane] = max(scratch[lane], scratch[lane + half]);
+    }
+    workgroupBarrier();
+  }
+  let largest = scratch[0];
+  workgroupBarrier();
+  return largest;
+}
+
+fn workgroup_sum(value: f32, lane: u32) -> f32 {
+  scratch[lane] = value;
+  workgroupBarrier();
+  for (var half = 64u; half > 0u; half >>= 1u) {
+    if (lane < half) {
+      scratch[lane] += scratch[lane + half];
+    }
+    workgroupBarrier();
+  }
+  let sum = scratch[0];
+  workgroupBarrier();
+  return sum;
+}
+
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let head = workgroup.x * VECTORS;
+  if (lane < VECTORS) {
+    query[lane] = q[Q_OFFSET + head + lane] * SCALE;
+  }
+  workgroupBarrier();
+  let group = lane / VECTORS;
+  let vector = lane % VECTORS;
+  var largest = -3.0e38;
+  var total = 0.0;
+  var acc = vec4<f32>(0.0);
+  for (var tile = 0u; tile < step.keys; tile += 128u) {
+    let key = tile + lane;
+    var score = -3.0e38;
+    if (key < step.keys) {
+      let at = key * K_STRIDE + K_OFFSET + head;
+      var sum = vec4<f32>(0.0);
+      for (var i = 0u; i < VECTORS; i++) {
+        sum += query[i] * k[at + i];
+      }
+      score = sum.x + sum.y + sum.z + sum.w;
+    }
+    let tile_largest = max(largest, workgroup_max(score, lane));
+    let correction = exp(largest - tile_largest);
+    largest = tile_largest;
+    var probability = 0.0;
+    if (key < step.keys) {
+      probability = exp(score - largest);
+    }
+    scores[lane] = probability;
+    total = total * correction + workgroup_sum(probability, lane);
+    acc *= correction;
+    if (group < GROUPS) {
+      let count = min(128u, step.keys - tile);
+      for (var j = group; j < count; j += GROUPS) {
+        acc += scores[j] * v[(tile + j) * V_STRIDE + V_OFFSET + head + vector];
+      }
+    }
+    workgroupBarrier();
+  }
+  sums[lane] = acc;
+  workgroupBarrier();
+  if (lane < VECTORS) {
+    for (var other = 1u; other < GROUPS; other++) {
+      acc += sums[other * VECTORS + lane];
+    }
+    output[head + lane] = acc / total;
+  }
+}

@@ -1,0 +1,128 @@
+//! A prepared launch of a kernel.
+
+use crate::Gpu;
+
+/// What changes from launch to launch, as every kernel sees it: `struct Step` in the shaders.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Step {
+    /// Rows (positions, patches or queries) in this launch.
+    pub rows: u32,
+    /// Position of the first row in the sequence; 0 outside the decoder.
+    pub start: u32,
+    /// Keys that attention looks at: all positions up to and including this launch's.
+    pub keys: u32,
+    /// Fills the uniform up to 16 bytes.
+    pub reserved: u32,
+}
+
+/// The WGSL side of [`Step`], at binding 0 of the kernels that use it.
+pub(crate) const STEP_WGSL: &str = "\
+struct Step { rows: u32, start: u32, keys: u32, reserved: u32 }
+@group(0) @binding(0) var<uniform> step: Step;
+";
+
+/// The uniform that holds the [`Step`] of one plan.
+#[derive(Debug, Clone)]
+pub struct StepBuffer(wgpu::Buffer);
+
+impl StepBuffer {
+    /// A uniform of all zeros.
+    pub fn new(gpu: &Gpu) -> Self {
+        Self(gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("step"),
+            size: size_of::<Step>() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        }))
+    }
+
+    /// Takes effect before the next submission.
+    pub fn write(&self, gpu: &Gpu, rows: usize, start: usize, keys: usize) {
+        let step = Step { rows: rows as u32, start: start as u32, keys: keys as u32, reserved: 0 };
+        gpu.queue().write_buffer(&self.0, 0, bytemuck::bytes_of(&step));
+    }
+}
+
+/// Workgroups of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grid {
+    /// Always the same.
+    Fixed([u32; 3]),
+    /// `y` grows with the rows of the step: one workgroup for `tile` rows.
+    Rows {
+        /// Rows of one workgroup.
+        tile: u32,
+        /// Workgroups along x.
+        x: u32,
+        /// Workgroups along z.
+        z: u32,
+    },
+}
+
+impl Grid {
+    /// A one-dimensional launch of `count` workgroups, folded into two dimensions where it passes WebGPU's 65,535.
+    /// The shader finds its index as `x + y * num_workgroups.x` and checks it against its own bound.
+    pub(crate) fn linear(count: u32) -> Self {
+        let x = count.min(65_535);
+        Self::Fixed([x, count.div_ceil(x), 1])
+    }
+}
+
+/// A kernel with its buffers, ready to be launched any number of times.
+pub struct Dispatch {
+    label: &'static str,
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    grid: Grid,
+}
+
+impl Dispatch {
+    /// Compiles (or finds) the pipeline and binds `buffers` to it; `step` is given where the source uses it.
+    pub(crate) fn new<'a>(
+        gpu: &Gpu,
+        label: &'static str,
+        source: &str,
+        step: Option<&'a StepBuffer>,
+        buffers: impl IntoIterator<Item = (u32, &'a wgpu::Buffer)>,
+        grid: Grid,
+    ) -> Self {
+        let pipeline = gpu.pipeline(label, &format!("{STEP_WGSL}{source}"));
+        let entries: Vec<_> = step
+            .map(|step| (0, &step.0))
+            .into_iter()
+            .chain(buffers)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+            .collect();
+        let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(label),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        Self { label, pipeline, bind_group, grid }
+    }
+
+    /// The kernel's name.
+    pub fn label(&self) -> &'static str {
+        self.label
+    }
+
+    fn workgroups(&self, rows: usize) -> [u32; 3] {
+        match self.grid {
+            Grid::Fixed(groups) => groups,
+            Grid::Rows { tile, x, z } => [x, (rows as u32).div_ceil(tile), z],
+        }
+    }
+}
+
+/// Encodes launches, in order, into one compute pass; each sees what those before it wrote.
+/// `rows` must be the rows that the step buffer will hold when the encoder is submitted.
+pub fn encode<'a>(encoder: &mut wgpu::CommandEncoder, dispatches: impl IntoIterator<Item = &'a Dispatch>, rows: usize) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    for dispatch in dispatches {
+        let [x, y, z] = dispatch.workgroups(rows);
+        pass.set_pipeline(&dispatch.pipeline);
+        pass.set_bind_group(0, &dispatch.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+}

@@ -1,0 +1,26 @@
+// output[m] = weight[ids[m]] for the ids that this part of the matrix holds, FIRST_ROW .. FIRST_ROW + ROWS.
+//
+// ids  rows u32      output  rows x BLOCKS*8 vec4      weight  ROWS x BLOCKS*32, see weight_*.wgsl
+// A workgroup of 64 does one row, a lane a block of 32. Dispatch: y = step.rows.
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let m = workgroup.y;
+  if (m < step.rows) {
+    let id = ids[m];
+    if (id >= FIRST_ROW && id < FIRST_ROW + ROWS) {
+      for (var block = lane; block < BLOCKS; block += 64u) {
+        let w = load_block(id - FIRST_ROW, block, BLOCKS);
+        let at = (m * BLOCKS + block) * 8u;
+        output[at] = w[0];
+        output[at + 1u] = w[1];
+        output[at + 2u] = w[2];
+        output[at + 3u] = w[3];
+        output[at + 4u] = w[4];
+        output[at + 5u] = w[5];
+        output[at + 6u] = w[6];
+        output[at + 7u] = w[7];
+      }
+    }
+  }
+}

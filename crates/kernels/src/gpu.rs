@@ -1,0 +1,307 @@
+//! The device: adapter choice, buffers, pipelines, reading back.
+
+use qwen_vl_format::padded;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// Why the GPU could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum GpuError {
+    /// No adapter at all.
+    #[error("no GPU adapter was found: {reason}")]
+    NoAdapter {
+        /// What the platform says.
+        reason: String,
+    },
+    /// The adapter refused a device.
+    #[error("the adapter `{adapter}` gave no device: {reason}")]
+    NoDevice {
+        /// Adapter name.
+        adapter: String,
+        /// What the platform says.
+        reason: String,
+    },
+    /// Something does not fit the adapter's limits.
+    #[error("`{what}` needs {needed} bytes in one binding, the adapter allows {limit}")]
+    BindingTooLarge {
+        /// The buffer.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// Not enough memory for a buffer.
+    #[error("the GPU has no room for {needed} bytes ({what})")]
+    OutOfMemory {
+        /// The buffer or the step.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// The device went away (driver reset, sleep, another program).
+    #[error("the GPU device was lost: {reason}")]
+    DeviceLost {
+        /// What the platform says.
+        reason: String,
+    },
+    /// The driver or the browser refused an operation: a bug of ours or of theirs.
+    #[error("the GPU reported an error: {message}")]
+    Validation {
+        /// Its text.
+        message: String,
+    },
+}
+
+/// Which adapter to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuOptions {
+    /// Only a software adapter.
+    pub force_fallback: bool,
+    /// The adapter that saves energy rather than the fast one.
+    pub low_power: bool,
+    /// Ask for WebGPU's default limits only, whatever the adapter offers.
+    pub default_limits: bool,
+}
+
+/// A device, its queue, and the pipelines compiled on it.
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    pipelines: RefCell<HashMap<String, wgpu::ComputePipeline>>,
+    allocated: std::cell::Cell<u64>,
+    error: Arc<Mutex<Option<GpuError>>>,
+}
+
+/// f32 rows on the GPU: `[rows, cols]`, each row padded with zeros to `stride` values.
+#[derive(Debug, Clone)]
+pub struct Activation {
+    /// The values.
+    pub buffer: wgpu::Buffer,
+    /// Rows there is room for.
+    pub rows: usize,
+    /// Values of a row.
+    pub cols: usize,
+}
+
+impl Activation {
+    /// Distance between two rows, in values.
+    pub fn stride(&self) -> usize {
+        padded(self.cols)
+    }
+
+    /// Bytes of `rows` rows.
+    pub fn bytes(&self, rows: usize) -> u64 {
+        (rows * self.stride() * 4) as u64
+    }
+}
+
+impl Gpu {
+    /// Takes an adapter and a device on it, with all limits that the adapter offers.
+    pub async fn request(options: GpuOptions) -> Result<Self, GpuError> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        if cfg!(target_arch = "wasm32") {
+            descriptor.backends = wgpu::Backends::BROWSER_WEBGPU;
+        }
+        let instance = wgpu::Instance::new(descriptor);
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: if options.low_power { wgpu::PowerPreference::LowPower } else { wgpu::PowerPreference::HighPerformance },
+                force_fallback_adapter: options.force_fallback,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| GpuError::NoAdapter { reason: error.to_string() })?;
+        let info = adapter.get_info();
+        let required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor { label: Some("qwen-vl"), required_limits, ..Default::default() })
+            .await
+            .map_err(|error| GpuError::NoDevice { adapter: info.name.clone(), reason: error.to_string() })?;
+
+        // Errors arrive asynchronously, outside of any call: keep the first and report it at the next read-back.
+        let error = Arc::new(Mutex::new(None));
+        let keep_first = |slot: &Mutex<Option<GpuError>>, found: GpuError| {
+            slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(found);
+        };
+        device.on_uncaptured_error(Arc::new({
+            let slot = error.clone();
+            move |found: wgpu::Error| {
+                let found = match found {
+                    wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { what: "while computing".into(), needed: 0 },
+                    other => GpuError::Validation { message: other.to_string() },
+                };
+                keep_first(&slot, found);
+            }
+        }));
+        device.set_device_lost_callback({
+            let slot = error.clone();
+            move |reason, message| {
+                if reason != wgpu::DeviceLostReason::Destroyed {
+                    keep_first(&slot, GpuError::DeviceLost { reason: message });
+                }
+            }
+        });
+        Ok(Self { device, queue, info, pipelines: RefCell::default(), allocated: Default::default(), error })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// What the adapter says of itself.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    /// Bytes of all buffers made so far.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated.get()
+    }
+
+    /// The first error that the device reported on its own, if any.
+    pub fn check(&self) -> Result<(), GpuError> {
+        match &*self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// A zeroed storage buffer of `bytes`, rounded up to 16.
+    pub fn storage(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
+        let bytes = bytes.next_multiple_of(16).max(16);
+        let limits = self.device.limits();
+        let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        if bytes > limit {
+            return Err(GpuError::BindingTooLarge { what: label.to_owned(), needed: bytes, limit });
+        }
+        self.allocated.set(self.allocated.get() + bytes);
+        Ok(self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        }))
+    }
+
+    /// Zeroed activations `[rows, cols]`.
+    pub fn activation(&self, label: &str, rows: usize, cols: usize) -> Result<Activation, GpuError> {
+        let buffer = self.storage(label, (rows * padded(cols) * 4) as u64)?;
+        Ok(Activation { buffer, rows, cols })
+    }
+
+    /// Writes rows of `cols` values each, unpadded, from row 0 on.
+    pub fn write_rows(&self, activation: &Activation, values: &[f32]) {
+        let (cols, stride) = (activation.cols, activation.stride());
+        assert!(
+            values.len().is_multiple_of(cols) && values.len() / cols <= activation.rows,
+            "{} values are not rows of {cols}",
+            values.len()
+        );
+        if cols == stride {
+            self.queue.write_buffer(&activation.buffer, 0, bytemuck::cast_slice(values));
+        } else {
+            for (row, values) in values.chunks_exact(cols).enumerate() {
+                self.queue.write_buffer(&activation.buffer, (row * stride * 4) as u64, bytemuck::cast_slice(values));
+            }
+        }
+    }
+
+    /// Reads `rows` rows back, without padding.
+    pub async fn read_rows(&self, activation: &Activation, rows: usize) -> Result<Vec<f32>, GpuError> {
+        let bytes = self.read(&activation.buffer, 0, activation.bytes(rows)).await?;
+        let values: &[f32] = bytemuck::cast_slice(&bytes);
+        Ok(values.chunks_exact(activation.stride()).flat_map(|row| &row[..activation.cols]).copied().collect())
+    }
+
+    /// Reads bytes back: waits for all work submitted so far.
+    pub async fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>, GpuError> {
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: bytes,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+
+        let mapped: Arc<MapSlot> = Arc::default();
+        staging.map_async(wgpu::MapMode::Read, .., {
+            let mapped = mapped.clone();
+            move |result| mapped.fill(result.map_err(|error| error.to_string()))
+        });
+        // In a browser this does nothing and the callback comes from the event loop; natively it waits here.
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.check()?;
+            return Err(GpuError::DeviceLost { reason: error.to_string() });
+        }
+        let outcome = std::future::poll_fn(|context| mapped.poll(context)).await;
+        self.check()?;
+        outcome.map_err(|reason| GpuError::DeviceLost { reason })?;
+        let view = staging.get_mapped_range(..).map_err(|error| GpuError::Validation { message: error.to_string() })?;
+        let bytes = view.to_vec();
+        drop(view);
+        staging.unmap();
+        Ok(bytes)
+    }
+
+    /// The pipeline for a WGSL source, compiled at the first request. Entry point `main`.
+    pub fn pipeline(&self, label: &str, source: &str) -> wgpu::ComputePipeline {
+        if let Some(pipeline) = self.pipelines.borrow().get(source) {
+            return pipeline.clone();
+        }
+        let module = self
+            .device
+            .create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        self.pipelines.borrow_mut().insert(source.to_owned(), pipeline.clone());
+        pipeline
+    }
+}
+
+/// A one-shot channel for the result of a buffer mapping; the callback must be `Send` natively.
+#[derive(Default)]
+struct MapSlot(Mutex<(Option<Result<(), String>>, Option<std::task::Waker>)>);
+
+impl MapSlot {
+    fn fill(&self, result: Result<(), String>) {
+        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        slot.0 = Some(result);
+        if let Some(waker) = slot.1.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, context: &std::task::Context<'_>) -> std::task::Poll<Result<(), String>> {
+        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match slot.0.take() {
+            Some(result) => std::task::Poll::Ready(result),
+            None => {
+                slot.1 = Some(context.waker().clone());
+                std::task::Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Matrix products with a weight: many rows ([`matmul`]) and one row ([`matvec`]), with bias, RMS norm and activation fused.
+
+pub mod oracle;
+
+use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight};
+
+/// What happens to a product before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Stored as it is.
+    Store,
+    /// Added to what the output holds: the residual connection.
+    Accumulate,
+    /// The exact GELU (with erf, not the tanh form).
+    Gelu,
+    /// Weight rows 2i and 2i+1 give one output, `a * silu(b)`: the decoder's MLP with its two branches interleaved.
+    SwiGlu,
+}
+
+/// RMS norm applied to the input of a [`matvec`].
+#[derive(Debug, Clone, Copy)]
+pub struct FusedRmsNorm<'a> {
+    /// Norm weight, as many values as the input has columns.
+    pub weight: &'a wgpu::Buffer,
+    /// Added to the mean of squares.
+    pub epsilon: f32,
+}
+
+/// A product `output = epilogue(input · weightᵀ + bias)`.
+///
+/// # Shapes
+/// - `input`: `[rows, cols]`, `weight`: `[out, cols]`, `bias`: `[out]`
+/// - `output`: `[rows, out]`, or `[rows, out / 2]` with [`Epilogue::SwiGlu`]
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// The matrix.
+    pub weight: &'a Weight,
+    /// Added to the product.
+    pub bias: Option<&'a wgpu::Buffer>,
+    /// Left operand.
+    pub input: &'a Activation,
+    /// Where the result goes; never the same buffer as `input`.
+    pub output: &'a Activation,
+    /// What happens before storing.
+    pub epilogue: Epilogue,
+}
+
+impl Product<'_> {
+    fn check(&self) {
+        let outputs = if self.epilogue == Epilogue::SwiGlu { self.weight.rows / 2 } else { self.weight.rows };
+        assert_eq!(self.input.cols, self.weight.cols, "the input's columns are the weight's");
+        assert_eq!(self.output.cols, outputs, "the output's columns are the weight's rows");
+    }
+
+    fn source(&self, first_row: usize, rows: usize, norm: Option<FusedRmsNorm<'_>>, kernel: &str) -> String {
+        let epilogue = match self.epilogue {
+            Epilogue::Store => 0,
+            Epilogue::Accumulate => 1,
+            Epilogue::Gelu => 2,
+            Epilogue::SwiGlu => 3,
+        };
+        let mut source = format!(
+            "const BLOCKS: u32 = {}u;\nconst ROWS: u32 = {rows}u;\nconst FIRST_ROW: u32 = {first_row}u;\nconst OUT_STRIDE: u32 = {}u;\n\
+             const EPILOGUE: u32 = {epilogue}u;\nconst NORM: bool = {};\n\
+             @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;\n\
+             @group(0) @binding(2) var<storage, read_write> output: array<f32>;\n",
+            self.input.stride() / 32,
+            self.output.stride(),
+            norm.is_some(),
+        );
+        source += match self.bias {
+            Some(_) => {
+                "@group(0) @binding(3) var<storage, read> bias: array<f32>;\nfn bias_at(n: u32) -> f32 { return bias[FIRST_ROW + n]; }\n"
+            }
+            None => "fn bias_at(n: u32) -> f32 { return 0.0; }\n",
+        };
+        source += &self.weight.wgsl(4);
+        match norm {
+            Some(norm) => {
+                source += &format!(
+                    "const COLS: f32 = {}.0;\nconst EPSILON: f32 = {:e};\n\
+                     @group(0) @binding(6) var<storage, read> norm_weight: array<vec4<f32>>;\n\
+                     fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> {{\n  return array<vec4<f32>, 8>(\n",
+                    self.input.cols, norm.epsilon
+                );
+                let terms: Vec<_> = (0..8).map(|i| format!("    x[{i}] * norm_weight[at + {i}u]")).collect();
+                source += &format!("{});\n}}\n", terms.join(",\n"));
+            }
+            None => {
+                source += "const COLS: f32 = 1.0;\nconst EPSILON: f32 = 0.0;\n\
+                           fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> { return x; }\n";
+            }
+        }
+        source + include_str!("epilogue.wgsl") + kernel
+    }
+
+    fn bindings<'a>(
+        &'a self,
+        part: &'a crate::WeightPart,
+        norm: Option<FusedRmsNorm<'a>>,
+    ) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
+        [(1, &self.input.buffer), (2, &self.output.buffer)]
+            .into_iter()
+            .chain(self.bias.map(|bias| (3, bias)))
+            .chain(part.bindings(4))
+            .chain(norm.map(|norm| (6, norm.weight)))
+    }
+}
+
+/// The product for all rows of the step; one launch for each part of the weight.
+pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatch> {
+    product.check();
+    product
+        .weight
+        .parts_from()
+        .map(|(first_row, part)| {
+            let source = product.source(first_row, part.rows, None, include_str!("matmul.wgsl"));
+            let grid = Grid::Rows { tile: 64, x: part.rows.div_ceil(64) as u32, z: 1 };
+            Dispatch::new(gpu, "matmul", &source, Some(step), product.bindings(part, None), grid)
+        })
+        .collect()
+}
+
+/// The product for row 0 of the input alone, with an RMS norm of the input fused in; one launch for each part of the weight.
+pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<FusedRmsNorm<'_>>) -> Vec<Dispatch> {
+    product.check();
+    product
+        .weight
+        .parts_from()
+        .map(|(first_row, part)| {
+            let source = product.source(first_row, part.rows, norm, include_str!("matvec.wgsl"));
+            let grid = Grid::linear(part.rows.div_ceil(4) as u32);
+            Dispatch::new(gpu, "matvec", &source, None, product.bindings(part, norm), grid)
+        })
+        .collect()
+}

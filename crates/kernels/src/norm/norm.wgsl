@@ -1,0 +1,49 @@
+// output[m] = normalised input[m] * weight (+ bias), row by row. RMS: x / sqrt(mean(x^2) + EPSILON); otherwise LayerNorm:
+// (x - mean) / sqrt(variance + EPSILON), the variance from the differences, not from the squares.
+//
+// input, output  rows x VECTORS vec4; the padding of a row stays zero
+// A workgroup of 64 does one row. Dispatch: y = step.rows. Workgroup memory: 256 B.
+
+var<workgroup> partial: array<f32, 64>;
+
+// Sum over the workgroup, the same in every lane.
+fn workgroup_sum(value: f32, lane: u32) -> f32 {
+  partial[lane] = value;
+  workgroupBarrier();
+  for (var half = 32u; half > 0u; half >>= 1u) {
+    if (lane < half) {
+      partial[lane] += partial[lane + half];
+    }
+    workgroupBarrier();
+  }
+  let sum = partial[0];
+  workgroupBarrier();
+  return sum;
+}
+
+// The values of a vector that are not padding, the others zero.
+fn inside(value: vec4<f32>, vector: u32) -> vec4<f32> {
+  return select(vec4<f32>(0.0), value, vec4<u32>(vector * 4u) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(COLS));
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let row = min(workgroup.y, step.rows - 1u) * VECTORS;
+  var mean = 0.0;
+  if (!RMS) {
+    var sum = 0.0;
+    for (var i = lane; i < VECTORS; i += 64u) {
+      sum += dot(input[row + i], vec4<f32>(1.0));
+    }
+    mean = workgroup_sum(sum, lane) / f32(COLS);
+  }
+  var squares = 0.0;
+  for (var i = lane; i < VECTORS; i += 64u) {
+    let difference = inside(input[row + i] - mean, i);
+    squares += dot(difference, difference);
+  }
+  let factor = inverseSqrt(workgroup_sum(squares, lane) / f32(COLS) + EPSILON);
+  for (var i = lane; i < VECTORS; i += 64u) {
+    output[row + i] = inside((input[row + i] - mean) * factor * weight[i] + bias_at(i), i);
+  }
+}

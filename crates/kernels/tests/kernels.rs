@@ -1,0 +1,335 @@
+//! Every kernel against its oracle, on whatever adapter there is (a software one in the project's own tests).
+//!
+//! Bounds are derived: f32 rounding of a sum of `n` products is below `n * 2^-24 * sum |products|`; the kernels sum in blocks, which is
+//! better (see `product_bound`).
+
+use qwen_vl_format::Scheme;
+use qwen_vl_format::block::{EncodedRows, decode_rows, encode_rows};
+use qwen_vl_kernels::attention::{self, Attention, Heads};
+use qwen_vl_kernels::matmul::{self, Epilogue, FusedRmsNorm, Product};
+use qwen_vl_kernels::norm::{self, Norm};
+use qwen_vl_kernels::rotary::{self, PositionTables};
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, GpuOptions, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode};
+use qwen_vl_testkit::closeness::{assert_close, noise};
+
+const SCHEMES: [Scheme; 8] = [
+    Scheme::F32,
+    Scheme::F16,
+    Scheme::Q8 { group_size: 32 },
+    Scheme::Q8 { group_size: 64 },
+    Scheme::Q8 { group_size: 128 },
+    Scheme::Q4 { group_size: 32 },
+    Scheme::Q4 { group_size: 64 },
+    Scheme::Q4 { group_size: 128 },
+];
+const EPILOGUES: [Epilogue; 4] = [Epilogue::Store, Epilogue::Accumulate, Epilogue::Gelu, Epilogue::SwiGlu];
+
+/// A device with WebGPU's default limits, so that no kernel needs more.
+fn gpu() -> Gpu {
+    pollster::block_on(Gpu::request(GpuOptions { default_limits: true, ..Default::default() }))
+        .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)")
+}
+
+fn rows(gpu: &Gpu, rows: usize, cols: usize, values: &[f32]) -> Activation {
+    let activation = gpu.activation("test", rows, cols).unwrap();
+    gpu.write_rows(&activation, values);
+    activation
+}
+
+fn vector(gpu: &Gpu, values: &[f32]) -> wgpu::Buffer {
+    rows(gpu, 1, values.len(), values).buffer
+}
+
+fn run(gpu: &Gpu, dispatches: &[Dispatch], rows: usize) {
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    encode(&mut encoder, dispatches, rows);
+    gpu.queue().submit([encoder.finish()]);
+}
+
+fn read(gpu: &Gpu, activation: &Activation, rows: usize) -> Vec<f32> {
+    pollster::block_on(gpu.read_rows(activation, rows)).unwrap()
+}
+
+/// Everything past `cols` in each row must still be zero.
+fn assert_padding_zero(gpu: &Gpu, activation: &Activation, what: &str) {
+    let bytes = pollster::block_on(gpu.read(&activation.buffer, 0, activation.bytes(activation.rows))).unwrap();
+    let values: &[f32] = bytemuck::cast_slice(&bytes);
+    for row in values.chunks_exact(activation.stride()) {
+        assert!(row[activation.cols..].iter().all(|value| *value == 0.0), "{what}: padding was written");
+    }
+}
+
+/// A weight in parts of `part_rows`, with the f32 values that it stands for.
+fn weight(gpu: &Gpu, scheme: Scheme, out: usize, cols: usize, part_rows: usize, seed: u64) -> (Weight, Vec<f32>) {
+    let values = noise(seed, out * cols);
+    let mut parts = Vec::new();
+    let mut decoded = Vec::new();
+    for part in values.chunks(part_rows * cols) {
+        let encoded: EncodedRows = encode_rows(scheme, part, cols);
+        decoded.extend(decode_rows(scheme, &encoded, cols));
+        parts.extend(Weight::upload(gpu, scheme, &encoded, cols).unwrap().parts);
+    }
+    assert_eq!(parts.iter().map(|part: &WeightPart| part.rows).sum::<usize>(), out);
+    (Weight { scheme, rows: out, cols, parts }, decoded)
+}
+
+/// Rounding of a sum of `cols` products of unit-variance factors, and of the epilogue's few operations on values of size `√cols`.
+fn product_bound(cols: usize) -> f32 {
+    let largest_sum = 6.0 * (cols as f32).sqrt();
+    // |products| add up to cols * E|x||w| = 0.64 cols; the blocks' partial sums make the factor in front √-like, 1/16 of the worst case.
+    (cols as f32 / 16.0 + 8.0) * 0.64 * cols as f32 * f32::EPSILON / 2.0 + 8.0 * largest_sum * f32::EPSILON
+}
+
+/// Every scheme on the awkward shape, every epilogue with and without bias in f32 and 4 bits, every other shape once:
+/// compiling a pipeline takes longer than running it, so not the whole product.
+fn product_cases<S: Copy>(awkward: S, others: &[S]) -> Vec<(S, Scheme, Epilogue, bool)> {
+    let q4 = Scheme::Q4 { group_size: 32 };
+    let mut cases: Vec<_> = SCHEMES.into_iter().map(|scheme| (awkward, scheme, Epilogue::Accumulate, true)).collect();
+    for epilogue in EPILOGUES {
+        cases.extend([(awkward, Scheme::F32, epilogue, false), (awkward, q4, epilogue, true)]);
+    }
+    cases.extend(others.iter().zip(EPILOGUES.into_iter().cycle()).map(|(shape, epilogue)| (*shape, q4, epilogue, true)));
+    cases
+}
+
+#[test]
+fn matmul_matches_oracle() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    // name, rows, out, cols, rows of a weight part
+    let awkward = ("tail in every direction", 3, 70, 322, 70);
+    let others = [
+        ("one row", 1, 64, 64, 64),
+        ("rows past a workgroup", 67, 96, 128, 96),
+        ("two parts", 65, 100, 96, 64),
+        ("patch embedding", 70, 208, 588, 208),
+    ];
+    for ((name, m, out, cols, part_rows), scheme, epilogue, with_bias) in product_cases(awkward, &others) {
+        let what = format!("{name}, {scheme:?}, {epilogue:?}, bias {with_bias}");
+        let (weight, values) = weight(&gpu, scheme, out, cols, part_rows, 7);
+        let x = noise(11, m * cols);
+        let bias = noise(13, out);
+        let stored = if epilogue == Epilogue::SwiGlu { out / 2 } else { out };
+        let mut want = noise(17, m * stored);
+        let input = rows(&gpu, m, cols, &x);
+        let output = rows(&gpu, m, stored, &want);
+        let bias_buffer = vector(&gpu, &bias);
+        matmul::oracle::product(&x, &values, with_bias.then_some(&bias[..]), cols, epilogue, &mut want);
+        let product = Product { weight: &weight, bias: with_bias.then_some(&bias_buffer), input: &input, output: &output, epilogue };
+        step.write(&gpu, m, 0, 0);
+        run(&gpu, &matmul::matmul(&gpu, &step, product), m);
+        // SwiGLU multiplies two sums: the error of one is scaled by the other.
+        let scale = if epilogue == Epilogue::SwiGlu { 12.0 * (cols as f32).sqrt() } else { 1.0 };
+        assert_close(&read(&gpu, &output, m), &want, product_bound(cols) * scale, &what);
+        assert_padding_zero(&gpu, &output, &what);
+    }
+}
+
+#[test]
+fn matvec_matches_oracle() {
+    let gpu = gpu();
+    let others = [("small", 64, 64, 64), ("more blocks than lanes", 36, 2304, 36), ("two parts", 100, 96, 64)];
+    for ((name, out, cols, part_rows), scheme, epilogue, normed) in product_cases(("tail", 70, 322, 70), &others) {
+        let what = format!("{name}, {scheme:?}, {epilogue:?}, norm {normed}");
+        let (weight, values) = weight(&gpu, scheme, out, cols, part_rows, 7);
+        let x: Vec<f32> = noise(11, cols).iter().map(|x| x * 3.0).collect();
+        let bias = noise(13, out);
+        let norm_weight: Vec<f32> = noise(19, cols).iter().map(|w| 1.0 + 0.1 * w).collect();
+        let stored = if epilogue == Epilogue::SwiGlu { out / 2 } else { out };
+        let mut want = noise(17, stored);
+        let input = rows(&gpu, 1, cols, &x);
+        let output = rows(&gpu, 1, stored, &want);
+        let bias_buffer = vector(&gpu, &bias);
+        let norm_buffer = vector(&gpu, &norm_weight);
+        let left = if normed { norm::oracle::norm(&x, &norm_weight, None, 1e-6) } else { x };
+        matmul::oracle::product(&left, &values, Some(&bias), cols, epilogue, &mut want);
+        let product = Product { weight: &weight, bias: Some(&bias_buffer), input: &input, output: &output, epilogue };
+        let norm = normed.then_some(FusedRmsNorm { weight: &norm_buffer, epsilon: 1e-6 });
+        run(&gpu, &matmul::matvec(&gpu, product, norm), 1);
+        let size = if normed { 1.0 } else { 3.0 };
+        let scale = size * if epilogue == Epilogue::SwiGlu { 12.0 * size * (cols as f32).sqrt() } else { 1.0 };
+        assert_close(&read(&gpu, &output, 1), &want, product_bound(cols) * scale, &what);
+        assert_padding_zero(&gpu, &output, &what);
+    }
+}
+
+#[test]
+fn norm_matches_oracle() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    for (m, cols) in [(1, 32), (5, 208), (3, 1664), (2, 70)] {
+        // A mean far from zero: a variance from squares would lose it.
+        let x: Vec<f32> = noise(3, m * cols).iter().map(|x| x + 30.0).collect();
+        let weight: Vec<f32> = noise(5, cols);
+        let bias = noise(9, cols);
+        for layer_norm in [true, false] {
+            let what = format!("{m} rows of {cols}, LayerNorm {layer_norm}");
+            let want = norm::oracle::norm(&x, &weight, layer_norm.then_some(&bias), 1e-6);
+            let gpu_norm = Norm { weight: vector(&gpu, &weight), bias: layer_norm.then(|| vector(&gpu, &bias)), epsilon: 1e-6 };
+            let (input, output) = (rows(&gpu, m, cols, &x), gpu.activation("out", m, cols).unwrap());
+            step.write(&gpu, m, 0, 0);
+            run(&gpu, &[norm::norm(&gpu, &step, &gpu_norm, &input, &output)], m);
+            // The mean of values near 30 is rounded at 30 * 2^-24 a step; 16 steps, times a weight of up to 4.
+            assert_close(&read(&gpu, &output, m), &want, 16.0 * 30.0 * f32::EPSILON * 4.0, &what);
+            assert_padding_zero(&gpu, &output, &what);
+        }
+    }
+}
+
+#[test]
+fn attention_matches_oracle() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    // rows, keys, heads, head_dim, position of the first row when causal
+    let cases = [
+        (70, 70, 2, 104, None),
+        (256, 130, 1, 128, None),
+        (5, 37, 3, 24, None),
+        (1, 1, 2, 32, Some(0)),
+        (67, 67, 2, 128, Some(0)),
+        (20, 100, 4, 32, Some(80)),
+        (65, 80, 2, 16, Some(15)),
+    ];
+    for (m, keys, heads, head_dim, causal_start) in cases {
+        let width = heads * head_dim;
+        let what = format!("{m} rows, {keys} keys, {heads} heads of {head_dim}, causal from {causal_start:?}");
+        let (q, k, v) = (noise(3, m * width), noise(5, keys * width), noise(7, keys * width));
+        let want = attention::oracle::attention(&q, &k, &v, heads, head_dim, causal_start);
+        let (q_rows, k_rows, v_rows) = (rows(&gpu, m, width, &q), rows(&gpu, keys, width, &k), rows(&gpu, keys, width, &v));
+        let output = gpu.activation("out", m, width).unwrap();
+        let heads_of = |rows| Heads { rows, first_col: 0 };
+        let launch = Attention {
+            queries: heads_of(&q_rows),
+            keys: heads_of(&k_rows),
+            values: heads_of(&v_rows),
+            output: &output,
+            heads,
+            head_dim,
+            causal: causal_start.is_some(),
+        };
+        step.write(&gpu, m, causal_start.unwrap_or(0), keys);
+        run(&gpu, &[attention::attention(&gpu, &step, launch)], m);
+        // Scores of size 5 with 128 roundings each change a probability by their error relatively; values are of size 4.
+        let bound = 4.0 * (128.0 * 5.0 * f32::EPSILON + 64.0 * f32::EPSILON);
+        assert_close(&read(&gpu, &output, m), &want, bound, &what);
+
+        // The last row alone must agree with the decode kernel.
+        let last = &q[(m - 1) * width..];
+        let one = rows(&gpu, 1, width, last);
+        let decoded = gpu.activation("out", 1, width).unwrap();
+        let launch = Attention { queries: heads_of(&one), output: &decoded, ..launch };
+        step.write(&gpu, 1, keys - 1, keys);
+        run(&gpu, &[attention::attention_decode(&gpu, &step, launch)], 1);
+        assert_close(&read(&gpu, &decoded, 1), &want[(m - 1) * width..], bound, &format!("decode: {what}"));
+    }
+}
+
+#[test]
+fn attention_reads_slices_of_one_buffer() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    let (m, heads, head_dim) = (40, 2, 24);
+    let width = heads * head_dim;
+    let qkv = noise(3, m * 3 * width);
+    let part = |third: usize| -> Vec<f32> { qkv.chunks_exact(3 * width).flat_map(|row| row[third * width..][..width].to_vec()).collect() };
+    let want = attention::oracle::attention(&part(0), &part(1), &part(2), heads, head_dim, None);
+    let qkv_rows = rows(&gpu, m, 3 * width, &qkv);
+    let output = gpu.activation("out", m, width).unwrap();
+    let heads_at = |third: usize| Heads { rows: &qkv_rows, first_col: third * width };
+    let launch =
+        Attention { queries: heads_at(0), keys: heads_at(1), values: heads_at(2), output: &output, heads, head_dim, causal: false };
+    step.write(&gpu, m, 0, m);
+    run(&gpu, &[attention::attention(&gpu, &step, launch)], m);
+    assert_close(&read(&gpu, &output, m), &want, 4.0 * 32.0 * 5.0 * f32::EPSILON, "qkv in one buffer");
+    assert_padding_zero(&gpu, &output, "qkv in one buffer");
+}
+
+#[test]
+fn rotary_matches_oracle() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    let (m, start, context, heads, head_dim) = (5, 3, 16, 2, 32);
+    let hidden = heads * head_dim;
+    let qkv = noise(3, m * 3 * hidden);
+    let angles: Vec<[f32; 2]> = (0..context * head_dim / 2).map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
+    let logn: Vec<f32> = (0..context).map(|i| 1.0 + 0.1 * i as f32).collect();
+    let tables = PositionTables { angles: vector(&gpu, bytemuck::cast_slice(&angles)), logn: vector(&gpu, &logn) };
+    let qkv_rows = rows(&gpu, m, 3 * hidden, &qkv);
+    let (keys, values) = (gpu.activation("keys", context, hidden).unwrap(), gpu.activation("values", context, hidden).unwrap());
+    step.write(&gpu, m, start, start + m);
+    run(&gpu, &[rotary::rotary(&gpu, &step, &tables, &qkv_rows, &keys, &values, heads)], m);
+    let (got, got_keys, got_values) = (read(&gpu, &qkv_rows, m), read(&gpu, &keys, context), read(&gpu, &values, context));
+    let bound = 8.0 * 8.0 * f32::EPSILON;
+    for row in 0..m {
+        let position = start + row;
+        let turns = &angles[position * head_dim / 2..][..head_dim / 2];
+        let of = |third: usize| qkv[(row * 3 + third) * hidden..][..hidden].to_vec();
+        let (mut q, mut k, v) = (of(0), of(1), of(2));
+        rotary::oracle::turn(&mut q, turns, logn[position]);
+        rotary::oracle::turn(&mut k, turns, 1.0);
+        assert_close(&got[row * 3 * hidden..][..hidden], &q, bound, "queries");
+        assert_close(&got_keys[position * hidden..][..hidden], &k, bound, "keys");
+        assert_eq!(&got_values[position * hidden..][..hidden], &v[..], "values");
+    }
+    let outside = |values: &[f32]| values[..start * hidden].iter().chain(&values[(start + m) * hidden..]).all(|value| *value == 0.0);
+    assert!(outside(&got_keys) && outside(&got_values), "other positions of the cache were written");
+}
+
+#[test]
+fn embedding_matches_decoded_rows() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    let (vocab, hidden) = (100, 96);
+    for scheme in SCHEMES {
+        let (weight, values) = weight(&gpu, scheme, vocab, hidden, 64, 7);
+        let ids: [u32; 4] = [0, 99, 64, 63];
+        let id_buffer = gpu.storage("ids", 16).unwrap();
+        gpu.queue().write_buffer(&id_buffer, 0, bytemuck::cast_slice(&ids));
+        let output = gpu.activation("out", 4, hidden).unwrap();
+        step.write(&gpu, 4, 0, 4);
+        run(&gpu, &embedding::embedding(&gpu, &step, &weight, &id_buffer, &output), 4);
+        let want: Vec<f32> = ids.iter().flat_map(|id| values[*id as usize * hidden..][..hidden].to_vec()).collect();
+        assert_eq!(read(&gpu, &output, 4), want, "{scheme:?}");
+    }
+}
+
+#[test]
+fn add_adds() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    let (a, b) = (noise(1, 3 * 70), noise(2, 3 * 70));
+    let (left, right, output) = (rows(&gpu, 3, 70, &a), rows(&gpu, 3, 70, &b), gpu.activation("out", 3, 70).unwrap());
+    step.write(&gpu, 3, 0, 0);
+    run(&gpu, &[add::add(&gpu, &step, &left, &right, &output)], 3);
+    let want: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+    assert_eq!(read(&gpu, &output, 3), want);
+}
+
+#[test]
+fn argmax_finds_the_first_largest_and_reports_broken_logits() {
+    let gpu = gpu();
+    let token = gpu.storage("token", 4).unwrap();
+    let find = |values: &[f32]| {
+        let logits = rows(&gpu, 1, values.len(), values);
+        run(&gpu, &[argmax::argmax(&gpu, &logits, &token)], 1);
+        let bytes = pollster::block_on(gpu.read(&token, 0, 4)).unwrap();
+        u32::from_le_bytes(bytes.try_into().unwrap())
+    };
+    let mut logits = noise(3, 4099);
+    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+    assert_eq!(logits[find(&logits) as usize], largest);
+    (logits[4000], logits[511], logits[257]) = (9.0, 9.0, 9.0);
+    assert_eq!(find(&logits), 257);
+    assert_eq!(find(&[-5.0, -3.0, -4.0]), 1);
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        logits[1234] = broken;
+        assert_eq!(find(&logits), argmax::NOT_FINITE, "{broken}");
+    }
+}
+
+#[test]
+fn a_buffer_past_the_limit_is_refused_by_name() {
+    let gpu = gpu();
+    let error = gpu.storage("head.weight", 1 << 40).unwrap_err().to_string();
+    assert!(error.contains("head.weight") && error.contains(&(1u64 << 40).to_string()), "{error}");
+}
