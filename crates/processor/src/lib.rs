@@ -1,1 +1,27 @@
-//! Placeholder.
+//! What turns texts and pictures into the input of a Qwen-VL, and its output back into text and boxes.
+//!
+//! Plain CPU code for native and wasm: no files, no GPU, no network.
+//!
+//! - [`Tokenizer`]: byte-level BPE of `qwen.tiktoken`, special tokens, image spans; [`StreamDecoder`] for one token at a time;
+//! - [`Prompt`]: the base format and the chat template, with the places of the pictures; the list format ([`from_list_format`]);
+//! - [`Picture`]: decoding, the original's resize, normalised pixels and rows of patches;
+//! - [`GroundingParser`]: `<ref>`, `<box>`, `<quad>` as [`GroundedObject`]s and text without tags; [`AnswerStream`] from token ids.
+
+mod answer;
+mod error;
+mod grounding;
+mod list_format;
+mod picture;
+mod prompt;
+mod resize;
+mod split;
+mod tokenizer;
+mod vocabulary;
+
+pub use answer::AnswerStream;
+pub use error::ProcessorError;
+pub use grounding::{Grounded, GroundedObject, GroundingEvent, GroundingParser, ObjectKind, PictureSize, Shape, parse_grounding};
+pub use list_format::{ListItem, ListSegment, from_list_format, to_list_format};
+pub use picture::{IMAGE_MEAN, IMAGE_STD, MAX_PICTURE_PIXELS, Orientation, Picture, Pixels};
+pub use prompt::{Chat, DEFAULT_MAX_WINDOW_SIZE, DEFAULT_SYSTEM, ImageSpan, Prompt};
+pub use tokenizer::{DEFAULT_QUERIES, KeepSpecials, SpecialIds, SpecialTokens, StreamDecoder, Tokenizer};
