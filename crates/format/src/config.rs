@@ -125,24 +125,24 @@ impl ModelConfig {
     /// Checks the relations between sizes that the architecture takes for granted.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let vision = &self.visual;
-        let positive: [(&'static str, usize); 13] = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("kv_channels", self.kv_channels),
-            ("intermediate_size", self.intermediate_size),
-            ("seq_length", self.seq_length),
-            ("visual.image_size", vision.image_size),
-            ("visual.patch_size", vision.patch_size),
-            ("visual.width", vision.width),
-            ("visual.layers", vision.layers),
-            ("visual.heads", vision.heads),
-            ("visual.n_queries", vision.n_queries),
+        // The bounds keep every row's bytes inside u32 (wasm32) and every tensor's inside u64, whatever a hostile file says.
+        let bounded: [(&'static str, usize, usize); 13] = [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("kv_channels", self.kv_channels, 128),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("seq_length", self.seq_length, 1 << 24),
+            ("visual.image_size", vision.image_size, 1 << 13),
+            ("visual.patch_size", vision.patch_size, 1 << 8),
+            ("visual.width", vision.width, 1 << 14),
+            ("visual.layers", vision.layers, 1 << 10),
+            ("visual.heads", vision.heads, 1 << 10),
+            ("visual.n_queries", vision.n_queries, 1 << 14),
         ];
-        // The bound keeps every product of two sizes inside u64 and every buffer offset inside u32.
-        if let Some((key, value)) = positive.into_iter().find(|(_, value)| !(1..=1 << 24).contains(value)) {
-            return Err(unsupported(key, value, "1 to 16777216"));
+        if let Some((key, value, largest)) = bounded.into_iter().find(|(_, value, largest)| !(1..=*largest).contains(value)) {
+            return Err(unsupported(key, value, format!("1 to {largest}")));
         }
         if self.kv_channels * self.num_attention_heads != self.hidden_size {
             return Err(unsupported(
@@ -179,6 +179,9 @@ impl ModelConfig {
         }
         if !(vision.mlp_ratio > 0.0 && vision.mlp_ratio <= 64.0) {
             return Err(unsupported("visual.mlp_ratio", vision.mlp_ratio, "above 0, at most 64"));
+        }
+        if vision.mlp_width() == 0 {
+            return Err(unsupported("visual.mlp_ratio", vision.mlp_ratio, format!("at least 1/width = 1/{}", vision.width)));
         }
         if !(self.rotary_emb_base > 1.0 && self.rotary_emb_base.is_finite()) {
             return Err(unsupported("rotary_emb_base", self.rotary_emb_base, "above 1"));

@@ -6,15 +6,18 @@
 //! - [`config`]: the sizes of a Qwen-VL, read from the checkpoint's `config.json`;
 //! - [`tensors`]: the one table of our tensor names and shapes, in load order;
 //! - [`block`]: how one row of weights is stored in each [`Scheme`];
-//! - [`manifest`]: the index of a web checkpoint, validated before anything is loaded.
+//! - [`manifest`]: the index of a web checkpoint, validated before anything is loaded;
+//! - [`hash`]: the checksum of a shard, taken piece by piece.
 
 pub mod block;
 pub mod config;
+pub mod hash;
 pub mod manifest;
 pub mod tensors;
 
 pub use block::Scheme;
 pub use config::{ConfigError, ModelConfig, VisionConfig};
+pub use hash::ShardHash;
 pub use manifest::{Manifest, ManifestError};
 pub use tensors::{TensorKind, TensorSpec};
 
@@ -26,3 +29,9 @@ pub const ROW_ALIGN: usize = 32;
 pub const fn padded(cols: usize) -> usize {
     cols.next_multiple_of(ROW_ALIGN)
 }
+
+/// Largest `data` of one part of a tensor, in bytes: half of WebGPU's default storage binding, and what one shard holds.
+pub const MAX_PART_BYTES: u64 = 64 << 20;
+
+/// Every part of a tensor but its last has a multiple of this many rows.
+pub const PART_ROW_ALIGN: usize = 32;

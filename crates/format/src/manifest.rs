@@ -1,6 +1,8 @@
 //! `manifest.json`: the index of a web checkpoint and the contract between the converter and the runtime.
 
-use crate::{ModelConfig, Scheme};
+use crate::block::GROUP_SIZES;
+use crate::tensors::{TensorKind, tensor_table};
+use crate::{ConfigError, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme};
 use serde::{Deserialize, Serialize};
 
 /// Value of [`Manifest::format`].
@@ -127,12 +129,307 @@ pub enum ManifestError {
         /// What it says.
         found: String,
     },
-    /// Written by a newer converter.
+    /// Written by another version of the converter.
     #[error(
         "manifest.json has version {found}, this runtime reads version {FORMAT_VERSION}: update the runtime or convert the checkpoint again"
     )]
     Version {
         /// What it says.
-        found: u32,
+        found: u64,
     },
+    /// The sizes do not make a model.
+    #[error("manifest.json: {0}")]
+    Config(#[from] ConfigError),
+    /// A setting outside what the runtime can use.
+    #[error("manifest.json: `{key}` is {found}, expected {expected}")]
+    Setting {
+        /// The key, with dots.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What would work.
+        expected: String,
+    },
+    /// A file entry that can not be fetched or checked safely.
+    #[error("manifest.json: file `{file}`: {problem}")]
+    File {
+        /// The name as the manifest has it.
+        file: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The list of tensors is not the one that the configuration asks for.
+    #[error("manifest.json: tensor {index} is {found}, the configuration asks for {expected}")]
+    Table {
+        /// Position in the list.
+        index: usize,
+        /// The name there, or that the list has ended.
+        found: String,
+        /// The name that belongs there, or the end of the list.
+        expected: String,
+    },
+    /// A tensor has another shape than the configuration gives it.
+    #[error("tensor `{name}` has shape {found:?}, the configuration asks for {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape in the manifest.
+        found: [usize; 2],
+        /// The shape that the configuration gives.
+        expected: [usize; 2],
+    },
+    /// A tensor is stored in a way that no kernel reads.
+    #[error("tensor `{name}` has scheme {found:?}, expected {expected}")]
+    Scheme {
+        /// The tensor.
+        name: String,
+        /// Its scheme.
+        found: Scheme,
+        /// What would work.
+        expected: &'static str,
+    },
+    /// A number of a tensor's part is not what it has to be.
+    #[error("tensor `{name}`, part {part}: {what} is {found}, expected {expected}")]
+    Part {
+        /// The tensor.
+        name: String,
+        /// Index of the part.
+        part: usize,
+        /// The number in question.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What it has to be.
+        expected: String,
+    },
+    /// The rows of a tensor's parts do not add up.
+    #[error("tensor `{name}` has {found} rows in its parts, expected {expected}")]
+    Rows {
+        /// The tensor.
+        name: String,
+        /// Sum over the parts.
+        found: u128,
+        /// Rows of its shape.
+        expected: usize,
+    },
+    /// A shard that no tensor uses.
+    #[error("shard `{file}` holds no tensor")]
+    UnusedShard {
+        /// The shard.
+        file: String,
+    },
+}
+
+/// The part of a manifest that every version has.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(default)]
+    format: String,
+    #[serde(default)]
+    version: u64,
+}
+
+impl Manifest {
+    /// Reads a manifest and checks everything that can be known without the shards: what it returns can be loaded
+    /// by its byte ranges without further checks.
+    pub fn from_json(json: &str) -> Result<Self, ManifestError> {
+        // Format and version first: a newer layout need not have the keys of this one.
+        let envelope: Envelope = serde_json::from_str(json)?;
+        if envelope.format != FORMAT_NAME {
+            return Err(ManifestError::Format { found: envelope.format });
+        }
+        if envelope.version != u64::from(FORMAT_VERSION) {
+            return Err(ManifestError::Version { found: envelope.version });
+        }
+        let manifest: Self = serde_json::from_str(json)?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// The checks of [`Manifest::from_json`] after parsing.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        if self.format != FORMAT_NAME {
+            return Err(ManifestError::Format { found: self.format.clone() });
+        }
+        if self.version != FORMAT_VERSION {
+            return Err(ManifestError::Version { found: self.version.into() });
+        }
+        self.config.validate()?;
+        self.validate_settings()?;
+        self.validate_files()?;
+        self.validate_table()?;
+        self.validate_ranges()
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorEntry> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// Bytes of all shards.
+    pub fn shard_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.bytes).sum()
+    }
+
+    fn validate_settings(&self) -> Result<(), ManifestError> {
+        let setting = |key, found: String, expected: &str| Err(ManifestError::Setting { key, found, expected: expected.to_owned() });
+        let processor = &self.processor;
+        if !self.files.iter().any(|entry| entry.file == processor.tokenizer_file) {
+            return setting("processor.tokenizer_file", format!("`{}`", processor.tokenizer_file), "one of `files`");
+        }
+        if !processor.image_mean.iter().all(|mean| mean.is_finite()) {
+            return setting("processor.image_mean", format!("{:?}", processor.image_mean), "finite numbers");
+        }
+        if !processor.image_std.iter().all(|std| std.is_finite() && *std > 0.0) {
+            return setting("processor.image_std", format!("{:?}", processor.image_std), "numbers above 0");
+        }
+        let generation = &self.generation;
+        if !["chatml", "raw"].contains(&generation.chat_format.as_str()) {
+            return setting("generation.chat_format", format!("`{}`", generation.chat_format), "`chatml` or `raw`");
+        }
+        if generation.eos_token_id as usize >= self.config.vocab_size {
+            return setting("generation.eos_token_id", generation.eos_token_id.to_string(), "below config.vocab_size");
+        }
+        if !(generation.top_p > 0.0 && generation.top_p <= 1.0) {
+            return setting("generation.top_p", generation.top_p.to_string(), "above 0, at most 1");
+        }
+        Ok(())
+    }
+
+    fn validate_files(&self) -> Result<(), ManifestError> {
+        let mut seen = std::collections::HashSet::from([MANIFEST_FILE]);
+        let mut total = 0u64;
+        for entry in self.files.iter().chain(&self.shards) {
+            let problem = |problem| Err(ManifestError::File { file: entry.file.clone(), problem });
+            let name = entry.file.as_str();
+            // Names become URLs and paths: letters, digits and `._-` need no escaping in either and can not leave the folder.
+            if name.is_empty() || name.len() > 255 || name.starts_with('.') {
+                return problem("a name has 1 to 255 characters and does not begin with a dot");
+            }
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+                return problem("a name consists of letters, digits, `.`, `_` and `-`");
+            }
+            if !seen.insert(name) {
+                return problem("the name is used twice");
+            }
+            if entry.sha256.len() != 64 || !entry.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                return problem("its sha256 is not 64 lower-case hexadecimal digits");
+            }
+            total = match total.checked_add(entry.bytes) {
+                Some(total) if total < 1 << 53 => total,
+                _ => return problem("the sizes up to here exceed 2^53 bytes"),
+            };
+        }
+        Ok(())
+    }
+
+    fn validate_table(&self) -> Result<(), ManifestError> {
+        let table = tensor_table(&self.config);
+        for index in 0..table.len().max(self.tensors.len()) {
+            let (found, expected) = (self.tensors.get(index), table.get(index));
+            let (Some(entry), Some(spec)) = (found, expected) else {
+                let name = |name: Option<&str>| name.map_or_else(|| "the end of the list".to_owned(), |name| format!("`{name}`"));
+                return Err(ManifestError::Table {
+                    index,
+                    found: name(found.map(|entry| entry.name.as_str())),
+                    expected: name(expected.map(|spec| spec.name.as_str())),
+                });
+            };
+            if entry.name != spec.name {
+                return Err(ManifestError::Table { index, found: format!("`{}`", entry.name), expected: format!("`{}`", spec.name) });
+            }
+            if entry.shape != spec.shape {
+                return Err(ManifestError::Shape { name: entry.name.clone(), found: entry.shape, expected: spec.shape });
+            }
+            let scheme = |expected| Err(ManifestError::Scheme { name: entry.name.clone(), found: entry.scheme, expected });
+            if spec.kind == TensorKind::Table && entry.scheme != Scheme::F32 {
+                return scheme("F32: norms, biases and position tables have no other");
+            }
+            if let Scheme::Q8 { group_size } | Scheme::Q4 { group_size } = entry.scheme
+                && !GROUP_SIZES.contains(&group_size)
+            {
+                return scheme("groups of 32, 64 or 128");
+            }
+        }
+        Ok(())
+    }
+
+    /// Every range has the bytes of its rows, lies in its shard, begins at a word, and follows the one before it.
+    fn validate_ranges(&self) -> Result<(), ManifestError> {
+        // End of the last range of each shard so far. Ranges in file order can not overlap.
+        let mut ends: Vec<u64> = vec![0; self.shards.len()];
+        let mut current_shard = 0;
+        for tensor in &self.tensors {
+            let (scheme, [rows, cols]) = (tensor.scheme, tensor.shape);
+            let parts_rows: u128 = tensor.parts.iter().map(|part| part.rows as u128).sum();
+            if parts_rows != rows as u128 {
+                return Err(ManifestError::Rows { name: tensor.name.clone(), found: parts_rows, expected: rows });
+            }
+            for (index, part) in tensor.parts.iter().enumerate() {
+                let wrong = |what, found: String, expected: String| {
+                    Err(ManifestError::Part { name: tensor.name.clone(), part: index, what, found, expected })
+                };
+                let last = index + 1 == tensor.parts.len();
+                if part.rows == 0 || !(last || part.rows.is_multiple_of(PART_ROW_ALIGN)) {
+                    return wrong("its number of rows", part.rows.to_string(), format!("a multiple of {PART_ROW_ALIGN}"));
+                }
+                if part.shard >= self.shards.len() {
+                    return wrong("its shard", part.shard.to_string(), format!("below {}", self.shards.len()));
+                }
+                if part.shard < current_shard {
+                    return wrong("its shard", part.shard.to_string(), format!("{current_shard} or a later one (load order)"));
+                }
+                current_shard = part.shard;
+
+                // Neither product overflows: rows are below 2^24 here and a row below 2^32 bytes (`ModelConfig::validate`).
+                let data_bytes = part.rows as u64 * scheme.row_data_bytes(cols) as u64;
+                let scale_bytes = part.rows as u64 * scheme.row_scale_bytes(cols) as u64;
+                if data_bytes > MAX_PART_BYTES {
+                    return wrong("its data in bytes", data_bytes.to_string(), format!("at most {MAX_PART_BYTES}"));
+                }
+                match (part.scales.is_some(), scale_bytes > 0) {
+                    (true, false) => return wrong("`scales`", "present".into(), format!("none in scheme {scheme:?}")),
+                    (false, true) => return wrong("`scales`", "absent".into(), format!("{scale_bytes} bytes")),
+                    _ => {}
+                }
+                for (what, range, bytes) in [("data", Some(part.data), data_bytes), ("scales", part.scales, scale_bytes)]
+                    .into_iter()
+                    .filter_map(|(w, r, b)| Some((w, r?, b)))
+                {
+                    let [begin, end] = range;
+                    if end.checked_sub(begin) != Some(bytes) {
+                        return wrong(
+                            what,
+                            format!("bytes {begin} to {end}"),
+                            format!("{bytes} bytes for {} rows of {scheme:?}", part.rows),
+                        );
+                    }
+                    if !begin.is_multiple_of(4) {
+                        return wrong(what, format!("at byte {begin}"), "a multiple of 4".into());
+                    }
+                    let shard = &self.shards[part.shard];
+                    if end > shard.bytes {
+                        return wrong(
+                            what,
+                            format!("bytes {begin} to {end}"),
+                            format!("at most {}, the size of `{}`", shard.bytes, shard.file),
+                        );
+                    }
+                    let free_from = &mut ends[part.shard];
+                    if begin < *free_from {
+                        return wrong(
+                            what,
+                            format!("at byte {begin}"),
+                            format!("{free_from} or later: the range before it in `{}` ends there", shard.file),
+                        );
+                    }
+                    *free_from = end;
+                }
+            }
+        }
+        match ends.iter().position(|end| *end == 0) {
+            Some(unused) => Err(ManifestError::UnusedShard { file: self.shards[unused].file.clone() }),
+            None => Ok(()),
+        }
+    }
 }
