@@ -6,7 +6,7 @@
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::{EncodedRows, decode_rows, encode_rows};
 use qwen_vl_kernels::attention::{self, Attention, Heads};
-use qwen_vl_kernels::matmul::{self, Epilogue, FusedRmsNorm, Product};
+use qwen_vl_kernels::matmul::{self, Epilogue, Product};
 use qwen_vl_kernels::norm::{self, Norm};
 use qwen_vl_kernels::rotary::{self, PositionTables};
 use qwen_vl_kernels::{Activation, Dispatch, Gpu, GpuOptions, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode};
@@ -140,12 +140,11 @@ fn matvec_matches_oracle() {
         let input = rows(&gpu, 1, cols, &x);
         let output = rows(&gpu, 1, stored, &want);
         let bias_buffer = vector(&gpu, &bias);
-        let norm_buffer = vector(&gpu, &norm_weight);
+        let rms_norm = Norm { weight: vector(&gpu, &norm_weight), bias: None, epsilon: 1e-6 };
         let left = if normed { norm::oracle::norm(&x, &norm_weight, None, 1e-6) } else { x };
         matmul::oracle::product(&left, &values, Some(&bias), cols, epilogue, &mut want);
         let product = Product { weight: &weight, bias: Some(&bias_buffer), input: &input, output: &output, epilogue };
-        let norm = normed.then_some(FusedRmsNorm { weight: &norm_buffer, epsilon: 1e-6 });
-        run(&gpu, &matmul::matvec(&gpu, product, norm), 1);
+        run(&gpu, &matmul::matvec(&gpu, product, normed.then_some(&rms_norm)), 1);
         let size = if normed { 1.0 } else { 3.0 };
         let scale = size * if epilogue == Epilogue::SwiGlu { 12.0 * size * (cols as f32).sqrt() } else { 1.0 };
         assert_close(&read(&gpu, &output, 1), &want, product_bound(cols) * scale, &what);

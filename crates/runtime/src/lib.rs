@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Qwen-VL on wgpu: the vision tower, the resampler, the decoder with its KV cache, sampling, and the session over them.
+//!
+//! The same code runs natively and in a browser. It never fetches and never asks where it is: whoever has the bytes of a web checkpoint
+//! pushes them into a [`ModelLoader`], in pieces of any size, and gets a [`Model`]; an [`Engine`](session::Engine) adds the processor.
+//!
+//! Buffers and bind groups are made once, at load. What changes between launches is one small uniform and the number of workgroups.
+
+mod decoder;
+mod error;
+mod loader;
+mod model;
+mod positions;
+mod resampler;
+mod sampler;
+pub mod session;
+mod vision;
+mod weights;
+
+pub use error::RuntimeError;
+pub use loader::{ModelLoader, ModelOptions};
+pub use model::{ImageFeatures, Model, Trace};
+pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
+pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions};
+pub use sampler::{Sampler, SamplingOptions};

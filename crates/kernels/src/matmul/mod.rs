@@ -2,6 +2,7 @@
 
 pub mod oracle;
 
+use crate::norm::Norm;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight};
 
 /// What happens to a product before it is stored.
@@ -15,15 +16,6 @@ pub enum Epilogue {
     Gelu,
     /// Weight rows 2i and 2i+1 give one output, `a * silu(b)`: the decoder's MLP with its two branches interleaved.
     SwiGlu,
-}
-
-/// RMS norm applied to the input of a [`matvec`].
-#[derive(Debug, Clone, Copy)]
-pub struct FusedRmsNorm<'a> {
-    /// Norm weight, as many values as the input has columns.
-    pub weight: &'a wgpu::Buffer,
-    /// Added to the mean of squares.
-    pub epsilon: f32,
 }
 
 /// A product `output = epilogue(input · weightᵀ + bias)`.
@@ -52,7 +44,7 @@ impl Product<'_> {
         assert_eq!(self.output.cols, outputs, "the output's columns are the weight's rows");
     }
 
-    fn source(&self, first_row: usize, rows: usize, norm: Option<FusedRmsNorm<'_>>, kernel: &str) -> String {
+    fn source(&self, first_row: usize, rows: usize, norm: Option<&Norm>, kernel: &str) -> String {
         let epilogue = match self.epilogue {
             Epilogue::Store => 0,
             Epilogue::Accumulate => 1,
@@ -94,16 +86,12 @@ impl Product<'_> {
         source + include_str!("epilogue.wgsl") + kernel
     }
 
-    fn bindings<'a>(
-        &'a self,
-        part: &'a crate::WeightPart,
-        norm: Option<FusedRmsNorm<'a>>,
-    ) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
+    fn bindings<'a>(&'a self, part: &'a crate::WeightPart, norm: Option<&'a Norm>) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
         [(1, &self.input.buffer), (2, &self.output.buffer)]
             .into_iter()
             .chain(self.bias.map(|bias| (3, bias)))
             .chain(part.bindings(4))
-            .chain(norm.map(|norm| (6, norm.weight)))
+            .chain(norm.map(|norm| (6, &norm.weight)))
     }
 }
 
@@ -121,9 +109,13 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
         .collect()
 }
 
-/// The product for row 0 of the input alone, with an RMS norm of the input fused in; one launch for each part of the weight.
-pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<FusedRmsNorm<'_>>) -> Vec<Dispatch> {
+/// The product for row 0 of the input alone, the input RMS-normalised first where `norm` is given; one launch for each part of the weight.
+///
+/// # Panics
+/// If the norm has a bias: it is not an RMS norm then.
+pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispatch> {
     product.check();
+    assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");
     product
         .weight
         .parts_from()

@@ -1,0 +1,137 @@
+//! The decoder: token ids (and image features in their places) → blocks over a KV cache → logits (`modeling_qwen.py`).
+//!
+//! Every layer has two plans over the same buffers: `prefill` for many positions at once, with matrix products, and `decode` for one
+//! position, in six launches: norm + qkv, rotary + cache write, attention, output projection + residual, norm + gate/up + SiLU,
+//! down projection + residual.
+
+use crate::RuntimeError;
+use crate::weights::Weights;
+use qwen_vl_format::ModelConfig;
+use qwen_vl_kernels::attention::{Attention, Heads, attention, attention_decode};
+use qwen_vl_kernels::embedding::embedding;
+use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
+use qwen_vl_kernels::norm::{Norm, norm};
+use qwen_vl_kernels::rotary::{PositionTables, rotary};
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, StepBuffer, argmax};
+
+/// The decoder with its buffers.
+pub(crate) struct Decoder {
+    /// Input: token ids of the step, u32.
+    pub(crate) ids: wgpu::Buffer,
+    /// The residual stream, `[chunk, hidden]`.
+    pub(crate) hidden: Activation,
+    /// Scratch; holds `ln_f` of all positions when that is traced.
+    pub(crate) normed: Activation,
+    /// The position whose logits are wanted, `[1, hidden]`.
+    pub(crate) last: Activation,
+    /// `[1, vocab]`.
+    pub(crate) logits: Activation,
+    /// The most likely token, u32.
+    pub(crate) token: wgpu::Buffer,
+    /// Rotary angles and log-n factors.
+    pub(crate) tables: PositionTables,
+    /// Embedding rows of the ids.
+    pub(crate) embed: Vec<Dispatch>,
+    /// The layers in order.
+    pub(crate) layers: Vec<DecoderLayer>,
+    /// `ln_f` of all positions of the step into `normed`; the head does its own, this one is for traces.
+    pub(crate) final_norm: Dispatch,
+    /// `ln_f` and head: `last` → `logits`.
+    pub(crate) head: Vec<Dispatch>,
+    /// `logits` → `token`.
+    pub(crate) argmax: Dispatch,
+}
+
+/// One block of the decoder.
+pub(crate) struct DecoderLayer {
+    /// Keys after rotary, `[context, hidden]`.
+    pub(crate) keys: Activation,
+    /// Values, `[context, hidden]`.
+    pub(crate) values: Activation,
+    /// Launches for many positions.
+    pub(crate) prefill: Vec<Dispatch>,
+    /// Launches for one.
+    pub(crate) decode: Vec<Dispatch>,
+}
+
+impl Decoder {
+    pub(crate) fn new(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &Weights,
+        step: &StepBuffer,
+        context: usize,
+        chunk: usize,
+    ) -> Result<Self, RuntimeError> {
+        let (hidden_size, vocab, epsilon) = (config.hidden_size, config.vocab_size, config.layer_norm_epsilon);
+        let ids = gpu.storage("decoder.ids", (chunk * 4) as u64)?;
+        let hidden = gpu.activation("decoder.hidden", chunk, hidden_size)?;
+        let normed = gpu.activation("decoder.normed", chunk, hidden_size)?;
+        let qkv = gpu.activation("decoder.qkv", chunk, 3 * hidden_size)?;
+        let attended = gpu.activation("decoder.attended", chunk, hidden_size)?;
+        let mlp = gpu.activation("decoder.mlp", chunk, config.mlp_width())?;
+        let last = gpu.activation("decoder.last", 1, hidden_size)?;
+        let logits = gpu.activation("decoder.logits", 1, vocab)?;
+        let token = gpu.storage("decoder.token", 4)?;
+        let tables = PositionTables {
+            angles: gpu.storage("decoder.angles", (context * config.head_dim() / 2 * 8) as u64)?,
+            logn: gpu.storage("decoder.logn", (context * 4) as u64)?,
+        };
+        let rms_norm = |name: &str| Norm { weight: weights.vector(name), bias: None, epsilon };
+
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for layer in 0..config.num_hidden_layers {
+            let name = |part: &str| format!("decoder.layers.{layer}.{part}");
+            let keys = gpu.activation("decoder.keys", context, hidden_size)?;
+            let values = gpu.activation("decoder.values", context, hidden_size)?;
+            let (attn_norm, mlp_norm) = (rms_norm(&name("attn_norm.weight")), rms_norm(&name("mlp_norm.weight")));
+            let [qkv_linear, out, gate_up, down] =
+                ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
+            let turn = || rotary(gpu, step, &tables, &qkv, &keys, &values, config.num_attention_heads);
+            let heads = |rows| Heads { rows, first_col: 0 };
+            let launch = Attention {
+                queries: heads(&qkv),
+                keys: heads(&keys),
+                values: heads(&values),
+                output: &attended,
+                heads: config.num_attention_heads,
+                head_dim: config.head_dim(),
+                causal: true,
+            };
+
+            let mut prefill = vec![norm(gpu, step, &attn_norm, &hidden, &normed)];
+            prefill.extend(matmul(gpu, step, qkv_linear.product(&normed, &qkv, Epilogue::Store)));
+            prefill.push(turn());
+            prefill.push(attention(gpu, step, launch));
+            prefill.extend(matmul(gpu, step, out.product(&attended, &hidden, Epilogue::Accumulate)));
+            prefill.push(norm(gpu, step, &mlp_norm, &hidden, &normed));
+            prefill.extend(matmul(gpu, step, gate_up.product(&normed, &mlp, Epilogue::SwiGlu)));
+            prefill.extend(matmul(gpu, step, down.product(&mlp, &hidden, Epilogue::Accumulate)));
+
+            let mut decode = matvec(gpu, qkv_linear.product(&hidden, &qkv, Epilogue::Store), Some(&attn_norm));
+            decode.push(turn());
+            decode.push(attention_decode(gpu, step, launch));
+            decode.extend(matvec(gpu, out.product(&attended, &hidden, Epilogue::Accumulate), None));
+            decode.extend(matvec(gpu, gate_up.product(&hidden, &mlp, Epilogue::SwiGlu), Some(&mlp_norm)));
+            decode.extend(matvec(gpu, down.product(&mlp, &hidden, Epilogue::Accumulate), None));
+            layers.push(DecoderLayer { keys, values, prefill, decode });
+        }
+
+        let ln_f = rms_norm("decoder.norm.weight");
+        let head = matvec(gpu, weights.linear("head").product(&last, &logits, Epilogue::Store), Some(&ln_f));
+        Ok(Self {
+            embed: embedding(gpu, step, weights.matrix("decoder.embedding.weight"), &ids, &hidden),
+            final_norm: norm(gpu, step, &ln_f, &hidden, &normed),
+            argmax: argmax::argmax(gpu, &logits, &token),
+            ids,
+            hidden,
+            normed,
+            last,
+            logits,
+            token,
+            tables,
+            layers,
+            head,
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! From the bytes of a web checkpoint to a model on the GPU.
+
+use crate::weights::Weights;
+use crate::{Model, RuntimeError};
+use qwen_vl_format::Manifest;
+use qwen_vl_kernels::Gpu;
+use sha2::{Digest, Sha256};
+
+/// Choices that fix what a model allocates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Longest sequence of prompt and answer, tokens. The KV cache takes `2 * layers * hidden_size * 4` bytes a token.
+    pub context_length: usize,
+    /// Prompt tokens that go through the decoder in one submission.
+    pub prefill_chunk: usize,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { context_length: 2048, prefill_chunk: 256 }
+    }
+}
+
+/// Takes the shards of a web checkpoint, in pieces of any size, straight into GPU buffers; checks each shard's length and SHA-256.
+///
+/// Shards may come in any order and interleaved; the pieces of one shard must come from its first byte to its last.
+pub struct ModelLoader {
+    gpu: Gpu,
+    manifest: Manifest,
+    options: ModelOptions,
+    weights: Weights,
+    shards: Vec<Shard>,
+}
+
+/// How far a shard has come.
+struct Shard {
+    received: u64,
+    hash: Sha256,
+    segments: Vec<Segment>,
+    /// The first segment that is not complete.
+    next: usize,
+    /// Up to three bytes of a word that the last piece cut: the queue takes whole words only.
+    word: Vec<u8>,
+}
+
+/// A range of a shard that goes into one buffer.
+struct Segment {
+    begin: u64,
+    end: u64,
+    buffer: wgpu::Buffer,
+}
+
+impl ModelLoader {
+    /// Allocates all weights of a validated manifest.
+    pub fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions) -> Result<Self, RuntimeError> {
+        let weights = Weights::allocate(&gpu, &manifest.tensors)?;
+        let mut shards: Vec<Shard> = manifest
+            .shards
+            .iter()
+            .map(|_| Shard { received: 0, hash: Sha256::new(), segments: Vec::new(), next: 0, word: Vec::new() })
+            .collect();
+        for tensor in &manifest.tensors {
+            for (part, target) in tensor.parts.iter().zip(&weights.matrix(&tensor.name).parts) {
+                let segments = &mut shards[part.shard].segments;
+                segments.push(Segment { begin: part.data[0], end: part.data[1], buffer: target.data.clone() });
+                if let (Some([begin, end]), Some(scales)) = (part.scales, &target.scales) {
+                    segments.push(Segment { begin, end, buffer: scales.clone() });
+                }
+            }
+        }
+        for shard in &mut shards {
+            shard.segments.sort_by_key(|segment| segment.begin);
+        }
+        Ok(Self { gpu, manifest, options, weights, shards })
+    }
+
+    /// The manifest that is being loaded.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Takes the next bytes of a shard. At its last byte the hash is checked.
+    pub fn write(&mut self, shard: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
+        let count = self.shards.len();
+        let (Some(state), Some(entry)) = (self.shards.get_mut(shard), self.manifest.shards.get(shard)) else {
+            return Err(RuntimeError::NoSuchShard { index: shard, count });
+        };
+        let end = state.received + bytes.len() as u64;
+        if end > entry.bytes {
+            return Err(RuntimeError::ShardLength { shard: entry.file.clone(), expected: entry.bytes, found: end });
+        }
+        state.hash.update(bytes);
+        state.upload(&self.gpu, bytes);
+        if end == entry.bytes && !bytes.is_empty() {
+            let found = hex(&state.hash.finalize_reset());
+            if found != entry.sha256 {
+                return Err(RuntimeError::ShardHash { shard: entry.file.clone(), expected: entry.sha256.clone(), found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the model once every shard has come whole.
+    pub async fn finish(self) -> Result<Model, RuntimeError> {
+        for (shard, entry) in self.shards.iter().zip(&self.manifest.shards) {
+            if shard.received != entry.bytes {
+                return Err(RuntimeError::ShardLength { shard: entry.file.clone(), expected: entry.bytes, found: shard.received });
+            }
+        }
+        self.gpu.check()?;
+        Model::new(self.gpu, self.manifest, self.options, &self.weights)
+    }
+}
+
+impl Shard {
+    /// Hands `bytes`, which begin at `self.received`, to the segments that they belong to.
+    fn upload(&mut self, gpu: &Gpu, bytes: &[u8]) {
+        let begin = self.received;
+        let end = begin + bytes.len() as u64;
+        self.received = end;
+        while let Some(segment) = self.segments.get(self.next) {
+            if segment.begin >= end {
+                break;
+            }
+            let from = begin.max(segment.begin);
+            let to = end.min(segment.end);
+            let mut piece = &bytes[(from - begin) as usize..(to - begin) as usize];
+            let mut offset = from - segment.begin;
+            // Complete the word that the last piece left open; segments begin and end at whole words.
+            if !self.word.is_empty() {
+                let taken = (4 - self.word.len()).min(piece.len());
+                let word_offset = offset - self.word.len() as u64;
+                self.word.extend_from_slice(&piece[..taken]);
+                piece = &piece[taken..];
+                offset += taken as u64;
+                if self.word.len() == 4 {
+                    gpu.queue().write_buffer(&segment.buffer, word_offset, &self.word);
+                    self.word.clear();
+                }
+            }
+            let whole = piece.len() / 4 * 4;
+            if whole > 0 {
+                gpu.queue().write_buffer(&segment.buffer, offset, &piece[..whole]);
+            }
+            self.word.extend_from_slice(&piece[whole..]);
+            if to < segment.end {
+                break;
+            }
+            self.next += 1;
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,302 @@
+//! The whole model on the GPU: encode a picture, prefill a prompt, decode token by token.
+
+use crate::decoder::Decoder;
+use crate::loader::ModelOptions;
+use crate::positions::{logn_factors, ntk_alpha, rotary_angles};
+use crate::resampler::Resampler;
+use crate::vision::VisionTower;
+use crate::weights::Weights;
+use crate::{Gpu, RuntimeError};
+use qwen_vl_format::Manifest;
+use qwen_vl_kernels::{Activation, StepBuffer, argmax::NOT_FINITE, encode};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Intermediate results by name, `rows × cols` without padding, collected where a trace is asked for.
+pub type Trace = BTreeMap<String, Vec<f32>>;
+
+/// What the decoder sees of one picture: `[queries, hidden]`, on the GPU.
+#[derive(Debug, Clone)]
+pub struct ImageFeatures(Activation);
+
+/// A loaded model. It holds one sequence at a time.
+pub struct Model {
+    gpu: Gpu,
+    manifest: Manifest,
+    options: ModelOptions,
+    vision: VisionTower,
+    resampler: Resampler,
+    decoder: Decoder,
+    step: StepBuffer,
+    /// NTK factor that the rotary tables hold.
+    alpha: u32,
+    /// Positions in the KV cache.
+    length: usize,
+}
+
+impl Model {
+    pub(crate) fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
+        let config = &manifest.config;
+        let [patch_step, query_step, step] = std::array::from_fn(|_| StepBuffer::new(&gpu));
+        patch_step.write(&gpu, config.visual.patches(), 0, config.visual.patches());
+        query_step.write(&gpu, config.visual.n_queries, 0, config.visual.patches());
+        let vision = VisionTower::new(&gpu, config, weights, &patch_step)?;
+        let resampler = Resampler::new(&gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
+        let chunk = options.prefill_chunk.clamp(1, options.context_length);
+        let decoder = Decoder::new(&gpu, config, weights, &step, options.context_length, chunk)?;
+        let logn = logn_factors(config, options.context_length);
+        gpu.queue().write_buffer(&decoder.tables.logn, 0, bytemuck::cast_slice(&logn));
+        let options = ModelOptions { prefill_chunk: chunk, ..options };
+        let mut model = Self { gpu, manifest, options, vision, resampler, decoder, step, alpha: 0, length: 0 };
+        model.set_alpha(1);
+        Ok(model)
+    }
+
+    /// The manifest that it was loaded from.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The device that it is on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Longest sequence, tokens.
+    pub fn context_length(&self) -> usize {
+        self.options.context_length
+    }
+
+    /// Positions in the KV cache: the prompt and the answer so far.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Runs the vision tower and the resampler.
+    ///
+    /// # Shapes
+    /// - `patches`: `[patches, 3·patch²]`, normalised, see the processor's `patches`
+    pub async fn encode_image(&mut self, patches: &[f32], mut trace: Option<&mut Trace>) -> Result<ImageFeatures, RuntimeError> {
+        let (config, vision, resampler) = (&self.manifest.config, &self.vision, &self.resampler);
+        let (rows, queries) = (config.visual.patches(), config.visual.n_queries);
+        assert_eq!(patches.len(), rows * config.visual.patch_values(), "patches of one picture");
+        self.gpu.write_rows(&vision.patches, patches);
+
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&vision.positions.buffer, 0, &vision.embedded.buffer, 0, vision.embedded.bytes(rows));
+        encode(&mut encoder, &vision.embed, rows);
+        self.gpu.queue().submit([encoder.finish()]);
+        self.note(&mut trace, "ln_pre", &vision.hidden, rows).await?;
+
+        // One submission a block: a whole tower in one could run into a driver's watchdog.
+        for (layer, block) in vision.blocks.iter().enumerate() {
+            self.submit(block, rows);
+            self.note(&mut trace, &format!("block{layer}"), &vision.hidden, rows).await?;
+        }
+        self.submit(&resampler.over_patches, rows);
+        self.note(&mut trace, "resampler_ln_kv", &resampler.ln_kv, rows).await?;
+        self.submit(&resampler.over_queries, queries);
+        self.note(&mut trace, "resampler_out", &resampler.attention_out, queries).await?;
+        self.note(&mut trace, "ln_post", &resampler.ln_post, queries).await?;
+        self.note(&mut trace, "image_features", &resampler.features, queries).await?;
+
+        let features = self.gpu.activation("image features", queries, config.hidden_size)?;
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&resampler.features.buffer, 0, &features.buffer, 0, features.bytes(queries));
+        self.gpu.queue().submit([encoder.finish()]);
+        Ok(ImageFeatures(features))
+    }
+
+    /// Reads image features back, `[queries, hidden]`.
+    pub async fn read_features(&self, features: &ImageFeatures) -> Result<Vec<f32>, RuntimeError> {
+        Ok(self.gpu.read_rows(&features.0, features.0.rows).await?)
+    }
+
+    /// Forgets the sequence and runs a prompt through the decoder; the logits of its last position are then at hand.
+    ///
+    /// `images` are the features for the image spans in `ids`, in order. `on_chunk` hears how many positions are done and may stop.
+    /// With a `trace`, hidden states and the logits of **all** positions are collected.
+    pub async fn prefill(
+        &mut self,
+        ids: &[u32],
+        images: &[ImageFeatures],
+        on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<ControlFlow<()>, RuntimeError> {
+        self.length = 0;
+        if ids.is_empty() {
+            return Err(RuntimeError::EmptyPrompt);
+        }
+        if ids.len() >= self.options.context_length {
+            return Err(RuntimeError::ContextOverflow { used: ids.len(), limit: self.options.context_length });
+        }
+        let vocab = self.manifest.config.vocab_size;
+        if let Some(position) = ids.iter().position(|id| *id as usize >= vocab) {
+            return Err(RuntimeError::TokenOutOfRange { id: ids[position], position, vocab });
+        }
+        let spans = self.image_spans(ids)?;
+        if spans.len() != images.len() {
+            return Err(RuntimeError::ImageCount { spans: spans.len(), given: images.len() });
+        }
+        let seq_length = self.manifest.config.seq_length;
+        self.set_alpha(if self.manifest.config.use_dynamic_ntk { ntk_alpha(ids.len(), seq_length) } else { 1 });
+
+        for chunk in ids.chunks(self.options.prefill_chunk) {
+            self.prefill_chunk(chunk, &spans, images, &mut trace).await?;
+            // Waits for the chunk, so that the work in flight stays short and the answer to `on_chunk` counts.
+            self.gpu.read(&self.decoder.token, 0, 4).await?;
+            if on_chunk(self.length).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Runs one token after the sequence so far; its logits are then at hand.
+    pub fn decode(&mut self, token: u32) -> Result<(), RuntimeError> {
+        if self.length >= self.options.context_length {
+            return Err(RuntimeError::ContextOverflow { used: self.length + 1, limit: self.options.context_length });
+        }
+        let vocab = self.manifest.config.vocab_size;
+        if token as usize >= vocab {
+            return Err(RuntimeError::TokenOutOfRange { id: token, position: self.length, vocab });
+        }
+        let decoder = &self.decoder;
+        self.step.write(&self.gpu, 1, self.length, self.length + 1);
+        self.gpu.queue().write_buffer(&decoder.ids, 0, bytemuck::bytes_of(&token));
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| &layer.decode)), 1);
+        self.encode_head(&mut encoder, 0);
+        self.gpu.queue().submit([encoder.finish()]);
+        self.length += 1;
+        Ok(())
+    }
+
+    /// Launches of one decode step.
+    pub fn decode_dispatches(&self) -> usize {
+        let decoder = &self.decoder;
+        decoder.embed.len() + decoder.layers.iter().map(|layer| layer.decode.len()).sum::<usize>() + decoder.head.len() + 1
+    }
+
+    /// The most likely next token: four bytes are read back.
+    pub async fn most_likely(&self) -> Result<u32, RuntimeError> {
+        let bytes = self.gpu.read(&self.decoder.token, 0, 4).await?;
+        match bytemuck::pod_read_unaligned(&bytes) {
+            NOT_FINITE => Err(RuntimeError::NotFinite { position: self.length - 1 }),
+            token => Ok(token),
+        }
+    }
+
+    /// The logits of the last position, `[vocab]`.
+    pub async fn logits(&self) -> Result<Vec<f32>, RuntimeError> {
+        let logits = self.gpu.read_rows(&self.decoder.logits, 1).await?;
+        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(RuntimeError::NotFinite { position: self.length - 1 }) }
+    }
+
+    /// One chunk of a prompt; updates `length`.
+    async fn prefill_chunk(
+        &mut self,
+        ids: &[u32],
+        spans: &[usize],
+        images: &[ImageFeatures],
+        trace: &mut Option<&mut Trace>,
+    ) -> Result<(), RuntimeError> {
+        let (decoder, rows, start) = (&self.decoder, ids.len(), self.length);
+        self.step.write(&self.gpu, rows, start, start + rows);
+        self.gpu.queue().write_buffer(&decoder.ids, 0, bytemuck::cast_slice(ids));
+
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encode(&mut encoder, &decoder.embed, rows);
+        for (first, features) in spans.iter().zip(images) {
+            // The part of this picture's positions that lies in this chunk.
+            let from = (*first).max(start);
+            let to = (first + features.0.rows).min(start + rows);
+            if from < to {
+                encoder.copy_buffer_to_buffer(
+                    &features.0.buffer,
+                    features.0.bytes(from - first),
+                    &decoder.hidden.buffer,
+                    decoder.hidden.bytes(from - start),
+                    features.0.bytes(to - from),
+                );
+            }
+        }
+        if trace.is_none() {
+            encode(&mut encoder, decoder.layers.iter().flat_map(|layer| &layer.prefill), rows);
+            self.encode_head(&mut encoder, rows - 1);
+            self.gpu.queue().submit([encoder.finish()]);
+        } else {
+            self.gpu.queue().submit([encoder.finish()]);
+            self.note(trace, "hidden.embed", &decoder.hidden, rows).await?;
+            for (layer, plan) in decoder.layers.iter().enumerate() {
+                self.submit(&plan.prefill, rows);
+                self.note(trace, &format!("hidden.layer{layer}"), &decoder.hidden, rows).await?;
+            }
+            self.submit([&decoder.final_norm], rows);
+            self.note(trace, "hidden.ln_f", &decoder.normed, rows).await?;
+            for row in 0..rows {
+                let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+                self.encode_head(&mut encoder, row);
+                self.gpu.queue().submit([encoder.finish()]);
+                self.note(trace, "logits", &decoder.logits, 1).await?;
+            }
+            for (layer, plan) in decoder.layers.iter().enumerate() {
+                for (name, cache) in [("key", &plan.keys), ("value", &plan.values)] {
+                    if let Some(trace) = trace {
+                        trace.insert(format!("layer{layer}_{name}"), self.gpu.read_rows(cache, start + rows).await?);
+                    }
+                }
+            }
+        }
+        self.length = start + rows;
+        Ok(())
+    }
+
+    /// Final norm, head and argmax for one row of the hidden states.
+    fn encode_head(&self, encoder: &mut wgpu::CommandEncoder, row: usize) {
+        let decoder = &self.decoder;
+        encoder.copy_buffer_to_buffer(&decoder.hidden.buffer, decoder.hidden.bytes(row), &decoder.last.buffer, 0, decoder.last.bytes(1));
+        encode(encoder, decoder.head.iter().chain([&decoder.argmax]), 1);
+    }
+
+    fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a qwen_vl_kernels::Dispatch>, rows: usize) {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encode(&mut encoder, dispatches, rows);
+        self.gpu.queue().submit([encoder.finish()]);
+    }
+
+    /// Appends the first `rows` rows to the trace, if there is one.
+    async fn note(&self, trace: &mut Option<&mut Trace>, name: &str, rows_of: &Activation, rows: usize) -> Result<(), RuntimeError> {
+        if let Some(trace) = trace {
+            trace.entry(name.to_owned()).or_default().extend(self.gpu.read_rows(rows_of, rows).await?);
+        }
+        Ok(())
+    }
+
+    /// Positions of the first feature of each picture. Every `<img>` must be closed right after its positions.
+    fn image_spans(&self, ids: &[u32]) -> Result<Vec<usize>, RuntimeError> {
+        let (open, queries) = (self.manifest.config.visual.image_start_id, self.manifest.config.visual.n_queries);
+        let mut spans = Vec::new();
+        let mut position = 0;
+        while position < ids.len() {
+            if ids[position] == open {
+                if ids.get(position + queries + 1) != Some(&(open + 1)) {
+                    return Err(RuntimeError::UnclosedImage { position, queries });
+                }
+                spans.push(position + 1);
+                position += queries + 1;
+            }
+            position += 1;
+        }
+        Ok(spans)
+    }
+
+    /// Fills the rotary tables for an NTK factor, unless they hold it already.
+    fn set_alpha(&mut self, alpha: u32) {
+        if self.alpha != alpha {
+            let angles = rotary_angles(&self.manifest.config, alpha, self.options.context_length);
+            self.gpu.queue().write_buffer(&self.decoder.tables.angles, 0, bytemuck::cast_slice(&angles));
+            self.alpha = alpha;
+        }
+    }
+}

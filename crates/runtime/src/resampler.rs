@@ -1,0 +1,82 @@
+//! The resampler: `[patches, width]` → `[queries, hidden]` by one cross-attention of learned queries, then `ln_post` and a projection
+//! (`visual.py`, `Resampler` and the end of `VisionTransformer.forward`).
+
+use crate::RuntimeError;
+use crate::weights::Weights;
+use qwen_vl_format::ModelConfig;
+use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
+use qwen_vl_kernels::add::add;
+use qwen_vl_kernels::attention::{Attention, Heads, attention};
+use qwen_vl_kernels::matmul::{Epilogue, matmul};
+use qwen_vl_kernels::norm::norm;
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, StepBuffer};
+
+/// The resampler with its buffers.
+pub(crate) struct Resampler {
+    /// Keys and values before positions: `ln_kv(kv_proj(x))`, `[patches, hidden]`.
+    pub(crate) ln_kv: Activation,
+    /// After the attention's output projection, `[queries, hidden]`.
+    pub(crate) attention_out: Activation,
+    /// After `ln_post`.
+    pub(crate) ln_post: Activation,
+    /// Output: the image features, `[queries, hidden]`.
+    pub(crate) features: Activation,
+    /// Launches over the patches.
+    pub(crate) over_patches: Vec<Dispatch>,
+    /// Launches over the queries, after those over the patches.
+    pub(crate) over_queries: Vec<Dispatch>,
+}
+
+impl Resampler {
+    /// `patch_step` and `query_step` hold the rows of the two kinds of launches.
+    pub(crate) fn new(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &Weights,
+        patches: &Activation,
+        patch_step: &StepBuffer,
+        query_step: &StepBuffer,
+    ) -> Result<Self, RuntimeError> {
+        let (rows, queries, hidden) = (config.visual.patches(), config.visual.n_queries, config.hidden_size);
+        let over_patches = |label| gpu.activation(label, rows, hidden);
+        let over_queries = |label| gpu.activation(label, queries, hidden);
+        let projected = over_patches("resampler.kv_proj")?;
+        let ln_kv = over_patches("resampler.ln_kv")?;
+        let keys = over_patches("resampler.keys")?;
+        let values = over_patches("resampler.values")?;
+        let query = over_queries("resampler.queries")?;
+        let attended = over_queries("resampler.attended")?;
+        let attention_out = over_queries("resampler.out")?;
+        let ln_post = over_queries("resampler.ln_post")?;
+        let features = over_queries("resampler.features")?;
+
+        // `projected` is free again after its norm: it then holds the keys' input.
+        let keys_in = &projected;
+        let mut first = matmul(gpu, patch_step, weights.linear("resampler.kv_proj").product(patches, &projected, Epilogue::Store));
+        first.push(norm(gpu, patch_step, &weights.layer_norm("resampler.ln_kv"), &projected, &ln_kv));
+        first.push(add(gpu, patch_step, &ln_kv, &weights.rows("resampler.key_position"), keys_in));
+        first.extend(matmul(gpu, patch_step, weights.linear("resampler.attn.k").product(keys_in, &keys, Epilogue::Store)));
+        first.extend(matmul(gpu, patch_step, weights.linear("resampler.attn.v").product(&ln_kv, &values, Epilogue::Store)));
+
+        let learned = weights.rows("resampler.query");
+        let mut second = matmul(gpu, query_step, weights.linear("resampler.attn.q").product(&learned, &query, Epilogue::Store));
+        let heads = |rows| Heads { rows, first_col: 0 };
+        second.push(attention(
+            gpu,
+            query_step,
+            Attention {
+                queries: heads(&query),
+                keys: heads(&keys),
+                values: heads(&values),
+                output: &attended,
+                heads: config.resampler_heads(),
+                head_dim: RESAMPLER_HEAD_DIM,
+                causal: false,
+            },
+        ));
+        second.extend(matmul(gpu, query_step, weights.linear("resampler.attn.out").product(&attended, &attention_out, Epilogue::Store)));
+        second.push(norm(gpu, query_step, &weights.layer_norm("resampler.ln_post"), &attention_out, &ln_post));
+        second.extend(matmul(gpu, query_step, weights.linear("resampler.proj").product(&ln_post, &features, Epilogue::Store)));
+        Ok(Self { ln_kv, attention_out, ln_post, features, over_patches: first, over_queries: second })
+    }
+}

@@ -1,0 +1,122 @@
+//! Choosing the next token from logits (`qwen_generation_utils.py`, `TopKLogitsWarper` and its kin in transformers).
+
+use serde::{Deserialize, Serialize};
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SamplingOptions {
+    /// Divides the logits.
+    pub temperature: f32,
+    /// Most likely tokens to keep; 0 keeps all.
+    pub top_k: usize,
+    /// Probability mass to keep: a token stays if those more likely than it add up to less.
+    pub top_p: f32,
+    /// Start of the random numbers: the same seed gives the same answer on the same adapter.
+    pub seed: u64,
+}
+
+/// Draws tokens.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    options: SamplingOptions,
+    random: fastrand::Rng,
+}
+
+impl Sampler {
+    /// A sampler at the start of its random numbers.
+    pub fn new(options: SamplingOptions) -> Self {
+        Self { options, random: fastrand::Rng::with_seed(options.seed) }
+    }
+
+    /// The next token. `logits` are finite.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        let kept = self.kept(logits);
+        let total: f64 = kept.iter().map(|(_, probability)| probability).sum();
+        let mut left = self.random.f64() * total;
+        for (token, probability) in &kept {
+            left -= probability;
+            if left <= 0.0 {
+                return *token;
+            }
+        }
+        kept[kept.len() - 1].0
+    }
+
+    /// The tokens that may be drawn with their probabilities before renormalisation, the most likely first; at least one.
+    fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
+        let mut tokens: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
+        let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        let count = if self.options.top_k == 0 { tokens.len() } else { self.options.top_k.min(tokens.len()) };
+        if count < tokens.len() {
+            tokens.select_nth_unstable_by(count, by_logit);
+            tokens.truncate(count);
+        }
+        tokens.sort_unstable_by(by_logit);
+        let temperature = f64::from(self.options.temperature.max(1e-6));
+        let largest = f64::from(tokens[0].1);
+        let weights: Vec<f64> = tokens.iter().map(|(_, logit)| ((f64::from(*logit) - largest) / temperature).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut before = 0.0;
+        tokens
+            .into_iter()
+            .zip(weights)
+            .map(|((token, _), weight)| (token, weight / total))
+            .take_while(|(_, probability)| {
+                let stays = before == 0.0 || before < f64::from(self.options.top_p);
+                before += probability;
+                stays
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(temperature: f32, top_k: usize, top_p: f32) -> Sampler {
+        Sampler::new(SamplingOptions { temperature, top_k, top_p, seed: 1 })
+    }
+
+    fn kept(sampler: &Sampler, probabilities: &[f32]) -> Vec<u32> {
+        let logits: Vec<f32> = probabilities.iter().map(|p| p.ln()).collect();
+        sampler.kept(&logits).into_iter().map(|(token, _)| token).collect()
+    }
+
+    #[test]
+    fn top_p_keeps_the_token_that_crosses_the_mass() {
+        let probabilities = [0.1, 0.4, 0.3, 0.2];
+        assert_eq!(kept(&sampler(1.0, 0, 0.3), &probabilities), [1]);
+        assert_eq!(kept(&sampler(1.0, 0, 0.5), &probabilities), [1, 2]);
+        assert_eq!(kept(&sampler(1.0, 0, 1.0), &probabilities), [1, 2, 3, 0]);
+        assert_eq!(kept(&sampler(1.0, 0, 0.0), &probabilities), [1], "at least one stays");
+    }
+
+    #[test]
+    fn top_k_keeps_the_most_likely() {
+        assert_eq!(kept(&sampler(1.0, 2, 1.0), &[0.1, 0.4, 0.3, 0.2]), [1, 2]);
+        assert_eq!(kept(&sampler(1.0, 9, 1.0), &[0.6, 0.4]), [0, 1]);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let mut sampler = sampler(1.0, 0, 1.0);
+        let logits = [0.75f32.ln(), 0.25f32.ln()];
+        let draws = 20_000;
+        let first = (0..draws).filter(|_| sampler.sample(&logits) == 0).count() as f64 / f64::from(draws);
+        // Five standard deviations of a binomial share.
+        assert!((first - 0.75).abs() < 5.0 * (0.75 * 0.25 / f64::from(draws)).sqrt(), "{first}");
+    }
+
+    #[test]
+    fn low_temperature_is_greedy_and_seeds_repeat() {
+        let logits = [0.0, 1.0, 0.5];
+        assert!((0..50).all(|_| sampler(0.0, 0, 1.0).sample(&logits) == 1));
+        let draw = |seed| -> Vec<u32> {
+            let mut sampler = Sampler::new(SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed });
+            (0..40).map(|_| sampler.sample(&logits)).collect()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+}

@@ -1,0 +1,68 @@
+//! The tensors of a model on the GPU, by name.
+
+use crate::RuntimeError;
+use qwen_vl_format::manifest::TensorEntry;
+use qwen_vl_kernels::matmul::{Epilogue, Product};
+use qwen_vl_kernels::norm::Norm;
+use qwen_vl_kernels::{Activation, Gpu, Weight};
+use std::collections::HashMap;
+
+/// All tensors of a model. The manifest was validated against the table of names, so a name that is not here is a bug.
+pub(crate) struct Weights(HashMap<String, Weight>);
+
+impl Weights {
+    /// Allocates every tensor, empty.
+    pub(crate) fn allocate(gpu: &Gpu, tensors: &[TensorEntry]) -> Result<Self, RuntimeError> {
+        let mut weights = HashMap::new();
+        for tensor in tensors {
+            let part_rows: Vec<usize> = tensor.parts.iter().map(|part| part.rows).collect();
+            weights.insert(tensor.name.clone(), Weight::allocate(gpu, &tensor.name, tensor.scheme, tensor.shape[1], &part_rows)?);
+        }
+        Ok(Self(weights))
+    }
+
+    /// A weight matrix.
+    pub(crate) fn matrix(&self, name: &str) -> &Weight {
+        self.0.get(name).unwrap_or_else(|| panic!("`{name}` is not in the tensor table"))
+    }
+
+    /// A table as activations: f32 rows in one buffer.
+    pub(crate) fn rows(&self, name: &str) -> Activation {
+        let weight = self.matrix(name);
+        let [part] = &weight.parts[..] else { panic!("table `{name}` is in several parts") };
+        Activation { buffer: part.data.clone(), rows: weight.rows, cols: weight.cols }
+    }
+
+    /// A vector: a table of one row.
+    pub(crate) fn vector(&self, name: &str) -> wgpu::Buffer {
+        self.rows(name).buffer
+    }
+
+    /// A LayerNorm by the name before `.weight` and `.bias`.
+    pub(crate) fn layer_norm(&self, name: &str) -> Norm {
+        Norm {
+            weight: self.vector(&format!("{name}.weight")),
+            bias: Some(self.vector(&format!("{name}.bias"))),
+            epsilon: qwen_vl_format::config::VISION_NORM_EPSILON,
+        }
+    }
+
+    /// A linear layer by the name before `.weight`; with a bias where the model has one.
+    pub(crate) fn linear(&self, name: &str) -> Linear<'_> {
+        let bias = self.0.contains_key(&format!("{name}.bias")).then(|| self.vector(&format!("{name}.bias")));
+        Linear { weight: self.matrix(&format!("{name}.weight")), bias }
+    }
+}
+
+/// A weight with its bias.
+pub(crate) struct Linear<'a> {
+    weight: &'a Weight,
+    bias: Option<wgpu::Buffer>,
+}
+
+impl Linear<'_> {
+    /// The product of `input` with this layer.
+    pub(crate) fn product<'a>(&'a self, input: &'a Activation, output: &'a Activation, epilogue: Epilogue) -> Product<'a> {
+        Product { weight: self.weight, bias: self.bias.as_ref(), input, output, epilogue }
+    }
+}
