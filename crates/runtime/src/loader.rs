@@ -2,9 +2,8 @@
 
 use crate::weights::Weights;
 use crate::{Model, RuntimeError};
-use qwen_vl_format::Manifest;
+use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_kernels::Gpu;
-use sha2::{Digest, Sha256};
 
 /// Choices that fix what a model allocates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +34,7 @@ pub struct ModelLoader {
 /// How far a shard has come.
 struct Shard {
     received: u64,
-    hash: Sha256,
+    hash: ShardHash,
     segments: Vec<Segment>,
     /// The first segment that is not complete.
     next: usize,
@@ -57,7 +56,7 @@ impl ModelLoader {
         let mut shards: Vec<Shard> = manifest
             .shards
             .iter()
-            .map(|_| Shard { received: 0, hash: Sha256::new(), segments: Vec::new(), next: 0, word: Vec::new() })
+            .map(|_| Shard { received: 0, hash: ShardHash::new(), segments: Vec::new(), next: 0, word: Vec::new() })
             .collect();
         for tensor in &manifest.tensors {
             for (part, target) in tensor.parts.iter().zip(&weights.matrix(&tensor.name).parts) {
@@ -92,7 +91,7 @@ impl ModelLoader {
         state.hash.update(bytes);
         state.upload(&self.gpu, bytes);
         if end == entry.bytes && !bytes.is_empty() {
-            let found = hex(&state.hash.finalize_reset());
+            let found = std::mem::take(&mut state.hash).finish();
             if found != entry.sha256 {
                 return Err(RuntimeError::ShardHash { shard: entry.file.clone(), expected: entry.sha256.clone(), found });
             }
@@ -149,8 +148,4 @@ impl Shard {
             self.next += 1;
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

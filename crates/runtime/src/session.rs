@@ -3,11 +3,11 @@
 //! [`Request`], [`Event`] and [`Answer`] are what the command line and the browser exchange with the engine, as JSON.
 
 use crate::{ImageFeatures, Model, RuntimeError, Sampler, SamplingOptions, Trace};
+use qwen_vl_format::ShardHash;
 use qwen_vl_processor::{
     AnswerStream, Chat, DEFAULT_SYSTEM, GroundedObject, GroundingEvent, Orientation, Picture, PictureSize, Prompt, Tokenizer,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 use web_time::Instant;
 
@@ -177,7 +177,7 @@ pub struct Engine {
 
 #[derive(Clone)]
 struct EncodedImage {
-    hash: [u8; 32],
+    hash: String,
     size: PictureSize,
     features: ImageFeatures,
 }
@@ -336,10 +336,10 @@ impl Engine {
             ImageInput::Rgba { width, height, pixels } => Picture::from_rgba(*width, *height, pixels)?,
         };
         let size = PictureSize { width: picture.width(), height: picture.height() };
-        let mut hash = Sha256::new();
-        hash.update(size.width.to_le_bytes());
+        let mut hash = ShardHash::new();
+        hash.update(&size.width.to_le_bytes());
         hash.update(picture.rgb());
-        let hash: [u8; 32] = hash.finalize().into();
+        let hash = hash.finish();
         let found = self.encoded.iter().position(|encoded| encoded.hash == hash);
         let encoded = if let Some(at) = found.filter(|_| trace.is_none()) {
             self.encoded.remove(at)
