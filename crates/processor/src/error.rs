@@ -31,7 +31,9 @@ pub enum ProcessorError {
         expected: u32,
     },
     /// The path does not fit the positions of an image.
-    #[error("the path in `<img>` at character {at} takes {bytes} bytes of UTF-8, an image has room for {limit}: use a shorter path; it starts `{start}`")]
+    #[error(
+        "the path in `<img>` at character {at} takes {bytes} bytes of UTF-8, an image has room for {limit}: use a shorter path; it starts `{start}`"
+    )]
     ImagePathTooLong {
         /// Where `<img>` stands, in characters of the text.
         at: usize,

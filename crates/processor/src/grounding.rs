@@ -127,7 +127,8 @@ const MAX_COORDINATES: usize = 128;
 #[derive(Debug, Clone, Default)]
 struct Reference {
     text: String,
-    start: usize,
+    /// Absent if the name, or its beginning, is in the prompt.
+    start: Option<usize>,
     closed: bool,
 }
 
@@ -161,7 +162,7 @@ impl GroundingParser {
         self.pending.clear();
         self.length = 0;
         if let Some(reference) = &mut self.reference {
-            reference.start = 0;
+            reference.start = reference.text.is_empty().then_some(0);
         }
         self
     }
@@ -202,7 +203,7 @@ impl GroundingParser {
         match tag {
             Tag::RefStart => {
                 self.coordinates = None;
-                self.reference = Some(Reference { start: self.length, ..Reference::default() });
+                self.reference = Some(Reference { start: Some(self.length), ..Reference::default() });
             }
             Tag::RefEnd => {
                 self.coordinates = None;
@@ -246,15 +247,11 @@ impl GroundingParser {
     fn object(&self, kind: ObjectKind, norm: Shape) -> GroundedObject {
         let reference = self.reference.as_ref().filter(|reference| !reference.text.trim().is_empty());
         let units = |text: &str| text.encode_utf16().count();
-        let range = match reference {
-            // A name from the prompt has no place in the answer.
-            Some(reference) if reference.start + units(&reference.text) <= self.length => {
-                let blanks = units(&reference.text) - units(reference.text.trim_start());
-                let start = reference.start + blanks;
-                [start, start + units(reference.text.trim())]
-            }
-            _ => [self.length, self.length],
-        };
+        let place = reference.and_then(|reference| Some((reference.start?, &reference.text)));
+        let range = place.map_or([self.length; 2], |(start, text)| {
+            let start = start + units(text) - units(text.trim_start());
+            [start, start + units(text.trim())]
+        });
         GroundedObject {
             reference: reference.map(|reference| reference.text.trim().to_owned()),
             kind,
@@ -306,5 +303,149 @@ fn points(content: &str) -> Option<Vec<[u32; 2]>> {
             // Some answers leave out the comma between points.
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: [PictureSize; 2] = [PictureSize { width: 10, height: 10 }, PictureSize { width: 640, height: 333 }];
+
+    fn json(raw: &str) -> (String, serde_json::Value) {
+        let grounded = parse_grounding(raw, &SIZES);
+        (grounded.text, serde_json::to_value(grounded.objects).unwrap())
+    }
+
+    #[test]
+    fn objects_in_pixels_of_the_latest_picture() {
+        let (text, objects) = json(
+            "See<ref> Two apples</ref><box>(302,257),(582,671)</box><box>(603,252),(878,642)</box> and<ref> a 🥣</ref><box>(2,269),(304,674)</box>.",
+        );
+        assert_eq!(text, "See Two apples and a 🥣.");
+        assert_eq!(
+            objects,
+            serde_json::json!([
+                {"ref": "Two apples", "kind": "box", "image": 1, "norm": [302, 257, 582, 671], "pixels": [193, 85, 372, 223], "range": [4, 14]},
+                {"ref": "Two apples", "kind": "box", "image": 1, "norm": [603, 252, 878, 642], "pixels": [385, 83, 561, 213], "range": [4, 14]},
+                {"ref": "a 🥣", "kind": "box", "image": 1, "norm": [2, 269, 304, 674], "pixels": [1, 89, 194, 224], "range": [19, 23]},
+            ])
+        );
+    }
+
+    #[test]
+    fn quads_have_four_points() {
+        let (text, objects) = json("sign <quad>(10,10),(90,12),(88,70),(9,66)</quad>");
+        assert_eq!(text, "sign ");
+        assert_eq!(
+            objects,
+            serde_json::json!([{
+                "ref": null, "kind": "quad", "image": 1, "norm": [[10, 10], [90, 12], [88, 70], [9, 66]],
+                "pixels": [[6, 3], [57, 3], [56, 23], [5, 21]], "range": [5, 5],
+            }])
+        );
+    }
+
+    #[test]
+    fn without_pictures_there_are_no_pixels() {
+        let grounded = parse_grounding("<box>(1,2),(3,4)</box>", &[]);
+        assert_eq!((grounded.objects[0].image, grounded.objects[0].pixels), (None, None));
+        assert_eq!(grounded.objects[0].norm, Shape::Box([1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn a_name_holds_for_the_boxes_right_behind_it() {
+        let (_, objects) = json("<ref>a</ref> <box>(1,1),(2,2)</box>\n<box>(3,3),(4,4)</box> then <box>(5,5),(6,6)</box>");
+        let names: Vec<_> = objects.as_array().unwrap().iter().map(|object| object["ref"].as_str()).collect();
+        assert_eq!(names, [Some("a"), Some("a"), None]);
+    }
+
+    #[test]
+    fn malformed_answers_keep_their_text() {
+        for (raw, text, objects) in [
+            ("", "", 0),
+            ("a < b > c", "a < b > c", 0),
+            ("plain <b>bold</b>", "plain <b>bold</b>", 0),
+            ("</box></ref></quad>x", "x", 0),
+            ("<ref>open", "open", 0),
+            ("<ref>a<ref>b</ref><box>(1,2),(3,4)</box>", "ab", 1),
+            ("<box>(1,2),(3,4)", "", 0),
+            ("x<box>y", "xy", 0),
+            ("x<box>y</box>z", "xyz", 0),
+            ("<box>(1,2)</box>", "", 0),
+            ("<box>(1,2),(3,4),(5,6)</box>", "", 0),
+            ("<box>(1,2),(3,)</box>", "", 0),
+            ("<box>(1.5,2),(3,4)</box>", "", 0),
+            ("<box>(1,2),(3,4)</quad>", "", 0),
+            ("<quad>(1,2),(3,4)</quad>", "", 0),
+            ("<box></box><quad></quad><ref></ref>", "", 0),
+            ("<box> ( 1 , 2 ) ( 3 , 4 ) </box>", "", 1),
+            ("<box>(1,2),<box>(1,2),(3,4)</box>", "", 1),
+            ("<box>(1,2)<ref>a</ref><box>(1,2),(3,4)</box>", "a", 1),
+            ("<box>(-5,2),(99999999999,4)</box>", "", 1),
+            ("<box>(1,2),(99999999999999999999999,4)</box>", "", 0),
+            ("x<bo", "x<bo", 0),
+            ("x<", "x<", 0),
+            ("<<box>(1,2),(3,4)</box>", "<", 1),
+            ("<bo<box>(1,2),(3,4)</box>", "<bo", 1),
+        ] {
+            let grounded = parse_grounding(raw, &SIZES);
+            assert_eq!((grounded.text.as_str(), grounded.objects.len()), (text, objects), "{raw}");
+        }
+        let digits = format!("<box>{}", "1".repeat(500));
+        assert_eq!(parse_grounding(&digits, &SIZES).text.len(), 500);
+        let outside = parse_grounding("<box>(-5,2),(9999,4)</box>", &SIZES).objects.remove(0);
+        assert_eq!(outside.norm, Shape::Box([0, 2, 1000, 4]));
+        assert_eq!(outside.pixels, Some(Shape::Box([0, 0, 640, 1])));
+    }
+
+    /// Every way to cut a text in two, and single characters, give what the whole gives, and never a part of a tag.
+    #[test]
+    fn pieces_give_what_the_whole_gives() {
+        let raw = "<ref> 两个苹果</ref><box>(302,257),(582,671)</box> and <quad>(1,2),(3,4),(5,6),(7,8)</quad><<ref>b</ref>.";
+        let whole = parse_grounding(raw, &SIZES);
+        let places: Vec<usize> = raw.char_indices().map(|(at, _)| at).chain([raw.len()]).collect();
+        let halves = places.iter().map(|at| vec![&raw[..*at], &raw[*at..]]);
+        let characters = places.windows(2).map(|pair| &raw[pair[0]..pair[1]]).collect();
+        for pieces in halves.chain([characters]) {
+            let mut parser = GroundingParser::new(&SIZES);
+            let mut grounded = Grounded::default();
+            let mut events: Vec<GroundingEvent> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+            events.extend(parser.finish());
+            for event in events {
+                match event {
+                    GroundingEvent::Text(text) => {
+                        assert!(!text.contains("ref") && !text.contains("box") && !text.contains("(302"), "{text}");
+                        grounded.text.push_str(&text);
+                    }
+                    GroundingEvent::Object(object) => grounded.objects.push(object),
+                }
+            }
+            assert_eq!(grounded, whole, "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_comes_as_soon_as_it_is_closed() {
+        let mut parser = GroundingParser::new(&SIZES);
+        assert_eq!(parser.push("<ref>a</ref><box>(1,2),(3,4)</bo"), [GroundingEvent::Text("a".into())]);
+        assert!(matches!(parser.push("x>").as_slice(), [GroundingEvent::Object(_)]));
+    }
+
+    #[test]
+    fn an_answer_may_begin_inside_a_box() {
+        let mut parser = GroundingParser::new(&SIZES).continuing("<img>a.png</img><ref>the cat</ref><box>");
+        let events = parser.push("(1,2),(3,4)</box>");
+        let [GroundingEvent::Object(object)] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!((object.reference.as_deref(), object.range), (Some("the cat"), [0, 0]));
+        assert_eq!(parser.push("ok"), [GroundingEvent::Text("ok".into())]);
+    }
+
+    #[test]
+    fn an_answer_may_begin_inside_a_name() {
+        let mut parser = GroundingParser::new(&SIZES).continuing("<box>(1,2),(3,4)</box> What is <ref>");
+        let events = parser.push("a cat</ref><box>(1,2),(3,4)</box>");
+        let [GroundingEvent::Text(_), GroundingEvent::Object(object)] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!((object.reference.as_deref(), object.range), (Some("a cat"), [0, 5]));
     }
 }

@@ -84,7 +84,7 @@ pub fn to_list_format(text: &str) -> Vec<ListSegment> {
     while let Some(found) = text[at..].find('<') {
         at += found;
         let tag = TAGS.iter().find(|(start, ..)| text[at..].starts_with(start));
-        let Some((inside, end, make)) = tag.and_then(|(start, end, make)| Some((at + start.len(), *end, make))) else {
+        let Some((inside, end, make)) = tag.map(|(start, end, make)| (at + start.len(), *end, make)) else {
             at += 1;
             continue;
         };

@@ -7,7 +7,7 @@ use std::io::Cursor;
 /// Mean of each channel that the published model was trained with.
 pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of each channel.
-pub const IMAGE_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_1];
+pub const IMAGE_STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 /// Most pixels of a picture that is decoded: 8192×8192, 192 MiB as RGB.
 pub const MAX_PICTURE_PIXELS: u64 = 1 << 26;
 
@@ -194,7 +194,9 @@ fn rgb8(image: DynamicImage) -> Vec<u8> {
         DynamicImage::ImageLumaA8(pixels) => gray(pixels.iter().step_by(2).copied()),
         DynamicImage::ImageLumaA16(pixels) => gray(pixels.iter().step_by(2).map(high)),
         DynamicImage::ImageRgb16(pixels) => pixels.iter().map(high).collect(),
-        DynamicImage::ImageRgba16(pixels) => pixels.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).map(|value| high(&value)).collect(),
+        DynamicImage::ImageRgba16(pixels) => {
+            pixels.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).map(|value| high(&value)).collect()
+        }
         other => other.into_rgb8().into_raw(),
     }
 }

@@ -10,8 +10,21 @@ pub const DEFAULT_QUERIES: usize = 256;
 /// Special tokens without a meaning of their own, after `<|im_end|>`.
 const EXTRAS: u32 = 205;
 const NAMED: [&str; 12] = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<ref>",
+    "</ref>",
+    "<box>",
+    "</box>",
+    "<quad>",
+    "</quad>",
+    "<img>",
+    "</img>",
+    "<imgpad>",
 ];
+/// Bytes of `<|endoftext|>` and `<|extra_204|>`.
+const LONGEST_SPECIAL: usize = 13;
 /// All special tokens.
 const SPECIALS: u32 = NAMED.len() as u32 + EXTRAS;
 
@@ -180,6 +193,11 @@ impl Tokenizer {
         false
     }
 
+    /// Bytes of an ordinary token.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.vocabulary.token(id)
+    }
+
     /// Checks the vocabulary against the id of `<img>` in a model's configuration.
     pub fn check_image_start(&self, expected: u32) -> Result<(), ProcessorError> {
         let found = self.special.img_start;
@@ -226,7 +244,7 @@ impl Tokenizer {
             });
         }
         ids.push(self.special.img_start);
-        // The byte's value is the id, not the id of that byte's token: see `CONVENTIONS`, "Images in the token stream".
+        // The byte's value is the id, not the id of that byte's token (`tokenization_qwen.py`, `_encode_imgurl`).
         ids.extend(path.bytes().map(u32::from));
         ids.extend(std::iter::repeat_n(self.special.imgpad, self.queries - path.len()));
         ids.push(self.special.img_end);
@@ -242,8 +260,10 @@ impl Tokenizer {
         loop {
             // Every special token starts with its only `<` and ends with its only `>`.
             let start = from + text[from..].find('<')?;
-            let end = start + text[start..].find('>')? + 1;
-            if let Some(id) = self.special.id(&text[start..end]).filter(|id| self.special.allowed(*id, allowed)) {
+            let end = text[start..].bytes().take(LONGEST_SPECIAL).position(|byte| byte == b'>').map(|length| start + length + 1);
+            if let Some(end) = end
+                && let Some(id) = self.special.id(&text[start..end]).filter(|id| self.special.allowed(*id, allowed))
+            {
                 return Some((id, start..end));
             }
             from = start + 1;

@@ -29,9 +29,7 @@ impl Vocabulary {
                 return Err(ProcessorError::VocabularyLine { line: *line, reason: format!("rank {rank} was given before") });
             }
             if *rank as usize > index {
-                return Err(ProcessorError::Vocabulary {
-                    reason: format!("rank {index} is missing (ranks up to {rank} follow it)"),
-                });
+                return Err(ProcessorError::Vocabulary { reason: format!("rank {index} is missing (ranks up to {rank} follow it)") });
             }
             vocabulary.bytes.extend_from_slice(token);
             vocabulary.ends.push(vocabulary.bytes.len() as u32);
@@ -53,7 +51,10 @@ impl Vocabulary {
         }
         match (0..=u8::MAX).find(|byte| !ranks.contains_key([*byte].as_slice())) {
             Some(byte) => Err(ProcessorError::Vocabulary {
-                reason: format!("{} tokens, and none for the single byte 0x{byte:02x}: the file is cut short or not a vocabulary", self.len()),
+                reason: format!(
+                    "{} tokens, and none for the single byte 0x{byte:02x}: the file is cut short or not a vocabulary",
+                    self.len()
+                ),
             }),
             None => Ok(()),
         }
@@ -170,9 +171,7 @@ mod tests {
 
     fn single_bytes() -> String {
         const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        (0..256usize)
-            .map(|byte| format!("{}{}== {byte}\n", LETTERS[byte >> 2] as char, LETTERS[(byte & 3) << 4] as char))
-            .collect()
+        (0..256usize).map(|byte| format!("{}{}== {byte}\n", LETTERS[byte >> 2] as char, LETTERS[(byte & 3) << 4] as char)).collect()
     }
 
     fn error(file: &str) -> String {
@@ -194,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_token_that_can_not_arise_has_no_merge() {
-        // `abcd` is there, and neither `abc` nor `bcd`, nor `ab` with `cd`: only the whole word gives it.
+        // `abcd` is there, and no pair of tokens that leads to it: only a word that is just `abcd` gives it.
         let vocabulary = Vocabulary::parse((single_bytes() + "YWJjZA== 256").as_bytes()).unwrap();
         assert_eq!(vocabulary.merges(), []);
     }

@@ -1,0 +1,135 @@
+//! Preprocessing of pictures against Pillow's, byte for byte.
+
+mod common;
+
+use common::{data_folders, read, read_json};
+use qwen_vl_processor::{IMAGE_MEAN, IMAGE_STD, Orientation, Picture, ProcessorError};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+#[derive(Deserialize)]
+struct Index {
+    images: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    file: String,
+    size_wh: [u32; 2],
+    decoded_rgb: Option<String>,
+    resized_448: Option<String>,
+    decoded_rgb_sha256: String,
+    resized_448_sha256: String,
+    pixels_probe: Vec<[f64; 4]>,
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn decode(path: &std::path::Path) -> Picture {
+    Picture::decode(&read(path), Orientation::Ignore).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn pictures_are_those_of_the_original() {
+    for folder in data_folders() {
+        let index: Index = read_json(&folder.join("preprocess/index.json"));
+        assert!(index.images.len() >= 8);
+        for entry in index.images {
+            let picture = decode(&folder.join(&entry.file));
+            assert_eq!([picture.width(), picture.height()], entry.size_wh, "{}", entry.file);
+            let picture = if entry.file.ends_with(".jpg") {
+                // JPEG decoders differ by a few units: bounded here, and the rest is compared from the original's bytes.
+                let decoded = decode(&folder.join(entry.decoded_rgb.as_ref().unwrap()));
+                let difference = |(a, b): (&u8, &u8)| a.abs_diff(*b);
+                let largest = picture.rgb().iter().zip(decoded.rgb()).map(difference).max().unwrap();
+                let sum: u64 = picture.rgb().iter().zip(decoded.rgb()).map(difference).map(u64::from).sum();
+                let mean = sum as f64 / decoded.rgb().len() as f64;
+                assert!(largest <= 8 && mean < 0.5, "{}: JPEG values differ by up to {largest}, {mean:.3} on average", entry.file);
+                decoded
+            } else {
+                picture
+            };
+            assert_eq!(sha256(picture.rgb()), entry.decoded_rgb_sha256, "{} decoded", entry.file);
+
+            let resized = picture.resize(448);
+            assert_eq!(sha256(resized.rgb()), entry.resized_448_sha256, "{} resized", entry.file);
+            if let Some(file) = entry.resized_448 {
+                assert_eq!(resized, decode(&folder.join(file)), "{} resized", entry.file);
+            }
+
+            let pixels = picture.pixels(448, IMAGE_MEAN, IMAGE_STD);
+            for [channel, y, x, expected] in entry.pixels_probe {
+                let found = pixels.values()[(channel as usize * 448 + y as usize) * 448 + x as usize];
+                // Nine digits name one f32.
+                assert_eq!(found, expected as f32, "{} channel {channel} ({x},{y})", entry.file);
+            }
+        }
+    }
+}
+
+#[test]
+fn patches_are_in_the_order_of_the_weights() {
+    let side = 4;
+    let rgb = (0..48).collect();
+    let picture = Picture::from_rgb(side, side, rgb).unwrap();
+    let pixels = picture.pixels(side as usize, [0.0; 3], [1.0 / 255.0; 3]);
+    let rows = pixels.patches(2, 16);
+    assert_eq!(rows.len(), 4 * 16);
+    // Patch 1 is at the right of the first row of patches: pixels (2,0), (3,0), (2,1), (3,1), each channel on its own.
+    let expected = [6, 9, 18, 21, 7, 10, 19, 22, 8, 11, 20, 23, 0, 0, 0, 0].map(|value| value as f32);
+    for (found, expected) in rows[16..32].iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-4, "{:?}", &rows[16..32]);
+    }
+}
+
+#[test]
+fn orientation_is_ignored_or_applied() {
+    let bytes = read(&data_folders()[0].join("images/exif_orient6.jpg"));
+    let stored = Picture::decode(&bytes, Orientation::Ignore).unwrap();
+    let turned = Picture::decode(&bytes, Orientation::Apply).unwrap();
+    assert_eq!((stored.width(), stored.height()), (240, 160));
+    assert_eq!((turned.width(), turned.height()), (160, 240));
+    // Orientation 6: the stored picture is turned clockwise, so that its bottom left corner is at the top left.
+    let bottom_left = (159 * 240) * 3;
+    assert_eq!(turned.rgb()[..3], stored.rgb()[bottom_left..bottom_left + 3]);
+}
+
+#[test]
+fn raw_pixels() {
+    let rgba = [1, 2, 3, 0, 4, 5, 6, 255];
+    let picture = Picture::from_rgba(2, 1, &rgba).unwrap();
+    assert_eq!(picture, Picture::from_rgb(2, 1, vec![1, 2, 3, 4, 5, 6]).unwrap());
+    assert_eq!(picture.resize(1).rgb().len(), 3);
+}
+
+#[test]
+fn unusable_pictures_are_named() {
+    let png = read(&data_folders()[0].join("images/tiny_5x3.png"));
+    // A header of 65536×65536, with its checksum.
+    let mut huge = png.clone();
+    huge[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    let checksum = crc32(&huge[12..29]);
+    huge[29..33].copy_from_slice(&checksum.to_be_bytes());
+    for (name, bytes, expected) in [
+        ("empty", &[][..], "it is empty"),
+        ("text", b"not a picture at all", "it does not begin like any of these"),
+        ("cut header", &png[..20], "can not be read"),
+        ("cut data", &png[..png.len() - 30], "can not be read"),
+        ("huge", &huge, "the picture is 65536×65536, 67108864 pixels is the most"),
+    ] {
+        let error = Picture::decode(bytes, Orientation::Ignore).unwrap_err().to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+    let error = Picture::from_rgba(0, 5, &[]).unwrap_err();
+    assert!(matches!(error, ProcessorError::EmptyPicture { width: 0, height: 5 }), "{error}");
+    let error = Picture::from_rgba(2, 2, &[0; 15]).unwrap_err().to_string();
+    assert!(error.contains("a picture of 2×2 has 16 bytes, got 15"), "{error}");
+}
+
+/// The checksum of a PNG chunk.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
