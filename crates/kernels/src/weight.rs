@@ -69,7 +69,8 @@ impl Weight {
             Scheme::F32 => ("f32", include_str!("weight_f32.wgsl"), 32),
             Scheme::F16 => ("f16", include_str!("weight_f16.wgsl"), 32),
             Scheme::Q8 { group_size } => ("q8", include_str!("weight_q8.wgsl"), group_size),
-            Scheme::Q4 { group_size } => ("q4", include_str!("weight_q4.wgsl"), group_size),
+            Scheme::Q4 { group_size } => ("q4", concat!("const EVEN: bool = false;\n", include_str!("weight_q4.wgsl")), group_size),
+            Scheme::Int4 { group_size } => ("int4", concat!("const EVEN: bool = true;\n", include_str!("weight_q4.wgsl")), group_size),
         };
         let blocks_per_scale = group_size / 32;
         let element = match self.scheme {

@@ -12,7 +12,7 @@ use qwen_vl_kernels::rotary::{self, PositionTables};
 use qwen_vl_kernels::{Activation, Dispatch, Gpu, GpuOptions, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode};
 use qwen_vl_testkit::closeness::{assert_close, noise};
 
-const SCHEMES: [Scheme; 8] = [
+const SCHEMES: [Scheme; 9] = [
     Scheme::F32,
     Scheme::F16,
     Scheme::Q8 { group_size: 32 },
@@ -21,6 +21,7 @@ const SCHEMES: [Scheme; 8] = [
     Scheme::Q4 { group_size: 32 },
     Scheme::Q4 { group_size: 64 },
     Scheme::Q4 { group_size: 128 },
+    Scheme::Int4 { group_size: 128 },
 ];
 const EPILOGUES: [Epilogue; 4] = [Epilogue::Store, Epilogue::Accumulate, Epilogue::Gelu, Epilogue::SwiGlu];
 
