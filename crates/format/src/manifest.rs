@@ -345,9 +345,7 @@ impl Manifest {
             if spec.kind == TensorKind::Table && entry.scheme != Scheme::F32 {
                 return scheme("F32: norms, biases and position tables have no other");
             }
-            if let Scheme::Q8 { group_size } | Scheme::Q4 { group_size } = entry.scheme
-                && !GROUP_SIZES.contains(&group_size)
-            {
+            if entry.scheme.group_size().is_some_and(|group_size| !GROUP_SIZES.contains(&(group_size as u32))) {
                 return scheme("groups of 32, 64 or 128");
             }
         }
