@@ -1,1 +1,195 @@
-//! Placeholder.
+//! The wasm edge of Qwen-VL Web: the runtime as three small JavaScript classes.
+//!
+//! It is private to the npm package, whose hand-written TypeScript faces users. JavaScript fetches and passes bytes in;
+//! nothing here touches the network or the DOM. Errors are converted once, in [`error`], to objects with a stable `code`.
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
+mod error;
+
+use error::{EdgeError, invalid_argument};
+use js_sys::{Float32Array, Function};
+use qwen_vl_format::Manifest;
+use qwen_vl_processor::Orientation;
+use qwen_vl_runtime::session::{Engine as Session, ImageInput, Request};
+use qwen_vl_runtime::{Gpu, GpuOptions, ModelLoader, ModelOptions};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use wasm_bindgen::prelude::*;
+
+thread_local! {
+    static ON_PANIC: RefCell<Option<Function>> = const { RefCell::new(None) };
+}
+
+/// Runs once when the module is instantiated.
+#[wasm_bindgen(start)]
+fn start() {
+    // A panic in a future is a trap that no promise reports: tell JavaScript before it comes.
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.to_string();
+        ON_PANIC.with_borrow(|callback| {
+            if let Some(callback) = callback {
+                // The callback's own failure would have nowhere to go.
+                let _ = callback.call1(&JsValue::UNDEFINED, &JsValue::from_str(&message));
+            }
+        });
+    }));
+}
+
+/// Calls `callback` with the message when Rust panics. The module must not be used after that.
+#[wasm_bindgen(js_name = onPanic)]
+pub fn on_panic(callback: Function) {
+    ON_PANIC.set(Some(callback));
+}
+
+/// Choices made at load.
+#[derive(Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LoadOptions {
+    context_length: usize,
+    force_fallback_adapter: bool,
+    low_power: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { context_length: ModelOptions::default().context_length, force_fallback_adapter: false, low_power: false }
+    }
+}
+
+/// What the adapter says of itself.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Adapter {
+    name: String,
+    driver: String,
+    backend: String,
+    max_binding_bytes: u64,
+}
+
+/// A model on its way to the GPU.
+#[wasm_bindgen]
+pub struct Loader(ModelLoader);
+
+#[wasm_bindgen]
+impl Loader {
+    /// Checks the manifest, takes a GPU device and allocates the weights.
+    pub async fn create(manifest_json: String, options: JsValue) -> Result<Loader, JsValue> {
+        let options: LoadOptions = from_js("load options", options)?;
+        let manifest = Manifest::from_json(&manifest_json).map_err(EdgeError::from)?;
+        let gpu_options =
+            GpuOptions { force_fallback: options.force_fallback_adapter, low_power: options.low_power, ..GpuOptions::default() };
+        let gpu = Gpu::request(gpu_options).await.map_err(EdgeError::from)?;
+        let model_options = ModelOptions { context_length: options.context_length, ..ModelOptions::default() };
+        Ok(Self(ModelLoader::new(gpu, manifest, model_options).map_err(EdgeError::from)?))
+    }
+
+    /// Takes the next bytes of a shard straight to the GPU.
+    pub fn write(&mut self, shard: usize, bytes: &[u8]) -> Result<(), JsValue> {
+        Ok(self.0.write(shard, bytes).map_err(EdgeError::from)?)
+    }
+
+    /// Makes the model once every shard has come whole. `vocabulary` is the manifest's tokenizer file.
+    pub async fn finish(self, vocabulary: Vec<u8>) -> Result<Engine, JsValue> {
+        let model = self.0.finish().await.map_err(EdgeError::from)?;
+        Ok(Engine(Session::new(model, &vocabulary).map_err(EdgeError::from)?))
+    }
+}
+
+/// Pictures of a request, in the order of its `<img>` tags.
+#[wasm_bindgen]
+#[derive(Default)]
+pub struct Images(Vec<ImageInput>);
+
+#[wasm_bindgen]
+impl Images {
+    /// No pictures yet.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a PNG, JPEG, WebP, GIF or BMP file. With `upright`, a photo's EXIF orientation is applied.
+    #[wasm_bindgen(js_name = pushEncoded)]
+    pub fn push_encoded(&mut self, bytes: Vec<u8>, upright: bool) {
+        let orientation = if upright { Orientation::Apply } else { Orientation::Ignore };
+        self.0.push(ImageInput::Encoded { bytes, orientation });
+    }
+
+    /// Adds pixels, four bytes each, not premultiplied.
+    #[wasm_bindgen(js_name = pushRgba)]
+    pub fn push_rgba(&mut self, width: u32, height: u32, pixels: Vec<u8>) {
+        self.0.push(ImageInput::Rgba { width, height, pixels });
+    }
+}
+
+/// A loaded model with its processor. One request at a time.
+#[wasm_bindgen]
+pub struct Engine(Session);
+
+#[wasm_bindgen]
+impl Engine {
+    /// Answers a request. `on_event` is called with every event and stops the answer by returning `false`.
+    pub async fn ask(&mut self, request: JsValue, images: Images, on_event: Function) -> Result<JsValue, JsValue> {
+        let request: Request = from_js("request", request)?;
+        let mut thrown = None;
+        let mut listen = |event| match to_js(&event).and_then(|event| on_event.call1(&JsValue::UNDEFINED, &event)) {
+            Ok(verdict) if verdict == JsValue::FALSE => ControlFlow::Break(()),
+            Ok(_) => ControlFlow::Continue(()),
+            Err(error) => {
+                thrown = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        let answer = self.0.ask(&request, &images.0, &mut listen, None).await.map_err(EdgeError::from)?;
+        match thrown {
+            Some(error) => Err(error),
+            None => to_js(&answer),
+        }
+    }
+
+    /// The logits that the latest token was chosen from.
+    pub async fn logits(&self) -> Result<Float32Array, JsValue> {
+        let logits = self.0.model().logits().await.map_err(EdgeError::from)?;
+        Ok(Float32Array::from(&logits[..]))
+    }
+
+    /// The adapter that the model runs on.
+    #[wasm_bindgen(getter)]
+    pub fn adapter(&self) -> Result<JsValue, JsValue> {
+        let gpu = self.0.model().gpu();
+        let (info, limits) = (gpu.info(), gpu.device().limits());
+        to_js(&Adapter {
+            name: info.name.clone(),
+            driver: info.driver.clone(),
+            backend: info.backend.to_string(),
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+        })
+    }
+
+    /// Bytes of all GPU buffers.
+    #[wasm_bindgen(getter, js_name = gpuBytes)]
+    pub fn gpu_bytes(&self) -> f64 {
+        self.0.model().gpu().allocated_bytes() as f64
+    }
+
+    /// Longest sequence of prompt and answer, tokens.
+    #[wasm_bindgen(getter, js_name = contextLength)]
+    pub fn context_length(&self) -> usize {
+        self.0.model().context_length()
+    }
+
+    /// Gives the GPU memory back at once; the engine is gone.
+    pub fn destroy(self) {
+        self.0.model().gpu().device().destroy();
+    }
+}
+
+fn from_js<T: for<'de> Deserialize<'de>>(what: &str, value: JsValue) -> Result<T, JsValue> {
+    serde_wasm_bindgen::from_value(value).map_err(|error| invalid_argument(format!("{what}: {error}")).into())
+}
+
+fn to_js<T: Serialize>(value: &T) -> Result<JsValue, JsValue> {
+    // `json_compatible`: plain objects and `null`, as the TypeScript types say.
+    value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).map_err(Into::into)
+}
