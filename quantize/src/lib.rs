@@ -1,1 +1,134 @@
-//! Placeholder.
+//! Converts a Qwen-VL checkpoint (a Hugging Face folder) into a web checkpoint (`crates/format/FORMAT.md`).
+//!
+//! The way of the data: [`source`] finds the tensors in safetensors or pickled files, `convert` gives our tensors' rows from
+//! them, `plan` decides where every byte goes, `write` encodes rows and writes shards with all cores. Weights are read,
+//! encoded and written in slices: memory holds a shard for each core, never a tensor.
+
+mod convert;
+mod licence;
+mod options;
+mod plan;
+mod rows;
+pub mod source;
+mod web;
+mod write;
+
+pub use convert::original_tensors;
+pub use options::{Event, Options, Rule, SchemeName, Summary, TensorTotal, WriteOptions};
+pub use web::{WebCheckpoint, dequantized};
+
+use anyhow::{Context, Result, ensure};
+use convert::Converter;
+use qwen_vl_format::ModelConfig;
+use qwen_vl_format::manifest::{FORMAT_NAME, FORMAT_VERSION, GenerationConfig, Manifest, ProcessorConfig, Provenance};
+use source::Source;
+use std::path::Path;
+use write::OutputFolder;
+
+/// The vocabulary's file name, in the source and in the web checkpoint.
+const TOKENIZER_FILE: &str = "qwen.tiktoken";
+/// `visual.py`, class `VisionTransformer`: fixed, in no config file.
+const IMAGE_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+const IMAGE_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
+
+/// Converts a Hugging Face folder into a web checkpoint. The output folder appears when it is whole.
+pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summary> {
+    let source_dir = &options.source;
+    ensure!(source_dir.is_dir(), "{} is not a folder", source_dir.display());
+    // The configuration first: another model's folder should be refused as such, not for a missing tensor.
+    let config = read_config(source_dir)?;
+    let generation = read_generation_config(source_dir, &config)?;
+    let tokenizer_path = source_dir.join(TOKENIZER_FILE);
+    let tokenizer = std::fs::read(&tokenizer_path)
+        .with_context(|| format!("can not read the vocabulary {} (it comes with the published checkpoint)", tokenizer_path.display()))?;
+    convert::check_tokenizer(&config, &tokenizer).with_context(|| format!("{} does not fit", tokenizer_path.display()))?;
+
+    let source = Source::open(source_dir)?;
+    let converter = Converter::new(&source, &config)?;
+    let plan = plan::plan(&config, |spec| options.scheme_of(spec))?;
+    events(Event::Start { weights: plan.tensors.iter().map(|tensor| (tensor.shape[0] * tensor.shape[1]) as u64).sum() });
+
+    let modifications = format!(
+        "The weights of `{}` were changed by quantize {}: renamed, rearranged, position tables resized, and matrices stored as {}.",
+        source_name(source_dir),
+        env!("CARGO_PKG_VERSION"),
+        options.describe()
+    );
+    let mut summary = Summary::new(&plan.tensors);
+    summary.unused_tensors = converter.unused();
+    let folder = OutputFolder::create(&options.out, &options.write)?;
+    let shards = folder.write_shards(&plan, &converter, &options.write, events)?;
+    let mut files = vec![folder.write(TOKENIZER_FILE, &tokenizer)?];
+    for (name, bytes) in licence::files(&source, &modifications)? {
+        files.push(folder.write(name, &bytes)?);
+    }
+    let manifest = Manifest {
+        format: FORMAT_NAME.to_owned(),
+        version: FORMAT_VERSION,
+        config,
+        processor: ProcessorConfig { tokenizer_file: TOKENIZER_FILE.to_owned(), image_mean: IMAGE_MEAN, image_std: IMAGE_STD },
+        generation,
+        provenance: Provenance {
+            converter: concat!("quantize ", env!("CARGO_PKG_VERSION")).to_owned(),
+            source: source_name(source_dir),
+            source_files: source.file_sizes().map(|(name, bytes)| format!("{name} ({bytes} bytes)")).collect(),
+            modifications,
+        },
+        files,
+        shards,
+        tensors: plan.tensors,
+    };
+    folder.write_manifest(&manifest)?;
+    folder.finish()?;
+    summary.finish(&manifest);
+    Ok(summary)
+}
+
+/// The configuration of a Hugging Face folder.
+pub fn read_config(dir: &Path) -> Result<ModelConfig> {
+    let path = dir.join("config.json");
+    let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
+    ModelConfig::from_hf_json(&json).with_context(|| format!("can not convert {}", dir.display()))
+}
+
+/// `generation_config.json` of a folder; where the file or a key is missing, the published values.
+fn read_generation_config(dir: &Path, config: &ModelConfig) -> Result<GenerationConfig> {
+    let path = dir.join("generation_config.json");
+    let value: serde_json::Value = if path.is_file() {
+        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
+        serde_json::from_str(&json).with_context(|| format!("{} is not JSON", path.display()))?
+    } else {
+        serde_json::Value::Object(Default::default())
+    };
+    let wrong = |key: &str| format!("{}: `{key}` is {}", path.display(), value[key]);
+    let number = |key: &str, default: u64| match &value[key] {
+        serde_json::Value::Null => Ok(default),
+        found => found.as_u64().with_context(|| wrong(key)),
+    };
+    // `<|endoftext|>` is the first special token; `<img>` comes 214 ids later.
+    let end_of_text = u64::from(config.visual.image_start_id.saturating_sub(214));
+    let generation = GenerationConfig {
+        chat_format: value["chat_format"].as_str().unwrap_or("chatml").to_owned(),
+        eos_token_id: u32::try_from(number("eos_token_id", end_of_text)?).with_context(|| wrong("eos_token_id"))?,
+        max_new_tokens: number("max_new_tokens", 512)? as usize,
+        max_window_size: number("max_window_size", 6144)? as usize,
+        do_sample: value["do_sample"].as_bool().unwrap_or(true),
+        top_k: number("top_k", 0)? as usize,
+        top_p: value["top_p"].as_f64().unwrap_or(0.3) as f32,
+    };
+    ensure!(["chatml", "raw"].contains(&generation.chat_format.as_str()), "{}, expected `chatml` or `raw`", wrong("chat_format"));
+    ensure!(
+        (generation.eos_token_id as usize) < config.vocab_size,
+        "{}, beyond the vocabulary of {}",
+        wrong("eos_token_id"),
+        config.vocab_size
+    );
+    ensure!(generation.top_p > 0.0 && generation.top_p <= 1.0, "{}, expected above 0, at most 1", wrong("top_p"));
+    Ok(generation)
+}
+
+/// What a checkpoint is called: its folder's name.
+fn source_name(dir: &Path) -> String {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    absolute.file_name().map_or_else(|| "checkpoint".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,318 @@
+//! From the original checkpoint's tensors to the web checkpoint's: names and layouts change here and nowhere else.
+//!
+//! What the original does, as far as it concerns layouts:
+//! - `attn.in_proj` of the vision tower goes head by head: `[q of head 0; k of head 0; v of head 0; q of head 1; …]`;
+//! - `attn_pool.attn.in_proj_weight` of the resampler and `c_attn` of the decoder are thirds: `[all q; all k; all v]`;
+//! - `visual.proj` is `[in, out]`, every other matrix `[out, in]`;
+//! - the gate of the decoder's MLP is `w2`;
+//! - position tables are stored for 16×16 patches and resized when used (`visual.py`, `get_abs_pos`).
+
+use crate::rows::RowSource;
+use crate::source::Source;
+use anyhow::{Context, Result, bail, ensure};
+use qwen_vl_format::config::{POSITION_TABLE_SIDE, VISION_NORM_EPSILON};
+use qwen_vl_format::tensors::tensor_table;
+use qwen_vl_format::{ModelConfig, TensorKind, TensorSpec};
+use std::ops::Range;
+
+/// How a tensor of ours is made from the original's.
+#[derive(Debug, Clone, PartialEq)]
+enum Recipe {
+    /// Rows from `first` on, as they are.
+    Rows { source: String, first: usize },
+    /// `[q; k; v]`, each head by head, from the vision tower's interleaving by head.
+    PerHead { source: String, heads: usize, head_dim: usize },
+    /// Row 2i from `even`, row 2i + 1 from `odd`.
+    Interleaved { even: String, odd: String },
+    /// Rows from columns.
+    Transposed { source: String },
+    /// A position table resized from `from`×`from` to `to`×`to`.
+    Resized { source: String, from: usize, to: usize },
+    /// `ln_q(query) + pos_embed`.
+    Query,
+}
+
+/// A checkpoint of the original, seen as the tensors of [`tensor_table`].
+pub(crate) struct Converter<'a> {
+    source: &'a Source,
+    config: &'a ModelConfig,
+    tensors: Vec<(TensorSpec, Recipe)>,
+}
+
+const RESAMPLER: &str = "transformer.visual.attn_pool";
+
+impl<'a> Converter<'a> {
+    /// Checks that every tensor that the model needs is there, with its shape and a float type.
+    pub(crate) fn new(source: &'a Source, config: &'a ModelConfig) -> Result<Self> {
+        for name in source.names() {
+            ensure!(
+                !name.contains("lora_"),
+                "tensor `{name}`: {} holds an adapter that is not merged; merge it into the model first (`merge_and_unload`)",
+                source.dir().display()
+            );
+        }
+        let tensors: Vec<_> = tensor_table(config)
+            .into_iter()
+            .map(|spec| {
+                let recipe = recipe(config, &spec.name);
+                (spec, recipe)
+            })
+            .collect();
+        for (spec, recipe) in &tensors {
+            for (name, shape) in expected_sources(config, spec, recipe) {
+                source.expect_floats(&name, &shape)?;
+            }
+        }
+        Ok(Self { source, config, tensors })
+    }
+
+    /// Tensors of the source that nothing here uses.
+    pub(crate) fn unused(&self) -> Vec<String> {
+        let used: std::collections::HashSet<String> =
+            self.tensors.iter().flat_map(|(spec, recipe)| expected_sources(self.config, spec, recipe)).map(|(name, _)| name).collect();
+        self.source.names().filter(|name| !used.contains(*name)).map(str::to_owned).collect()
+    }
+
+    fn whole(&self, name: &str, rows: usize, cols: usize) -> Result<Vec<f32>> {
+        self.source.read_floats(name, 0..rows, 0..cols)
+    }
+
+    /// `ln_q(query) + pos_embed`, `[queries, hidden]`: `visual.py`, `Resampler.forward`. No input changes it.
+    fn query(&self) -> Result<Vec<f32>> {
+        let (queries, hidden) = (self.config.visual.n_queries, self.config.hidden_size);
+        let query = self.whole(&format!("{RESAMPLER}.query"), queries, hidden)?;
+        let positions = self.whole(&format!("{RESAMPLER}.pos_embed"), queries, hidden)?;
+        let weight = self.whole(&format!("{RESAMPLER}.ln_q.weight"), hidden, 1)?;
+        let bias = self.whole(&format!("{RESAMPLER}.ln_q.bias"), hidden, 1)?;
+        let mut out = Vec::with_capacity(query.len());
+        for (row, positions) in query.chunks_exact(hidden).zip(positions.chunks_exact(hidden)) {
+            let mean = row.iter().map(|value| f64::from(*value)).sum::<f64>() / hidden as f64;
+            let variance = row.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / hidden as f64;
+            let scale = 1.0 / (variance + f64::from(VISION_NORM_EPSILON)).sqrt();
+            out.extend((0..hidden).map(|col| {
+                let normed = (f64::from(row[col]) - mean) * scale * f64::from(weight[col]) + f64::from(bias[col]);
+                (normed + f64::from(positions[col])) as f32
+            }));
+        }
+        Ok(out)
+    }
+}
+
+impl RowSource for Converter<'_> {
+    fn rows(&self, tensor: usize, rows: Range<usize>) -> Result<Vec<f32>> {
+        let (spec, recipe) = &self.tensors[tensor];
+        let [_, cols] = spec.shape;
+        // A vector of ours is one row; in the source it is a column.
+        let (range, width) = if is_vector(spec) { (0..cols, 1) } else { (rows.clone(), cols) };
+        match recipe {
+            Recipe::Rows { source, first } => self.source.read_floats(source, first + range.start..first + range.end, 0..width),
+            Recipe::PerHead { source, heads, head_dim } => {
+                let mut out = Vec::with_capacity(range.len() * width);
+                let mut row = range.start;
+                while row < range.end {
+                    // Our row is (part, head, d), the source's (head, part, d): runs of one head stay together.
+                    let (part, head, d) = (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
+                    let run = (head_dim - d).min(range.end - row);
+                    let from = (head * 3 + part) * head_dim + d;
+                    out.extend(self.source.read_floats(source, from..from + run, 0..width)?);
+                    row += run;
+                }
+                Ok(out)
+            }
+            Recipe::Interleaved { even, odd } => {
+                let pairs = range.start / 2..range.end.div_ceil(2);
+                let even = self.source.read_floats(even, pairs.clone(), 0..width)?;
+                let odd = self.source.read_floats(odd, pairs.clone(), 0..width)?;
+                let mut out = Vec::with_capacity(range.len() * width);
+                for row in range {
+                    let from = if row % 2 == 0 { &even } else { &odd };
+                    out.extend_from_slice(&from[(row / 2 - pairs.start) * width..][..width]);
+                }
+                Ok(out)
+            }
+            Recipe::Transposed { source } => {
+                let block = self.source.read_floats(source, 0..cols, range.clone())?;
+                Ok((0..range.len()).flat_map(|row| block.iter().skip(row).step_by(range.len()).copied()).collect())
+            }
+            Recipe::Resized { source, from, to } => {
+                let table = resize_table(&self.whole(source, from * from, cols)?, *from, *to, cols);
+                Ok(table[range.start * cols..range.end * cols].to_vec())
+            }
+            Recipe::Query => Ok(self.query()?[range.start * cols..range.end * cols].to_vec()),
+        }
+        .with_context(|| format!("can not make `{}` rows {}..{}", spec.name, rows.start, rows.end))
+    }
+}
+
+/// Whether a tensor of ours is a vector: a table of one row that is a bias or a norm.
+fn is_vector(spec: &TensorSpec) -> bool {
+    spec.kind == TensorKind::Table && (spec.name.ends_with(".bias") || spec.name.ends_with(".weight"))
+}
+
+/// How the tensor of this name of [`tensor_table`] is made.
+fn recipe(config: &ModelConfig, name: &str) -> Recipe {
+    let rows = |source: String| Recipe::Rows { source, first: 0 };
+    let (module, leaf) = name.rsplit_once('.').expect("every name has a module");
+    if let Some(rest) = name.strip_prefix("vision.blocks.") {
+        let (layer, part) = rest.split_once('.').expect("a block's tensor");
+        let block = format!("transformer.visual.transformer.resblocks.{layer}");
+        return match part.rsplit_once('.').expect("a module and its tensor").0 {
+            "attn.qkv" => Recipe::PerHead {
+                source: format!("{block}.attn.in_proj.{leaf}"),
+                heads: config.visual.heads,
+                head_dim: config.vision_head_dim(),
+            },
+            "attn.out" => rows(format!("{block}.attn.out_proj.{leaf}")),
+            "mlp.fc1" => rows(format!("{block}.mlp.c_fc.{leaf}")),
+            "mlp.fc2" => rows(format!("{block}.mlp.c_proj.{leaf}")),
+            norm => rows(format!("{block}.{norm}.{leaf}")),
+        };
+    }
+    if let Some(rest) = name.strip_prefix("decoder.layers.") {
+        let (layer, part) = rest.split_once('.').expect("a layer's tensor");
+        let block = format!("transformer.h.{layer}");
+        return match part.rsplit_once('.').expect("a module and its tensor").0 {
+            "attn_norm" => rows(format!("{block}.ln_1.{leaf}")),
+            "attn.qkv" => rows(format!("{block}.attn.c_attn.{leaf}")),
+            "attn.out" => rows(format!("{block}.attn.c_proj.{leaf}")),
+            "mlp_norm" => rows(format!("{block}.ln_2.{leaf}")),
+            "mlp.gate_up" => Recipe::Interleaved { even: format!("{block}.mlp.w1.{leaf}"), odd: format!("{block}.mlp.w2.{leaf}") },
+            "mlp.down" => rows(format!("{block}.mlp.c_proj.{leaf}")),
+            other => unreachable!("`{other}` of a decoder layer has no recipe"),
+        };
+    }
+    let grid = config.visual.grid();
+    match module {
+        "vision.patch_embedding" => rows(format!("transformer.visual.conv1.{leaf}")),
+        "vision" => Recipe::Resized { source: "transformer.visual.positional_embedding".into(), from: POSITION_TABLE_SIDE, to: grid },
+        "vision.ln_pre" => rows(format!("transformer.visual.ln_pre.{leaf}")),
+        "resampler" if leaf == "query" => Recipe::Query,
+        "resampler" => {
+            // A square number: `ModelConfig::validate`.
+            let from = config.visual.n_queries.isqrt();
+            Recipe::Resized { source: format!("{RESAMPLER}.pos_embed"), from, to: grid }
+        }
+        "resampler.kv_proj" | "resampler.ln_kv" => rows(format!("transformer.visual.attn_pool.{}.{leaf}", &module["resampler.".len()..])),
+        "resampler.attn.q" | "resampler.attn.k" | "resampler.attn.v" => {
+            let third = ["resampler.attn.q", "resampler.attn.k", "resampler.attn.v"].iter().position(|name| *name == module).unwrap_or(0);
+            Recipe::Rows { source: format!("{RESAMPLER}.attn.in_proj_{leaf}"), first: third * config.hidden_size }
+        }
+        "resampler.attn.out" => rows(format!("{RESAMPLER}.attn.out_proj.{leaf}")),
+        "resampler.ln_post" => rows(format!("transformer.visual.ln_post.{leaf}")),
+        "resampler.proj" => Recipe::Transposed { source: "transformer.visual.proj".into() },
+        "decoder.embedding" => rows(format!("transformer.wte.{leaf}")),
+        "decoder.norm" => rows(format!("transformer.ln_f.{leaf}")),
+        "head" => rows(format!("lm_head.{leaf}")),
+        other => unreachable!("`{other}` has no recipe"),
+    }
+}
+
+/// The original's tensors that a recipe reads, with their shapes.
+fn expected_sources(config: &ModelConfig, spec: &TensorSpec, recipe: &Recipe) -> Vec<(String, Vec<usize>)> {
+    let vision = &config.visual;
+    let [rows, cols] = spec.shape;
+    let shape = |rows: usize| if is_vector(spec) { vec![rows] } else { vec![rows, cols] };
+    let count = if is_vector(spec) { cols } else { rows };
+    match recipe {
+        Recipe::Rows { source, .. } if source == "transformer.visual.conv1.weight" => {
+            vec![(source.clone(), vec![vision.width, 3, vision.patch_size, vision.patch_size])]
+        }
+        // One third of a stacked projection.
+        Recipe::Rows { source, .. } if source.contains(".in_proj_") => vec![(source.clone(), shape(3 * config.hidden_size))],
+        Recipe::Rows { source, .. } | Recipe::PerHead { source, .. } => vec![(source.clone(), shape(count))],
+        Recipe::Interleaved { even, odd } => vec![(even.clone(), shape(count / 2)), (odd.clone(), shape(count / 2))],
+        Recipe::Transposed { source } => vec![(source.clone(), vec![cols, rows])],
+        Recipe::Resized { source, from, .. } => vec![(source.clone(), vec![from * from, cols])],
+        Recipe::Query => {
+            [("query", vec![rows, cols]), ("pos_embed", vec![rows, cols]), ("ln_q.weight", vec![cols]), ("ln_q.bias", vec![cols])]
+                .into_iter()
+                .map(|(name, shape)| (format!("{RESAMPLER}.{name}"), shape))
+                .collect()
+        }
+    }
+}
+
+/// Every tensor of the original with this configuration: name and shape, in the order of the module tree of ours.
+pub fn original_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let mut seen = std::collections::HashSet::new();
+    let all = tensor_table(config).into_iter().flat_map(|spec| expected_sources(config, &spec, &recipe(config, &spec.name)));
+    all.filter(|(name, _)| seen.insert(name.clone())).collect()
+}
+
+/// Resizes a table `[from × from, width]` to `[to × to, width]` by bicubic interpolation with a = −0.75, half-pixel centres,
+/// clamped borders and no antialiasing: what `F.interpolate(mode="bicubic", align_corners=False)` does.
+pub(crate) fn resize_table(table: &[f32], from: usize, to: usize, width: usize) -> Vec<f32> {
+    if from == to {
+        return table.to_vec();
+    }
+    let taps: Vec<[(usize, f64); 4]> = (0..to).map(|index| cubic_taps(index, from, to)).collect();
+    let mut out = Vec::with_capacity(to * to * width);
+    for y in &taps {
+        for x in &taps {
+            out.extend((0..width).map(|channel| {
+                let row =
+                    |row: usize| x.iter().map(|(col, weight)| weight * f64::from(table[(row * from + col) * width + channel])).sum::<f64>();
+                y.iter().map(|(at, weight)| weight * row(*at)).sum::<f64>() as f32
+            }));
+        }
+    }
+    out
+}
+
+/// Source positions and weights of one output position along one axis.
+fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f64); 4] {
+    const A: f64 = -0.75;
+    let centre = (index as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+    let first = centre.floor();
+    let t = centre - first;
+    let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
+    let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
+    std::array::from_fn(|tap| {
+        let position = (first as i64 + tap as i64 - 1).clamp(0, from as i64 - 1);
+        (position as usize, weights[tap])
+    })
+}
+
+/// Checks the vocabulary file: lines of a base64 string and its rank, ranks counted from 0, `<img>` where the configuration has it.
+pub(crate) fn check_tokenizer(config: &ModelConfig, bytes: &[u8]) -> Result<()> {
+    /// `<img>` comes after the ranks, `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`, 205 extras and the six tags of ref, box and quad.
+    const SPECIALS_BEFORE_IMG: usize = 214;
+    let text = std::str::from_utf8(bytes).context("it is not text")?;
+    let mut ranks = 0;
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [token, rank] = fields[..] else {
+            bail!("line {} has {} fields, expected a base64 string and a rank", index + 1, fields.len())
+        };
+        let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        ensure!(token.len().is_multiple_of(4) && token.bytes().all(base64), "line {}: `{token}` is not base64", index + 1);
+        ensure!(rank.parse() == Ok(ranks), "line {} has rank `{rank}`, expected {ranks}", index + 1);
+        ranks += 1;
+    }
+    let image_start = ranks + SPECIALS_BEFORE_IMG;
+    ensure!(
+        image_start == config.visual.image_start_id as usize,
+        "it has {ranks} ranks, which makes {image_start} the id of `<img>`; config.json says visual.image_start_id = {}",
+        config.visual.image_start_id
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resize_keeps_constants_and_the_middle() {
+        let flat = resize_table(&[2.5; 16 * 16], 16, 32, 1);
+        assert!(flat.iter().all(|value| (value - 2.5).abs() < 1e-6));
+        // A linear ramp stays one away from the clamped borders.
+        let ramp: Vec<f32> = (0..256).map(|i| (i % 16) as f32).collect();
+        let resized = resize_table(&ramp, 16, 32, 1);
+        for x in 8..24 {
+            let want = (x as f32 + 0.5) / 2.0 - 0.5;
+            assert!((resized[16 * 32 + x] - want).abs() < 1e-5, "column {x}: {} for {want}", resized[16 * 32 + x]);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the weights' licence asks of a folder with changed weights: the agreement, a notice, and a statement that they were changed.
+
+use crate::source::Source;
+use anyhow::{Context, Result};
+
+/// The licence files of an output folder, by name.
+pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let licence = first_of(source, &["LICENSE", "LICENSE.txt", "LICENSE.md", "License", "LICENCE"])?;
+    let notice = first_of(source, &["NOTICE", "NOTICE.txt", "NOTICE.md", "Notice"])?;
+    let mut text = match notice {
+        Some((_, bytes)) => String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n\n",
+        None => String::new(),
+    };
+    // The sentence that section 3(c) of the agreement prescribes.
+    const TONGYI: &str =
+        "Tongyi Qianwen is licensed under the Tongyi Qianwen LICENSE AGREEMENT, Copyright (c) Alibaba Cloud. All Rights Reserved.";
+    let tongyi = licence.as_ref().is_some_and(|(_, bytes)| String::from_utf8_lossy(bytes).contains("Tongyi Qianwen"));
+    if tongyi && !text.contains(TONGYI) {
+        text += &format!("{TONGYI}\n\n");
+    }
+    if licence.is_none() {
+        text += &format!(
+            "No licence file came with the converted checkpoint. If its weights derive from the published Qwen-VL, this applies to them:\n\
+             {TONGYI}\n\
+             That agreement asks for a copy of itself to be passed on with the weights.\n\n"
+        );
+    }
+    text += "The weights in this folder were changed: see MODIFICATIONS.\n";
+
+    let mut files = Vec::new();
+    if let Some((_, bytes)) = licence {
+        files.push(("LICENSE", bytes));
+    }
+    files.push(("NOTICE", text.into_bytes()));
+    files.push(("MODIFICATIONS", format!("{modifications}\n").into_bytes()));
+    Ok(files)
+}
+
+/// The first of the named files that the source has.
+fn first_of(source: &Source, names: &[&'static str]) -> Result<Option<(&'static str, Vec<u8>)>> {
+    let Some(name) = names.iter().find(|name| source.path(name).is_file()) else { return Ok(None) };
+    let bytes = std::fs::read(source.path(name)).with_context(|| format!("can not read {}", source.path(name).display()))?;
+    Ok(Some((name, bytes)))
+}

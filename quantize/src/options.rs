@@ -1,0 +1,243 @@
+//! What a conversion is asked to do and what it says about itself.
+
+use anyhow::{Context, Result, bail, ensure};
+use qwen_vl_format::block::GROUP_SIZES;
+use qwen_vl_format::manifest::{Manifest, TensorEntry};
+use qwen_vl_format::{Scheme, TensorSpec};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// A scheme without its group size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SchemeName {
+    /// 4 bits a weight and a scale for each group
+    Q4,
+    /// 8 bits a weight and a scale for each group
+    Q8,
+    /// Half precision
+    F16,
+    /// Single precision: exact
+    F32,
+}
+
+impl SchemeName {
+    /// The scheme with groups of this size.
+    pub fn with_group_size(self, group_size: u32) -> Scheme {
+        match self {
+            Self::Q4 => Scheme::Q4 { group_size },
+            Self::Q8 => Scheme::Q8 { group_size },
+            Self::F16 => Scheme::F16,
+            Self::F32 => Scheme::F32,
+        }
+    }
+}
+
+/// Stores some matrices in a scheme of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// A tensor's name or the beginning of one up to a dot: `vision`, `decoder.layers.0`, `head`.
+    pub module: String,
+    /// How its matrices are stored.
+    pub scheme: SchemeName,
+}
+
+impl Rule {
+    /// Reads `MODULE=SCHEME`. The original's names of the two large matrices work too.
+    pub fn parse(text: &str) -> Result<Self> {
+        let (module, scheme) = text.split_once('=').with_context(|| format!("`{text}` is not MODULE=SCHEME"))?;
+        let scheme = clap::ValueEnum::from_str(scheme, true).map_err(|_| anyhow::anyhow!("`{scheme}` is not q4, q8, f16 or f32"))?;
+        let module = match module {
+            "lm_head" => "head",
+            "wte" | "embedding" => "decoder.embedding",
+            "" => bail!("`{text}` names no module"),
+            other => other,
+        };
+        Ok(Self { module: module.to_owned(), scheme })
+    }
+
+    fn applies_to(&self, name: &str) -> bool {
+        name.strip_prefix(&self.module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
+
+/// How files are written.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct WriteOptions {
+    /// Replace an output folder that has something in it.
+    pub force: bool,
+    /// Go on where an interrupted run with the same options stopped.
+    pub resume: bool,
+    /// Store NaN and infinite weights as zero instead of refusing them.
+    pub allow_nonfinite: bool,
+    /// Cores to use; all by default.
+    pub threads: Option<usize>,
+}
+
+/// A conversion.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// The Hugging Face folder.
+    pub source: PathBuf,
+    /// The folder to make.
+    pub out: PathBuf,
+    /// How matrices are stored where no rule says otherwise.
+    pub scheme: SchemeName,
+    /// Weights that share a scale, in q4 and q8.
+    pub group_size: u32,
+    /// Exceptions; the last one that applies counts.
+    pub rules: Vec<Rule>,
+    /// How files are written.
+    pub write: WriteOptions,
+}
+
+impl Options {
+    /// A conversion to 4 bits in groups of 32.
+    pub fn new(source: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
+        Self {
+            source: source.into(),
+            out: out.into(),
+            scheme: SchemeName::Q4,
+            group_size: 32,
+            rules: Vec::new(),
+            write: WriteOptions::default(),
+        }
+    }
+
+    /// The same with another scheme.
+    pub fn scheme(mut self, scheme: SchemeName) -> Self {
+        self.scheme = scheme;
+        self
+    }
+
+    /// The same with another group size.
+    pub fn group_size(mut self, group_size: u32) -> Result<Self> {
+        ensure!(GROUP_SIZES.contains(&group_size), "group size {group_size}, expected 32, 64 or 128");
+        self.group_size = group_size;
+        Ok(self)
+    }
+
+    /// How a matrix is stored: the last rule that names it; else the patch embedding is at least f16, because it is small
+    /// (2 MB of the full model) and every pixel goes through it; else the default.
+    pub(crate) fn scheme_of(&self, spec: &TensorSpec) -> Scheme {
+        let named = self.rules.iter().rev().find(|rule| rule.applies_to(&spec.name)).map(|rule| rule.scheme);
+        let scheme = named.unwrap_or(match self.scheme {
+            SchemeName::Q4 | SchemeName::Q8 if spec.name == "vision.patch_embedding.weight" => SchemeName::F16,
+            scheme => scheme,
+        });
+        scheme.with_group_size(self.group_size)
+    }
+
+    /// The schemes in words.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = describe_scheme(self.scheme.with_group_size(self.group_size));
+        for rule in &self.rules {
+            text += &format!(", {} as {}", rule.module, describe_scheme(rule.scheme.with_group_size(self.group_size)));
+        }
+        text
+    }
+}
+
+/// A scheme in words: `q4 in groups of 32`.
+pub(crate) fn describe_scheme(scheme: Scheme) -> String {
+    match scheme {
+        Scheme::F32 => "f32".to_owned(),
+        Scheme::F16 => "f16".to_owned(),
+        Scheme::Q8 { group_size } => format!("q8 in groups of {group_size}"),
+        Scheme::Q4 { group_size } => format!("q4 in groups of {group_size}"),
+        Scheme::Int4 { group_size } => format!("int4 in groups of {group_size}"),
+    }
+}
+
+/// What happens during a conversion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The work begins.
+    Start {
+        /// Weights in all.
+        weights: u64,
+    },
+    /// So many more weights are done.
+    Weights(u64),
+    /// A shard is on the disk.
+    Shard {
+        /// Its name.
+        file: String,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// Weights and bytes in one scheme.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TensorTotal {
+    /// The scheme in words.
+    pub scheme: String,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Number of weights.
+    pub weights: u64,
+    /// Stored bytes, scales and padding included.
+    pub bytes: u64,
+}
+
+/// What a conversion made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Number of weights.
+    pub weights: u64,
+    /// Totals by scheme, largest first.
+    pub schemes: Vec<TensorTotal>,
+    /// Number of shards.
+    pub shards: usize,
+    /// Bytes of all shards.
+    pub shard_bytes: u64,
+    /// Bytes of everything, without the manifest.
+    pub bytes: u64,
+    /// Bits a weight over all shards.
+    pub bits_per_weight: f64,
+    /// Tensors of the source that the model does not have.
+    pub unused_tensors: Vec<String>,
+}
+
+impl Summary {
+    pub(crate) fn new(tensors: &[TensorEntry]) -> Self {
+        let mut schemes: Vec<TensorTotal> = Vec::new();
+        for tensor in tensors {
+            let scheme = describe_scheme(tensor.scheme);
+            let [rows, cols] = tensor.shape;
+            let at = schemes.iter().position(|total| total.scheme == scheme).unwrap_or_else(|| {
+                schemes.push(TensorTotal { scheme, tensors: 0, weights: 0, bytes: 0 });
+                schemes.len() - 1
+            });
+            let total = &mut schemes[at];
+            total.tensors += 1;
+            total.weights += (rows * cols) as u64;
+            total.bytes += rows as u64 * (tensor.scheme.row_data_bytes(cols) + tensor.scheme.row_scale_bytes(cols)) as u64;
+        }
+        schemes.sort_by_key(|total| std::cmp::Reverse(total.bytes));
+        let weights = schemes.iter().map(|total| total.weights).sum();
+        Self {
+            tensors: tensors.len(),
+            weights,
+            schemes,
+            shards: 0,
+            shard_bytes: 0,
+            bytes: 0,
+            bits_per_weight: 0.0,
+            unused_tensors: Vec::new(),
+        }
+    }
+
+    pub(crate) fn finish(&mut self, manifest: &Manifest) {
+        self.shards = manifest.shards.len();
+        self.shard_bytes = manifest.shard_bytes();
+        self.bytes = self.shard_bytes + manifest.files.iter().map(|file| file.bytes).sum::<u64>();
+        self.bits_per_weight = self.shard_bytes as f64 * 8.0 / self.weights as f64;
+    }
+}

@@ -1,0 +1,337 @@
+//! A Hugging Face folder: which tensors it has and where their bytes are. Nothing is loaded before it is asked for.
+
+pub(crate) mod file;
+pub mod pickle;
+pub(crate) mod safetensors;
+pub(crate) mod zip;
+
+use anyhow::{Context, Result, bail, ensure};
+use file::InputFile;
+use half::slice::HalfFloatSliceExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Element type of a source tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Packed words of a GPTQ checkpoint.
+    I32,
+    /// A type that no weight of this model has; the tensor may be there but can not be used.
+    Other(&'static str),
+}
+
+impl Dtype {
+    /// Bytes of an element.
+    pub(crate) fn size(self) -> Option<usize> {
+        match self {
+            Self::F32 | Self::I32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The type's name in the safetensors format.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::I32 => "I32",
+            Self::Other(name) => name,
+        }
+    }
+
+    fn known_name(name: &str) -> &'static str {
+        const NAMES: [&str; 10] = ["F64", "I64", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL", "F8_E4M3"];
+        NAMES.into_iter().find(|known| *known == name).unwrap_or("of an unknown type")
+    }
+}
+
+/// Where a tensor's elements are.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceTensor {
+    pub file: usize,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Steps in elements where the elements do not simply follow each other.
+    pub strides: Option<Vec<usize>>,
+    /// Byte of the first element in the file.
+    pub offset: u64,
+}
+
+/// The weights of a Hugging Face folder.
+#[derive(Debug)]
+pub struct Source {
+    dir: PathBuf,
+    files: Vec<InputFile>,
+    tensors: BTreeMap<String, SourceTensor>,
+}
+
+impl Source {
+    /// Opens every weight file of the folder and reads its directory of tensors.
+    pub fn open(dir: &Path) -> Result<Self> {
+        ensure!(dir.is_dir(), "{} is not a folder", dir.display());
+        let index = ["model.safetensors.index.json", "pytorch_model.bin.index.json"].into_iter().find(|name| dir.join(name).is_file());
+        // A single file beats an index of the other kind, as safetensors beat pickles.
+        let index = index.filter(|name| !(name.ends_with(".bin.index.json") && dir.join("model.safetensors").is_file()));
+        let weight_map = index.map(|name| read_index(&dir.join(name))).transpose()?;
+        let names = match &weight_map {
+            Some(map) => map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            None => weight_files(dir)?,
+        };
+
+        let mut source = Self { dir: dir.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        for name in names {
+            let file = InputFile::open(&dir.join(&name))?;
+            let tensors = if name.ends_with(".safetensors") {
+                safetensors::read_header(&file, source.files.len())
+            } else {
+                read_torch_archive(&file, source.files.len())
+            };
+            for (tensor_name, tensor) in tensors.with_context(|| format!("can not read the tensors of {}", file.path().display()))? {
+                if let Some(map) = &weight_map {
+                    let listed = map.get(&tensor_name).map(String::as_str).unwrap_or("no file");
+                    ensure!(
+                        listed == name,
+                        "the index disagrees with the files: tensor `{tensor_name}` is in {name}, the index {} says {listed}",
+                        index.unwrap_or_default()
+                    );
+                }
+                if let Some(other) = source.tensors.insert(tensor_name.clone(), tensor) {
+                    bail!("tensor `{tensor_name}` is in {name} and in {}", source.files[other.file].name());
+                }
+            }
+            source.files.push(file);
+        }
+        if let Some(missing) = weight_map.iter().flatten().find(|(tensor, _)| !source.tensors.contains_key(*tensor)) {
+            bail!("the index disagrees with the files: tensor `{}` is not in {}", missing.0, missing.1);
+        }
+        Ok(source)
+    }
+
+    /// Path of a file of the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Name and size of each weight file.
+    pub(crate) fn file_sizes(&self) -> impl Iterator<Item = (String, u64)> {
+        self.files.iter().map(|file| (file.name(), file.len()))
+    }
+
+    /// Names of all tensors, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<&SourceTensor> {
+        self.tensors.get(name).with_context(|| format!("tensor `{name}` is missing in {}", self.dir.display()))
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Checks that a tensor is there with this shape and elements of a float type.
+    pub(crate) fn expect_floats(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let dtype = self.expect_shape(name, shape)?.dtype;
+        ensure!(
+            matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16),
+            "tensor `{name}` has elements of type {}, expected F32, F16 or BF16",
+            dtype.name()
+        );
+        Ok(())
+    }
+
+    /// Checks that a tensor is there with this shape.
+    pub(crate) fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<&SourceTensor> {
+        let tensor = self.get(name)?;
+        ensure!(
+            tensor.shape == shape,
+            "tensor `{name}` in {} has shape {:?}, config.json asks for {shape:?}",
+            self.files[tensor.file].name(),
+            tensor.shape
+        );
+        Ok(tensor)
+    }
+
+    /// Elements of a tensor seen as a matrix: `rows` and `cols` of its first dimension by all the others.
+    /// Vectors are matrices of one column.
+    pub(crate) fn read_floats(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<f32>> {
+        let tensor = self.get(name)?;
+        let bytes = self.read_bytes(tensor, rows, cols).with_context(|| format!("tensor `{name}`"))?;
+        Ok(match tensor.dtype {
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            Dtype::Bf16 => bytes.as_chunks().0.iter().map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)).collect(),
+            Dtype::F16 => {
+                // Over the slice, because one by one each conversion would ask the processor what it can do.
+                let halves: Vec<half::f16> = bytes.as_chunks().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes)).collect();
+                halves.to_f32_vec()
+            }
+            Dtype::I32 | Dtype::Other(_) => bail!("tensor `{name}` has elements of type {}", tensor.dtype.name()),
+        })
+    }
+
+    /// All elements of a tensor of packed words.
+    pub(crate) fn read_words(&self, name: &str) -> Result<Vec<i32>> {
+        let tensor = self.get(name)?;
+        ensure!(tensor.dtype == Dtype::I32, "tensor `{name}` has elements of type {}, expected I32", tensor.dtype.name());
+        let (rows, cols) = matrix_of(&tensor.shape);
+        let bytes = self.read_bytes(tensor, 0..rows, 0..cols).with_context(|| format!("tensor `{name}`"))?;
+        Ok(bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect())
+    }
+
+    /// The little-endian elements of a block, row after row.
+    fn read_bytes(&self, tensor: &SourceTensor, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<u8>> {
+        let (all_rows, all_cols) = matrix_of(&tensor.shape);
+        assert!(rows.end <= all_rows && cols.end <= all_cols, "{rows:?} × {cols:?} of {all_rows} × {all_cols}");
+        let size = tensor.dtype.size().with_context(|| format!("elements of type {}", tensor.dtype.name()))?;
+        let file = &self.files[tensor.file];
+        let at = |element: usize| tensor.offset + (element * size) as u64;
+        let (row_step, col_step) = tensor.matrix_strides()?;
+        if col_step == 1 && row_step == all_cols && cols.len() == all_cols {
+            return file.read_vec(at(rows.start * all_cols), rows.len() * all_cols * size);
+        }
+        let mut bytes = vec![0; rows.len() * cols.len() * size];
+        if col_step == 1 {
+            for (row, out) in rows.zip(bytes.chunks_exact_mut(cols.len() * size)) {
+                file.read_at(at(row * row_step + cols.start), out)?;
+            }
+        } else {
+            // Stored the other way round: read along the columns and turn.
+            let mut column = vec![0; rows.len() * size];
+            for (i, col) in cols.clone().enumerate() {
+                file.read_at(at(col * col_step + rows.start), &mut column)?;
+                for (j, element) in column.chunks_exact(size).enumerate() {
+                    bytes[(j * cols.len() + i) * size..][..size].copy_from_slice(element);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+impl SourceTensor {
+    /// Steps of rows and columns of the tensor as a matrix, in elements; one of them is 1.
+    fn matrix_strides(&self) -> Result<(usize, usize)> {
+        let (_, cols) = matrix_of(&self.shape);
+        let Some(strides) = &self.strides else { return Ok((cols, 1)) };
+        // The columns must be one run: each dimension after the first steps over exactly the ones behind it.
+        let mut run = 1;
+        let contiguous = self.shape.iter().zip(strides).skip(1).rev().all(|(size, stride)| {
+            let fits = *size == 1 || *stride == run;
+            run *= size;
+            fits
+        });
+        match strides.as_slice() {
+            [] => Ok((1, 1)),
+            [row, ..] if contiguous => Ok((*row, 1)),
+            [1, col] => Ok((1, *col)),
+            strides => bail!("its elements are scattered (shape {:?}, strides {strides:?}); save a contiguous copy", self.shape),
+        }
+    }
+}
+
+/// Rows and columns of a tensor as a matrix: the first dimension by all the others.
+pub(crate) fn matrix_of(shape: &[usize]) -> (usize, usize) {
+    match shape {
+        [] => (1, 1),
+        [rows, rest @ ..] => (*rows, rest.iter().product()),
+    }
+}
+
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let json = std::fs::read_to_string(path).with_context(|| format!("can not read {}", path.display()))?;
+    let index: Index = serde_json::from_str(&json).with_context(|| format!("{} is not an index of weights", path.display()))?;
+    for (tensor, file) in &index.weight_map {
+        // The name is joined to the folder: it must not lead out of it.
+        ensure!(
+            Path::new(file).file_name().is_some_and(|name| name == file.as_str())
+                && (file.ends_with(".safetensors") || file.ends_with(".bin")),
+            "{}: tensor `{tensor}` is in `{file}`, expected the name of a .safetensors or .bin file",
+            path.display()
+        );
+    }
+    ensure!(!index.weight_map.is_empty(), "{} lists no tensors", path.display());
+    Ok(index.weight_map)
+}
+
+/// Weight files of a folder without an index.
+fn weight_files(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("can not list {}", dir.display()))? {
+        names.push(entry.with_context(|| format!("can not list {}", dir.display()))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    let of = |fits: fn(&str) -> bool| names.iter().filter(|name| fits(name)).cloned().collect::<Vec<_>>();
+    let safetensors = of(|name| name.ends_with(".safetensors"));
+    let files = if safetensors.is_empty() { of(|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) } else { safetensors };
+    ensure!(!files.is_empty(), "{} has no weights: no *.safetensors and no pytorch_model*.bin", dir.display());
+    Ok(files)
+}
+
+/// The tensors of a file that `torch.save` wrote.
+fn read_torch_archive(file: &InputFile, file_index: usize) -> Result<Vec<(String, SourceTensor)>> {
+    const MAX_PICKLE: u64 = 64 << 20;
+    let entries = zip::read_directory(file)?;
+    let pickle_name = entries.keys().find(|name| name.ends_with("/data.pkl")).context("no data.pkl in the archive")?;
+    let root = pickle_name.strip_suffix("data.pkl").unwrap_or_default();
+    if let Some(order) = entries.get(&format!("{root}byteorder")) {
+        let order = file.read_vec(order.offset, order.len.min(16) as usize)?;
+        ensure!(order == b"little", "its byte order is `{}`, expected `little`", String::from_utf8_lossy(&order));
+    }
+    let pickle = entries[pickle_name];
+    ensure!(pickle.len <= MAX_PICKLE, "its data.pkl has {} bytes, expected at most {MAX_PICKLE}", pickle.len);
+    let pickle = file.read_vec(pickle.offset, pickle.len as usize)?;
+    pickle::read_state_dict(&pickle)?
+        .into_iter()
+        .map(|tensor| {
+            let name = tensor.name;
+            let storage = entries.get(&format!("{root}data/{}", tensor.storage));
+            let storage =
+                storage.with_context(|| format!("tensor `{name}`: its storage `data/{}` is not in the archive", tensor.storage))?;
+            let size = tensor.dtype.size().unwrap_or(1) as u64;
+            // One past the last element that the view touches.
+            let reach = if tensor.shape.contains(&0) {
+                Some(0)
+            } else {
+                let steps = tensor.shape.iter().zip(&tensor.strides);
+                steps.into_iter().try_fold(tensor.offset as u64 + 1, |reach, (size, stride)| {
+                    (*size as u64 - 1).checked_mul(*stride as u64).and_then(|step| reach.checked_add(step))
+                })
+            };
+            ensure!(
+                reach.and_then(|reach| reach.checked_mul(size)).is_some_and(|reach| reach <= storage.len),
+                "tensor `{name}` of shape {:?} and strides {:?} from element {} on does not fit its storage of {} bytes",
+                tensor.shape,
+                tensor.strides,
+                tensor.offset,
+                storage.len
+            );
+            let source = SourceTensor {
+                file: file_index,
+                dtype: tensor.dtype,
+                shape: tensor.shape,
+                strides: Some(tensor.strides),
+                offset: storage.offset + tensor.offset as u64 * size,
+            };
+            Ok((name, source))
+        })
+        .collect()
+}

@@ -1,0 +1,100 @@
+//! A web checkpoint on the disk, read back.
+
+use crate::options::WriteOptions;
+use crate::plan;
+use crate::rows::RowSource;
+use crate::source::file::InputFile;
+use crate::write::OutputFolder;
+use anyhow::{Context, Result, ensure};
+use qwen_vl_format::block::{EncodedRows, decode_rows};
+use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
+use qwen_vl_format::{Scheme, ShardHash};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// A web checkpoint's folder.
+#[derive(Debug)]
+pub struct WebCheckpoint {
+    dir: PathBuf,
+    manifest: Manifest,
+    shards: Vec<InputFile>,
+}
+
+impl WebCheckpoint {
+    /// Reads the manifest and opens the shards, which must have the sizes that it gives.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST_FILE);
+        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
+        let manifest = Manifest::from_json(&json).with_context(|| format!("{} can not be used", path.display()))?;
+        let mut shards = Vec::with_capacity(manifest.shards.len());
+        for entry in &manifest.shards {
+            let file = InputFile::open(&dir.join(&entry.file))?;
+            ensure!(file.len() == entry.bytes, "{} has {} bytes, the manifest says {}", file.path().display(), file.len(), entry.bytes);
+            shards.push(file);
+        }
+        Ok(Self { dir: dir.to_owned(), manifest, shards })
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Stored rows of a part of a tensor; `rows` counts within the part.
+    fn part_rows(&self, tensor: usize, part: usize, rows: Range<usize>) -> Result<EncodedRows> {
+        let entry = &self.manifest.tensors[tensor];
+        let part = &entry.parts[part];
+        let read = |range: [u64; 2], row_bytes: usize| {
+            let begin = range[0] + (rows.start * row_bytes) as u64;
+            self.shards[part.shard].read_vec(begin, rows.len() * row_bytes)
+        };
+        let cols = entry.shape[1];
+        let data = read(part.data, entry.scheme.row_data_bytes(cols))?;
+        let scales = part.scales.map(|range| read(range, entry.scheme.row_scale_bytes(cols))).transpose()?.unwrap_or_default();
+        Ok(EncodedRows { data, scales })
+    }
+
+    /// Decoded weights of a tensor, by name; for tensors that fit memory.
+    pub fn tensor(&self, name: &str) -> Result<Vec<f32>> {
+        let index = self.manifest.tensors.iter().position(|tensor| tensor.name == name);
+        let index = index.with_context(|| format!("{} has no tensor `{name}`", self.dir.display()))?;
+        self.rows(index, 0..self.manifest.tensors[index].shape[0])
+    }
+}
+
+impl RowSource for WebCheckpoint {
+    fn rows(&self, tensor: usize, rows: Range<usize>) -> Result<Vec<f32>> {
+        let entry = &self.manifest.tensors[tensor];
+        let mut weights = Vec::with_capacity(rows.len() * entry.shape[1]);
+        let mut first = 0;
+        for (index, part) in entry.parts.iter().enumerate() {
+            let (begin, end) = (rows.start.max(first), rows.end.min(first + part.rows));
+            if begin < end {
+                let encoded = self.part_rows(tensor, index, begin - first..end - first)?;
+                weights.extend(decode_rows(entry.scheme, &encoded, entry.shape[1]));
+            }
+            first += part.rows;
+        }
+        Ok(weights)
+    }
+}
+
+/// Rewrites a web checkpoint with every tensor as the f32 values that its codes stand for.
+pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Result<()> {
+    let source = WebCheckpoint::open(web_dir)?;
+    let plan = plan::plan(&source.manifest.config, |_| Scheme::F32)?;
+    let folder = OutputFolder::create(out_dir, options)?;
+    let shards = folder.write_shards(&plan, &source, options, &mut |_| ())?;
+    let mut manifest = source.manifest.clone();
+    for entry in &manifest.files {
+        let path = web_dir.join(&entry.file);
+        let bytes = std::fs::read(&path).with_context(|| format!("can not read {}", path.display()))?;
+        ensure!(ShardHash::of(&bytes) == entry.sha256, "{} does not have the hash that the manifest gives", path.display());
+        folder.write(&entry.file, &bytes)?;
+    }
+    manifest.provenance.modifications += " Decoded to f32 afterwards.";
+    manifest.shards = shards;
+    manifest.tensors = plan.tensors;
+    folder.write_manifest(&manifest)?;
+    folder.finish()
+}
