@@ -1,1 +1,31 @@
-fn main() {}
+//! `qwenvl`: Qwen-VL from the command line, for use without a browser and for comparison with the original.
+
+mod ask;
+mod checkpoint;
+mod preprocess;
+mod tokenize;
+
+use clap::{Parser, Subcommand};
+
+/// Qwen-VL on the command line.
+#[derive(Parser)]
+#[command(name = "qwenvl", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Ask(Box<ask::AskArgs>),
+    Preprocess(preprocess::PreprocessArgs),
+    Tokenize(tokenize::TokenizeArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Ask(args) => ask::run(&args),
+        Command::Preprocess(args) => preprocess::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+    }
+}

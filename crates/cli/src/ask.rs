@@ -1,0 +1,270 @@
+//! `qwenvl ask`: one question, one answer.
+
+use crate::checkpoint::Checkpoint;
+use crate::preprocess::{orientation, read_picture};
+use anyhow::{Context, Result};
+use clap::Args;
+use qwen_vl_processor::{Chat, DEFAULT_SYSTEM, Orientation, Prompt};
+use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, PromptInput, Request};
+use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions, Trace};
+use safetensors::{Dtype, tensor::TensorView};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Ask a model about pictures.
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("input").required(true).args(["prompt", "chat", "case"])))]
+pub struct AskArgs {
+    /// The web checkpoint.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// A text to continue (base format); pictures stand in it as `<img>path</img>`.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// A picture before the prompt; may be repeated.
+    #[arg(long, value_name = "FILE", requires = "prompt")]
+    image: Vec<PathBuf>,
+    /// A conversation: {"system": …, "history": [[query, answer], …], "query": …}.
+    #[arg(long, value_name = "FILE")]
+    chat: Option<PathBuf>,
+    /// A golden case: its token ids with its pictures, and as many greedy steps as it has, past stop tokens.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["max_new_tokens", "temperature", "top_p", "top_k", "seed"])]
+    case: Option<PathBuf>,
+    /// Folder that the paths of pictures in texts and cases are relative to.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    root: PathBuf,
+    /// Turn photos as their EXIF orientation says; the original ignores it.
+    #[arg(long)]
+    apply_orientation: bool,
+    /// Longest answer, tokens [default: the checkpoint's].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_new_tokens: Option<usize>,
+    /// Always take the most likely token.
+    #[arg(long)]
+    greedy: bool,
+    /// Divides the logits [default: 1].
+    #[arg(long, value_name = "T", conflicts_with = "greedy", value_parser = temperature)]
+    temperature: Option<f32>,
+    /// Probability mass to sample from [default: the checkpoint's].
+    #[arg(long, value_name = "P", conflicts_with = "greedy", value_parser = probability)]
+    top_p: Option<f32>,
+    /// Most likely tokens to sample from, 0 for all [default: the checkpoint's].
+    #[arg(long, value_name = "K", conflicts_with = "greedy")]
+    top_k: Option<usize>,
+    /// Start of the random numbers [default: the clock].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print one JSON object and nothing else.
+    #[arg(long)]
+    json: bool,
+    /// Write logits, image features and pixels to a safetensors file.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+}
+
+/// The file of `--chat`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChatFile {
+    system: Option<String>,
+    #[serde(default)]
+    history: Vec<(String, String)>,
+    query: String,
+}
+
+/// What is needed of the file of `--case`.
+#[derive(Deserialize)]
+struct CaseFile {
+    input_ids: Vec<u32>,
+    images: Vec<CaseImage>,
+    decode: CaseDecode,
+}
+
+#[derive(Deserialize)]
+struct CaseImage {
+    path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct CaseDecode {
+    tokens: Vec<u32>,
+}
+
+/// A request and its pictures, with everything checked that can be before the weights are loaded.
+struct Question {
+    request: Request,
+    images: Vec<ImageInput>,
+    prompt_tokens: usize,
+    max_new_tokens: usize,
+}
+
+pub fn run(args: &AskArgs) -> Result<()> {
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let vocabulary = checkpoint.vocabulary()?;
+    let question = question(args, &checkpoint)?;
+    let options = ModelOptions { context_length: question.prompt_tokens + question.max_new_tokens, ..ModelOptions::default() };
+
+    let started = Instant::now();
+    let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))?;
+    let mut engine = Engine::new(checkpoint.load(gpu, options)?, &vocabulary)?;
+    let load_ms = started.elapsed().as_secs_f64() * 1e3;
+
+    let mut trace = args.dump.as_ref().map(|_| Trace::new());
+    let mut on_event = |event| {
+        if let Event::Text { delta } = event
+            && !args.json
+        {
+            print!("{delta}");
+            // Whoever closed the pipe wants no more.
+            if std::io::stdout().flush().is_err() {
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    };
+    let answer = pollster::block_on(engine.ask(&question.request, &question.images, &mut on_event, trace.as_mut()))?;
+    if args.json {
+        print_json(&answer, &engine, load_ms)?;
+    } else {
+        print_rest(&answer, load_ms);
+    }
+    if let (Some(path), Some(trace)) = (&args.dump, &trace) {
+        dump(path, trace, &engine).with_context(|| format!("writing `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
+    let tokenizer = checkpoint.tokenizer()?;
+    let defaults = &checkpoint.manifest().generation;
+    let mut generation = GenerationOptions {
+        max_new_tokens: args.max_new_tokens,
+        greedy: args.greedy.then_some(true),
+        temperature: args.temperature,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        seed: args.seed,
+        ..GenerationOptions::default()
+    };
+    let mut paths = None;
+    let input = if let Some(path) = &args.case {
+        let case: CaseFile = read_json(path)?;
+        paths = Some(case.images.into_iter().map(|image| image.path).collect());
+        generation.greedy = Some(true);
+        generation.ignore_stop = true;
+        generation.max_new_tokens = Some(case.decode.tokens.len());
+        PromptInput::Ids { ids: case.input_ids }
+    } else if let Some(path) = &args.chat {
+        let ChatFile { system, history, query } = read_json(path)?;
+        PromptInput::Chat { system, history, query }
+    } else {
+        let mut text = args.image.iter().map(|path| format!("<img>{}</img>", path.display())).collect::<String>();
+        text.push_str(args.prompt.as_deref().unwrap_or_default());
+        PromptInput::Raw { text }
+    };
+
+    // The engine makes the same prompt again; here it shows which pictures stand in it, before anything large is loaded.
+    let prompt = match &input {
+        PromptInput::Raw { text } => Prompt::raw(&tokenizer, text)?,
+        PromptInput::Chat { system, history, query } => {
+            let chat = Chat {
+                system: system.clone().unwrap_or_else(|| DEFAULT_SYSTEM.to_owned()),
+                history: history.clone(),
+                query: query.clone(),
+                max_window_size: defaults.max_window_size,
+            };
+            Prompt::chat(&tokenizer, &chat)?
+        }
+        PromptInput::Ids { ids } => Prompt::from_ids(&tokenizer, ids.clone())?,
+    };
+    let paths: Vec<PathBuf> = paths.unwrap_or_else(|| prompt.images.iter().map(|image| PathBuf::from(&image.path)).collect());
+    let orientation = orientation(args.apply_orientation);
+    let images = paths.iter().map(|path| picture(&args.root.join(path), orientation)).collect::<Result<_>>()?;
+    let max_new_tokens = generation.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1);
+    Ok(Question { request: Request { prompt: input, generation }, images, prompt_tokens: prompt.ids.len(), max_new_tokens })
+}
+
+fn picture(path: &Path, orientation: Orientation) -> Result<ImageInput> {
+    // Decoded here only to name the file in an error.
+    let (bytes, _) = read_picture(path, orientation)?;
+    Ok(ImageInput::Encoded { bytes, orientation })
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let json = std::fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
+    serde_json::from_str(&json).with_context(|| format!("reading `{}`", path.display()))
+}
+
+fn print_json(answer: &Answer, engine: &Engine, load_ms: f64) -> Result<()> {
+    let gpu = engine.model().gpu();
+    let info = gpu.info();
+    let mut object = serde_json::to_value(answer)?;
+    object["timings"]["load_ms"] = json!(load_ms);
+    object["adapter"] = json!({
+        "name": info.name,
+        "backend": info.backend.to_string(),
+        "device_type": format!("{:?}", info.device_type),
+        "driver": info.driver,
+        "driver_info": info.driver_info,
+        "allocated_bytes": gpu.allocated_bytes(),
+    });
+    println!("{object}");
+    Ok(())
+}
+
+/// What follows the streamed text: the objects, and on the standard error the times.
+fn print_rest(answer: &Answer, load_ms: f64) {
+    println!();
+    for object in &answer.objects {
+        let pixels = object.pixels.as_ref().and_then(|pixels| serde_json::to_string(pixels).ok()).unwrap_or_default();
+        let kind = serde_json::to_value(object.kind).ok();
+        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
+        println!("{kind} {pixels} {}", object.reference.as_deref().unwrap_or_default());
+    }
+    let timings = &answer.timings;
+    eprintln!(
+        "loaded in {:.1} s, pictures {:.0} ms, prompt of {} tokens {:.0} ms, {} tokens at {:.1}/s",
+        load_ms / 1e3,
+        timings.encode_ms,
+        answer.prompt_ids.len(),
+        timings.prefill_ms,
+        answer.tokens.len(),
+        timings.decode_tokens_per_second
+    );
+}
+
+/// Writes the stages that the contract names, f32, without padding.
+fn dump(path: &Path, trace: &Trace, engine: &Engine) -> Result<()> {
+    let config = &engine.model().manifest().config;
+    let side = config.visual.image_size;
+    let mut views = Vec::new();
+    for (name, values) in trace {
+        let shape = match name.split('.').next() {
+            Some("logits" | "decode_logits") => vec![values.len() / config.vocab_size, config.vocab_size],
+            Some("image_features") => vec![config.visual.n_queries, config.hidden_size],
+            Some("pixels") => vec![3, side, side],
+            _ => continue,
+        };
+        // Little-endian, as the format asks; so is every machine that this runs on.
+        views.push((name.as_str(), TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))?));
+    }
+    safetensors::serialize_to_file(views, None, path)?;
+    Ok(())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|value| *value > 0).ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|value: &f32| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|value: &f32| *value > 0.0 && *value <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
+}

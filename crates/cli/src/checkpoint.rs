@@ -1,0 +1,109 @@
+//! Web checkpoints in folders.
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use qwen_vl_format::manifest::MANIFEST_FILE;
+use qwen_vl_format::{Manifest, ModelConfig, ShardHash};
+use qwen_vl_processor::Tokenizer;
+use qwen_vl_runtime::{Gpu, Model, ModelLoader, ModelOptions};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Bytes read from a shard at a time.
+const PIECE: usize = 4 << 20;
+/// Vocabulary file of an original checkpoint.
+const ORIGINAL_VOCABULARY: &str = "qwen.tiktoken";
+
+/// A folder with a manifest that was found valid.
+pub struct Checkpoint {
+    folder: PathBuf,
+    manifest: Manifest,
+}
+
+impl Checkpoint {
+    /// Reads the manifest.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(MANIFEST_FILE);
+        let json = fs::read_to_string(&path)
+            .with_context(|| format!("`{}` is no web checkpoint (convert a model with `quantize`)", folder.display()))?;
+        let manifest = Manifest::from_json(&json).with_context(|| format!("reading `{}`", path.display()))?;
+        Ok(Self { folder: folder.to_owned(), manifest })
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The vocabulary file, checked against the manifest.
+    pub fn vocabulary(&self) -> Result<Vec<u8>> {
+        let file = &self.manifest.processor.tokenizer_file;
+        let path = self.folder.join(file);
+        let bytes = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        // A valid manifest lists the file.
+        if let Some(entry) = self.manifest.files.iter().find(|entry| entry.file == *file) {
+            let found = ShardHash::of(&bytes);
+            ensure!(
+                found == entry.sha256,
+                "`{}` has {} bytes and SHA-256 {found}, the manifest says {} and {}: it is damaged or of another model",
+                path.display(),
+                bytes.len(),
+                entry.bytes,
+                entry.sha256
+            );
+        }
+        Ok(bytes)
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        tokenizer(&self.vocabulary()?, &self.manifest.config)
+    }
+
+    /// The tokenizer of a web checkpoint, or of an original one.
+    pub fn tokenizer_of(folder: &Path) -> Result<Tokenizer> {
+        if folder.join(MANIFEST_FILE).exists() {
+            return Self::open(folder)?.tokenizer();
+        }
+        let config = folder.join("config.json");
+        let json = match fs::read_to_string(&config) {
+            Ok(json) => json,
+            Err(error) => bail!("`{}` has neither `{MANIFEST_FILE}` nor a readable `config.json`: {error}", folder.display()),
+        };
+        let config = ModelConfig::from_hf_json(&json).with_context(|| format!("reading `{}`", config.display()))?;
+        let path = folder.join(ORIGINAL_VOCABULARY);
+        let vocabulary = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        tokenizer(&vocabulary, &config)
+    }
+
+    /// Loads the weights, shard by shard.
+    pub fn load(self, gpu: Gpu, options: ModelOptions) -> Result<Model> {
+        let style = ProgressStyle::with_template("loading {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}")?;
+        let progress = ProgressBar::new(self.manifest.shard_bytes()).with_style(style);
+        let files: Vec<String> = self.manifest.shards.iter().map(|shard| shard.file.clone()).collect();
+        let mut loader = ModelLoader::new(gpu, self.manifest, options)?;
+        let mut piece = vec![0; PIECE];
+        for (shard, file) in files.iter().enumerate() {
+            let path = self.folder.join(file);
+            let what = || format!("reading `{}`", path.display());
+            let mut file = File::open(&path).with_context(what)?;
+            loop {
+                let length = file.read(&mut piece).with_context(what)?;
+                if length == 0 {
+                    break;
+                }
+                loader.write(shard, &piece[..length])?;
+                progress.inc(length as u64);
+            }
+        }
+        progress.finish_and_clear();
+        Ok(pollster::block_on(loader.finish())?)
+    }
+}
+
+fn tokenizer(vocabulary: &[u8], config: &ModelConfig) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.visual.n_queries);
+    tokenizer.check_image_start(config.visual.image_start_id)?;
+    Ok(tokenizer)
+}

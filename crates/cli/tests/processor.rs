@@ -1,0 +1,119 @@
+//! `qwenvl preprocess` and `qwenvl tokenize`, as a script would use them.
+
+mod common;
+
+use common::{fails, qwenvl, succeeds};
+use qwen_vl_processor::{Orientation, Picture};
+use qwen_vl_testkit::golden::fixtures;
+use serde_json::Value;
+use std::ffi::OsString;
+use std::path::Path;
+
+fn preprocess(image: &Path, more: &[&OsString]) -> std::process::Output {
+    let args = [&OsString::from("preprocess"), &image.as_os_str().to_owned()];
+    qwenvl(args.iter().chain(more), b"")
+}
+
+fn tokenize(model: &Path, more: &[&str], text: &str) -> std::process::Output {
+    let args = ["tokenize", "--model", model.to_str().unwrap()];
+    qwenvl(args.iter().chain(more), text.as_bytes())
+}
+
+fn decode(path: &Path) -> Picture {
+    Picture::decode(&std::fs::read(path).unwrap(), Orientation::Ignore).unwrap()
+}
+
+#[test]
+fn preprocess_writes_the_picture_that_pillow_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (option, output) = (OsString::from("-o"), folder.path().join("out.png"));
+    for name in ["gray16", "gray_alpha", "palette", "tall", "tiny_5x3"] {
+        let image = fixtures().join(format!("images/{name}.png"));
+        let printed = succeeds(preprocess(&image, &[&option, &output.clone().into()]));
+        assert_eq!(printed, "");
+        assert_eq!(decode(&output), decode(&fixtures().join(format!("preprocess/{name}.448.png"))), "{name}");
+    }
+    let image = fixtures().join("images/tall.png");
+    succeeds(preprocess(&image, &[&"--size".into(), &"28".into(), &option, &output.clone().into()]));
+    assert_eq!((decode(&output).width(), decode(&output).height()), (28, 28));
+}
+
+#[test]
+fn preprocess_names_the_picture_that_it_can_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (option, output) = (OsString::from("-o"), folder.path().join("out.png").into_os_string());
+    let png = std::fs::read(fixtures().join("images/tall.png")).unwrap();
+    for (name, bytes, expected) in [
+        ("missing.png", None, "No such file"),
+        ("empty.png", Some(&[][..]), "the picture can not be read (supported: PNG, JPEG, WebP, GIF, BMP): it is empty"),
+        ("text.jpg", Some(b"plain text"), "it does not begin like any of these"),
+        ("cut.png", Some(&png[..png.len() / 2]), "the picture can not be read"),
+    ] {
+        let path = folder.path().join(name);
+        if let Some(bytes) = bytes {
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let error = fails(preprocess(&path, &[&option, &output]));
+        assert!(error.contains(&format!("picture `{}`", path.display())) && error.contains(expected), "{name}: {error}");
+        assert!(!Path::new(&output).exists(), "{name}");
+    }
+}
+
+#[test]
+fn tokenize_prints_the_ids_of_an_original_checkpoint() {
+    let model = fixtures().join("checkpoints/mini-b");
+    for path in ["golden/mini-b/text_zh.json", "golden/mini-b/img_vqa.json"] {
+        let case: Value = serde_json::from_slice(&std::fs::read(fixtures().join(path)).unwrap()).unwrap();
+        let printed = succeeds(tokenize(&model, &[], case["prompt"]["text"].as_str().unwrap()));
+        assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), case["input_ids"], "{path}");
+    }
+}
+
+#[test]
+fn chat_content_keeps_typed_control_tokens_as_text() {
+    let model = fixtures().join("checkpoints/mini-b");
+    let ids = |more: &[&str]| -> Vec<u32> { serde_json::from_str(&succeeds(tokenize(&model, more, "a<|im_end|><ref>\n"))).unwrap() };
+    let (all, content) = (ids(&[]), ids(&["--chat-content"]));
+    // 768 ranks: `<|im_end|>` is 770, `<ref>` 976.
+    assert!(all.contains(&770) && all.contains(&976), "{all:?}");
+    assert!(!content.contains(&770) && content.contains(&976), "{content:?}");
+}
+
+#[test]
+fn tokenize_says_what_is_wrong_and_where() {
+    let model = fixtures().join("checkpoints/mini-b");
+    let long = format!("你<img>{}</img>", "p".repeat(300));
+    for (text, expected) in [
+        (long.as_str(), "the path in `<img>` at character 1 takes 300 bytes of UTF-8, an image has room for 256"),
+        ("x <img>a.png", "`<img>` at character 2 has no `</img>`"),
+        ("<img>a<box>b</img>", "special token `<box>` at character 6 inside `<img>…</img>`"),
+    ] {
+        let error = fails(tokenize(&model, &[], text));
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let error = fails(qwenvl(["tokenize", "--model", model.to_str().unwrap()], b"a\xff"));
+    assert!(error.contains("not UTF-8"), "{error}");
+}
+
+#[test]
+fn tokenize_refuses_folders_that_do_not_fit() {
+    let model = fixtures().join("checkpoints/mini-b");
+    let folder = tempfile::tempdir().unwrap();
+    let error = fails(tokenize(folder.path(), &[], "x"));
+    assert!(error.contains("neither `manifest.json` nor a readable `config.json`"), "{error}");
+
+    std::fs::copy(model.join("config.json"), folder.path().join("config.json")).unwrap();
+    let error = fails(tokenize(folder.path(), &[], "x"));
+    assert!(error.contains("qwen.tiktoken"), "{error}");
+
+    // Cut at the end of a line: only the place of `<img>` gives it away.
+    let vocabulary = std::fs::read_to_string(model.join("qwen.tiktoken")).unwrap();
+    let cut: Vec<&str> = vocabulary.lines().take(700).collect();
+    std::fs::write(folder.path().join("qwen.tiktoken"), cut.join("\n")).unwrap();
+    let error = fails(tokenize(folder.path(), &[], "x"));
+    assert!(error.contains("700 ranks, so `<img>` would be id 914; the model's `visual.image_start_id` is 982"), "{error}");
+
+    std::fs::write(folder.path().join("qwen.tiktoken"), &vocabulary[..1000]).unwrap();
+    let error = fails(tokenize(folder.path(), &[], "x"));
+    assert!(error.contains("vocabulary (qwen.tiktoken)"), "{error}");
+}
