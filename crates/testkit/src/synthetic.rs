@@ -1,1 +1,183 @@
-//! Synthetic checkpoints.
+//! Checkpoints of random weights, in the published layout and of any size.
+
+use anyhow::{Context, Result};
+use half::bf16;
+use qwen_vl_format::ModelConfig;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A weight file is closed when the next tensor would make it larger than this; the published ones have 10 GB and less.
+const FILE_BYTES: u64 = 2 << 30;
+/// Weights drawn at once: what a thread holds of a tensor.
+const CHUNK: usize = 1 << 20;
+
+/// Writes a Hugging Face folder for `config_json`: bf16 safetensors with every tensor of the original's names, seeded and
+/// scaled so that activations neither vanish nor explode, with an index where there are several files. Memory does not grow
+/// with the size of the model.
+pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, tokenizer: &[u8], out_dir: &Path) -> Result<()> {
+    let config = ModelConfig::from_hf_json(&config_json.to_string())?;
+    std::fs::create_dir_all(out_dir).with_context(|| format!("can not make {}", out_dir.display()))?;
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(out_dir.join(name), bytes).with_context(|| format!("can not write {}", out_dir.join(name).display()))
+    };
+    write("config.json", serde_json::to_string_pretty(config_json)?.as_bytes())?;
+    // `<|endoftext|>` is the first special token, `<img>` comes 214 ids later.
+    let end_of_text = config.visual.image_start_id.saturating_sub(214);
+    let generation = serde_json::json!({
+        "chat_format": "chatml", "do_sample": true, "eos_token_id": end_of_text, "pad_token_id": end_of_text,
+        "max_new_tokens": 512, "max_window_size": 6144, "top_k": 0, "top_p": 0.3
+    });
+    write("generation_config.json", serde_json::to_string_pretty(&generation)?.as_bytes())?;
+    write("qwen.tiktoken", tokenizer)?;
+
+    let files = split(quantize::original_tensors(&config));
+    let name_of = |file: usize| match files.len() {
+        1 => "model.safetensors".to_owned(),
+        count => format!("model-{:05}-of-{count:05}.safetensors", file + 1),
+    };
+    if files.len() > 1 {
+        let named = files.iter().enumerate().flat_map(|(file, tensors)| tensors.iter().map(move |tensor| (file, tensor)));
+        let weight_map: serde_json::Map<_, _> = named.clone().map(|(file, tensor)| (tensor.name.clone(), name_of(file).into())).collect();
+        let total_size: u64 = named.map(|(_, tensor)| tensor.bytes()).sum();
+        let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+        write("model.safetensors.index.json", serde_json::to_string_pretty(&index)?.as_bytes())?;
+    }
+
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get()).min(files.len());
+    std::thread::scope(|scope| {
+        let work = || -> Result<()> {
+            loop {
+                let file = next.fetch_add(1, Ordering::Relaxed);
+                let Some(tensors) = files.get(file) else { return Ok(()) };
+                let path = out_dir.join(name_of(file));
+                write_file(&path, tensors, seed).with_context(|| format!("can not write {}", path.display()))?;
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })
+}
+
+/// A tensor of the original, with its place in the order of all.
+struct Tensor {
+    index: u64,
+    name: String,
+    shape: Vec<usize>,
+}
+
+impl Tensor {
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.elements() as u64 * 2
+    }
+
+    /// Mean and deviation of its weights.
+    fn distribution(&self) -> (f32, f32) {
+        let fan_in: usize = self.shape.iter().skip(1).product();
+        let name = self.name.as_str();
+        let norm = [".ln_", "ln_f", "ln_q", "ln_kv", "ln_pre", "ln_post"].iter().any(|norm| name.contains(norm));
+        match name {
+            _ if norm && name.ends_with(".weight") => (1.0, 0.1),
+            _ if name.ends_with("bias") => (0.0, 0.02),
+            "transformer.wte.weight" => (0.0, 0.5),
+            // Logits with a deviation of about 4, so that greedy choices are clear.
+            "lm_head.weight" => (0.0, 4.0 / (fan_in as f32).sqrt()),
+            _ if name.ends_with("positional_embedding") || name.ends_with("pos_embed") => (0.0, 0.3),
+            _ if name.ends_with("query") => (0.0, 1.0),
+            // What is added to the residual stream stays below it.
+            _ if name.ends_with("c_proj.weight") || name.ends_with("out_proj.weight") => (0.0, 0.5 / (fan_in as f32).sqrt()),
+            _ => (0.0, 1.0 / (fan_in.max(1) as f32).sqrt()),
+        }
+    }
+}
+
+fn split(tensors: Vec<(String, Vec<usize>)>) -> Vec<Vec<Tensor>> {
+    let mut files: Vec<Vec<Tensor>> = vec![Vec::new()];
+    let mut filled = 0;
+    for (index, (name, shape)) in (0..).zip(tensors) {
+        let tensor = Tensor { index, name, shape };
+        if filled > 0 && filled + tensor.bytes() > FILE_BYTES {
+            files.push(Vec::new());
+            filled = 0;
+        }
+        filled += tensor.bytes();
+        files.last_mut().expect("never empty").push(tensor);
+    }
+    files
+}
+
+fn write_file(path: &Path, tensors: &[Tensor], seed: u64) -> Result<()> {
+    let mut header = serde_json::Map::from_iter([("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }))]);
+    let mut at = 0;
+    for tensor in tensors {
+        let end = at + tensor.bytes();
+        header.insert(tensor.name.clone(), serde_json::json!({ "dtype": "BF16", "shape": tensor.shape, "data_offsets": [at, end] }));
+        at = end;
+    }
+    let mut json = serde_json::to_string(&header)?;
+    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+
+    let mut file = BufWriter::with_capacity(CHUNK, File::create(path)?);
+    file.write_all(&(json.len() as u64).to_le_bytes())?;
+    file.write_all(json.as_bytes())?;
+    let mut bytes = Vec::new();
+    for tensor in tensors {
+        let (mean, deviation) = tensor.distribution();
+        let mut noise = Noise::new(seed, tensor.index);
+        let mut left = tensor.elements();
+        while left > 0 {
+            let count = left.min(CHUNK);
+            bytes.clear();
+            bytes.extend((0..count).flat_map(|_| bf16::from_f32(mean + deviation * noise.next()).to_le_bytes()));
+            file.write_all(&bytes)?;
+            left -= count;
+        }
+    }
+    Ok(file.flush()?)
+}
+
+/// Numbers with a bell-shaped distribution of deviation 1: sums of four uniform ones.
+struct Noise(u64);
+
+impl Noise {
+    fn new(seed: u64, stream: u64) -> Self {
+        // Two rounds of splitmix64, so that neighbouring seeds and streams share nothing.
+        let mix = |mut z: u64| {
+            z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ z >> 31
+        };
+        // xorshift stays at zero for ever.
+        Self(mix(mix(seed) ^ stream).max(1))
+    }
+
+    fn next(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let sum: u64 = (0..4).map(|lane| self.0 >> (16 * lane) & 0xffff).sum();
+        // Four uniform numbers have the mean 2 and the variance 1/3.
+        (sum as f32 / 65536.0 - 2.0) * 3.0f32.sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_has_mean_0_and_deviation_1() {
+        let mut noise = Noise::new(7, 3);
+        let values: Vec<f64> = (0..200_000).map(|_| f64::from(noise.next())).collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let deviation = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
+        assert!(mean.abs() < 0.01 && (deviation - 1.0).abs() < 0.01, "mean {mean}, deviation {deviation}");
+    }
+}
