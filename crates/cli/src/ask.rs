@@ -26,7 +26,7 @@ pub struct AskArgs {
     /// A text to continue (base format); pictures stand in it as `<img>path</img>`.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// A picture before the prompt; may be repeated.
+    /// A picture before the prompt, relative to `--root`; may be repeated.
     #[arg(long, value_name = "FILE", requires = "prompt")]
     image: Vec<PathBuf>,
     /// A conversation: {"system": …, "history": [[query, answer], …], "query": …}.
@@ -116,16 +116,13 @@ pub fn run(args: &AskArgs) -> Result<()> {
 
     let mut trace = args.dump.as_ref().map(|_| Trace::new());
     let mut on_event = |event| {
-        if let Event::Text { delta } = event
-            && !args.json
-        {
-            print!("{delta}");
-            // Whoever closed the pipe wants no more.
-            if std::io::stdout().flush().is_err() {
-                return ControlFlow::Break(());
-            }
+        let Event::Text { delta } = event else { return ControlFlow::Continue(()) };
+        let mut stdout = std::io::stdout();
+        // Whoever closed the pipe wants no more.
+        match args.json || stdout.write_all(delta.as_bytes()).and_then(|()| stdout.flush()).is_ok() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
-        ControlFlow::Continue(())
     };
     let answer = pollster::block_on(engine.ask(&question.request, &question.images, &mut on_event, trace.as_mut()))?;
     if args.json {
@@ -163,7 +160,8 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
         let ChatFile { system, history, query } = read_json(path)?;
         PromptInput::Chat { system, history, query }
     } else {
-        let mut text = args.image.iter().map(|path| format!("<img>{}</img>", path.display())).collect::<String>();
+        let name = |path| name_in_prompt(path, tokenizer.queries());
+        let mut text: String = args.image.iter().map(|path| format!("<img>{}</img>", name(path))).collect();
         text.push_str(args.prompt.as_deref().unwrap_or_default());
         PromptInput::Raw { text }
     };
@@ -182,11 +180,23 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
         }
         PromptInput::Ids { ids } => Prompt::from_ids(&tokenizer, ids.clone())?,
     };
-    let paths: Vec<PathBuf> = paths.unwrap_or_else(|| prompt.images.iter().map(|image| PathBuf::from(&image.path)).collect());
+    // Pictures of `--image` stand first in the prompt, under a name that need not be the file's.
+    let named = prompt.images.iter().skip(args.image.len()).map(|image| PathBuf::from(&image.path));
+    let paths: Vec<PathBuf> = paths.unwrap_or_else(|| args.image.iter().cloned().chain(named).collect());
     let orientation = orientation(args.apply_orientation);
     let images = paths.iter().map(|path| picture(&args.root.join(path), orientation)).collect::<Result<_>>()?;
     let max_new_tokens = generation.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1);
     Ok(Question { request: Request { prompt: input, generation }, images, prompt_tokens: prompt.ids.len(), max_new_tokens })
+}
+
+/// What stands in the prompt for a picture of `--image`: its path, or only the file's name where the path is too long.
+/// It is replaced by the image's features, so it makes no difference to the answer.
+fn name_in_prompt(path: &Path, queries: usize) -> String {
+    let whole = path.display().to_string();
+    match path.file_name() {
+        Some(name) if whole.len() > queries => name.to_string_lossy().into_owned(),
+        _ => whole,
+    }
 }
 
 fn picture(path: &Path, orientation: Orientation) -> Result<ImageInput> {
@@ -267,4 +277,16 @@ fn temperature(text: &str) -> Result<f32, String> {
 
 fn probability(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|value: &f32| *value > 0.0 && *value <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_too_long_gives_way_to_the_file_s_name() {
+        let path = Path::new("some/folder/cat.png");
+        assert_eq!(name_in_prompt(path, 19), "some/folder/cat.png");
+        assert_eq!(name_in_prompt(path, 18), "cat.png");
+    }
 }

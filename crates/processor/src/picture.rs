@@ -1,7 +1,7 @@
 //! Pictures: decoding to RGB, resize, normalised pixels, patches.
 
 use crate::{ProcessorError, resize};
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageReader, metadata};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, metadata};
 use std::io::Cursor;
 
 /// Mean of each channel that the published model was trained with.
@@ -22,11 +22,17 @@ pub enum Orientation {
 }
 
 /// An 8-bit RGB picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
     width: u32,
     height: u32,
     rgb: Vec<u8>,
+}
+
+impl std::fmt::Debug for Picture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Picture").field("width", &self.width).field("height", &self.height).finish_non_exhaustive()
+    }
 }
 
 impl Picture {
@@ -39,6 +45,9 @@ impl Picture {
         if reader.format().is_none() {
             let reason = if bytes.is_empty() { "it is empty" } else { "it does not begin like any of these" };
             return Err(ProcessorError::UnreadablePicture { reason: reason.to_owned() });
+        }
+        if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
+            return Err(ProcessorError::UnreadablePicture { reason: "the JPEG is cut short: its end marker is missing".to_owned() });
         }
         let mut decoder = reader.into_decoder().map_err(unreadable)?;
         let (width, height) = decoder.dimensions();
@@ -170,6 +179,36 @@ fn check_bytes(width: u32, height: u32, channels: usize, found: usize) -> Result
     // No overflow: the size is below the limit.
     let expected = width as usize * height as usize * channels;
     if found == expected { Ok(()) } else { Err(ProcessorError::PictureBytes { width, height, expected, found }) }
+}
+
+/// Whether the end marker follows the data of the last scan. The decoder fills what is missing with gray and says nothing.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    const END: u8 = 0xD9;
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    // Segments: 0xFF, the marker, and but for the end a length that counts itself.
+    while let [0xFF, marker, after @ ..] = rest {
+        match *marker {
+            END => return true,
+            // Any number of 0xFF may stand before a marker.
+            0xFF => {
+                rest = &rest[1..];
+                continue;
+            }
+            _ => {}
+        }
+        let [high, low, ..] = after else { return false };
+        let Some(next) = after.get(usize::from(u16::from_be_bytes([*high, *low])).max(2)..) else { return false };
+        rest = next;
+        if *marker == START_OF_SCAN {
+            // In the data, 0xFF 0x00 is a value and 0xD0 to 0xD7 are restarts.
+            let is_marker = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7);
+            let Some(length) = rest.windows(2).position(is_marker) else { return false };
+            rest = &rest[length..];
+        }
+    }
+    // Bytes that are no segment are for the decoder to judge.
+    rest.len() > 1
 }
 
 fn first_three(pixels: &[u8], channels: usize) -> Vec<u8> {

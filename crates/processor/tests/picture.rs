@@ -97,6 +97,22 @@ fn orientation_is_ignored_or_applied() {
 }
 
 #[test]
+fn every_format_is_read() {
+    // Few colours, so that GIF keeps them.
+    let rgb: Vec<u8> = (0..12u8).flat_map(|at| [at % 4 * 60, at / 4 * 80, 200]).collect();
+    let expected = Picture::from_rgb(4, 3, rgb.clone()).unwrap();
+    let image = image::RgbImage::from_raw(4, 3, rgb).unwrap();
+    for format in [image::ImageFormat::Png, image::ImageFormat::Bmp, image::ImageFormat::WebP, image::ImageFormat::Gif] {
+        let mut file = std::io::Cursor::new(Vec::new());
+        image::DynamicImage::from(image.clone()).write_to(&mut file, format).unwrap();
+        let file = file.get_ref().as_slice();
+        assert_eq!(Picture::decode(file, Orientation::Ignore).unwrap(), expected, "{format:?}");
+        let error = Picture::decode(&file[..file.len() - 12], Orientation::Ignore).unwrap_err();
+        assert!(matches!(error, ProcessorError::UnreadablePicture { .. }), "{format:?} cut short: {error}");
+    }
+}
+
+#[test]
 fn raw_pixels() {
     let rgba = [1, 2, 3, 0, 4, 5, 6, 255];
     let picture = Picture::from_rgba(2, 1, &rgba).unwrap();
@@ -107,6 +123,7 @@ fn raw_pixels() {
 #[test]
 fn unusable_pictures_are_named() {
     let png = read(&data_folders()[0].join("images/tiny_5x3.png"));
+    let jpeg = read(&data_folders()[0].join("images/exif_orient6.jpg"));
     // A header of 65536×65536, with its checksum.
     let mut huge = png.clone();
     huge[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
@@ -117,6 +134,7 @@ fn unusable_pictures_are_named() {
         ("text", b"not a picture at all", "it does not begin like any of these"),
         ("cut header", &png[..20], "can not be read"),
         ("cut data", &png[..png.len() - 30], "can not be read"),
+        ("cut JPEG", &jpeg[..jpeg.len() / 2], "can not be read"),
         ("huge", &huge, "the picture is 65536×65536, 67108864 pixels is the most"),
     ] {
         let error = Picture::decode(bytes, Orientation::Ignore).unwrap_err().to_string();

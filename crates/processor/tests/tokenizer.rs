@@ -3,7 +3,10 @@
 mod common;
 
 use common::{data_folders, read, read_json};
-use qwen_vl_processor::{KeepSpecials, ProcessorError, SpecialTokens, StreamDecoder, Tokenizer};
+use qwen_vl_processor::{
+    AnswerStream, Grounded, GroundingEvent, KeepSpecials, PictureSize, ProcessorError, SpecialTokens, StreamDecoder, Tokenizer,
+    parse_grounding,
+};
 use serde::Deserialize;
 use std::{collections::HashMap, path::Path};
 
@@ -211,6 +214,36 @@ fn streaming_gives_the_same_text() {
                 assert_eq!(text, tokenizer.decode(&ids, keep), "{ids:?}");
             }
         }
+    }
+}
+
+#[test]
+fn answers_from_ids_are_those_from_text() {
+    let size = PictureSize { width: 640, height: 480 };
+    for folder in data_folders() {
+        let tokenizer = tokenizer(&folder);
+        let mut objects = 0;
+        for case in read_json::<Cases<Encoding>>(&folder.join("tokenizer/encode.json")).cases {
+            let Outcome::Value(ids) = case.ids else { continue };
+            if ids.contains(&tokenizer.special().img_start) {
+                continue;
+            }
+            let mut stream = AnswerStream::new(&[size]);
+            let mut found = Grounded::default();
+            let mut events: Vec<GroundingEvent> = ids.iter().flat_map(|id| stream.push(&tokenizer, *id)).collect();
+            events.extend(stream.finish());
+            for event in events {
+                match event {
+                    GroundingEvent::Text(text) => found.text.push_str(&text),
+                    GroundingEvent::Object(object) => found.objects.push(object),
+                }
+            }
+            let raw = tokenizer.decode(&ids, KeepSpecials::Grounding);
+            assert_eq!(stream.raw(), raw);
+            assert_eq!(found, parse_grounding(&raw, &[size]), "{raw}");
+            objects += found.objects.len();
+        }
+        assert!(objects >= 4, "{objects} objects in {}", folder.display());
     }
 }
 

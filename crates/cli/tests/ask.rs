@@ -1,0 +1,176 @@
+//! `qwenvl ask`, held to its contract by the golden cases of the small checkpoints. Needs a GPU adapter; a software one does.
+
+mod common;
+
+use common::{fails, qwenvl, succeeds};
+use quantize::{Options, SchemeName};
+use qwen_vl_testkit::golden::fixtures;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The converted `mini-b`, in f32, in a folder that is deleted in the end.
+fn model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixtures().join("checkpoints/mini-b");
+    quantize::convert(&Options::new(source, folder.path().join("web")).scheme(SchemeName::F32), &mut |_| ()).unwrap();
+    folder
+}
+
+fn ask(model: &tempfile::TempDir, more: &[&str]) -> std::process::Output {
+    let (web, root) = (model.path().join("web"), fixtures());
+    let args = ["ask", "--model", web.to_str().unwrap(), "--root", root.to_str().unwrap()];
+    qwenvl(args.iter().chain(more), b"")
+}
+
+fn ask_json(model: &tempfile::TempDir, more: &[&str]) -> Value {
+    serde_json::from_str(&succeeds(ask(model, &[more, &["--json"]].concat()))).unwrap()
+}
+
+fn golden(name: &str) -> (String, Value) {
+    let path = fixtures().join(format!("golden/mini-b/{name}.json"));
+    let case = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    (path.to_str().unwrap().to_owned(), case)
+}
+
+#[test]
+fn cases_give_the_tokens_of_the_original() {
+    let model = model();
+    // The runtime's tests go through all cases; `chat_stop` has a stop token on its way.
+    for name in ["text_zh", "chat_stop"] {
+        let (path, case) = golden(name);
+        let answer = ask_json(&model, &["--case", &path]);
+        assert_eq!(answer["tokens"], case["decode"]["tokens"], "{name}");
+        assert_eq!(answer["prompt_ids"], case["input_ids"], "{name}");
+        assert_eq!(answer["finish_reason"], "length", "{name}");
+    }
+}
+
+#[test]
+fn a_prompt_and_a_chat_are_the_cases_written_out() {
+    let model = model();
+    let (_, case) = golden("img_vqa");
+    let steps = case["decode"]["tokens"].as_array().unwrap().len().to_string();
+    let options = ["--greedy", "--max-new-tokens", &steps];
+    let answer = ask_json(&model, &[&["--prompt", case["prompt"]["text"].as_str().unwrap()], &options[..]].concat());
+    assert_eq!(answer["prompt_ids"], case["input_ids"]);
+    assert!(!answer["adapter"]["name"].as_str().unwrap().is_empty());
+    assert!(answer["timings"]["prefill_ms"].as_f64().unwrap() > 0.0);
+
+    // The same picture given beside the text.
+    let text = case["prompt"]["text"].as_str().unwrap();
+    let (tag, text) = text.split_once("</img>").unwrap();
+    let image = tag.strip_prefix("<img>").unwrap();
+    let beside = ask_json(&model, &[&["--image", image, "--prompt", text], &options[..]].concat());
+    assert_eq!(beside["prompt_ids"], case["input_ids"]);
+    assert_eq!(beside["tokens"], answer["tokens"]);
+
+    // `<|im_end|>` wins at a known step, and ends the answer there.
+    let (_, case) = golden("chat_stop");
+    let folder = tempfile::tempdir().unwrap();
+    let chat = folder.path().join("chat.json");
+    let prompt = &case["prompt"];
+    let file = json!({"system": prompt["system"], "history": prompt["history"], "query": prompt["query"]});
+    std::fs::write(&chat, file.to_string()).unwrap();
+    let answer = ask_json(&model, &[&["--chat", chat.to_str().unwrap()], &options[..]].concat());
+    assert_eq!(answer["prompt_ids"], case["input_ids"]);
+    assert_eq!(answer["finish_reason"], "stop");
+    let tokens = answer["tokens"].as_array().unwrap();
+    assert_eq!(tokens[..], case["decode"]["tokens"].as_array().unwrap()[..tokens.len()]);
+    assert_eq!(answer["text"], case["chat_response"].as_str().unwrap().trim());
+}
+
+#[test]
+fn the_dump_has_the_stages_of_the_contract() {
+    let model = model();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dump.safetensors");
+    let (path, case) = golden("chat_two_images");
+    let answer = ask_json(&model, &["--case", &path, "--dump", file.to_str().unwrap()]);
+    assert_eq!(answer["tokens"], case["decode"]["tokens"]);
+    let bytes = std::fs::read(&file).unwrap();
+    let dump = SafeTensors::deserialize(&bytes).unwrap();
+    let (prompt, steps) = (case["input_ids"].as_array().unwrap().len(), case["decode"]["tokens"].as_array().unwrap().len());
+    let expected = [
+        ("decode_logits", vec![steps, 1024]),
+        ("image_features.0", vec![256, 256]),
+        ("image_features.1", vec![256, 256]),
+        ("logits", vec![prompt, 1024]),
+        ("pixels.0", vec![3, 448, 448]),
+        ("pixels.1", vec![3, 448, 448]),
+    ];
+    let mut found: Vec<_> = dump.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
+    found.sort();
+    assert_eq!(found, expected.map(|(name, shape)| (name.to_owned(), shape)));
+    // Step 0 of decoding is the last position of the prompt.
+    let rows = |name| dump.tensor(name).unwrap().data().chunks_exact(4096).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    assert_eq!(rows("logits").last(), rows("decode_logits").first());
+}
+
+#[test]
+fn text_is_streamed_without_json() {
+    let model = model();
+    let options = ["--prompt", "Hello", "--greedy", "--max-new-tokens", "4"];
+    let answer = ask_json(&model, &options);
+    let printed = succeeds(ask(&model, &options));
+    assert_eq!(printed.trim(), answer["text"].as_str().unwrap());
+}
+
+#[test]
+fn what_can_not_be_asked_is_named_before_the_weights_are_loaded() {
+    let model = model();
+    // Without a shard, whatever is said comes from before the loading.
+    std::fs::remove_file(model.path().join("web/shard-00000.safetensors")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let long = format!("<img>{}</img>", "p".repeat(300));
+    let (not_json, typo) = (file("a.json", "{"), file("b.json", r#"{"query": "x", "histroy": []}"#));
+    let broken = file("broken.png", "no picture");
+    for (args, expected) in [
+        (&["--prompt", &long][..], "takes 300 bytes of UTF-8, an image has room for 256"),
+        (&["--prompt", "<img>x"], "`<img>` at character 0 has no `</img>`"),
+        (&["--prompt", "<img>images/none.png</img>"], "images/none.png"),
+        (&["--prompt", "x", "--image", &broken], "broken.png`: the picture can not be read"),
+        (&["--chat", &not_json], "a.json"),
+        (&["--chat", &typo], "unknown field `histroy`"),
+        (&["--case", "nowhere.json"], "nowhere.json"),
+        (&["--prompt", "x"], "shard-00000.safetensors"),
+        (&["--prompt", "x", "--chat", "y"], "cannot be used with"),
+        (&["--prompt", "x", "--top-p", "1.5"], "above 0, at most 1"),
+        (&["--prompt", "x", "--max-new-tokens", "0"], "above 0"),
+    ] {
+        let error = fails(ask(&model, args));
+        // `Caused by` is on lines of its own.
+        assert!(error.replace("\n\nCaused by:\n    ", ": ").contains(expected), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn damaged_checkpoints_are_named() {
+    let model = model();
+    let web = model.path().join("web");
+    let shard = web.join("shard-00000.safetensors");
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() - 7]).unwrap();
+    let error = fails(ask(&model, &["--prompt", "x"]));
+    assert!(error.contains("shard `shard-00000.safetensors` has"), "{error}");
+    let mut flipped = bytes.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    std::fs::write(&shard, &flipped).unwrap();
+    let error = fails(ask(&model, &["--prompt", "x"]));
+    assert!(error.contains("shard `shard-00000.safetensors` has SHA-256"), "{error}");
+    std::fs::write(&shard, &bytes).unwrap();
+
+    let vocabulary = web.join("qwen.tiktoken");
+    let text = std::fs::read(&vocabulary).unwrap();
+    std::fs::write(&vocabulary, &text[..text.len() - 20]).unwrap();
+    let error = fails(ask(&model, &["--prompt", "x"]));
+    assert!(error.contains("qwen.tiktoken") && error.contains("the manifest says"), "{error}");
+
+    let error = fails(qwenvl(["ask", "--prompt", "x", "--model", Path::new("/nonexistent").to_str().unwrap()], b""));
+    assert!(error.contains("is no web checkpoint"), "{error}");
+}
