@@ -1,0 +1,50 @@
+//! Conversion and loading for the tests.
+
+use quantize::{Options, SchemeName, WriteOptions};
+use qwen_vl_format::Manifest;
+use qwen_vl_runtime::{Gpu, GpuOptions, ImageFeatures, Model, ModelLoader, ModelOptions, Trace};
+use qwen_vl_testkit::golden::Case;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// A context that holds every case with its greedy steps.
+pub fn context_for(cases: &[Case]) -> usize {
+    cases.iter().map(|case| case.input_ids.len() + case.decode.tokens.len() + 1).max().expect("at least one case")
+}
+
+/// Converts a Hugging Face folder into one that is deleted in the end.
+pub fn convert(checkpoint: &Path, scheme: SchemeName, group_size: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::new(checkpoint, folder.path().join("web")).scheme(scheme).group_size(group_size).unwrap();
+    quantize::convert(&options, &mut |_| ()).unwrap();
+    folder
+}
+
+/// The same web checkpoint with every tensor as the f32 values that its codes stand for.
+pub fn dequantized(folder: &tempfile::TempDir) -> tempfile::TempDir {
+    let decoded = tempfile::tempdir().unwrap();
+    quantize::dequantized(&folder.path().join("web"), &decoded.path().join("web"), &WriteOptions::default()).unwrap();
+    decoded
+}
+
+/// Loads a web checkpoint, its shards in pieces of an awkward size.
+pub fn load(folder: &tempfile::TempDir, options: ModelOptions) -> Model {
+    let folder = folder.path().join("web");
+    let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))
+        .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)");
+    let manifest = Manifest::from_json(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
+    let files: Vec<_> = manifest.shards.iter().map(|shard| shard.file.clone()).collect();
+    let mut loader = ModelLoader::new(gpu, manifest, options).unwrap();
+    for (shard, file) in files.iter().enumerate() {
+        for piece in std::fs::read(folder.join(file)).unwrap().chunks(1_000_003) {
+            loader.write(shard, piece).unwrap();
+        }
+    }
+    pollster::block_on(loader.finish()).unwrap()
+}
+
+/// Runs a whole prompt.
+pub fn prefill(model: &mut Model, ids: &[u32], features: &[ImageFeatures], trace: Option<&mut Trace>) {
+    let flow = pollster::block_on(model.prefill(ids, features, &mut |_| ControlFlow::Continue(()), trace)).unwrap();
+    assert!(flow.is_continue());
+}
