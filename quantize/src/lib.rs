@@ -13,7 +13,7 @@ pub mod source;
 mod web;
 mod write;
 
-pub use convert::original_tensors;
+pub use convert::{original_tensors, resize_table};
 pub use options::{Event, Options, Rule, SchemeName, Summary, TensorTotal, WriteOptions};
 pub use web::{WebCheckpoint, dequantized};
 

@@ -1,0 +1,82 @@
+"""Prints the SHA-256 of every tensor that a f32 web checkpoint must hold exactly, made from the original's layouts.
+
+    python3 expected.py ../../../tests/fixtures/checkpoints > expected.json
+
+Left out are the tensors that are computed rather than moved: the resized position tables and the resampler's queries.
+"""
+import array
+import hashlib
+import json
+import pathlib
+import sys
+
+from reader import read_checkpoint
+
+
+def web_tensors(config, tensors):
+    visual = config["visual"]
+    hidden, width = config["hidden_size"], visual["width"]
+    heads, head_dim = visual["heads"], width // visual["heads"]
+
+    def take(name):
+        return tensors[name][1]
+
+    def rows(values, count):
+        step = len(values) // count
+        return [values[i * step : (i + 1) * step] for i in range(count)]
+
+    def join(parts):
+        out = array.array("f")
+        for part in parts:
+            out.extend(part)
+        return out
+
+    def by_part(values):
+        """[q, k, v of head 0; q, k, v of head 1; ...] to [all q; all k; all v]."""
+        source = rows(values, 3 * width)
+        return join(source[(head * 3 + part) * head_dim + d] for part in range(3) for head in range(heads) for d in range(head_dim))
+
+    out = {"vision.patch_embedding.weight": take("transformer.visual.conv1.weight")}
+    for leaf in ("weight", "bias"):
+        out[f"vision.ln_pre.{leaf}"] = take(f"transformer.visual.ln_pre.{leaf}")
+        out[f"resampler.ln_post.{leaf}"] = take(f"transformer.visual.ln_post.{leaf}")
+        out[f"resampler.ln_kv.{leaf}"] = take(f"transformer.visual.attn_pool.ln_kv.{leaf}")
+        out[f"resampler.attn.out.{leaf}"] = take(f"transformer.visual.attn_pool.attn.out_proj.{leaf}")
+        thirds = rows(take(f"transformer.visual.attn_pool.attn.in_proj_{leaf}"), 3)
+        for name, third in zip("qkv", thirds):
+            out[f"resampler.attn.{name}.{leaf}"] = third
+    for layer in range(visual["layers"]):
+        old, new = f"transformer.visual.transformer.resblocks.{layer}", f"vision.blocks.{layer}"
+        for leaf in ("weight", "bias"):
+            out[f"{new}.attn.qkv.{leaf}"] = by_part(take(f"{old}.attn.in_proj.{leaf}"))
+            for theirs, ours in {"attn.out_proj": "attn.out", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "ln_1": "ln_1", "ln_2": "ln_2"}.items():
+                out[f"{new}.{ours}.{leaf}"] = take(f"{old}.{theirs}.{leaf}")
+    out["resampler.kv_proj.weight"] = take("transformer.visual.attn_pool.kv_proj.weight")
+    proj = rows(take("transformer.visual.proj"), hidden)
+    out["resampler.proj.weight"] = array.array("f", (proj[i][o] for o in range(hidden) for i in range(hidden)))
+    out["decoder.embedding.weight"] = take("transformer.wte.weight")
+    for layer in range(config["num_hidden_layers"]):
+        old, new = f"transformer.h.{layer}", f"decoder.layers.{layer}"
+        out[f"{new}.attn_norm.weight"] = take(f"{old}.ln_1.weight")
+        out[f"{new}.mlp_norm.weight"] = take(f"{old}.ln_2.weight")
+        out[f"{new}.attn.qkv.weight"] = take(f"{old}.attn.c_attn.weight")
+        out[f"{new}.attn.qkv.bias"] = take(f"{old}.attn.c_attn.bias")
+        out[f"{new}.attn.out.weight"] = take(f"{old}.attn.c_proj.weight")
+        out[f"{new}.mlp.down.weight"] = take(f"{old}.mlp.c_proj.weight")
+        branch = config["intermediate_size"] // 2
+        w1, w2 = (rows(take(f"{old}.mlp.{name}.weight"), branch) for name in ("w1", "w2"))
+        out[f"{new}.mlp.gate_up.weight"] = join(row for pair in zip(w1, w2) for row in pair)
+    out["decoder.norm.weight"] = take("transformer.ln_f.weight")
+    out["head.weight"] = take("lm_head.weight")
+    return out
+
+
+def main():
+    hashes = {}
+    for name in ("mini-a", "mini-b"):
+        config, tensors = read_checkpoint(pathlib.Path(sys.argv[1]) / name)
+        hashes[name] = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in sorted(web_tensors(config, tensors).items())}
+    print(json.dumps(hashes, indent=1))
+
+
+main()

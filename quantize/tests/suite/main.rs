@@ -1,0 +1,5 @@
+//! The converter from outside: whole folders in, whole folders out.
+
+mod bad_input;
+mod convert;
+mod support;
