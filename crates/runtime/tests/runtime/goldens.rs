@@ -3,8 +3,7 @@
 //! Tolerances are those of the reference data's `CONVENTIONS.md`: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4 up to 600 tokens and
 //! 2e-3 above. The wrong GELU or an off-by-one in log-n attention would already show.
 
-mod support;
-
+use crate::support::{context_for, convert, load, prefill};
 use quantize::SchemeName;
 use qwen_vl_processor::{Orientation, Picture};
 use qwen_vl_runtime::{ImageFeatures, Model, ModelOptions, Trace};
@@ -12,7 +11,6 @@ use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, CaseImage, GoldenSet, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
-use support::{context_for, convert, load, prefill};
 
 /// Stages of the visual part whose tolerance is not `image_features`'.
 const VISION_TOLERANCE: f32 = 2e-4;
@@ -169,7 +167,7 @@ fn coded_weights_give_the_logits_of_their_decoded_values() {
         let schemes = [(SchemeName::Q4, 32), (SchemeName::Q8, 64), (SchemeName::F16, 32)];
         for (scheme, group_size) in schemes.into_iter().take(if set.name == "mini-b" { 3 } else { 1 }) {
             let coded = convert(&set.checkpoint(), scheme, group_size);
-            let decoded = support::dequantized(&coded);
+            let decoded = crate::support::dequantized(&coded);
             let cases: Vec<_> = set.cases().unwrap().into_iter().filter(|case| ["text_en", "img_vqa"].contains(&&*case.case)).collect();
             let options = ModelOptions { context_length: context_for(&cases), prefill_chunk: 256 };
             let (mut coded, mut decoded) = (load(&coded, options), load(&decoded, options));

@@ -1,0 +1,152 @@
+//! What a user can get wrong, and what a network can do to a file: each a clear error that names what and where.
+
+use crate::support::{convert, load};
+use quantize::SchemeName;
+use qwen_vl_format::Manifest;
+use qwen_vl_processor::Orientation;
+use qwen_vl_runtime::session::{Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
+use qwen_vl_runtime::{Gpu, GpuOptions, ModelLoader, ModelOptions, RuntimeError};
+use qwen_vl_testkit::golden::fixtures;
+use std::ops::ControlFlow;
+
+fn converted() -> tempfile::TempDir {
+    convert(&fixtures().join("checkpoints/mini-a"), SchemeName::F32, 32)
+}
+
+fn loader(folder: &tempfile::TempDir) -> (ModelLoader, Vec<u8>) {
+    let web = folder.path().join("web");
+    let manifest = Manifest::from_json(&std::fs::read_to_string(web.join("manifest.json")).unwrap()).unwrap();
+    let shard = std::fs::read(web.join(&manifest.shards[0].file)).unwrap();
+    let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
+    (ModelLoader::new(gpu, manifest, ModelOptions::default()).unwrap(), shard)
+}
+
+#[test]
+fn a_truncated_shard_is_named_with_both_lengths() {
+    let (mut loader, shard) = loader(&converted());
+    loader.write(0, &shard[..shard.len() - 5]).unwrap();
+    let Err(error) = pollster::block_on(loader.finish()) else { panic!("a model was made of a truncated shard") };
+    assert!(matches!(error, RuntimeError::ShardLength { .. }));
+    let text = error.to_string();
+    assert!(
+        text.contains("shard-00000") && text.contains(&shard.len().to_string()) && text.contains(&(shard.len() - 5).to_string()),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_shard_that_goes_on_is_refused() {
+    let (mut loader, shard) = loader(&converted());
+    loader.write(0, &shard).unwrap();
+    assert!(matches!(loader.write(0, &[0]), Err(RuntimeError::ShardLength { .. })));
+}
+
+#[test]
+fn one_wrong_bit_is_noticed() {
+    let (mut loader, mut shard) = loader(&converted());
+    let middle = shard.len() / 2;
+    shard[middle] ^= 1;
+    let error = loader.write(0, &shard).unwrap_err();
+    assert!(matches!(error, RuntimeError::ShardHash { .. }), "{error}");
+    assert!(error.to_string().contains("shard-00000"), "{error}");
+}
+
+#[test]
+fn a_shard_that_does_not_exist_is_refused() {
+    let (mut loader, _) = loader(&converted());
+    assert!(matches!(loader.write(99, &[0]), Err(RuntimeError::NoSuchShard { index: 99, count: 1 })));
+}
+
+/// An engine on mini-a, whose vocabulary has 320 ranks and whose `<img>` is 534.
+fn engine(context_length: usize) -> Engine {
+    let folder = converted();
+    let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64 });
+    let vocabulary = std::fs::read(folder.path().join("web/qwen.tiktoken")).unwrap();
+    Engine::new(model, &vocabulary).unwrap()
+}
+
+fn ask(engine: &mut Engine, prompt: PromptInput, images: &[ImageInput]) -> Result<qwen_vl_runtime::session::Answer, RuntimeError> {
+    let generation = GenerationOptions { max_new_tokens: Some(4), greedy: Some(true), ignore_stop: true, ..Default::default() };
+    pollster::block_on(engine.ask(&Request { prompt, generation }, images, &mut |_| ControlFlow::Continue(()), None))
+}
+
+fn raw(text: &str) -> PromptInput {
+    PromptInput::Raw { text: text.to_owned() }
+}
+
+fn picture(name: &str) -> ImageInput {
+    let bytes = std::fs::read(fixtures().join("images").join(name)).unwrap();
+    ImageInput::Encoded { bytes, orientation: Orientation::Ignore }
+}
+
+#[test]
+fn bad_requests_are_errors_and_the_engine_stays_usable() {
+    let mut engine = engine(400);
+    let message = |result: Result<_, RuntimeError>| result.map(|_: qwen_vl_runtime::session::Answer| ()).unwrap_err().to_string();
+
+    let error = message(ask(&mut engine, raw("<img>a.png</img>What?"), &[]));
+    assert!(error.contains("1 pictures, 0 were given"), "{error}");
+    let error = message(ask(&mut engine, raw("<img>a.png"), &[picture("photo_cat.png")]));
+    assert!(error.contains("`<img>` at character 0"), "{error}");
+    let error = message(ask(&mut engine, raw(&format!("<img>{}</img>", "x".repeat(300))), &[picture("photo_cat.png")]));
+    assert!(error.contains("300 bytes"), "{error}");
+    let broken = ImageInput::Encoded { bytes: b"\x89PNG\r\n\x1a\n but no more".to_vec(), orientation: Orientation::Ignore };
+    let error = message(ask(&mut engine, raw("<img>a.png</img>"), &[broken]));
+    assert!(error.contains("can not be read"), "{error}");
+    let error = message(ask(&mut engine, raw(&"word ".repeat(500)), &[]));
+    assert!(error.contains("context of 400"), "{error}");
+    let error = message(ask(&mut engine, PromptInput::Ids { ids: vec![1, 2, 100_000] }, &[]));
+    assert!(error.contains("token 100000 at position 2"), "{error}");
+    let error = message(ask(&mut engine, raw(""), &[]));
+    assert!(error.contains("no tokens"), "{error}");
+
+    let answer = ask(&mut engine, raw("Hello"), &[]).unwrap();
+    assert_eq!((answer.tokens.len(), answer.finish_reason), (4, FinishReason::Length));
+}
+
+#[test]
+fn a_cancelled_answer_keeps_what_came_and_the_next_is_whole() {
+    let mut engine = engine(400);
+    let request = Request {
+        prompt: raw("Hello"),
+        generation: GenerationOptions { max_new_tokens: Some(12), greedy: Some(true), ignore_stop: true, ..Default::default() },
+    };
+    let run = |engine: &mut Engine, stop_after: usize| {
+        let mut texts = 0;
+        let mut on_event = |event| {
+            texts += usize::from(matches!(event, Event::Text { .. }));
+            if texts >= stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        pollster::block_on(engine.ask(&request, &[], &mut on_event, None)).unwrap()
+    };
+    let whole = run(&mut engine, usize::MAX);
+    let cut = run(&mut engine, 3);
+    assert_eq!(cut.finish_reason, FinishReason::Cancelled);
+    assert!(cut.tokens.len() < whole.tokens.len() && whole.tokens.starts_with(&cut.tokens), "{:?} of {:?}", cut.tokens, whole.tokens);
+    assert_eq!(run(&mut engine, usize::MAX).tokens, whole.tokens);
+}
+
+#[test]
+fn the_context_ends_an_answer() {
+    let mut engine = engine(16);
+    let request = Request {
+        prompt: PromptInput::Ids { ids: (0..12).collect() },
+        generation: GenerationOptions { greedy: Some(true), ignore_stop: true, ..Default::default() },
+    };
+    let answer = pollster::block_on(engine.ask(&request, &[], &mut |_| ControlFlow::Continue(()), None)).unwrap();
+    // Twelve positions of the prompt, four of the answer, and one more token that needs none.
+    assert_eq!((answer.finish_reason, answer.tokens.len()), (FinishReason::Context, 5));
+}
+
+#[test]
+fn the_same_picture_is_encoded_once() {
+    let mut engine = engine(400);
+    let prompt = || raw("<img>a.png</img>What?");
+    let first = ask(&mut engine, prompt(), &[picture("photo_cat.png")]).unwrap();
+    let before = engine.model().gpu().allocated_bytes();
+    let again = ask(&mut engine, prompt(), &[picture("photo_cat.png")]).unwrap();
+    assert_eq!(engine.model().gpu().allocated_bytes(), before, "features were made anew");
+    assert_eq!(first.tokens, again.tokens);
+    ask(&mut engine, prompt(), &[picture("photo_rocket.png")]).unwrap();
+    assert!(engine.model().gpu().allocated_bytes() > before, "another picture took the first one's features");
+}

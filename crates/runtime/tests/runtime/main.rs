@@ -1,0 +1,6 @@
+//! The runtime on whatever adapter there is (a software one in the project's own tests).
+
+mod errors;
+mod goldens;
+mod positions;
+mod support;
