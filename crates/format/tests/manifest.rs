@@ -1,0 +1,348 @@
+//! Manifests that must be read and manifests that must not.
+
+use qwen_vl_format::manifest::{
+    FORMAT_NAME, FORMAT_VERSION, FileEntry, GenerationConfig, Manifest, ManifestError, ProcessorConfig, Provenance, TensorEntry, TensorPart,
+};
+use qwen_vl_format::tensors::tensor_table;
+use qwen_vl_format::{ModelConfig, Scheme, TensorKind};
+use serde_json::{Value, json};
+
+fn config() -> ModelConfig {
+    serde_json::from_value(json!({
+        "vocab_size": 320, "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "kv_channels": 32,
+        "intermediate_size": 128, "layer_norm_epsilon": 1e-6, "seq_length": 256, "rotary_emb_base": 10000.0,
+        "use_dynamic_ntk": true, "use_logn_attn": true,
+        "visual": {"image_size": 56, "patch_size": 14, "width": 32, "layers": 1, "heads": 2, "mlp_ratio": 2.4231,
+                   "output_dim": 128, "image_start_id": 300, "n_queries": 16}
+    }))
+    .unwrap()
+}
+
+fn entry(file: &str, bytes: u64) -> FileEntry {
+    FileEntry { file: file.to_owned(), bytes, sha256: "0123456789abcdef".repeat(4) }
+}
+
+/// A manifest of two shards, q4 where possible; the embedding has two parts, the second in the second shard.
+fn valid() -> Manifest {
+    let config = config();
+    let mut shards = vec![entry("shard-00000.safetensors", 0), entry("shard-00001.safetensors", 0)];
+    let mut ends = [96u64, 104];
+    let mut shard = 0;
+    let tensors = tensor_table(&config)
+        .into_iter()
+        .map(|spec| {
+            let scheme = if spec.kind == TensorKind::Matrix { Scheme::Q4 { group_size: 32 } } else { Scheme::F32 };
+            let [rows, cols] = spec.shape;
+            let rows_of_parts = if spec.name == "decoder.embedding.weight" { vec![64, rows - 64] } else { vec![rows] };
+            let parts = rows_of_parts.into_iter().enumerate().map(|(index, rows)| {
+                shard = shard.max(index);
+                let mut range = |bytes: usize| {
+                    let begin = ends[shard];
+                    ends[shard] += (rows * bytes) as u64;
+                    [begin, ends[shard]]
+                };
+                let data = range(scheme.row_data_bytes(cols));
+                let scales = scheme.group_size().map(|_| range(scheme.row_scale_bytes(cols)));
+                TensorPart { rows, shard, data, scales }
+            });
+            TensorEntry { name: spec.name, shape: spec.shape, scheme, parts: parts.collect() }
+        })
+        .collect();
+    for (shard, end) in shards.iter_mut().zip(ends) {
+        shard.bytes = end;
+    }
+    Manifest {
+        format: FORMAT_NAME.to_owned(),
+        version: FORMAT_VERSION,
+        config,
+        processor: ProcessorConfig { tokenizer_file: "qwen.tiktoken".into(), image_mean: [0.5; 3], image_std: [0.25; 3] },
+        generation: GenerationConfig {
+            chat_format: "chatml".into(),
+            eos_token_id: 86,
+            max_new_tokens: 512,
+            max_window_size: 6144,
+            do_sample: true,
+            top_k: 0,
+            top_p: 0.3,
+        },
+        provenance: Provenance { converter: "test".into(), source: "test".into(), source_files: Vec::new(), modifications: "none".into() },
+        files: vec![entry("qwen.tiktoken", 10)],
+        shards,
+        tensors,
+    }
+}
+
+/// The error for a manifest that was changed as JSON.
+fn refused(edit: impl FnOnce(&mut Value)) -> ManifestError {
+    let mut value = serde_json::to_value(valid()).unwrap();
+    edit(&mut value);
+    Manifest::from_json(&value.to_string()).expect_err("this manifest must be refused")
+}
+
+#[track_caller]
+fn assert_refused(edit: impl FnOnce(&mut Value), parts: &[&str]) {
+    let error = refused(edit).to_string();
+    for part in parts {
+        assert!(error.contains(part), "`{part}` is not in: {error}");
+    }
+}
+
+fn tensor<'a>(manifest: &'a mut Value, name: &str) -> &'a mut Value {
+    manifest["tensors"].as_array_mut().unwrap().iter_mut().find(|tensor| tensor["name"] == name).unwrap()
+}
+
+const FIRST: &str = "vision.patch_embedding.weight";
+const EMBEDDING: &str = "decoder.embedding.weight";
+
+#[test]
+fn a_valid_manifest_survives_the_round_trip() {
+    let manifest = valid();
+    assert_eq!(Manifest::from_json(&serde_json::to_string(&manifest).unwrap()).unwrap(), manifest);
+    assert_eq!(manifest.shard_bytes(), manifest.shards[0].bytes + manifest.shards[1].bytes);
+    assert_eq!(manifest.tensor(EMBEDDING).unwrap().parts.len(), 2);
+    assert!(manifest.tensor("lm_head.weight").is_none());
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let json = serde_json::to_string(&valid()).unwrap();
+    for len in (0..json.len()).step_by(7) {
+        assert!(matches!(Manifest::from_json(&json[..len]), Err(ManifestError::Parse(_))), "{len} of {} bytes", json.len());
+    }
+}
+
+#[test]
+fn other_formats_and_versions() {
+    assert_refused(|manifest| manifest["format"] = "gguf".into(), &["`gguf`", "`qwen-vl-web`"]);
+    // A later version need not have our keys.
+    let error = Manifest::from_json(r#"{"format": "qwen-vl-web", "version": 2, "something": "new"}"#).unwrap_err();
+    assert!(matches!(error, ManifestError::Version { found: 2 }), "{error}");
+    assert_refused(|manifest| manifest["version"] = 0.into(), &["version 0", "version 1"]);
+    assert!(matches!(Manifest::from_json("{}"), Err(ManifestError::Format { .. })));
+    for json in ["", "null", "3", "{\"format\": 3}"] {
+        assert!(matches!(Manifest::from_json(json), Err(ManifestError::Parse(_))), "{json}");
+    }
+}
+
+#[test]
+fn impossible_sizes() {
+    for (key, value) in [
+        ("vocab_size", json!(0)),
+        ("hidden_size", json!(1u64 << 40)),
+        ("num_hidden_layers", json!(1_000_000)),
+        ("intermediate_size", json!(129)),
+        ("rotary_emb_base", json!(-1.0)),
+    ] {
+        assert_refused(|manifest| manifest["config"][key] = value.clone(), &[key]);
+    }
+    for (key, value) in [
+        ("image_size", json!(1u64 << 32)),
+        ("patch_size", json!(0)),
+        ("layers", json!(1_000_000)),
+        ("n_queries", json!(15)),
+        ("mlp_ratio", json!(1e300)),
+        ("mlp_ratio", json!(1e-9)),
+    ] {
+        assert_refused(|manifest| manifest["config"]["visual"][key] = value.clone(), &[key]);
+    }
+    assert!(matches!(refused(|manifest| manifest["config"]["hidden_size"] = json!(-128)), ManifestError::Parse(_)));
+}
+
+#[test]
+fn settings() {
+    assert_refused(|manifest| manifest["processor"]["tokenizer_file"] = "other".into(), &["tokenizer_file", "`other`"]);
+    assert_refused(|manifest| manifest["processor"]["image_std"][1] = 0.into(), &["image_std", "above 0"]);
+    assert_refused(|manifest| manifest["generation"]["chat_format"] = "llama".into(), &["chat_format", "`llama`"]);
+    assert_refused(|manifest| manifest["generation"]["eos_token_id"] = 320.into(), &["eos_token_id", "320"]);
+    assert_refused(|manifest| manifest["generation"]["top_p"] = 0.into(), &["top_p"]);
+}
+
+#[test]
+fn names_of_files() {
+    for name in ["", "..", ".hidden", "../up", "a/b", "a\\b", "/etc/passwd", "C:x", "a b", "a%2fb", "é", "a\u{0}", &"x".repeat(256)] {
+        assert_refused(|manifest| manifest["shards"][0]["file"] = name.into(), &["a name"]);
+    }
+    assert_refused(|manifest| manifest["shards"][1]["file"] = "qwen.tiktoken".into(), &["`qwen.tiktoken`", "twice"]);
+    assert_refused(|manifest| manifest["shards"][1]["file"] = "manifest.json".into(), &["`manifest.json`", "twice"]);
+}
+
+#[test]
+fn hashes_and_sizes_of_files() {
+    for hash in ["", "0123", &"g".repeat(64), &"A".repeat(64), &"0".repeat(65)] {
+        assert_refused(|manifest| manifest["shards"][0]["sha256"] = (*hash).into(), &["shard-00000.safetensors", "64 lower-case"]);
+    }
+    assert_refused(|manifest| manifest["shards"][0]["bytes"] = u64::MAX.into(), &["shard-00000.safetensors", "2^53"]);
+}
+
+#[test]
+fn the_list_of_tensors() {
+    let tensors = |manifest: &mut Value| manifest["tensors"].as_array_mut().unwrap().len();
+    assert_refused(
+        |manifest| {
+            let last = tensors(manifest) - 1;
+            manifest["tensors"].as_array_mut().unwrap().remove(last);
+        },
+        &["the end of the list", "`head.weight`"],
+    );
+    assert_refused(|manifest| drop(manifest["tensors"].as_array_mut().unwrap().remove(1)), &["tensor 1", "`vision.position_embedding`"]);
+    assert_refused(
+        |manifest| {
+            let extra = manifest["tensors"][0].clone();
+            manifest["tensors"].as_array_mut().unwrap().push(extra);
+        },
+        &[FIRST, "the end of the list"],
+    );
+    assert_refused(|manifest| manifest["tensors"].as_array_mut().unwrap().swap(2, 3), &["tensor 2", "vision.ln_pre"]);
+    assert_refused(|manifest| manifest["tensors"] = json!([]), &["tensor 0", "the end of the list", FIRST]);
+    assert_refused(|manifest| tensor(manifest, EMBEDDING)["shape"] = json!([128, 320]), &[EMBEDDING, "[128, 320]", "[320, 128]"]);
+}
+
+#[test]
+fn schemes() {
+    for group_size in [0u32, 1, 16, 48, 256, u32::MAX] {
+        for name in ["q4", "q8", "int4"] {
+            assert_refused(
+                |manifest| tensor(manifest, FIRST)["scheme"] = json!({ "type": name, "group_size": group_size }),
+                &[FIRST, "32, 64 or 128"],
+            );
+        }
+    }
+    assert_refused(|manifest| tensor(manifest, "vision.ln_pre.bias")["scheme"] = json!({ "type": "f16" }), &["vision.ln_pre.bias", "F32"]);
+    assert!(matches!(refused(|manifest| tensor(manifest, FIRST)["scheme"] = json!({ "type": "q3" })), ManifestError::Parse(_)));
+}
+
+#[test]
+fn rows_of_parts() {
+    assert_refused(|manifest| tensor(manifest, EMBEDDING)["parts"] = json!([]), &[EMBEDDING, "0 rows", "320"]);
+    assert_refused(|manifest| drop(tensor(manifest, EMBEDDING)["parts"].as_array_mut().unwrap().pop()), &[EMBEDDING, "64 rows", "320"]);
+    assert_refused(
+        |manifest| {
+            tensor(manifest, EMBEDDING)["parts"][0]["rows"] = 65.into();
+            tensor(manifest, EMBEDDING)["parts"][1]["rows"] = 255.into();
+        },
+        &[EMBEDDING, "part 0", "65", "a multiple of 32"],
+    );
+    // Sums that would wrap around to the right number.
+    assert_refused(
+        |manifest| {
+            tensor(manifest, EMBEDDING)["parts"][0]["rows"] = (u64::MAX - 31).into();
+            tensor(manifest, EMBEDDING)["parts"][1]["rows"] = 352.into();
+        },
+        &[EMBEDDING, "rows"],
+    );
+    assert_refused(
+        |manifest| {
+            let empty = json!({ "rows": 0, "shard": 0, "data": [0, 0], "scales": [0, 0] });
+            tensor(manifest, EMBEDDING)["parts"].as_array_mut().unwrap().insert(0, empty);
+        },
+        &[EMBEDDING, "part 0", "number of rows"],
+    );
+}
+
+#[test]
+fn ranges() {
+    let first = |manifest: &mut Value| tensor(manifest, FIRST)["parts"][0].take();
+    let set = |part: Value| move |manifest: &mut Value| tensor(manifest, FIRST)["parts"][0] = part;
+    let mut value = serde_json::to_value(valid()).unwrap();
+    let part = first(&mut value);
+    let [begin, end] = [&part["data"][0], &part["data"][1]].map(|at| at.as_u64().unwrap());
+    let with = |key: &str, new: Value| {
+        let mut part = part.clone();
+        part[key] = new;
+        part
+    };
+    assert_refused(set(with("data", json!([begin, end - 4]))), &[FIRST, "data", "bytes"]);
+    assert_refused(set(with("data", json!([end, begin]))), &[FIRST, "data"]);
+    assert_refused(set(with("data", json!([u64::MAX - (end - begin), u64::MAX]))), &[FIRST, "multiple of 4"]);
+    assert_refused(set(with("data", json!([(1u64 << 63), (1u64 << 63) + end - begin]))), &[FIRST, "shard-00000.safetensors"]);
+    assert_refused(set(with("data", json!([begin + 2, end + 2]))), &[FIRST, "multiple of 4"]);
+    assert_refused(set(with("scales", part["data"].clone())), &[FIRST, "scales"]);
+    assert_refused(set(with("scales", Value::Null)), &[FIRST, "`scales`", "absent"]);
+    assert_refused(set(with("shard", 2.into())), &[FIRST, "shard", "below 2"]);
+    assert_refused(set(with("shard", u64::MAX.into())), &[FIRST, "shard"]);
+    // The scales over the data, and the next tensor over both.
+    assert_refused(
+        set(with("scales", json!([begin, begin + part["scales"][1].as_u64().unwrap() - part["scales"][0].as_u64().unwrap()]))),
+        &[FIRST, "scales", "or later"],
+    );
+    let next = "vision.position_embedding";
+    assert_refused(
+        |manifest| {
+            let range = tensor(manifest, next)["parts"][0]["data"].clone();
+            let length = range[1].as_u64().unwrap() - range[0].as_u64().unwrap();
+            tensor(manifest, next)["parts"][0]["data"] = json!([begin, begin + length]);
+        },
+        &[next, "or later"],
+    );
+    // Scales for a scheme without.
+    assert_refused(|manifest| tensor(manifest, next)["parts"][0]["scales"] = json!([0, 0]), &[next, "`scales`", "present"]);
+    // Back to an earlier shard.
+    assert_refused(|manifest| tensor(manifest, "head.weight")["parts"][0]["shard"] = 0.into(), &["head.weight", "load order"]);
+}
+
+#[test]
+fn a_part_too_large_for_a_binding() {
+    // 262,144 rows of 512 bytes are 128 MiB.
+    assert_refused(
+        |manifest| {
+            manifest["config"]["vocab_size"] = 262_144.into();
+            let embedding = tensor(manifest, EMBEDDING);
+            embedding["shape"] = json!([262_144, 128]);
+            embedding["scheme"] = json!({ "type": "f32" });
+            embedding["parts"] = json!([{ "rows": 262_144, "shard": 0, "data": [0, 1u64 << 27] }]);
+            tensor(manifest, "head.weight")["shape"] = json!([262_144, 128]);
+        },
+        &[EMBEDDING, "134217728", "at most 67108864"],
+    );
+}
+
+#[test]
+fn a_shard_that_nothing_uses() {
+    assert_refused(
+        |manifest| manifest["shards"].as_array_mut().unwrap().push(serde_json::to_value(entry("shard-00002.safetensors", 100)).unwrap()),
+        &["shard-00002.safetensors", "no tensor"],
+    );
+}
+
+/// Random edits anywhere: a manifest is refused or stays usable, and nothing panics.
+#[test]
+fn random_edits() {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) as usize % below
+    };
+    let json = serde_json::to_string(&valid()).unwrap();
+    let numbers = [
+        "0",
+        "1",
+        "-1",
+        "4",
+        "31",
+        "32",
+        "4294967295",
+        "4294967296",
+        "9223372036854775807",
+        "18446744073709551615",
+        "1e308",
+        "null",
+        "\"\"",
+    ];
+    for _ in 0..3000 {
+        let mut bytes = json.clone().into_bytes();
+        for _ in 0..=random(2) {
+            let digits: Vec<usize> =
+                (1..bytes.len()).filter(|at| bytes[*at].is_ascii_digit() && !bytes[at - 1].is_ascii_alphanumeric()).collect();
+            let begin = digits[random(digits.len())];
+            let end = begin + bytes[begin..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            bytes.splice(begin..end, numbers[random(numbers.len())].bytes());
+        }
+        if let Ok(manifest) = Manifest::from_json(std::str::from_utf8(&bytes).unwrap()) {
+            for part in manifest.tensors.iter().flat_map(|tensor| &tensor.parts) {
+                assert!(part.data[1] <= manifest.shards[part.shard].bytes);
+            }
+        }
+    }
+}
