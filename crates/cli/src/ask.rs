@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::preprocess::{orientation, read_picture};
 use anyhow::{Context, Result};
 use clap::Args;
-use qwen_vl_processor::{Chat, DEFAULT_SYSTEM, Orientation, Prompt};
+use qwen_vl_processor::Orientation;
 use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, PromptInput, Request};
 use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
@@ -167,19 +167,7 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
     };
 
     // The engine makes the same prompt again; here it shows which pictures stand in it, before anything large is loaded.
-    let prompt = match &input {
-        PromptInput::Raw { text } => Prompt::raw(&tokenizer, text)?,
-        PromptInput::Chat { system, history, query } => {
-            let chat = Chat {
-                system: system.clone().unwrap_or_else(|| DEFAULT_SYSTEM.to_owned()),
-                history: history.clone(),
-                query: query.clone(),
-                max_window_size: defaults.max_window_size,
-            };
-            Prompt::chat(&tokenizer, &chat)?
-        }
-        PromptInput::Ids { ids } => Prompt::from_ids(&tokenizer, ids.clone())?,
-    };
+    let prompt = input.encode(&tokenizer, defaults.max_window_size)?;
     // Pictures of `--image` stand first in the prompt, under a name that need not be the file's.
     let named = prompt.images.iter().skip(args.image.len()).map(|image| PathBuf::from(&image.path));
     let paths: Vec<PathBuf> = paths.unwrap_or_else(|| args.image.iter().cloned().chain(named).collect());

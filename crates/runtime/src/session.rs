@@ -5,7 +5,8 @@
 use crate::{ImageFeatures, Model, RuntimeError, Sampler, SamplingOptions, Trace};
 use qwen_vl_format::ShardHash;
 use qwen_vl_processor::{
-    AnswerStream, Chat, DEFAULT_SYSTEM, GroundedObject, GroundingEvent, Orientation, Picture, PictureSize, Prompt, Tokenizer,
+    AnswerStream, Chat, DEFAULT_SYSTEM, GroundedObject, GroundingEvent, Orientation, Picture, PictureSize, ProcessorError, Prompt,
+    Tokenizer,
 };
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -46,6 +47,20 @@ pub enum PromptInput {
         /// The ids.
         ids: Vec<u32>,
     },
+}
+
+impl PromptInput {
+    /// Token ids and the places of the pictures. Chat turns older than `max_window_size` tokens are dropped.
+    pub fn encode(&self, tokenizer: &Tokenizer, max_window_size: usize) -> Result<Prompt, ProcessorError> {
+        match self {
+            Self::Raw { text } => Prompt::raw(tokenizer, text),
+            Self::Chat { system, history, query } => {
+                let system = system.clone().unwrap_or_else(|| DEFAULT_SYSTEM.to_owned());
+                Prompt::chat(tokenizer, &Chat { system, history: history.clone(), query: query.clone(), max_window_size })
+            }
+            Self::Ids { ids } => Prompt::from_ids(tokenizer, ids.clone()),
+        }
+    }
 }
 
 /// How an answer is generated.
@@ -215,7 +230,7 @@ impl Engine {
         mut trace: Option<&mut Trace>,
     ) -> Result<Answer, RuntimeError> {
         let started = Instant::now();
-        let prompt = self.prompt(&request.prompt)?;
+        let prompt = request.prompt.encode(&self.tokenizer, self.model.manifest().generation.max_window_size)?;
         if prompt.images.len() != images.len() {
             return Err(RuntimeError::ImageCount { spans: prompt.images.len(), given: images.len() });
         }
@@ -311,22 +326,6 @@ impl Engine {
             object.range = object.range.map(|at| at.saturating_sub(stripped));
         }
         Ok(answer)
-    }
-
-    fn prompt(&self, input: &PromptInput) -> Result<Prompt, RuntimeError> {
-        Ok(match input {
-            PromptInput::Raw { text } => Prompt::raw(&self.tokenizer, text)?,
-            PromptInput::Chat { system, history, query } => {
-                let chat = Chat {
-                    system: system.clone().unwrap_or_else(|| DEFAULT_SYSTEM.to_owned()),
-                    history: history.clone(),
-                    query: query.clone(),
-                    max_window_size: self.model.manifest().generation.max_window_size,
-                };
-                Prompt::chat(&self.tokenizer, &chat)?
-            }
-            PromptInput::Ids { ids } => Prompt::from_ids(&self.tokenizer, ids.clone())?,
-        })
     }
 
     /// Features of one picture, from the latest ones if it is among them.
