@@ -283,23 +283,29 @@ impl Gpu {
 
 /// A one-shot channel for the result of a buffer mapping; the callback must be `Send` natively.
 #[derive(Default)]
-struct MapSlot(Mutex<(Option<Result<(), String>>, Option<std::task::Waker>)>);
+struct MapSlot(Mutex<MapState>);
+
+#[derive(Default)]
+struct MapState {
+    result: Option<Result<(), String>>,
+    waker: Option<std::task::Waker>,
+}
 
 impl MapSlot {
     fn fill(&self, result: Result<(), String>) {
         let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        slot.0 = Some(result);
-        if let Some(waker) = slot.1.take() {
+        slot.result = Some(result);
+        if let Some(waker) = slot.waker.take() {
             waker.wake();
         }
     }
 
     fn poll(&self, context: &std::task::Context<'_>) -> std::task::Poll<Result<(), String>> {
         let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match slot.0.take() {
+        match slot.result.take() {
             Some(result) => std::task::Poll::Ready(result),
             None => {
-                slot.1 = Some(context.waker().clone());
+                slot.waker = Some(context.waker().clone());
                 std::task::Poll::Pending
             }
         }

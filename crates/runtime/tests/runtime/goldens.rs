@@ -224,3 +224,12 @@ fn chunks_and_steps_agree_with_one_prefill() {
         }
     }
 }
+
+/// The cost of a launch binds decoding on fast GPUs: six a layer, one lookup, one head and one argmax where nothing is cut into parts.
+#[test]
+fn a_decode_step_is_six_launches_a_layer() {
+    let set = &GoldenSet::all()[1];
+    let folder = convert(&set.checkpoint(), SchemeName::Q4, 32);
+    let model = load(&folder, ModelOptions { context_length: 8, prefill_chunk: 8 });
+    assert_eq!(model.decode_dispatches(), 6 * model.manifest().config.num_hidden_layers + 3);
+}
