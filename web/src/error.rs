@@ -38,10 +38,9 @@ impl From<RuntimeError> for EdgeError {
             RuntimeError::Manifest(error) => manifest(error),
             RuntimeError::Gpu(error) => gpu(error),
             RuntimeError::Processor(error) => (processor(error), Vec::new()),
-            RuntimeError::ShardLength { shard, expected, found } => (
-                "INTEGRITY",
-                vec![("shard", shard.into()), ("expected", (*expected as f64).into()), ("found", (*found as f64).into())],
-            ),
+            RuntimeError::ShardLength { shard, expected, found } => {
+                ("INTEGRITY", vec![("shard", shard.into()), ("expected", (*expected as f64).into()), ("found", (*found as f64).into())])
+            }
             RuntimeError::ShardHash { shard, expected, found } => {
                 ("INTEGRITY", vec![("shard", shard.into()), ("expected", expected.into()), ("found", found.into())])
             }
@@ -97,7 +96,9 @@ fn gpu(error: &GpuError) -> (&'static str, Details) {
 
 fn processor(error: &ProcessorError) -> &'static str {
     match error {
-        ProcessorError::VocabularyLine { .. } | ProcessorError::Vocabulary { .. } | ProcessorError::ImageStartId { .. } => "MANIFEST_INVALID",
+        ProcessorError::VocabularyLine { .. } | ProcessorError::Vocabulary { .. } | ProcessorError::ImageStartId { .. } => {
+            "MANIFEST_INVALID"
+        }
         ProcessorError::UnreadablePicture { .. }
         | ProcessorError::EmptyPicture { .. }
         | ProcessorError::PictureTooLarge { .. }

@@ -1,1 +1,72 @@
-fn main() {}
+//! All automation of Qwen-VL Web: `cargo xtask --help`.
+
+mod checkpoints;
+mod demo;
+mod packages;
+mod process;
+mod scripted;
+mod system;
+mod test;
+mod wasm;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Build, demo and test automation of Qwen-VL Web")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build everything, serve the demo page with a model, and print its address
+    Demo(demo::Options),
+    /// Install what is missing and run everything that must pass
+    Test(test::Options),
+    /// Lints, tests and the npm package
+    Ci,
+    /// Build the demo page into www/dist
+    Site,
+    /// Build the npm package and pack it into target/package
+    Package,
+    /// Build the wasm and the TypeScript of the npm package into web/dist
+    Web,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Ci => {
+            test::run(&test::Options::default())?;
+            pack()
+        }
+        Task::Site => {
+            packages::build()?;
+            packages::site()
+        }
+        Task::Package => {
+            packages::build()?;
+            pack()
+        }
+        Task::Web => packages::build(),
+    }
+}
+
+fn pack() -> Result<()> {
+    println!("{}", packages::pack()?.display());
+    Ok(())
+}

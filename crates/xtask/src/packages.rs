@@ -1,0 +1,46 @@
+//! The npm package, its tarball, and the demo page.
+
+use crate::process::{command, root, run, target_dir};
+use crate::{system, wasm};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::PathBuf;
+
+/// Builds `web/dist`: wasm and TypeScript.
+pub fn build() -> Result<()> {
+    system::npm_packages()?;
+    wasm::build()?;
+    typescript()
+}
+
+/// Compiles the TypeScript of the package, and checks its types.
+pub fn typescript() -> Result<()> {
+    run(&mut command("node node_modules/typescript/bin/tsc --project web"))
+}
+
+/// Builds `www/dist`; the package has to be built before.
+pub fn site() -> Result<()> {
+    run(&mut command("node node_modules/typescript/bin/tsc --project www"))?;
+    run(&mut command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))
+}
+
+/// Packs the built package as npm would publish it; returns the tarball.
+pub fn pack() -> Result<PathBuf> {
+    let folder = target_dir().join("package");
+    if folder.is_dir() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+        fs::copy(root().join(licence), root().join("web").join(licence))?;
+    }
+    run(command("npm pack --silent --workspace web --pack-destination").arg(&folder))?;
+    let mut files = fs::read_dir(&folder)?;
+    Ok(files.next().context("npm pack wrote nothing")??.path())
+}
+
+/// Packs the package and unpacks the tarball to `target/package/package`, which is what the browser tests run.
+pub fn pack_and_unpack() -> Result<()> {
+    let tarball = pack()?;
+    run(command("tar -x -z -f").arg(&tarball).arg("-C").arg(target_dir().join("package")))
+}

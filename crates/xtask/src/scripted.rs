@@ -1,0 +1,45 @@
+//! A model that says what the tests want: its next token depends on the latest token alone.
+//!
+//! The layers add nothing to the residual stream, each token of the script has an axis of its own as its embedding, and the head's row of
+//! the token that comes next is that axis. Pictures and prompts still go through every kernel; they change nothing.
+
+use anyhow::{Context, Result, ensure};
+use qwen_vl_format::block::encode_rows;
+use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
+use qwen_vl_format::{Scheme, ShardHash};
+use std::fs;
+use std::path::Path;
+
+/// Token ids of the first 4096 ranks and their special tokens. Each occurs once, so that the one after it is known. Prompts end in
+/// the first one, a line feed; the text is
+/// `This is a<ref> person</ref><box>(12,34), (567 ,890)</box>.` and then `<|im_end|>`.
+const SCRIPT: [usize; 27] =
+    [198, 1986, 374, 264, 4304, 1697, 4305, 4306, 7, 16, 17, 11, 18, 19, 701, 320, 20, 21, 22, 1154, 23, 24, 15, 8, 4307, 13, 4098];
+
+/// Rewrites a web checkpoint of f32 weights whose vocabulary is that of the fixtures.
+pub fn rewrite(folder: &Path) -> Result<()> {
+    let path = folder.join(MANIFEST_FILE);
+    let mut manifest = Manifest::from_json(&fs::read_to_string(&path)?)?;
+    let mut shards = manifest.shards.iter().map(|shard| Ok(fs::read(folder.join(&shard.file))?)).collect::<Result<Vec<_>>>()?;
+    for tensor in &manifest.tensors {
+        let [rows, cols] = tensor.shape;
+        let mut weights = vec![0.0; rows * cols];
+        match tensor.name.as_str() {
+            "decoder.embedding.weight" => SCRIPT.iter().enumerate().for_each(|(axis, token)| weights[token * cols + axis] = 1.0),
+            "head.weight" => SCRIPT.iter().skip(1).enumerate().for_each(|(axis, token)| weights[token * cols + axis] = 1.0),
+            "decoder.norm.weight" => weights.fill(1.0),
+            name if name.ends_with(".attn.out.weight") && name.starts_with("decoder.") => {}
+            name if name.ends_with(".mlp.down.weight") => {}
+            _ => continue,
+        }
+        ensure!(tensor.scheme == Scheme::F32, "{} is not stored as f32", tensor.name);
+        let [part] = &tensor.parts[..] else { anyhow::bail!("{} has several parts", tensor.name) };
+        let encoded = encode_rows(Scheme::F32, &weights, cols);
+        shards[part.shard][part.data[0] as usize..part.data[1] as usize].copy_from_slice(&encoded.data);
+    }
+    for (entry, bytes) in manifest.shards.iter_mut().zip(&shards) {
+        entry.sha256 = ShardHash::of(bytes);
+        fs::write(folder.join(&entry.file), bytes)?;
+    }
+    fs::write(&path, serde_json::to_string(&manifest)?).with_context(|| format!("can not write {}", path.display()))
+}

@@ -1,0 +1,119 @@
+//! `cargo xtask test`: everything that must pass, cheapest first.
+
+use crate::process::{command, installed, run as run_command, target_dir};
+use crate::{checkpoints, packages, system};
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use std::time::{Duration, Instant};
+
+#[derive(Args, Default)]
+pub struct Options {
+    /// Run this part alone, with what it needs; may be repeated
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Part {
+    /// Tools, packages and browsers that are not on the machine yet
+    Setup,
+    /// rustfmt
+    Format,
+    /// Clippy for this machine and for wasm32, and the links in the docs
+    Lint,
+    /// Unit tests, kernels against their oracles, goldens, on a software Vulkan adapter
+    Native,
+    /// The npm package and the demo page
+    Package,
+    /// The golden models, converted
+    Checkpoints,
+    /// The package and the page in Chromium
+    Chromium,
+    /// The package and the page in Firefox
+    Firefox,
+}
+
+impl Part {
+    /// Parts that have to run before this one. All but `Setup` are quick where nothing changed.
+    fn needs(self) -> &'static [Part] {
+        match self {
+            Self::Setup | Self::Format => &[],
+            Self::Lint | Self::Native | Self::Package | Self::Checkpoints => &[Self::Setup],
+            Self::Chromium | Self::Firefox => &[Self::Setup, Self::Package, Self::Checkpoints],
+        }
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Setup => {
+                system::wasm_target()?;
+                system::browsers_and_vulkan()?;
+                system::npm_packages()
+            }
+            Self::Format => run_command(&mut command("cargo fmt --all --check")),
+            Self::Lint => lint(),
+            Self::Native => native(),
+            Self::Package => {
+                packages::build()?;
+                packages::pack_and_unpack()?;
+                packages::site()
+            }
+            Self::Checkpoints => checkpoints::for_tests(),
+            Self::Chromium => browser("chromium", system::chromium_program()),
+            Self::Firefox => browser("firefox", system::firefox_program()),
+        }
+    }
+}
+
+/// Runs the chosen parts, all by default, and prints how long each took. Stops at the first that fails.
+pub fn run(options: &Options) -> Result<()> {
+    let chosen = |part: &&Part| {
+        let asked = &options.only;
+        asked.is_empty() || asked.contains(part) || asked.iter().any(|other| other.needs().contains(part))
+    };
+    let mut rows: Vec<(Part, Duration, bool)> = Vec::new();
+    let mut outcome = Ok(());
+    for part in Part::value_variants().iter().filter(chosen) {
+        println!("\n== {part:?}");
+        let started = Instant::now();
+        outcome = part.run().with_context(|| format!("{part:?} failed"));
+        rows.push((*part, started.elapsed(), outcome.is_ok()));
+        if outcome.is_err() {
+            break;
+        }
+    }
+    println!();
+    for (part, took, passed) in &rows {
+        println!("{:12} {:7.1} s  {}", format!("{part:?}"), took.as_secs_f64(), if *passed { "ok" } else { "FAILED" });
+    }
+    let whole: Duration = rows.iter().map(|(_, took, _)| *took).sum();
+    println!("{:12} {:7.1} s", "all", whole.as_secs_f64());
+    outcome
+}
+
+fn lint() -> Result<()> {
+    run_command(&mut command("cargo clippy --quiet --all-targets -- --deny warnings"))?;
+    // What runs in a tab is linted for its target too, with calls forbidden that block or do not exist there.
+    let in_browser =
+        "--package qwen-vl-format --package qwen-vl-processor --package qwen-vl-kernels --package qwen-vl-runtime --package qwen-vl-web";
+    let line = format!("cargo clippy --quiet --target wasm32-unknown-unknown {in_browser} -- --deny warnings");
+    run_command(command(&line).env("CLIPPY_CONF_DIR", "web"))?;
+    run_command(command("cargo doc --quiet --no-deps").env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn native() -> Result<()> {
+    let icd = system::lavapipe_icd().context("no software Vulkan driver")?;
+    let runner = if installed("cargo-nextest") { "cargo nextest run" } else { "cargo test" };
+    run_command(command(runner).env("VK_DRIVER_FILES", icd))
+}
+
+fn browser(name: &str, program: Option<&str>) -> Result<()> {
+    run_command(
+        command("node --test --test-concurrency=1 --test-reporter=spec pkg-tests/browser.test.mjs")
+            .env("QWEN_VL_BROWSER", name)
+            .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{name} is not installed"))?)
+            .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?)
+            .env("QWEN_VL_PACKAGE", target_dir().join("package/package"))
+            .env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder()),
+    )
+}

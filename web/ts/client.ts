@@ -1,0 +1,95 @@
+import { QwenVLError } from "./errors.js";
+import type { Call, Calls, Reply, Request } from "./protocol.js";
+
+interface Pending {
+  note(note: unknown): void;
+  resolve(result: unknown): void;
+  reject(reason: unknown): void;
+}
+
+/** What a call may be given beside its parameters. */
+export interface CallOptions<K extends Call> {
+  transfer?: Transferable[];
+  signal?: AbortSignal;
+  onNote?: (note: Calls[K]["note"]) => void;
+}
+
+/** A call that runs in the worker. */
+export interface RunningCall<K extends Call> {
+  result: Promise<Calls[K]["result"]>;
+  /** Asks the worker to end the call early. */
+  cancel(): void;
+}
+
+/** The page's side of the worker: one pending entry per call; when the worker dies, all of them reject. */
+export class WorkerClient {
+  readonly #worker: Worker;
+  readonly #pending = new Map<number, Pending>();
+  #nextId = 0;
+  /** Why no more calls are possible. */
+  #ended: QwenVLError | undefined;
+
+  constructor(worker: Worker) {
+    this.#worker = worker;
+    worker.onmessage = (event: MessageEvent<Reply>) => this.#receive(event.data);
+    worker.onerror = (event) => {
+      event.preventDefault();
+      this.end(new QwenVLError("INTERNAL", `the worker failed: ${event.message || "its script could not be loaded"}`));
+    };
+    worker.onmessageerror = () => this.end(new QwenVLError("INTERNAL", "a message from the worker could not be read"));
+  }
+
+  call<K extends Call>(kind: K, params: Calls[K]["params"], options: CallOptions<K> = {}): RunningCall<K> {
+    const { signal } = options;
+    const id = this.#nextId++;
+    const cancel = () => this.#post({ kind: "cancel", id });
+    const result = new Promise<Calls[K]["result"]>((resolve, reject) => {
+      if (this.#ended) throw this.#ended;
+      signal?.throwIfAborted();
+      const abort = () => {
+        cancel();
+        pending.reject(signal?.reason);
+      };
+      const settle = () => {
+        this.#pending.delete(id);
+        signal?.removeEventListener("abort", abort);
+      };
+      const pending: Pending = {
+        note: (note) => options.onNote?.(note as Calls[K]["note"]),
+        resolve: (result) => {
+          settle();
+          resolve(result as Calls[K]["result"]);
+        },
+        reject: (reason) => {
+          settle();
+          reject(reason);
+        },
+      };
+      signal?.addEventListener("abort", abort);
+      this.#pending.set(id, pending);
+      this.#post({ kind, id, ...params } as Request, options.transfer);
+    });
+    return { result, cancel };
+  }
+
+  /** Ends the worker; whatever is pending rejects. */
+  end(reason: QwenVLError): void {
+    if (this.#ended) return;
+    this.#ended = reason;
+    this.#worker.terminate();
+    for (const pending of [...this.#pending.values()]) pending.reject(reason);
+  }
+
+  #post(request: Request, transfer: Transferable[] = []): void {
+    if (!this.#ended) this.#worker.postMessage(request, transfer);
+  }
+
+  #receive(reply: Reply): void {
+    if (reply.kind === "fatal") return this.end(QwenVLError.fromData(reply.error));
+    // Replies to a call that was aborted in the meantime have no entry any more.
+    const pending = this.#pending.get(reply.id);
+    if (reply.kind === "note") pending?.note(reply.note);
+    else if (reply.kind === "done") pending?.resolve(reply.result);
+    else pending?.reject(QwenVLError.fromData(reply.error));
+  }
+}

@@ -1,0 +1,91 @@
+import type { Grounded } from "./types.js";
+
+/** How boxes look. What is left out follows from the picture's size, as in the original. */
+export interface DrawStyle {
+  /** Colours; the next one at each new name. */
+  colors?: readonly string[];
+  /** Pixels of the picture. */
+  lineWidth?: number;
+  /** Pixels of the picture; 0 draws no names. */
+  fontSize?: number;
+}
+
+/** Distinct on photos and from each other, also for colour-blind eyes. */
+const COLORS = ["#e6194b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#f032e6", "#3c7a1e"];
+
+/**
+ * Draws a picture and what an answer points at in it, with names. The canvas takes the picture's size, in whose pixels the objects are.
+ *
+ * @param image anything that can be drawn, at its full size; `null` draws on what the canvas shows already
+ */
+export function drawBoxes(
+  canvas: HTMLCanvasElement | OffscreenCanvas,
+  image: ImageBitmap | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas | null,
+  objects: readonly Grounded[],
+  style: DrawStyle = {},
+): void {
+  if (image) {
+    canvas.width = "naturalWidth" in image ? image.naturalWidth : image.width;
+    canvas.height = "naturalHeight" in image ? image.naturalHeight : image.height;
+  }
+  const context = canvas.getContext("2d") as CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D | null;
+  if (!context) throw new TypeError("the canvas has a context of another kind");
+  if (image) context.drawImage(image, 0, 0);
+
+  const side = Math.sqrt(canvas.width * canvas.height);
+  const fontSize = style.fontSize ?? Math.max(Math.floor(side / 30), 9);
+  const lineWidth = style.lineWidth ?? Math.max(Math.round(side / 160), 2);
+  const colors = style.colors ?? COLORS;
+  const names: (string | undefined)[] = [];
+  context.lineWidth = lineWidth;
+  context.lineJoin = "round";
+  context.font = `600 ${fontSize}px system-ui, sans-serif`;
+  context.textBaseline = "top";
+
+  for (const object of objects) {
+    if (!object.pixels) continue;
+    // An object without a name is one of its own.
+    let index = object.ref === undefined ? -1 : names.indexOf(object.ref);
+    if (index < 0) index = names.push(object.ref) - 1;
+    const color = colors[index % colors.length] ?? "red";
+    const corners = object.kind === "box" ? boxCorners(object.pixels) : object.pixels;
+    context.strokeStyle = color;
+    context.beginPath();
+    for (const [x, y] of corners) context.lineTo(x, y);
+    context.closePath();
+    context.stroke();
+    if (object.ref && fontSize > 0) drawName(context, object.ref, corners, color, fontSize);
+  }
+}
+
+type Corners = readonly (readonly [number, number])[];
+
+function boxCorners([x1, y1, x2, y2]: readonly [number, number, number, number]): Corners {
+  return [
+    [x1, y1],
+    [x2, y1],
+    [x2, y2],
+    [x1, y2],
+  ];
+}
+
+/** The name on a plate at the top left, above the shape if there is room. */
+function drawName(
+  context: CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D,
+  name: string,
+  corners: Corners,
+  color: string,
+  fontSize: number,
+): void {
+  const pad = Math.ceil(fontSize / 4);
+  const width = context.measureText(name).width + 2 * pad;
+  const height = fontSize + 2 * pad;
+  const left = Math.min(...corners.map(([x]) => x)) - context.lineWidth / 2;
+  const top = Math.min(...corners.map(([, y]) => y)) - context.lineWidth / 2;
+  const x = Math.max(Math.min(left, context.canvas.width - width), 0);
+  const y = top >= height ? top - height : top;
+  context.fillStyle = color;
+  context.fillRect(x, y, width, height);
+  context.fillStyle = "#fff";
+  context.fillText(name, x + pad, y + pad);
+}

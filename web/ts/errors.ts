@@ -1,0 +1,91 @@
+/** What went wrong, for programs. Stable. */
+export type ErrorCode =
+  | "INSECURE_CONTEXT"
+  | "WEBGPU_UNAVAILABLE"
+  | "NO_ADAPTER"
+  | "INSUFFICIENT_LIMITS"
+  | "GPU_OUT_OF_MEMORY"
+  | "GPU_INCORRECT"
+  | "DEVICE_LOST"
+  | "DOWNLOAD"
+  | "INTEGRITY"
+  | "MANIFEST_INVALID"
+  | "MANIFEST_VERSION"
+  | "UNSUPPORTED_MODEL"
+  | "IMAGE_DECODE"
+  | "INVALID_ARGUMENT"
+  | "CONTEXT_OVERFLOW"
+  | "DISPOSED"
+  | "INTERNAL";
+
+/** What the user can do about it. */
+const HINTS: Record<ErrorCode, string> = {
+  INSECURE_CONTEXT: "WebGPU exists on https:// pages and on localhost only.",
+  WEBGPU_UNAVAILABLE: "Update the browser, or switch WebGPU on in its settings.",
+  NO_ADAPTER: "The browser offers no GPU: update the graphics driver, or look at the browser's GPU page (about:gpu, about:support).",
+  INSUFFICIENT_LIMITS: "This GPU or its driver can not hold the model.",
+  GPU_OUT_OF_MEMORY: "Close other programs that use the GPU, or load with a smaller contextLength.",
+  GPU_INCORRECT: "Update the graphics driver; if it happens again, the checkpoint may be damaged.",
+  DEVICE_LOST: "The driver was reset or the machine slept: load the model again.",
+  DOWNLOAD: "Check the address and the connection, then load again.",
+  INTEGRITY: "The file was cut off, changed or is of another model: load again, and if it stays, convert the checkpoint again.",
+  MANIFEST_INVALID: "The address must be of a folder that `quantize` wrote.",
+  MANIFEST_VERSION: "Update this package, or convert the checkpoint again.",
+  UNSUPPORTED_MODEL: "Only Qwen-VL and Qwen-VL-Chat (2023) run here.",
+  IMAGE_DECODE: "Give a PNG, JPEG, WebP, GIF or BMP picture, or draw it to a canvas first.",
+  INVALID_ARGUMENT: "",
+  CONTEXT_OVERFLOW: "Start a new session, shorten the question, or load with a larger contextLength.",
+  DISPOSED: "Load the model again.",
+  INTERNAL: "This is a bug: please report it with the message.",
+};
+
+/** An error's data as it crosses the worker border. */
+export interface ErrorData {
+  code: ErrorCode;
+  message: string;
+  details?: Record<string, unknown>;
+  cause?: unknown;
+}
+
+/** Every error of this package but cancellation, which is the signal's reason (a DOMException `AbortError`). */
+export class QwenVLError extends Error {
+  override readonly name = "QwenVLError";
+  /** What went wrong, for programs. */
+  readonly code: ErrorCode;
+  /** What can be done about it, for users; may be empty. */
+  readonly hint: string;
+  /** Names and numbers behind the message, by kind of error. */
+  readonly details: Readonly<Record<string, unknown>>;
+
+  constructor(code: ErrorCode, message: string, options: { details?: Record<string, unknown>; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.hint = HINTS[code];
+    this.details = options.details ?? {};
+  }
+
+  /** Whether doing the same again may work. */
+  get retryable(): boolean {
+    return this.code === "DOWNLOAD" || this.code === "DEVICE_LOST";
+  }
+
+  /** @internal */
+  static fromData(data: ErrorData): QwenVLError {
+    return new QwenVLError(data.code, data.message, data);
+  }
+}
+
+/** Turns whatever was thrown into data that can be posted. Errors of the wasm edge carry a code of their own. */
+export function errorData(thrown: unknown): ErrorData {
+  if (thrown instanceof Error) {
+    const { code, details } = thrown as Error & { code?: unknown; details?: Record<string, unknown> };
+    const known = typeof code === "string" && code in HINTS;
+    return {
+      code: known ? (code as ErrorCode) : "INTERNAL",
+      message: known ? thrown.message : `${thrown.name}: ${thrown.message}`,
+      ...(known && details ? { details } : {}),
+      ...(thrown.cause === undefined ? {} : { cause: String(thrown.cause) }),
+    };
+  }
+  return { code: "INTERNAL", message: String(thrown) };
+}

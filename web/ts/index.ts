@@ -1,0 +1,14 @@
+/**
+ * Qwen-VL in the browser. Importing this does nothing; {@link QwenVL.load} starts a worker and loads a model into it.
+ *
+ * @packageDocumentation
+ */
+
+export { drawBoxes, type DrawStyle } from "./draw.js";
+export { QwenVLError, type ErrorCode } from "./errors.js";
+export { parse } from "./grounding.js";
+export type { ImageInput, ImageSize } from "./image.js";
+export { QwenVL, QwenVLModel, type LoadOptions, type LoadProgress, type ModelInfo } from "./model.js";
+export { Run } from "./run.js";
+export { Session, type Content, type Part, type SessionOptions, type Turn } from "./session.js";
+export type { Answer, AnswerEvent, AskOptions, Box, FinishReason, Grounded, Quad, Timings, Usage } from "./types.js";

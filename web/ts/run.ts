@@ -1,0 +1,73 @@
+import type { Answer, AnswerEvent } from "./types.js";
+
+/** Starts the work of a run; events go to `emit`. `cancel` ends it early, and the answer is then what there is so far. */
+export type StartRun = (emit: (event: AnswerEvent) => void) => { answer: Promise<Answer>; cancel(): void };
+
+/**
+ * An answer in the making: iterate over its events, or await the whole, or both. It runs from the start, whether anybody listens or not.
+ * Leaving the loop early cancels it.
+ */
+export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
+  readonly #events: AnswerEvent[] = [];
+  readonly #answer: Promise<Answer>;
+  readonly #cancel: () => void;
+  #settled = false;
+  #failure: { reason: unknown } | undefined;
+  #wake: (() => void)[] = [];
+
+  /** @internal */
+  constructor(start: StartRun) {
+    const { answer, cancel } = start((event) => this.#push(event));
+    this.#cancel = cancel;
+    this.#answer = answer;
+    // Who only iterates gets the failure there; this keeps the promise from counting as unhandled.
+    answer.then(
+      (answer) => {
+        this.#settled = true;
+        this.#push({ type: "done", answer });
+      },
+      (reason: unknown) => {
+        this.#settled = true;
+        this.#failure = { reason };
+        this.#notify();
+      },
+    );
+  }
+
+  /** Ends the run at the next step. The answer is then what there is so far, with `finishReason` `"cancelled"`. */
+  cancel(): void {
+    if (!this.#settled) this.#cancel();
+  }
+
+  then<T = Answer, E = never>(
+    onAnswer?: ((answer: Answer) => T | PromiseLike<T>) | null,
+    onFailure?: ((reason: unknown) => E | PromiseLike<E>) | null,
+  ): Promise<T | E> {
+    return this.#answer.then(onAnswer, onFailure);
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<AnswerEvent, void, undefined> {
+    let next = 0;
+    try {
+      for (;;) {
+        for (let event = this.#events[next]; event !== undefined; event = this.#events[++next]) yield event;
+        if (this.#failure) throw this.#failure.reason;
+        if (this.#settled) return;
+        await new Promise<void>((wake) => this.#wake.push(wake));
+      }
+    } finally {
+      this.cancel();
+    }
+  }
+
+  #push(event: AnswerEvent): void {
+    this.#events.push(event);
+    this.#notify();
+  }
+
+  #notify(): void {
+    const waiting = this.#wake;
+    this.#wake = [];
+    for (const wake of waiting) wake();
+  }
+}
