@@ -7,12 +7,15 @@
 //! - the gate of the decoder's MLP is `w2`;
 //! - position tables are stored for 16×16 patches and resized when used (`visual.py`, `get_abs_pos`).
 
+use crate::gptq::{GptqConfig, GptqModule};
 use crate::rows::RowSource;
 use crate::source::Source;
 use anyhow::{Context, Result, bail, ensure};
+use qwen_vl_format::block::EncodedRows;
 use qwen_vl_format::config::{POSITION_TABLE_SIDE, VISION_NORM_EPSILON};
 use qwen_vl_format::tensors::tensor_table;
-use qwen_vl_format::{ModelConfig, TensorKind, TensorSpec};
+use qwen_vl_format::{ModelConfig, Scheme, TensorKind, TensorSpec};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// How a tensor of ours is made from the original's.
@@ -37,6 +40,8 @@ pub(crate) struct Converter<'a> {
     source: &'a Source,
     config: &'a ModelConfig,
     tensors: Vec<(TensorSpec, Recipe)>,
+    /// Matrices that the source has as GPTQ modules, by the name that the matrix would have.
+    quantised: HashMap<String, GptqModule>,
 }
 
 const RESAMPLER: &str = "transformer.visual.attn_pool";
@@ -58,19 +63,57 @@ impl<'a> Converter<'a> {
                 (spec, recipe)
             })
             .collect();
+        let gptq = GptqConfig::read(source.dir())?;
+        let mut quantised = HashMap::new();
         for (spec, recipe) in &tensors {
             for (name, shape) in expected_sources(config, spec, recipe) {
-                source.expect_floats(&name, &shape)?;
+                let module = name.strip_suffix(".weight").filter(|module| source.contains(&format!("{module}.qweight")));
+                let (Some(module), [outputs, inputs]) = (module, shape.as_slice()) else {
+                    source.expect_floats(&name, &shape)?;
+                    continue;
+                };
+                let gptq = gptq.as_ref().with_context(|| {
+                    format!("tensor `{module}.qweight` is quantised, but neither quantize_config.json nor config.json says how")
+                })?;
+                let opened = GptqModule::open(source, module, gptq, *outputs, *inputs)?;
+                refuse_bias(source, module, *outputs)?;
+                quantised.insert(name, opened);
             }
         }
-        Ok(Self { source, config, tensors })
+        Ok(Self { source, config, tensors, quantised })
     }
 
     /// Tensors of the source that nothing here uses.
     pub(crate) fn unused(&self) -> Vec<String> {
-        let used: std::collections::HashSet<String> =
-            self.tensors.iter().flat_map(|(spec, recipe)| expected_sources(self.config, spec, recipe)).map(|(name, _)| name).collect();
+        let used: HashSet<String> = self
+            .tensors
+            .iter()
+            .flat_map(|(spec, recipe)| expected_sources(self.config, spec, recipe))
+            .flat_map(|(name, _)| match (self.quantised.contains_key(&name), name.strip_suffix("weight")) {
+                // The bias is either used under its own name or zero: `refuse_bias`.
+                (true, Some(module)) => ["qweight", "qzeros", "scales", "g_idx", "bias"].map(|leaf| format!("{module}{leaf}")).to_vec(),
+                _ => vec![name],
+            })
+            .collect();
         self.source.names().filter(|name| !used.contains(*name)).map(str::to_owned).collect()
+    }
+
+    /// The scheme in which the source already has a tensor, if it has one.
+    pub(crate) fn exact_scheme(&self, tensor: usize) -> Option<Scheme> {
+        let scheme = |name: &String| self.quantised.get(name).and_then(GptqModule::exact_scheme);
+        match &self.tensors[tensor].1 {
+            Recipe::Rows { source, first: 0 } => scheme(source),
+            Recipe::Interleaved { even, odd } => scheme(even).filter(|found| scheme(odd) == Some(*found)),
+            _ => None,
+        }
+    }
+
+    /// Weights of a matrix of the source, decoded where they are quantised.
+    fn read(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<f32>> {
+        match self.quantised.get(name) {
+            Some(module) => module.rows(self.source, rows),
+            None => self.source.read_floats(name, rows, cols),
+        }
     }
 
     fn whole(&self, name: &str, rows: usize, cols: usize) -> Result<Vec<f32>> {
@@ -105,7 +148,7 @@ impl RowSource for Converter<'_> {
         // A vector of ours is one row; in the source it is a column.
         let (range, width) = if is_vector(spec) { (0..cols, 1) } else { (rows.clone(), cols) };
         match recipe {
-            Recipe::Rows { source, first } => self.source.read_floats(source, first + range.start..first + range.end, 0..width),
+            Recipe::Rows { source, first } => self.read(source, first + range.start..first + range.end, 0..width),
             Recipe::PerHead { source, heads, head_dim } => {
                 let mut out = Vec::with_capacity(range.len() * width);
                 let mut row = range.start;
@@ -121,8 +164,8 @@ impl RowSource for Converter<'_> {
             }
             Recipe::Interleaved { even, odd } => {
                 let pairs = range.start / 2..range.end.div_ceil(2);
-                let even = self.source.read_floats(even, pairs.clone(), 0..width)?;
-                let odd = self.source.read_floats(odd, pairs.clone(), 0..width)?;
+                let even = self.read(even, pairs.clone(), 0..width)?;
+                let odd = self.read(odd, pairs.clone(), 0..width)?;
                 let mut out = Vec::with_capacity(range.len() * width);
                 for row in range {
                     let from = if row % 2 == 0 { &even } else { &odd };
@@ -142,6 +185,45 @@ impl RowSource for Converter<'_> {
         }
         .with_context(|| format!("can not make `{}` rows {}..{}", spec.name, rows.start, rows.end))
     }
+
+    fn encoded(&self, tensor: usize, rows: Range<usize>, scheme: Scheme) -> Result<Option<EncodedRows>> {
+        if self.exact_scheme(tensor) != Some(scheme) {
+            return Ok(None);
+        }
+        let encoded = |name: &String, rows: Range<usize>| self.quantised[name].encoded(self.source, rows);
+        match &self.tensors[tensor].1 {
+            Recipe::Rows { source, .. } => encoded(source, rows).map(Some),
+            Recipe::Interleaved { even, odd } => {
+                let cols = self.tensors[tensor].0.shape[1];
+                let pairs = rows.start / 2..rows.end.div_ceil(2);
+                let (even, odd) = (encoded(even, pairs.clone())?, encoded(odd, pairs.clone())?);
+                let weave = |even: &[u8], odd: &[u8], row_bytes: usize| -> Vec<u8> {
+                    let row =
+                        |row: usize| &(if row.is_multiple_of(2) { even } else { odd })[(row / 2 - pairs.start) * row_bytes..][..row_bytes];
+                    rows.clone().flat_map(|at| row(at).iter().copied()).collect()
+                };
+                Ok(Some(EncodedRows {
+                    data: weave(&even.data, &odd.data, scheme.row_data_bytes(cols)),
+                    scales: weave(&even.scales, &odd.scales, scheme.row_scale_bytes(cols)),
+                }))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// GPTQ modules always have a bias; where the model has none it must be zero.
+fn refuse_bias(source: &Source, module: &str, outputs: usize) -> Result<()> {
+    let name = format!("{module}.bias");
+    if module.ends_with(".c_attn") || !source.contains(&name) {
+        return Ok(());
+    }
+    source.expect_floats(&name, &[outputs])?;
+    let bias = source.read_floats(&name, 0..outputs, 0..1)?;
+    if let Some((at, value)) = bias.iter().enumerate().find(|(_, value)| **value != 0.0) {
+        bail!("tensor `{name}` has the value {value} at {at}; this model has no bias there, so it must be zero");
+    }
+    Ok(())
 }
 
 /// Whether a tensor of ours is a vector: a table of one row that is a bias or a norm.
@@ -234,7 +316,7 @@ fn expected_sources(config: &ModelConfig, spec: &TensorSpec, recipe: &Recipe) ->
 
 /// Every tensor of the original with this configuration: name and shape, in the order of the module tree of ours.
 pub fn original_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let all = tensor_table(config).into_iter().flat_map(|spec| expected_sources(config, &spec, &recipe(config, &spec.name)));
     all.filter(|(name, _)| seen.insert(name.clone())).collect()
 }

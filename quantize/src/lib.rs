@@ -5,6 +5,7 @@
 //! encoded and written in slices: memory holds a shard for each core, never a tensor.
 
 mod convert;
+mod gptq;
 mod licence;
 mod options;
 mod plan;
@@ -19,8 +20,8 @@ pub use web::{WebCheckpoint, dequantized};
 
 use anyhow::{Context, Result, ensure};
 use convert::Converter;
-use qwen_vl_format::ModelConfig;
 use qwen_vl_format::manifest::{FORMAT_NAME, FORMAT_VERSION, GenerationConfig, Manifest, ProcessorConfig, Provenance};
+use qwen_vl_format::{ModelConfig, Scheme};
 use source::Source;
 use std::path::Path;
 use write::OutputFolder;
@@ -45,14 +46,19 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
 
     let source = Source::open(source_dir)?;
     let converter = Converter::new(&source, &config)?;
-    let plan = plan::plan(&config, |spec| options.scheme_of(spec))?;
+    let plan = plan::plan(&config, |index, spec| options.scheme_of(spec, converter.exact_scheme(index)))?;
     events(Event::Start { weights: plan.tensors.iter().map(|tensor| (tensor.shape[0] * tensor.shape[1]) as u64).sum() });
 
     let modifications = format!(
-        "The weights of `{}` were changed by quantize {}: renamed, rearranged, position tables resized, and matrices stored as {}.",
+        "The weights of `{}` were changed by quantize {}: renamed, rearranged, position tables resized, and matrices stored as {}{}.",
         source_name(source_dir),
         env!("CARGO_PKG_VERSION"),
-        options.describe()
+        options.describe(),
+        if plan.tensors.iter().any(|tensor| matches!(tensor.scheme, Scheme::Int4 { .. })) {
+            ", those that were quantised before with their own codes as int4"
+        } else {
+            ""
+        }
     );
     let mut summary = Summary::new(&plan.tensors);
     summary.unused_tensors = converter.unused();

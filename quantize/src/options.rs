@@ -118,15 +118,17 @@ impl Options {
         Ok(self)
     }
 
-    /// How a matrix is stored: the last rule that names it; else the patch embedding is at least f16, because it is small
-    /// (2 MB of the full model) and every pixel goes through it; else the default.
-    pub(crate) fn scheme_of(&self, spec: &TensorSpec) -> Scheme {
-        let named = self.rules.iter().rev().find(|rule| rule.applies_to(&spec.name)).map(|rule| rule.scheme);
-        let scheme = named.unwrap_or(match self.scheme {
-            SchemeName::Q4 | SchemeName::Q8 if spec.name == "vision.patch_embedding.weight" => SchemeName::F16,
-            scheme => scheme,
-        });
-        scheme.with_group_size(self.group_size)
+    /// How a matrix is stored: the last rule that names it; else, in q4, exactly as a quantised source has it; else the patch
+    /// embedding is at least f16, because it is small (2 MB of the full model) and every pixel goes through it; else the default.
+    pub(crate) fn scheme_of(&self, spec: &TensorSpec, exact: Option<Scheme>) -> Scheme {
+        if let Some(rule) = self.rules.iter().rev().find(|rule| rule.applies_to(&spec.name)) {
+            return rule.scheme.with_group_size(self.group_size);
+        }
+        match (self.scheme, exact) {
+            (SchemeName::Q4, Some(exact)) => exact,
+            (SchemeName::Q4 | SchemeName::Q8, _) if spec.name == "vision.patch_embedding.weight" => Scheme::F16,
+            (scheme, _) => scheme.with_group_size(self.group_size),
+        }
     }
 
     /// The schemes in words.

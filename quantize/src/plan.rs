@@ -42,11 +42,12 @@ pub(crate) struct PlannedPart {
 }
 
 /// Lays out all tensors of the configuration in the schemes that `scheme_of` gives the matrices.
-pub(crate) fn plan(config: &ModelConfig, scheme_of: impl Fn(&TensorSpec) -> Scheme) -> Result<Plan> {
+pub(crate) fn plan(config: &ModelConfig, scheme_of: impl Fn(usize, &TensorSpec) -> Scheme) -> Result<Plan> {
     let mut tensors: Vec<TensorEntry> = tensor_table(config)
         .into_iter()
-        .map(|spec| {
-            let scheme = if spec.kind == TensorKind::Table { Scheme::F32 } else { scheme_of(&spec) };
+        .enumerate()
+        .map(|(index, spec)| {
+            let scheme = if spec.kind == TensorKind::Table { Scheme::F32 } else { scheme_of(index, &spec) };
             TensorEntry { name: spec.name, shape: spec.shape, scheme, parts: Vec::new() }
         })
         .collect();

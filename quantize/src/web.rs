@@ -82,7 +82,7 @@ impl RowSource for WebCheckpoint {
 /// Rewrites a web checkpoint with every tensor as the f32 values that its codes stand for.
 pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Result<()> {
     let source = WebCheckpoint::open(web_dir)?;
-    let plan = plan::plan(&source.manifest.config, |_| Scheme::F32)?;
+    let plan = plan::plan(&source.manifest.config, |_, _| Scheme::F32)?;
     let folder = OutputFolder::create(out_dir, options)?;
     let shards = folder.write_shards(&plan, &source, options, &mut |_| ())?;
     let mut manifest = source.manifest.clone();

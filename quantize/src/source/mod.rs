@@ -184,12 +184,11 @@ impl Source {
         })
     }
 
-    /// All elements of a tensor of packed words.
-    pub(crate) fn read_words(&self, name: &str) -> Result<Vec<i32>> {
+    /// Packed words of a tensor, as [`Self::read_floats`] gives weights.
+    pub(crate) fn read_words(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<i32>> {
         let tensor = self.get(name)?;
         ensure!(tensor.dtype == Dtype::I32, "tensor `{name}` has elements of type {}, expected I32", tensor.dtype.name());
-        let (rows, cols) = matrix_of(&tensor.shape);
-        let bytes = self.read_bytes(tensor, 0..rows, 0..cols).with_context(|| format!("tensor `{name}`"))?;
+        let bytes = self.read_bytes(tensor, rows, cols).with_context(|| format!("tensor `{name}`"))?;
         Ok(bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect())
     }
 

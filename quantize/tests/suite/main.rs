@@ -2,4 +2,5 @@
 
 mod bad_input;
 mod convert;
+mod gptq;
 mod support;
