@@ -17,7 +17,18 @@ pub type Trace = BTreeMap<String, Vec<f32>>;
 
 /// What the decoder sees of one picture: `[queries, hidden]`, on the GPU.
 #[derive(Debug, Clone)]
-pub struct ImageFeatures(Activation);
+pub struct ImageFeatures {
+    rows: Activation,
+    /// Tells encodings of one model apart.
+    id: u64,
+}
+
+/// What stands at a position of the KV cache: a token, or a row of image features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cached {
+    Token(u32),
+    Feature { image: u64, row: usize },
+}
 
 /// A loaded model. It holds one sequence at a time.
 pub struct Model {
@@ -30,8 +41,12 @@ pub struct Model {
     step: StepBuffer,
     /// NTK factor that the rotary tables hold.
     alpha: u32,
-    /// Positions in the KV cache.
-    length: usize,
+    /// What the KV cache holds, position by position.
+    sequence: Vec<Cached>,
+    /// Positions of the latest prompt that the cache held already.
+    reused: usize,
+    /// Encodings made so far.
+    encodings: u64,
 }
 
 impl Model {
@@ -47,7 +62,8 @@ impl Model {
         let logn = logn_factors(config, options.context_length);
         gpu.queue().write_buffer(&decoder.tables.logn, 0, bytemuck::cast_slice(&logn));
         let options = ModelOptions { prefill_chunk: chunk, ..options };
-        let mut model = Self { gpu, manifest, options, vision, resampler, decoder, step, alpha: 0, length: 0 };
+        let mut model =
+            Self { gpu, manifest, options, vision, resampler, decoder, step, alpha: 0, sequence: Vec::new(), reused: 0, encodings: 0 };
         model.set_alpha(1);
         Ok(model)
     }
@@ -69,7 +85,7 @@ impl Model {
 
     /// Positions in the KV cache: the prompt and the answer so far.
     pub fn length(&self) -> usize {
-        self.length
+        self.sequence.len()
     }
 
     /// Runs the vision tower and the resampler.
@@ -104,18 +120,22 @@ impl Model {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&resampler.features.buffer, 0, &features.buffer, 0, features.bytes(queries));
         self.gpu.queue().submit([encoder.finish()]);
-        Ok(ImageFeatures(features))
+        self.encodings += 1;
+        Ok(ImageFeatures { rows: features, id: self.encodings })
     }
 
     /// Reads image features back, `[queries, hidden]`.
     pub async fn read_features(&self, features: &ImageFeatures) -> Result<Vec<f32>, RuntimeError> {
-        Ok(self.gpu.read_rows(&features.0, features.0.rows).await?)
+        Ok(self.gpu.read_rows(&features.rows, features.rows.rows).await?)
     }
 
-    /// Forgets the sequence and runs a prompt through the decoder; the logits of its last position are then at hand.
+    /// Runs a prompt through the decoder; the logits of its last position are then at hand.
+    ///
+    /// Positions that the KV cache holds from the sequence before (the same tokens and pictures, under the same NTK factor) are not run
+    /// again, which changes nothing: keys and values depend on nothing else. [`Self::reused`] says how many.
     ///
     /// `images` are the features for the image spans in `ids`, in order. `on_chunk` hears how many positions are done and may stop.
-    /// With a `trace`, hidden states and the logits of **all** positions are collected.
+    /// With a `trace`, hidden states and the logits of **all** positions are collected, and nothing is reused.
     pub async fn prefill(
         &mut self,
         ids: &[u32],
@@ -123,7 +143,6 @@ impl Model {
         on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
         mut trace: Option<&mut Trace>,
     ) -> Result<ControlFlow<()>, RuntimeError> {
-        self.length = 0;
         if ids.is_empty() {
             return Err(RuntimeError::EmptyPrompt);
         }
@@ -138,37 +157,65 @@ impl Model {
         if spans.len() != images.len() {
             return Err(RuntimeError::ImageCount { spans: spans.len(), given: images.len() });
         }
-        let seq_length = self.manifest.config.seq_length;
-        self.set_alpha(if self.manifest.config.use_dynamic_ntk { ntk_alpha(ids.len(), seq_length) } else { 1 });
+        let mut wanted: Vec<_> = ids.iter().copied().map(Cached::Token).collect();
+        for (first, features) in spans.iter().zip(images) {
+            for row in 0..features.rows.rows {
+                wanted[first + row] = Cached::Feature { image: features.id, row };
+            }
+        }
+        let config = &self.manifest.config;
+        let alpha = if config.use_dynamic_ntk { ntk_alpha(ids.len(), config.seq_length) } else { 1 };
+        if alpha != self.alpha || trace.is_some() {
+            self.reset();
+        }
+        self.set_alpha(alpha);
+        let same = self.sequence.iter().zip(&wanted).take_while(|(cached, wanted)| cached == wanted).count();
+        // The last position is run again in any case: its logits are wanted.
+        self.reused = same.min(ids.len() - 1);
+        self.sequence.truncate(self.reused);
 
-        for chunk in ids.chunks(self.options.prefill_chunk) {
+        for (chunk, cached) in
+            ids[self.reused..].chunks(self.options.prefill_chunk).zip(wanted[self.reused..].chunks(self.options.prefill_chunk))
+        {
             self.prefill_chunk(chunk, &spans, images, &mut trace).await?;
+            self.sequence.extend_from_slice(cached);
             // Waits for the chunk, so that the work in flight stays short and the answer to `on_chunk` counts.
             self.gpu.read(&self.decoder.token, 0, 4).await?;
-            if on_chunk(self.length).is_break() {
+            if on_chunk(self.length()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Forgets the sequence: the next prompt is run from its first position.
+    pub fn reset(&mut self) {
+        self.sequence.clear();
+    }
+
+    /// Positions of the latest prompt that were not run again because the KV cache held them.
+    pub fn reused(&self) -> usize {
+        self.reused
+    }
+
     /// Runs one token after the sequence so far; its logits are then at hand.
     pub fn decode(&mut self, token: u32) -> Result<(), RuntimeError> {
-        if self.length >= self.options.context_length {
-            return Err(RuntimeError::ContextOverflow { used: self.length + 1, limit: self.options.context_length });
+        let length = self.length();
+        if length >= self.options.context_length {
+            return Err(RuntimeError::ContextOverflow { used: length + 1, limit: self.options.context_length });
         }
         let vocab = self.manifest.config.vocab_size;
         if token as usize >= vocab {
-            return Err(RuntimeError::TokenOutOfRange { id: token, position: self.length, vocab });
+            return Err(RuntimeError::TokenOutOfRange { id: token, position: length, vocab });
         }
         let decoder = &self.decoder;
-        self.step.write(&self.gpu, 1, self.length, self.length + 1);
+        self.step.write(&self.gpu, 1, length, length + 1);
         self.gpu.queue().write_buffer(&decoder.ids, 0, bytemuck::bytes_of(&token));
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| &layer.decode)), 1);
         self.encode_head(&mut encoder, 0);
         self.gpu.queue().submit([encoder.finish()]);
-        self.length += 1;
+        self.sequence.push(Cached::Token(token));
         Ok(())
     }
 
@@ -182,7 +229,7 @@ impl Model {
     pub async fn most_likely(&self) -> Result<u32, RuntimeError> {
         let bytes = self.gpu.read(&self.decoder.token, 0, 4).await?;
         match bytemuck::pod_read_unaligned(&bytes) {
-            NOT_FINITE => Err(RuntimeError::NotFinite { position: self.length - 1 }),
+            NOT_FINITE => Err(RuntimeError::NotFinite { position: self.length() - 1 }),
             token => Ok(token),
         }
     }
@@ -190,18 +237,18 @@ impl Model {
     /// The logits of the last position, `[vocab]`.
     pub async fn logits(&self) -> Result<Vec<f32>, RuntimeError> {
         let logits = self.gpu.read_rows(&self.decoder.logits, 1).await?;
-        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(RuntimeError::NotFinite { position: self.length - 1 }) }
+        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(RuntimeError::NotFinite { position: self.length() - 1 }) }
     }
 
-    /// One chunk of a prompt; updates `length`.
+    /// One chunk of a prompt, after the positions that the cache holds.
     async fn prefill_chunk(
-        &mut self,
+        &self,
         ids: &[u32],
         spans: &[usize],
         images: &[ImageFeatures],
         trace: &mut Option<&mut Trace>,
     ) -> Result<(), RuntimeError> {
-        let (decoder, rows, start) = (&self.decoder, ids.len(), self.length);
+        let (decoder, rows, start) = (&self.decoder, ids.len(), self.length());
         self.step.write(&self.gpu, rows, start, start + rows);
         self.gpu.queue().write_buffer(&decoder.ids, 0, bytemuck::cast_slice(ids));
 
@@ -210,14 +257,14 @@ impl Model {
         for (first, features) in spans.iter().zip(images) {
             // The part of this picture's positions that lies in this chunk.
             let from = (*first).max(start);
-            let to = (first + features.0.rows).min(start + rows);
+            let to = (first + features.rows.rows).min(start + rows);
             if from < to {
                 encoder.copy_buffer_to_buffer(
-                    &features.0.buffer,
-                    features.0.bytes(from - first),
+                    &features.rows.buffer,
+                    features.rows.bytes(from - first),
                     &decoder.hidden.buffer,
                     decoder.hidden.bytes(from - start),
-                    features.0.bytes(to - from),
+                    features.rows.bytes(to - from),
                 );
             }
         }
@@ -248,7 +295,6 @@ impl Model {
                 }
             }
         }
-        self.length = start + rows;
         Ok(())
     }
 

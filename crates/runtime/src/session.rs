@@ -139,6 +139,8 @@ pub enum Event {
 pub struct Answer {
     /// Tokens of the prompt.
     pub prompt_ids: Vec<u32>,
+    /// Tokens of the prompt that were not run again, because the request before began with the same.
+    pub reused_tokens: usize,
     /// Tokens of the answer; the last may be a stop token.
     pub tokens: Vec<u32>,
     /// The answer without tags, stripped.
@@ -236,6 +238,7 @@ impl Engine {
         }
         let mut answer = Answer {
             prompt_ids: prompt.ids,
+            reused_tokens: 0,
             tokens: Vec::new(),
             text: String::new(),
             raw: String::new(),
@@ -262,6 +265,7 @@ impl Engine {
         let mut on_chunk = |done| on_event(Event::Prefill { done, total });
         let flow = self.model.prefill(&answer.prompt_ids, &features, &mut on_chunk, trace.as_deref_mut()).await?;
         answer.timings.prefill_ms = millis(prefill_started);
+        answer.reused_tokens = self.model.reused();
         if flow.is_break() {
             return Ok(answer);
         }

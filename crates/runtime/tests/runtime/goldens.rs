@@ -109,6 +109,7 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
 
 /// Greedy tokens of a case, and the logits of steps 1, 2 and the last.
 fn greedy(model: &mut Model, case: &Case, features: &[ImageFeatures]) -> (Vec<u32>, Vec<f32>) {
+    model.reset();
     prefill(model, &case.input_ids, features, None);
     let (mut tokens, mut logits) = (Vec::new(), Vec::new());
     for step in 0..case.decode.tokens.len() {
@@ -223,6 +224,54 @@ fn chunks_and_steps_agree_with_one_prefill() {
             Some(want) => assert_close(&logits, want, logits_tolerance(600), &format!("chunks of {prefill_chunk}")),
         }
     }
+}
+
+/// A prompt that begins like the sequence before it costs only what is new, and its logits are those of a fresh run.
+#[test]
+fn a_prompt_reuses_what_the_cache_holds() {
+    let set = &GoldenSet::all()[1];
+    let case = set.cases().unwrap().into_iter().find(|case| case.case == "chat_two_images").unwrap();
+    let ids = &case.input_ids;
+    let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
+    let mut model = load(&folder, ModelOptions { context_length: ids.len() + 30, prefill_chunk: 256 });
+    let mut encode = |path: &str| {
+        let patches = patches(set, path, &model);
+        pollster::block_on(model.encode_image(&patches, None)).unwrap()
+    };
+    let features = [encode(&case.images[0].path), encode(&case.images[1].path)];
+    let swapped = [features[1].clone(), features[0].clone()];
+    let logits = |model: &Model| pollster::block_on(model.logits()).unwrap();
+    let tolerance = logits_tolerance(ids.len());
+
+    prefill(&mut model, ids, &features, None);
+    assert_eq!(model.reused(), 0);
+    let fresh = logits(&model);
+    // The answer's tokens stay in the cache; the prompt itself is found again but for its last position.
+    case.decode.tokens[..5].iter().for_each(|token| model.decode(*token).unwrap());
+    prefill(&mut model, ids, &features, None);
+    assert_eq!(model.reused(), ids.len() - 1);
+    assert_close(&logits(&model), &fresh, tolerance, "the same prompt again");
+
+    // A follow-up: prompt, answer, and something new.
+    case.decode.tokens[..5].iter().for_each(|token| model.decode(*token).unwrap());
+    let longer: Vec<u32> = ids.iter().chain(&case.decode.tokens[..5]).chain(&[198, 10, 11]).copied().collect();
+    prefill(&mut model, &longer, &features, None);
+    assert_eq!(model.reused(), ids.len() + 5);
+    let continued = logits(&model);
+
+    // Other pictures in the same places are not the same prompt.
+    let first_image = ids.iter().position(|id| *id == model.manifest().config.visual.image_start_id).unwrap();
+    prefill(&mut model, &longer, &swapped, None);
+    assert_eq!(model.reused(), first_image + 1);
+    assert!(worst(&logits(&model), &continued, "swapped pictures").1 > tolerance, "the pictures make no difference");
+    prefill(&mut model, &longer, &features, None);
+    assert_close(&logits(&model), &continued, tolerance, "after other pictures");
+
+    // Another NTK factor turns every key.
+    prefill(&mut model, &[5, 6, 7], &[], None);
+    prefill(&mut model, &longer, &features, None);
+    assert_eq!(model.reused(), 0);
+    assert_close(&logits(&model), &continued, tolerance, "after another NTK factor");
 }
 
 /// The cost of a launch binds decoding on fast GPUs: six a layer, one lookup, one head and one argmax where nothing is cut into parts.
