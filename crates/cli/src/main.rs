@@ -1,6 +1,7 @@
 //! `qwenvl`: Qwen-VL from the command line, for use without a browser and for comparison with the original.
 
 mod ask;
+mod bench;
 mod checkpoint;
 mod preprocess;
 mod tokenize;
@@ -18,6 +19,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Ask(Box<ask::AskArgs>),
+    Bench(bench::BenchArgs),
     Preprocess(preprocess::PreprocessArgs),
     Tokenize(tokenize::TokenizeArgs),
 }
@@ -25,6 +27,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Ask(args) => ask::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
     }

@@ -5,6 +5,7 @@
 //!
 //! Buffers and bind groups are made once, at load. What changes between launches is one small uniform and the number of workgroups.
 
+pub mod bench;
 mod decoder;
 mod error;
 mod loader;

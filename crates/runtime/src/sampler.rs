@@ -51,22 +51,30 @@ impl Sampler {
             tokens.select_nth_unstable_by(count, by_logit);
             tokens.truncate(count);
         }
-        tokens.sort_unstable_by(by_logit);
         let temperature = f64::from(self.options.temperature.max(1e-6));
-        let largest = f64::from(tokens[0].1);
-        let weights: Vec<f64> = tokens.iter().map(|(_, logit)| ((f64::from(*logit) - largest) / temperature).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let mut before = 0.0;
-        tokens
-            .into_iter()
-            .zip(weights)
-            .map(|((token, _), weight)| (token, weight / total))
-            .take_while(|(_, probability)| {
-                let stays = before == 0.0 || before < f64::from(self.options.top_p);
+        let largest = tokens.iter().map(|(_, logit)| *logit).fold(f32::MIN, f32::max);
+        let weight = |logit: f32| (f64::from(logit - largest) / temperature).exp();
+        let total: f64 = tokens.iter().map(|(_, logit)| weight(*logit)).sum();
+
+        // Usually a handful of tokens holds the mass: put the vocabulary in order only as far as it is needed.
+        let (mut kept, mut before, mut ordered) = (Vec::new(), 0.0, 0);
+        while ordered < tokens.len() {
+            let end = (ordered * 8).max(256).min(tokens.len());
+            if end < tokens.len() {
+                tokens[ordered..].select_nth_unstable_by(end - ordered - 1, by_logit);
+            }
+            tokens[ordered..end].sort_unstable_by(by_logit);
+            for (token, logit) in &tokens[ordered..end] {
+                if !kept.is_empty() && before >= f64::from(self.options.top_p) {
+                    return kept;
+                }
+                let probability = weight(*logit) / total;
+                kept.push((*token, probability));
                 before += probability;
-                stays
-            })
-            .collect()
+            }
+            ordered = end;
+        }
+        kept
     }
 }
 
@@ -96,6 +104,15 @@ mod tests {
     fn top_k_keeps_the_most_likely() {
         assert_eq!(kept(&sampler(1.0, 2, 1.0), &[0.1, 0.4, 0.3, 0.2]), [1, 2]);
         assert_eq!(kept(&sampler(1.0, 9, 1.0), &[0.6, 0.4]), [0, 1]);
+    }
+
+    #[test]
+    fn a_flat_vocabulary_is_kept_whole_and_in_order() {
+        let logits: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 5000) as f32 * 1e-6).collect();
+        let kept = sampler(1.0, 0, 1.0).kept(&logits);
+        assert_eq!(kept.len(), logits.len());
+        assert!(kept.windows(2).all(|pair| logits[pair[0].0 as usize] > logits[pair[1].0 as usize]));
+        assert!((kept.iter().map(|(_, probability)| probability).sum::<f64>() - 1.0).abs() < 1e-9);
     }
 
     #[test]

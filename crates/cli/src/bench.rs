@@ -1,0 +1,33 @@
+//! `qwenvl bench`: how fast the kernels are on this machine.
+
+use anyhow::Result;
+use clap::Args;
+use qwen_vl_runtime::{Gpu, GpuOptions, bench};
+
+/// Time the kernels at the shapes of the published model, with 4-bit weights.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Print one JSON object and nothing else.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints a line as each case is done.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))?;
+    let info = gpu.info();
+    if !args.json {
+        println!("{} ({}, {})", info.name, info.backend, info.driver_info);
+        println!("{:52} {:>10} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s");
+    }
+    let mut print = |case: &bench::Measurement| {
+        if !args.json {
+            println!("{:52} {:10.3} {:10.1} {:8.2}", case.name, case.millis, case.gflop_per_second, case.gigabytes_per_second);
+        }
+    };
+    let cases = pollster::block_on(bench::run(&gpu, &mut print))?;
+    if args.json {
+        println!("{}", serde_json::json!({ "adapter": info.name, "driver": info.driver_info, "cases": cases }));
+    }
+    Ok(())
+}
