@@ -73,12 +73,17 @@ impl ModelLoader {
         Ok(Self { gpu, manifest, options, weights, shards })
     }
 
+    /// The GPU that the weights are written to.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     /// The manifest that is being loaded.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Takes the next bytes of a shard. At its last byte the hash is checked.
+    /// Takes the next bytes of a shard. At its last byte the hash is checked; if it is wrong, the shard begins anew.
     pub fn write(&mut self, shard: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
         let count = self.shards.len();
         let (Some(state), Some(entry)) = (self.shards.get_mut(shard), self.manifest.shards.get(shard)) else {
@@ -93,9 +98,17 @@ impl ModelLoader {
         if end == entry.bytes && !bytes.is_empty() {
             let found = std::mem::take(&mut state.hash).finish();
             if found != entry.sha256 {
+                state.restart();
                 return Err(RuntimeError::ShardHash { shard: entry.file.clone(), expected: entry.sha256.clone(), found });
             }
         }
+        Ok(())
+    }
+
+    /// Forgets what came of a shard: its first byte comes next. What is on the GPU is overwritten then.
+    pub fn restart(&mut self, shard: usize) -> Result<(), RuntimeError> {
+        let count = self.shards.len();
+        self.shards.get_mut(shard).ok_or(RuntimeError::NoSuchShard { index: shard, count })?.restart();
         Ok(())
     }
 
@@ -112,6 +125,13 @@ impl ModelLoader {
 }
 
 impl Shard {
+    fn restart(&mut self) {
+        self.received = 0;
+        self.hash = ShardHash::new();
+        self.next = 0;
+        self.word.clear();
+    }
+
     /// Hands `bytes`, which begin at `self.received`, to the segments that they belong to.
     fn upload(&mut self, gpu: &Gpu, bytes: &[u8]) {
         let begin = self.received;

@@ -52,9 +52,43 @@ fn one_wrong_bit_is_noticed() {
 }
 
 #[test]
+fn a_shard_may_come_again_after_a_wrong_or_an_unfinished_one() {
+    let folder = converted();
+    let (mut loader, shard) = loader(&folder);
+    let mut wrong = shard.clone();
+    wrong[shard.len() / 2] ^= 1;
+    loader.write(0, &wrong).unwrap_err();
+    // An odd length: the word that it cuts must not meet the first byte.
+    loader.write(0, &wrong[..shard.len() / 4 * 2 + 1]).unwrap();
+    loader.restart(0).unwrap();
+    for piece in shard.chunks(9973) {
+        loader.write(0, piece).unwrap();
+    }
+    let mut again = pollster::block_on(loader.finish()).unwrap();
+    let mut straight = load(&folder, ModelOptions::default());
+    let logits = |model: &mut qwen_vl_runtime::Model| {
+        model.reset();
+        let done = pollster::block_on(model.prefill(&[1, 2, 3], &[], &mut |_| ControlFlow::Continue(()), None)).unwrap();
+        assert!(done.is_continue());
+        pollster::block_on(model.logits()).unwrap()
+    };
+    assert_eq!(logits(&mut again), logits(&mut straight));
+}
+
+#[test]
+fn a_wrong_shard_is_not_one_that_came() {
+    let (mut loader, mut shard) = loader(&converted());
+    shard[100] ^= 1;
+    loader.write(0, &shard).unwrap_err();
+    let Err(error) = pollster::block_on(loader.finish()) else { panic!("a model was made of a wrong shard") };
+    assert!(matches!(error, RuntimeError::ShardLength { found: 0, .. }), "{error}");
+}
+
+#[test]
 fn a_shard_that_does_not_exist_is_refused() {
     let (mut loader, _) = loader(&converted());
     assert!(matches!(loader.write(99, &[0]), Err(RuntimeError::NoSuchShard { index: 99, count: 1 })));
+    assert!(matches!(loader.restart(99), Err(RuntimeError::NoSuchShard { index: 99, count: 1 })));
 }
 
 /// An engine on mini-a, whose vocabulary has 320 ranks and whose `<img>` is 534.
