@@ -8,13 +8,16 @@ export type ErrorCode =
   | "GPU_INCORRECT"
   | "DEVICE_LOST"
   | "DOWNLOAD"
+  | "OFFLINE_MISSING"
   | "INTEGRITY"
+  | "QUOTA_EXCEEDED"
   | "MANIFEST_INVALID"
   | "MANIFEST_VERSION"
   | "UNSUPPORTED_MODEL"
   | "IMAGE_DECODE"
   | "INVALID_ARGUMENT"
   | "CONTEXT_OVERFLOW"
+  | "BUSY"
   | "DISPOSED"
   | "INTERNAL";
 
@@ -28,13 +31,16 @@ const HINTS: Record<ErrorCode, string> = {
   GPU_INCORRECT: "Update the graphics driver; if it happens again, the checkpoint may be damaged.",
   DEVICE_LOST: "The driver was reset or the machine slept: load the model again.",
   DOWNLOAD: "Check the address and the connection, then load again.",
+  OFFLINE_MISSING: "Load the model once with a connection, or import its folder; after that it runs offline.",
   INTEGRITY: "The file was cut off, changed or is of another model: load again, and if it stays, convert the checkpoint again.",
+  QUOTA_EXCEEDED: "Free disk space or delete other models; the model runs from the network meanwhile.",
   MANIFEST_INVALID: "The address must be of a folder that `quantize` wrote.",
   MANIFEST_VERSION: "Update this package, or convert the checkpoint again.",
   UNSUPPORTED_MODEL: "Only Qwen-VL and Qwen-VL-Chat (2023) run here.",
   IMAGE_DECODE: "Give a PNG, JPEG, WebP, GIF or BMP picture, or draw it to a canvas first.",
   INVALID_ARGUMENT: "",
   CONTEXT_OVERFLOW: "Start a new session, shorten the question, or load with a larger contextLength.",
+  BUSY: "Another tab is loading or changing this model: wait for it, or close it.",
   DISPOSED: "Load the model again.",
   INTERNAL: "This is a bug: please report it with the message.",
 };
@@ -66,7 +72,7 @@ export class QwenVLError extends Error {
 
   /** Whether doing the same again may work. */
   get retryable(): boolean {
-    return this.code === "DOWNLOAD" || this.code === "DEVICE_LOST";
+    return this.code === "DOWNLOAD" || this.code === "OFFLINE_MISSING" || this.code === "BUSY" || this.code === "DEVICE_LOST";
   }
 
   /** @internal */

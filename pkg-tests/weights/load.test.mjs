@@ -1,0 +1,256 @@
+// Loading with a cache, in Node: what is fetched, what is kept, and what happens when either goes wrong.
+
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test } from "node:test";
+import { WeightCache } from "../../web/dist/weights/cache.js";
+import { cacheProblem, loadWeights } from "../../web/dist/weights/load.js";
+import { PHASES, ProgressCounter } from "../../web/dist/weights/progress.js";
+import { FolderSource, UrlSource } from "../../web/dist/weights/source.js";
+import { makeModel, MemoryBackend, MemorySink } from "./memory.mjs";
+import { misbehavingServer } from "./misbehaving.mjs";
+
+const CHUNK = 65536;
+const model = makeModel(1);
+const newer = makeModel(2);
+let served = model;
+let backend;
+let server;
+before(async () => {
+  server = await misbehavingServer(async (path) => served.files.get(path.slice("/model/".length)));
+});
+beforeEach(() => {
+  server.reset();
+  served = model;
+  backend = new MemoryBackend();
+});
+after(() => server.close());
+
+/** Loads the model that is served and checks every event and every byte. */
+async function load({ source, cache = backend, signal = new AbortController().signal, onProgress, want = served, ...more } = {}) {
+  const events = [];
+  const progress = new ProgressCounter((event) => {
+    events.push(event);
+    onProgress?.(event);
+  });
+  const weightCache = cache && new WeightCache(cache, (problem) => progress.cacheProblem(cacheProblem(problem)));
+  const fetchNow = (url, init) => fetch(url, init);
+  source ??= new UrlSource(`${server.origin}/model/manifest.json`, { fetch: fetchNow, requestInit: {}, retries: 2 });
+  const makeSink = async (manifest) => new MemorySink(manifest);
+  try {
+    const { sink, vocabulary } = await loadWeights({ source, cache: weightCache, makeSink, progress, concurrency: 3, whenBusy: "wait", signal, ...more });
+    want.manifest.shards.forEach(({ file }, index) => assert.ok(sink.shards[index].equals(want.files.get(file)), file));
+    assert.ok(want.files.get("qwen.tiktoken").equals(vocabulary));
+  } finally {
+    events.reduce((before, event) => {
+      for (const key of ["bytes", "restoredBytes", "refetchedBytes", "shard", "retries"]) assert.ok(event[key] >= before[key], `${key} went back`);
+      assert.ok(PHASES.indexOf(event.phase) >= PHASES.indexOf(before.phase), `${before.phase} before ${event.phase}`);
+      assert.ok(event.bytes <= event.totalBytes);
+      return event;
+    });
+  }
+  const last = events.at(-1);
+  assert.equal(last.bytes, want.bytes);
+  assert.equal(last.shard, last.shards);
+  return last;
+}
+
+const shardBytesSent = () => server.requests.filter(({ path }) => !path.endsWith(".json")).reduce((sum, { sent }) => sum + sent, 0);
+const shardHash = (index) => served.manifest.shards[index].sha256;
+const cacheOf = () => new WeightCache(backend);
+
+test("a model is fetched once and then comes from the cache", async () => {
+  const first = await load();
+  assert.equal(first.restoredBytes, 0);
+  assert.equal(shardBytesSent(), model.bytes);
+  server.reset();
+  const second = await load();
+  assert.equal(second.restoredBytes, model.bytes);
+  assert.deepEqual(server.requests.map(({ path }) => path), ["/model/manifest.json"]);
+});
+
+test("without a cache it is fetched each time", async () => {
+  await load({ cache: null });
+  await load({ cache: null });
+  assert.equal(shardBytesSent(), 2 * model.bytes);
+});
+
+test("it loads without a connection once it is in the cache", async () => {
+  await load();
+  const source = new UrlSource(`${server.origin}/model/manifest.json`, { fetch: () => Promise.reject(new TypeError("offline")), requestInit: {}, retries: 9 });
+  assert.equal((await load({ source })).restoredBytes, model.bytes);
+});
+
+test("without a connection and without a cache it says so", async () => {
+  const source = new UrlSource("http://127.0.0.1:1/manifest.json", { fetch: () => Promise.reject(new TypeError("offline")), requestInit: {}, retries: 0 });
+  await assert.rejects(load({ source }), { code: "DOWNLOAD" });
+});
+
+test("a load that was aborted anywhere goes on where it was", async (context) => {
+  for (const stop of [1, 50_000, 210_000, 400_000, model.bytes - 1]) {
+    await context.test(`after ${stop} bytes`, async () => {
+      backend = new MemoryBackend();
+      server.reset();
+      const controller = new AbortController();
+      const reason = new Error("enough");
+      // A slow server, so that the abort comes in the middle.
+      const onProgress = ({ bytes }) => bytes >= stop && controller.abort(reason);
+      const aborted = load({ signal: controller.signal, onProgress });
+      await assert.rejects(aborted, (error) => error === reason);
+      const stored = (await cacheOf().models())[0]?.storedBytes ?? 0;
+      server.reset();
+      const { restoredBytes } = await load();
+      assert.equal(restoredBytes, stored);
+      assert.equal(shardBytesSent(), model.bytes - stored);
+    });
+  }
+});
+
+test("every shard may be cut at the same time", async () => {
+  server.fault = (path, nth) => (path.includes("shard") && nth < 2 ? { cut: 30_000 } : undefined);
+  const { retries } = await load();
+  assert.ok(retries >= 4);
+  assert.ok(shardBytesSent() - model.bytes <= retries * CHUNK);
+});
+
+test("a shard with the wrong hash is fetched again, alone", async () => {
+  const wrong = Buffer.from(model.files.get("shard-1"));
+  wrong[1000] ^= 1;
+  server.fault = (path, nth) => (path === "/model/shard-1" && nth === 0 ? { body: wrong } : undefined);
+  const { refetchedBytes } = await load();
+  assert.equal(refetchedBytes, wrong.length);
+  assert.equal(shardBytesSent(), model.bytes + wrong.length);
+  server.reset();
+  assert.equal((await load()).restoredBytes, model.bytes);
+});
+
+test("a shard and a vocabulary that stay wrong fail with INTEGRITY and are not kept", async (context) => {
+  for (const file of ["shard-1", "qwen.tiktoken"]) {
+    await context.test(file, async () => {
+      server.reset();
+      const wrong = Buffer.from(model.files.get(file));
+      wrong[7] ^= 1;
+      server.fault = (path) => (path === `/model/${file}` ? { body: wrong } : undefined);
+      await assert.rejects(load(), { code: "INTEGRITY" });
+      assert.equal(server.requests.filter(({ path }) => path === `/model/${file}`).length, 2);
+      server.fault = () => undefined;
+      await load();
+    });
+  }
+});
+
+test("a model that is replaced during the load fails, and loads as the new one afterwards", async () => {
+  server.fault = (path) => {
+    if (path.includes("shard-1")) served = newer;
+    return undefined;
+  };
+  await assert.rejects(load({ concurrency: 1 }), { code: "INTEGRITY" });
+  server.reset();
+  const before = backend.files.size;
+  assert.equal((await load()).restoredBytes, 0);
+  // The old model's files are gone.
+  assert.deepEqual((await cacheOf().models()).map(({ source, complete }) => [source, complete]), [["model 2", true]]);
+  assert.ok(before > 0);
+  assert.ok(!backend.files.has(model.manifest.shards[0].sha256));
+});
+
+test("a stored file that lost bytes, changed or vanished is fetched again, alone", async (context) => {
+  const damages = {
+    shorter: (name) => backend.files.set(name, backend.files.get(name).subarray(0, 100_000)),
+    longer: (name) => backend.files.set(name, Buffer.concat([backend.files.get(name), Buffer.alloc(1)])),
+    "a changed bit": (name) => (backend.files.get(name)[5000] ^= 4),
+    gone: (name) => backend.files.delete(name),
+    "without its record": (name) => backend.files.delete(`${name}.complete`),
+    "with a broken record": (name) => backend.files.set(`${name}.complete`, Buffer.from("2")),
+  };
+  for (const [name, damage] of Object.entries(damages)) {
+    await context.test(name, async () => {
+      backend = new MemoryBackend();
+      await load();
+      server.reset();
+      damage(shardHash(1));
+      await load();
+      assert.deepEqual(server.requests.map(({ path }) => path).filter((path) => !["/model/manifest.json", "/model/shard-1"].includes(path)), []);
+      server.reset();
+      await load();
+      assert.equal(shardBytesSent(), 0);
+    });
+  }
+});
+
+test("a manifest record that was cut off counts as none", async () => {
+  await load();
+  const [record] = [...backend.files.keys()].filter((name) => name.endsWith(".model"));
+  backend.files.set(record, backend.files.get(record).subarray(0, 50));
+  assert.deepEqual(await cacheOf().models(), []);
+  assert.equal((await load()).restoredBytes, model.bytes);
+  assert.equal((await cacheOf().models()).length, 1);
+});
+
+test("full storage does not end a load, and is told", async () => {
+  backend.capacity = 260_000;
+  const { cacheProblem: problem } = await load({ concurrency: 1 });
+  assert.equal(problem.code, "QUOTA_EXCEEDED");
+  backend.capacity = Infinity;
+  server.reset();
+  const { restoredBytes } = await load();
+  assert.ok(restoredBytes >= 200_000, `${restoredBytes} bytes were kept`);
+});
+
+test("a backend that fails altogether does not end a load", async () => {
+  backend.open = () => Promise.reject(new Error("broken"));
+  const { cacheProblem: problem } = await load();
+  assert.equal(problem.code, "INTERNAL");
+  assert.match(problem.message, /broken/);
+});
+
+test("a backend that can not be read any more does not end a load", async () => {
+  await load();
+  const open = backend.open.bind(backend);
+  backend.open = async (name, create) => {
+    const file = await open(name, create);
+    if (file && name === shardHash(0)) {
+      const read = file.read;
+      file.read = (at, length) => (at === 0 ? read(0, Math.min(length, 1000)) : Promise.reject(new Error("unreadable")));
+    }
+    return file;
+  };
+  await load();
+  backend.open = open;
+  server.reset();
+  await load();
+  assert.equal(shardBytesSent(), 200_000);
+});
+
+test("models are listed and deleted; shared files stay while another model has them", async () => {
+  await load();
+  const folder = [...model.files].map(([name, bytes]) => new File([bytes], name));
+  await load({ source: new FolderSource(folder, "folder:1"), want: model });
+  const url = `${server.origin}/model/manifest.json`;
+  const cache = cacheOf();
+  assert.deepEqual((await cache.models()).map(({ url, source, bytes, storedBytes, complete }) => [url, source, bytes, storedBytes, complete]), [
+    [url, "model 1", model.bytes, model.bytes, true],
+    ["folder:1", "model 1", model.bytes, model.bytes, true],
+  ]);
+  assert.equal(await cache.delete(url), true);
+  assert.equal((await cache.models())[0].complete, true);
+  assert.equal(await cache.delete(url), false);
+  assert.equal(await cache.delete("folder:1"), true);
+  assert.deepEqual(await backend.list(), []);
+});
+
+test("files and folders that are wrong say what is wrong with them", async () => {
+  const folder = [...model.files].map(([name, bytes]) => new File([bytes], name));
+  const from = (files) => load({ source: new FolderSource(files, "folder:"), cache: null });
+  await assert.rejects(from(folder.filter(({ name }) => name !== "manifest.json")), { code: "MANIFEST_INVALID" });
+  await assert.rejects(from(folder.filter(({ name }) => name !== "shard-2")), (error) => error.code === "INTEGRITY" && error.details.shard === "shard-2");
+  const short = folder.map((file) => (file.name === "shard-0" ? new File([file.slice(0, 1000)], file.name) : file));
+  await assert.rejects(from(short), (error) => error.details.expected === 200_000 && error.details.found === 1000);
+});
+
+test("a web page, a missing shard and a busy server fail with DOWNLOAD", async () => {
+  for (const fault of [{ html: true }, { status: 404 }, { status: 503 }]) {
+    server.reset();
+    server.fault = (path) => (path === "/model/shard-2" ? fault : undefined);
+    await assert.rejects(load({ cache: null }), { code: "DOWNLOAD" });
+  }
+});

@@ -1,0 +1,107 @@
+import type { CacheBackend, CacheFile, StoredFile } from "./backend.js";
+
+/** The parts of the File System standard that exist in workers only. */
+interface SyncAccessHandle {
+  read(buffer: Uint8Array, options: { at: number }): number;
+  write(buffer: Uint8Array, options: { at: number }): number;
+  truncate(size: number): void;
+  getSize(): number;
+  flush(): void;
+  close(): void;
+}
+interface WorkerFileHandle extends FileSystemFileHandle {
+  createSyncAccessHandle(): Promise<SyncAccessHandle>;
+}
+
+const FOLDER = "qwen-vl-web";
+/** A worker that was ended, with its tab or by an abort, holds its files for a moment longer. */
+const LOCKED_TRIES = 20;
+const LOCKED_WAIT_MS = 100;
+
+/** Files in the browser's own file system for this site: fast, and out of the way of other caches. */
+export class OpfsBackend implements CacheBackend {
+  readonly kind = "opfs";
+  readonly #folder: FileSystemDirectoryHandle;
+
+  private constructor(folder: FileSystemDirectoryHandle) {
+    this.#folder = folder;
+  }
+
+  static async make(): Promise<OpfsBackend> {
+    const root = await navigator.storage.getDirectory();
+    return new OpfsBackend(await root.getDirectoryHandle(FOLDER, { create: true }));
+  }
+
+  async open(name: string, create: boolean): Promise<CacheFile | undefined> {
+    const file = await this.#folder.getFileHandle(name, { create }).catch(unlessMissing);
+    return file && new OpfsFile(await whenUnlocked(() => (file as WorkerFileHandle).createSyncAccessHandle()));
+  }
+
+  async list(): Promise<StoredFile[]> {
+    const files: StoredFile[] = [];
+    for await (const [name, handle] of this.#folder.entries()) {
+      if (handle.kind === "file") files.push({ name, bytes: (await (handle as FileSystemFileHandle).getFile()).size });
+    }
+    return files;
+  }
+
+  async delete(name: string): Promise<void> {
+    await whenUnlocked(() => this.#folder.removeEntry(name)).catch(unlessMissing);
+  }
+}
+
+function unlessMissing(error: unknown): undefined {
+  if ((error as DOMException).name !== "NotFoundError") throw error;
+}
+
+async function whenUnlocked<T>(work: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await work();
+    } catch (error) {
+      if ((error as DOMException).name !== "NoModificationAllowedError" || tries === LOCKED_TRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, LOCKED_WAIT_MS));
+    }
+  }
+}
+
+class OpfsFile implements CacheFile {
+  readonly #handle: SyncAccessHandle;
+  #bytes: number;
+  #buffer = new Uint8Array(0);
+
+  constructor(handle: SyncAccessHandle) {
+    this.#handle = handle;
+    this.#bytes = handle.getSize();
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  read(at: number, length: number): Promise<Uint8Array> {
+    if (this.#buffer.byteLength < length) this.#buffer = new Uint8Array(length);
+    const read = this.#handle.read(this.#buffer.subarray(0, length), { at });
+    return Promise.resolve(this.#buffer.subarray(0, read));
+  }
+
+  append(bytes: Uint8Array): Promise<void> {
+    const written = this.#handle.write(bytes, { at: this.#bytes });
+    this.#bytes += written;
+    // Some browsers write what fits instead of throwing.
+    if (written < bytes.byteLength) return Promise.reject(new DOMException("the file system is full", "QuotaExceededError"));
+    return Promise.resolve();
+  }
+
+  truncate(): Promise<void> {
+    this.#handle.truncate(0);
+    this.#bytes = 0;
+    return Promise.resolve();
+  }
+
+  close(): Promise<void> {
+    this.#handle.flush();
+    this.#handle.close();
+    return Promise.resolve();
+  }
+}
