@@ -1,0 +1,96 @@
+// The packed package and the demo page in one browser. `cargo xtask test` sets the environment:
+//   QWEN_VL_BROWSER          chromium or firefox
+//   QWEN_VL_BROWSER_PROGRAM  its program
+//   QWEN_VL_VULKAN_ICD       description of the software Vulkan driver, for Firefox
+//   QWEN_VL_PACKAGE          the unpacked tarball
+//   QWEN_VL_CHECKPOINTS      web checkpoints and golden.json
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { launch, openPage } from "./browser.mjs";
+import { serve } from "./server.mjs";
+import { adapterTests } from "./suites/adapter.mjs";
+import { apiTests } from "./suites/api.mjs";
+import { goldenTests } from "./suites/golden.mjs";
+import { pageTests } from "./suites/page.mjs";
+
+function setting(name) {
+  const value = process.env[name];
+  assert.ok(value, `${name} is not set: run \`cargo xtask test --only chromium\` (or firefox)`);
+  return value;
+}
+
+const name = setting("QWEN_VL_BROWSER");
+const packageFolder = setting("QWEN_VL_PACKAGE");
+const checkpoints = setting("QWEN_VL_CHECKPOINTS");
+const sets = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8"));
+const repository = fileURLToPath(new URL("..", import.meta.url));
+
+/** What the suites share: one browser and one server, whose answers a test may change. */
+const bed = { name, sets, repository, checkpoints, origin: "", handle: undefined, open, faultsAllowed: [] };
+let browser;
+let server;
+
+before(async () => {
+  const folders = {
+    "/package/": packageFolder,
+    "/checkpoints/": checkpoints,
+    "/page/": join(repository, "www/dist"),
+    ...Object.fromEntries(sets.map((set) => [`/golden/${set.name}/`, set.root])),
+  };
+  const blank = await blankPage();
+  server = await serve(folders, {
+    handle(path, response) {
+      if (path === "/" || path === "/favicon.ico") {
+        response.writeHead(200, { "content-type": path === "/" ? "text/html" : "image/x-icon" }).end(path === "/" ? blank : "");
+        return true;
+      }
+      return bed.handle?.(path, response) ?? false;
+    },
+  });
+  bed.origin = server.origin;
+  browser = await launch({ name, program: setting("QWEN_VL_BROWSER_PROGRAM"), vulkanIcd: setting("QWEN_VL_VULKAN_ICD") });
+});
+
+after(async () => {
+  await browser?.close();
+  server?.close();
+});
+
+/** An empty page that knows the package by its name, from the `exports` of the packed package.json. */
+async function blankPage() {
+  const { exports } = JSON.parse(await readFile(join(packageFolder, "package.json"), "utf8"));
+  const imports = {};
+  for (const [path, entry] of Object.entries(exports)) {
+    const file = typeof entry === "string" ? entry : entry.default;
+    imports[path.replace(".", "qwen-vl-web")] = file.replace(".", "/package");
+  }
+  return `<!doctype html><meta charset="utf-8"><script type="importmap">${JSON.stringify({ imports })}</script>`;
+}
+
+/**
+ * Runs a test on a page of its own; whatever the page reports as an error fails it.
+ *
+ * @param {(page: import("puppeteer-core").Page) => Promise<void>} body
+ * @param {{ path?: string, expected?: RegExp }} options `expected`: reports that belong to the test
+ */
+async function open(body, { path = "/", expected } = {}) {
+  const { page, problems } = await openPage(browser, bed.origin + path);
+  try {
+    await body(page);
+  } finally {
+    bed.handle = undefined;
+    await page.close();
+  }
+  assert.deepEqual(problems.filter((problem) => !expected?.test(problem)), []);
+}
+
+test(name, { concurrency: false }, async (context) => {
+  await adapterTests(context, bed);
+  await apiTests(context, bed);
+  await pageTests(context, bed);
+  await goldenTests(context, bed);
+});

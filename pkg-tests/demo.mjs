@@ -1,0 +1,89 @@
+// Serves the demo page with a model and prints its address; with --ask, asks in a browser without a screen, prints the answer, and ends.
+// `cargo xtask demo` calls it with:
+//   --site FOLDER --model FOLDER_OR_URL --port N [--ask TEXT [--image FILE] --chromium PROGRAM]
+
+import { parseArgs } from "node:util";
+import { launch, openPage } from "./browser.mjs";
+import { serve } from "./server.mjs";
+
+const text = { type: "string" };
+const { values } = parseArgs({ options: { site: text, model: text, port: text, ask: text, image: text, chromium: text } });
+const remote = /^https?:/.test(values.model);
+const folders = { "/": values.site, ...(remote ? {} : { "/model/": values.model }) };
+const server = await serve(folders, { port: Number(values.port) }).catch((error) => {
+  if (error.code !== "EADDRINUSE") throw error;
+  console.error(`port ${values.port} is taken: choose another with --port`);
+  process.exit(1);
+});
+const address = `${server.origin}/${remote ? `?model=${encodeURIComponent(values.model)}` : ""}`;
+console.log(`\nQwen-VL Web: ${address}\n`);
+
+if (values.ask !== undefined) {
+  const ok = await askWithoutScreen();
+  server.close();
+  process.exit(ok ? 0 : 1);
+}
+
+async function askWithoutScreen() {
+  const browser = await launch({ name: "chromium", program: values.chromium });
+  try {
+    const { page, problems } = await openPage(browser, address);
+    const part = (id) => `[data-testid="${id}"]`;
+    const read = () =>
+      page.evaluate(() => {
+        const text = (id) => document.querySelector(`[data-testid="${id}"]`)?.textContent ?? "";
+        const error = document.querySelector('[data-testid="error"]');
+        return {
+          error: error.hidden ? "" : ["error-code", "error-message", "error-hint"].map(text).join(" "),
+          ready: !document.querySelector('[data-testid="ask"]').disabled,
+          status: text("status"),
+          answer: text("answer"),
+          timings: text("timings"),
+          finished: document.querySelector('[data-testid="timings"]')?.dataset.finished,
+          model: text("model"),
+          objects: [...document.querySelectorAll("[data-object]")].map((item) => JSON.parse(item.dataset.object)),
+        };
+      });
+    /** Looks at the page until `done`; false if it reports an error. */
+    async function until(done) {
+      for (;;) {
+        const state = await read();
+        if (state.error || problems.length > 0) {
+          console.error([state.error, ...problems].filter(Boolean).join("\n"));
+          return false;
+        }
+        if (done(state)) return state;
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    }
+
+    const loaded = await until((state) => state.ready);
+    if (!loaded) return false;
+    console.log(`model     ${loaded.model}`);
+    if (values.image) {
+      const input = await page.$(part("picture"));
+      await input.uploadFile(values.image);
+      const shown = `!document.querySelector('${part("canvas")}').hidden || !document.querySelector('${part("error")}').hidden`;
+      await page.waitForFunction(shown);
+    }
+    await page.type(part("question"), values.ask);
+    await page.click(part("ask"));
+    console.log(`question  ${values.ask}`);
+    process.stdout.write("answer    ");
+    let printed = 0;
+    const finished = await until((state) => {
+      process.stdout.write(state.answer.slice(printed));
+      printed = Math.max(printed, state.answer.length);
+      return state.finished !== undefined;
+    });
+    console.log();
+    if (!finished) return false;
+    console.log(`objects   ${finished.objects.length === 0 ? "none" : ""}`);
+    for (const object of finished.objects) console.log(`          ${JSON.stringify(object)}`);
+    console.log(`timings   ${finished.timings}`);
+    console.log("adapter   SwiftShader, in software: no measure of speed");
+    return true;
+  } finally {
+    await browser.close();
+  }
+}
