@@ -30,7 +30,7 @@ const sets = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8")
 const repository = fileURLToPath(new URL("..", import.meta.url));
 
 /** What the suites share: one browser and one server, whose answers a test may change. */
-const bed = { name, sets, repository, checkpoints, origin: "", handle: undefined, open, faultsAllowed: [] };
+const bed = { name, sets, repository, checkpoints, origin: "", handle: undefined, open };
 let browser;
 let server;
 

@@ -1,1 +1,358 @@
-export async function apiTests() {}
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+/** What the scripted model says (crates/xtask/src/scripted.rs), whatever it is asked. */
+const SCRIPTED = { text: "This is a person.", raw: "This is a<ref> person</ref><box>(12,34), (567 ,890)</box>." };
+const CAT = { url: "/golden/mini-a/images/photo_cat.png", width: 288, height: 256 };
+const OBJECT = {
+  ref: "person",
+  kind: "box",
+  image: 0,
+  norm: [12, 34, 567, 890],
+  pixels: [Math.floor(0.012 * CAT.width), Math.floor(0.034 * CAT.height), Math.floor(0.567 * CAT.width), Math.floor(0.89 * CAT.height)],
+  range: [10, 16],
+};
+
+/** The browser's own report of a request that a test makes fail. */
+const FAILED_REQUEST = /Failed to load resource|NetworkError|Cross-Origin Request/;
+
+export async function apiTests(context, bed) {
+  await context.test("scripted answers", (context) =>
+    bed.open(
+      async (page) => {
+        await page.evaluate(async () => {
+          const { QwenVL } = await import("qwen-vl-web");
+          const phases = [];
+          window.model = await QwenVL.load("/checkpoints/scripted", { onProgress: (progress) => phases.push(progress) });
+          window.phases = phases;
+        });
+        await answers(context, page);
+        await helpers(context, page);
+        await cancelling(context, page);
+        await badRequests(context, page);
+      },
+      { expected: FAILED_REQUEST },
+    ),
+  );
+  await badCheckpoints(context, bed);
+  await pictureKinds(context, bed);
+}
+
+async function answers(context, page) {
+  await context.test("progress grows to the whole and ends ready", async () => {
+    const { phases, info } = await page.evaluate(() => ({ phases: window.phases, info: window.model.info }));
+    assert.equal(phases[0].phase, "manifest");
+    const last = phases.at(-1);
+    assert.deepEqual([last.phase, last.bytes, last.shard], ["ready", info.downloadBytes, last.shards]);
+    assert.ok(phases.every((progress, at) => at === 0 || progress.bytes >= phases[at - 1].bytes));
+    assert.ok(info.gpuBytes > info.downloadBytes && info.imageTokens === 256 && info.chatFormat === "chatml");
+  });
+
+  await context.test("events stream, and the answer holds their sum", async () => {
+    const { events, answer } = await page.evaluate(async (url) => {
+      const run = window.model.createSession().ask([{ image: url }, "What is this?"]);
+      const events = [];
+      for await (const event of run) events.push(event);
+      // A copy, because the bridge to the test drops an object that comes twice.
+      return { events, answer: structuredClone(await run) };
+    }, CAT.url);
+    const types = events.map(({ type }) => type);
+    assert.deepEqual([...new Set(types)], ["encode", "prefill", "text", "object", "done"]);
+    const deltas = events.filter(({ type }) => type === "text").map(({ delta }) => delta);
+    assert.ok(deltas.length > 3 && deltas.every((delta) => !/[<>]/.test(delta)), JSON.stringify(deltas));
+    assert.equal(deltas.join("").trim(), SCRIPTED.text);
+    const { text, raw, objects, finishReason, usage, timings } = answer;
+    assert.deepEqual({ text, raw, objects, finishReason }, { ...SCRIPTED, objects: [OBJECT], finishReason: "stop" });
+    assert.equal(usage.imageTokens, 256);
+    assert.ok(usage.promptTokens > 256 && usage.completionTokens === answer.tokens.length);
+    assert.ok(Object.values(timings).every((value) => value > 0), JSON.stringify(timings));
+    assert.deepEqual(events.at(-1).answer, answer);
+    assert.equal(text.slice(...objects[0].range), OBJECT.ref);
+  });
+
+  await context.test("a session keeps its turns, and questions wait for each other", async () => {
+    const { history, tokens, counts } = await page.evaluate(async (url) => {
+      const session = window.model.createSession({ system: "Be brief.", history: [{ question: "Hello", answer: "Hello!" }] });
+      const runs = [session.ask([{ image: url }, "One?"]), session.ask("Two?")];
+      const answers = await Promise.all(runs);
+      return {
+        history: session.history.map(({ answer }) => answer),
+        tokens: answers.map(({ usage }) => usage.promptTokens),
+        counts: answers.map(({ usage }) => usage.imageTokens),
+      };
+    }, CAT.url);
+    assert.deepEqual(history, ["Hello!", SCRIPTED.raw, SCRIPTED.raw]);
+    assert.ok(tokens[1] > tokens[0]);
+    assert.deepEqual(counts, [256, 256]);
+  });
+}
+
+async function helpers(context, page) {
+  await context.test("parse reads stored answers as the worker does", async () => {
+    const sizes = [{ width: 1000, height: 500 }];
+    const cases = [
+      [SCRIPTED.raw, [{ width: CAT.width, height: CAT.height }], SCRIPTED.text, [OBJECT]],
+      [
+        "<ref>a</ref><box>(0,0),(1000,999)</box><box>(1,2),(3,4)</box> b<quad>(1,2),(3,4),(5,6),(7,8)</quad>",
+        sizes,
+        "a b",
+        [
+          { ref: "a", kind: "box", image: 0, norm: [0, 0, 1000, 999], pixels: [0, 0, 1000, 499], range: [0, 1] },
+          { ref: "a", kind: "box", image: 0, norm: [1, 2, 3, 4], pixels: [1, 1, 3, 2], range: [0, 1] },
+          {
+            kind: "quad",
+            image: 0,
+            norm: [[1, 2], [3, 4], [5, 6], [7, 8]],
+            pixels: [[1, 1], [3, 2], [5, 3], [7, 4]],
+            range: [3, 3],
+          },
+        ],
+      ],
+      ["no size <box>(1,2)(3,4)</box>", [], "no size", [{ kind: "box", norm: [1, 2, 3, 4], range: [8, 8] }]],
+      ["x<box>(1,2),(3</box>y", sizes, "xy", []],
+      ["a <box>stray text", sizes, "a stray text", []],
+      ["1 < 2 <b>&</b> <ref>open", sizes, "1 < 2 <b>&</b> open", []],
+    ];
+    for (const [raw, pictures, text, objects] of cases) {
+      const parsed = await page.evaluate(async (raw, pictures) => (await import("qwen-vl-web")).parse(raw, pictures), raw, pictures);
+      assert.deepEqual(parsed, { text, objects }, raw);
+    }
+  });
+
+  await context.test("drawBoxes draws along the objects' pixels", async () => {
+    const [x1, y1, x2, y2] = OBJECT.pixels;
+    const { size, inside, edges, outside } = await page.evaluate(async (url, object) => {
+      const { drawBoxes } = await import("qwen-vl-web");
+      const bitmap = await createImageBitmap(await (await fetch(url)).blob());
+      const pixels = (canvas) => {
+        const context = canvas.getContext("2d");
+        return (x, y) => [...context.getImageData(x, y, 1, 1).data];
+      };
+      const [plain, boxed] = [document.createElement("canvas"), document.createElement("canvas")];
+      drawBoxes(plain, bitmap, []);
+      drawBoxes(boxed, bitmap, [object], { colors: ["#00ff00"], fontSize: 12 });
+      const [before, after] = [pixels(plain), pixels(boxed)];
+      const [x1, y1, x2, y2] = object.pixels;
+      const [x, y] = [Math.round((x1 + x2) / 2), Math.round((y1 + y2) / 2)];
+      return {
+        size: [boxed.width, boxed.height],
+        edges: [after(x, y2), after(x2, y), after(x1, y)],
+        inside: [before(x, y), after(x, y)],
+        outside: [before(x2 + 9, y2 + 9), after(x2 + 9, y2 + 9)],
+      };
+    }, CAT.url, OBJECT);
+    assert.ok(x2 > x1 && y2 > y1);
+    assert.deepEqual(size, [CAT.width, CAT.height]);
+    for (const edge of edges) assert.deepEqual(edge, [0, 255, 0, 255]);
+    assert.deepEqual(inside[0], inside[1]);
+    assert.deepEqual(outside[0], outside[1]);
+  });
+}
+
+async function cancelling(context, page) {
+  await context.test("an aborted run rejects with the signal's reason, and the next one answers", async () => {
+    const { failures, answer } = await page.evaluate(async (url) => {
+      const session = window.model.createSession();
+      const failures = [];
+      // Before it starts, at the first event, and in the middle of the text.
+      for (const when of ["at once", "encode", "text"]) {
+        const controller = new AbortController();
+        if (when === "at once") controller.abort();
+        const run = session.ask([{ image: url }, "?"], { signal: controller.signal });
+        try {
+          for await (const event of run) if (event.type === when) controller.abort();
+          failures.push("none");
+        } catch (error) {
+          failures.push(error.name, await run.then(() => "answered", (again) => (again === error ? "same" : String(again))));
+        }
+      }
+      return { failures, history: session.history.length, answer: await session.ask("And now?") };
+    }, CAT.url);
+    assert.deepEqual(failures, ["AbortError", "same", "AbortError", "same", "AbortError", "same"]);
+    assert.equal(answer.raw, SCRIPTED.raw);
+    assert.equal(answer.finishReason, "stop");
+  });
+
+  await context.test("leaving the loop cancels, and the part so far is the answer", async () => {
+    const { partial, next, history } = await page.evaluate(async () => {
+      const session = window.model.createSession();
+      const run = session.ask("?");
+      for await (const event of run) if (event.type === "text") break;
+      const partial = await run;
+      return { partial, next: await session.ask("?"), history: session.history.length };
+    });
+    assert.equal(partial.finishReason, "cancelled");
+    assert.ok(SCRIPTED.raw.startsWith(partial.raw) && partial.raw.length < SCRIPTED.raw.length, partial.raw);
+    assert.equal(next.raw, SCRIPTED.raw);
+    assert.equal(history, 1);
+  });
+
+  await context.test("length and seed are kept", async () => {
+    const { cut, seeded } = await page.evaluate(async () => {
+      const ask = (options) => window.model.complete("Hello\n", [], options);
+      return {
+        cut: await ask({ greedy: true, maxTokens: 3 }),
+        seeded: await Promise.all([1, 1, 2].map((seed) => ask({ seed, maxTokens: 8, temperature: 100, topP: 1 }))),
+      };
+    });
+    assert.deepEqual([cut.finishReason, cut.tokens.length], ["length", 3]);
+    assert.deepEqual(seeded[0].tokens, seeded[1].tokens);
+    assert.notDeepEqual(seeded[0].tokens, seeded[2].tokens);
+  });
+}
+
+/** What a rejected promise of the page says, as data. */
+function describe(page, body, ...parameters) {
+  return page.evaluate(
+    async (body, parameters) => {
+      const { QwenVL, QwenVLError } = await import("qwen-vl-web");
+      const run = new Function("QwenVL", "parameters", `return (async () => { ${body} })()`);
+      try {
+        return { value: String(await run(QwenVL, parameters)) };
+      } catch (error) {
+        const { name, code, message, hint, details, retryable } = error;
+        return { name, code, message, hint, details, retryable, known: error instanceof QwenVLError };
+      }
+    },
+    body,
+    parameters,
+  );
+}
+
+async function badRequests(context, page) {
+  const garbage = [137, 80, 78, 71, 13, 10, 26, 10, 1, 2, 3];
+  const long = "x".repeat(300);
+  const cases = [
+    ["a damaged picture", "IMAGE_DECODE", /picture can not be read/, `await model.complete("<img>a</img>", [new Uint8Array(${JSON.stringify(garbage)})])`],
+    ["a text as a picture", "IMAGE_DECODE", /does not begin like/, `await model.complete("<img>a</img>", [new Blob(["hello"])])`],
+    ["a picture that is not there", "DOWNLOAD", /404/, `await model.complete("<img>a</img>", ["/nothing.png"])`],
+    ["a path that is too long", "INVALID_ARGUMENT", /300 bytes.*room for 256/, `await model.complete("<img>${long}</img>", [new Blob([])])`],
+    ["a tag that is not closed", "INVALID_ARGUMENT", /`<img>` at character 2 has no `<\/img>`/, `await model.complete("Hi<img>a", [])`],
+    ["a picture too few", "INVALID_ARGUMENT", /1 pictures, 0 were given/, `await model.complete("<img>a</img>", [])`],
+    ["a prompt that is too long", "CONTEXT_OVERFLOW", /context of 2048/, `await model.complete("1 ".repeat(1500), [])`],
+    ["an empty prompt", "INVALID_ARGUMENT", /no tokens/, `await model.complete("", [])`],
+  ];
+  for (const [what, code, message, body] of cases) {
+    await context.test(`${what}: ${code}`, async () => {
+      const error = await describe(page, `const { model } = window; ${body}`);
+      assert.deepEqual([error.known, error.name, error.code], [true, "QwenVLError", code], JSON.stringify(error));
+      assert.match(error.message, message);
+    });
+  }
+
+  await context.test("after all these the model still answers; disposed of, it says so", async () => {
+    assert.equal((await describe(page, `return (await window.model.createSession().ask("?")).raw`)).value, SCRIPTED.raw);
+    const pending = await describe(page, `const run = window.model.createSession().ask("?"); await window.model.dispose(); return (await run).finishReason`);
+    assert.ok(pending.value === "cancelled" || pending.code === "DISPOSED", JSON.stringify(pending));
+    assert.equal((await describe(page, `await window.model.createSession().ask("?")`)).code, "DISPOSED");
+  });
+}
+
+async function badCheckpoints(context, bed) {
+  const folder = join(bed.checkpoints, "mini-a-q4");
+  const manifest = await readFile(join(folder, "manifest.json"), "utf8");
+  const shard = await readFile(join(folder, "shard-00000.safetensors"));
+  const send = (bytes) => (response) => response.writeHead(200).end(bytes);
+  const changed = (change) => {
+    const copy = JSON.parse(manifest);
+    change(copy);
+    return send(JSON.stringify(copy));
+  };
+  const flipped = Buffer.from(shard);
+  flipped[flipped.length - 1] ^= 1;
+  const broken = (response) => {
+    response.writeHead(200, { "content-length": shard.length });
+    response.write(shard.subarray(0, shard.length / 2));
+    setTimeout(() => response.destroy(), 100);
+  };
+  const cases = [
+    ["no such folder", "manifest.json", (response) => response.writeHead(404).end(), "DOWNLOAD", /status 404.*manifest\.json/],
+    ["a page instead of a manifest", "manifest.json", send("<!doctype html>"), "MANIFEST_INVALID", /manifest\.json can not be read/],
+    ["another file format", "manifest.json", changed((copy) => (copy.format = "gguf")), "MANIFEST_INVALID", /format `gguf`/],
+    ["a newer manifest", "manifest.json", changed((copy) => (copy.version = 99)), "MANIFEST_VERSION", /version 99/],
+    ["a missing tensor", "manifest.json", changed((copy) => copy.tensors.splice(3, 1)), "MANIFEST_INVALID", /tensor 3 is/],
+    ["a wrong shape", "manifest.json", changed((copy) => (copy.tensors[0].shape[0] += 1)), "MANIFEST_INVALID", /has shape/],
+    ["a shard that is cut off", "shard-00000.safetensors", send(shard.subarray(0, shard.length - 100)), "INTEGRITY", /shard-00000.*bytes/],
+    ["a shard that is too long", "shard-00000.safetensors", send(Buffer.concat([shard, shard])), "INTEGRITY", /shard-00000.*bytes/],
+    ["a changed byte", "shard-00000.safetensors", send(flipped), "INTEGRITY", /shard-00000.*SHA-256/],
+    ["a connection that breaks", "shard-00000.safetensors", broken, "DOWNLOAD", /shard-00000|connection/],
+    ["a changed vocabulary", "qwen.tiktoken", send("abc 1\n"), "INTEGRITY", /qwen\.tiktoken/],
+  ];
+  await context.test("bad checkpoints", (context) =>
+    bed.open(
+      async (page) => {
+        for (const [what, file, answer, code, message] of cases) {
+          await context.test(`${what}: ${code}`, async () => {
+            bed.handle = (path, response) => {
+              if (path !== `/checkpoints/mini-a-q4/${file}`) return false;
+              answer(response);
+              return true;
+            };
+            const error = await describe(page, `await QwenVL.load("/checkpoints/mini-a-q4/")`);
+            assert.deepEqual([error.known, error.code], [true, code], JSON.stringify(error));
+            assert.match(error.message, message);
+            assert.ok(error.hint.length > 10);
+            bed.handle = undefined;
+          });
+        }
+        await context.test("an aborted load: AbortError", async () => {
+          const body = `
+            const controller = new AbortController();
+            const onProgress = () => controller.abort();
+            await QwenVL.load("/checkpoints/mini-a-q4/", { signal: controller.signal, onProgress });`;
+          assert.equal((await describe(page, body)).name, "AbortError");
+        });
+        await context.test("no address: INVALID_ARGUMENT", async () => {
+          assert.equal((await describe(page, `await QwenVL.load("http://[")`)).code, "INVALID_ARGUMENT");
+        });
+      },
+      { expected: FAILED_REQUEST },
+    ),
+  );
+}
+
+/** A picture gives the same tokens in whatever form it comes. */
+async function pictureKinds(context, bed) {
+  const golden = JSON.parse(await readFile(join(bed.sets[0].golden, "img_vqa.json"), "utf8"));
+  await context.test("pictures of every kind", (context) =>
+    bed.open(async (page) => {
+      await page.evaluate(async (url) => {
+        const { QwenVL } = await import("qwen-vl-web");
+        window.model = await QwenVL.load("/checkpoints/mini-a-f32/");
+        const blob = await (await fetch(url)).blob();
+        const bytes = await blob.arrayBuffer();
+        const bitmap = await createImageBitmap(blob);
+        const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+        canvas.getContext("2d").drawImage(bitmap, 0, 0);
+        const image = Object.assign(new Image(), { src: url });
+        await image.decode();
+        window.kinds = {
+          "an address": url,
+          "a URL": new URL(url, location.href),
+          "a data URL": canvas.toDataURL(),
+          "a Blob": blob,
+          "an ArrayBuffer": bytes,
+          "a part of a buffer": new Uint8Array([...new Uint8Array(5), ...new Uint8Array(bytes)].slice(0)).subarray(5),
+          "an ImageBitmap": bitmap,
+          "an ImageData": canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height),
+          "a canvas": canvas,
+          "an <img>": image,
+        };
+      }, `/golden/${bed.sets[0].name}/${golden.images[0].path}`);
+      for (const kind of await page.evaluate(() => Object.keys(window.kinds))) {
+        await context.test(kind, async () => {
+          const tokens = await page.evaluate(
+            async (kind, ids) => {
+              const { runIds } = await import("qwen-vl-web/testing");
+              return (await runIds(window.model, ids, [window.kinds[kind]], 4)).tokens;
+            },
+            kind,
+            golden.input_ids,
+          );
+          assert.deepEqual(tokens, golden.decode.tokens.slice(0, 4));
+        });
+      }
+    }),
+  );
+}

@@ -61,6 +61,8 @@ export async function goldenTests(context, bed) {
       }),
     );
 
+    // Compiling the shaders takes SwiftShader longer than all the rest: two models show it there what all show elsewhere.
+    if (bed.name === "chromium" && !set.name.startsWith("mini")) continue;
     await context.test(`${set.name} q4: the logits of its decoded weights`, () =>
       bed.open(async (page) => {
         const chosen = all.filter((golden) => ["text_en", "img_vqa"].includes(golden.case));

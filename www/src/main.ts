@@ -79,7 +79,7 @@ async function ask(): Promise<void> {
   parts.push({ text });
 
   const turn = document.createElement("li");
-  const [asked, answered, timings] = [paragraph("question"), paragraph("answer"), paragraph("timings")];
+  const [asked, answered, timings] = [paragraph("asked"), paragraph("answer"), paragraph("timings")];
   asked.textContent = text;
   turn.append(asked, answered, timings);
   turns.append(turn);
@@ -99,7 +99,9 @@ async function ask(): Promise<void> {
       else finish(event.answer, answered, timings);
     }
   } catch (error) {
-    timings.textContent = "";
+    // The question can be mended and asked again.
+    turn.remove();
+    question.value ||= text;
     throw error;
   } finally {
     run = undefined;
