@@ -4,6 +4,7 @@
 //! them, `plan` decides where every byte goes, `write` encodes rows and writes shards with all cores. Weights are read,
 //! encoded and written in slices: memory holds a shard for each core, never a tensor.
 
+mod check;
 mod convert;
 mod gptq;
 mod licence;
@@ -14,9 +15,11 @@ pub mod source;
 mod web;
 mod write;
 
+pub use check::{Contents, ModuleContents, ModuleError, Problem, Report, TensorError, inspect, report, verify};
 pub use convert::{original_tensors, resize_table};
 pub use options::{Event, Options, Rule, SchemeName, Summary, TensorTotal, WriteOptions};
 pub use web::{WebCheckpoint, dequantized};
+pub use write::partial_path;
 
 use anyhow::{Context, Result, ensure};
 use convert::Converter;
@@ -46,8 +49,14 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
 
     let source = Source::open(source_dir)?;
     let converter = Converter::new(&source, &config)?;
-    let plan = plan::plan(&config, |index, spec| options.scheme_of(spec, converter.exact_scheme(index)))?;
-    events(Event::Start { weights: plan.tensors.iter().map(|tensor| (tensor.shape[0] * tensor.shape[1]) as u64).sum() });
+    let shard_bytes = options.write.shard_bytes.unwrap_or(plan::SHARD_BYTES);
+    let plan = plan::plan(&config, shard_bytes, |index, spec| options.scheme_of(spec, converter.exact_scheme(index)))?;
+    let mut summary = Summary::new(&plan);
+    summary.unused_tensors = converter.unused();
+    if options.dry_run {
+        return Ok(summary);
+    }
+    events(Event::Start { weights: summary.weights });
 
     let modifications = format!(
         "The weights of `{}` were changed by quantize {}: renamed, rearranged, position tables resized, and matrices stored as {}{}.",
@@ -60,9 +69,7 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
             ""
         }
     );
-    let mut summary = Summary::new(&plan.tensors);
-    summary.unused_tensors = converter.unused();
-    let folder = OutputFolder::create(&options.out, &options.write)?;
+    let folder = OutputFolder::create(&options.out, &options.write, &write::fingerprint(&plan, &options.write, source.files())?)?;
     let shards = folder.write_shards(&plan, &converter, &options.write, events)?;
     let mut files = vec![folder.write(TOKENIZER_FILE, &tokenizer)?];
     for (name, bytes) in licence::files(&source, &modifications)? {
@@ -77,7 +84,7 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
         provenance: Provenance {
             converter: concat!("quantize ", env!("CARGO_PKG_VERSION")).to_owned(),
             source: source_name(source_dir),
-            source_files: source.file_sizes().map(|(name, bytes)| format!("{name} ({bytes} bytes)")).collect(),
+            source_files: source.files().map(|file| format!("{} ({} bytes)", file.name(), file.len())).collect(),
             modifications,
         },
         files,
@@ -86,7 +93,6 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
     };
     folder.write_manifest(&manifest)?;
     folder.finish()?;
-    summary.finish(&manifest);
     Ok(summary)
 }
 

@@ -1,16 +1,31 @@
 //! `quantize HF_DIR OUT_DIR`: the command line over the library.
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result, ensure};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use quantize::{Event, Options, Rule, SchemeName, Summary};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Convert a Qwen-VL checkpoint into a web checkpoint.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Exit codes: 0 done, 1 failed (or `verify` found something), 2 wrong arguments.\n\
+                  An interrupted or failed run leaves OUT.partial behind and nothing under OUT; --resume goes on from there."
+)]
 struct Arguments {
-    /// Hugging Face folder: config.json, qwen.tiktoken, and weights as safetensors or pytorch_model*.bin
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    convert: Option<Convert>,
+}
+
+#[derive(Args)]
+struct Convert {
+    /// Hugging Face folder: config.json, qwen.tiktoken, and weights as safetensors (GPTQ Int4 too) or pytorch_model*.bin
     source: PathBuf,
     /// Folder to make; it appears when it is whole
     out: PathBuf,
@@ -20,15 +35,27 @@ struct Arguments {
     /// Weights that share a scale in q4 and q8: 32, 64 or 128
     #[arg(long, default_value_t = 32)]
     group_size: u32,
-    /// Store a module in a scheme of its own, for example `head=q8`; may be repeated, the last that applies counts
+    /// Store the vision tower in a scheme of its own; short for `--keep vision=SCHEME`
+    #[arg(long, value_enum, value_name = "SCHEME")]
+    vision: Option<SchemeName>,
+    /// Store a module in a scheme of its own, for example `lm_head=q8`; may be repeated, the last that applies counts
     #[arg(long, value_name = "MODULE=SCHEME", value_parser = |text: &str| Rule::parse(text))]
     keep: Vec<Rule>,
     /// Store NaN and infinite weights as zero instead of refusing them
     #[arg(long)]
     allow_nonfinite: bool,
+    /// Check everything and print the sizes to come, but write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on where an interrupted run with the same options stopped
+    #[arg(long)]
+    resume: bool,
     /// Replace OUT if it has something in it
     #[arg(long)]
     force: bool,
+    /// Close a shard at this size
+    #[arg(long, value_name = "MIB", default_value_t = 64.0)]
+    shard_size: f64,
     /// Use this many cores [default: all]
     #[arg(long)]
     threads: Option<usize>,
@@ -37,40 +64,165 @@ struct Arguments {
     json: bool,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let mut options = Options::new(&arguments.source, &arguments.out).scheme(arguments.scheme).group_size(arguments.group_size)?;
-    options.rules = arguments.keep;
-    options.write.allow_nonfinite = arguments.allow_nonfinite;
-    options.write.force = arguments.force;
-    options.write.threads = arguments.threads;
-
-    // Draws on stderr, and nothing where that is no terminal.
-    let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template("{wide_bar} {percent}% {human_pos}/{human_len} weights, {per_sec}, {eta} left {msg}")
-            .expect("a constant template"),
-    );
-    let summary = quantize::convert(&options, &mut |event| match event {
-        Event::Start { weights } => bar.set_length(weights),
-        Event::Weights(weights) => bar.inc(weights),
-        Event::Shard { file, .. } => bar.set_message(file),
-        _ => {}
-    })?;
-    bar.finish_and_clear();
-    if arguments.json {
-        println!("{}", serde_json::to_string(&summary)?);
-    } else {
-        print(&summary, &arguments.out);
-    }
-    Ok(())
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a web checkpoint holds
+    Inspect {
+        /// The folder
+        dir: PathBuf,
+        /// Print one JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every byte of a web checkpoint
+    Verify {
+        /// The folder
+        dir: PathBuf,
+        /// Print one JSON array of problems on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare the weights of a web checkpoint with those of its source
+    Report {
+        /// The Hugging Face folder
+        source: PathBuf,
+        /// The web checkpoint made from it
+        dir: PathBuf,
+        /// Print one JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
-fn print(summary: &Summary, out: &std::path::Path) {
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match (arguments.command, arguments.convert) {
+        (Some(command), _) => run(command),
+        (None, Some(convert)) => run_convert(convert),
+        (None, None) => unreachable!("clap asks for a command or for the folders"),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Draws on stderr, and nothing where that is no terminal.
+fn progress() -> impl FnMut(Event) {
+    let template = "{wide_bar} {percent}% {human_pos}/{human_len} weights, {per_sec}, {eta} left {msg}";
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a constant template"));
+    move |event| match event {
+        Event::Start { weights } => bar.set_length(weights),
+        Event::Weights(weights) => {
+            bar.inc(weights);
+            if bar.length() == Some(bar.position()) {
+                bar.finish_and_clear();
+            }
+        }
+        Event::Shard { file, .. } => bar.set_message(file),
+        _ => {}
+    }
+}
+
+fn run_convert(arguments: Convert) -> Result<ExitCode> {
+    let mut options = Options::new(&arguments.source, &arguments.out).scheme(arguments.scheme).group_size(arguments.group_size)?;
+    options.rules.extend(arguments.vision.map(|scheme| Rule { module: "vision".to_owned(), scheme }));
+    options.rules.extend(arguments.keep);
+    options.dry_run = arguments.dry_run;
+    options.write.allow_nonfinite = arguments.allow_nonfinite;
+    options.write.force = arguments.force;
+    options.write.resume = arguments.resume;
+    options.write.threads = arguments.threads;
+    ensure!(
+        arguments.shard_size > 0.0 && arguments.shard_size <= 64.0,
+        "--shard-size {} is not above 0 and at most 64",
+        arguments.shard_size
+    );
+    options.write.shard_bytes = Some((arguments.shard_size * f64::from(1 << 20)) as u64);
+
+    let summary = quantize::convert(&options, &mut progress()).inspect_err(|_| {
+        if let Ok(partial) = quantize::partial_path(&arguments.out)
+            && partial.exists()
+        {
+            eprintln!("what is done so far is in {}: --resume with the same options goes on from there", partial.display());
+        }
+    })?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&summary).context("can not write JSON")?);
+    } else {
+        print_summary(&summary, &options);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_summary(summary: &Summary, options: &Options) {
     for total in &summary.schemes {
         println!("{:>20}  {:>5} tensors  {:>13} weights  {:>13} bytes", total.scheme, total.tensors, total.weights, total.bytes);
     }
-    println!("{} bytes in {} shards, {:.2} bits a weight: {}", summary.bytes, summary.shards, summary.bits_per_weight, out.display());
+    let (out, verb) = (options.out.display(), if options.dry_run { "would be" } else { "are" });
+    println!("{} bytes in {} shards, {:.2} bits a weight, {verb} in {out}", summary.shard_bytes, summary.shards, summary.bits_per_weight);
     if !summary.unused_tensors.is_empty() {
         println!("not part of the model, left out: {}", summary.unused_tensors.join(", "));
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Inspect { dir, json } => {
+            let contents = quantize::inspect(&dir)?;
+            if json {
+                println!("{}", serde_json::to_string(&contents).context("can not write JSON")?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            println!("{} by {}\n{}\n", contents.source, contents.converter, contents.modifications);
+            println!("{:<28} {:<20} {:>7} {:>14} {:>14} {:>8}", "module", "scheme", "tensors", "weights", "bytes", "bits");
+            for module in &contents.modules {
+                println!(
+                    "{:<28} {:<20} {:>7} {:>14} {:>14} {:>8.3}",
+                    module.module,
+                    module.scheme,
+                    module.tensors,
+                    module.weights,
+                    module.bytes,
+                    module.bits_per_weight()
+                );
+            }
+            println!(
+                "\n{} weights in {} shards of {} bytes in all: {:.3} bits a weight",
+                contents.weights, contents.shards, contents.shard_bytes, contents.bits_per_weight
+            );
+        }
+        Command::Verify { dir, json } => {
+            let problems = quantize::verify(&dir, &mut progress())?;
+            if json {
+                println!("{}", serde_json::to_string(&problems).context("can not write JSON")?);
+            } else {
+                problems.iter().for_each(|problem| println!("{}: {}", problem.file, problem.problem));
+                println!("{}: {}", dir.display(), if problems.is_empty() { "every byte is right" } else { "damaged" });
+            }
+            return Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Report { source, dir, json } => {
+            let report = quantize::report(&source, &dir, &mut progress())?;
+            if json {
+                println!("{}", serde_json::to_string(&report).context("can not write JSON")?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            println!("{:<40} {:<20} {:>10} {:>10}", "tensor", "scheme", "relative", "largest");
+            for tensor in &report.tensors {
+                println!("{:<40} {:<20} {:>10.6} {:>10.6}", tensor.name, tensor.scheme, tensor.relative, tensor.largest);
+            }
+            println!("\n{:<40} {:>31}", "module", "relative");
+            report.modules.iter().for_each(|module| println!("{:<40} {:>31.6}", module.module, module.relative));
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "quantize", &mut std::io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

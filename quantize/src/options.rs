@@ -1,8 +1,8 @@
 //! What a conversion is asked to do and what it says about itself.
 
+use crate::plan::Plan;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::GROUP_SIZES;
-use qwen_vl_format::manifest::{Manifest, TensorEntry};
 use qwen_vl_format::{Scheme, TensorSpec};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -72,6 +72,8 @@ pub struct WriteOptions {
     pub allow_nonfinite: bool,
     /// Cores to use; all by default.
     pub threads: Option<usize>,
+    /// A shard is closed when the next part would take its data past so many bytes; 64 MiB by default. Parts are not cut for it.
+    pub shard_bytes: Option<u64>,
 }
 
 /// A conversion.
@@ -88,6 +90,8 @@ pub struct Options {
     pub group_size: u32,
     /// Exceptions; the last one that applies counts.
     pub rules: Vec<Rule>,
+    /// Check everything and say what would be written, but write nothing.
+    pub dry_run: bool,
     /// How files are written.
     pub write: WriteOptions,
 }
@@ -101,6 +105,7 @@ impl Options {
             scheme: SchemeName::Q4,
             group_size: 32,
             rules: Vec::new(),
+            dry_run: false,
             write: WriteOptions::default(),
         }
     }
@@ -199,8 +204,6 @@ pub struct Summary {
     pub shards: usize,
     /// Bytes of all shards.
     pub shard_bytes: u64,
-    /// Bytes of everything, without the manifest.
-    pub bytes: u64,
     /// Bits a weight over all shards.
     pub bits_per_weight: f64,
     /// Tensors of the source that the model does not have.
@@ -208,9 +211,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub(crate) fn new(tensors: &[TensorEntry]) -> Self {
+    pub(crate) fn new(plan: &Plan) -> Self {
         let mut schemes: Vec<TensorTotal> = Vec::new();
-        for tensor in tensors {
+        for tensor in &plan.tensors {
             let scheme = describe_scheme(tensor.scheme);
             let [rows, cols] = tensor.shape;
             let at = schemes.iter().position(|total| total.scheme == scheme).unwrap_or_else(|| {
@@ -224,22 +227,15 @@ impl Summary {
         }
         schemes.sort_by_key(|total| std::cmp::Reverse(total.bytes));
         let weights = schemes.iter().map(|total| total.weights).sum();
+        let shard_bytes = plan.shards.iter().map(|shard| shard.bytes).sum();
         Self {
-            tensors: tensors.len(),
+            tensors: plan.tensors.len(),
             weights,
             schemes,
-            shards: 0,
-            shard_bytes: 0,
-            bytes: 0,
-            bits_per_weight: 0.0,
+            shards: plan.shards.len(),
+            shard_bytes,
+            bits_per_weight: shard_bytes as f64 * 8.0 / weights as f64,
             unused_tensors: Vec::new(),
         }
-    }
-
-    pub(crate) fn finish(&mut self, manifest: &Manifest) {
-        self.shards = manifest.shards.len();
-        self.shard_bytes = manifest.shard_bytes();
-        self.bytes = self.shard_bytes + manifest.files.iter().map(|file| file.bytes).sum::<u64>();
-        self.bits_per_weight = self.shard_bytes as f64 * 8.0 / self.weights as f64;
     }
 }

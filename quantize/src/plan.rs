@@ -6,7 +6,7 @@ use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme, TensorKind, TensorSpec, padded};
 use std::ops::Range;
 
-/// A shard grows until the next part would make it larger than this.
+/// A shard grows until the next part would take its data past this, and no part is larger.
 pub(crate) const SHARD_BYTES: u64 = 64 << 20;
 
 /// The layout of a web checkpoint.
@@ -42,7 +42,7 @@ pub(crate) struct PlannedPart {
 }
 
 /// Lays out all tensors of the configuration in the schemes that `scheme_of` gives the matrices.
-pub(crate) fn plan(config: &ModelConfig, scheme_of: impl Fn(usize, &TensorSpec) -> Scheme) -> Result<Plan> {
+pub(crate) fn plan(config: &ModelConfig, shard_bytes: u64, scheme_of: impl Fn(usize, &TensorSpec) -> Scheme) -> Result<Plan> {
     let mut tensors: Vec<TensorEntry> = tensor_table(config)
         .into_iter()
         .enumerate()
@@ -58,7 +58,7 @@ pub(crate) fn plan(config: &ModelConfig, scheme_of: impl Fn(usize, &TensorSpec) 
     for (index, tensor) in tensors.iter().enumerate() {
         for (part, rows) in part_rows(tensor)?.into_iter().enumerate() {
             let (data_bytes, scale_bytes) = part_bytes(tensor, rows.len());
-            if filled > 0 && filled + data_bytes + scale_bytes > SHARD_BYTES {
+            if filled > 0 && filled + data_bytes + scale_bytes > shard_bytes {
                 shards.push(Vec::new());
                 filled = 0;
             }

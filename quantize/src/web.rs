@@ -4,7 +4,7 @@ use crate::options::WriteOptions;
 use crate::plan;
 use crate::rows::RowSource;
 use crate::source::file::InputFile;
-use crate::write::OutputFolder;
+use crate::write::{OutputFolder, fingerprint};
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::block::{EncodedRows, decode_rows};
 use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
@@ -23,9 +23,7 @@ pub struct WebCheckpoint {
 impl WebCheckpoint {
     /// Reads the manifest and opens the shards, which must have the sizes that it gives.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(MANIFEST_FILE);
-        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
-        let manifest = Manifest::from_json(&json).with_context(|| format!("{} can not be used", path.display()))?;
+        let manifest = Self::read_manifest(dir)?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
         for entry in &manifest.shards {
             let file = InputFile::open(&dir.join(&entry.file))?;
@@ -33,6 +31,13 @@ impl WebCheckpoint {
             shards.push(file);
         }
         Ok(Self { dir: dir.to_owned(), manifest, shards })
+    }
+
+    /// The manifest of a folder, checked.
+    pub(crate) fn read_manifest(dir: &Path) -> Result<Manifest> {
+        let path = dir.join(MANIFEST_FILE);
+        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
+        Manifest::from_json(&json).with_context(|| format!("{} can not be used", path.display()))
     }
 
     /// The manifest.
@@ -82,8 +87,8 @@ impl RowSource for WebCheckpoint {
 /// Rewrites a web checkpoint with every tensor as the f32 values that its codes stand for.
 pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Result<()> {
     let source = WebCheckpoint::open(web_dir)?;
-    let plan = plan::plan(&source.manifest.config, |_, _| Scheme::F32)?;
-    let folder = OutputFolder::create(out_dir, options)?;
+    let plan = plan::plan(&source.manifest.config, options.shard_bytes.unwrap_or(plan::SHARD_BYTES), |_, _| Scheme::F32)?;
+    let folder = OutputFolder::create(out_dir, options, &fingerprint(&plan, options, source.shards.iter())?)?;
     let shards = folder.write_shards(&plan, &source, options, &mut |_| ())?;
     let mut manifest = source.manifest.clone();
     for entry in &manifest.files {

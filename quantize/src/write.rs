@@ -2,12 +2,13 @@
 
 use crate::plan::{Plan, ShardPlan};
 use crate::rows::{RowSource, Target, chunks, encode};
+use crate::source::file::InputFile;
 use crate::{Event, WriteOptions};
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::ShardHash;
-use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
+use qwen_vl_format::manifest::{FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -15,30 +16,79 @@ use std::sync::mpsc;
 /// Shards that are made at once hold this many bytes at most: with the scratch memory a conversion stays below 1 GiB.
 const SHARDS_IN_MEMORY: u64 = 512 << 20;
 
+/// In the temporary folder: what the conversion there is, and the lock of the process that works on it.
+const MARKER: &str = ".conversion";
+
+/// What a conversion is: runs with equal fingerprints write equal bytes, so that one may go on where another stopped.
+pub(crate) fn fingerprint<'a>(plan: &Plan, options: &WriteOptions, files: impl Iterator<Item = &'a InputFile>) -> Result<String> {
+    let mut text = format!("{} {FORMAT_VERSION} {}\n", env!("CARGO_PKG_VERSION"), options.allow_nonfinite);
+    for file in files {
+        let seconds = file.modified().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map(|time| time.as_nanos());
+        text += &format!("{} {} {seconds:?}\n", file.name(), file.len());
+    }
+    text += &serde_json::to_string(&plan.tensors).context("can not describe the plan")?;
+    Ok(ShardHash::of(text.as_bytes()))
+}
+
+/// The temporary folder in which an output folder is made: next to it, so that a rename makes it appear.
+pub fn partial_path(target: &Path) -> Result<PathBuf> {
+    let mut name = target.file_name().with_context(|| format!("{} has no name to write under", target.display()))?.to_owned();
+    name.push(".partial");
+    Ok(target.with_file_name(name))
+}
+
 /// A folder under a temporary name, next to the one that it becomes.
 pub(crate) struct OutputFolder {
     partial: PathBuf,
     target: PathBuf,
     force: bool,
+    /// Held while this process works on the folder.
+    marker: File,
 }
 
 impl OutputFolder {
-    /// Makes the temporary folder. A target with something in it is refused unless `force`.
-    pub(crate) fn create(target: &Path, options: &WriteOptions) -> Result<Self> {
+    /// Makes the temporary folder, or takes over the one of an interrupted run with the same fingerprint if told to resume.
+    /// A target with something in it is refused unless forced.
+    pub(crate) fn create(target: &Path, options: &WriteOptions, fingerprint: &str) -> Result<Self> {
         let force = options.force;
         if target.exists() {
             let filled = fs::read_dir(target).with_context(|| format!("can not list {}", target.display()))?.next().is_some();
             ensure!(force || !filled, "{} exists and is not empty; --force replaces it", target.display());
         }
-        let name = target.file_name().with_context(|| format!("{} has no name to write under", target.display()))?;
-        let mut partial_name = name.to_owned();
-        partial_name.push(".partial");
-        let partial = target.with_file_name(partial_name);
-        if partial.exists() && !options.resume {
-            fs::remove_dir_all(&partial).with_context(|| format!("can not remove what an earlier run left: {}", partial.display()))?;
-        }
+        let partial = partial_path(target)?;
         fs::create_dir_all(&partial).with_context(|| format!("can not make {}", partial.display()))?;
-        Ok(Self { partial, target: target.to_owned(), force })
+        let marker_path = partial.join(MARKER);
+        let marker = File::options().read(true).write(true).create(true).truncate(false).open(&marker_path);
+        let mut marker = marker.with_context(|| format!("can not write {}", marker_path.display()))?;
+        marker.try_lock().map_err(|_| anyhow::anyhow!("another quantize is writing to {}", partial.display()))?;
+        let mut found = String::new();
+        marker.read_to_string(&mut found).with_context(|| format!("can not read {}", marker_path.display()))?;
+
+        for entry in fs::read_dir(&partial).with_context(|| format!("can not list {}", partial.display()))? {
+            let entry = entry.with_context(|| format!("can not list {}", partial.display()))?;
+            if entry.file_name() == MARKER {
+                continue;
+            }
+            ensure!(
+                !options.resume || found == fingerprint,
+                "{} is from a conversion of other files or with other options; without --resume it is started over",
+                partial.display()
+            );
+            if !options.resume {
+                fs::remove_file(entry.path())
+                    .with_context(|| format!("can not remove what an earlier run left: {}", entry.path().display()))?;
+            }
+        }
+        if found != fingerprint {
+            let mut write = || -> std::io::Result<()> {
+                marker.set_len(0)?;
+                marker.rewind()?;
+                marker.write_all(fingerprint.as_bytes())?;
+                marker.sync_all()
+            };
+            write().with_context(|| format!("can not write {}", marker_path.display()))?;
+        }
+        Ok(Self { partial, target: target.to_owned(), force, marker })
     }
 
     /// Writes a file of the folder and returns its manifest entry.
@@ -61,6 +111,10 @@ impl OutputFolder {
 
     /// Makes the folder appear under its name.
     pub(crate) fn finish(self) -> Result<()> {
+        let marker = self.partial.join(MARKER);
+        fs::remove_file(&marker).with_context(|| format!("can not remove {}", marker.display()))?;
+        // Closed before the rename: some systems do not move folders with open files.
+        drop(self.marker);
         sync_folder(&self.partial)?;
         let mut replaced = None;
         if self.target.exists() {

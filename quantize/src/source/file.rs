@@ -33,6 +33,11 @@ impl InputFile {
         self.len
     }
 
+    /// When it was last changed, as far as the system knows.
+    pub(crate) fn modified(&self) -> Option<std::time::SystemTime> {
+        self.file.metadata().and_then(|metadata| metadata.modified()).ok()
+    }
+
     /// Fills `buffer` from byte `offset` on.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         ensure!(

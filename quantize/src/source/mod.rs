@@ -126,9 +126,9 @@ impl Source {
         &self.dir
     }
 
-    /// Name and size of each weight file.
-    pub(crate) fn file_sizes(&self) -> impl Iterator<Item = (String, u64)> {
-        self.files.iter().map(|file| (file.name(), file.len()))
+    /// The weight files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &InputFile> {
+        self.files.iter()
     }
 
     /// Names of all tensors, sorted.

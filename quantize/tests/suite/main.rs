@@ -1,6 +1,7 @@
 //! The converter from outside: whole folders in, whole folders out.
 
 mod bad_input;
+mod command;
 mod convert;
 mod gptq;
 mod support;

@@ -1,0 +1,251 @@
+//! The command line: exit codes, interrupted runs, checks.
+
+use crate::support::{checkpoint, copy, edit_safetensors};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+fn quantize(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quantize"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    quantize(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn exit_codes_and_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (checkpoint("mini-a"), folder.path().join("web"));
+    let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
+    let done = run(&[source, out, "--json"]);
+    assert!(done.status.success());
+    assert!(done.stderr.is_empty(), "progress where there is no terminal: {}", text(&done.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(summary["tensors"], 42);
+
+    let failed = run(&[source, out]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).starts_with("error: ") && text(&failed.stderr).contains("--force"));
+    for wrong in [vec![], vec![source], vec![source, out, "--scheme", "q5"], vec![source, out, "--keep", "head"], vec!["inspect"]] {
+        assert_eq!(run(&wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    for wrong in [["--group-size", "48"], ["--shard-size", "65"], ["--shard-size", "0"]] {
+        assert_eq!(run(&[source, "elsewhere", wrong[0], wrong[1]]).status.code(), Some(1), "{wrong:?}");
+    }
+    assert!(text(&run(&["--help"]).stdout).contains("Exit codes"));
+    assert!(text(&run(&["completions", "bash"]).stdout).contains("--group-size"));
+}
+
+#[test]
+fn a_dry_run_knows_the_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (checkpoint("mini-b"), folder.path().join("web"));
+    let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
+    let arguments = [source, out, "--json", "--vision", "q8", "--keep", "lm_head=f16"];
+    let dry = run(&[arguments.as_slice(), &["--dry-run"]].concat());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a dry run wrote something");
+    let real = run(&arguments);
+    assert!(dry.status.success() && real.status.success());
+    assert_eq!(text(&dry.stdout), text(&real.stdout));
+    // A dry run finds what is wrong, too.
+    let broken = copy("mini-b");
+    fs::remove_file(broken.path().join("model-00002-of-00003.safetensors")).unwrap();
+    assert_eq!(run(&[broken.path().to_str().unwrap(), out, "--dry-run"]).status.code(), Some(1));
+}
+
+/// Killed after any time, a run leaves nothing under the output's name, and another one with --resume ends in the same bytes.
+#[test]
+fn a_killed_run_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint("mini-b");
+    let whole = folder.path().join("whole");
+    let arguments = |out: &Path| {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        vec![text(&source), text(out), "--shard-size".into(), "0.05".into(), "--threads".into(), "2".into()]
+    };
+    let command = |out: &Path, resume: bool| {
+        let mut command = quantize(&[]);
+        command.args(arguments(out)).args(resume.then_some("--resume")).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    assert!(command(&whole, false).status().unwrap().success());
+    let whole = files(&whole);
+    assert!(whole.len() > 20, "{} files", whole.len());
+
+    let mut interrupted = 0;
+    for millis in (0..).map(|step| step * 4).take(30) {
+        let out = folder.path().join(format!("out-{millis}"));
+        let mut child = command(&out, false).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(millis));
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            break;
+        }
+        assert!(!out.exists() || files(&out) == whole, "a killed run left half a folder");
+        let partial = folder.path().join(format!("out-{millis}.partial"));
+        interrupted += usize::from(partial.is_dir() && files(&partial).keys().any(|name| name.ends_with(".safetensors")));
+        if !out.exists() {
+            assert!(command(&out, true).status().unwrap().success());
+        }
+        assert_eq!(files(&out), whole, "resumed after {millis} ms");
+        assert!(!partial.exists());
+    }
+    assert!(interrupted > 0, "no run was killed between two shards");
+}
+
+#[test]
+fn what_is_resumed_must_be_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = copy("mini-b");
+    let out = folder.path().join("web");
+    let (source_text, out_text) = (source.path().to_str().unwrap(), out.to_str().unwrap());
+    // A NaN in the last file: the first shards are written, then the run fails.
+    edit_safetensors(&source.path().join("model-00003-of-00003.safetensors"), |header, data| {
+        let begin = header["lm_head.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+        data[begin..begin + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+    });
+    let arguments = [source_text, out_text, "--shard-size", "0.05", "--threads", "1"];
+    let failed = run(&arguments);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).contains("--resume") && text(&failed.stderr).contains("1 NaN"), "{}", text(&failed.stderr));
+    let partial = folder.path().join("web.partial");
+    assert!(!out.exists() && files(&partial).len() > 5);
+
+    let other = run(&[arguments.as_slice(), &["--resume", "--allow-nonfinite"]].concat());
+    assert!(text(&other.stderr).contains("other options"), "{}", text(&other.stderr));
+    let other = run(&[arguments.as_slice(), &["--resume", "--scheme", "q8"]].concat());
+    assert!(text(&other.stderr).contains("other options"), "{}", text(&other.stderr));
+    // A finished shard whose bytes are not a shard's.
+    fs::write(partial.join("shard-00000.safetensors"), "something else").unwrap();
+    let damaged = run(&[arguments.as_slice(), &["--resume"]].concat());
+    assert!(text(&damaged.stderr).contains("shard-00000.safetensors"), "{}", text(&damaged.stderr));
+    // Without --resume it is started over.
+    assert!(run(&[arguments.as_slice(), &["--allow-nonfinite"]].concat()).status.success());
+    assert!(out.join("manifest.json").exists() && !partial.exists());
+}
+
+/// A file-size limit stands for a full disk: writes fail half-way.
+#[cfg(unix)]
+#[test]
+fn a_failed_write_leaves_a_clear_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (checkpoint("mini-b"), folder.path().join("web"));
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 1000; exec '{}' '{}' '{}' --scheme f32",
+        env!("CARGO_BIN_EXE_quantize"),
+        source.display(),
+        out.display()
+    );
+    let failed = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed.stderr));
+    let error = text(&failed.stderr);
+    assert!(error.contains("can not write") && error.contains("shard-00000.safetensors") && error.contains("--resume"), "{error}");
+    assert!(!out.exists());
+    let resumed = run(&[source.to_str().unwrap(), out.to_str().unwrap(), "--scheme", "f32", "--resume"]);
+    assert!(resumed.status.success(), "{}", text(&resumed.stderr));
+    assert!(quantize::verify(&out, &mut |_| ()).unwrap().is_empty());
+}
+
+#[test]
+fn verify_finds_every_flipped_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("web");
+    let (source, out_text) = (checkpoint("mini-a"), out.to_str().unwrap().to_owned());
+    assert!(run(&[source.to_str().unwrap(), &out_text, "--shard-size", "0.2"]).status.success());
+    let verified = run(&["verify", &out_text]);
+    assert!(verified.status.success() && text(&verified.stdout).contains("every byte is right"), "{}", text(&verified.stdout));
+
+    let sound = files(&out);
+    for (name, bytes) in sound.iter().filter(|(name, _)| *name != "manifest.json") {
+        for at in [0, bytes.len() / 2, bytes.len() - 1] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            fs::write(out.join(name), damaged).unwrap();
+            let problems = quantize::verify(&out, &mut |_| ()).unwrap();
+            assert_eq!(problems.len(), 1, "{name}, byte {at}: {problems:?}");
+            assert!(problems[0].file == *name && problems[0].problem.contains("SHA-256"), "{problems:?}");
+        }
+        fs::write(out.join(name), bytes).unwrap();
+    }
+    fs::write(out.join("shard-00000.safetensors"), &sound["shard-00000.safetensors"][1..]).unwrap();
+    fs::remove_file(out.join("NOTICE")).unwrap();
+    fs::write(out.join("stray"), "").unwrap();
+    let found = run(&["verify", &out_text, "--json"]);
+    assert_eq!(found.status.code(), Some(1));
+    let problems: Vec<BTreeMap<String, String>> = serde_json::from_slice(&found.stdout).unwrap();
+    let named: Vec<&str> = problems.iter().map(|problem| problem["file"].as_str()).collect();
+    assert_eq!(named, ["NOTICE", "shard-00000.safetensors", "stray"]);
+}
+
+/// A shard whose hash is right but whose contents are not what a conversion writes.
+#[test]
+fn verify_looks_inside() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("web");
+    quantize::convert(&quantize::Options::new(checkpoint("mini-b"), &out), &mut |_| ()).unwrap();
+    let shard = out.join("shard-00000.safetensors");
+    let sound = fs::read(&shard).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    let part = |name: &str| {
+        let tensor = manifest["tensors"].as_array().unwrap().iter().find(|tensor| tensor["name"] == name).unwrap();
+        tensor["parts"][0].clone()
+    };
+    let at = |name: &str, kind: &str| part(name)[kind][0].as_u64().unwrap() as usize;
+    // 208 columns of the vision tower are padded to 224; a word holds eight.
+    let qkv = "vision.blocks.0.attn.qkv.weight";
+    let cases = [
+        (at("vision.ln_pre.bias", "data"), f32::NAN.to_le_bytes().to_vec(), "1 values are not finite"),
+        (at(qkv, "scales") + 2, half::f16::INFINITY.to_le_bytes().to_vec(), "1 scales are not finite"),
+        (at(qkv, "data") + 208 / 2, vec![0x89], "the padding of row 0 is not zero"),
+        (sound.windows(6).position(|window| window == b".query").unwrap(), b".qXery".to_vec(), "does not have `resampler.query.data.0`"),
+    ];
+    for (at, bytes, want) in cases {
+        let mut changed = sound.clone();
+        changed[at..at + bytes.len()].copy_from_slice(&bytes);
+        fs::write(&shard, &changed).unwrap();
+        crate::support::edit_json(&out.join("manifest.json"), |manifest| {
+            manifest["shards"][0]["sha256"] = qwen_vl_format::ShardHash::of(&changed).into();
+        });
+        let problems = quantize::verify(&out, &mut |_| ()).unwrap();
+        assert!(problems.iter().any(|problem| problem.problem.contains(want)), "{want}: {problems:?}");
+    }
+}
+
+#[test]
+fn inspect_and_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint("mini-b");
+    let mut relative = BTreeMap::new();
+    for scheme in ["q4", "q8", "f16", "f32"] {
+        let out = folder.path().join(scheme);
+        assert!(run(&[source.to_str().unwrap(), out.to_str().unwrap(), "--scheme", scheme]).status.success());
+        let contents: serde_json::Value = serde_json::from_slice(&run(&["inspect", out.to_str().unwrap(), "--json"]).stdout).unwrap();
+        assert_eq!(contents["weights"], 2_940_240);
+        assert!(text(&run(&["inspect", out.to_str().unwrap()]).stdout).contains("decoder.layers"));
+        let report = run(&["report", source.to_str().unwrap(), out.to_str().unwrap(), "--json"]);
+        let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+        let tensors = report["tensors"].as_array().unwrap();
+        let head = tensors.iter().find(|tensor| tensor["name"] == "head.weight").unwrap();
+        relative.insert(scheme, head["relative"].as_f64().unwrap());
+        assert_eq!(report["modules"].as_array().unwrap().last().unwrap()["module"], "head");
+    }
+    // The source is f16. Bell-shaped weights: about 0.074 in 4 bits, 0.005 in 8.
+    assert_eq!((relative["f32"], relative["f16"]), (0.0, 0.0));
+    assert!((0.06..0.08).contains(&relative["q4"]) && (0.003..0.007).contains(&relative["q8"]), "{relative:?}");
+    let other = run(&["report", checkpoint("mini-a").to_str().unwrap(), folder.path().join("q4").to_str().unwrap()]);
+    assert!(text(&other.stderr).contains("configurations differ"));
+}
