@@ -21,7 +21,7 @@ pub fn typescript() -> Result<()> {
 /// Builds `www/dist`; the package has to be built before.
 pub fn site() -> Result<()> {
     run(&mut command("node node_modules/typescript/bin/tsc --project www"))?;
-    run(&mut command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))
+    run(command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))
 }
 
 /// Packs the built package as npm would publish it; returns the tarball.

@@ -70,9 +70,12 @@ fn vulkan_loader() -> bool {
     folders.iter().any(|folder| Path::new(folder).join("libvulkan.so.1").exists())
 }
 
+/// A Debian package and the check whether what it brings is there.
+type Package<'a> = (&'a str, fn() -> bool);
+
 /// Installs the Debian packages whose check fails; where this is not Debian or not root, says what is missing.
-fn debian_packages(packages: &[(&str, fn() -> bool)]) -> Result<()> {
-    let missing = |packages: &[(&str, fn() -> bool)]| -> Vec<String> {
+fn debian_packages(packages: &[Package]) -> Result<()> {
+    let missing = |packages: &[Package]| -> Vec<String> {
         packages.iter().filter(|(_, present)| !present()).map(|(name, _)| (*name).to_owned()).collect()
     };
     let needed = missing(packages);
