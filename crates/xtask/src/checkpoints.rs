@@ -4,7 +4,7 @@ use crate::process::{command, root, run, target_dir};
 use crate::scripted;
 use anyhow::{Context, Result, ensure};
 use quantize::{Options, SchemeName, WriteOptions};
-use qwen_vl_format::manifest::MANIFEST_FILE;
+use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
 use qwen_vl_testkit::golden::{GoldenSet, fixtures};
 use qwen_vl_testkit::synthetic::write_synthetic_checkpoint;
 use serde_json::json;
@@ -51,6 +51,11 @@ pub fn for_demo(given: Option<&str>) -> Result<String> {
         let (source, out) = (folder.join("random"), folder.join("random-q4"));
         random(&source)?;
         convert(&source, &out, SchemeName::Q4)?;
+        // Random words do not come to an end by themselves.
+        let path = out.join(MANIFEST_FILE);
+        let mut manifest = Manifest::from_json(&fs::read_to_string(&path)?)?;
+        manifest.generation.max_new_tokens = 32;
+        fs::write(&path, serde_json::to_string(&manifest)?)?;
         return Ok(out.display().to_string());
     };
     if given.starts_with("http://") || given.starts_with("https://") {
