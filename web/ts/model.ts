@@ -62,6 +62,7 @@ export const QwenVL = {
     const { signal, onProgress, wasmUrl, workerUrl } = options;
     signal?.throwIfAborted();
     const url = manifestUrl(source);
+    if (typeof Worker === "undefined") throw new QwenVLError("WEBGPU_UNAVAILABLE", "there are no workers here: models run in browsers");
     // The literal lets bundlers find the worker.
     const worker = workerUrl
       ? new Worker(workerUrl, { type: "module" })
@@ -70,7 +71,7 @@ export const QwenVL = {
     try {
       const params = {
         url,
-        ...(wasmUrl ? { wasmUrl: new URL(wasmUrl, document.baseURI).href } : {}),
+        ...(wasmUrl ? { wasmUrl: absolute(wasmUrl).href } : {}),
         options: {
           ...(options.contextLength === undefined ? {} : { contextLength: options.contextLength }),
           forceFallbackAdapter: options.forceFallbackAdapter ?? false,
@@ -86,13 +87,17 @@ export const QwenVL = {
   },
 };
 
-function manifestUrl(source: string | URL): string {
-  let url: URL;
+/** Relative to the page, not to the worker's script. */
+function absolute(address: string | URL): URL {
   try {
-    url = new URL(source, document.baseURI);
+    return new URL(address, globalThis.document?.baseURI);
   } catch (cause) {
-    throw new QwenVLError("INVALID_ARGUMENT", `not an address: ${String(source)}`, { cause });
+    throw new QwenVLError("INVALID_ARGUMENT", `not an address: ${String(address)}`, { cause });
   }
+}
+
+function manifestUrl(source: string | URL): string {
+  const url = absolute(source);
   if (!url.pathname.endsWith(".json")) {
     if (!url.pathname.endsWith("/")) url.pathname += "/";
     url.pathname += "manifest.json";

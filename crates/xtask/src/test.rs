@@ -1,9 +1,10 @@
 //! `cargo xtask test`: everything that must pass, cheapest first.
 
-use crate::process::{command, installed, run as run_command, target_dir};
+use crate::process::{command, installed, root, run as run_command, target_dir};
 use crate::{checkpoints, packages, system};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use std::fs;
 use std::time::{Duration, Instant};
 
 #[derive(Args, Default)]
@@ -27,6 +28,8 @@ enum Part {
     Package,
     /// The golden models, converted
     Checkpoints,
+    /// What of the package runs without a browser
+    Node,
     /// The package and the page in Chromium
     Chromium,
     /// The package and the page in Firefox
@@ -39,6 +42,7 @@ impl Part {
         match self {
             Self::Setup | Self::Format => &[],
             Self::Lint | Self::Native | Self::Package | Self::Checkpoints => &[Self::Setup],
+            Self::Node => &[Self::Setup, Self::Package],
             Self::Chromium | Self::Firefox => &[Self::Setup, Self::Package, Self::Checkpoints],
         }
     }
@@ -59,6 +63,7 @@ impl Part {
                 packages::site()
             }
             Self::Checkpoints => checkpoints::for_tests(),
+            Self::Node => node(),
             Self::Chromium => browser("chromium", system::chromium_program()),
             Self::Firefox => browser("firefox", system::firefox_program()),
         }
@@ -105,6 +110,18 @@ fn native() -> Result<()> {
     let icd = system::lavapipe_icd().context("no software Vulkan driver")?;
     let runner = if installed("cargo-nextest") { "cargo nextest run" } else { "cargo test" };
     run_command(command(runner).env("VK_DRIVER_FILES", icd))
+}
+
+fn node() -> Result<()> {
+    let mut node = command("node --test --test-reporter=dot");
+    for folder in ["pkg-tests/node", "pkg-tests/weights"] {
+        // Listed here, because versions of Node differ in what they take for a pattern or a folder.
+        let mut files = fs::read_dir(root().join(folder))?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        files.retain(|file| file.to_string_lossy().ends_with(".test.mjs"));
+        ensure!(!files.is_empty(), "{folder} has no tests");
+        node.args(files);
+    }
+    run_command(&mut node)
 }
 
 fn browser(name: &str, program: Option<&str>) -> Result<()> {
