@@ -106,9 +106,15 @@ test("status 416 to a range: read again from the start", async () => {
   assert.equal(refetched, 1000);
 });
 
-test("a shorter file on the server fails", async () => {
-  server.fault = always({ body: file.subarray(0, 200_000) });
-  await fails(fetchShard({ retries: 2 }), { code: "DOWNLOAD" });
+test("a shorter file on the server fails with both lengths, with ranges and without", async () => {
+  for (const noRange of [false, true]) {
+    server.fault = always({ body: file.subarray(0, 200_000), noRange });
+    await assert.rejects(fetchShard({ retries: 9 }), ({ code, details }) => {
+      assert.deepEqual([code, details.expected, details.found], ["INTEGRITY", BYTES, 200_000]);
+      return true;
+    });
+    assert.ok(server.requests.length < 9);
+  }
 });
 
 test("a longer file on the server gives only the bytes asked for", async () => {

@@ -2,6 +2,7 @@
 
 import { once } from "node:events";
 import { createServer } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 
 /**
@@ -34,6 +35,11 @@ export async function misbehavingServer(read) {
     origin: "",
     /** @type {(path: string, nth: number, range: number | undefined) => Fault | undefined} `nth` request for this path, from 0 */
     fault: () => undefined,
+    /**
+     * Milliseconds before a connection is cut. Browsers drop what they have received and not yet handed out when a connection ends in an
+     * error; a reader that keeps up has read it by then.
+     */
+    linger: 0,
     /** @type {{ path: string, range: number | undefined, sent: number, at: number }[]} */
     requests: [],
     /** Bytes of bodies, those of answers with an error too. */
@@ -64,6 +70,7 @@ export async function misbehavingServer(read) {
     const fault = server.fault(path, nth, record.range) ?? {};
     const file = fault.body ?? (await read(path));
     const headers = { ...CORS, "content-type": "application/octet-stream", "cache-control": "no-cache", ...fault.headers };
+    if (!file && fault.cut !== undefined) return void response.socket?.end();
     if (fault.status || !file) return void response.writeHead(fault.status ?? 404, headers).end();
 
     let [status, body] = [200, fault.html ? PAGE : file];
@@ -85,7 +92,9 @@ export async function misbehavingServer(read) {
     response.writeHead(status, headers);
     await send(response, body.subarray(0, end), record);
     if (fault.stall !== undefined) return;
-    if (end < body.length || fault.declare > 0) response.socket?.end();
+    const cut = end < body.length || fault.declare > 0;
+    if (cut) await sleep(server.linger);
+    if (cut) response.socket?.end();
     else response.end();
   }
 

@@ -1,0 +1,403 @@
+// Loading in a real browser, from a server that misbehaves and a storage that loses files.
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { misbehavingServer } from "../weights/misbehaving.mjs";
+import { reshard } from "../weights/reshard.mjs";
+
+/** What a cut may cost while the reader keeps up: the piece that was on its way. */
+const CHUNK = 64 * 1024;
+/** What a cut may cost at worst: what the browser had received and not handed out yet. Chromium's pipe holds 512 KiB. */
+const PIPE = 1024 * 1024;
+/** Browsers report failed requests on their consoles; here they belong to the tests. */
+const expected = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked/;
+
+export async function weightsTests(context, bed) {
+  const [set] = bed.sets;
+  const golden = JSON.parse(await readFile(join(set.golden, "text_en.json"), "utf8"));
+  const model = await reshard(join(bed.checkpoints, `${set.name}-f32`), 4);
+  assert.ok(model.manifest.shards.length >= 3);
+  const other = await reshard(join(bed.checkpoints, `${bed.sets[1].name}-f32`), 4);
+  let served = model;
+  const server = await misbehavingServer(async (path) => served.files.get(path.slice("/model/".length)));
+  const url = `${server.origin}/model/`;
+  const shardPath = (index) => `/model/${model.manifest.shards[index].file}`;
+  const needed = new Set([...model.manifest.shards.map(({ file }) => file), model.manifest.processor.tokenizer_file]);
+  const sent = () => server.requests.filter(({ path }) => needed.has(path.slice("/model/".length))).reduce((sum, { sent }) => sum + sent, 0);
+
+  /** A test on a page of its own that begins with an empty cache. */
+  const weightsTest = (name, body, options) =>
+    context.test(name, { ...options }, () =>
+      bed.open(
+        async (page) => {
+          server.reset();
+          server.linger = 150;
+          served = model;
+          await clear(page);
+          await body(page);
+        },
+        { expected },
+      ),
+    );
+  const clear = (page) =>
+    page.evaluate(async () => {
+      const { QwenVL } = await import("qwen-vl-web");
+      await QwenVL.cache.clear();
+    });
+  /**
+   * Moves the model into the cache with every check of a load but without a GPU, whose software adapter takes half a minute to compile
+   * the kernels. `engine`: really loads and disposes. `ask`: asks in between what the golden asks. `abortAt`: a phase in which to abort.
+   */
+  const load = (page, options = {}, source = url) => page.evaluate(loadInPage, source, options, golden.input_ids, golden.decode.tokens.length);
+  const arrives = async (page, options, source) => {
+    const result = await load(page, options, source);
+    assert.equal(result.error, undefined, JSON.stringify(result.error));
+    if (options?.ask) assert.deepEqual(result.tokens, golden.decode.tokens);
+    assert.equal(result.last.bytes, served.bytes);
+    if (result.gpuBytes) assert.equal(result.last.phase, "ready");
+    assert.deepEqual(result.wentBack, []);
+    return result;
+  };
+  const fails = async (page, code, options) => {
+    const { error } = await load(page, options);
+    assert.equal(error?.code, code, JSON.stringify(error));
+    return error;
+  };
+
+  try {
+    const faults = {
+      "a cut in every shard": { fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 100_003 } : undefined), cuts: 4 },
+      "a cut at the first byte": { fault: (path, nth) => (nth === 0 ? { cut: 0 } : undefined) },
+      "many cuts": { fault: (path, nth) => (path === shardPath(0) && nth < 5 ? { cut: 50_001 } : undefined), cuts: 5 },
+      "a cut at the last byte": { fault: (path, nth) => (path === shardPath(1) && nth === 0 ? { cut: model.manifest.shards[1].bytes - 1 } : undefined), cuts: 1 },
+      "503 bursts": { fault: (path, nth) => (nth < 2 ? { status: 503 } : undefined) },
+      "429 with Retry-After": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { status: 429, headers: { "retry-after": "1" } } : undefined) },
+      "no ranges": { again: 100_000, fault: (path, nth) => ({ noRange: true, ...(path === shardPath(0) && nth === 0 ? { cut: 100_000 } : {}) }), cuts: 1 },
+      "416 to every range": { again: 100_000, fault: (path, nth, range) => (range === undefined ? { cut: nth === 0 && path === shardPath(0) ? 100_000 : undefined } : { status: 416 }), cuts: 1 },
+      "a declared length that is too large": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { declare: 1000 } : undefined), cuts: 1 },
+      "a declared length that is too small": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { declare: -1000 } : undefined), cuts: 1 },
+      "gzip, cut": { fault: (path, nth) => ({ gzip: true, ...(path === shardPath(0) && nth === 0 ? { cut: 50_000 } : {}) }), cuts: 1 },
+      "cuts and one wrong answer": { ask: true, cuts: 1, fault: (path, nth) => (nth === 0 ? { [shardPath(0)]: { cut: 77_777 }, [shardPath(1)]: { body: Buffer.alloc(model.manifest.shards[1].bytes) } }[path] : undefined), again: model.manifest.shards[1].bytes },
+    };
+    for (const [name, { fault, cuts = 0, again = 0, ask = false }] of Object.entries(faults)) {
+      await weightsTest(`loads in spite of ${name}`, async (page) => {
+        server.fault = fault;
+        const { last } = await arrives(page, { ask });
+        if (!name.startsWith("gzip")) {
+          const twice = sent() - model.bytes;
+          console.log(`${bed.name}, ${name}: ${last.retries} retries, ${twice} bytes sent more than once`);
+          assert.ok(twice <= again + cuts * CHUNK, `${twice} bytes were sent twice`);
+        }
+      });
+    }
+
+    await weightsTest("sudden cuts of a fast connection cost a pipe each at most", async (page) => {
+      served = other;
+      server.linger = 0;
+      const cuts = 3;
+      server.fault = (path, nth) => (path.includes("shard-1") && nth < cuts ? { cut: 900_000 } : undefined);
+      const { last } = await arrives(page);
+      const twice = server.requests.reduce((sum, { sent, path }) => sum + (path.includes("shard") ? sent : 0), 0) - other.manifest.shards.reduce((sum, { bytes }) => sum + bytes, 0);
+      console.log(`${bed.name}, sudden cuts: ${last.retries} retries, ${twice} bytes sent more than once`);
+      assert.ok(last.retries >= cuts && twice <= cuts * PIPE, `${twice} bytes were sent twice`);
+    });
+
+    const failures = {
+      "a web page instead of a shard": ["DOWNLOAD", (path) => (path === shardPath(2) ? { html: true } : undefined)],
+      "a web page instead of the manifest": ["DOWNLOAD", (path) => (path.endsWith(".json") ? { html: true } : undefined)],
+      "a shard that is not there": ["DOWNLOAD", (path) => (path === shardPath(2) ? { status: 404 } : undefined)],
+      "a server that stays busy": ["DOWNLOAD", (path) => (path === shardPath(2) ? { status: 503 } : undefined)],
+      "a wrong hash": ["INTEGRITY", (path) => (path === shardPath(2) ? { body: Buffer.alloc(model.manifest.shards[2].bytes, 1) } : undefined)],
+      "a shard that is too short": ["INTEGRITY", (path) => (path === shardPath(2) ? { body: Buffer.alloc(1000) } : undefined)],
+      "a manifest of something else": ["MANIFEST_INVALID", (path) => (path.endsWith(".json") ? { body: Buffer.from("{}") } : undefined)],
+    };
+    for (const [name, [code, fault]] of Object.entries(failures)) {
+      await weightsTest(`${name} fails with ${code}, and loads once it is mended`, async (page) => {
+        server.fault = fault;
+        await fails(page, code, { retries: 1 });
+        server.fault = () => undefined;
+        await arrives(page);
+      });
+    }
+
+    await weightsTest("a model that is replaced in the middle is never mixed", async (page) => {
+      server.fault = (path) => {
+        if (path === shardPath(0)) served = other;
+        return { headers: { etag: `"${served === model ? "old" : "new"}"` } };
+      };
+      await fails(page, "INTEGRITY", { engine: true, concurrency: 1 });
+    });
+
+    await weightsTest("a stalled server is resumed when the page comes again", async (page) => {
+      server.fault = (path) => (path === shardPath(0) ? { stall: 200_000 } : undefined);
+      const stalled = load(page).catch(() => undefined);
+      await until(() => server.requests.some(({ path, sent }) => path === shardPath(0) && sent >= 200_000));
+      await until(async () => (await models(page))[0]?.storedBytes > 0);
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      await page.goto("about:blank");
+      await stalled;
+      server.reset();
+      await page.goto(`${bed.origin}/`);
+      const { last } = await arrives(page);
+      assert.ok(last.restoredBytes >= 200_000 - CHUNK, `${last.restoredBytes} bytes were kept`);
+      assert.equal(sent(), model.bytes - last.restoredBytes);
+    });
+
+    for (const cache of ["opfs", "cache-api", "custom"]) {
+      await weightsTest(`with the ${cache} cache it loads without a server after the first time`, async (page) => {
+        await arrives(page, { cache });
+        server.requests = [];
+        const again = await arrives(page, { cache, ask: cache === "opfs" });
+        assert.equal(again.last.restoredBytes, model.bytes);
+        assert.deepEqual(server.requests.map(({ path }) => path), ["/model/manifest.json"]);
+        server.fault = () => ({ cut: 0 });
+        assert.equal((await arrives(page, { cache })).last.restoredBytes, model.bytes);
+        if (cache === "cache-api") await page.evaluate(() => caches.delete("qwen-vl-web"));
+      });
+    }
+
+    await weightsTest("without a cache nothing is kept", async (page) => {
+      await arrives(page, { cache: "none", engine: true });
+      assert.deepEqual(await models(page), []);
+    });
+
+    const damages = {
+      "changed behind our back": async (name) => {
+        const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("qwen-vl-web");
+        const handle = await folder.getFileHandle(name);
+        const writer = await handle.createWritable({ keepExistingData: true });
+        await writer.write({ type: "write", position: 1000, data: new Uint8Array([1, 2, 3, 4, 5]) });
+        await writer.close();
+      },
+      "evicted behind our back": async (name) => {
+        const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("qwen-vl-web");
+        await folder.removeEntry(name);
+      },
+    };
+    for (const [name, damage] of Object.entries(damages)) {
+      await weightsTest(`a file that was ${name} is fetched again, alone`, async (page) => {
+        await arrives(page);
+        await page.evaluate(damage, model.manifest.shards[1].sha256);
+        server.requests = [];
+        await arrives(page);
+        assert.deepEqual(server.requests.map(({ path }) => path), ["/model/manifest.json", shardPath(1)]);
+        server.requests = [];
+        await arrives(page);
+        assert.equal(sent(), 0);
+      });
+    }
+
+    for (const abortAt of ["manifest", "download", "upload", "compile"]) {
+      await weightsTest(`an abort in phase ${abortAt} rejects with the signal's reason and loses nothing`, async (page) => {
+        const { error } = await load(page, { abortAt, engine: true });
+        assert.equal(error?.message, `aborted in ${abortAt}`);
+        server.requests = [];
+        const { last } = await arrives(page);
+        assert.equal(sent(), model.bytes - last.restoredBytes);
+        if (["upload", "compile"].includes(abortAt)) assert.equal(last.restoredBytes, model.bytes);
+      });
+    }
+    await weightsTest("an abort while restoring rejects with the signal's reason and loses nothing", async (page) => {
+      await arrives(page);
+      const { error } = await load(page, { abortAt: "restore", engine: true });
+      assert.equal(error?.message, "aborted in restore");
+      server.requests = [];
+      assert.equal((await arrives(page)).last.restoredBytes, model.bytes);
+    });
+
+    await weightsTest("of two tabs one loads; the other waits or is told BUSY", async (page) => {
+      let stall = true;
+      server.fault = (path, nth) => (path === shardPath(0) && nth === 0 && stall ? { stall: 100_000 } : undefined);
+      const first = load(page).catch(() => undefined);
+      await until(() => server.requests.some(({ path }) => path === shardPath(0)));
+      await bed.open(
+        async (second) => {
+          await fails(second, "BUSY");
+          await fails(second, "BUSY", { engine: true, whenBusy: "fail" });
+          const deleted = await second.evaluate(deleteInPage, url);
+          assert.equal(deleted, "BUSY");
+          const waiting = arrives(second, { engine: true });
+          await new Promise((resolve) => setTimeout(resolve, 500));
+          stall = false;
+          await page.goto("about:blank");
+          const { phases } = await waiting;
+          assert.ok(phases.includes("wait"), phases.join());
+        },
+        { expected },
+      );
+      await first;
+    });
+
+    await weightsTest("models are listed, verified, repaired, exported, imported and deleted", async (page) => {
+      await arrives(page);
+      const imported = `${server.origin}/imported/`;
+      const result = await page.evaluate(manageInPage, url, imported, model.manifest.shards[1].sha256);
+      const { bytes } = model;
+      const whole = { url: `${url}manifest.json`, source: model.manifest.provenance.source, bytes, storedBytes: bytes, complete: true };
+      assert.deepEqual(result.listed, [whole]);
+      assert.deepEqual(result.verified, whole);
+      assert.deepEqual(result.damaged, { ...whole, storedBytes: bytes - model.manifest.shards[1].bytes, complete: false });
+      assert.deepEqual(result.repaired, whole);
+      assert.deepEqual(result.exported, [...model.files.keys()].sort());
+      assert.deepEqual([result.deleted, result.left, result.deletedAgain], [true, [], false]);
+      assert.deepEqual(result.imported, { ...whole, url: `${imported}manifest.json` });
+      assert.ok(result.estimate.usage >= bytes && result.estimate.quota > bytes);
+      server.fault = () => ({ cut: 0 });
+      assert.equal((await arrives(page, {}, imported)).last.restoredBytes, bytes);
+    });
+
+    await weightsTest("a model loads from files, from a folder and through a fetch of the page's own", async (page) => {
+      for (const from of ["files", "folder"]) {
+        await arrives(page, { from, fileNames: [...model.files.keys()], engine: true });
+        assert.deepEqual(await models(page), []);
+      }
+      server.requests = [];
+      server.fault = (path, nth) => (path === shardPath(0) && nth === 0 ? { cut: 70_000 } : undefined);
+      const { fetched } = await arrives(page, { ownFetch: true });
+      assert.ok(fetched.filter((address) => address.includes("shard-0")).length === 2, fetched.join());
+    });
+
+    await weightsTest(
+      "a model that is larger than the quota loads, says so, and leaves no half files behind",
+      async (page) => {
+        const session = await page.createCDPSession();
+        await session.send("Storage.overrideQuotaForOrigin", { origin: bed.origin, quotaSize: 1_000_000 });
+        try {
+          await fails(page, "QUOTA_EXCEEDED");
+          const { last } = await arrives(page, { engine: true });
+          assert.equal(last.cacheProblem?.code, "QUOTA_EXCEEDED");
+        } finally {
+          await session.send("Storage.overrideQuotaForOrigin", { origin: bed.origin });
+        }
+        const { last } = await arrives(page);
+        assert.equal(last.cacheProblem, undefined);
+        assert.equal((await arrives(page)).last.restoredBytes, model.bytes);
+      },
+      { skip: bed.name !== "chromium" && "only Chromium lets a test set the quota" },
+    );
+
+    const rounds = 3;
+    await weightsTest(`${rounds} rounds of load, ask and dispose take the same memory`, async (page) => {
+      const taken = [];
+      for (let round = 0; round < rounds; round++) taken.push((await arrives(page, { ask: true })).gpuBytes);
+      assert.equal(new Set(taken).size, 1);
+    });
+  } finally {
+    server.close();
+  }
+}
+
+const models = (page) =>
+  page.evaluate(async () => {
+    const { QwenVL } = await import("qwen-vl-web");
+    return QwenVL.cache.list();
+  });
+
+async function until(condition) {
+  const end = Date.now() + 20_000;
+  while (!(await condition())) {
+    assert.ok(Date.now() < end, `waited in vain for ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+// What follows runs in the page.
+
+async function loadInPage(url, { ask, engine = ask, abortAt, from, fileNames, ownFetch, ...options }, ids, steps) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const { runIds } = await import("qwen-vl-web/testing");
+  const fetched = [];
+  if (options.cache === "custom") {
+    const files = (window.memoryCache ??= new Map());
+    options.cache = {
+      kind: "memory",
+      async open(name, create) {
+        if (!files.has(name) && !create) return undefined;
+        if (!files.has(name)) files.set(name, new Blob());
+        return {
+          get bytes() {
+            return files.get(name).size;
+          },
+          read: async (at, length) => new Uint8Array(await files.get(name).slice(at, at + length).arrayBuffer()),
+          append: async (bytes) => void files.set(name, new Blob([files.get(name), bytes])),
+          truncate: async () => void files.set(name, new Blob()),
+          close: async () => undefined,
+        };
+      },
+      list: async () => [...files].map(([name, { size }]) => ({ name, bytes: size })),
+      delete: async (name) => void files.delete(name),
+    };
+  }
+  if (ownFetch) {
+    options.fetch = (address, init) => {
+      fetched.push(address);
+      return fetch(address, init);
+    };
+  }
+  let source = url;
+  if (from) {
+    source = await Promise.all(fileNames.map(async (name) => new File([await (await fetch(url + name)).arrayBuffer()], name)));
+    if (from === "folder") {
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("a folder", { create: true });
+      for (const file of source) {
+        const writer = await (await folder.getFileHandle(file.name, { create: true })).createWritable();
+        await writer.write(file);
+        await writer.close();
+      }
+      source = folder;
+    }
+  }
+  const controller = new AbortController();
+  const events = [];
+  const onProgress = (event) => {
+    events.push(event);
+    if (event.phase === abortAt) controller.abort(new Error(`aborted in ${abortAt}`));
+  };
+  try {
+    const all = { ...options, onProgress, signal: controller.signal };
+    let [tokens, gpuBytes] = [];
+    if (engine) {
+      const model = await QwenVL.load(source, all);
+      if (ask) tokens = (await runIds(model, ids, [], steps)).tokens;
+      gpuBytes = model.info.gpuBytes;
+      await model.dispose();
+    } else if (!(await QwenVL.cache.repair(source, all)).complete) throw new Error("not all of the model is stored");
+    const counters = ["bytes", "restoredBytes", "refetchedBytes", "shard", "retries"];
+    const wentBack = events.flatMap((event, index) => counters.filter((key) => index > 0 && event[key] < events[index - 1][key]));
+    const phases = [...new Set(events.map(({ phase }) => phase))];
+    return { tokens, last: events.at(-1), wentBack, phases, fetched, gpuBytes };
+  } catch ({ name, code, message, details }) {
+    return { error: { name, code, message, details } };
+  }
+}
+
+async function deleteInPage(url) {
+  const { QwenVL } = await import("qwen-vl-web");
+  return QwenVL.cache.delete(url).catch(({ code }) => code);
+}
+
+async function manageInPage(url, importUrl, name) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const { cache } = QwenVL;
+  const root = await navigator.storage.getDirectory();
+  const listed = await cache.list();
+  const verified = await cache.verify(url);
+  const handle = await (await root.getDirectoryHandle("qwen-vl-web")).getFileHandle(name);
+  const writer = await handle.createWritable({ keepExistingData: true });
+  await writer.write({ type: "write", position: 1000, data: new Uint8Array([1, 2, 3, 4, 5]) });
+  await writer.close();
+  const damaged = await cache.verify(url);
+  const repaired = await cache.repair(url);
+  const estimate = await cache.estimate();
+  const folder = await root.getDirectoryHandle("exported", { create: true });
+  await cache.exportTo(folder, url);
+  const exported = [];
+  for await (const key of folder.keys()) exported.push(key);
+  const deleted = await cache.delete(url);
+  const left = await cache.list();
+  const deletedAgain = await cache.delete(url);
+  const imported = await cache.importFrom(folder, importUrl);
+  await root.removeEntry("exported", { recursive: true });
+  return { listed, verified, damaged, repaired, estimate, exported: exported.sort(), deleted, left, deletedAgain, imported };
+}
