@@ -7,8 +7,8 @@
 mod error;
 
 use error::{EdgeError, invalid_argument};
-use js_sys::{Float32Array, Function};
-use qwen_vl_format::Manifest;
+use js_sys::{Float32Array, Function, Promise};
+use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_processor::Orientation;
 use qwen_vl_runtime::session::{Engine as Session, ImageInput, Request};
 use qwen_vl_runtime::{Gpu, GpuOptions, ModelLoader, ModelOptions};
@@ -89,10 +89,56 @@ impl Loader {
         Ok(self.0.write(shard, bytes).map_err(EdgeError::from)?)
     }
 
+    /// Forgets what came of a shard: its first byte comes next.
+    pub fn restart(&mut self, shard: usize) -> Result<(), JsValue> {
+        Ok(self.0.restart(shard).map_err(EdgeError::from)?)
+    }
+
+    /// Resolves when the GPU has taken what was written so far. It holds nothing, so writing may go on meanwhile.
+    pub fn drained(&self) -> Promise {
+        Promise::new(&mut |resolve, _| {
+            self.0.gpu().queue().on_submitted_work_done(move || {
+                // Resolving a promise can not fail.
+                let _ = resolve.call0(&JsValue::UNDEFINED);
+            });
+        })
+    }
+
     /// Makes the model once every shard has come whole. `vocabulary` is the manifest's tokenizer file.
     pub async fn finish(self, vocabulary: Vec<u8>) -> Result<Engine, JsValue> {
         let model = self.0.finish().await.map_err(EdgeError::from)?;
         Ok(Engine(Session::new(model, &vocabulary).map_err(EdgeError::from)?))
+    }
+}
+
+/// Checks every rule of a manifest, without a GPU.
+#[wasm_bindgen(js_name = checkManifest)]
+pub fn check_manifest(manifest_json: &str) -> Result<(), JsValue> {
+    Manifest::from_json(manifest_json).map_err(EdgeError::from)?;
+    Ok(())
+}
+
+/// SHA-256 of bytes that come in pieces; the browser's own takes them only whole.
+#[wasm_bindgen]
+#[derive(Default)]
+pub struct Hasher(ShardHash);
+
+#[wasm_bindgen]
+impl Hasher {
+    /// Of no bytes yet.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash in lower-case hexadecimal.
+    pub fn finish(self) -> String {
+        self.0.finish()
     }
 }
 

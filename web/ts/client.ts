@@ -7,6 +7,14 @@ interface Pending {
   reject(reason: unknown): void;
 }
 
+/** Where the package's files are, if they were moved. */
+export interface FileLocations {
+  /** Where the package's wasm file is. */
+  wasmUrl?: string | URL;
+  /** Where the package's worker script is. */
+  workerUrl?: string | URL;
+}
+
 /** What a call may be given beside its parameters. */
 export interface CallOptions<K extends Call> {
   transfer?: Transferable[];
@@ -70,6 +78,16 @@ export class WorkerClient {
       this.#post({ kind, id, ...params } as Request, options.transfer);
     });
     return { result, cancel };
+  }
+
+  /** Starts the package's worker. */
+  static start({ workerUrl }: FileLocations): WorkerClient {
+    if (typeof Worker === "undefined") throw new QwenVLError("WEBGPU_UNAVAILABLE", "there are no workers here: models run in browsers");
+    // The literal lets bundlers find the worker.
+    const worker = workerUrl
+      ? new Worker(workerUrl, { type: "module" })
+      : new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    return new WorkerClient(worker);
   }
 
   /** Ends the worker; whatever is pending rejects. */

@@ -5,10 +5,15 @@
  */
 
 export { drawBoxes, type DrawStyle } from "./draw.js";
+export type { CacheOptions, StorageEstimate } from "./cache.js";
 export { QwenVLError, type ErrorCode } from "./errors.js";
 export { parse } from "./grounding.js";
 export type { ImageInput, ImageSize } from "./image.js";
-export { QwenVL, QwenVLModel, type LoadOptions, type LoadProgress, type ModelInfo } from "./model.js";
+export { QwenVL, QwenVLModel, type LoadOptions, type ModelInfo } from "./model.js";
 export { Run } from "./run.js";
 export { Session, type Content, type Part, type SessionOptions, type Turn } from "./session.js";
 export type { Answer, AnswerEvent, AskOptions, Box, FinishReason, Grounded, Quad, Timings, Usage } from "./types.js";
+export type { CacheBackend, CacheFile, StoredFile } from "./weights/backend.js";
+export type { CachedModel } from "./weights/cache.js";
+export type { LoadPhase, LoadProgress } from "./weights/progress.js";
+export type { CacheChoice, ModelSource, SourceOptions } from "./weights/spec.js";

@@ -1,23 +1,15 @@
-import { WorkerClient } from "./client.js";
+import { wasmLocation, weightsCache } from "./cache.js";
+import { WorkerClient, type FileLocations } from "./client.js";
 import { QwenVLError } from "./errors.js";
 import { imagePayload, type ImageInput } from "./image.js";
 import type { EngineRequest, ImagePayload } from "./protocol.js";
 import { Run } from "./run.js";
 import { Session, type SessionOptions } from "./session.js";
 import type { AskOptions } from "./types.js";
+import type { LoadProgress } from "./weights/progress.js";
+import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "./weights/spec.js";
 
-/** How far a load is. */
-export interface LoadProgress {
-  phase: "manifest" | "download" | "ready";
-  /** Bytes of weights on the GPU. */
-  bytes: number;
-  totalBytes: number;
-  /** Shards that are complete. */
-  shard: number;
-  shards: number;
-}
-
-export interface LoadOptions {
+export interface LoadOptions extends SourceOptions, FileLocations {
   /** Ends the load; its promise then rejects with the signal's reason. */
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
@@ -26,10 +18,14 @@ export interface LoadOptions {
   powerPreference?: "high-performance" | "low-power";
   /** Take the browser's software adapter: for tests. */
   forceFallbackAdapter?: boolean;
-  /** Where the package's wasm file is, if it was moved. */
-  wasmUrl?: string | URL;
-  /** Where the package's worker script is, if it was moved. */
-  workerUrl?: string | URL;
+  /** Where the weights are kept for the next visit: by default the site's private file system, and nowhere for a folder. */
+  cache?: CacheChoice;
+  /** Asks the browser never to evict the weights; some browsers ask the user then. */
+  persist?: boolean;
+  /** Files that are loaded side by side; 4 by default. */
+  concurrency?: number;
+  /** What to do while another tab is loading the same model: `"wait"` (default), or `"fail"` with `BUSY`. */
+  whenBusy?: "wait" | "fail";
 }
 
 /** Facts about a loaded model. */
@@ -53,32 +49,37 @@ export interface ModelInfo {
 
 /** Where to start. */
 export const QwenVL = {
+  /** The models that this site keeps. */
+  cache: weightsCache,
+
   /**
    * Loads a model into a worker.
    *
-   * @param source address of a folder that `quantize` wrote, or of its `manifest.json`; relative to the page
+   * @param source address of a folder that `quantize` wrote, or of its `manifest.json`, relative to the page; or such a folder on this
+   * machine: its files, as chosen or dropped, or a directory handle
    */
-  async load(source: string | URL, options: LoadOptions = {}): Promise<QwenVLModel> {
-    const { signal, onProgress, wasmUrl, workerUrl } = options;
+  async load(source: ModelSource, options: LoadOptions = {}): Promise<QwenVLModel> {
+    const { signal, onProgress } = options;
     signal?.throwIfAborted();
-    const url = manifestUrl(source);
-    if (typeof Worker === "undefined") throw new QwenVLError("WEBGPU_UNAVAILABLE", "there are no workers here: models run in browsers");
-    // The literal lets bundlers find the worker.
-    const worker = workerUrl
-      ? new Worker(workerUrl, { type: "module" })
-      : new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-    const client = new WorkerClient(worker);
+    const from = sourceSpec(source, options);
+    const client = WorkerClient.start(options);
+    const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
     try {
+      if (options.persist) await navigator.storage.persist();
       const params = {
-        url,
-        ...(wasmUrl ? { wasmUrl: absolute(wasmUrl).href } : {}),
+        source: from.spec,
+        cache: cache.spec,
+        concurrency: options.concurrency ?? CONCURRENCY,
+        whenBusy: options.whenBusy ?? "wait",
+        ...wasmLocation(options),
         options: {
           ...(options.contextLength === undefined ? {} : { contextLength: options.contextLength }),
           forceFallbackAdapter: options.forceFallbackAdapter ?? false,
           lowPower: options.powerPreference === "low-power",
         },
       };
-      const callOptions = { ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };
+      const transfer = [...from.transfer, ...cache.transfer];
+      const callOptions = { transfer, ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };
       return new QwenVLModel(client, await client.call("load", params, callOptions).result);
     } catch (error) {
       client.end(new QwenVLError("DISPOSED", "the load failed"));
@@ -87,23 +88,8 @@ export const QwenVL = {
   },
 };
 
-/** Relative to the page, not to the worker's script. */
-function absolute(address: string | URL): URL {
-  try {
-    return new URL(address, globalThis.document?.baseURI);
-  } catch (cause) {
-    throw new QwenVLError("INVALID_ARGUMENT", `not an address: ${String(address)}`, { cause });
-  }
-}
-
-function manifestUrl(source: string | URL): string {
-  const url = absolute(source);
-  if (!url.pathname.endsWith(".json")) {
-    if (!url.pathname.endsWith("/")) url.pathname += "/";
-    url.pathname += "manifest.json";
-  }
-  return url.href;
-}
+/** HTTP/1.1 servers get six connections at most. */
+const CONCURRENCY = 4;
 
 /** What a run asks of the engine. */
 interface PreparedRequest {

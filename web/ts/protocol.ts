@@ -1,8 +1,12 @@
 /** What the page and the worker say to each other. */
 
 import type { ErrorData } from "./errors.js";
-import type { LoadProgress, ModelInfo } from "./model.js";
+import type { ModelInfo } from "./model.js";
 import type { Answer, AnswerEvent } from "./types.js";
+import type { CachedModel } from "./weights/cache.js";
+import type { CacheOperation } from "./weights/maintain.js";
+import type { LoadProgress } from "./weights/progress.js";
+import type { CacheSpec, SourceSpec } from "./weights/spec.js";
 
 /** Request of the runtime, `crates/runtime/src/session.rs`. */
 export interface EngineRequest {
@@ -33,9 +37,20 @@ export interface EngineOptions {
   lowPower?: boolean;
 }
 
+/** Everything that a load needs to know. */
+export interface LoadParams {
+  source: SourceSpec;
+  cache: CacheSpec;
+  concurrency: number;
+  whenBusy: "wait" | "fail";
+  wasmUrl?: string;
+  options: EngineOptions;
+}
+
 /** What can be asked of the worker: what goes in, what is told meanwhile, what comes out. */
 export interface Calls {
-  load: { params: { url: string; wasmUrl?: string; options: EngineOptions }; note: LoadProgress; result: ModelInfo };
+  load: { params: LoadParams; note: LoadProgress; result: ModelInfo };
+  cache: { params: { operation: CacheOperation; cache: CacheSpec; wasmUrl?: string }; note: LoadProgress; result: CachedModel[] };
   ask: { params: { request: EngineRequest; images: ImagePayload[] }; note: AnswerEvent; result: Answer };
   logits: { params: object; note: never; result: Float32Array };
   dispose: { params: object; note: never; result: undefined };

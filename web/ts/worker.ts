@@ -1,36 +1,22 @@
-/** The worker: fetches a checkpoint into the engine and answers requests, one after the other. */
+/** The worker: loads a checkpoint into the engine and answers requests, one after the other. */
 
-import { download, openBody } from "./download.js";
 import { errorData, QwenVLError } from "./errors.js";
-import type { LoadProgress, ModelInfo } from "./model.js";
+import type { ModelInfo } from "./model.js";
 import type { Call, Calls, ImagePayload, Reply, Request } from "./protocol.js";
 import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent } from "./engine.js";
-import init, { type Engine, Images, Loader, onPanic } from "./wasm/qwen_vl_web.js";
+import init, { checkManifest, type Engine, Hasher, Images, Loader, onPanic } from "./wasm/qwen_vl_web.js";
+import { filesOf, WeightCache, type CachedModel } from "./weights/cache.js";
+import { cacheProblem, loadWeights, type ShardSink } from "./weights/load.js";
+import { maintain } from "./weights/maintain.js";
+import { ProgressCounter } from "./weights/progress.js";
+import { makeBackend, makeSource, type CacheSpec } from "./weights/spec.js";
+import type { Target } from "./weights/transfer.js";
 
 /** What this file uses of a worker's global scope; the library of the page's types does not have it. */
 interface WorkerScope {
   postMessage(message: Reply, transfer?: Transferable[]): void;
   onmessage: ((event: MessageEvent<Request>) => void) | null;
 }
-
-/** The keys of `manifest.json` that are used here; the engine checks all of it. */
-interface Manifest {
-  config: { visual: { n_queries: number } };
-  processor: { tokenizer_file: string };
-  generation: { chat_format: string };
-  provenance: { source: string; modifications: string };
-  files: FileEntry[];
-  shards: FileEntry[];
-}
-
-interface FileEntry {
-  file: string;
-  bytes: number;
-  sha256: string;
-}
-
-/** Progress is told this often at most, so that the page is not flooded. */
-const PROGRESS_INTERVAL_MS = 100;
 
 const scope = globalThis as unknown as WorkerScope;
 const controllers = new Map<number, AbortController>();
@@ -69,6 +55,8 @@ function serve(request: Exclude<Request, { kind: "cancel" }>, signal: AbortSigna
   switch (request.kind) {
     case "load":
       return load(request, signal);
+    case "cache":
+      return maintainCache(request, signal);
     case "ask":
       return ask(request, signal);
     case "logits":
@@ -89,54 +77,82 @@ async function load(request: Extract<Request, { kind: "load" }>, signal: AbortSi
   if (!globalThis.isSecureContext) throw new QwenVLError("INSECURE_CONTEXT", "the page is not in a secure context");
   if (!("gpu" in navigator)) throw new QwenVLError("WEBGPU_UNAVAILABLE", "this browser has no WebGPU in workers");
 
-  const [manifestBytes] = await Promise.all([download(request.url, signal), startEngine(request.wasmUrl)]);
-  const manifestText = new TextDecoder().decode(manifestBytes);
-  // Every rule of a manifest is checked here, before its addresses and sizes are used.
-  const loader = await Loader.create(manifestText, request.options);
-  const manifest = JSON.parse(manifestText) as Manifest;
-  const totalBytes = manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0);
-  const progress: LoadProgress = { phase: "manifest", bytes: 0, totalBytes, shard: 0, shards: manifest.shards.length };
-  const tell = () => scope.postMessage({ kind: "note", id: request.id, note: { ...progress } });
-  tell();
-
-  const fileUrl = ({ file }: FileEntry) => new URL(file, request.url).href;
-  const tokenizer = manifest.files.find(({ file }) => file === manifest.processor.tokenizer_file);
-  if (!tokenizer) throw new QwenVLError("MANIFEST_INVALID", "the manifest lists no tokenizer file");
-  const vocabulary = await download(fileUrl(tokenizer), signal);
-  await checkHash(tokenizer, vocabulary);
-
-  progress.phase = "download";
-  let told = 0;
-  for (const [index, shard] of manifest.shards.entries()) {
-    let received = 0;
-    for await (const piece of openBody(fileUrl(shard), signal)) {
-      loader.write(index, piece);
-      received += piece.byteLength;
-      progress.bytes += piece.byteLength;
-      if (performance.now() - told > PROGRESS_INTERVAL_MS) {
-        told = performance.now();
-        tell();
-      }
-    }
-    if (received !== shard.bytes) throw wrongFile(shard, shard.bytes, received);
-    progress.shard = index + 1;
-    tell();
-  }
+  const progress = progressOf(request.id);
+  const started = startEngine(request.wasmUrl);
+  // It may fail while nobody waits for it yet.
+  started.catch(() => undefined);
+  const makeSink = async (manifest: string) => {
+    await started;
+    return new EngineSink(await Loader.create(manifest, request.options));
+  };
+  const { concurrency, whenBusy } = request;
+  const cache = await openCache(request.cache, progress);
+  const weights = { source: makeSource(request.source), cache, makeSink, progress, concurrency, whenBusy, signal };
+  const { manifest, vocabulary, sink } = await loadWeights(weights);
+  progress.phase("upload");
+  await sink.loader.drained();
   signal.throwIfAborted();
-  engine = await loader.finish(vocabulary);
+  progress.phase("compile");
+  engine = await sink.loader.finish(vocabulary);
+  signal.throwIfAborted();
   imageTokens = manifest.config.visual.n_queries;
-  progress.phase = "ready";
-  tell();
+  progress.phase("ready");
   return {
     source: manifest.provenance.source,
     modifications: manifest.provenance.modifications,
     chatFormat: manifest.generation.chat_format,
     contextLength: engine.contextLength,
     imageTokens,
-    downloadBytes: totalBytes,
+    downloadBytes: filesOf(manifest).reduce((sum, { bytes }) => sum + bytes, 0),
     gpuBytes: engine.gpuBytes,
     adapter: engine.adapter as ModelInfo["adapter"],
   };
+}
+
+/** The engine as it takes weights. */
+class EngineSink implements ShardSink {
+  readonly loader: Loader;
+
+  constructor(loader: Loader) {
+    this.loader = loader;
+  }
+
+  target(shard: number): Target {
+    const { loader } = this;
+    return {
+      write: (bytes) => loader.write(shard, bytes),
+      restart: () => loader.restart(shard),
+      drain: () => loader.drained(),
+    };
+  }
+}
+
+async function maintainCache(request: Extract<Request, { kind: "cache" }>, signal: AbortSignal): Promise<CachedModel[]> {
+  const progress = progressOf(request.id);
+  const backend = await makeBackend(request.cache);
+  if (!backend) throw new QwenVLError("INVALID_ARGUMENT", "there is no cache to work on");
+  let problem: unknown;
+  const cache = new WeightCache(backend, (found) => (problem = found));
+  await startEngine(request.wasmUrl);
+  const models = await maintain(request.operation, cache, { checkManifest, newHash: () => new Hasher() }, progress, signal);
+  // Here, unlike in a load, storing is what was asked for.
+  if (problem) throw QwenVLError.fromData(cacheProblem(problem));
+  return models;
+}
+
+function progressOf(id: number): ProgressCounter {
+  return new ProgressCounter((note) => scope.postMessage({ kind: "note", id, note }));
+}
+
+async function openCache(spec: CacheSpec, progress: ProgressCounter): Promise<WeightCache | undefined> {
+  const tell = (problem: unknown) => progress.cacheProblem(cacheProblem(problem));
+  try {
+    const backend = await makeBackend(spec);
+    return backend && new WeightCache(backend, tell);
+  } catch (problem) {
+    tell(problem);
+    return undefined;
+  }
 }
 
 async function startEngine(wasmUrl: string | undefined): Promise<void> {
@@ -147,19 +163,6 @@ async function startEngine(wasmUrl: string | undefined): Promise<void> {
   }
   // A panic inside a future never reaches its promise: without this the caller would wait for ever.
   onPanic((message: string) => scope.postMessage({ kind: "fatal", error: { code: "INTERNAL", message } }));
-}
-
-async function checkHash(entry: FileEntry, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-  if (bytes.byteLength !== entry.bytes) throw wrongFile(entry, entry.bytes, bytes.byteLength);
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (found !== entry.sha256) throw wrongFile(entry, entry.sha256, found);
-}
-
-function wrongFile({ file }: FileEntry, expected: number | string, found: number | string): QwenVLError {
-  const what = typeof expected === "number" ? "bytes" : "SHA-256";
-  const details = { shard: file, expected, found };
-  return new QwenVLError("INTEGRITY", `\`${file}\`: ${what} ${found}, the manifest says ${expected}`, { details });
 }
 
 async function ask(request: Extract<Request, { kind: "ask" }>, signal: AbortSignal): Promise<Calls["ask"]["result"]> {

@@ -153,7 +153,8 @@ export class WeightCache {
     const used = new Set<string>();
     for (const [name, { manifest }] of await this.#records()) {
       used.add(name);
-      for (const entry of filesOf(JSON.parse(manifest) as Manifest)) used.add(dataName(entry)).add(recordName(entry));
+      const { files, shards } = JSON.parse(manifest) as Manifest;
+      for (const entry of [...files, ...shards]) used.add(dataName(entry)).add(recordName(entry));
     }
     // Records before their data.
     const unused = (await this.backend.list()).map(({ name }) => name).filter((name) => !used.has(name));
@@ -194,7 +195,6 @@ export class CachedFile {
   readonly #file: CacheFile;
   /** Whether what is stored is the beginning of the file without a gap. */
   #sound = true;
-  /** Whether all of it was here and checked before. */
   #complete: boolean;
 
   constructor(cache: WeightCache, entry: FileEntry, file: CacheFile, complete: boolean) {
@@ -202,6 +202,11 @@ export class CachedFile {
     this.#entry = entry;
     this.#file = file;
     this.#complete = complete;
+  }
+
+  /** Whether all of it is here and was checked. */
+  get complete(): boolean {
+    return this.#complete;
   }
 
   /** The stored bytes from the beginning on. */

@@ -58,6 +58,7 @@ export async function* download(
   const served: Served = { etag: null, ranges: true };
   let at = from;
   let failures = 0;
+  let endedAt: number | undefined;
   while (at < bytes) {
     const start = at;
     try {
@@ -67,12 +68,20 @@ export async function* download(
         yield wanted;
         if (at === bytes) return;
       }
+      // A file that ends twice at the same place, without a fault of the connection, is a shorter one.
+      if (at === start && endedAt === at) throw shorterFile(url, bytes, at);
+      endedAt = at;
       throw new Passing(`the file ended after ${at} of ${bytes} bytes`);
     } catch (error) {
       failures = at > start ? 1 : failures + 1;
       await waitToRetry(url, error, failures, options);
     }
   }
+}
+
+function shorterFile(url: string, expected: number, found: number): QwenVLError {
+  const message = `${url} has ${found} bytes on the server, the manifest says ${expected} bytes`;
+  return new QwenVLError("INTEGRITY", message, { details: { shard: url, expected, found } });
 }
 
 /** Fetches a small file whose size is not known, whole. */

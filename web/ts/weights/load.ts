@@ -4,7 +4,7 @@ import { errorData, QwenVLError } from "../errors.js";
 import { filesOf, sha256, type WeightCache } from "./cache.js";
 import { concat } from "./download.js";
 import type { FileEntry, Manifest } from "./manifest.js";
-import type { ProgressCounter } from "./progress.js";
+import { ProgressCounter } from "./progress.js";
 import type { Source } from "./source.js";
 import { transfer, wrongFile, type Job, type Target } from "./transfer.js";
 
@@ -45,11 +45,12 @@ export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S
   );
   const tokenizer = entries.find((entry) => !manifest.shards.includes(entry));
   if (!tokenizer) throw new QwenVLError("MANIFEST_INVALID", "the manifest lists no tokenizer file");
-  const vocabulary = new VocabularyTarget(tokenizer);
+  const vocabulary = new WholeFile(tokenizer);
   const shards = manifest.shards.map((entry, shard): Job => ({ entry, target: sink.target(shard) }));
   const moveAll = async () => {
     if (cache) await prepareCache(cache, manifest, text, source.url);
     await transfer([{ entry: tokenizer, target: vocabulary }, ...shards], options);
+    if (cache?.writable) await keepNotices(manifest, options);
   };
   if (cache) await withModelLock(manifest, options.whenBusy, signal, () => progress.phase("wait"), moveAll);
   else await moveAll();
@@ -63,16 +64,10 @@ async function readManifest<S extends ShardSink>({ source, cache, progress, sign
     return await source.manifest({ signal, onRetry: () => progress.retry() }, kept !== undefined);
   } catch (error) {
     signal.throwIfAborted();
-    const unreachable = error instanceof QwenVLError && isUnreachable(error);
-    if (kept !== undefined && unreachable) return kept;
+    // Also where there is no such file any more: a model that was imported need not be on a server at all.
+    if (kept !== undefined && error instanceof QwenVLError) return kept;
     throw error;
   }
-}
-
-/** Whether nothing was learnt about the file: no server answered, or one that was not able to. */
-function isUnreachable({ code, details }: QwenVLError): boolean {
-  const { status } = details;
-  return code === "OFFLINE_MISSING" || (code === "DOWNLOAD" && (typeof status !== "number" || status >= 500 || status === 429));
 }
 
 /** Before the first byte: whether the model will fit, and a note that it is here. */
@@ -85,6 +80,22 @@ async function prepareCache(cache: WeightCache, manifest: Manifest, text: string
     return cache.stopWriting(new QwenVLError("QUOTA_EXCEEDED", message, { details }));
   }
   await cache.remember(url, text);
+}
+
+/** A server that has lost the notices must not keep the model waiting. */
+const NOTICE_MS = 3000;
+
+/** Licence and notices belong to the weights where these are copied on; a model without them runs all the same. */
+async function keepNotices<S extends ShardSink>(manifest: Manifest, options: WeightsOptions<S>): Promise<void> {
+  const needed = filesOf(manifest);
+  const notices = manifest.files.filter((entry) => !needed.includes(entry));
+  const progress = new ProgressCounter(() => undefined);
+  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(NOTICE_MS)]);
+  for (const entry of notices) {
+    const job = { entry, target: new WholeFile(entry) };
+    await transfer([job], { ...options, progress, concurrency: 1, signal }).catch(() => undefined);
+  }
+  options.signal.throwIfAborted();
 }
 
 /** What a cache's failure is called. */
@@ -113,8 +124,8 @@ export async function withModelLock<T>(
   return locks.request(name, { signal }, work);
 }
 
-/** The tokenizer's file: small, and needed whole. */
-class VocabularyTarget implements Target {
+/** A small file that is needed whole. */
+class WholeFile implements Target {
   readonly #entry: FileEntry;
   #pieces: Uint8Array[] = [];
 
