@@ -21,8 +21,6 @@ pub fn command(line: &str) -> Command {
     let mut words = line.split_whitespace();
     let mut command = Command::new(words.next().expect("a program"));
     command.args(words).current_dir(root());
-    // The toolchain that runs xtask must not decide for the cargo that it calls.
-    command.env_remove("CARGO_MANIFEST_DIR");
     command
 }
 
