@@ -8,6 +8,8 @@ mod check;
 mod convert;
 mod gptq;
 mod licence;
+#[cfg(test)]
+mod mutation;
 mod options;
 mod plan;
 mod rows;

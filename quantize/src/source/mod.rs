@@ -301,36 +301,88 @@ fn read_torch_archive(file: &InputFile, file_index: usize) -> Result<Vec<(String
     pickle::read_state_dict(&pickle)?
         .into_iter()
         .map(|tensor| {
-            let name = tensor.name;
+            let name = tensor.name.clone();
             let storage = entries.get(&format!("{root}data/{}", tensor.storage));
             let storage =
                 storage.with_context(|| format!("tensor `{name}`: its storage `data/{}` is not in the archive", tensor.storage))?;
-            let size = tensor.dtype.size().unwrap_or(1) as u64;
-            // One past the last element that the view touches.
-            let reach = if tensor.shape.contains(&0) {
-                Some(0)
-            } else {
-                let steps = tensor.shape.iter().zip(&tensor.strides);
-                steps.into_iter().try_fold(tensor.offset as u64 + 1, |reach, (size, stride)| {
-                    (*size as u64 - 1).checked_mul(*stride as u64).and_then(|step| reach.checked_add(step))
-                })
-            };
-            ensure!(
-                reach.and_then(|reach| reach.checked_mul(size)).is_some_and(|reach| reach <= storage.len),
-                "tensor `{name}` of shape {:?} and strides {:?} from element {} on does not fit its storage of {} bytes",
-                tensor.shape,
-                tensor.strides,
-                tensor.offset,
-                storage.len
-            );
-            let source = SourceTensor {
-                file: file_index,
-                dtype: tensor.dtype,
-                shape: tensor.shape,
-                strides: Some(tensor.strides),
-                offset: storage.offset + tensor.offset as u64 * size,
-            };
-            Ok((name, source))
+            let placed = place(tensor, *storage, file_index).with_context(|| format!("tensor `{name}`"))?;
+            Ok((name, placed))
         })
         .collect()
+}
+
+/// Where a view of a storage is in the file.
+pub(crate) fn place(tensor: pickle::PickledTensor, storage: zip::Entry, file_index: usize) -> Result<SourceTensor> {
+    let size = tensor.dtype.size().unwrap_or(1) as u64;
+    // One past the last element that the view touches; an empty one lies wherever it says, so it must say something sensible.
+    let steps = tensor.shape.iter().zip(&tensor.strides);
+    let reach = steps.into_iter().try_fold(tensor.offset as u64 + 1, |reach, (length, stride)| {
+        (*length as u64).saturating_sub(1).checked_mul(*stride as u64).and_then(|step| reach.checked_add(step))
+    });
+    let reach = if tensor.shape.contains(&0) { Some(tensor.offset as u64) } else { reach };
+    ensure!(
+        reach.and_then(|reach| reach.checked_mul(size)).is_some_and(|reach| reach <= storage.len),
+        "shape {:?} and strides {:?} from element {} on: it does not fit its storage of {} bytes",
+        tensor.shape,
+        tensor.strides,
+        tensor.offset,
+        storage.len
+    );
+    Ok(SourceTensor {
+        file: file_index,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        strides: Some(tensor.strides),
+        offset: storage.offset + tensor.offset as u64 * size,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source of one file with the values 0 to 23 and one tensor in it.
+    fn source(shape: &[usize], strides: Option<&[usize]>, first: u64) -> (tempfile::TempDir, Source) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let bytes: Vec<u8> = (0..24u8).flat_map(|value| f32::from(value).to_le_bytes()).collect();
+        std::fs::write(&path, bytes).unwrap();
+        let tensor =
+            SourceTensor { file: 0, dtype: Dtype::F32, shape: shape.to_vec(), strides: strides.map(<[usize]>::to_vec), offset: first * 4 };
+        let source = Source {
+            dir: folder.path().to_owned(),
+            files: vec![InputFile::open(&path).unwrap()],
+            tensors: BTreeMap::from([("w".to_owned(), tensor)]),
+        };
+        (folder, source)
+    }
+
+    #[test]
+    fn views_are_read_by_their_strides() {
+        let cases: [(&[usize], Option<&[usize]>, u64, Range<usize>, Range<usize>, &[f32]); 7] = [
+            (&[4, 6], None, 0, 1..3, 0..6, &[6., 7., 8., 9., 10., 11., 12., 13., 14., 15., 16., 17.]),
+            (&[4, 6], None, 0, 1..3, 2..4, &[8., 9., 14., 15.]),
+            // Columns 2 and 3 of it, as a view.
+            (&[4, 2], Some(&[6, 1]), 2, 2..4, 0..2, &[14., 15., 20., 21.]),
+            // Its transpose.
+            (&[6, 4], Some(&[1, 6]), 0, 1..3, 0..4, &[1., 7., 13., 19., 2., 8., 14., 20.]),
+            (&[6, 4], Some(&[1, 6]), 0, 1..3, 2..4, &[13., 19., 14., 20.]),
+            // More dimensions are one row; sizes of 1 may have any stride.
+            (&[2, 3, 1, 4], Some(&[12, 4, 99, 1]), 0, 1..2, 3..6, &[15., 16., 17.]),
+            (&[5], Some(&[1]), 7, 1..3, 0..1, &[8., 9.]),
+        ];
+        for (shape, strides, first, rows, cols, want) in cases {
+            let (_folder, source) = source(shape, strides, first);
+            assert_eq!(source.read_floats("w", rows, cols).unwrap(), want, "shape {shape:?}, strides {strides:?}");
+        }
+    }
+
+    #[test]
+    fn scattered_views_are_refused() {
+        for (shape, strides) in [([4, 3], [6, 2]), ([2, 2], [2, 3])] {
+            let (_folder, source) = source(&shape, Some(&strides), 0);
+            let error = format!("{:#}", source.read_floats("w", 0..2, 0..2).unwrap_err());
+            assert!(error.contains("`w`") && error.contains("contiguous"), "{error}");
+        }
+    }
 }

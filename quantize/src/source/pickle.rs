@@ -1,7 +1,7 @@
 //! Reads the pickle of a PyTorch state dict with a machine that can only build tensors.
 //!
 //! A pickle is a program for a stack machine that may call any Python function by name. This machine knows the opcodes that
-//! `torch.save` writes for a dictionary of tensors and the handful of names in [`Global`]; every other name, call and opcode
+//! `torch.save` writes for a dictionary of tensors and the handful of names in `Global`; every other name, call and opcode
 //! is refused by name. Nothing is executed: the result is a description of tensors.
 
 use super::Dtype;

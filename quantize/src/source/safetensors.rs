@@ -42,9 +42,10 @@ pub(crate) fn parse_header(header: &[u8], data_at: u64, file_len: u64, file_inde
         let [begin, end] = entry.data_offsets;
         let elements = entry.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size as u64));
         let elements = elements.with_context(|| format!("tensor `{name}` has shape {:?}, too large to count", entry.shape))?;
+        ensure!(begin <= end, "tensor `{name}` has bytes {begin} to {end}");
         if let Some(size) = dtype.size() {
             ensure!(
-                begin <= end && elements.checked_mul(size as u64) == Some(end - begin),
+                elements.checked_mul(size as u64) == Some(end - begin),
                 "tensor `{name}` of shape {:?} and type {} has bytes {begin} to {end}",
                 entry.shape,
                 entry.dtype
