@@ -180,4 +180,40 @@ mod tests {
         let deviation = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
         assert!(mean.abs() < 0.01 && (deviation - 1.0).abs() < 0.01, "mean {mean}, deviation {deviation}");
     }
+
+    fn config() -> serde_json::Value {
+        serde_json::json!({
+            "architectures": ["QWenLMHeadModel"], "hidden_size": 128, "intermediate_size": 128, "kv_channels": 32,
+            "layer_norm_epsilon": 1e-6, "num_attention_heads": 4, "num_hidden_layers": 1, "rotary_emb_base": 10000,
+            "seq_length": 256, "use_dynamic_ntk": true, "use_logn_attn": true, "vocab_size": 256,
+            "visual": {"heads": 2, "image_size": 112, "image_start_id": 216, "layers": 1, "mlp_ratio": 2.0,
+                       "output_dim": 128, "patch_size": 14, "width": 32, "n_queries": 16}
+        })
+    }
+
+    /// With 16 queries the resampler's table is 4×4 and the patch grid 8×8: the key positions are resized from it.
+    #[test]
+    fn a_synthetic_checkpoint_converts() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["source", "again", "other"].map(|name| folder.path().join(name));
+        for (path, seed) in paths.iter().zip([1, 1, 2]) {
+            write_synthetic_checkpoint(&config(), seed, b"IQ== 0\nIg== 1\n", path).unwrap();
+        }
+        let weights = paths.each_ref().map(|path| std::fs::read(path.join("model.safetensors")).unwrap());
+        assert!(weights[0] == weights[1] && weights[0] != weights[2]);
+
+        let out = folder.path().join("web");
+        let summary = quantize::convert(&quantize::Options::new(&paths[0], &out).scheme(quantize::SchemeName::F32), &mut |_| ()).unwrap();
+        assert!(summary.unused_tensors.is_empty());
+        assert_eq!(quantize::verify(&out, &mut |_| ()).unwrap(), []);
+        let web = quantize::WebCheckpoint::open(&out).unwrap();
+        assert_eq!(web.manifest().tensor("resampler.query").unwrap().shape, [16, 128]);
+        let positions = web.tensor("resampler.key_position").unwrap();
+        assert_eq!(positions.len(), 8 * 8 * 128);
+        let source = safetensors::SafeTensors::deserialize(&weights[0]).unwrap();
+        let table = source.tensor("transformer.visual.attn_pool.pos_embed").unwrap();
+        assert_eq!(table.shape(), [16, 128]);
+        let table: Vec<f32> = table.data().as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect();
+        assert_eq!(positions, quantize::resize_table(&table, 4, 8, 128));
+    }
 }
