@@ -115,7 +115,7 @@ export async function weightsTests(context, bed) {
     for (const [name, [code, fault]] of Object.entries(failures)) {
       await weightsTest(`${name} fails with ${code}, and loads once it is mended`, async (page) => {
         server.fault = fault;
-        await fails(page, code, { retries: 1 });
+        await fails(page, code, { retries: 2 });
         server.fault = () => undefined;
         await arrives(page);
       });
@@ -277,7 +277,34 @@ export async function weightsTests(context, bed) {
       { skip: bed.name !== "chromium" && "only Chromium lets a test set the quota" },
     );
 
-    const rounds = 3;
+    await weightsTest("a check says what a load will fetch and what the machine lacks, before anything is fetched", async (page) => {
+      const check = (spoil = "", options = {}) => page.evaluate(checkInPage, url, spoil, options);
+      const before = await check("", { probeMemory: true });
+      assert.equal(sent(), 0);
+      // Both test beds have software adapters, and both say so.
+      assert.deepEqual([before.status, before.reasons.map(({ code }) => code)], ["slow", ["NO_ADAPTER"]]);
+      assert.equal(before.adapter.isFallback, true);
+      assert.deepEqual([before.bytes.total, before.bytes.cached, before.bytes.download], [model.bytes, 0, model.bytes]);
+      const weights = model.manifest.shards.reduce((sum, { bytes }) => sum + bytes, 0);
+      assert.ok(before.bytes.gpu > 0.9 * weights, JSON.stringify(before.bytes));
+      assert.ok(before.storage.free > 0 && before.adapter.maxBindingBytes >= 128 * 1024 * 1024);
+      await arrives(page);
+      const after = await check();
+      assert.deepEqual([after.bytes.cached, after.bytes.download], [model.bytes, 0]);
+      const spoilt = { memory: "GPU_OUT_OF_MEMORY", limits: "INSUFFICIENT_LIMITS", adapter: "NO_ADAPTER", gpu: "WEBGPU_UNAVAILABLE" };
+      for (const [spoil, code] of Object.entries(spoilt)) {
+        const { status, reasons } = await check(spoil, { probeMemory: true });
+        assert.equal(status, "unsupported");
+        assert.ok(reasons.some((reason) => reason.code === code && reason.message && reason.hint), `${spoil}: ${JSON.stringify(reasons)}`);
+      }
+      server.fault = () => ({ status: 404 });
+      const { status, reasons } = await check();
+      assert.equal(status, "unsupported");
+      assert.equal(reasons[0].code, "DOWNLOAD");
+    });
+
+    // SwiftShader takes half a minute to compile the kernels of each.
+    const rounds = bed.name === "chromium" ? 2 : 20;
     await weightsTest(`${rounds} rounds of load, ask and dispose take the same memory`, async (page) => {
       const taken = [];
       for (let round = 0; round < rounds; round++) taken.push((await arrives(page, { ask: true })).gpuBytes);
@@ -370,6 +397,27 @@ async function loadInPage(url, { ask, engine = ask, abortAt, from, fileNames, ow
   } catch ({ name, code, message, details }) {
     return { error: { name, code, message, details } };
   }
+}
+
+/** `spoil`: what the machine is to lack, from now on. */
+async function checkInPage(url, spoil, options) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const real = (window.realRequestAdapter ??= navigator.gpu.requestAdapter.bind(navigator.gpu));
+  const device = { pushErrorScope() {}, popErrorScope: async () => ({}), createBuffer: () => ({ destroy() {} }), destroy() {} };
+  const changes = {
+    memory: { requestDevice: async () => device },
+    limits: { limits: { maxBufferSize: 1000, maxStorageBufferBindingSize: 1000 } },
+  }[spoil];
+  if (changes) {
+    navigator.gpu.requestAdapter = async () => {
+      const adapter = await real();
+      const { info, features, limits } = adapter;
+      return { info, features, limits, requestDevice: () => adapter.requestDevice(), ...changes };
+    };
+  }
+  if (spoil === "adapter") navigator.gpu.requestAdapter = async () => null;
+  if (spoil === "gpu") delete Navigator.prototype.gpu;
+  return QwenVL.check(url, options);
 }
 
 async function deleteInPage(url) {

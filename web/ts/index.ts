@@ -6,6 +6,7 @@
 
 export { drawBoxes, type DrawStyle } from "./draw.js";
 export type { CacheOptions, StorageEstimate } from "./cache.js";
+export type { CheckOptions, CheckReason, CheckReport } from "./check.js";
 export { QwenVLError, type ErrorCode } from "./errors.js";
 export { parse } from "./grounding.js";
 export type { ImageInput, ImageSize } from "./image.js";

@@ -1,4 +1,5 @@
 import { wasmLocation, weightsCache } from "./cache.js";
+import { check, type CheckOptions, type CheckReport } from "./check.js";
 import { WorkerClient, type FileLocations } from "./client.js";
 import { QwenVLError } from "./errors.js";
 import { imagePayload, type ImageInput } from "./image.js";
@@ -51,6 +52,9 @@ export interface ModelInfo {
 export const QwenVL = {
   /** The models that this site keeps. */
   cache: weightsCache,
+
+  /** Whether this machine can run a model, before it is fetched: see {@link CheckReport}. Never throws but for an abort. */
+  check: (source?: string | URL, options: CheckOptions = {}): Promise<CheckReport> => check(source, options),
 
   /**
    * Loads a model into a worker.
