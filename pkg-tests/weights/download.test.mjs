@@ -8,14 +8,17 @@ import { misbehavingServer } from "./misbehaving.mjs";
 
 const BYTES = 300_000;
 const file = Buffer.from(Uint8Array.from({ length: BYTES }, (_, index) => (index * 2654435761) >>> 24));
-/** What a cut may cost: what was on its way in the client, which the stream drops when it fails. */
+/** What a cut may cost while the reader keeps up: the piece that was on its way, which the stream drops when it fails. */
 const CHUNK = 65536;
 
 let server;
 before(async () => {
   server = await misbehavingServer(async (path) => (path === "/shard" ? file : undefined));
 });
-beforeEach(() => server.reset());
+beforeEach(() => {
+  server.reset();
+  server.linger = 100;
+});
 after(() => server.close());
 
 /** Fetches the file and says how it went. */
