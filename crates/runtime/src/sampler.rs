@@ -43,7 +43,7 @@ impl Sampler {
     }
 
     /// The tokens that may be drawn with their probabilities before renormalisation, the most likely first; at least one.
-    fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
+    pub fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let mut tokens: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
         let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let count = if self.options.top_k == 0 { tokens.len() } else { self.options.top_k.min(tokens.len()) };

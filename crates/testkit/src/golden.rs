@@ -83,6 +83,8 @@ pub struct Case {
     pub argmax: Vec<u32>,
     /// Greedy steps.
     pub decode: Decode,
+    /// What top-p sampling keeps at the first step.
+    pub top_p_at_first_step: Vec<TopP>,
     /// Tensors by name.
     #[serde(skip)]
     pub tensors: BTreeMap<String, Tensor>,
@@ -100,6 +102,19 @@ pub struct CaseImage {
 pub struct Decode {
     /// The tokens, the first from the last prompt position.
     pub tokens: Vec<u32>,
+}
+
+/// The candidates of one top-p value.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TopP {
+    /// Mass to keep.
+    pub top_p: f32,
+    /// How many tokens stay.
+    pub kept: usize,
+    /// The most likely of them, at most 16.
+    pub ids: Vec<u32>,
+    /// Probabilities of these among all that stay.
+    pub probabilities: Vec<f32>,
 }
 
 /// An f32 tensor.

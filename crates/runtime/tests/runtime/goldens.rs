@@ -6,7 +6,7 @@
 use crate::support::{context_for, convert, load, prefill};
 use quantize::SchemeName;
 use qwen_vl_processor::{Orientation, Picture};
-use qwen_vl_runtime::{ImageFeatures, Model, ModelOptions, Trace};
+use qwen_vl_runtime::{ImageFeatures, Model, ModelOptions, Sampler, SamplingOptions, Trace};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, CaseImage, GoldenSet, Tensor};
 use std::collections::BTreeMap;
@@ -89,6 +89,8 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
         assert!(row[got] - row[*want as usize] <= 2.0 * tolerance, "{} {position}: {got}, expected {want}", what("argmax at"));
     }
 
+    check_top_p(case, &logits[logits.len() - vocab..], &what("top-p"));
+
     // Once more without the trace, as a user runs it, then the greedy steps.
     let (tokens, step_logits) = greedy(model, case, &features);
     assert_eq!(tokens, case.decode.tokens, "{}", what("greedy tokens"));
@@ -105,6 +107,18 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
         assert_eq!(greedy(model, case, &features).0, case.decode.tokens, "{}", what("greedy tokens with our JPEG decoder"));
     }
     worst_logit.max(worst(&step_logits, want, "steps").1)
+}
+
+fn check_top_p(case: &Case, logits: &[f32], what: &str) {
+    for want in &case.top_p_at_first_step {
+        let sampler = Sampler::new(SamplingOptions { temperature: 1.0, top_k: 0, top_p: want.top_p, seed: 0 });
+        let kept = sampler.kept(logits);
+        let total: f64 = kept.iter().map(|(_, probability)| probability).sum();
+        let (ids, probabilities): (Vec<_>, Vec<_>) = kept.iter().map(|(id, probability)| (*id, (probability / total) as f32)).unzip();
+        assert_eq!((ids.len(), &ids[..want.ids.len()]), (want.kept, &want.ids[..]), "{what} {}", want.top_p);
+        // A logit that is off by 5e-4 moves a probability by as much, relatively.
+        assert_close(&probabilities[..want.ids.len()], &want.probabilities, 1e-3, what);
+    }
 }
 
 /// Greedy tokens of a case, and the logits of steps 1, 2 and the last.
