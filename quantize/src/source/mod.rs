@@ -357,9 +357,12 @@ mod tests {
         (folder, source)
     }
 
+    /// Shape, strides, first element, rows, columns, and what must be read.
+    type View<'a> = (&'a [usize], Option<&'a [usize]>, u64, Range<usize>, Range<usize>, &'a [f32]);
+
     #[test]
     fn views_are_read_by_their_strides() {
-        let cases: [(&[usize], Option<&[usize]>, u64, Range<usize>, Range<usize>, &[f32]); 7] = [
+        let cases: [View<'_>; 7] = [
             (&[4, 6], None, 0, 1..3, 0..6, &[6., 7., 8., 9., 10., 11., 12., 13., 14., 15., 16., 17.]),
             (&[4, 6], None, 0, 1..3, 2..4, &[8., 9., 14., 15.]),
             // Columns 2 and 3 of it, as a view.
