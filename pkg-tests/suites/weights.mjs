@@ -32,7 +32,7 @@ export async function weightsTests(context, bed) {
       bed.open(
         async (page) => {
           server.reset();
-          server.linger = 150;
+          server.linger = 500;
           served = model;
           await clear(page);
           await body(page);
