@@ -51,8 +51,11 @@ impl From<RuntimeError> for EdgeError {
             | RuntimeError::NoSuchShard { .. }
             | RuntimeError::TokenOutOfRange { .. }
             | RuntimeError::UnclosedImage { .. }
+            | RuntimeError::UnknownImage { .. }
+            | RuntimeError::InvalidOption { .. }
+            | RuntimeError::EmptyCandidate { .. }
             | RuntimeError::ImageCount { .. } => ("INVALID_ARGUMENT", Vec::new()),
-            RuntimeError::NotFinite { .. } => ("GPU_INCORRECT", Vec::new()),
+            RuntimeError::NotFinite { .. } | RuntimeError::Incorrect { .. } => ("GPU_INCORRECT", Vec::new()),
             _ => ("INTERNAL", Vec::new()),
         };
         Self { code, details, message: error.to_string() }

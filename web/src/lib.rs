@@ -10,7 +10,8 @@ use error::{EdgeError, invalid_argument};
 use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_processor::Orientation;
-use qwen_vl_runtime::session::{Engine as Session, ImageInput, Request};
+use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
+use qwen_vl_runtime::session::{Engine as Session, Event, ImageInput, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{Gpu, GpuOptions, ModelLoader, ModelOptions};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -162,6 +163,12 @@ impl Images {
         self.0.push(ImageInput::Encoded { bytes, orientation });
     }
 
+    /// Adds a picture that the engine keeps, see [`Engine::keeps_image`].
+    #[wasm_bindgen(js_name = pushKept)]
+    pub fn push_kept(&mut self, id: String) {
+        self.0.push(ImageInput::Kept { id });
+    }
+
     /// Adds pixels, four bytes each, not premultiplied.
     #[wasm_bindgen(js_name = pushRgba)]
     pub fn push_rgba(&mut self, width: u32, height: u32, pixels: Vec<u8>) {
@@ -178,20 +185,63 @@ impl Engine {
     /// Answers a request. `on_event` is called with every event and stops the answer by returning `false`.
     pub async fn ask(&mut self, request: JsValue, images: Images, on_event: Function) -> Result<JsValue, JsValue> {
         let request: Request = from_js("request", request)?;
-        let mut thrown = None;
-        let mut listen = |event| match to_js(&event).and_then(|event| on_event.call1(&JsValue::UNDEFINED, &event)) {
-            Ok(verdict) if verdict == JsValue::FALSE => ControlFlow::Break(()),
-            Ok(_) => ControlFlow::Continue(()),
-            Err(error) => {
-                thrown = Some(error);
-                ControlFlow::Break(())
-            }
-        };
-        let answer = self.0.ask(&request, &images.0, &mut listen, None).await.map_err(EdgeError::from)?;
-        match thrown {
-            Some(error) => Err(error),
-            None => to_js(&answer),
-        }
+        let mut listener = Listener::new(on_event);
+        let answer = self.0.ask(&request, &images.0, &mut |event: Event| listener.hear(&event), None).await.map_err(EdgeError::from)?;
+        listener.result(&answer)
+    }
+
+    /// Tells how likely texts are to follow a prompt; `null` if `on_event` stopped it.
+    pub async fn score(&mut self, request: JsValue, images: Images, on_event: Function) -> Result<JsValue, JsValue> {
+        let request: ScoreRequest = from_js("request", request)?;
+        let mut listener = Listener::new(on_event);
+        let scores = self.0.score(&request, &images.0, &mut |event: Event| listener.hear(&event)).await.map_err(EdgeError::from)?;
+        listener.result(&scores)
+    }
+
+    /// Encodes the first of the pictures and keeps it until [`Self::release_image`].
+    #[wasm_bindgen(js_name = holdImage)]
+    pub async fn hold_image(&mut self, images: Images) -> Result<JsValue, JsValue> {
+        let image = images.0.first().ok_or_else(|| invalid_argument("there is no picture".to_owned()))?;
+        to_js(&self.0.hold_image(image).await.map_err(EdgeError::from)?)
+    }
+
+    /// Ends what [`Self::hold_image`] began.
+    #[wasm_bindgen(js_name = releaseImage)]
+    pub fn release_image(&mut self, id: &str) {
+        self.0.release_image(id);
+    }
+
+    /// Whether [`Images::push_kept`] can name a picture.
+    #[wasm_bindgen(js_name = keepsImage)]
+    pub fn keeps_image(&self, id: &str) -> bool {
+        self.0.keeps_image(id)
+    }
+
+    /// Tokens of a prompt.
+    pub fn count(&self, prompt: JsValue) -> Result<usize, JsValue> {
+        let prompt: PromptInput = from_js("prompt", prompt)?;
+        Ok(self.0.count(&prompt).map_err(EdgeError::from)?)
+    }
+
+    /// Measures the model; `null` if `on_step` stopped it.
+    pub async fn benchmark(&mut self, options: JsValue, on_step: Function) -> Result<JsValue, JsValue> {
+        let options: BenchmarkOptions = from_js("benchmark options", options)?;
+        let mut listener = Listener::new(on_step);
+        let mut on_step = |done: usize, total: usize| listener.hear(&BenchmarkStep { done, total });
+        let report = benchmark(self.0.model_mut(), &options, &mut on_step).await.map_err(EdgeError::from)?;
+        listener.result(&report)
+    }
+
+    /// Whether the kernels compute rightly on this GPU.
+    #[wasm_bindgen(js_name = selfCheck)]
+    pub async fn self_check(&mut self) -> Result<(), JsValue> {
+        Ok(self.0.model_mut().self_check().await.map_err(EdgeError::from)?)
+    }
+
+    /// Resolves with the browser's words when the GPU device goes away. It holds nothing.
+    pub fn lost(&self) -> Promise {
+        let lost = self.0.model().gpu().lost();
+        wasm_bindgen_futures::future_to_promise(async move { Ok(lost.await.into()) })
     }
 
     /// The logits that the latest token was chosen from.
@@ -228,6 +278,43 @@ impl Engine {
     /// Gives the GPU memory back at once; the engine is gone.
     pub fn destroy(self) {
         self.0.model().gpu().device().destroy();
+    }
+}
+
+/// How far a benchmark is.
+#[derive(Serialize)]
+struct BenchmarkStep {
+    done: usize,
+    total: usize,
+}
+
+/// A JavaScript function that hears events and stops their source by returning `false` or by throwing.
+struct Listener {
+    function: Function,
+    thrown: Option<JsValue>,
+}
+
+impl Listener {
+    fn new(function: Function) -> Self {
+        Self { function, thrown: None }
+    }
+
+    fn hear<T: Serialize>(&mut self, event: &T) -> ControlFlow<()> {
+        match to_js(event).and_then(|event| self.function.call1(&JsValue::UNDEFINED, &event)) {
+            Ok(verdict) if verdict == JsValue::FALSE => ControlFlow::Break(()),
+            Ok(_) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.thrown = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn result<T: Serialize>(self, result: &T) -> Result<JsValue, JsValue> {
+        match self.thrown {
+            Some(error) => Err(error),
+            None => to_js(result),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::preprocess::{orientation, read_picture};
 use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_processor::Orientation;
-use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, PromptInput, Request};
+use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PromptInput, Request};
 use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
@@ -116,7 +116,7 @@ pub fn run(args: &AskArgs) -> Result<()> {
 
     let mut trace = args.dump.as_ref().map(|_| Trace::new());
     let mut on_event = |event| {
-        let Event::Text { delta } = event else { return ControlFlow::Continue(()) };
+        let Event::Text { delta, .. } = event else { return ControlFlow::Continue(()) };
         let mut stdout = std::io::stdout();
         // Whoever closed the pipe wants no more.
         match args.json || stdout.write_all(delta.as_bytes()).and_then(|()| stdout.flush()).is_ok() {
@@ -158,7 +158,7 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
         PromptInput::Ids { ids: case.input_ids }
     } else if let Some(path) = &args.chat {
         let ChatFile { system, history, query } = read_json(path)?;
-        PromptInput::Chat { system, history, query }
+        PromptInput::Chat { system, history, query, overflow: Overflow::DropOldest }
     } else {
         let name = |path| name_in_prompt(path, tokenizer.queries());
         let mut text: String = args.image.iter().map(|path| format!("<img>{}</img>", name(path))).collect();
@@ -167,7 +167,7 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
     };
 
     // The engine makes the same prompt again; here it shows which pictures stand in it, before anything large is loaded.
-    let prompt = input.encode(&tokenizer, defaults.max_window_size)?;
+    let prompt = input.encode(&tokenizer, defaults.max_window_size, None)?.prompt;
     // Pictures of `--image` stand first in the prompt, under a name that need not be the file's.
     let named = prompt.images.iter().skip(args.image.len()).map(|image| PathBuf::from(&image.path));
     let paths: Vec<PathBuf> = paths.unwrap_or_else(|| args.image.iter().cloned().chain(named).collect());

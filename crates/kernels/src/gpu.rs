@@ -74,6 +74,7 @@ pub struct Gpu {
     pipelines: RefCell<HashMap<String, wgpu::ComputePipeline>>,
     allocated: std::cell::Cell<u64>,
     error: Arc<Mutex<Option<GpuError>>>,
+    lost: Arc<MapSlot>,
 }
 
 /// f32 rows on the GPU: `[rows, cols]`, each row padded with zeros to `stride` values.
@@ -137,15 +138,17 @@ impl Gpu {
                 keep_first(&slot, found);
             }
         }));
+        let lost = Arc::<MapSlot>::default();
         device.set_device_lost_callback({
-            let slot = error.clone();
+            let (slot, lost) = (error.clone(), lost.clone());
             move |reason, message| {
+                lost.fill(Err(message.clone()));
                 if reason != wgpu::DeviceLostReason::Destroyed {
                     keep_first(&slot, GpuError::DeviceLost { reason: message });
                 }
             }
         });
-        Ok(Self { device, queue, info, pipelines: RefCell::default(), allocated: Default::default(), error })
+        Ok(Self { device, queue, info, pipelines: RefCell::default(), allocated: Default::default(), error, lost })
     }
 
     /// The device.
@@ -166,6 +169,12 @@ impl Gpu {
     /// Bytes of all buffers made so far.
     pub fn allocated_bytes(&self) -> u64 {
         self.allocated.get()
+    }
+
+    /// Resolves with the platform's words when the device goes away, also when it is destroyed. One waits at most.
+    pub fn lost(&self) -> impl Future<Output = String> + use<> {
+        let lost = self.lost.clone();
+        async move { std::future::poll_fn(|context| lost.poll(context)).await.err().unwrap_or_default() }
     }
 
     /// The first error that the device reported on its own, if any.
@@ -281,7 +290,7 @@ impl Gpu {
     }
 }
 
-/// A one-shot channel for the result of a buffer mapping; the callback must be `Send` natively.
+/// A one-shot channel for the result of a callback; it must be `Send` natively.
 #[derive(Default)]
 struct MapSlot(Mutex<MapState>);
 

@@ -8,12 +8,23 @@ pub struct AnswerStream {
     decoder: StreamDecoder,
     parser: GroundingParser,
     raw: String,
+    stops: Vec<String>,
+    /// Text that may be the beginning of a stop text.
+    held: String,
+    stopped: bool,
 }
 
 impl AnswerStream {
     /// A stream at the start of an answer to a prompt with `pictures`.
     pub fn new(pictures: &[PictureSize]) -> Self {
-        Self { decoder: StreamDecoder::new(KeepSpecials::Grounding), parser: GroundingParser::new(pictures), raw: String::new() }
+        Self {
+            decoder: StreamDecoder::new(KeepSpecials::Grounding),
+            parser: GroundingParser::new(pictures),
+            raw: String::new(),
+            stops: Vec::new(),
+            held: String::new(),
+            stopped: false,
+        }
     }
 
     /// Lets the answer continue a prompt, see [`GroundingParser::continuing`].
@@ -22,18 +33,26 @@ impl AnswerStream {
         self
     }
 
+    /// Ends the answer before the first of these texts. They are looked for in the text with tags; empty ones never stop anything.
+    pub fn stopping_at(mut self, stops: &[String]) -> Self {
+        self.stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        self
+    }
+
     /// Takes the next token.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Vec<GroundingEvent> {
         let text = self.decoder.push(tokenizer, id);
-        self.raw.push_str(&text);
-        self.parser.push(&text)
+        self.take(&text)
     }
 
     /// The answer is over: what was held back.
     pub fn finish(&mut self) -> Vec<GroundingEvent> {
         let text = self.decoder.finish();
-        self.raw.push_str(&text);
-        let mut events = self.parser.push(&text);
+        let mut events = self.take(&text);
+        if !self.stopped {
+            let held = std::mem::take(&mut self.held);
+            events.extend(self.pass_on(&held));
+        }
         events.extend(self.parser.finish());
         events
     }
@@ -41,5 +60,75 @@ impl AnswerStream {
     /// The text so far with its grounding tags.
     pub fn raw(&self) -> &str {
         &self.raw
+    }
+
+    /// Whether a stop text has come: nothing behind it is heard any more.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn take(&mut self, text: &str) -> Vec<GroundingEvent> {
+        if self.stopped {
+            return Vec::new();
+        }
+        let mut text = std::mem::take(&mut self.held) + text;
+        if let Some(at) = self.stops.iter().filter_map(|stop| text.find(stop)).min() {
+            self.stopped = true;
+            text.truncate(at);
+        } else {
+            // The longest end of the text that a stop text begins with.
+            let may_begin = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
+            let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+            let from = text.len().saturating_sub(longest);
+            let held = text.char_indices().map(|(at, _)| at).filter(|at| *at >= from).find(may_begin).unwrap_or(text.len());
+            self.held = text.split_off(held);
+        }
+        self.pass_on(&text)
+    }
+
+    fn pass_on(&mut self, text: &str) -> Vec<GroundingEvent> {
+        self.raw.push_str(text);
+        self.parser.push(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is heard after each piece, and the raw text at the end.
+    fn heard(stops: &[&str], pieces: &[&str]) -> (Vec<String>, String, bool) {
+        let stops: Vec<_> = stops.iter().map(|stop| (*stop).to_owned()).collect();
+        let mut stream = AnswerStream::new(&[]).stopping_at(&stops);
+        let text = |events: Vec<GroundingEvent>| -> String {
+            let texts = events.into_iter().map(|event| match event {
+                GroundingEvent::Text(text) => text,
+                GroundingEvent::Object(_) => String::new(),
+            });
+            texts.collect()
+        };
+        let mut all: Vec<_> = pieces.iter().map(|piece| text(stream.take(piece))).collect();
+        all.push(text(stream.finish()));
+        (all, stream.raw().to_owned(), stream.stopped())
+    }
+
+    fn strings(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_stop_text_ends_the_answer_wherever_pieces_are_cut() {
+        assert_eq!(heard(&["END"], &["one E", "N", "D two"]), (strings(&["one ", "", "", ""]), "one ".to_owned(), true));
+        assert_eq!(heard(&["END"], &["one EN", "E", "ND"]), (strings(&["one ", "EN", "", ""]), "one EN".to_owned(), true));
+        assert_eq!(heard(&["b", "abc"], &["xabc"]), (strings(&["x", ""]), "x".to_owned(), true), "the earliest counts");
+        assert_eq!(heard(&["\n\n"], &["a\n", "b\n"]), (strings(&["a", "\nb", "\n"]), "a\nb\n".to_owned(), false));
+        assert_eq!(heard(&["é!"], &["né", "?"]), (strings(&["n", "é?", ""]), "né?".to_owned(), false));
+        assert_eq!(heard(&[""], &["a"]), (strings(&["a", ""]), "a".to_owned(), false), "an empty one stops nothing");
+    }
+
+    #[test]
+    fn tags_can_be_stop_texts() {
+        let (texts, raw, stopped) = heard(&["</box>"], &["a <ref>b</ref><box>(1,2),(3,4)", "</box> c"]);
+        assert_eq!((texts.concat(), raw.as_str(), stopped), ("a b".to_owned(), "a <ref>b</ref><box>(1,2),(3,4)", true));
     }
 }

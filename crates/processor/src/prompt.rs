@@ -64,6 +64,11 @@ impl Prompt {
     /// special. The newest turns are kept for as long as system, kept turns and the turn in question are fewer than
     /// [`Chat::max_window_size`] tokens; the question is not counted.
     pub fn chat(tokenizer: &Tokenizer, chat: &Chat) -> Result<Self, ProcessorError> {
+        Ok(Self::chat_and_turns(tokenizer, chat)?.0)
+    }
+
+    /// [`Self::chat`], and how many of the newest turns are in it.
+    pub fn chat_and_turns(tokenizer: &Tokenizer, chat: &Chat) -> Result<(Self, usize), ProcessorError> {
         let special = tokenizer.special();
         let encode = |text: &str| tokenizer.encode(text, SpecialTokens::ImageAndGrounding);
         let line_end = encode("\n")?;
@@ -83,6 +88,7 @@ impl Prompt {
             }
             kept.push(turn);
         }
+        let turns = kept.len();
         ids.extend(kept.into_iter().rev().flatten());
         ids.extend_from_slice(&line_end);
         ids.extend(message("user", &chat.query)?);
@@ -90,7 +96,7 @@ impl Prompt {
         ids.push(special.im_start);
         ids.extend(encode("assistant")?);
         ids.extend_from_slice(&line_end);
-        Self::from_ids(tokenizer, ids)
+        Ok((Self::from_ids(tokenizer, ids)?, turns))
     }
 
     /// Finds the pictures in ids: `<img>`, as many positions as an image has, `</img>`.

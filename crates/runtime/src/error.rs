@@ -82,6 +82,36 @@ pub enum RuntimeError {
         /// Pictures given.
         given: usize,
     },
+    /// A picture was named whose features are not kept any more.
+    #[error("the features of picture {id} are not kept any more: give the picture itself")]
+    UnknownImage {
+        /// What it was named by.
+        id: String,
+    },
+    /// A setting of the generation can not be followed.
+    #[error("{name} is {found}, expected {expected}")]
+    InvalidOption {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A text to score has no tokens.
+    #[error("candidate {index} has no tokens")]
+    EmptyCandidate {
+        /// Which of them.
+        index: usize,
+    },
+    /// Two ways to compute the same do not agree on this GPU.
+    #[error("the GPU computes wrongly: two ways to the same logits differ by {worst}, allowed is {bound}; update the driver")]
+    Incorrect {
+        /// Worst difference.
+        worst: f32,
+        /// Largest that is allowed.
+        bound: f32,
+    },
     /// The weights or the GPU produced NaN or infinity.
     #[error("the model's output is not finite at position {position}: the weights or the GPU are at fault")]
     NotFinite {

@@ -6,6 +6,7 @@
 //! Buffers and bind groups are made once, at load. What changes between launches is one small uniform and the number of workgroups.
 
 pub mod bench;
+pub mod benchmark;
 mod decoder;
 mod error;
 mod loader;
@@ -19,7 +20,7 @@ mod weights;
 
 pub use error::RuntimeError;
 pub use loader::{ModelLoader, ModelOptions};
-pub use model::{ImageFeatures, Model, Trace};
+pub use model::{ImageFeatures, KvReuse, Model, Trace};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
 pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions};
 pub use sampler::{Sampler, SamplingOptions};

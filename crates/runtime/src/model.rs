@@ -9,6 +9,7 @@ use crate::weights::Weights;
 use crate::{Gpu, RuntimeError};
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::{Activation, StepBuffer, argmax::NOT_FINITE, encode};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -23,11 +24,28 @@ pub struct ImageFeatures {
     id: u64,
 }
 
+/// Tokens of [`Model::self_check`].
+const SELF_CHECK_TOKENS: usize = 5;
+/// Worst difference of two logits in standard deviations of all. Orders of summation differ by 1e-4, half precision by less than a tenth;
+/// a kernel that computes wrongly is off by whole deviations.
+const SELF_CHECK_TOLERANCE: f32 = 0.25;
+
 /// What stands at a position of the KV cache: a token, or a row of image features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cached {
     Token(u32),
     Feature { image: u64, row: usize },
+}
+
+/// What happens to the KV cache where a longer prompt asks for another rotary base (dynamic NTK: above `seq_length`, then at each doubling).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvReuse {
+    /// The prompt is run again from its first position, as the original does.
+    #[default]
+    Exact,
+    /// The base stays for as long as most of the prompt is in the cache: no waiting, and answers that differ a little.
+    Fast,
 }
 
 /// A loaded model. It holds one sequence at a time.
@@ -47,6 +65,7 @@ pub struct Model {
     reused: usize,
     /// Encodings made so far.
     encodings: u64,
+    kv_reuse: KvReuse,
 }
 
 impl Model {
@@ -62,8 +81,20 @@ impl Model {
         let logn = logn_factors(config, options.context_length);
         gpu.queue().write_buffer(&decoder.tables.logn, 0, bytemuck::cast_slice(&logn));
         let options = ModelOptions { prefill_chunk: chunk, ..options };
-        let mut model =
-            Self { gpu, manifest, options, vision, resampler, decoder, step, alpha: 0, sequence: Vec::new(), reused: 0, encodings: 0 };
+        let mut model = Self {
+            gpu,
+            manifest,
+            options,
+            vision,
+            resampler,
+            decoder,
+            step,
+            alpha: 0,
+            sequence: Vec::new(),
+            reused: 0,
+            encodings: 0,
+            kv_reuse: KvReuse::default(),
+        };
         model.set_alpha(1);
         Ok(model)
     }
@@ -164,14 +195,16 @@ impl Model {
             }
         }
         let config = &self.manifest.config;
-        let alpha = if config.use_dynamic_ntk { ntk_alpha(ids.len(), config.seq_length) } else { 1 };
+        let mut alpha = if config.use_dynamic_ntk { ntk_alpha(ids.len(), config.seq_length) } else { 1 };
+        if self.kv_reuse == KvReuse::Fast && 2 * same(&self.sequence, &wanted) > wanted.len() {
+            alpha = self.alpha;
+        }
         if alpha != self.alpha || trace.is_some() {
             self.reset();
         }
         self.set_alpha(alpha);
-        let same = self.sequence.iter().zip(&wanted).take_while(|(cached, wanted)| cached == wanted).count();
         // The last position is run again in any case: its logits are wanted.
-        self.reused = same.min(ids.len() - 1);
+        self.reused = same(&self.sequence, &wanted).min(ids.len() - 1);
         self.sequence.truncate(self.reused);
 
         for (chunk, cached) in
@@ -191,6 +224,22 @@ impl Model {
     /// Forgets the sequence: the next prompt is run from its first position.
     pub fn reset(&mut self) {
         self.sequence.clear();
+    }
+
+    /// Forgets all but the first `length` positions; [`Self::decode`] then goes on behind them.
+    pub fn rewind(&mut self, length: usize) {
+        self.sequence.truncate(length);
+    }
+
+    /// What the prompts from now on do with the KV cache at a change of the rotary base.
+    pub fn set_kv_reuse(&mut self, kv_reuse: KvReuse) {
+        self.kv_reuse = kv_reuse;
+    }
+
+    /// Waits for all work submitted so far.
+    pub async fn settle(&self) -> Result<(), RuntimeError> {
+        self.gpu.read(&self.decoder.token, 0, 4).await?;
+        Ok(())
     }
 
     /// Positions of the latest prompt that were not run again because the KV cache held them.
@@ -217,6 +266,44 @@ impl Model {
         self.gpu.queue().submit([encoder.finish()]);
         self.sequence.push(Cached::Token(token));
         Ok(())
+    }
+
+    /// Whether the two plans of the decoder agree on this GPU: some tokens run at once, and one by one, must give the same logits. Their
+    /// kernels have nothing in common, so a driver that computes wrongly shows. It compiles and warms up what an answer needs, too.
+    pub async fn self_check(&mut self) -> Result<(), RuntimeError> {
+        if self.options.context_length <= SELF_CHECK_TOKENS {
+            return Ok(());
+        }
+        let vocab = self.manifest.config.vocab_size;
+        let image_start = self.manifest.config.visual.image_start_id;
+        let ids: Vec<u32> = (0..vocab as u32).filter(|id| *id != image_start).cycle().step_by(37).take(SELF_CHECK_TOKENS).collect();
+        let mut go_on = |_| ControlFlow::Continue(());
+        self.reset();
+        let _ = self.prefill(&ids, &[], &mut go_on, None).await?;
+        let at_once = self.logits().await?;
+        self.reset();
+        let _ = self.prefill(&ids[..1], &[], &mut go_on, None).await?;
+        for id in &ids[1..] {
+            self.decode(*id)?;
+        }
+        let one_by_one = self.logits().await?;
+        self.reset();
+
+        let count = at_once.len() as f32;
+        let mean = at_once.iter().sum::<f32>() / count;
+        let deviation = (at_once.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / count).sqrt();
+        let worst = at_once.iter().zip(&one_by_one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let bound = SELF_CHECK_TOLERANCE * deviation + f32::EPSILON;
+        if worst <= bound { Ok(()) } else { Err(RuntimeError::Incorrect { worst, bound }) }
+    }
+
+    /// Bytes that a decode step reads at a sequence of `context` tokens: the layers, the head, keys and values.
+    pub fn decode_bytes(&self, context: usize) -> u64 {
+        let read = |name: &str| name == "head.weight" || name.starts_with("decoder.layers.");
+        let parts = self.manifest.tensors.iter().filter(|tensor| read(&tensor.name)).flat_map(|tensor| &tensor.parts);
+        let ranges = parts.flat_map(|part| [Some(part.data), part.scales]).flatten();
+        let cached = self.decoder.layers.iter().map(|layer| layer.keys.bytes(context) + layer.values.bytes(context)).sum::<u64>();
+        ranges.map(|[begin, end]| end - begin).sum::<u64>() + cached
     }
 
     /// Launches of one decode step.
@@ -345,4 +432,9 @@ impl Model {
             self.alpha = alpha;
         }
     }
+}
+
+/// Positions at the start that are the same.
+fn same(cached: &[Cached], wanted: &[Cached]) -> usize {
+    cached.iter().zip(wanted).take_while(|(cached, wanted)| cached == wanted).count()
 }

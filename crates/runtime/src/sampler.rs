@@ -1,6 +1,7 @@
-//! Choosing the next token from logits (`qwen_generation_utils.py`, `TopKLogitsWarper` and its kin in transformers).
+//! Choosing the next token from logits (`qwen_generation_utils.py`, `TopKLogitsWarper` and its kin in transformers), and how likely it was.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ impl Sampler {
         Self { options, random: fastrand::Rng::with_seed(options.seed) }
     }
 
-    /// The next token. `logits` are finite.
+    /// The next token. `logits` are finite, or minus infinity for tokens that must not be drawn.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let kept = self.kept(logits);
         let total: f64 = kept.iter().map(|(_, probability)| probability).sum();
@@ -44,7 +45,7 @@ impl Sampler {
 
     /// The tokens that may be drawn with their probabilities before renormalisation, the most likely first; at least one.
     pub fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
-        let mut tokens: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
+        let mut tokens: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite()).collect();
         let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let count = if self.options.top_k == 0 { tokens.len() } else { self.options.top_k.min(tokens.len()) };
         if count < tokens.len() {
@@ -78,9 +79,68 @@ impl Sampler {
     }
 }
 
+/// Makes the tokens that occur already less likely (`RepetitionPenaltyLogitsProcessor`): a positive logit is divided by `penalty`, a
+/// negative one multiplied, once for each token.
+pub fn penalize(logits: &mut [f32], seen: &BTreeSet<u32>, penalty: f32) {
+    for token in seen {
+        if let Some(logit) = logits.get_mut(*token as usize) {
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        }
+    }
+}
+
+/// The index of the largest logit, the lowest one of equals; 0 of none.
+pub fn largest(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().reduce(|best, other| if other.1 > best.1 { other } else { best });
+    best.map_or(0, |(index, _)| index as u32)
+}
+
+/// Logarithm of the sum of the exponentials: what turns logits into logarithms of probabilities.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+    largest + logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum::<f64>().ln()
+}
+
+/// The `count` most likely tokens, the most likely first, equals by their number.
+pub fn most_likely(logits: &[f32], count: usize) -> Vec<u32> {
+    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+    if count < tokens.len() && count > 0 {
+        tokens.select_nth_unstable_by(count - 1, by_logit);
+    }
+    tokens.truncate(count);
+    tokens.sort_unstable_by(by_logit);
+    tokens
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_penalty_lowers_what_occurs_already() {
+        let mut logits = [2.0, -2.0, 3.0];
+        penalize(&mut logits, &BTreeSet::from([0, 1, 9]), 2.0);
+        assert_eq!(logits, [1.0, -4.0, 3.0]);
+    }
+
+    #[test]
+    fn the_likeliest_tokens_and_their_probabilities() {
+        let logits = [1.0, 3.0, 3.0, -5.0];
+        assert_eq!((largest(&logits), largest(&[])), (1, 0));
+        assert_eq!(most_likely(&logits, 2), [1, 2]);
+        assert_eq!(most_likely(&logits, 9), [1, 2, 0, 3]);
+        assert!(most_likely(&logits, 0).is_empty());
+        let total: f64 = logits.iter().map(|logit| (f64::from(*logit) - log_sum_exp(&logits)).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-12, "{total}");
+    }
+
+    #[test]
+    fn what_must_not_be_drawn_never_is() {
+        let mut sampler = sampler(1.0, 0, 1.0);
+        let logits = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
+        assert!((0..50).all(|_| sampler.sample(&logits) == 1));
+    }
 
     fn sampler(temperature: f32, top_k: usize, top_p: f32) -> Sampler {
         Sampler::new(SamplingOptions { temperature, top_k, top_p, seed: 1 })
