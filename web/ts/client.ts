@@ -31,6 +31,8 @@ export interface RunningCall<K extends Call> {
 
 /** The page's side of the worker: one pending entry per call; when the worker dies, all of them reject. */
 export class WorkerClient {
+  /** Hears that the worker can not go on: its GPU device is gone, or the worker itself. */
+  onLost: ((error: QwenVLError) => void) | undefined;
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   #nextId = 0;
@@ -42,9 +44,9 @@ export class WorkerClient {
     worker.onmessage = (event: MessageEvent<Reply>) => this.#receive(event.data);
     worker.onerror = (event) => {
       event.preventDefault();
-      this.end(new QwenVLError("INTERNAL", `the worker failed: ${event.message || "its script could not be loaded"}`));
+      this.#fail(new QwenVLError("INTERNAL", `the worker failed: ${event.message || "its script could not be loaded"}`));
     };
-    worker.onmessageerror = () => this.end(new QwenVLError("INTERNAL", "a message from the worker could not be read"));
+    worker.onmessageerror = () => this.#fail(new QwenVLError("INTERNAL", "a message from the worker could not be read"));
   }
 
   call<K extends Call>(kind: K, params: Calls[K]["params"], options: CallOptions<K> = {}): RunningCall<K> {
@@ -102,12 +104,22 @@ export class WorkerClient {
     if (!this.#ended) this.#worker.postMessage(request, transfer);
   }
 
+  #fail(reason: QwenVLError): void {
+    if (this.#ended) return;
+    this.end(reason);
+    this.onLost?.(reason);
+  }
+
   #receive(reply: Reply): void {
-    if (reply.kind === "fatal") return this.end(QwenVLError.fromData(reply.error));
+    if (reply.kind === "fatal" || reply.kind === "lost") return this.#fail(QwenVLError.fromData(reply.error));
     // Replies to a call that was aborted in the meantime have no entry any more.
     const pending = this.#pending.get(reply.id);
     if (reply.kind === "note") pending?.note(reply.note);
     else if (reply.kind === "done") pending?.resolve(reply.result);
-    else pending?.reject(QwenVLError.fromData(reply.error));
+    else {
+      const error = QwenVLError.fromData(reply.error);
+      pending?.reject(error);
+      if (error.code === "DEVICE_LOST") this.#fail(error);
+    }
   }
 }

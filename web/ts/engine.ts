@@ -1,6 +1,7 @@
 /** Events and answers of the runtime (`crates/runtime/src/session.rs`) as those of the package. */
 
-import type { Answer, AnswerEvent, FinishReason, Grounded } from "./types.js";
+import type { PictureInfo } from "./protocol.js";
+import type { Answer, AnswerEvent, AnswerLogprob, FinishReason, Grounded } from "./types.js";
 
 interface EngineObject {
   ref: string | null;
@@ -13,11 +14,14 @@ interface EngineObject {
 
 export type EngineEvent =
   | { type: "encode" | "prefill"; done: number; total: number }
-  | { type: "text"; delta: string }
+  | { type: "text"; delta: string; raw: string }
   | { type: "object"; object: EngineObject };
 
 export interface EngineAnswer {
   prompt_ids: number[];
+  reused_tokens: number;
+  dropped_turns: number;
+  images: PictureInfo[];
   tokens: number[];
   text: string;
   raw: string;
@@ -30,12 +34,19 @@ export interface EngineAnswer {
     decode_ms: number;
     decode_tokens_per_second: number;
   };
+  logprobs: AnswerLogprob[] | null;
+}
+
+export interface EngineScore {
+  tokens: number[];
+  logprobs: number[];
 }
 
 export function eventFromEngine(event: EngineEvent): AnswerEvent {
   return event.type === "object" ? { type: "object", object: objectFromEngine(event.object) } : event;
 }
 
+/** @param imageTokens positions that a picture takes */
 export function answerFromEngine(answer: EngineAnswer, imageTokens: number): Answer {
   const { timings } = answer;
   return {
@@ -44,7 +55,13 @@ export function answerFromEngine(answer: EngineAnswer, imageTokens: number): Ans
     tokens: answer.tokens,
     objects: answer.objects.map(objectFromEngine),
     finishReason: answer.finish_reason,
-    usage: { promptTokens: answer.prompt_ids.length, imageTokens, completionTokens: answer.tokens.length },
+    usage: {
+      promptTokens: answer.prompt_ids.length,
+      imageTokens: answer.images.length * imageTokens,
+      reusedTokens: answer.reused_tokens,
+      completionTokens: answer.tokens.length,
+      droppedTurns: answer.dropped_turns,
+    },
     timings: {
       encodeMs: timings.encode_ms,
       prefillMs: timings.prefill_ms,
@@ -52,6 +69,7 @@ export function answerFromEngine(answer: EngineAnswer, imageTokens: number): Ans
       decodeMs: timings.decode_ms,
       decodeTokensPerSecond: timings.decode_tokens_per_second,
     },
+    ...(answer.logprobs ? { logprobs: answer.logprobs } : {}),
   };
 }
 

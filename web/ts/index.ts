@@ -4,16 +4,45 @@
  * @packageDocumentation
  */
 
-export { drawBoxes, type DrawStyle } from "./draw.js";
+export { BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 export type { CacheOptions, StorageEstimate } from "./cache.js";
 export type { CheckOptions, CheckReason, CheckReport } from "./check.js";
+export type { FileLocations } from "./client.js";
+export { promptText, type Content, type Message, type Part } from "./content.js";
+export { drawBoxes, type DrawStyle } from "./draw.js";
 export { QwenVLError, type ErrorCode } from "./errors.js";
 export { parse } from "./grounding.js";
-export type { ImageInput, ImageSize } from "./image.js";
-export { QwenVL, QwenVLModel, type LoadOptions, type ModelInfo } from "./model.js";
+export { sampleFrames, type ImageOrientation, type ImageSize, type ImageSource, type VideoSource } from "./image.js";
+export {
+  LostEvent,
+  QwenVL,
+  QwenVLModel,
+  type LoadOptions,
+  type ModelEventMap,
+  type ModelInfo,
+  type RawPrompt,
+  type ScoreOptions,
+  type TaskOptions,
+} from "./model.js";
+export { ImageRef, type ImageInput } from "./picture.js";
 export { Run } from "./run.js";
-export { Session, type Content, type Part, type SessionOptions, type Turn } from "./session.js";
-export type { Answer, AnswerEvent, AskOptions, Box, FinishReason, Grounded, Quad, Timings, Usage } from "./types.js";
+export { Session, type ContextOverflow, type SessionOptions } from "./session.js";
+export type { CaptionStyle } from "./tasks.js";
+export type {
+  Answer,
+  AnswerEvent,
+  AnswerLogprob,
+  AskOptions,
+  Box,
+  FinishReason,
+  GenerationOptions,
+  Grounded,
+  Quad,
+  Score,
+  Timings,
+  TokenLogprob,
+  Usage,
+} from "./types.js";
 export type { CacheBackend, CacheFile, StoredFile } from "./weights/backend.js";
 export type { CachedModel } from "./weights/cache.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";

@@ -2,11 +2,15 @@ import { wasmLocation, weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
 import { WorkerClient, type FileLocations } from "./client.js";
 import { QwenVLError } from "./errors.js";
-import { imagePayload, type ImageInput } from "./image.js";
-import type { EngineRequest, ImagePayload } from "./protocol.js";
+import { BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
+import { Question, type Content } from "./content.js";
+import type { ImageOrientation } from "./image.js";
+import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from "./picture.js";
+import type { EngineRequest, ImagePayload, PictureInfo } from "./protocol.js";
 import { Run } from "./run.js";
 import { Session, type SessionOptions } from "./session.js";
-import type { AskOptions } from "./types.js";
+import { captionPrompt, groundPrompt, readPrompt, regionPrompt, TASK_TOKENS, vqaPrompt, type CaptionStyle } from "./tasks.js";
+import type { Answer, AskOptions, Box, GenerationOptions, Grounded, Score } from "./types.js";
 import type { LoadProgress } from "./weights/progress.js";
 import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "./weights/spec.js";
 
@@ -19,6 +23,10 @@ export interface LoadOptions extends SourceOptions, FileLocations {
   powerPreference?: "high-performance" | "low-power";
   /** Take the browser's software adapter: for tests. */
   forceFallbackAdapter?: boolean;
+  /** For pictures that do not say it themselves; `"from-image"` by default, `"none"` is what the original does. */
+  imageOrientation?: ImageOrientation;
+  /** Whether the kernels are checked on this GPU before the model counts as loaded, which also compiles them; `true` by default. */
+  selfCheck?: boolean;
   /** Where the weights are kept for the next visit: by default the site's private file system, and nowhere for a folder. */
   cache?: CacheChoice;
   /** Asks the browser never to evict the weights; some browsers ask the user then. */
@@ -63,56 +71,127 @@ export const QwenVL = {
    * machine: its files, as chosen or dropped, or a directory handle
    */
   async load(source: ModelSource, options: LoadOptions = {}): Promise<QwenVLModel> {
-    const { signal, onProgress } = options;
-    signal?.throwIfAborted();
-    const from = sourceSpec(source, options);
-    const client = WorkerClient.start(options);
-    const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
-    try {
-      if (options.persist) await navigator.storage.persist();
-      const params = {
-        source: from.spec,
-        cache: cache.spec,
-        concurrency: options.concurrency ?? CONCURRENCY,
-        whenBusy: options.whenBusy ?? "wait",
-        ...wasmLocation(options),
-        options: {
-          ...(options.contextLength === undefined ? {} : { contextLength: options.contextLength }),
-          forceFallbackAdapter: options.forceFallbackAdapter ?? false,
-          lowPower: options.powerPreference === "low-power",
-        },
-      };
-      const transfer = [...from.transfer, ...cache.transfer];
-      const callOptions = { transfer, ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };
-      return new QwenVLModel(client, await client.call("load", params, callOptions).result);
-    } catch (error) {
-      client.end(new QwenVLError("DISPOSED", "the load failed"));
-      throw error;
-    }
+    options.signal?.throwIfAborted();
+    return new QwenVLModel(await start(source, options), source, options);
   },
 };
 
 /** HTTP/1.1 servers get six connections at most. */
 const CONCURRENCY = 4;
 
+/** A worker with a model in it. */
+interface Started {
+  client: WorkerClient;
+  info: ModelInfo;
+  ms: number;
+  restoredBytes: number;
+}
+
+async function start(source: ModelSource, options: LoadOptions): Promise<Started> {
+  const { signal, onProgress } = options;
+  const from = sourceSpec(source, options);
+  const client = WorkerClient.start(options);
+  const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
+  try {
+    if (options.persist) await navigator.storage.persist();
+    const params = {
+      source: from.spec,
+      cache: cache.spec,
+      concurrency: options.concurrency ?? CONCURRENCY,
+      whenBusy: options.whenBusy ?? "wait",
+      ...wasmLocation(options),
+      selfCheck: options.selfCheck ?? true,
+      options: {
+        ...(options.contextLength === undefined ? {} : { contextLength: options.contextLength }),
+        forceFallbackAdapter: options.forceFallbackAdapter ?? false,
+        lowPower: options.powerPreference === "low-power",
+      },
+    };
+    const transfer = [...from.transfer, ...cache.transfer];
+    const began = performance.now();
+    let restoredBytes = 0;
+    const onNote = (progress: LoadProgress) => {
+      restoredBytes = progress.restoredBytes;
+      onProgress?.(progress);
+    };
+    const info = await client.call("load", params, { transfer, onNote, ...(signal ? { signal } : {}) }).result;
+    return { client, info, ms: performance.now() - began, restoredBytes };
+  } catch (error) {
+    client.end(new QwenVLError("DISPOSED", "the load failed"));
+    throw error;
+  }
+}
+
 /** What a run asks of the engine. */
 interface PreparedRequest {
   prompt: EngineRequest["prompt"];
-  images: ImagePayload[];
+  pictures: readonly Picture[];
+}
+
+/** A text to continue, with its pictures: they stand in it as `<img>any name</img>`, in this order. */
+export interface RawPrompt {
+  prompt: string;
+  images?: readonly ImageInput[];
+}
+
+/** Options of what is asked about single pictures. */
+export interface TaskOptions extends AskOptions {
+  imageOrientation?: ImageOrientation;
+}
+
+export interface ScoreOptions {
+  /** `"mean"` over a candidate's tokens, as the original ranks answers (default), or their `"sum"`. */
+  normalize?: "mean" | "sum";
+  imageOrientation?: ImageOrientation;
+  signal?: AbortSignal;
+}
+
+/** The GPU device is gone, or the worker: see {@link QwenVLModel.recover}. */
+export class LostEvent extends Event {
+  readonly error: QwenVLError;
+
+  /** @internal */
+  constructor(error: QwenVLError) {
+    super("lost");
+    this.error = error;
+  }
+}
+
+/** What a model tells of itself. */
+export interface ModelEventMap {
+  lost: LostEvent;
+  recovered: Event;
 }
 
 /** A model in its worker. */
-export class QwenVLModel {
-  readonly info: ModelInfo;
-  readonly #client: WorkerClient;
+export class QwenVLModel extends EventTarget {
+  readonly #source: ModelSource;
+  readonly #options: LoadOptions;
+  #started: Started;
+  #recovering: Promise<void> | undefined;
+  #gone: QwenVLError | undefined;
+  /** Runs that have not ended. */
+  #running = 0;
 
   /** @internal */
-  constructor(client: WorkerClient, info: ModelInfo) {
-    this.#client = client;
-    this.info = info;
+  constructor(started: Started, source: ModelSource, options: LoadOptions) {
+    super();
+    this.#source = source;
+    this.#options = options;
+    this.#started = started;
+    this.#listen(started);
   }
 
-  /** Starts a conversation. */
+  get info(): ModelInfo {
+    return this.#started.info;
+  }
+
+  /** For pictures that do not say it themselves. */
+  get imageOrientation(): ImageOrientation {
+    return this.#options.imageOrientation ?? "from-image";
+  }
+
+  /** Starts a conversation, or goes on with one: `createSession(JSON.parse(JSON.stringify(session)))`. */
   createSession(options: SessionOptions = {}): Session {
     return new Session(this, options);
   }
@@ -123,24 +202,155 @@ export class QwenVLModel {
    * @param prompt pictures stand in it as `<img>any name</img>`
    * @param images the pictures, in the same order
    */
-  complete(prompt: string, images: readonly ImageInput[] = [], options: AskOptions = {}): Run {
+  complete(prompt: string, images: readonly ImageInput[] = [], options: TaskOptions = {}): Run {
+    const pictures = images.map((image) => this.#picture(image, options));
+    return this.start(async () => ({ prompt: { kind: "raw", text: prompt }, pictures }), options);
+  }
+
+  /** Describes a picture, in the words of the evaluation scripts; with `grounded` it points at what it names. */
+  caption(image: ImageInput, options: CaptionStyle & TaskOptions = {}): Run {
+    return this.#task(captionPrompt(options), image, TASK_TOKENS.caption, options);
+  }
+
+  /** A short answer to a question about a picture. */
+  vqa(image: ImageInput, question: string, options: TaskOptions = {}): Run {
+    return this.#task(vqaPrompt(question), image, TASK_TOKENS.vqa, options);
+  }
+
+  /** The text in a picture, each piece with its place. */
+  read(image: ImageInput, options: TaskOptions = {}): Run {
+    return this.#task(readPrompt(), image, TASK_TOKENS.read, options);
+  }
+
+  /** What is in a region of a picture, in thousandths of its sides or in its pixels. */
+  describeRegion(image: ImageInput, box: Box, options: TaskOptions & { unit?: "norm" | "pixels" } = {}): Run {
+    const picture = this.#picture(image, options);
+    const generation = { greedy: true, maxTokens: TASK_TOKENS.region, ...options };
     return this.start(async () => {
-      const payloads = images.map((image) => imagePayload(image, false, options.signal));
-      return { prompt: { kind: "raw", text: prompt }, images: await Promise.all(payloads) };
-    }, options);
+      const { width, height } = options.unit === "pixels" ? await this.encode(picture, false, options.signal) : { width: 1000, height: 1000 };
+      const part = (value: number, whole: number) => Math.min(Math.max(Math.round((value / whole) * 1000), 0), 999);
+      const norm: Box = [part(box[0], width), part(box[1], height), part(box[2], width), part(box[3], height)];
+      return { prompt: { kind: "raw", text: regionPrompt(norm) }, pictures: [picture] };
+    }, generation);
+  }
+
+  /** Where things are in a picture: one object for each phrase that the model could place. */
+  async ground(image: ImageInput, phrases: string | readonly string[], options: TaskOptions = {}): Promise<Grounded[]> {
+    const picture = this.#picture(image, options);
+    const found: Grounded[] = [];
+    for (const phrase of typeof phrases === "string" ? [phrases] : phrases) {
+      const prompt = { kind: "raw", text: groundPrompt(phrase) } as const;
+      const run = this.start(async () => ({ prompt, pictures: [picture] }), { greedy: true, maxTokens: TASK_TOKENS.ground, ...options });
+      const [object] = (await run).objects;
+      if (object) found.push({ ...object, ref: object.ref ?? phrase });
+    }
+    return found;
+  }
+
+  /**
+   * How likely each of several texts is to follow. The prompt is run once for all.
+   *
+   * @param content a question of a chat, or a text as it is with its pictures, as in the original's multiple choice
+   * @param candidates with the blank before them, if there is to be one: `" A"`
+   */
+  async score(content: Content | RawPrompt, candidates: readonly string[], options: ScoreOptions = {}): Promise<Score[]> {
+    const { signal, normalize = "mean" } = options;
+    signal?.throwIfAborted();
+    const orientation = options.imageOrientation ?? this.imageOrientation;
+    let request: PreparedRequest;
+    if (typeof content === "object" && "prompt" in content) {
+      const pictures = (content.images ?? []).map((image) => Picture.of(image, orientation, signal));
+      request = { prompt: { kind: "raw", text: content.prompt }, pictures };
+    } else {
+      const question = new Question(content, orientation, signal);
+      for (const picture of question.picturesWithPixelBoxes([])) await this.encode(picture, false, signal);
+      request = { prompt: { kind: "chat", history: [], query: question.text([]), overflow: "error" }, pictures: question.pictures };
+    }
+    const scores = await this.#withPictures(request.pictures, (client, images) =>
+      client.call("score", { prompt: request.prompt, candidates: [...candidates], images }, callOptions(images, signal)).result,
+    );
+    return scores.map(({ tokens, logprobs }) => {
+      const sum = logprobs.reduce((sum, logprob) => sum + logprob, 0);
+      return { logprob: normalize === "mean" ? sum / logprobs.length : sum, perToken: logprobs, tokens };
+    });
+  }
+
+  /** Looks at a picture ahead of its question, and remembers it until the reference is disposed of. */
+  async encodeImage(image: ImageInput, options: { imageOrientation?: ImageOrientation; signal?: AbortSignal } = {}): Promise<ImageRef> {
+    options.signal?.throwIfAborted();
+    const picture = this.#picture(image, options);
+    const info = await this.encode(picture, true, options.signal);
+    const release = () => void this.#started.client.call("release", { image: info.id }).result.catch(() => undefined);
+    return new ImageRef(picture, info, this.info.imageTokens, release);
+  }
+
+  /** Tokens of a text. */
+  countTokens(text: string): Promise<number> {
+    return text === "" ? Promise.resolve(0) : this.count({ kind: "raw", text });
+  }
+
+  /** Measures load, picture, prompt and answer on this machine; `String(report)` is a table. It takes a while, and the model is busy then. */
+  async benchmark(options: BenchmarkOptions = {}): Promise<BenchmarkReport> {
+    const { contexts, promptTokens, decodeTokens, runs, signal, onProgress } = options;
+    const engine = {
+      ...(contexts ? { contexts: [...contexts] } : {}),
+      ...(promptTokens === undefined ? {} : { prompt_tokens: promptTokens }),
+      ...(decodeTokens === undefined ? {} : { decode_tokens: decodeTokens }),
+      ...(runs === undefined ? {} : { runs }),
+    };
+    const { client, info, ms, restoredBytes } = await this.#ready();
+    const call = { ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };
+    return new BenchmarkReport(info, { ms, restoredBytes }, await client.call("benchmark", { options: engine }, call).result, options);
+  }
+
+  /**
+   * Loads the model again after its GPU device, or its worker, was lost; from the cache, where it is kept. Sessions, their pictures and
+   * references go on as if nothing had happened; what was running has failed with `DEVICE_LOST` and can be asked again.
+   */
+  recover(options: Pick<LoadOptions, "signal" | "onProgress"> = {}): Promise<void> {
+    if (this.#gone) return Promise.reject(this.#gone);
+    this.#recovering ??= (async () => {
+      this.#started.client.end(new QwenVLError("DEVICE_LOST", "the model is being loaded again"));
+      const { signal: _, onProgress, ...rest } = this.#options;
+      const started = await start(this.#source, { ...rest, ...(onProgress ? { onProgress } : {}), ...options });
+      if (this.#gone) return started.client.end(this.#gone);
+      this.#started = started;
+      this.#listen(started);
+      this.dispatchEvent(new Event("recovered"));
+    })().finally(() => (this.#recovering = undefined));
+    return this.#recovering;
   }
 
   /** Ends the worker and gives its memory back, on the GPU too. Whatever runs rejects. */
   async dispose(): Promise<void> {
-    const gone = new QwenVLError("DISPOSED", "the model was disposed of");
+    if (this.#gone) return;
+    this.#gone = new QwenVLError("DISPOSED", "the model was disposed of");
+    const { client } = this.#started;
+    client.onLost = undefined;
     // The worker frees the GPU between two steps; one that hangs is ended without.
     const patience = new Promise((resolve) => setTimeout(resolve, 1000));
-    await Promise.race([this.#client.call("dispose", {}).result.catch(() => undefined), patience]);
-    this.#client.end(gone);
+    await Promise.race([client.call("dispose", {}).result.catch(() => undefined), patience]);
+    client.end(this.#gone);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
+  }
+
+  override addEventListener<K extends keyof ModelEventMap>(
+    type: K,
+    listener: (event: ModelEventMap[K]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void {
+    super.addEventListener(type, listener as EventListener, options);
+  }
+
+  override removeEventListener<K extends keyof ModelEventMap>(
+    type: K,
+    listener: (event: ModelEventMap[K]) => void,
+    options?: boolean | EventListenerOptions,
+  ): void {
+    super.removeEventListener(type, listener as EventListener, options);
   }
 
   /** @internal Runs a request that is made when its turn comes. */
@@ -151,36 +361,94 @@ export class QwenVLModel {
       let cancel = () => {
         cancelled = true;
       };
-      const answer = (async () => {
+      const run = async (): Promise<Answer> => {
         signal?.throwIfAborted();
-        const { prompt, images } = await prepare();
+        const { prompt, pictures } = await prepare();
         signal?.throwIfAborted();
-        const params = { request: { prompt, generation: generation(options) }, images };
-        const transfer = images.map((image) => (image.kind === "encoded" ? image.bytes.buffer : image.pixels.buffer));
-        const call = this.#client.call("ask", params, { transfer, onNote: emit, ...(signal ? { signal } : {}) });
-        cancel = () => call.cancel();
-        if (cancelled) cancel();
-        return await call.result;
-      })();
-      return { answer, cancel: () => cancel() };
+        const request = { prompt, generation: generation(options) };
+        const { answer, pictures: infos } = await this.#withPictures(pictures, (client, images) => {
+          const call = client.call("ask", { request, images }, { ...callOptions(images, signal), onNote: emit });
+          cancel = () => call.cancel();
+          if (cancelled) cancel();
+          return call.result;
+        });
+        // Of those that were looked at: the last ones, if turns were left out.
+        if (answer.finishReason !== "cancelled") pictures.slice(pictures.length - infos.length).forEach((picture, at) => (picture.info = infos[at]));
+        return answer;
+      };
+      if (options.queue === false && this.#running > 0) {
+        return { answer: Promise.reject(new QwenVLError("BUSY", "the model is answering another question")), cancel };
+      }
+      this.#running += 1;
+      return { answer: run().finally(() => (this.#running -= 1)), cancel: () => cancel() };
     });
+  }
+
+  /** @internal Encodes a picture, unless that was done. */
+  async encode(picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo> {
+    return encodePicture((await this.#ready()).client, picture, hold, signal);
+  }
+
+  /** @internal Tokens of a prompt. */
+  async count(prompt: EngineRequest["prompt"], signal?: AbortSignal): Promise<number> {
+    return (await this.#ready()).client.call("count", { prompt }, signal ? { signal } : {}).result;
   }
 
   /** @internal The logits that the latest token was chosen from. */
   logits(): Promise<Float32Array> {
-    return this.#client.call("logits", {}).result;
+    return this.#started.client.call("logits", {}).result;
+  }
+
+  #listen({ client }: Started): void {
+    client.onLost = (error) => this.dispatchEvent(new LostEvent(error));
+  }
+
+  /** The worker, once it has recovered. */
+  async #ready(): Promise<Started> {
+    if (this.#gone) throw this.#gone;
+    await this.#recovering;
+    return this.#started;
+  }
+
+  #picture(image: ImageInput, options: { imageOrientation?: ImageOrientation; signal?: AbortSignal }): Picture {
+    return Picture.of(image, options.imageOrientation ?? this.imageOrientation, options.signal);
+  }
+
+  #task(prompt: string, image: ImageInput, maxTokens: number, options: TaskOptions): Run {
+    return this.complete(prompt, [image], { greedy: true, maxTokens, ...options });
+  }
+
+  /** Sends pictures by name where the worker should know them, and whole if it does not. */
+  async #withPictures<T>(pictures: readonly Picture[], send: (client: WorkerClient, images: ImagePayload[]) => Promise<T | "missing">): Promise<T> {
+    for (let whole = false; ; whole = true) {
+      const images = await Promise.all(pictures.map((picture) => picture.payload(whole)));
+      const result = await send((await this.#ready()).client, images);
+      if (result !== "missing") return result;
+    }
   }
 }
 
-function generation(options: AskOptions & { ignoreStop?: boolean }): EngineRequest["generation"] {
-  const { maxTokens, greedy, temperature, topP, topK, seed, ignoreStop } = options;
-  return {
-    ...(maxTokens === undefined ? {} : { max_new_tokens: maxTokens }),
-    ...(greedy === undefined ? {} : { greedy }),
-    ...(temperature === undefined ? {} : { temperature }),
-    ...(topP === undefined ? {} : { top_p: topP }),
-    ...(topK === undefined ? {} : { top_k: topK }),
-    ...(seed === undefined ? {} : { seed }),
-    ...(ignoreStop === undefined ? {} : { ignore_stop: ignoreStop }),
+function callOptions(images: readonly ImagePayload[], signal?: AbortSignal): { transfer: Transferable[]; signal?: AbortSignal } {
+  return { transfer: transferables(images), ...(signal ? { signal } : {}) };
+}
+
+function generation(options: GenerationOptions & { ignoreStop?: boolean }): EngineRequest["generation"] {
+  const { stop, logprobs } = options;
+  const settings = {
+    max_new_tokens: options.maxTokens,
+    min_new_tokens: options.minTokens,
+    greedy: options.greedy,
+    temperature: options.temperature,
+    top_p: options.topP,
+    top_k: options.topK,
+    repetition_penalty: options.repetitionPenalty,
+    seed: options.seed,
+    stop: stop === undefined ? undefined : typeof stop === "string" ? [stop] : [...stop],
+    stop_tokens: options.stopTokens && [...options.stopTokens],
+    logprobs: logprobs === true ? 0 : logprobs === false ? undefined : logprobs,
+    kv_reuse: options.kvReuse,
+    ignore_stop: options.ignoreStop,
   };
+  // What is absent must not be there at all: the engine then takes the checkpoint's.
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }

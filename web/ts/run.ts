@@ -6,6 +6,11 @@ export type StartRun = (emit: (event: AnswerEvent) => void) => { answer: Promise
 /**
  * An answer in the making: iterate over its events, or await the whole, or both. It runs from the start, whether anybody listens or not.
  * Leaving the loop early cancels it.
+ *
+ * ```js
+ * for await (const event of session.ask("What is this?")) if (event.type === "text") show(event.delta);
+ * const { text, objects } = await session.ask("And this?");
+ * ```
  */
 export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
   readonly #events: AnswerEvent[] = [];
@@ -44,6 +49,11 @@ export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
     onFailure?: ((reason: unknown) => E | PromiseLike<E>) | null,
   ): Promise<T | E> {
     return this.#answer.then(onAnswer, onFailure);
+  }
+
+  /** The text alone, piece by piece, without tags. */
+  async *text(): AsyncGenerator<string, void, undefined> {
+    for await (const event of this) if (event.type === "text" && event.delta) yield event.delta;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<AnswerEvent, void, undefined> {

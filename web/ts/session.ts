@@ -1,110 +1,183 @@
-import { imagePayload, type ImageInput } from "./image.js";
+import { Question, type Content, type Message } from "./content.js";
+import { QwenVLError } from "./errors.js";
+import type { ImageOrientation } from "./image.js";
 import type { QwenVLModel } from "./model.js";
-import type { ImagePayload } from "./protocol.js";
+import type { EngineRequest } from "./protocol.js";
+import type { Picture } from "./picture.js";
 import { Run } from "./run.js";
-import type { AskOptions, Box } from "./types.js";
+import type { AskOptions, GenerationOptions } from "./types.js";
 
-/** A piece of a question. */
-export type Part =
-  | string
-  | { text: string }
-  | {
-      image: ImageInput;
-      /** Turn a photo by its EXIF orientation, as browsers show it. By default the pixels count as they are stored, as in the original. */
-      upright?: boolean;
-    }
-  | {
-      /** A name to point at. */
-      ref: string;
-      /** Where it is, in thousandths of the latest picture. */
-      boxes?: Box[];
-    };
-
-/** A question: text, or text and pictures in order. */
-export type Content = string | Part[];
-
-/** A question and its answer. */
-export interface Turn {
-  question: Content;
-  /** `Answer.raw` */
-  answer: string;
-}
+/** What happens to a conversation that does not fit the context. */
+export type ContextOverflow =
+  /** The question fails with `CONTEXT_OVERFLOW`. */
+  | "error"
+  /**
+   * The oldest turns are left out: those beyond the checkpoint's window (6144 tokens), as in the original, and then as many as leave room for
+   * an answer of a quarter of the context. They stay in {@link Session.history}.
+   */
+  | "drop-oldest";
 
 export interface SessionOptions {
-  /** What the assistant is told at the start. */
+  /** What the assistant is told at the start; the original's sentence by default. */
   system?: string;
-  /** Turns so far. */
-  history?: readonly Turn[];
+  /** Messages so far: user and assistant by turns. */
+  history?: readonly Message[];
   /** Defaults for every question. */
-  generation?: Omit<AskOptions, "signal">;
+  generation?: GenerationOptions;
+  /** `"error"` by default. */
+  onContextOverflow?: ContextOverflow;
+  /** For pictures that do not say it themselves; that of the model by default. */
+  imageOrientation?: ImageOrientation;
 }
 
-/** A conversation with pictures. Questions are answered one after the other. */
+interface Turn {
+  question: Question;
+  raw: string;
+  /** Of the conversation after it; 0 where it was never run. */
+  tokens: number;
+}
+
+/**
+ * A conversation with pictures. Questions are answered one after the other. It lives on the page: the model keeps what it computed for the
+ * latest conversation and goes on from there, and computes again what another one has pushed out.
+ */
 export class Session {
+  /** What happens to a conversation that does not fit the context. */
+  onContextOverflow: ContextOverflow;
   readonly #model: QwenVLModel;
   readonly #options: SessionOptions;
-  readonly #history: Turn[];
+  #turns: Turn[];
   /** Settles when the latest question is answered or has failed. */
   #latest: Promise<unknown> = Promise.resolve();
 
   /** @internal */
-  constructor(model: QwenVLModel, options: SessionOptions) {
+  constructor(model: QwenVLModel, options: SessionOptions, turns?: readonly Turn[]) {
     this.#model = model;
     this.#options = options;
-    this.#history = [...(options.history ?? [])];
+    this.onContextOverflow = options.onContextOverflow ?? "error";
+    this.#turns = turns ? [...turns] : turnsOf(options.history ?? [], this.#orientation);
   }
 
-  /** Turns so far. A question that was cancelled or failed is not among them. */
-  get history(): readonly Turn[] {
-    return this.#history;
+  /** Messages so far. A question that was cancelled or failed is not among them. Pictures are as they were captured. */
+  get history(): readonly Message[] {
+    return this.#turns.flatMap(({ question, raw }): Message[] => [
+      { role: "user", content: question.content() },
+      { role: "assistant", content: raw },
+    ]);
   }
 
-  /** Asks a question. */
-  ask(question: Content, options: AskOptions = {}): Run {
+  /** Tokens of the conversation after its latest answer; 0 before the first. */
+  get contextUsage(): number {
+    return this.#turns.at(-1)?.tokens ?? 0;
+  }
+
+  /** Tokens that fit: prompt and answer. */
+  get contextWindow(): number {
+    return this.#model.info.contextLength;
+  }
+
+  /** Tokens of the whole prompt if `content` was asked now: system, turns so far, and the question. Pictures are encoded for boxes in pixels only. */
+  async countTokens(content: Content = "", options: { signal?: AbortSignal } = {}): Promise<number> {
+    await this.#latest;
+    const question = new Question(content, this.#orientation, options.signal);
+    const { prompt } = await this.#prompt(this.#turns, question, options.signal);
+    return this.#model.count(prompt, options.signal);
+  }
+
+  /** Asks a question. Pictures are captured now, even if the question has to wait. */
+  ask(content: Content, options: AskOptions = {}): Run {
+    return this.#run(new Question(content, this.#orientation, options.signal), options, false);
+  }
+
+  /** Asks the latest question again; the new answer takes the place of the old one. */
+  regenerate(options: AskOptions = {}): Run {
+    return this.#run(undefined, options, true);
+  }
+
+  /** Takes the latest turns back. Returns how many there were to take. Questions that are still being answered are not touched. */
+  undo(turns = 1): number {
+    const kept = Math.max(this.#turns.length - Math.max(turns, 0), 0);
+    const taken = this.#turns.length - kept;
+    this.#turns = this.#turns.slice(0, kept);
+    return taken;
+  }
+
+  /** Forgets all turns. */
+  reset(): void {
+    this.#turns = [];
+  }
+
+  /** A conversation that begins as this one and goes its own way. */
+  fork(): Session {
+    return new Session(this.#model, { ...this.#options, onContextOverflow: this.onContextOverflow }, this.#turns);
+  }
+
+  /** Plain data, pictures as data URLs: what {@link QwenVLModel.createSession} takes to go on from here. */
+  toJSON(): SessionOptions {
+    const { history: _, ...options } = this.#options;
+    const history = this.#turns.flatMap(({ question, raw }): Message[] => [
+      { role: "user", content: question.toJSON() },
+      { role: "assistant", content: raw },
+    ]);
+    return { ...options, onContextOverflow: this.onContextOverflow, history };
+  }
+
+  get #orientation(): ImageOrientation {
+    return this.#options.imageOrientation ?? this.#model.imageOrientation;
+  }
+
+  #run(question: Question | undefined, options: AskOptions, again: boolean): Run {
     const merged = { ...this.#options.generation, ...options };
     const earlier = this.#latest;
+    // What is known only when the turn comes.
+    let asked: { question: Question; before: Turn[]; seen: Turn[] } | undefined;
     const run = this.#model.start(async () => {
       await earlier;
-      const pictures = new Pictures();
-      const history = this.#history.map((turn): [string, string] => [pictures.promptText(turn.question), turn.answer]);
-      const query = pictures.promptText(question);
-      const { system } = this.#options;
-      return {
-        prompt: { kind: "chat", history, query, ...(system === undefined ? {} : { system }) },
-        images: await pictures.payloads(merged.signal),
-      };
+      const before = again ? this.#turns.slice(0, -1) : [...this.#turns];
+      const repeated = question ?? this.#turns.at(-1)?.question;
+      if (!repeated) throw new QwenVLError("INVALID_ARGUMENT", "there is no question to ask again");
+      asked = { question: repeated, before, seen: this.#turns };
+      return this.#prompt(before, repeated, merged.signal);
     }, merged);
     this.#latest = run.then(
-      (answer) => {
-        if (answer.finishReason !== "cancelled") this.#history.push({ question, answer: answer.raw });
+      ({ finishReason, raw, usage }) => {
+        if (!asked || finishReason === "cancelled") return;
+        // Turns that were taken back meanwhile stay away.
+        const before = this.#turns === asked.seen ? asked.before : this.#turns;
+        this.#turns = [...before, { question: asked.question, raw, tokens: usage.promptTokens + usage.completionTokens }];
       },
       () => undefined,
     );
     return run;
   }
+
+  async #prompt(turns: readonly Turn[], question: Question, signal?: AbortSignal): Promise<{ prompt: EngineRequest["prompt"]; pictures: Picture[] }> {
+    const pictures: Picture[] = [];
+    const text = async (question: Question): Promise<string> => {
+      for (const picture of question.picturesWithPixelBoxes(pictures)) await this.#model.encode(picture, false, signal);
+      const text = question.text(pictures);
+      pictures.push(...question.pictures);
+      return text;
+    };
+    const history: [string, string][] = [];
+    for (const turn of turns) history.push([await text(turn.question), turn.raw]);
+    const query = await text(question);
+    const { system } = this.#options;
+    return {
+      prompt: { kind: "chat", history, query, overflow: this.onContextOverflow, ...(system === undefined ? {} : { system }) },
+      pictures,
+    };
+  }
 }
 
-/** Numbers the pictures of a conversation and writes questions as the model was trained to read them. */
-class Pictures {
-  readonly #parts: { image: ImageInput; upright: boolean }[] = [];
-
-  promptText(content: Content): string {
-    if (typeof content === "string") return content;
-    return content.map((part) => this.#partText(part)).join("");
-  }
-
-  payloads(signal?: AbortSignal): Promise<ImagePayload[]> {
-    return Promise.all(this.#parts.map(({ image, upright }) => imagePayload(image, upright, signal)));
-  }
-
-  #partText(part: Part): string {
-    if (typeof part === "string") return part;
-    if ("text" in part) return part.text;
-    if ("image" in part) {
-      const number = this.#parts.push({ image: part.image, upright: part.upright ?? false });
-      return `Picture ${number}: <img>picture-${number}</img>\n`;
+function turnsOf(history: readonly Message[], orientation: ImageOrientation): Turn[] {
+  const turns: Turn[] = [];
+  for (let at = 0; at < history.length; at += 2) {
+    const [question, answer] = [history[at], history[at + 1]];
+    if (question?.role !== "user" || answer?.role !== "assistant") {
+      throw new QwenVLError("INVALID_ARGUMENT", `history[${at}] must be of the user and history[${at + 1}] of the assistant`);
     }
-    const boxes = (part.boxes ?? []).map(([x1, y1, x2, y2]) => `<box>(${x1},${y1}),(${x2},${y2})</box>`);
-    return `<ref>${part.ref}</ref>${boxes.join("")}`;
+    turns.push({ question: new Question(question.content, orientation), raw: answer.content, tokens: 0 });
   }
+  return turns;
 }

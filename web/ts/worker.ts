@@ -2,8 +2,9 @@
 
 import { errorData, QwenVLError } from "./errors.js";
 import type { ModelInfo } from "./model.js";
-import type { Call, Calls, ImagePayload, Reply, Request } from "./protocol.js";
-import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent } from "./engine.js";
+import type { Call, Calls, EngineBenchmarkReport, ImagePayload, PictureInfo, Reply, Request, Steps } from "./protocol.js";
+import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent, type EngineScore } from "./engine.js";
+import { readBitmap } from "./image.js";
 import init, { checkManifest, type Engine, Hasher, Images, Loader, onPanic } from "./wasm/qwen_vl_web.js";
 import { filesOf, WeightCache, type CachedModel } from "./weights/cache.js";
 import { cacheProblem, loadWeights, type ShardSink } from "./weights/load.js";
@@ -59,6 +60,18 @@ function serve(request: Exclude<Request, { kind: "cancel" }>, signal: AbortSigna
       return maintainCache(request, signal);
     case "ask":
       return ask(request, signal);
+    case "score":
+      return score(request, signal);
+    case "encode":
+      return encode(request);
+    case "release":
+      // It may have gone with the model.
+      engine?.releaseImage(request.image);
+      return Promise.resolve(undefined);
+    case "count":
+      return Promise.resolve(loaded().count(request.prompt));
+    case "benchmark":
+      return benchmark(request, signal);
     case "logits":
       return loaded().logits();
     case "dispose":
@@ -96,6 +109,12 @@ async function load(request: Extract<Request, { kind: "load" }>, signal: AbortSi
   engine = await sink.loader.finish(vocabulary);
   signal.throwIfAborted();
   imageTokens = manifest.config.visual.n_queries;
+  if (request.selfCheck) {
+    progress.phase("warmup");
+    await engine.selfCheck();
+    signal.throwIfAborted();
+  }
+  void engine.lost().then((reason) => scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } }));
   progress.phase("ready");
   return {
     source: manifest.provenance.source,
@@ -166,19 +185,65 @@ async function startEngine(wasmUrl: string | undefined): Promise<void> {
 }
 
 async function ask(request: Extract<Request, { kind: "ask" }>, signal: AbortSignal): Promise<Calls["ask"]["result"]> {
+  const images = imageList(request.images);
+  if (!images) return "missing";
   const onEvent = (event: EngineEvent) => {
     scope.postMessage({ kind: "note", id: request.id, note: eventFromEngine(event) });
     return !signal.aborted;
   };
-  const answer = (await loaded().ask(request.request, imageList(request.images), onEvent)) as EngineAnswer;
-  return answerFromEngine(answer, request.images.length * imageTokens);
+  const answer = (await loaded().ask(request.request, images, onEvent)) as EngineAnswer;
+  return { answer: answerFromEngine(answer, imageTokens), pictures: answer.images };
 }
 
-function imageList(payloads: ImagePayload[]): Images {
+async function score(request: Extract<Request, { kind: "score" }>, signal: AbortSignal): Promise<Calls["score"]["result"]> {
+  const images = imageList(request.images);
+  if (!images) return "missing";
+  const { prompt, candidates } = request;
+  const scores = (await loaded().score({ prompt, candidates }, images, () => !signal.aborted)) as EngineScore[] | null;
+  // Whoever aborted does not listen any more.
+  return scores ?? [];
+}
+
+async function encode({ image, hold }: Extract<Request, { kind: "encode" }>): Promise<Calls["encode"]["result"]> {
+  const images = imageList([image]);
+  if (!images) return "missing";
+  const info = (await loaded().holdImage(images)) as PictureInfo;
+  if (!hold) loaded().releaseImage(info.id);
+  return info;
+}
+
+async function benchmark(request: Extract<Request, { kind: "benchmark" }>, signal: AbortSignal): Promise<EngineBenchmarkReport> {
+  const onStep = (note: Steps) => {
+    scope.postMessage({ kind: "note", id: request.id, note });
+    return !signal.aborted;
+  };
+  const report = (await loaded().benchmark(request.options, onStep)) as EngineBenchmarkReport | null;
+  if (!report) throw new QwenVLError("INTERNAL", "the benchmark was stopped");
+  return report;
+}
+
+/** Pictures as the engine takes them; nothing if one that it should know is not there any more. */
+function imageList(payloads: ImagePayload[]): Images | undefined {
   const images = new Images();
   for (const payload of payloads) {
-    if (payload.kind === "encoded") images.pushEncoded(payload.bytes, payload.upright);
-    else images.pushRgba(payload.width, payload.height, payload.pixels);
+    switch (payload.kind) {
+      case "encoded":
+        images.pushEncoded(payload.bytes, payload.upright);
+        break;
+      case "rgba":
+        images.pushRgba(payload.width, payload.height, payload.pixels);
+        break;
+      case "bitmap": {
+        const { width, height, data } = readBitmap(payload.bitmap);
+        payload.bitmap.close();
+        images.pushRgba(width, height, new Uint8Array(data.buffer));
+        break;
+      }
+      case "kept":
+        if (!loaded().keepsImage(payload.id)) return undefined;
+        images.pushKept(payload.id);
+        break;
+    }
   }
   return images;
 }

@@ -1,7 +1,7 @@
 import type { ErrorData } from "../errors.js";
 
 /** Steps of a load, in this order; those without work are left out. `wait`: another tab is loading the same model. */
-export const PHASES = ["manifest", "wait", "restore", "download", "upload", "compile", "ready"] as const;
+export const PHASES = ["manifest", "wait", "restore", "download", "upload", "compile", "warmup", "ready"] as const;
 export type LoadPhase = (typeof PHASES)[number];
 
 /** How far a load is. No number but the rate and the time left ever goes back. */

@@ -1,0 +1,102 @@
+import type { ModelInfo } from "./model.js";
+import type { EngineBenchmarkReport, Steps } from "./protocol.js";
+
+export interface BenchmarkOptions {
+  /** Lengths of the sequence at which decoding is timed; 512 and 2048 by default, as far as the context allows. */
+  contexts?: readonly number[];
+  /** Tokens of the prompt that is timed; 512 by default. */
+  promptTokens?: number;
+  /** Tokens that are decoded at each length; 32 by default. */
+  decodeTokens?: number;
+  /** Times that everything is repeated, of which the median counts; 3 by default. */
+  runs?: number;
+  /** What the GPU's memory can do by its data sheet, GB/s: decoding is then told as a part of that. */
+  bandwidth?: number;
+  signal?: AbortSignal;
+  onProgress?: (progress: Steps) => void;
+}
+
+/** How fast a model is on this machine: wall-clock medians. `String(report)` is a table. */
+export class BenchmarkReport {
+  readonly model: string;
+  readonly adapter: ModelInfo["adapter"];
+  readonly browser: string;
+  /** Whether the adapter is a program on the processor: such speeds say nothing about a GPU. */
+  readonly software: boolean;
+  readonly contextLength: number;
+  /** From the call of `load` to its end. */
+  readonly loadMs: number;
+  /** Bytes of the model's files that came from the cache in that load, and all. */
+  readonly restoredBytes: number;
+  readonly downloadBytes: number;
+  /** Bytes of all GPU buffers, by our own count. */
+  readonly gpuBytes: number;
+  readonly runs: number;
+  /** One picture through vision tower and resampler. */
+  readonly encodeMs: number;
+  readonly promptTokens: number;
+  readonly prefillTokensPerSecond: number;
+  readonly decode: readonly {
+    /** Length of the sequence. */
+    context: number;
+    tokensPerSecond: number;
+    /** Weights, keys and values read, GB/s. */
+    gigabytesPerSecond: number;
+    /** Of the bandwidth that was given. */
+    percentOfBandwidth?: number;
+  }[];
+  readonly dispatchesPerToken: number;
+
+  /** @internal */
+  constructor(info: ModelInfo, load: { ms: number; restoredBytes: number }, report: EngineBenchmarkReport, { runs = 3, bandwidth }: BenchmarkOptions) {
+    this.model = info.source;
+    this.adapter = info.adapter;
+    this.browser = globalThis.navigator?.userAgent ?? "";
+    this.software = /swiftshader|llvmpipe|lavapipe|basic render|software/i.test(`${info.adapter.name} ${info.adapter.driver}`);
+    this.contextLength = info.contextLength;
+    this.loadMs = load.ms;
+    this.restoredBytes = load.restoredBytes;
+    this.downloadBytes = info.downloadBytes;
+    this.gpuBytes = info.gpuBytes;
+    this.runs = runs;
+    this.encodeMs = report.encode_ms;
+    this.promptTokens = report.prompt_tokens;
+    this.prefillTokensPerSecond = report.prefill_tokens_per_second;
+    this.decode = report.decode.map(({ context, tokens_per_second, bytes_per_token }) => {
+      const gigabytesPerSecond = (bytes_per_token * tokens_per_second) / 1e9;
+      const percent = bandwidth === undefined ? {} : { percentOfBandwidth: (gigabytesPerSecond / bandwidth) * 100 };
+      return { context, tokensPerSecond: tokens_per_second, gigabytesPerSecond, ...percent };
+    });
+    this.dispatchesPerToken = report.dispatches_per_token;
+  }
+
+  toString(): string {
+    const { name, driver, backend } = this.adapter;
+    const rows: [string, string][] = [
+      ["model", `${this.model}, context of ${this.contextLength}`],
+      ["adapter", [name, driver, backend].filter(Boolean).join(", ") + (this.software ? " (software: not a speed of any GPU)" : "")],
+      ["browser", this.browser],
+      ["load", `${seconds(this.loadMs)}, ${megabytes(this.restoredBytes)} of ${megabytes(this.downloadBytes)} from the cache`],
+      ["encode a picture", `${this.encodeMs.toFixed(1)} ms`],
+      [`prefill, ${this.promptTokens} tokens`, `${this.prefillTokensPerSecond.toFixed(1)} tokens/s`],
+      ...this.decode.map(({ context, tokensPerSecond, gigabytesPerSecond, percentOfBandwidth }): [string, string] => [
+        `decode at ${context}`,
+        `${tokensPerSecond.toFixed(1)} tokens/s, ${gigabytesPerSecond.toFixed(1)} GB/s` +
+          (percentOfBandwidth === undefined ? "" : `, ${percentOfBandwidth.toFixed(0)} % of the bandwidth`),
+      ]),
+      ["dispatches a token", String(this.dispatchesPerToken)],
+      ["GPU memory", megabytes(this.gpuBytes)],
+      ["runs", `${this.runs}, medians of wall-clock times`],
+    ];
+    const width = Math.max(...rows.map(([name]) => name.length));
+    return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join("\n");
+  }
+}
+
+function seconds(ms: number): string {
+  return `${(ms / 1000).toFixed(2)} s`;
+}
+
+function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
