@@ -24,4 +24,5 @@ pub use grounding::{Grounded, GroundedObject, GroundingEvent, GroundingParser, O
 pub use list_format::{ListItem, ListSegment, from_list_format, to_list_format};
 pub use picture::{IMAGE_MEAN, IMAGE_STD, MAX_PICTURE_PIXELS, Orientation, Picture, Pixels};
 pub use prompt::{Chat, DEFAULT_MAX_WINDOW_SIZE, DEFAULT_SYSTEM, ImageSpan, Prompt};
+pub use split::words;
 pub use tokenizer::{DEFAULT_QUERIES, KeepSpecials, SpecialIds, SpecialTokens, StreamDecoder, Tokenizer};

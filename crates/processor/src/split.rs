@@ -11,8 +11,8 @@
 
 use unicode_normalization::char::is_combining_mark;
 
-/// The words of `text`; together they are the whole text.
-pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
+/// The words of a text, within which tokens merge; together they are the whole text. A vocabulary is trained on them.
+pub fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let length = word_length(rest)?;

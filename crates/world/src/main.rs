@@ -1,0 +1,302 @@
+//! `world`: looks into the world, exports it, and trains its vocabulary.
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use image::{Rgb, RgbImage};
+use qwen_vl_processor::words;
+use qwen_vl_world::{COLORS, PLACES, SHAPES, Split, Stage, WORDS, World, to_tiktoken, train_bpe};
+use std::{
+    collections::HashMap,
+    io::{BufWriter, Write},
+    path::PathBuf,
+};
+
+/// A small world to learn seeing in.
+#[derive(Parser)]
+#[command(name = "world", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Samples(SamplesArgs),
+    Sheet(SheetArgs),
+    Text(TextArgs),
+    Tokenizer(TokenizerArgs),
+}
+
+/// Which world.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WorldName {
+    Small,
+    Full,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SplitName {
+    Train,
+    Validation,
+    Test,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StageName {
+    Text,
+    Pretrain,
+    Multitask,
+    Chat,
+}
+
+#[derive(Args)]
+struct Selection {
+    /// Which world.
+    #[arg(long, value_enum, default_value = "small")]
+    world: WorldName,
+    /// Pixels of a side; by default the world's own.
+    #[arg(long)]
+    side: Option<usize>,
+    /// Which part of it.
+    #[arg(long, value_enum, default_value = "train")]
+    split: SplitName,
+    /// Names the scenes.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Draws a sheet of pictures with the boxes of their objects, and prints what is said about them.
+#[derive(Args)]
+struct SheetArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Pictures across and down.
+    #[arg(long, default_value_t = 5)]
+    columns: usize,
+    /// Leaves the boxes away.
+    #[arg(long)]
+    plain: bool,
+    /// Which samples.
+    #[arg(long, value_enum, default_value = "multitask")]
+    stage: StageName,
+    /// The picture to write.
+    out: PathBuf,
+}
+
+/// Prints the texts of samples.
+#[derive(Args)]
+struct TextArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Which samples.
+    #[arg(long, value_enum, default_value = "chat")]
+    stage: StageName,
+    /// How many.
+    #[arg(long, default_value_t = 10)]
+    count: usize,
+}
+
+/// Writes encoded samples to the standard output, for a trainer in another language.
+///
+/// Each sample, all little-endian: `u32` number of ids, the ids as `u32`, one byte for each id (1: to be predicted), `u32` number of
+/// pictures, and for each picture `u32` the position of its first feature and its pixels as bytes, `[side, side, 3]`.
+#[derive(Args)]
+struct SamplesArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Which samples.
+    #[arg(long, value_enum, default_value = "multitask")]
+    stage: StageName,
+    /// Positions of a picture.
+    #[arg(long, default_value_t = 16)]
+    queries: usize,
+    /// Ids of a sample at most: further questions are left away.
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    /// Number of the first sample.
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+    /// How many.
+    #[arg(long)]
+    count: u64,
+}
+
+/// Trains the vocabulary on the texts of both worlds.
+#[derive(Args)]
+struct TokenizerArgs {
+    /// Samples of each world and stage.
+    #[arg(long, default_value_t = 10_000)]
+    samples: usize,
+    /// Tokens, the 256 bytes among them.
+    #[arg(long, default_value_t = 1024)]
+    size: usize,
+    /// The file to write.
+    out: PathBuf,
+}
+
+impl Selection {
+    fn world(&self) -> World {
+        let world = self.world.world();
+        match self.side {
+            Some(side) => world.with_side(side),
+            None => world,
+        }
+    }
+
+    fn split(&self) -> Split {
+        match self.split {
+            SplitName::Train => Split::Train,
+            SplitName::Validation => Split::Validation,
+            SplitName::Test => Split::Test,
+        }
+    }
+}
+
+impl WorldName {
+    fn world(self) -> World {
+        match self {
+            Self::Small => World::small(),
+            Self::Full => World::full(),
+        }
+    }
+}
+
+impl From<StageName> for Stage {
+    fn from(name: StageName) -> Self {
+        match name {
+            StageName::Text => Self::Text,
+            StageName::Pretrain => Self::Pretrain,
+            StageName::Multitask => Self::Multitask,
+            StageName::Chat => Self::Chat,
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Samples(args) => samples(&args),
+        Command::Sheet(args) => sheet(&args),
+        Command::Text(args) => text(&args),
+        Command::Tokenizer(args) => tokenizer(&args),
+    }
+}
+
+fn samples(args: &SamplesArgs) -> Result<()> {
+    let world = args.selection.world();
+    let tokenizer = qwen_vl_world::tokenizer(args.queries)?;
+    let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
+    for index in args.start..args.start + args.count {
+        let sample = world.sample(args.selection.split(), args.stage.into(), args.selection.seed, index);
+        let encoded = sample.encode_within(&tokenizer, args.tokens).with_context(|| format!("encoding sample {index}"))?;
+        let number = |value: usize| (value as u32).to_le_bytes();
+        let write = |out: &mut dyn Write| {
+            out.write_all(&number(encoded.ids.len()))?;
+            encoded.ids.iter().try_for_each(|id| out.write_all(&id.to_le_bytes()))?;
+            encoded.loss.iter().try_for_each(|learned| out.write_all(&[u8::from(*learned)]))?;
+            out.write_all(&number(encoded.images.len()))?;
+            encoded.images.iter().zip(&sample.pictures).try_for_each(|(span, picture)| {
+                out.write_all(&number(span.features_from))?;
+                out.write_all(picture.rgb())
+            })
+        };
+        match write(&mut out) {
+            // The reader has enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            result => result.context("writing samples")?,
+        }
+    }
+    out.flush().context("writing samples")
+}
+
+fn sheet(args: &SheetArgs) -> Result<()> {
+    let world = args.selection.world();
+    let (side, gap) = (world.side, 4);
+    let whole = (args.columns * (side + gap) + gap) as u32;
+    let mut sheet = RgbImage::from_pixel(whole, whole, Rgb([255; 3]));
+    let shown = world.samples(args.selection.split(), args.stage.into(), args.selection.seed).filter(|sample| !sample.pictures.is_empty());
+    for (cell, sample) in shown.take(args.columns * args.columns).enumerate() {
+        println!("{cell}: {}{}", sample.text().replace('\n', "⏎"), if sample.held_out { "  [held out]" } else { "" });
+        let (left, top) = (gap + cell % args.columns * (side + gap), gap + cell / args.columns * (side + gap));
+        for (at, pixel) in sample.pictures[0].rgb().chunks(3).enumerate() {
+            sheet.put_pixel((left + at % side) as u32, (top + at / side) as u32, Rgb([pixel[0], pixel[1], pixel[2]]));
+        }
+        if args.plain {
+            continue;
+        }
+        for object in &sample.scenes[0].objects {
+            let [x1, y1, x2, y2] = object.bounds.map(|value| value as usize);
+            let edge = (x1..x2).flat_map(|x| [(x, y1), (x, y2 - 1)]).chain((y1..y2).flat_map(|y| [(x1, y), (x2 - 1, y)]));
+            for (x, y) in edge {
+                sheet.put_pixel((left + x) as u32, (top + y) as u32, Rgb([255, 0, 255]));
+            }
+        }
+    }
+    sheet.save(&args.out).with_context(|| format!("writing {}", args.out.display()))
+}
+
+fn text(args: &TextArgs) -> Result<()> {
+    let world = args.selection.world();
+    for sample in world.samples(args.selection.split(), args.stage.into(), args.selection.seed).take(args.count) {
+        println!("{}\n", sample.text());
+    }
+    Ok(())
+}
+
+fn tokenizer(args: &TokenizerArgs) -> Result<()> {
+    let lexicon = chinese_words();
+    let mut counts: HashMap<String, u64> = HashMap::new();
+    // The texts do not depend on the size of the pictures, and small ones are quick to make.
+    for world in [World::small().with_side(64), World::full().with_side(64)] {
+        for stage in [Stage::Text, Stage::Pretrain, Stage::Multitask, Stage::Chat] {
+            for sample in world.samples(Split::Train, stage, 0).take(args.samples) {
+                for text in sample.segments.iter().map(|segment| &segment.text) {
+                    for word in plain_texts(text).flat_map(words).flat_map(|word| pieces(word, &lexicon)) {
+                        // What is read from pictures stays spelled in letters: a model is to read, not to tell words apart.
+                        if !WORDS.contains(&word.trim()) {
+                            *counts.entry(word.to_owned()).or_default() += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let tokens = train_bpe(&counts, args.size);
+    println!("{} words, {} tokens", counts.len(), tokens.len());
+    std::fs::write(&args.out, to_tiktoken(&tokens)).with_context(|| format!("writing {}", args.out.display()))
+}
+
+/// A text without its special tokens and picture names.
+fn plain_texts(text: &str) -> impl Iterator<Item = &str> {
+    text.split('<').map(|part| match part.split_once('>') {
+        Some(("img", _)) => "",
+        Some((_, after)) => after,
+        None => part,
+    })
+}
+
+/// Chinese has no blanks, so Qwen's splitter takes a whole clause for a word. Merges are to stay within what is one word.
+fn chinese_words() -> Vec<String> {
+    let world = World::full();
+    let kinds = world.kinds.iter().map(|kind| qwen_vl_world::Thing::Pictogram(*kind).zh());
+    let names = COLORS.iter().map(|(name, _)| *name).chain(SHAPES).chain(PLACES).map(|name| name.zh.to_owned());
+    let other = ["没有", "是什么", "在哪里", "颜色", "数字", "单词", "一个", "一只", "位置", "图中", "这张图片", "描述", "写的是"];
+    let mut words: Vec<String> = kinds.chain(names).chain(other.map(str::to_owned)).collect();
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    words
+}
+
+/// Splits a Chinese word into those of the lexicon and single characters.
+fn pieces<'a>(word: &'a str, lexicon: &[String]) -> Vec<&'a str> {
+    if word.is_ascii() {
+        return vec![word];
+    }
+    let mut pieces = Vec::new();
+    let mut rest = word;
+    while let Some(first) = rest.chars().next() {
+        let length = lexicon.iter().find(|known| rest.starts_with(known.as_str())).map_or(first.len_utf8(), String::len);
+        let (piece, tail) = rest.split_at(length);
+        pieces.push(piece);
+        rest = tail;
+    }
+    pieces
+}

@@ -1,0 +1,287 @@
+//! Samples: the sequences that a model is trained on, in the formats of the paper's appendix B.
+
+use crate::{Question, Scene, Split, Task, World, random::Random};
+use qwen_vl_processor::{DEFAULT_SYSTEM, ImageSpan, Picture, ProcessorError, Prompt, SpecialTokens, Tokenizer};
+use serde::{Deserialize, Serialize};
+
+/// What a sample is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Text only: what the decoder knows before it sees.
+    Text,
+    /// Stage 1: captions.
+    Pretrain,
+    /// Stage 2: the seven tasks, in the base format.
+    Multitask,
+    /// Stage 3: dialogues in ChatML, with one picture, two or none.
+    Chat,
+}
+
+/// A piece of a sequence. Pieces are tokenised one by one, as a prompt and its answer are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// The text, with pictures and special tokens spelled out.
+    pub text: String,
+    /// Whether the model learns to write it.
+    pub loss: bool,
+}
+
+/// One sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// The task of the first question.
+    pub task: Task,
+    /// The pictures, in the order of their tags.
+    pub pictures: Vec<Picture>,
+    /// The text.
+    pub segments: Vec<Segment>,
+    /// What is asked in it, in order.
+    pub questions: Vec<Question>,
+    /// What the pictures show.
+    pub scenes: Vec<Scene>,
+    /// Whether it shows a combination that training never shows.
+    pub held_out: bool,
+}
+
+/// A sequence as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// `[seq]`
+    pub ids: Vec<u32>,
+    /// `[seq]`: whether the id at this position is one to be predicted (from the positions before it).
+    pub loss: Vec<bool>,
+    /// Where the pictures are.
+    pub images: Vec<ImageSpan>,
+}
+
+/// What stands between the image tags of the first and the second picture. Short: it has to fit into a picture's positions.
+pub const PICTURE_NAMES: [&str; 2] = ["1.png", "2.png"];
+/// How often each of the seven tasks is asked in stage 2.
+const TASKS: [(Task, f32); 7] = [
+    (Task::Vqa, 0.42),
+    (Task::Referring, 0.16),
+    (Task::Caption, 0.1),
+    (Task::GroundedCaption, 0.1),
+    (Task::OcrVqa, 0.1),
+    (Task::RegionCaption, 0.07),
+    (Task::Ocr, 0.05),
+];
+
+impl Sample {
+    fn new(task: Task) -> Self {
+        Self { task, pictures: vec![], segments: vec![], questions: vec![], scenes: vec![], held_out: false }
+    }
+
+    fn push(&mut self, text: impl Into<String>, loss: bool) {
+        self.segments.push(Segment { text: text.into(), loss });
+    }
+
+    fn show(&mut self, (scene, picture): (Scene, Picture)) {
+        self.held_out |= scene.objects.iter().any(|object| object.held_out);
+        self.scenes.push(scene);
+        self.pictures.push(picture);
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> String {
+        self.segments.iter().map(|segment| segment.text.as_str()).collect()
+    }
+
+    /// Token ids, piece by piece.
+    pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Encoded, ProcessorError> {
+        self.encode_within(tokenizer, usize::MAX)
+    }
+
+    /// As many of its questions as fit into `limit` token ids, but the first one always.
+    pub fn encode_within(&self, tokenizer: &Tokenizer, limit: usize) -> Result<Encoded, ProcessorError> {
+        let (mut ids, mut loss) = (Vec::new(), Vec::new());
+        // The length up to the last answer that fits.
+        let mut whole = 0;
+        for segment in &self.segments {
+            ids.extend(tokenizer.encode(&segment.text, SpecialTokens::All)?);
+            loss.resize(ids.len(), segment.loss);
+            // An answer ends a question.
+            if segment.loss {
+                if whole > 0 && ids.len() > limit {
+                    break;
+                }
+                whole = ids.len();
+            }
+        }
+        ids.truncate(whole);
+        loss.truncate(whole);
+        let Prompt { ids, images } = Prompt::from_ids(tokenizer, ids)?;
+        Ok(Encoded { ids, loss, images })
+    }
+}
+
+impl World {
+    /// The sample of a number: the same for the same seed, whatever was asked for before it.
+    pub fn sample(&self, split: Split, stage: Stage, seed: u64, index: u64) -> Sample {
+        let mut random = Random::new(&[seed, split as u64, stage as u64, index]);
+        match stage {
+            Stage::Text => self.text_sample(split, &mut random),
+            Stage::Pretrain => self.caption_sample(split, &mut random),
+            Stage::Multitask => self.multitask_sample(split, &mut random),
+            Stage::Chat => self.chat_sample(split, &mut random),
+        }
+    }
+
+    /// Samples without end.
+    pub fn samples(&self, split: Split, stage: Stage, seed: u64) -> impl Iterator<Item = Sample> + '_ {
+        (0..).map(move |index| self.sample(split, stage, seed, index))
+    }
+
+    /// Descriptions of scenes with questions about them, grounded captions, and facts; all of it to be learned.
+    fn text_sample(&self, split: Split, random: &mut Random) -> Sample {
+        let mut sample = Sample::new(Task::Text);
+        let end = "<|endoftext|>";
+        // Only the words of the scene matter: the smallest picture is made quickest.
+        let (scene, _) = self.clone().with_side(32).scene(split, random);
+        sample.held_out = scene.objects.iter().any(|object| object.held_out);
+        match random.below(4) {
+            0 => {
+                for _ in 0..4 {
+                    let fact = self.fact(random);
+                    sample.push(format!("{}{}{end}", fact.base_prompt(), fact.base_answer()), true);
+                    sample.questions.push(fact);
+                }
+            }
+            1 => {
+                let task = *random.pick(&[Task::GroundedCaption, Task::Referring, Task::Ocr, Task::Caption, Task::RegionCaption]);
+                let question = self.question(task, &scene, random).unwrap_or_else(|| self.caption(&scene, false, random));
+                sample.push(format!("{}{}{end}", question.base_prompt(), question.base_answer()), true);
+                sample.questions.push(question);
+            }
+            _ => {
+                let chinese = random.chance(self.chinese);
+                let caption = self.caption(&scene, chinese, random);
+                sample.push(format!("{}{} ", caption.base_prompt(), caption.base_answer()), true);
+                for _ in 0..3 {
+                    let Some(question) = self.vqa(&scene, false, random) else { break };
+                    sample.push(format!("{}{}{end}", question.base_prompt(), question.base_answer()), true);
+                    sample.questions.push(question);
+                }
+            }
+        }
+        sample.scenes.push(scene);
+        sample
+    }
+
+    fn base_question(sample: &mut Sample, question: Question) {
+        sample.push(question.base_prompt(), false);
+        sample.push(format!("{}<|endoftext|>", question.base_answer()), true);
+        sample.questions.push(question);
+    }
+
+    /// A picture and its caption, sometimes in both languages.
+    fn caption_sample(&self, split: Split, random: &mut Random) -> Sample {
+        let mut sample = Sample::new(Task::Caption);
+        let (scene, picture) = self.scene(split, random);
+        sample.push(format!("<img>{}</img>", PICTURE_NAMES[0]), false);
+        let chinese = random.chance(self.chinese);
+        let caption = self.caption(&scene, chinese, random);
+        Self::base_question(&mut sample, caption);
+        if random.chance(self.chinese) {
+            let caption = self.caption(&scene, !chinese, random);
+            Self::base_question(&mut sample, caption);
+        }
+        sample.show((scene, picture));
+        sample
+    }
+
+    /// A picture and questions of the seven tasks about it.
+    fn multitask_sample(&self, split: Split, random: &mut Random) -> Sample {
+        let (scene, picture) = self.scene(split, random);
+        let mut sample = Sample::new(Task::Caption);
+        sample.push(format!("<img>{}</img>", PICTURE_NAMES[0]), false);
+        let count = random.range(&self.questions_per_picture);
+        for question in self.questions(&scene, count, random) {
+            Self::base_question(&mut sample, question);
+        }
+        sample.task = sample.questions[0].task;
+        sample.show((scene, picture));
+        sample
+    }
+
+    /// Different questions about a scene, at least one.
+    fn questions(&self, scene: &Scene, count: usize, random: &mut Random) -> Vec<Question> {
+        let weights = TASKS.map(|(_, weight)| weight);
+        let mut questions: Vec<Question> = Vec::with_capacity(count);
+        for _ in 0..count * 4 {
+            let task = TASKS[random.weighted(&weights)].0;
+            if let Some(question) = self.question(task, scene, random)
+                && questions.iter().all(|other| other.prompt != question.prompt)
+            {
+                questions.push(question);
+            }
+            if questions.len() == count {
+                break;
+            }
+        }
+        if questions.is_empty() {
+            questions.push(self.caption(scene, false, random));
+        }
+        questions
+    }
+
+    /// A dialogue: mostly about a picture, sometimes about two, sometimes without.
+    fn chat_sample(&self, split: Split, random: &mut Random) -> Sample {
+        let mut sample = Sample::new(Task::Vqa);
+        let mut turns: Vec<(String, Question)> = Vec::new();
+        let picture = |number: usize| format!("Picture {}: <img>{}</img>\n", number + 1, PICTURE_NAMES[number]);
+        match random.weighted(&[0.76, 0.12, 0.12]) {
+            0 => {
+                let (scene, drawn) = self.scene(split, random);
+                let count = random.range(&self.questions_per_picture);
+                for (turn, question) in self.questions(&scene, count, random).into_iter().enumerate() {
+                    turns.push((if turn == 0 { picture(0) } else { String::new() }, question));
+                }
+                if random.chance(0.15) {
+                    turns.push((String::new(), self.fact(random)));
+                }
+                sample.show((scene, drawn));
+            }
+            1 => {
+                let first = self.scene(split, random);
+                let second = self.scene(split, random);
+                if random.chance(0.5) {
+                    let count = 1 + random.below(3);
+                    for turn in 0..count {
+                        let pictures = if turn == 0 { picture(0) + &picture(1) } else { String::new() };
+                        turns.push((pictures, self.compare(&first.0, &second.0, random)));
+                    }
+                } else {
+                    // The second picture comes later.
+                    for (number, (scene, _)) in [&first, &second].into_iter().enumerate() {
+                        for (turn, question) in self.questions(scene, 1 + random.below(2), random).into_iter().enumerate() {
+                            turns.push((if turn == 0 { picture(number) } else { String::new() }, question));
+                        }
+                    }
+                    turns.push((String::new(), self.compare(&first.0, &second.0, random)));
+                }
+                sample.show(first);
+                sample.show(second);
+            }
+            _ => {
+                for _ in 0..2 + random.below(3) {
+                    let question = if random.chance(0.3) { Self::greeting(random) } else { self.fact(random) };
+                    turns.push((String::new(), question));
+                }
+            }
+        }
+
+        sample.task = turns[0].1.task;
+        sample.push(format!("<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>"), false);
+        for (pictures, question) in turns {
+            // What is not learned of a turn is one piece up to the answer, in the pieces of the chat template.
+            for text in ["\n<|im_start|>user\n".to_owned(), pictures + &question.ask, "<|im_end|>\n<|im_start|>assistant\n".to_owned()] {
+                sample.push(text, false);
+            }
+            sample.push(format!("{}<|im_end|>", question.reply), true);
+            sample.questions.push(question);
+        }
+        sample
+    }
+}
