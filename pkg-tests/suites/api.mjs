@@ -74,11 +74,12 @@ async function answers(context, page) {
 
   await context.test("a session keeps its turns, and questions wait for each other", async () => {
     const { history, tokens, counts } = await page.evaluate(async (url) => {
-      const session = window.model.createSession({ system: "Be brief.", history: [{ question: "Hello", answer: "Hello!" }] });
+      const history = [{ role: "user", content: "Hello" }, { role: "assistant", content: "Hello!" }];
+      const session = window.model.createSession({ system: "Be brief.", history });
       const runs = [session.ask([{ image: url }, "One?"]), session.ask("Two?")];
       const answers = await Promise.all(runs);
       return {
-        history: session.history.map(({ answer }) => answer),
+        history: session.history.flatMap(({ role, content }) => (role === "assistant" ? [content] : [])),
         tokens: answers.map(({ usage }) => usage.promptTokens),
         counts: answers.map(({ usage }) => usage.imageTokens),
       };
@@ -186,7 +187,7 @@ async function cancelling(context, page) {
     assert.equal(partial.finishReason, "cancelled");
     assert.ok(SCRIPTED.raw.startsWith(partial.raw) && partial.raw.length < SCRIPTED.raw.length, partial.raw);
     assert.equal(next.raw, SCRIPTED.raw);
-    assert.equal(history, 1);
+    assert.equal(history, 2);
   });
 
   await context.test("length and seed are kept", async () => {

@@ -19,7 +19,8 @@ export interface BenchmarkOptions {
 /** How fast a model is on this machine: wall-clock medians. `String(report)` is a table. */
 export class BenchmarkReport {
   readonly model: string;
-  readonly adapter: ModelInfo["adapter"];
+  /** What the browser tells of the GPU; most tell little. */
+  readonly adapter: string;
   readonly browser: string;
   /** Whether the adapter is a program on the processor: such speeds say nothing about a GPU. */
   readonly software: boolean;
@@ -48,11 +49,12 @@ export class BenchmarkReport {
   readonly dispatchesPerToken: number;
 
   /** @internal */
-  constructor(info: ModelInfo, load: { ms: number; restoredBytes: number }, report: EngineBenchmarkReport, { runs = 3, bandwidth }: BenchmarkOptions) {
+  constructor(info: ModelInfo, adapter: GPUAdapterInfo | undefined, load: { ms: number; restoredBytes: number }, report: EngineBenchmarkReport, { runs = 3, bandwidth }: BenchmarkOptions) {
     this.model = info.source;
-    this.adapter = info.adapter;
+    const { name, driver, backend } = info.adapter;
+    this.adapter = [adapter?.vendor, adapter?.architecture, adapter?.description, name, driver].filter(Boolean).join(" ") || backend;
     this.browser = globalThis.navigator?.userAgent ?? "";
-    this.software = /swiftshader|llvmpipe|lavapipe|basic render|software/i.test(`${info.adapter.name} ${info.adapter.driver}`);
+    this.software = (adapter?.isFallbackAdapter ?? false) || /swiftshader|llvmpipe|lavapipe|basic render|software/i.test(this.adapter);
     this.contextLength = info.contextLength;
     this.loadMs = load.ms;
     this.restoredBytes = load.restoredBytes;
@@ -71,18 +73,17 @@ export class BenchmarkReport {
   }
 
   toString(): string {
-    const { name, driver, backend } = this.adapter;
     const rows: [string, string][] = [
       ["model", `${this.model}, context of ${this.contextLength}`],
-      ["adapter", [name, driver, backend].filter(Boolean).join(", ") + (this.software ? " (software: not a speed of any GPU)" : "")],
+      ["adapter", this.adapter + (this.software ? " (software: not a speed of any GPU)" : "")],
       ["browser", this.browser],
       ["load", `${seconds(this.loadMs)}, ${megabytes(this.restoredBytes)} of ${megabytes(this.downloadBytes)} from the cache`],
       ["encode a picture", `${this.encodeMs.toFixed(1)} ms`],
       [`prefill, ${this.promptTokens} tokens`, `${this.prefillTokensPerSecond.toFixed(1)} tokens/s`],
       ...this.decode.map(({ context, tokensPerSecond, gigabytesPerSecond, percentOfBandwidth }): [string, string] => [
         `decode at ${context}`,
-        `${tokensPerSecond.toFixed(1)} tokens/s, ${gigabytesPerSecond.toFixed(1)} GB/s` +
-          (percentOfBandwidth === undefined ? "" : `, ${percentOfBandwidth.toFixed(0)} % of the bandwidth`),
+        `${tokensPerSecond.toFixed(1)} tokens/s, ${gigabytesPerSecond.toPrecision(3)} GB/s` +
+          (percentOfBandwidth === undefined ? "" : `, ${percentOfBandwidth.toPrecision(3)} % of the bandwidth`),
       ]),
       ["dispatches a token", String(this.dispatchesPerToken)],
       ["GPU memory", megabytes(this.gpuBytes)],

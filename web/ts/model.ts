@@ -300,7 +300,9 @@ export class QwenVLModel extends EventTarget {
     };
     const { client, info, ms, restoredBytes } = await this.#ready();
     const call = { ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };
-    return new BenchmarkReport(info, { ms, restoredBytes }, await client.call("benchmark", { options: engine }, call).result, options);
+    // The engine's own adapter has no more to say of itself than its name.
+    const gpu = (await globalThis.navigator?.gpu?.requestAdapter().catch(() => null))?.info;
+    return new BenchmarkReport(info, gpu, { ms, restoredBytes }, await client.call("benchmark", { options: engine }, call).result, options);
   }
 
   /**
