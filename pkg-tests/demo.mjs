@@ -4,6 +4,7 @@
 
 import { parseArgs } from "node:util";
 import { launch, openPage } from "./browser.mjs";
+import { click, part, write } from "./page/site.mjs";
 import { serve } from "./server.mjs";
 
 const text = { type: "string" };
@@ -28,19 +29,18 @@ async function askWithoutScreen() {
   const browser = await launch({ name: "chromium", program: values.chromium });
   try {
     const { page, problems } = await openPage(browser, address);
-    const part = (id) => `[data-testid="${id}"]`;
     const read = () =>
       page.evaluate(() => {
-        const text = (id) => document.querySelector(`[data-testid="${id}"]`)?.textContent ?? "";
-        const error = document.querySelector('[data-testid="error"]');
+        const find = (id) => document.querySelector(`[data-testid="${id}"]`);
+        const text = (id) => find(id)?.textContent ?? "";
         return {
-          error: error.hidden ? "" : ["error-code", "error-message", "error-hint"].map(text).join(" "),
-          ready: !document.querySelector('[data-testid="ask"]').disabled,
-          status: text("status"),
+          error: ["error-code", "error-message", "error-hint"].map(text).filter(Boolean).join(" ") || text("error"),
+          ready: find("ask")?.disabled === false,
+          pictures: document.querySelectorAll('[data-testid="pending"]').length,
           answer: text("answer"),
           timings: text("timings"),
-          finished: document.querySelector('[data-testid="timings"]')?.dataset.finished,
-          model: text("model"),
+          finished: find("timings")?.dataset.finished,
+          model: [...document.querySelectorAll('[data-testid="model"] div')].map((row) => [...row.children].map((cell) => cell.textContent).join(": ")),
           objects: [...document.querySelectorAll("[data-object]")].map((item) => JSON.parse(item.dataset.object)),
         };
       });
@@ -59,15 +59,16 @@ async function askWithoutScreen() {
 
     const loaded = await until((state) => state.ready);
     if (!loaded) return false;
-    console.log(`model     ${loaded.model}`);
+    console.log(`model     ${loaded.model.join("\n          ")}`);
+    // Without the example of a first visit.
+    await click(page, "reset");
     if (values.image) {
       const input = await page.$(part("picture"));
       await input.uploadFile(values.image);
-      const shown = `!document.querySelector('${part("canvas")}').hidden || !document.querySelector('${part("error")}').hidden`;
-      await page.waitForFunction(shown);
+      if (!(await until((state) => state.pictures === 1))) return false;
     }
-    await page.type(part("question"), values.ask);
-    await page.click(part("ask"));
+    await write(page, values.ask);
+    await click(page, "ask");
     console.log(`question  ${values.ask}`);
     process.stdout.write("answer    ");
     let printed = 0;

@@ -1,0 +1,94 @@
+// Pictures of the main states of the page: desktop and phone, light and dark, English and Chinese.
+//   cargo xtask screenshots        (or: node pkg-tests/page/screenshots.mjs --chromium PROGRAM --model FOLDER --out FOLDER)
+
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { launch, openPage } from "../browser.mjs";
+import { ask, click, part, present, ready, serveSite, until } from "./site.mjs";
+
+const text = { type: "string" };
+const { values } = parseArgs({ options: { chromium: text, model: text, out: text } });
+const repository = fileURLToPath(new URL("../..", import.meta.url));
+const VIEWS = [
+  { name: "desktop", viewport: { width: 1280, height: 800 } },
+  { name: "wide", viewport: { width: 1920, height: 1000 }, only: ["answer"] },
+  { name: "phone", viewport: { width: 360, height: 740, deviceScaleFactor: 2, isMobile: true, hasTouch: true } },
+];
+
+await mkdir(values.out, { recursive: true });
+/** While it is set, the model's shards do not come: what a slow connection looks like. */
+let held = Promise.resolve();
+const server = await serveSite(join(repository, "www/dist"), values.model, {
+  async handle(path) {
+    if (path.includes("/model/shard-")) await held;
+    return false;
+  },
+});
+const browser = await launch({ name: "chromium", program: values.chromium });
+let release;
+held = new Promise((resolve) => (release = resolve));
+const { page } = await openPage(browser, `${server.origin}/`);
+
+const settle = () => page.evaluate(() => new Promise((done) => setTimeout(done, 150)));
+
+/** Takes a state in every view, colour scheme and language. */
+async function shoot(state) {
+  for (const language of ["en", "zh"]) {
+    const shown = await page.evaluate(() => document.documentElement.lang.slice(0, 2));
+    if (shown !== language) await click(page, "language");
+    for (const scheme of ["light", "dark"]) {
+      await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+      for (const { name, viewport, only } of VIEWS) {
+        if (only && !only.includes(state)) continue;
+        await page.setViewport(viewport);
+        await settle();
+        await page.screenshot({ path: join(values.out, `${state}-${name}-${scheme}-${language}.png`) });
+      }
+    }
+  }
+  await page.setViewport(VIEWS[0].viewport);
+  const shown = await page.evaluate(() => document.documentElement.lang.slice(0, 2));
+  if (shown !== "en") await click(page, "language");
+  console.log(state);
+}
+
+async function dialog(name, prepare = async () => {}) {
+  await click(page, name);
+  await present(page, `dialog-${name}`);
+  await prepare();
+  // Dialogs are modal: the language is changed behind them.
+  await shoot(name);
+  await page.keyboard.press("Escape");
+  await until(page, () => document.querySelector("dialog") === null);
+}
+
+try {
+  await page.setViewport(VIEWS[0].viewport);
+  await present(page, "loading");
+  await shoot("loading");
+  release();
+  await ready(page);
+  await shoot("first");
+  await ask(page, "What is in the picture?");
+  await click(page, "gallery");
+  await click(page, "gallery-cat");
+  await present(page, "pending");
+  await ask(page, "Who is this?");
+  await page.$eval(`${part("panel")}`, (panel) => (panel.open = true));
+  await shoot("answer");
+  await click(page, "task-region");
+  await shoot("region");
+  await page.keyboard.press("Escape");
+  await dialog("gallery", () => until(page, () => [...document.querySelectorAll(".gallery-list img")].every((image) => image.complete)));
+  await dialog("scene");
+  await dialog("models", () => until(page, () => document.querySelector("[data-testid=stored] li") !== null));
+  await dialog("settings");
+  await page.goto(`${server.origin}/?model=/nothing/`);
+  await present(page, "error");
+  await shoot("error");
+} finally {
+  await browser.close();
+  server.close();
+}

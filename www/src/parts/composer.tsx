@@ -1,0 +1,213 @@
+/** Where questions are written: tasks, pictures to go with the question, the field itself. */
+
+import { signal } from "@preact/signals";
+import { useRef } from "preact/hooks";
+import {
+  askDraft,
+  choosingRegion,
+  detach,
+  draft,
+  newChat,
+  pending,
+  pictures,
+  region,
+  run,
+  stage,
+  stop,
+  turns,
+} from "../state/chat";
+import { kind, model } from "../state/model";
+import { announcement, fail, failure } from "../state/notices";
+import { settings } from "../state/settings";
+import { exportChat } from "../state/store";
+import { PROMPTS } from "../state/tasks";
+import { texts } from "../texts";
+import { opened } from "./dialog";
+import { save, take } from "./files";
+import { Icon } from "./icons";
+
+const field = signal<HTMLTextAreaElement | null>(null);
+
+export const focusQuestion = (): void => field.value?.focus();
+
+export function Composer() {
+  const t = texts.value;
+  const chatFile = useRef<HTMLInputElement>(null);
+  const busy = run.value !== undefined;
+  const ready = model.value !== undefined && !busy;
+  return (
+    <form
+      class="composer"
+      data-testid="form"
+      onSubmit={(event) => {
+        event.preventDefault();
+        failure.value = undefined;
+        if (ready) askDraft();
+      }}
+    >
+      <Tasks />
+      {(pending.value.length > 0 || region.value) && (
+        <ul class="pending">
+          {pending.value.map((picture) => {
+            const number = pictures.value.indexOf(picture) + 1;
+            return (
+              <li key={picture.id} data-testid="pending">
+                <img src={picture.url} alt={t.pictureNamed(number, picture.name)} width="44" height="44" />
+                <button type="button" class="plain" aria-label={t.remove(t.picture(number))} onClick={() => detach(picture)}>
+                  <Icon name="close" />
+                </button>
+              </li>
+            );
+          })}
+          {region.value && (
+            <li class="chip" data-testid="region-chip">
+              {t.region(region.value.join(", "))}
+              <button type="button" class="plain" aria-label={t.remove(t.region(""))} onClick={() => (region.value = undefined)}>
+                <Icon name="close" />
+              </button>
+            </li>
+          )}
+        </ul>
+      )}
+      <div class="field">
+        <textarea
+          ref={(element) => {
+            field.value = element;
+          }}
+          id="question"
+          rows={2}
+          required
+          placeholder={t.questionPlaceholder}
+          aria-label={t.question}
+          data-testid="question"
+          value={draft.value}
+          onInput={(event) => (draft.value = event.currentTarget.value)}
+          onKeyDown={(event) => {
+            if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+            event.preventDefault();
+            event.currentTarget.form?.requestSubmit();
+          }}
+        />
+        {busy ? (
+          <button type="button" class="main" data-testid="stop" onClick={stop}>
+            <Icon name="stop" /> {t.stop}
+          </button>
+        ) : (
+          <button type="submit" class="main" data-testid="ask" disabled={!ready}>
+            <Icon name="send" /> {t.ask}
+          </button>
+        )}
+      </div>
+      <div class="row tools">
+        <div class="row" role="group" aria-label={t.add}>
+          <label class="button quiet" title={t.fromFileLong}>
+            <Icon name="add" /> {t.fromFile}
+            <input
+              type="file"
+              class="hidden-input"
+              accept="image/*,video/*"
+              multiple
+              aria-label={t.fromFileLong}
+              data-testid="picture"
+              onChange={(event) => takeInput(event.currentTarget)}
+            />
+          </label>
+          <button type="button" class="quiet" data-testid="camera" onClick={() => (opened.value = "camera")}>
+            <Icon name="camera" /> {t.camera}
+          </button>
+          <button type="button" class="quiet" data-testid="gallery" onClick={() => (opened.value = "gallery")}>
+            <Icon name="gallery" /> {t.gallery}
+          </button>
+          <button type="button" class="quiet" data-testid="scene" onClick={() => (opened.value = "scene")}>
+            <Icon name="scene" /> {t.scene}
+          </button>
+        </div>
+        <div class="row">
+          <button
+            type="button"
+            class="quiet"
+            data-testid="export"
+            disabled={turns.value.length === 0 || busy}
+            onClick={() => exportChat().then((file) => save(file, "chat.json"), fail)}
+          >
+            <Icon name="download" /> {t.exportChat}
+          </button>
+          <label class="button quiet">
+            <Icon name="upload" /> {t.importChat}
+            <input
+              ref={chatFile}
+              type="file"
+              class="hidden-input"
+              accept=".json,application/json"
+              aria-label={t.importChat}
+              data-testid="import"
+              onChange={(event) => takeInput(event.currentTarget)}
+            />
+          </label>
+          <button type="button" class="quiet" data-testid="reset" onClick={newChat}>
+            {t.newChat}
+          </button>
+        </div>
+      </div>
+    </form>
+  );
+}
+
+function takeInput(input: HTMLInputElement): void {
+  void take(Array.from(input.files ?? []));
+  // So that the same file can be chosen again.
+  input.value = "";
+}
+
+function Tasks() {
+  const t = texts.value;
+  const prompts = PROMPTS[kind.value][settings.value.language];
+  /** Writes a question; what stands for a thing to be named is selected. */
+  const write = (text: string) => {
+    draft.value = text;
+    requestAnimationFrame(() => {
+      const input = field.value;
+      const at = text.indexOf("…");
+      input?.focus();
+      if (at >= 0) input?.setSelectionRange(at, at + 1);
+    });
+  };
+  const withPicture = (action: () => void) => () => {
+    if (stage.value.picture) action();
+    else tell(t.needsPicture);
+  };
+  const numbers = (): [number, number] => [pictures.value.length - 1, pictures.value.length];
+  const tasks: [keyof typeof t.task, () => void][] = [
+    ["captionEn", withPicture(() => write(prompts.captionEn))],
+    ["captionZh", withPicture(() => write(prompts.captionZh))],
+    ["question", () => write("")],
+    ["read", withPicture(() => write(prompts.read))],
+    ["find", withPicture(() => write(prompts.find))],
+    [
+      "region",
+      withPicture(() => {
+        write(prompts.region);
+        choosingRegion.value = true;
+      }),
+    ],
+    ["compare", () => (pictures.value.length < 2 ? tell(t.needsTwo) : write(prompts.compare(...numbers())))],
+  ];
+  return (
+    <div class="tasks" role="group" aria-label={t.tasks}>
+      {tasks.map(([name, action]) => (
+        <button type="button" key={name} class="task" data-testid={`task-${name}`} lang={taskLanguage(name)} onClick={action}>
+          {t.task[name]}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+/** Two buttons are in the language that they ask for. */
+const taskLanguage = (name: string): string | undefined => ({ captionEn: "en", captionZh: "zh-CN" })[name];
+
+function tell(text: string): void {
+  announcement.value = text;
+  failure.value = { code: "", message: text, hint: "" };
+}
+

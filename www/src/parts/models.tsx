@@ -1,0 +1,249 @@
+/** Chooses the model, says what a download means before it starts, and manages what is kept. */
+
+import { signal } from "@preact/signals";
+import { useEffect, useState } from "preact/hooks";
+import { QwenVL, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
+import { EMBEDDED, kind, load, looking, model, progress, proposal, propose, source } from "../state/model";
+import { fail } from "../state/notices";
+import { change, settings } from "../state/settings";
+import { formatBytes, texts } from "../texts";
+import { Dialog, opened } from "./dialog";
+import { take } from "./files";
+
+const CONTEXT_LENGTHS = [1024, 2048, 4096, 8192];
+const stored = signal<readonly CachedModel[] | undefined>(undefined);
+const estimate = signal<StorageEstimate | undefined>(undefined);
+
+async function look(): Promise<void> {
+  [stored.value, estimate.value] = await Promise.all([QwenVL.cache.list(), QwenVL.cache.estimate()]);
+}
+
+export function Models() {
+  const t = texts.value;
+  const [url, setUrl] = useState(typeof source.value === "string" && source.value !== EMBEDDED ? source.value : "");
+  useEffect(() => {
+    // Without storage there is nothing to list.
+    look().catch(() => (stored.value = []));
+  }, [model.value]);
+  const start = (action: () => Promise<void>) => () => {
+    opened.value = undefined;
+    action().catch(fail);
+  };
+  return (
+    <Dialog name="models" title={t.models}>
+      <section>
+        <h3>{t.modelNow}</h3>
+        <p>
+          <strong>{sourceName()}</strong>
+          {model.value && <> · {formatBytes(model.value.info.downloadBytes)}</>}
+        </p>
+        <p>{t.about[kind.value]}</p>
+        <div class="row">
+          <button type="button" class="quiet" data-testid="load-embedded" onClick={start(() => load(EMBEDDED))}>
+            {t.embeddedUse}
+          </button>
+          <label class="inline">
+            {t.contextLength}
+            <select
+              value={String(settings.value.contextLength)}
+              onChange={(event) => change({ contextLength: Number(event.currentTarget.value) })}
+            >
+              {CONTEXT_LENGTHS.map((length) => (
+                <option key={length}>{length}</option>
+              ))}
+            </select>
+          </label>
+        </div>
+      </section>
+      <section>
+        <h3>{t.fromUrl}</h3>
+        <form
+          class="row"
+          onSubmit={(event) => {
+            event.preventDefault();
+            propose(url.trim()).catch(fail);
+          }}
+        >
+          <label class="grow">
+            {t.urlLabel}
+            <input
+              type="text"
+              inputMode="url"
+              required
+              placeholder="https://…"
+              data-testid="url"
+              value={url}
+              onInput={(event) => setUrl(event.currentTarget.value)}
+            />
+          </label>
+          <button type="submit" class="quiet" data-testid="look" disabled={looking.value}>
+            {t.look}
+          </button>
+        </form>
+        {looking.value && <p role="status">{t.checking}</p>}
+        {proposal.value && <Statement report={proposal.value.report} onLoad={start(() => load(proposal.value!.url))} />}
+      </section>
+      <section>
+        <h3>{t.fromFolder}</h3>
+        <p>{t.folderHint}</p>
+        <label class="button quiet">
+          {t.chooseFolder}
+          <input
+            type="file"
+            class="hidden-input"
+            data-testid="folder"
+            aria-label={t.chooseFolder}
+            {...{ webkitdirectory: true }}
+            onChange={(event) => {
+              const files = Array.from(event.currentTarget.files ?? []);
+              opened.value = undefined;
+              // A folder without a manifest is told as such, not taken for pictures.
+              void (files.some(({ name }) => name === "manifest.json") ? take(files) : load(files));
+            }}
+          />
+        </label>
+      </section>
+      <Stored />
+    </Dialog>
+  );
+}
+
+/** What is loaded or on its way. Names come from outside and are set as text. */
+export function sourceName(): string {
+  const t = texts.value;
+  const from = source.value;
+  if (model.value) return model.value.info.source;
+  if (from === EMBEDDED) return t.embedded;
+  return typeof from === "string" ? from : t.folder(from.length);
+}
+
+function Statement({ report, onLoad }: { report: CheckReport; onLoad: () => void }) {
+  const t = texts.value;
+  const { bytes, storage, status, reasons } = report;
+  const verdict = { ok: t.checkOk, slow: t.checkSlow, unsupported: t.checkUnsupported }[status];
+  return (
+    <div class="statement" data-testid="statement" data-status={status} role="status">
+      <h4>{t.statement}</h4>
+      <p class={`verdict ${status}`}>{verdict}</p>
+      {reasons.length > 0 && (
+        <ul>
+          {reasons.map(({ code, message, hint }) => (
+            <li key={code}>
+              {message}. {hint}
+            </li>
+          ))}
+        </ul>
+      )}
+      {bytes && (
+        <p>
+          {[
+            t.statementTotal(formatBytes(bytes.total)),
+            bytes.cached > 0 ? t.statementCached(formatBytes(bytes.cached)) : t.statementNothingCached,
+            bytes.download > 0 ? t.statementDownload(formatBytes(bytes.download)) : t.statementNoDownload,
+            t.statementGpu(formatBytes(bytes.gpu)),
+            ...(storage ? [t.statementStorage(formatBytes(storage.free))] : []),
+            t.statementLicence,
+          ].join(settings.value.language === "zh" ? "" : " ")}
+        </p>
+      )}
+      {status !== "unsupported" && (
+        <button type="button" class="main" data-testid="load" onClick={onLoad}>
+          {bytes && bytes.download > 0 ? t.downloadAndLoad(formatBytes(bytes.download)) : t.loadIt}
+        </button>
+      )}
+    </div>
+  );
+}
+
+function Stored() {
+  const t = texts.value;
+  const [busy, setBusy] = useState<string>();
+  const [outcome, setOutcome] = useState("");
+  const work = async (url: string, action: () => Promise<string>) => {
+    setBusy(url);
+    setOutcome("");
+    try {
+      setOutcome(await action());
+      await look();
+    } catch (error) {
+      opened.value = undefined;
+      fail(error);
+    } finally {
+      setBusy(undefined);
+    }
+  };
+  const verify = (url: string) => async () => ((await QwenVL.cache.verify(url)).complete ? t.verified : t.verifiedNot);
+  const remove = (url: string) => async () => {
+    await QwenVL.cache.delete(url);
+    return "";
+  };
+  const keep = async () => ((await QwenVL.cache.persist()) ? t.kept : t.keptNot);
+  const list = stored.value;
+  const space = estimate.value;
+  const disabled = busy !== undefined || progress.value !== undefined;
+  return (
+    <section data-testid="stored">
+      <h3>{t.stored}</h3>
+      {list?.length === 0 && <p>{t.storedNone}</p>}
+      <ul class="stored">
+        {list?.map(({ url, source, bytes, storedBytes, complete }) => (
+          <li key={url} data-url={url}>
+            <span>
+              <strong>{source}</strong> · {complete ? t.storedWhole(formatBytes(bytes)) : t.storedPart(formatBytes(storedBytes), formatBytes(bytes))}
+              <small>{url}</small>
+            </span>
+            <span class="row">
+              <button
+                type="button"
+                class="quiet"
+                aria-label={`${t.loadIt}: ${source}`}
+                disabled={disabled}
+                onClick={() => {
+                  opened.value = undefined;
+                  void load(url);
+                }}
+              >
+                {t.loadIt}
+              </button>
+              <button
+                type="button"
+                class="quiet"
+                data-testid="verify"
+                aria-label={`${t.verify}: ${source}`}
+                disabled={disabled}
+                onClick={() => work(url, verify(url))}
+              >
+                {t.verify}
+              </button>
+              <button
+                type="button"
+                class="quiet"
+                data-testid="delete"
+                aria-label={`${t.deleteIt}: ${source}`}
+                disabled={disabled}
+                onClick={() => work(url, remove(url))}
+              >
+                {t.deleteIt}
+              </button>
+            </span>
+          </li>
+        ))}
+      </ul>
+      <p role="status" data-testid="outcome">
+        {outcome}
+      </p>
+      {space && (
+        <div class="row">
+          <span>
+            {t.storage(formatBytes(space.usage), formatBytes(space.quota))}. {space.persisted ? t.kept : ""}
+          </span>
+          {!space.persisted && (
+            <button type="button" class="quiet" onClick={() => work("", keep)}>
+              {t.keep}
+            </button>
+          )}
+        </div>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,171 @@
+/** The picture that the conversation is about: what answers point at is drawn on it and listed below. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { drawBoxes, type Box, type Grounded } from "qwen-vl-web";
+import { chooseRegion, choosingRegion, exampleId, highlighted, pending, pictures, region, showPicture, stage } from "../state/chat";
+import { fail } from "../state/notices";
+import { encode, type Picture } from "../state/pictures";
+import { texts } from "../texts";
+import { save } from "./files";
+import { Icon } from "./icons";
+import { RegionChooser } from "./region";
+
+export function Stage() {
+  const t = texts.value;
+  const { picture, number, objects } = stage.value;
+  return (
+    <section class={`stage ${picture ? "" : "vacant"}`} aria-label={t.stage}>
+      {picture ? (
+        <figure>
+          <Canvas picture={picture} number={number} objects={objects} />
+          {choosingRegion.value && <figcaption class="hint">{t.regionHint}</figcaption>}
+          {!choosingRegion.value && exampleId.value === picture.id && <figcaption class="hint">{t.example}</figcaption>}
+        </figure>
+      ) : (
+        <p class="invitation">{t.drop}</p>
+      )}
+      {pictures.value.length > 1 && (
+        <ol class="thumbs" aria-label={t.pictures}>
+          {pictures.value.map((other, index) => (
+            <li key={other.id}>
+              <button
+                type="button"
+                aria-label={t.pictureNamed(index + 1, other.name)}
+                aria-current={other === picture}
+                onClick={() => showPicture(other)}
+              >
+                <img src={other.url} alt="" width="56" height="56" />
+                <span aria-hidden="true">{index + 1}</span>
+              </button>
+            </li>
+          ))}
+        </ol>
+      )}
+      {picture && objects.length > 0 && <Objects picture={picture} objects={objects} />}
+    </section>
+  );
+}
+
+function Canvas({ picture, number, objects }: { picture: Picture; number: number; objects: readonly Grounded[] }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const [bitmap, setBitmap] = useState<ImageBitmap>();
+  useEffect(() => {
+    let gone = false;
+    createImageBitmap(picture.blob).then((made) => (gone ? made.close() : setBitmap(made)), fail);
+    return () => {
+      gone = true;
+      setBitmap((made) => {
+        made?.close();
+        return undefined;
+      });
+    };
+  }, [picture.id]);
+  useEffect(() => {
+    if (canvas.current && bitmap) drawBoxes(canvas.current, bitmap, objects);
+  }, [bitmap, objects]);
+
+  const { width, height } = picture;
+  const pendingRegion = pending.value.includes(picture) || !choosingRegion.value ? region.value : undefined;
+  const last = pictures.value[pictures.value.length - 1] === picture;
+  return (
+    <div class="canvas" style={{ aspectRatio: `${width} / ${height}`, "--ratio": String(width / height) }}>
+      <canvas
+        ref={canvas}
+        data-testid="canvas"
+        data-picture={picture.id}
+        width={width}
+        height={height}
+        role="img"
+        aria-label={texts.value.pictureNamed(number, picture.name)}
+      />
+      {choosingRegion.value ? (
+        <RegionChooser onChosen={chooseRegion} />
+      ) : (
+        <svg class="shapes" viewBox={`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">
+          {objects.map((object, index) => (
+            <Shape key={index} object={object} index={index} />
+          ))}
+          {pendingRegion && last && <RegionShape box={pendingRegion} width={width} height={height} />}
+        </svg>
+      )}
+    </div>
+  );
+}
+
+/** Lights up where the pointer is; the list below says the same to a keyboard and to a screen reader. */
+function Shape({ object, index }: { object: Grounded; index: number }) {
+  if (!object.pixels) return null;
+  const corners = object.kind === "quad" ? object.pixels : boxCorners(object.pixels);
+  return (
+    <polygon
+      points={corners.map((corner) => corner.join()).join(" ")}
+      class={highlighted.value === index ? "on" : ""}
+      onPointerEnter={() => (highlighted.value = index)}
+      onPointerLeave={() => (highlighted.value = undefined)}
+    />
+  );
+}
+
+function RegionShape({ box, width, height }: { box: Box; width: number; height: number }) {
+  const [x1, y1, x2, y2] = box;
+  const scaled: Box = [(x1 / 1000) * width, (y1 / 1000) * height, (x2 / 1000) * width, (y2 / 1000) * height];
+  return <polygon class="region" points={boxCorners(scaled).map((corner) => corner.join()).join(" ")} />;
+}
+
+function boxCorners([x1, y1, x2, y2]: Box): [number, number][] {
+  return [
+    [x1, y1],
+    [x2, y1],
+    [x2, y2],
+    [x1, y2],
+  ];
+}
+
+function Objects({ picture, objects }: { picture: Picture; objects: readonly Grounded[] }) {
+  const t = texts.value;
+  const [copied, setCopied] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard.writeText(JSON.stringify(objects, null, 2));
+    setCopied(true);
+    setTimeout(() => setCopied(false), 2000);
+  };
+  return (
+    <div class="objects">
+      <ul aria-label={t.objects} data-testid="objects">
+        {objects.map((object, index) => (
+          <li key={index} data-object={JSON.stringify(object)}>
+            <button
+              type="button"
+              class={`object ${highlighted.value === index ? "on" : ""}`}
+              onPointerEnter={() => (highlighted.value = index)}
+              onPointerLeave={() => (highlighted.value = undefined)}
+              onFocus={() => (highlighted.value = index)}
+              onBlur={() => (highlighted.value = undefined)}
+            >
+              <strong>{object.ref ?? t.noName}</strong>
+              <span>
+                {object.kind === "box" ? t.objectBox : t.objectQuad} {(object.pixels ?? object.norm).flat().join(", ")}
+              </span>
+            </button>
+          </li>
+        ))}
+      </ul>
+      <div class="row">
+        <button type="button" class="quiet" data-testid="copy-json" onClick={() => copy().catch(fail)}>
+          <Icon name="copy" /> {copied ? t.copied : t.copyJson}
+        </button>
+        <button type="button" class="quiet" data-testid="download" onClick={() => download(picture, objects).catch(fail)}>
+          <Icon name="download" /> {t.download}
+        </button>
+      </div>
+    </div>
+  );
+}
+
+async function download(picture: Picture, objects: readonly Grounded[]): Promise<void> {
+  const bitmap = await createImageBitmap(picture.blob);
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  drawBoxes(canvas, bitmap, objects);
+  bitmap.close();
+  save(await encode(canvas), `${picture.name.replace(/\.[^.]*$/, "")}-boxes.png`);
+}

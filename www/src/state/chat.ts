@@ -1,0 +1,233 @@
+/** The conversation. The page keeps the turns and gives them to a new session with each question; the model reuses what it has computed. */
+
+import { computed, effect, signal, untracked, type Signal } from "@preact/signals";
+import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Run } from "qwen-vl-web";
+import { model } from "./model";
+import type { Picture } from "./pictures";
+import { generation, settings } from "./settings";
+import { fail } from "./notices";
+
+export interface Question {
+  text: string;
+  pictures: readonly Picture[];
+  /** A box on the latest picture, in thousandths. */
+  region?: Box | undefined;
+}
+
+export type Facts = Pick<Answer, "finishReason" | "usage" | "timings">;
+
+export interface Progress {
+  stage: "encode" | "prefill" | "write" | "done";
+  done: number;
+  total: number;
+  text: string;
+  raw: string;
+  objects: readonly Grounded[];
+  facts?: Facts;
+}
+
+export interface Turn {
+  id: string;
+  question: Question;
+  progress: Signal<Progress>;
+}
+
+export const turns = signal<readonly Turn[]>([]);
+/** Pictures that go with the next question. */
+export const pending = signal<readonly Picture[]>([]);
+export const draft = signal("");
+export const region = signal<Box | undefined>(undefined);
+/** Whether a box is being dragged on the picture. */
+export const choosingRegion = signal(false);
+export const run = signal<Run | undefined>(undefined);
+/** The prepared picture is there until a visitor brings one. */
+export const exampleId = signal<string | undefined>(undefined);
+/** Whether what was kept of the visit before is back. */
+export const restored = signal(false);
+
+/** The pictures as the model numbers them, from 1. */
+export const pictures = computed(() => [...turns.value.flatMap(({ question }) => question.pictures), ...pending.value]);
+
+/** What the big picture shows: a picture, and the turn whose objects are drawn on it. */
+const chosen = signal<{ picture?: string; turn?: string }>({});
+export const highlighted = signal<number | undefined>(undefined);
+
+export const stage = computed(() => {
+  const { picture: id, turn: turnId } = chosen.value;
+  const turn = turns.value.find((turn) => turn.id === turnId);
+  const all = pictures.value;
+  const latest = all[all.length - 1];
+  const picture = all.find((picture) => picture.id === id) ?? (turn && pictureOf(turn)) ?? latest;
+  const objects = turn && picture && pictureOf(turn)?.id === picture.id ? turn.progress.value.objects : [];
+  return { picture, number: picture ? all.indexOf(picture) + 1 : 0, objects, turn };
+});
+
+/** The picture that a turn's answer points at: the latest one before it, as in the original. */
+export function pictureOf(turn: Turn): Picture | undefined {
+  const list = turns.value;
+  const before = list.slice(0, list.indexOf(turn) + 1).flatMap(({ question }) => question.pictures);
+  return before[before.length - 1];
+}
+
+export function showPicture(picture: Picture): void {
+  const { turn } = chosen.value;
+  chosen.value = { picture: picture.id, ...(turn ? { turn } : {}) };
+  choosingRegion.value = false;
+}
+
+export function showTurn(turn: Turn): void {
+  if (choosingRegion.value || chosen.value.turn === turn.id) return;
+  chosen.value = { turn: turn.id };
+}
+
+export function attach(added: readonly Picture[]): void {
+  if (added.length === 0) return;
+  // A visitor's own picture takes the place of the example.
+  const example = exampleId.value;
+  const others = example ? pending.value.filter(({ id }) => id !== example) : pending.value;
+  if (others.length < pending.value.length) {
+    exampleId.value = undefined;
+    draft.value = "";
+  }
+  pending.value = [...others, ...added];
+  chosen.value = {};
+  region.value = undefined;
+}
+
+export function detach(picture: Picture): void {
+  pending.value = pending.value.filter((other) => other !== picture);
+  chosen.value = {};
+  region.value = undefined;
+}
+
+/** Takes a region of the picture that is shown. The model looks for regions in its latest picture, so that is what it becomes. */
+export function chooseRegion(box: Box): void {
+  const { picture } = untracked(() => stage.value);
+  const all = pictures.value;
+  if (picture && all[all.length - 1] !== picture) attach([{ ...picture, id: crypto.randomUUID() }]);
+  region.value = box;
+  choosingRegion.value = false;
+}
+
+/** Where the region stands in a question. */
+export const REGION_MARK = "▢";
+
+function parts({ pictures, region, text }: Question): Part[] {
+  const images = pictures.map(({ blob }): Part => ({ image: blob }));
+  if (!region) return [...images, { text }];
+  const marked: Part = { ref: "this", boxes: [region] };
+  const at = text.indexOf(REGION_MARK);
+  if (at < 0) return [...images, marked, { text }];
+  return [...images, { text: text.slice(0, at) }, marked, { text: text.slice(at + REGION_MARK.length) }];
+}
+
+/** What the model is told of a turn. An answer that was cut inside a tag counts without its tags. */
+function asHistory({ question, progress }: Turn): Message[] {
+  const { raw, text } = progress.peek();
+  const count = (pattern: RegExp) => raw.match(pattern)?.length ?? 0;
+  const whole = count(/<(ref|box|quad)>/g) === count(/<\/(ref|box|quad)>/g) && !/<[^>]*$/.test(raw);
+  return [
+    { role: "user", content: parts(question) },
+    { role: "assistant", content: whole ? raw : text },
+  ];
+}
+
+/** Asks what was written, and keeps it in the field if that fails. */
+export async function ask(question: Question, options: { seed?: number } = {}): Promise<void> {
+  const engine = model.value;
+  if (!engine || run.value) return;
+  const history = turns.value.flatMap(asHistory);
+  const turn: Turn = {
+    id: crypto.randomUUID(),
+    question,
+    progress: signal<Progress>({ stage: "encode", done: 0, total: 0, text: "", raw: "", objects: [] }),
+  };
+  const update = (changes: Partial<Progress>) => (turn.progress.value = { ...turn.progress.value, ...changes });
+  const takeBack = () => {
+    turns.value = turns.value.filter((other) => other !== turn);
+    pending.value = [...question.pictures, ...pending.value];
+    region.value ??= question.region;
+    draft.value ||= question.text;
+  };
+  turns.value = [...turns.value, turn];
+  pending.value = [];
+  draft.value = "";
+  region.value = undefined;
+  exampleId.value = undefined;
+  choosingRegion.value = false;
+  chosen.value = { turn: turn.id };
+  highlighted.value = undefined;
+
+  const { system } = settings.value;
+  try {
+    const session = engine.createSession({ history, onContextOverflow: "drop-oldest", ...(system ? { system } : {}) });
+    const started = session.ask(parts(question), { ...generation(), ...options });
+    run.value = started;
+    for await (const event of started) {
+      if (event.type === "encode" || event.type === "prefill") update({ stage: event.type, done: event.done, total: event.total });
+      else if (event.type === "text") update({ stage: "write", text: turn.progress.value.text + event.delta });
+      else if (event.type === "object") update({ objects: [...turn.progress.value.objects, event.object] });
+      else {
+        const { text, raw, objects, finishReason, usage, timings } = event.answer;
+        update({ stage: "done", text, raw, objects, facts: { finishReason, usage, timings } });
+      }
+    }
+    // Stopped before the first word: as if it had not been asked.
+    if (turn.progress.value.raw === "" && turn.progress.value.facts?.finishReason === "cancelled") takeBack();
+  } catch (error) {
+    takeBack();
+    fail(error);
+  } finally {
+    run.value = undefined;
+  }
+}
+
+export function askDraft(): void {
+  const text = draft.value.trim();
+  if (text) void ask({ text, pictures: pending.value, region: region.value });
+}
+
+export const stop = (): void => run.value?.cancel();
+
+export function regenerate(): void {
+  const last = turns.value[turns.value.length - 1];
+  if (!last || run.value) return;
+  turns.value = turns.value.slice(0, -1);
+  // With the seed of before it would be the same answer.
+  const seed = settings.value.seed === null ? { seed: crypto.getRandomValues(new Uint32Array(1))[0] ?? 0 } : {};
+  void ask(last.question, seed);
+}
+
+export function editLast(): void {
+  const last = turns.value[turns.value.length - 1];
+  if (!last || run.value) return;
+  turns.value = turns.value.slice(0, -1);
+  pending.value = [...last.question.pictures, ...pending.value];
+  region.value = last.question.region;
+  draft.value = last.question.text;
+  chosen.value = {};
+}
+
+export function newChat(): void {
+  stop();
+  turns.value = [];
+  pending.value = [];
+  draft.value = "";
+  region.value = undefined;
+  choosingRegion.value = false;
+  exampleId.value = undefined;
+  chosen.value = {};
+}
+
+/** A turn of a stored conversation. */
+export function storedTurn(question: Question, raw: string, earlier: readonly Picture[], facts?: Facts): Turn {
+  const { text, objects } = parse(raw, [...earlier, ...question.pictures]);
+  const progress: Progress = { stage: "done", done: 0, total: 0, text, raw, objects, ...(facts ? { facts } : {}) };
+  return { id: crypto.randomUUID(), question, progress: signal(progress) };
+}
+
+effect(() => {
+  // What is highlighted belongs to the objects that are drawn.
+  void stage.value.objects;
+  highlighted.value = undefined;
+});

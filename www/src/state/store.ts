@@ -1,0 +1,149 @@
+/** Keeps the conversation for the next visit, and turns it into a file and back. */
+
+import { effect, signal } from "@preact/signals";
+import { get, set } from "idb-keyval";
+import type { Box } from "qwen-vl-web";
+import { texts } from "../texts";
+import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Facts, type Turn } from "./chat";
+import { makePicture, type Picture } from "./pictures";
+import { change, settings } from "./settings";
+
+interface StoredChat<P> {
+  format: "qwen-vl-web-chat";
+  version: 1;
+  system: string;
+  pictures: P[];
+  turns: { text: string; pictures: string[]; region?: Box; raw: string; facts?: Facts }[];
+}
+
+interface StoredPicture {
+  id: string;
+  name: string;
+  blob: Blob;
+}
+
+interface FilePicture {
+  id: string;
+  name: string;
+  /** A data URL. */
+  data: string;
+}
+
+const KEY = "chat";
+const IMAGE_DATA = /^data:image\/(png|jpeg|webp|gif|bmp);base64,/;
+
+/** Whether there is storage for the conversation. */
+const storable = signal(true);
+
+/** Brings back the conversation of the last visit. Returns whether there was one. */
+export async function restore(): Promise<boolean> {
+  try {
+    const stored = await get<StoredChat<StoredPicture>>(KEY);
+    if (stored?.version !== 1) return false;
+    await show(stored, ({ blob, name, id }) => makePicture(blob, name, id));
+    return stored.turns.length > 0;
+  } catch {
+    // Private windows may have no storage; the chat then lasts as long as the page.
+    storable.value = false;
+    return false;
+  } finally {
+    restored.value = true;
+  }
+}
+
+effect(() => {
+  const done = turns.value.filter(({ progress }) => progress.value.stage === "done");
+  if (!restored.value || !storable.value || run.value) return;
+  const pictures = picturesOf(done).map(({ id, name, blob }) => ({ id, name, blob }));
+  void set(KEY, stored(done, pictures)).catch(() => {
+    storable.value = false;
+  });
+});
+
+/** The conversation as a file. */
+export async function exportChat(): Promise<Blob> {
+  const done = turns.value.filter(({ progress }) => progress.value.stage === "done");
+  const pictures = await Promise.all(picturesOf(done).map(async ({ id, name, blob }) => ({ id, name, data: await dataUrl(blob) })));
+  return new Blob([JSON.stringify(stored<FilePicture>(done, pictures), null, 1)], { type: "application/json" });
+}
+
+export async function importChat(file: Blob): Promise<void> {
+  let chat: StoredChat<FilePicture>;
+  try {
+    chat = checked(JSON.parse(await file.text()));
+  } catch (cause) {
+    throw new Error(texts.value.notAChat, { cause });
+  }
+  await show(chat, async ({ data, name, id }) => makePicture(await (await fetch(data)).blob(), name, id));
+}
+
+function stored<P>(done: readonly Turn[], pictures: P[]): StoredChat<P> {
+  return {
+    format: "qwen-vl-web-chat",
+    version: 1,
+    system: settings.peek().system,
+    pictures,
+    turns: done.map(({ question, progress }) => ({
+      text: question.text,
+      pictures: question.pictures.map(({ id }) => id),
+      ...(question.region ? { region: question.region } : {}),
+      raw: progress.value.raw,
+      ...(progress.value.facts ? { facts: progress.value.facts } : {}),
+    })),
+  };
+}
+
+async function show<P extends { id: string }>(chat: StoredChat<P>, make: (picture: P) => Promise<Picture>): Promise<void> {
+  const pictures = new Map<string, Picture>();
+  for (const picture of chat.pictures) pictures.set(picture.id, await make(picture));
+  const made: Turn[] = [];
+  for (const { text, pictures: ids, region, raw, facts } of chat.turns) {
+    const own = ids.map((id) => {
+      const picture = pictures.get(id);
+      if (!picture) throw new Error(texts.value.notAChat);
+      return picture;
+    });
+    made.push(storedTurn({ text, pictures: own, region }, raw, picturesOf(made), facts));
+  }
+  newChat();
+  change({ system: chat.system });
+  turns.value = made;
+}
+
+const picturesOf = (turns: readonly Turn[]): Picture[] => turns.flatMap(({ question }) => question.pictures);
+
+function dataUrl(blob: Blob): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result as string);
+    reader.onerror = () => reject(reader.error ?? new Error("the picture can not be read"));
+    reader.readAsDataURL(blob);
+  });
+}
+
+/** A chat of a file, which anybody may have written. */
+function checked(value: unknown): StoredChat<FilePicture> {
+  const chat = value as StoredChat<FilePicture>;
+  const strings = (...values: unknown[]) => values.every((value) => typeof value === "string");
+  const number = (value: unknown) => typeof value === "number" && value >= 0 && value <= 1000;
+  const fits =
+    chat.format === "qwen-vl-web-chat" &&
+    chat.version === 1 &&
+    strings(chat.system) &&
+    chat.pictures.every(({ id, name, data }) => strings(id, name, data) && IMAGE_DATA.test(data)) &&
+    chat.turns.every(
+      ({ text, pictures, region, raw }) =>
+        strings(text, raw, ...pictures) && (region === undefined || (region.length === 4 && region.every(number))),
+    );
+  if (!fits) throw new TypeError("not a chat of this page");
+  // Measurements of another machine's answers are of no use here, and need no checking.
+  return { ...chat, turns: chat.turns.map(({ facts: _, ...turn }) => turn) };
+}
+
+/** What a first visit starts with. */
+export function showExample(picture: Picture, question: string): void {
+  if (turns.value.length > 0 || pending.value.length > 0) return;
+  pending.value = [picture];
+  exampleId.value = picture.id;
+  draft.value = question;
+}
