@@ -145,7 +145,7 @@ impl Source {
     }
 
     /// Checks that a tensor is there with this shape and elements of a float type.
-    pub(crate) fn expect_floats(&self, name: &str, shape: &[usize]) -> Result<()> {
+    pub fn expect_floats(&self, name: &str, shape: &[usize]) -> Result<()> {
         let dtype = self.expect_shape(name, shape)?.dtype;
         ensure!(
             matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16),
@@ -169,7 +169,7 @@ impl Source {
 
     /// Elements of a tensor seen as a matrix: `rows` and `cols` of its first dimension by all the others.
     /// Vectors are matrices of one column.
-    pub(crate) fn read_floats(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<f32>> {
+    pub fn read_floats(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<f32>> {
         let tensor = self.get(name)?;
         let bytes = self.read_bytes(tensor, rows, cols).with_context(|| format!("tensor `{name}`"))?;
         Ok(match tensor.dtype {

@@ -1,0 +1,94 @@
+//! The resampler: `[batch, patches, width]` → `[batch, queries, hidden]` by one cross-attention (`visual.py`, class `Resampler`).
+
+use crate::layers::{LayerNorm, Linear, join_heads, split_heads, zeros};
+use crate::model::Observer;
+use crate::positions::resize_matrix;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, activation, module};
+use qwen_vl_format::VisionConfig;
+use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
+
+/// `transformer.visual.attn_pool`.
+#[derive(Module, Debug)]
+pub struct Resampler {
+    /// `[queries, hidden]`, learned.
+    pub query: Param<Tensor<2>>,
+    /// `[queries, hidden]`, fixed: sines of a grid of √queries × √queries places.
+    pub pos_embed: Param<Tensor<2>>,
+    /// Width of the tower → hidden, no bias.
+    pub kv_proj: Linear,
+    /// Of the queries.
+    pub ln_q: LayerNorm,
+    /// Of keys and values.
+    pub ln_kv: LayerNorm,
+    /// The cross-attention.
+    pub attn: ResamplerAttention,
+    #[module(skip)]
+    resize: Option<Tensor<2>>,
+}
+
+/// `transformer.visual.attn_pool.attn`.
+#[derive(Module, Debug)]
+pub struct ResamplerAttention {
+    /// `[all q; all k; all v]`, `[3 · hidden, hidden]`.
+    pub in_proj_weight: Param<Tensor<2>>,
+    /// `[3 · hidden]`.
+    pub in_proj_bias: Param<Tensor<1>>,
+    /// Output projection.
+    pub out_proj: Linear,
+}
+
+impl Resampler {
+    pub(crate) fn zeros(config: &VisionConfig, device: &Device) -> Self {
+        let (hidden, queries) = (config.output_dim, config.n_queries);
+        Self {
+            query: zeros([queries, hidden], device),
+            pos_embed: zeros([queries, hidden], device),
+            kv_proj: Linear::zeros(config.width, hidden, false, device),
+            ln_q: LayerNorm::zeros(hidden, device),
+            ln_kv: LayerNorm::zeros(hidden, device),
+            attn: ResamplerAttention {
+                in_proj_weight: zeros([3 * hidden, hidden], device),
+                in_proj_bias: zeros([3 * hidden], device),
+                out_proj: Linear::zeros(hidden, hidden, true, device),
+            },
+            resize: resize_matrix(queries.isqrt(), config.grid(), device),
+        }
+    }
+
+    /// # Shapes
+    /// - `patches`: `[batch, patches, width]`
+    /// - returns: `[batch, queries, hidden]`
+    pub fn forward(&self, patches: Tensor<3>, observe: Observer) -> Tensor<3> {
+        let batch = patches.dims()[0];
+        let values = self.ln_kv.forward(self.kv_proj.forward(patches));
+        observe("resampler_ln_kv", &values);
+        let places = self.pos_embed.val();
+        let key_places = match &self.resize {
+            Some(matrix) => matrix.clone().matmul(places.clone()),
+            None => places.clone(),
+        };
+        let keys = values.clone() + key_places.unsqueeze();
+        // The queries are the same for every picture: project them once.
+        let queries = (self.ln_q.forward(self.query.val()) + places).unsqueeze::<3>();
+        let out = self.attn.forward(queries, keys, values, batch);
+        observe("resampler_out", &out);
+        out
+    }
+}
+
+impl ResamplerAttention {
+    fn forward(&self, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>, batch: usize) -> Tensor<3> {
+        let hidden = self.in_proj_weight.dims()[1];
+        let heads = hidden / RESAMPLER_HEAD_DIM;
+        let project = |x: Tensor<3>, part: usize| {
+            let weight = self.in_proj_weight.val().narrow(0, part * hidden, hidden);
+            let bias = self.in_proj_bias.val().narrow(0, part * hidden, hidden);
+            split_heads(module::linear(x, weight.transpose(), Some(bias)), heads)
+        };
+        let (q, k, v) = (project(queries, 0) / (RESAMPLER_HEAD_DIM as f32).sqrt(), project(keys, 1), project(values, 2));
+        let [_, _, n, _] = q.dims();
+        let scores = q.expand([batch, heads, n, RESAMPLER_HEAD_DIM]).matmul(k.swap_dims(2, 3));
+        self.out_proj.forward(join_heads(activation::softmax(scores, 3).matmul(v)))
+    }
+}

@@ -1,0 +1,121 @@
+//! Weights in and out, by the checkpoint's names.
+
+use crate::QwenVl;
+use anyhow::{Context, Result, ensure};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use quantize::source::Source;
+use qwen_vl_format::ModelConfig;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// One tensor in f32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weight {
+    /// Its shape, as in the checkpoint.
+    pub shape: Vec<usize>,
+    /// Its values.
+    pub values: Vec<f32>,
+}
+
+/// All tensors of a checkpoint by name.
+pub type Weights = BTreeMap<String, Weight>;
+
+/// Whether a tensor is never trained: the sines of the resampler (`visual.py`: `requires_grad_(False)`).
+pub fn frozen_always(name: &str) -> bool {
+    name == "transformer.visual.attn_pool.pos_embed"
+}
+
+impl QwenVl {
+    /// Opens a folder in the Hugging Face layout, safetensors or pickled, of any float type.
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        let path = folder.join("config.json");
+        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
+        let config = ModelConfig::from_hf_json(&json).with_context(|| path.display().to_string())?;
+        let source = Source::open(folder)?;
+        let mut weights = Weights::new();
+        for (name, shape) in quantize::original_tensors(&config) {
+            source.expect_floats(&name, &shape)?;
+            let rows = shape[0];
+            let cols = shape[1..].iter().product();
+            weights.insert(name.clone(), Weight { values: source.read_floats(&name, 0..rows, 0..cols)?, shape });
+        }
+        Self::zeros(&config, device).load(weights)
+    }
+
+    /// Takes its weights; each must be there, with its shape.
+    pub fn load(self, weights: Weights) -> Result<Self> {
+        let mut loader = Loader { path: Vec::new(), weights, device: self.device(), problem: None };
+        let model = self.map(&mut loader);
+        match loader.problem {
+            Some(problem) => Err(problem),
+            None => Ok(model),
+        }
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> Weights {
+        let mut reader = Reader::default();
+        self.visit(&mut reader);
+        reader.weights
+    }
+}
+
+struct Loader {
+    path: Vec<String>,
+    weights: Weights,
+    device: Device,
+    problem: Option<anyhow::Error>,
+}
+
+impl Loader {
+    fn take<const D: usize>(&mut self, shape: [usize; D]) -> Result<Tensor<D>> {
+        let name = self.path.join(".");
+        let weight = self.weights.remove(&name).with_context(|| format!("the checkpoint has no tensor `{name}`"))?;
+        ensure!(weight.shape == shape, "tensor `{name}` has shape {:?}, the config asks for {shape:?}", weight.shape);
+        Ok(Tensor::from_data(TensorData::new(weight.values, shape), &self.device))
+    }
+}
+
+impl ModuleMapper for Loader {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.take(param.dims()) {
+            Ok(tensor) => Param::from_tensor(tensor),
+            Err(problem) => {
+                self.problem.get_or_insert(problem);
+                param
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    path: Vec<String>,
+    weights: Weights,
+}
+
+impl ModuleVisitor for Reader {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        let shape = tensor.dims().to_vec();
+        let values = tensor.into_data().try_to_vec().expect("parameters are f32");
+        self.weights.insert(self.path.join("."), Weight { shape, values });
+    }
+}

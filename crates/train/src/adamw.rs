@@ -1,0 +1,187 @@
+//! AdamW over one long vector of all trained weights: clipping by the norm of all gradients together, and a learning rate and weight
+//! decay for each weight. (burn's own optimiser clips each tensor alone and has one rate for a module.)
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor, TensorData};
+use qwen_vl_reference::QwenVl;
+
+/// Table 8 of the paper.
+const BETA_1: f32 = 0.9;
+const BETA_2: f32 = 0.98;
+const EPSILON: f32 = 1e-6;
+const WEIGHT_DECAY: f32 = 0.05;
+const CLIP: f32 = 1.0;
+
+/// The optimiser's state. All tensors are `[weights]`, outside autodiff.
+pub struct AdamW {
+    trained: Vec<String>,
+    weights: Tensor<1>,
+    first_moment: Tensor<1>,
+    second_moment: Tensor<1>,
+    /// Factor of the learning rate.
+    rates: Tensor<1>,
+    /// Weight decay.
+    decay: Tensor<1>,
+    steps: i32,
+}
+
+/// A state as it is saved.
+pub struct State {
+    /// Steps done.
+    pub steps: usize,
+    /// Running mean of the gradient.
+    pub first_moment: Vec<f32>,
+    /// Running mean of its square.
+    pub second_moment: Vec<f32>,
+}
+
+impl AdamW {
+    /// For the tensors to which `rate` gives a factor of the learning rate; the others are frozen. Returns the model with gradients
+    /// required of these alone.
+    pub fn new(model: QwenVl, rate: impl Fn(&str) -> Option<f64>, saved: Option<State>) -> (Self, QwenVl) {
+        let device = model.device().without_autodiff();
+        let mut layout = Layout { rate, path: vec![], trained: vec![], weights: vec![], rates: vec![], decay: vec![] };
+        let model = model.map(&mut layout);
+        let count = layout.rates.len();
+        let vector = |values: Vec<f32>| {
+            assert_eq!(values.len(), count, "a saved state of the same weights");
+            Tensor::from_data(TensorData::new(values, [count]), &device)
+        };
+        let saved = saved.unwrap_or_else(|| State { steps: 0, first_moment: vec![0.0; count], second_moment: vec![0.0; count] });
+        let optimizer = Self {
+            weights: Tensor::cat(layout.weights, 0),
+            first_moment: vector(saved.first_moment),
+            second_moment: vector(saved.second_moment),
+            rates: vector(layout.rates),
+            decay: vector(layout.decay),
+            steps: saved.steps as i32,
+            trained: layout.trained,
+        };
+        (optimizer, model)
+    }
+
+    /// Weights that are trained.
+    pub fn count(&self) -> usize {
+        self.weights.dims()[0]
+    }
+
+    /// One step. Returns the model and the norm of the gradient before clipping.
+    pub fn step(&mut self, model: QwenVl, gradients: &mut Gradients, rate: f64) -> (QwenVl, f32) {
+        let mut collector = Collector { gradients, trained: &self.trained, path: vec![], found: vec![] };
+        model.visit(&mut collector);
+        let gradient = Tensor::cat(collector.found, 0);
+        let norm: f32 = gradient.clone().square().sum().sqrt().into_scalar();
+        let gradient = gradient * (CLIP / (norm + 1e-6)).min(1.0);
+
+        self.steps += 1;
+        self.first_moment = self.first_moment.clone() * BETA_1 + gradient.clone() * (1.0 - BETA_1);
+        self.second_moment = self.second_moment.clone() * BETA_2 + gradient.square() * (1.0 - BETA_2);
+        let (first, second) = (1.0 - BETA_1.powi(self.steps), 1.0 - BETA_2.powi(self.steps));
+        let root = (self.second_moment.clone() / second).sqrt() + EPSILON;
+        let update = self.first_moment.clone() / first / root + self.weights.clone() * self.decay.clone();
+        self.weights = self.weights.clone() - update * self.rates.clone() * rate as f32;
+
+        let mut writer = Writer { weights: &self.weights, trained: &self.trained, path: vec![], at: 0 };
+        (model.map(&mut writer), norm)
+    }
+
+    /// What to save.
+    pub fn state(&self) -> State {
+        let values = |tensor: &Tensor<1>| tensor.to_data().try_to_vec::<f32>().expect("weights are f32");
+        State { steps: self.steps as usize, first_moment: values(&self.first_moment), second_moment: values(&self.second_moment) }
+    }
+}
+
+/// Norms, biases and tables are not pulled towards zero.
+fn decays(name: &str, dimensions: usize) -> bool {
+    dimensions > 1 && !name.ends_with("positional_embedding") && !name.ends_with("query")
+}
+
+struct Layout<F> {
+    rate: F,
+    path: Vec<String>,
+    trained: Vec<String>,
+    weights: Vec<Tensor<1>>,
+    rates: Vec<f32>,
+    decay: Vec<f32>,
+}
+
+impl<F: Fn(&str) -> Option<f64>> ModuleMapper for Layout<F> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        let Some(rate) = (self.rate)(&name) else { return param.set_require_grad(false) };
+        let weights = param.val().inner();
+        let count: usize = weights.dims().iter().product();
+        self.weights.push(weights.reshape([count]));
+        self.rates.resize(self.rates.len() + count, rate as f32);
+        let decay = if decays(&name, D) { WEIGHT_DECAY } else { 0.0 };
+        self.decay.resize(self.decay.len() + count, decay);
+        self.trained.push(name);
+        param.set_require_grad(true)
+    }
+}
+
+struct Collector<'a> {
+    gradients: &'a mut Gradients,
+    trained: &'a [String],
+    path: Vec<String>,
+    found: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Collector<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.trained.get(self.found.len()) != Some(&self.path.join(".")) {
+            return;
+        }
+        let weights = param.val();
+        let count: usize = weights.dims().iter().product();
+        // A batch without pictures leaves the visual part without gradients.
+        let gradient = weights.grad_remove(self.gradients).unwrap_or_else(|| weights.inner().zeros_like());
+        self.found.push(gradient.reshape([count]));
+    }
+}
+
+struct Writer<'a> {
+    weights: &'a Tensor<1>,
+    trained: &'a [String],
+    path: Vec<String>,
+    at: usize,
+}
+
+impl ModuleMapper for Writer<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.trained.first() != Some(&self.path.join(".")) {
+            return param;
+        }
+        self.trained = &self.trained[1..];
+        let shape = param.dims();
+        let count: usize = shape.iter().product();
+        let weights = self.weights.clone().narrow(0, self.at, count).reshape(shape);
+        self.at += count;
+        param.map(|_| weights.autodiff().require_grad())
+    }
+}

@@ -1,0 +1,160 @@
+//! Samples packed into batches.
+
+use crate::recipe::{Recipe, StageRecipe};
+use anyhow::{Context, Result, ensure};
+use qwen_vl_format::ModelConfig;
+use qwen_vl_processor::Tokenizer;
+use qwen_vl_reference::Splice;
+use qwen_vl_world::{Encoded, Split, World};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+/// `visual.py`, class `VisionTransformer`.
+pub const IMAGE_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+/// As [`IMAGE_MEAN`].
+pub const IMAGE_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
+/// Numbers of pictures and of targets are rounded up to a multiple of this, so that a GPU sees few shapes.
+const PICTURES_STEP: usize = 4;
+const TARGETS_STEP: usize = 64;
+
+/// Rows of packed samples.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `rows · row_length` inputs.
+    pub splice: Splice,
+    /// For every row and position the sample that it belongs to.
+    pub samples: Vec<Vec<u32>>,
+    /// `[pictures, patches, 3 · patch²]`, with empty pictures at the end.
+    pub patches: Vec<f32>,
+    /// Pictures in `patches`.
+    pub pictures: usize,
+    /// Positions, counted over all rows, whose next token is to be learned; repeated at the end to a full number.
+    pub positions: Vec<i32>,
+    /// The token that follows each.
+    pub targets: Vec<i32>,
+    /// How many of them count.
+    pub counted: usize,
+    /// Samples in it.
+    pub sample_count: usize,
+    /// Number of the first sample that is not in it.
+    pub next_sample: u64,
+}
+
+/// Makes a stage's batches, one after the other.
+pub struct Packer {
+    world: World,
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    stage: StageRecipe,
+    split: Split,
+    seed: u64,
+    next: u64,
+}
+
+impl Packer {
+    /// Batches of a stage, from sample `first` on.
+    pub fn new(recipe: &Recipe, stage: &StageRecipe, split: Split, first: u64) -> Result<Self> {
+        Ok(Self {
+            world: recipe.world()?,
+            tokenizer: qwen_vl_world::tokenizer(recipe.model.visual.n_queries)?,
+            config: recipe.config(stage.image_size)?,
+            stage: stage.clone(),
+            split,
+            seed: recipe.seed,
+            next: first,
+        })
+    }
+
+    /// The next batch. A sample goes into the first row with room for it; the first without room begins the next batch.
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        let (rows, length) = (self.stage.rows, self.stage.row_length);
+        let mut packed: Vec<Vec<(u64, Encoded)>> = vec![Vec::new(); rows];
+        let mut filled = vec![0; rows];
+        let mut pictures = std::collections::BTreeMap::new();
+        let mut longer = 0;
+        loop {
+            let sample = self.sample(self.next);
+            let encoded = sample.encode(&self.tokenizer).context("a sample of the world")?;
+            if encoded.ids.len() > length {
+                longer += 1;
+                ensure!(longer < 1000, "stage {}: no sample fits into rows of {length} positions", self.stage.name);
+                self.next += 1;
+                continue;
+            }
+            let Some(row) = (0..rows).find(|row| filled[*row] + encoded.ids.len() <= length) else { break };
+            filled[row] += encoded.ids.len();
+            packed[row].push((self.next, encoded));
+            pictures.insert(self.next, sample.pictures);
+            self.next += 1;
+        }
+        Ok(self.assemble(packed, &pictures))
+    }
+
+    fn sample(&self, index: u64) -> qwen_vl_world::Sample {
+        let data = match self.stage.mix {
+            // Spread evenly, by the fraction of the golden ratio's multiples.
+            Some((other, share)) if (index as f64 * 0.618_033_988_749_895).fract() < share => other,
+            _ => self.stage.data,
+        };
+        self.world.sample(self.split, data, self.seed, index)
+    }
+
+    fn assemble(
+        &self,
+        packed: Vec<Vec<(u64, Encoded)>>,
+        pictures: &std::collections::BTreeMap<u64, Vec<qwen_vl_processor::Picture>>,
+    ) -> Batch {
+        let vision = &self.config.visual;
+        let length = self.stage.row_length;
+        let padding = self.tokenizer.special().endoftext;
+        let mut splice = Splice::new(&self.config);
+        let (mut samples, mut patches, mut positions, mut targets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut sample_count = 0;
+        for row in packed {
+            let start = splice.len();
+            let mut owners = Vec::with_capacity(length);
+            for (number, Encoded { ids, loss, images }) in row {
+                let first = splice.len();
+                owners.resize(owners.len() + ids.len(), sample_count);
+                sample_count += 1;
+                let spliced = Splice::prompt(&self.config, &ids);
+                assert_eq!(spliced.pictures(), images.len(), "every picture has its positions");
+                splice.append(&spliced);
+                for picture in &pictures[&number] {
+                    let pixels = picture.pixels(vision.image_size, IMAGE_MEAN, IMAGE_STD);
+                    patches.extend(pixels.patches(vision.patch_size, vision.patch_values()));
+                }
+                for at in (1..ids.len()).filter(|at| loss[*at]) {
+                    positions.push((first + at - 1) as i32);
+                    targets.push(ids[at] as i32);
+                }
+            }
+            while splice.len() < start + length {
+                splice.token(padding);
+            }
+            // Padding sees itself and is seen by nothing.
+            owners.resize(length, u32::MAX);
+            samples.push(owners);
+        }
+        let counted = targets.len();
+        let full = counted.next_multiple_of(TARGETS_STEP);
+        positions.resize(full, 0);
+        targets.resize(full, 0);
+        let pictures = splice.pictures().next_multiple_of(PICTURES_STEP);
+        patches.resize(pictures * vision.patches() * vision.patch_values(), 0.0);
+        let sample_count = sample_count as usize;
+        Batch { splice, samples, patches, pictures, positions, targets, counted, sample_count, next_sample: self.next }
+    }
+
+    /// Makes `count` batches ahead in a thread of its own.
+    pub fn stream(mut self, count: usize) -> Receiver<Result<Batch>> {
+        let (sender, receiver) = sync_channel(2);
+        std::thread::spawn(move || {
+            for _ in 0..count {
+                if sender.send(self.next_batch()).is_err() {
+                    break;
+                }
+            }
+        });
+        receiver
+    }
+}

@@ -1,0 +1,73 @@
+//! Weights before the first step.
+
+use qwen_vl_format::ModelConfig;
+use qwen_vl_reference::{Weight, Weights};
+
+/// Random weights for a configuration, the same for the same seed.
+pub fn weights(config: &ModelConfig, seed: u64) -> Weights {
+    let mut random = Normal { random: fastrand::Rng::with_seed(seed), spare: None };
+    let shapes = quantize::original_tensors(config);
+    shapes.into_iter().map(|(name, shape)| (name.clone(), Weight { values: initial(config, &name, &shape, &mut random), shape })).collect()
+}
+
+fn initial(config: &ModelConfig, name: &str, shape: &[usize], random: &mut Normal) -> Vec<f32> {
+    let count = shape.iter().product();
+    if name.ends_with("pos_embed") {
+        return sines(config.visual.n_queries.isqrt(), config.hidden_size);
+    }
+    let is_norm = name.contains(".ln_");
+    if name.ends_with("bias") || is_norm {
+        return vec![if is_norm && name.ends_with("weight") { 1.0 } else { 0.0 }; count];
+    }
+    let fan_in: usize = shape[1..].iter().product();
+    let scaled = 1.0 / (fan_in as f32).sqrt();
+    let layers = if name.contains(".visual.") { config.visual.layers } else { config.num_hidden_layers };
+    let deviation = match name {
+        // Tokens and image features enter the decoder equally loud.
+        "transformer.wte.weight" => 0.5,
+        "transformer.visual.proj" => 0.5 * scaled,
+        // Every token is equally likely at first.
+        "lm_head.weight" => 0.1 * scaled,
+        _ if name.ends_with("query") => 1.0,
+        _ if name.ends_with("positional_embedding") => 0.3,
+        // What is added to the residual stream, so that the sum over the blocks does not grow with their number.
+        _ if name.ends_with("c_proj.weight") || name.ends_with("out_proj.weight") => scaled / (2.0 * layers as f32).sqrt(),
+        _ => scaled,
+    };
+    (0..count).map(|_| deviation * random.next()).collect()
+}
+
+/// The resampler's fixed table (`visual.py`, `get_2d_sincos_pos_embed`): the first half of the channels follows the column, the second
+/// the row; in each half all sines, then all cosines.
+fn sines(side: usize, hidden: usize) -> Vec<f32> {
+    let quarter = hidden / 4;
+    let mut table = Vec::with_capacity(side * side * hidden);
+    for row in 0..side {
+        for col in 0..side {
+            for place in [col, row] {
+                let angle = |i: usize| place as f64 / 10000f64.powf(i as f64 / quarter as f64);
+                table.extend((0..quarter).map(|i| angle(i).sin() as f32));
+                table.extend((0..quarter).map(|i| angle(i).cos() as f32));
+            }
+        }
+    }
+    table
+}
+
+/// Normal numbers, by Box and Muller.
+struct Normal {
+    random: fastrand::Rng,
+    spare: Option<f32>,
+}
+
+impl Normal {
+    fn next(&mut self) -> f32 {
+        if let Some(spare) = self.spare.take() {
+            return spare;
+        }
+        let radius = (-2.0 * (1.0 - self.random.f64()).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * self.random.f64()).sin_cos();
+        self.spare = Some((radius * sin) as f32);
+        (radius * cos) as f32
+    }
+}

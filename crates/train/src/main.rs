@@ -1,0 +1,68 @@
+//! `train`: makes a small Qwen-VL by the paper's three stages.
+
+mod adamw;
+mod batch;
+mod checkpoint;
+mod initial;
+mod plot;
+mod recipe;
+mod run;
+
+use anyhow::Result;
+use clap::Parser;
+use qwen_vl_reference::burn::tensor::Device;
+use recipe::Recipe;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Trains a small Qwen-VL: text alone, then the three stages of the paper. Goes on where an earlier call in the same folder was left.
+#[derive(Parser)]
+#[command(name = "train", version)]
+struct Arguments {
+    /// A built-in recipe (nano, nano-gpu) or a JSON file.
+    #[arg(long, default_value = "nano")]
+    recipe: String,
+    /// Where checkpoints, log, plot and models go.
+    #[arg(long)]
+    out: PathBuf,
+    /// Where it computes.
+    #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
+    device: DeviceName,
+    /// Minutes between two checkpoints.
+    #[arg(long, default_value_t = 3.0)]
+    checkpoint_minutes: f64,
+    /// Stop with a checkpoint after so many minutes.
+    #[arg(long)]
+    stop_after_minutes: Option<f64>,
+}
+
+/// burn's backends in this build.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum DeviceName {
+    /// The CPU.
+    Flex,
+    /// Vulkan, Metal or DirectX.
+    #[cfg(feature = "wgpu")]
+    Wgpu,
+    /// NVIDIA.
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let device = match arguments.device {
+        DeviceName::Flex => Device::flex(),
+        #[cfg(feature = "wgpu")]
+        DeviceName::Wgpu => Device::wgpu(qwen_vl_reference::burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        DeviceName::Cuda => Device::cuda(0),
+    };
+    let settings = run::Settings {
+        device: device.autodiff(),
+        out: arguments.out,
+        checkpoint_every: Duration::from_secs_f64(60.0 * arguments.checkpoint_minutes),
+        stop_after: arguments.stop_after_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
+    };
+    run::run(&Recipe::read(&arguments.recipe)?, &settings)
+}

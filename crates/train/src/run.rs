@@ -1,0 +1,200 @@
+//! The stages, one after the other.
+
+use crate::adamw::AdamW;
+use crate::batch::{Batch, Packer};
+use crate::checkpoint::{Progress, export};
+use crate::recipe::{Recipe, StageRecipe};
+use crate::{initial, plot};
+use anyhow::{Context, Result, ensure};
+use qwen_vl_format::ModelConfig;
+use qwen_vl_reference::burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use qwen_vl_reference::{Positions, QwenVl, Weights, ignore, one_sequence_mask};
+use qwen_vl_world::Split;
+use serde::Serialize;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Steps between two lines of the log.
+const LOG_EVERY: usize = 20;
+/// Steps between two measurements on the validation split, and its batches.
+const VALIDATE_EVERY: usize = 200;
+const VALIDATION_BATCHES: usize = 4;
+
+/// How a run is made, apart from its recipe.
+pub struct Settings {
+    /// Where it computes, with autodiff.
+    pub device: Device,
+    /// Where everything goes.
+    pub out: PathBuf,
+    /// Time between two checkpoints.
+    pub checkpoint_every: Duration,
+    /// The run ends by itself after so long, with a checkpoint.
+    pub stop_after: Option<Duration>,
+}
+
+/// A line of `log.jsonl`.
+#[derive(Serialize)]
+struct LogLine<'a> {
+    stage: &'a str,
+    step: usize,
+    /// Mean over the steps since the last line, in nats for each token.
+    loss: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation_loss: Option<f32>,
+    rate: f64,
+    /// Of the last step, before clipping.
+    gradient_norm: f32,
+    samples: u64,
+    samples_per_sec: f64,
+    seconds: f64,
+}
+
+/// Runs all stages that are not done, and exports the model after each.
+pub fn run(recipe: &Recipe, settings: &Settings) -> Result<()> {
+    std::fs::create_dir_all(&settings.out).with_context(|| format!("can not make {}", settings.out.display()))?;
+    let recipe_file = settings.out.join("recipe.json");
+    let json = serde_json::to_string_pretty(recipe)?;
+    if recipe_file.is_file() {
+        let held = std::fs::read_to_string(&recipe_file)?;
+        ensure!(held == json, "{} holds a run of another recipe; choose another folder, or delete it", settings.out.display());
+    } else {
+        std::fs::write(&recipe_file, json)?;
+    }
+    let begun = Instant::now();
+    let mut weights = initial::weights(&recipe.config(recipe.stages[0].image_size)?, recipe.seed);
+    for stage in &recipe.stages {
+        let (after, done) = run_stage(recipe, stage, weights, settings, begun)?;
+        weights = after;
+        let last = stage.data == qwen_vl_world::Stage::Chat;
+        let folder = settings.out.join(format!("{}-{}", recipe.name, if last { "chat" } else { &stage.name }));
+        export(recipe, stage, &weights, &folder)?;
+        plot::write(&settings.out)?;
+        if !done {
+            println!("stopped in {}; the same command goes on", stage.name);
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Trains one stage from these weights, or goes on where it was left. Returns its weights and whether it is done.
+fn run_stage(recipe: &Recipe, stage: &StageRecipe, weights: Weights, settings: &Settings, begun: Instant) -> Result<(Weights, bool)> {
+    let file = settings.out.join(format!("{}.checkpoint.safetensors", stage.name));
+    let progress = Progress::read(&file)?.unwrap_or(Progress { weights, optimizer: None, steps: 0, next_sample: 0 });
+    if progress.steps >= stage.steps {
+        return Ok((progress.weights, true));
+    }
+    let config = recipe.config(stage.image_size)?;
+    let model = QwenVl::zeros(&config, &settings.device).load(progress.weights)?;
+    let layers = config.visual.layers;
+    let rate_factor = |name: &str| stage.trains(name).then(|| stage.rate_factor(name, layers));
+    let (mut optimizer, mut model) = AdamW::new(model, rate_factor, progress.optimizer);
+    println!("{}: {} of {} weights learn, steps {} to {}", stage.name, optimizer.count(), count(&model), progress.steps, stage.steps);
+
+    let tables = Tables::new(&config, stage, &settings.device);
+    let mut validation = Packer::new(recipe, stage, Split::Validation, 0)?;
+    let validation: Vec<Batch> = (0..VALIDATION_BATCHES).map(|_| validation.next_batch()).collect::<Result<_>>()?;
+    let batches = Packer::new(recipe, stage, Split::Train, progress.next_sample)?.stream(stage.steps - progress.steps);
+    let mut log = OpenOptions::new().create(true).append(true).open(settings.out.join("log.jsonl"))?;
+    let (mut losses, mut samples) = (Vec::new(), 0);
+    let (mut saved, mut logged) = (Instant::now(), Instant::now());
+    for step in progress.steps..stage.steps {
+        let batch = batches.recv().context("the thread that makes samples ended")??;
+        let loss = tables.loss(&model, &batch);
+        let mut gradients = loss.backward();
+        let gradient_norm;
+        (model, gradient_norm) = optimizer.step(model, &mut gradients, stage.rate(step));
+        ensure!(gradient_norm.is_finite(), "{} step {step}: the gradient is {gradient_norm}", stage.name);
+        losses.push(loss.inner());
+        samples += batch.sample_count;
+        let next_sample = batch.next_sample;
+
+        let done = step + 1;
+        if done.is_multiple_of(LOG_EVERY) || done == stage.steps {
+            let loss = Tensor::cat(std::mem::take(&mut losses), 0).mean().into_scalar::<f32>();
+            let validation_loss = (done.is_multiple_of(VALIDATE_EVERY) || done == stage.steps).then(|| {
+                let losses: Vec<Tensor<1>> = validation.iter().map(|batch| tables.loss(&model, batch).inner()).collect();
+                Tensor::cat(losses, 0).mean().into_scalar::<f32>()
+            });
+            let line = LogLine {
+                stage: &stage.name,
+                step: done,
+                loss,
+                validation_loss,
+                rate: stage.rate(step),
+                gradient_norm,
+                samples: next_sample,
+                samples_per_sec: samples as f64 / logged.elapsed().as_secs_f64(),
+                seconds: begun.elapsed().as_secs_f64(),
+            };
+            let line = serde_json::to_string(&line)?;
+            println!("{line}");
+            writeln!(log, "{line}")?;
+            (logged, samples) = (Instant::now(), 0);
+        }
+        let stop = settings.stop_after.is_some_and(|limit| begun.elapsed() >= limit);
+        if done == stage.steps || stop || saved.elapsed() >= settings.checkpoint_every {
+            let finished = done == stage.steps;
+            let optimizer = (!finished).then(|| optimizer.state());
+            Progress { weights: model.weights(), optimizer, steps: done, next_sample }.write(&file)?;
+            saved = Instant::now();
+            if stop && !finished {
+                return Ok((model.weights(), false));
+            }
+        }
+    }
+    Ok((model.weights(), true))
+}
+
+fn count(model: &QwenVl) -> usize {
+    use qwen_vl_reference::burn::module::Module;
+    model.num_params()
+}
+
+/// What all batches of a stage share.
+struct Tables {
+    positions: Positions,
+    patches: usize,
+    patch_values: usize,
+    rows: usize,
+    device: Device,
+}
+
+impl Tables {
+    fn new(config: &ModelConfig, stage: &StageRecipe, device: &Device) -> Self {
+        let device = device.clone().without_autodiff();
+        Self {
+            positions: Positions::new(config, 1.0, 0, stage.row_length, &device),
+            patches: config.visual.patches(),
+            patch_values: config.visual.patch_values(),
+            rows: stage.rows,
+            device,
+        }
+    }
+
+    /// Mean over the targets of a batch of −ln p, `[1]`.
+    fn loss(&self, model: &QwenVl, batch: &Batch) -> Tensor<1> {
+        let features = (batch.pictures > 0).then(|| {
+            let shape = [batch.pictures, self.patches, self.patch_values];
+            model.transformer.visual.forward(Tensor::from_data(TensorData::new(batch.patches.clone(), shape), &self.device), &mut ignore)
+        });
+        let embedded = model.embed(&batch.splice, features, self.rows);
+        let mask = one_sequence_mask(&batch.samples, &self.device);
+        let states = model.decode(embedded, &self.positions, &mask, None, &mut ignore);
+        let [rows, length, hidden] = states.dims();
+        let count = batch.targets.len();
+        let ids = |ids: &[i32]| Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), &self.device);
+        let logits = model.lm_head.forward(states.reshape([rows * length, hidden]).select(0, ids(&batch.positions)));
+        let chosen = activation::log_softmax(logits, 1).gather(1, ids(&batch.targets).reshape([count, 1])).reshape([count]);
+        let mut shares = vec![-1.0 / batch.counted as f32; batch.counted];
+        shares.resize(count, 0.0);
+        (chosen * Tensor::from_data(TensorData::new(shares, [count]), &self.device)).sum()
+    }
+}
+
+/// The folder of a run's log.
+pub fn log_path(out: &Path) -> PathBuf {
+    out.join("log.jsonl")
+}
