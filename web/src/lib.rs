@@ -211,6 +211,12 @@ impl Engine {
         self.0.release_image(id);
     }
 
+    /// How many pictures' features are kept beside those that are held.
+    #[wasm_bindgen(js_name = keepImages)]
+    pub fn keep_images(&mut self, count: usize) {
+        self.0.keep_images(count);
+    }
+
     /// Whether [`Images::push_kept`] can name a picture.
     #[wasm_bindgen(js_name = keepsImage)]
     pub fn keeps_image(&self, id: &str) -> bool {

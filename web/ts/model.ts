@@ -27,6 +27,8 @@ export interface LoadOptions extends SourceOptions, FileLocations {
   imageOrientation?: ImageOrientation;
   /** Whether the kernels are checked on this GPU before the model counts as loaded, which also compiles them; `true` by default. */
   selfCheck?: boolean;
+  /** Pictures that are remembered once they were encoded, beside those of {@link QwenVLModel.encodeImage}; 16 by default, of up to 4 MiB each. */
+  keptImages?: number;
   /** Where the weights are kept for the next visit: by default the site's private file system, and nowhere for a folder. */
   cache?: CacheChoice;
   /** Asks the browser never to evict the weights; some browsers ask the user then. */
@@ -101,6 +103,7 @@ async function start(source: ModelSource, options: LoadOptions): Promise<Started
       whenBusy: options.whenBusy ?? "wait",
       ...wasmLocation(options),
       selfCheck: options.selfCheck ?? true,
+      ...(options.keptImages === undefined ? {} : { keptImages: options.keptImages }),
       options: {
         ...(options.contextLength === undefined ? {} : { contextLength: options.contextLength }),
         forceFallbackAdapter: options.forceFallbackAdapter ?? false,

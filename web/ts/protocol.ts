@@ -96,6 +96,7 @@ export interface LoadParams {
   options: EngineOptions;
   /** Whether the kernels are checked on the GPU before the model counts as loaded. */
   selfCheck: boolean;
+  keptImages?: number;
 }
 
 /** What can be asked of the worker: what goes in, what is told meanwhile, what comes out. */

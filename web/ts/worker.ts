@@ -109,6 +109,7 @@ async function load(request: Extract<Request, { kind: "load" }>, signal: AbortSi
   engine = await sink.loader.finish(vocabulary);
   signal.throwIfAborted();
   imageTokens = manifest.config.visual.n_queries;
+  if (request.keptImages !== undefined) engine.keepImages(request.keptImages);
   if (request.selfCheck) {
     progress.phase("warmup");
     await engine.selfCheck();

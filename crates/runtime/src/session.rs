@@ -328,6 +328,7 @@ pub struct Engine {
     tokenizer: Tokenizer,
     /// Features of the latest pictures, the newest last, so that the next question about them costs no encoding.
     encoded: Vec<EncodedImage>,
+    kept_images: usize,
 }
 
 #[derive(Clone)]
@@ -338,7 +339,7 @@ struct EncodedImage {
     pins: usize,
 }
 
-/// Pictures whose features are kept beside those that somebody holds: 4 MiB each at the published size.
+/// Pictures whose features are kept by default, beside those that somebody holds: 4 MiB each at the published size.
 const KEPT_IMAGES: usize = 16;
 
 impl Engine {
@@ -347,7 +348,7 @@ impl Engine {
         let vision = &model.manifest().config.visual;
         let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(vision.n_queries);
         tokenizer.check_image_start(vision.image_start_id)?;
-        Ok(Self { model, tokenizer, encoded: Vec::new() })
+        Ok(Self { model, tokenizer, encoded: Vec::new(), kept_images: KEPT_IMAGES })
     }
 
     /// The model.
@@ -551,6 +552,12 @@ impl Engine {
         self.forget_images();
     }
 
+    /// How many pictures' features are kept beside those that somebody holds.
+    pub fn keep_images(&mut self, count: usize) {
+        self.kept_images = count;
+        self.forget_images();
+    }
+
     /// Whether [`ImageInput::Kept`] can name a picture.
     pub fn keeps_image(&self, id: &str) -> bool {
         self.encoded.iter().any(|encoded| encoded.info.id == id)
@@ -658,7 +665,7 @@ impl Engine {
 
     /// Lets the oldest pictures go that nobody holds.
     fn forget_images(&mut self) {
-        let mut surplus = self.encoded.iter().filter(|encoded| encoded.pins == 0).count().saturating_sub(KEPT_IMAGES);
+        let mut surplus = self.encoded.iter().filter(|encoded| encoded.pins == 0).count().saturating_sub(self.kept_images);
         self.encoded.retain(|encoded| {
             let goes = encoded.pins == 0 && surplus > 0;
             surplus -= usize::from(goes);

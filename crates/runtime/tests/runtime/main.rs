@@ -3,4 +3,5 @@
 mod errors;
 mod goldens;
 mod positions;
+mod sessions;
 mod support;

@@ -1,0 +1,195 @@
+//! What an engine does beside answering: likelihoods, penalties, endings, scores, pictures that are kept, conversations that are too long.
+
+use crate::support::{convert, load};
+use quantize::SchemeName;
+use qwen_vl_processor::Orientation;
+use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
+use qwen_vl_runtime::session::{
+    Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest,
+};
+use qwen_vl_runtime::{KvReuse, ModelOptions, RuntimeError};
+use qwen_vl_testkit::golden::fixtures;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+/// `seq_length` of `mini-b`: rotary bases change above it.
+const WINDOW: usize = 256;
+
+fn engine(context_length: usize) -> Engine {
+    let checkpoint = fixtures().join("checkpoints/mini-b");
+    let folder = convert(&checkpoint, SchemeName::F32, 32);
+    let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64 });
+    assert_eq!(model.manifest().config.seq_length, WINDOW);
+    Engine::new(model, &std::fs::read(checkpoint.join("qwen.tiktoken")).unwrap()).unwrap()
+}
+
+fn raw(text: &str) -> PromptInput {
+    PromptInput::Raw { text: text.to_owned() }
+}
+
+/// Greedy, and on past stop tokens.
+fn greedy(max_new_tokens: usize) -> GenerationOptions {
+    GenerationOptions { greedy: Some(true), max_new_tokens: Some(max_new_tokens), ignore_stop: true, ..GenerationOptions::default() }
+}
+
+fn try_ask(engine: &mut Engine, prompt: PromptInput, generation: GenerationOptions, images: &[ImageInput]) -> Result<Answer, RuntimeError> {
+    let request = Request { prompt, generation };
+    pollster::block_on(engine.ask(&request, images, &mut |_| ControlFlow::Continue(()), None))
+}
+
+fn ask(engine: &mut Engine, prompt: PromptInput, generation: GenerationOptions) -> Answer {
+    try_ask(engine, prompt, generation, &[]).unwrap()
+}
+
+fn picture(shade: u8) -> ImageInput {
+    ImageInput::Rgba { width: 2, height: 1, pixels: vec![shade, 0, 0, 255, 0, shade, 0, 255] }
+}
+
+#[test]
+fn likelihoods_penalties_and_endings() {
+    let mut engine = engine(200);
+    let plain = ask(&mut engine, raw("Hello"), greedy(12));
+    assert_eq!(plain.logprobs, None);
+
+    // Likelihoods are those of the plain answer, which they do not change.
+    let likely = ask(&mut engine, raw("Hello"), GenerationOptions { logprobs: Some(3), ..greedy(12) });
+    assert_eq!(likely.tokens, plain.tokens);
+    let logprobs = likely.logprobs.unwrap();
+    for (token, found) in plain.tokens.iter().zip(&logprobs) {
+        assert_eq!((found.chosen.token, found.top[0].token, found.top.len()), (*token, *token, 3));
+        assert!(found.top.windows(2).all(|pair| pair[0].logprob >= pair[1].logprob) && found.chosen.logprob < 0.0);
+    }
+
+    // A score is the likelihood of each token behind those before it.
+    let request = ScoreRequest { prompt: raw("Hello"), candidates: vec![" no".into(), " yes, it is".into(), " no".into()] };
+    let scores = pollster::block_on(engine.score(&request, &[], &mut |_| ControlFlow::Continue(()))).unwrap().unwrap();
+    assert_eq!(scores[0], scores[2], "candidates do not see each other");
+    assert!(scores[1].tokens.len() > 2);
+    for (at, (token, score)) in scores[1].tokens.iter().zip(&scores[1].logprobs).enumerate() {
+        let ids = [&plain.prompt_ids, &scores[1].tokens[..at]].concat();
+        let next = ask(&mut engine, PromptInput::Ids { ids }, GenerationOptions { logprobs: Some(9999), ..greedy(1) });
+        let all = &next.logprobs.unwrap()[0].top;
+        let found = all.iter().find(|other| other.token == *token).unwrap().logprob;
+        assert!((score - found).abs() < 1e-3, "{at}: {score} {found}");
+    }
+    let stopped = pollster::block_on(engine.score(&request, &[], &mut |event| match event {
+        Event::Score { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    }));
+    assert_eq!(stopped.unwrap(), None);
+    let empty = ScoreRequest { candidates: vec!["a".into(), String::new()], ..request };
+    let error = pollster::block_on(engine.score(&empty, &[], &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    assert!(matches!(error, RuntimeError::EmptyCandidate { index: 1 }), "{error}");
+
+    // So strong a penalty that nothing comes twice.
+    let fresh = ask(&mut engine, raw("Hello"), GenerationOptions { repetition_penalty: Some(1e6), ..greedy(12) });
+    let seen: BTreeSet<_> = fresh.prompt_ids.iter().chain(&fresh.tokens).collect();
+    assert_eq!(seen.len(), fresh.prompt_ids.iter().collect::<BTreeSet<_>>().len() + fresh.tokens.len(), "{:?}", fresh.tokens);
+
+    // Its third token stops the answer, unless it is too early for that.
+    let stop = GenerationOptions { ignore_stop: false, stop_tokens: vec![plain.tokens[2]], ..greedy(12) };
+    let first = plain.tokens.iter().position(|token| *token == plain.tokens[2]).unwrap();
+    let ended = ask(&mut engine, raw("Hello"), stop.clone());
+    assert_eq!((ended.finish_reason, &ended.tokens[..]), (FinishReason::Stop, &plain.tokens[..=first]));
+    let later = ask(&mut engine, raw("Hello"), GenerationOptions { min_new_tokens: 8, ..stop });
+    assert!(later.tokens.len() >= 8 && !later.tokens[..8.min(later.tokens.len() - 1)].contains(&plain.tokens[2]), "{:?}", later.tokens);
+
+    // Stop texts.
+    let middle: String = plain.raw.chars().skip(plain.raw.chars().count() / 2).take(2).collect();
+    let ended = ask(&mut engine, raw("Hello"), GenerationOptions { stop: vec![middle.clone()], ..greedy(12) });
+    assert_eq!(ended.finish_reason, FinishReason::StopString);
+    assert_eq!(ended.raw, plain.raw[..plain.raw.find(&middle).unwrap()].trim());
+
+    for (wrong, name) in [
+        (GenerationOptions { temperature: Some(f32::NAN), ..greedy(1) }, "temperature"),
+        (GenerationOptions { top_p: Some(1.5), ..greedy(1) }, "top-p"),
+        (GenerationOptions { repetition_penalty: Some(0.0), ..greedy(1) }, "repetition penalty"),
+    ] {
+        let error = try_ask(&mut engine, raw("Hello"), wrong, &[]).unwrap_err();
+        assert!(matches!(error, RuntimeError::InvalidOption { .. }) && error.to_string().contains(name), "{error}");
+    }
+    assert_eq!(ask(&mut engine, raw("Hello"), greedy(12)).tokens, plain.tokens, "nothing is left of all this");
+
+    // The plans of prefill and decode agree here, and a benchmark leaves nothing behind either.
+    pollster::block_on(engine.model_mut().self_check()).unwrap();
+    let options = BenchmarkOptions { contexts: vec![40, 9999], prompt_tokens: 8, decode_tokens: 4, runs: 1 };
+    let report = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Continue(()))).unwrap().unwrap();
+    assert_eq!(report.decode.iter().map(|speed| speed.context).collect::<Vec<_>>(), [40], "lengths beyond the context are left out");
+    assert!(report.encode_ms > 0.0 && report.prefill_tokens_per_second > 0.0 && report.decode[0].tokens_per_second > 0.0);
+    let none = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Break(()))).unwrap();
+    assert_eq!(none, None);
+    assert_eq!(ask(&mut engine, raw("Hello"), greedy(12)).tokens, plain.tokens);
+}
+
+#[test]
+fn pictures_are_kept_and_held() {
+    let mut engine = engine(600);
+    let prompt = || raw("<img>a</img>What?");
+    let first = try_ask(&mut engine, prompt(), greedy(3), &[picture(1)]).unwrap();
+    let id = first.images[0].id.clone();
+    assert_eq!((first.images[0].width, first.images[0].height, engine.keeps_image(&id)), (2, 1, true));
+    let by_name = try_ask(&mut engine, prompt(), greedy(3), &[ImageInput::Kept { id: id.clone() }]).unwrap();
+    assert_eq!((&by_name.tokens, &by_name.images), (&first.tokens, &first.images));
+
+    engine.keep_images(1);
+    let hold = |engine: &mut Engine, shade| pollster::block_on(engine.hold_image(&picture(shade))).unwrap().id;
+    let held = hold(&mut engine, 2);
+    assert_eq!(hold(&mut engine, 2), held);
+    let other = hold(&mut engine, 3);
+    engine.release_image(&other);
+    assert_eq!([&id, &held, &other].map(|id| engine.keeps_image(id)), [false, true, true]);
+    let error = try_ask(&mut engine, prompt(), greedy(3), &[ImageInput::Kept { id: id.clone() }]).unwrap_err();
+    assert!(matches!(&error, RuntimeError::UnknownImage { id: named } if *named == id), "{error}");
+
+    // Two holders: it stays until both have let go, and is then the one that is kept the longest.
+    engine.release_image(&held);
+    assert!(engine.keeps_image(&held));
+    engine.release_image(&held);
+    assert_eq!([&held, &other].map(|id| engine.keeps_image(id)), [false, true]);
+    let wrong = ImageInput::Encoded { bytes: b"no picture".to_vec(), orientation: Orientation::Apply };
+    assert!(matches!(pollster::block_on(engine.hold_image(&wrong)), Err(RuntimeError::Processor(_))));
+}
+
+#[test]
+fn oldest_turns_and_their_pictures_give_way() {
+    let mut engine = engine(700);
+    let turn = |question: &str| (question.to_owned(), "Yes.".to_owned());
+    let history = vec![turn("Picture 1: <img>1</img>\nOne?"), turn("Two?"), turn("Picture 2: <img>2</img>\nThree?")];
+    let chat = |overflow| PromptInput::Chat { system: None, history: history.clone(), query: "Four?".into(), overflow };
+    let images = [picture(1), picture(2)];
+    let used = engine.count(&chat(Overflow::Error)).unwrap();
+    let error = try_ask(&mut engine, chat(Overflow::Error), greedy(200), &images);
+    assert_eq!(error.is_err(), used >= 700, "{used} tokens");
+
+    let answer = try_ask(&mut engine, chat(Overflow::DropOldest), greedy(200), &images).unwrap();
+    assert_eq!(answer.images.len(), 1);
+    assert_eq!((answer.dropped_turns, answer.images[0].id == pollster::block_on(engine.hold_image(&picture(2))).unwrap().id), (1, true));
+    assert!(answer.prompt_ids.len() + 700 / 4 <= 700, "{} tokens", answer.prompt_ids.len());
+    let short = PromptInput::Chat { system: None, history: history[1..].to_vec(), query: "Four?".into(), overflow: Overflow::Error };
+    assert_eq!(try_ask(&mut engine, short, greedy(1), &images[1..]).unwrap().prompt_ids, answer.prompt_ids);
+
+    let missing = try_ask(&mut engine, chat(Overflow::DropOldest), greedy(1), &images[..1]).unwrap_err();
+    assert!(matches!(missing, RuntimeError::ImageCount { spans: 2, given: 1 }), "{missing}");
+}
+
+#[test]
+fn a_change_of_the_rotary_base_is_run_again_or_passed_over() {
+    let mut engine = engine(600);
+    let ids = |count: u32| PromptInput::Ids { ids: (0..count).map(|id| id % 200).collect() };
+    let with = |kv_reuse| GenerationOptions { kv_reuse, ..greedy(4) };
+    let straight = ask(&mut engine, ids(WINDOW as u32 + 20), with(KvReuse::Exact));
+
+    ask(&mut engine, ids(WINDOW as u32 - 20), with(KvReuse::Exact));
+    let exact = ask(&mut engine, ids(WINDOW as u32 + 20), with(KvReuse::Exact));
+    assert_eq!((exact.reused_tokens, &exact.tokens), (0, &straight.tokens));
+
+    ask(&mut engine, ids(WINDOW as u32 - 20), with(KvReuse::Exact));
+    let fast = ask(&mut engine, ids(WINDOW as u32 + 20), with(KvReuse::Fast));
+    assert_eq!(fast.reused_tokens, WINDOW - 20);
+    // Another conversation gets its own base.
+    let other: Vec<u32> = (0..WINDOW as u32 + 20).map(|id| (id + 7) % 200).collect();
+    let fresh = ask(&mut engine, PromptInput::Ids { ids: other.clone() }, with(KvReuse::Fast));
+    engine.model_mut().reset();
+    let alone = ask(&mut engine, PromptInput::Ids { ids: other }, with(KvReuse::Exact));
+    assert_eq!((fresh.reused_tokens, fresh.tokens), (0, alone.tokens));
+}
