@@ -16,6 +16,7 @@ import { adapterTests } from "./suites/adapter.mjs";
 import { apiTests } from "./suites/api.mjs";
 import { goldenTests } from "./suites/golden.mjs";
 import { pageTests } from "./suites/page.mjs";
+import { lossTests, sessionTests } from "./suites/sessions.mjs";
 import { weightsTests } from "./suites/weights.mjs";
 
 function setting(name) {
@@ -92,6 +93,8 @@ async function open(body, { path = "/", expected } = {}) {
 test(name, { concurrency: false }, async (context) => {
   await adapterTests(context, bed);
   await apiTests(context, bed);
+  await sessionTests(context, bed);
+  await lossTests(context, bed);
   await weightsTests(context, bed);
   await pageTests(context, bed);
   await goldenTests(context, bed);

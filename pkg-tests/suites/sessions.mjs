@@ -36,7 +36,6 @@ export async function sessionTests(context, bed) {
       });
     }),
   );
-  await losses(context, bed);
 }
 
 async function turns(context, page) {
@@ -327,7 +326,7 @@ async function facade(context, page) {
 }
 
 /** A worker whose surroundings can be spoilt from the page. */
-async function losses(context, bed) {
+export async function lossTests(context, bed) {
   const scripts = {
     "/changed-worker.js": `import "/change.js"; import "/package/dist/worker.js";`,
     "/change.js": `
