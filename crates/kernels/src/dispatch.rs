@@ -22,6 +22,39 @@ struct Step { rows: u32, start: u32, keys: u32, reserved: u32 }
 @group(0) @binding(0) var<uniform> step: Step;
 ";
 
+/// The numbers of a launch that never change, as a second uniform: `sizes.name` in the shader.
+///
+/// They are not constants in the source because a pipeline takes longer to compile than to run (seconds on a software adapter), and most
+/// launches of a model differ in nothing else. What shapes the code (a weight's scheme, vectors of a head) does stand in the source.
+#[derive(Debug, Default)]
+pub(crate) struct Sizes {
+    members: String,
+    words: Vec<u32>,
+}
+
+/// Where the kernels find [`Sizes`].
+const SIZES_BINDING: u32 = 7;
+
+impl Sizes {
+    /// Appends a count, an offset or a flag.
+    pub(crate) fn u32(mut self, name: &str, value: usize) -> Self {
+        self.members += &format!(" {name}: u32,");
+        self.words.push(u32::try_from(value).expect("sizes of a launch fit 32 bits"));
+        self
+    }
+
+    /// Appends a number.
+    pub(crate) fn f32(mut self, name: &str, value: f32) -> Self {
+        self.members += &format!(" {name}: f32,");
+        self.words.push(value.to_bits());
+        self
+    }
+
+    fn wgsl(&self) -> String {
+        format!("struct Sizes {{{} }}\n@group(0) @binding({SIZES_BINDING}) var<uniform> sizes: Sizes;\n", self.members)
+    }
+}
+
 /// The uniform that holds the [`Step`] of one plan.
 #[derive(Debug, Clone)]
 pub struct StepBuffer(wgpu::Buffer);
@@ -78,22 +111,22 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Compiles (or finds) the pipeline and binds `buffers` to it; `step` is given where the source uses it.
+    /// Compiles (or finds) the pipeline and binds `sizes` and `buffers` to it; `step` is given where the source uses it.
     pub(crate) fn new<'a>(
         gpu: &Gpu,
         label: &'static str,
         source: &str,
+        sizes: Sizes,
         step: Option<&'a StepBuffer>,
         buffers: impl IntoIterator<Item = (u32, &'a wgpu::Buffer)>,
         grid: Grid,
     ) -> Self {
-        let pipeline = gpu.pipeline(label, &format!("{STEP_WGSL}{source}"));
-        let entries: Vec<_> = step
-            .map(|step| (0, &step.0))
-            .into_iter()
-            .chain(buffers)
-            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
-            .collect();
+        let pipeline = gpu.pipeline(label, &format!("{STEP_WGSL}{}{source}", sizes.wgsl()));
+        let sizes = gpu.uniform(&sizes.words);
+        let entry = |binding, buffer: &'a wgpu::Buffer| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() };
+        let mut entries: Vec<_> = buffers.into_iter().map(|(binding, buffer)| entry(binding, buffer)).collect();
+        entries.extend(step.map(|step| entry(0, &step.0)));
+        entries.push(wgpu::BindGroupEntry { binding: SIZES_BINDING, resource: sizes.as_entire_binding() });
         let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(label),
             layout: &pipeline.get_bind_group_layout(0),

@@ -72,6 +72,8 @@ pub struct Gpu {
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     pipelines: RefCell<HashMap<String, wgpu::ComputePipeline>>,
+    uniforms: RefCell<HashMap<Vec<u32>, wgpu::Buffer>>,
+    zeros: wgpu::Buffer,
     allocated: std::cell::Cell<u64>,
     error: Arc<Mutex<Option<GpuError>>>,
     lost: Arc<MapSlot>,
@@ -148,7 +150,13 @@ impl Gpu {
                 }
             }
         });
-        Ok(Self { device, queue, info, pipelines: RefCell::default(), allocated: Default::default(), error, lost })
+        let zeros = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("zeros"),
+            size: 16,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
+        Ok(Self { device, queue, info, pipelines: RefCell::default(), uniforms: RefCell::default(), zeros, allocated: Default::default(), error, lost })
     }
 
     /// The device.
@@ -263,6 +271,32 @@ impl Gpu {
         drop(view);
         staging.unmap();
         Ok(bytes)
+    }
+
+    /// Four zeros, for a binding that a launch has no use for.
+    pub(crate) fn zeros(&self) -> &wgpu::Buffer {
+        &self.zeros
+    }
+
+    /// A uniform of these words, shared by all who ask for the same.
+    pub(crate) fn uniform(&self, words: &[u32]) -> wgpu::Buffer {
+        if let Some(uniform) = self.uniforms.borrow().get(words) {
+            return uniform.clone();
+        }
+        let uniform = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("sizes"),
+            size: (words.len() as u64 * 4).next_multiple_of(16).max(16),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&uniform, 0, bytemuck::cast_slice(words));
+        self.uniforms.borrow_mut().insert(words.to_vec(), uniform.clone());
+        uniform
+    }
+
+    /// Pipelines compiled so far.
+    pub fn pipelines(&self) -> usize {
+        self.pipelines.borrow().len()
     }
 
     /// The pipeline for a WGSL source, compiled at the first request. Entry point `main`.

@@ -1,9 +1,9 @@
-// output = left + right, each rows x VECTORS vec4. A workgroup of 64 does one row. Dispatch: y = step.rows.
+// output = left + right, each rows x sizes.vectors vec4. A workgroup of 64 does one row. Dispatch: y = step.rows.
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let row = min(workgroup.y, step.rows - 1u) * VECTORS;
-  for (var i = lane; i < VECTORS; i += 64u) {
+  let row = min(workgroup.y, step.rows - 1u) * sizes.vectors;
+  for (var i = lane; i < sizes.vectors; i += 64u) {
     output[row + i] = left[row + i] + right[row + i];
   }
 }

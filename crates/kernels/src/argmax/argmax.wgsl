@@ -1,4 +1,4 @@
-// token[0] = index of the largest of COLS logits, the lowest of equals; all bits set if any logit is NaN or infinite.
+// token[0] = index of the largest of sizes.cols logits, the lowest of equals; all bits set if any logit is NaN or infinite.
 // One workgroup of 256. Workgroup memory: 3 KiB.
 
 var<workgroup> best_value: array<f32, 256>;
@@ -8,9 +8,9 @@ var<workgroup> broken: array<u32, 256>;
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lane: u32) {
   var value = -3.4e38;
-  var index = COLS;
+  var index = sizes.cols;
   var not_finite = 0u;
-  for (var i = lane; i < COLS; i += 256u) {
+  for (var i = lane; i < sizes.cols; i += 256u) {
     let logit = logits[i];
     // On the bits: a compiler may assume that floats are never NaN.
     not_finite |= u32((bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u);

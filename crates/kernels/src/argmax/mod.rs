@@ -1,5 +1,6 @@
 //! The most likely token.
 
+use crate::dispatch::Sizes;
 use crate::{Activation, Dispatch, Gpu, Grid};
 
 /// What [`argmax`] writes when a logit is NaN or infinite: no token has this id.
@@ -10,12 +11,11 @@ pub const NOT_FINITE: u32 = u32::MAX;
 /// # Shapes
 /// - `logits`: `[1, vocab]`, `token`: one u32
 pub fn argmax(gpu: &Gpu, logits: &Activation, token: &wgpu::Buffer) -> Dispatch {
-    let source = format!(
-        "const COLS: u32 = {}u;\n\
-         @group(0) @binding(1) var<storage, read> logits: array<f32>;\n\
-         @group(0) @binding(2) var<storage, read_write> token: array<u32>;\n{}",
-        logits.cols,
+    let source = concat!(
+        "@group(0) @binding(1) var<storage, read> logits: array<f32>;\n\
+         @group(0) @binding(2) var<storage, read_write> token: array<u32>;\n",
         include_str!("argmax.wgsl"),
     );
-    Dispatch::new(gpu, "argmax", &source, None, [(1, &logits.buffer), (2, token)], Grid::Fixed([1, 1, 1]))
+    let sizes = Sizes::default().u32("cols", logits.cols);
+    Dispatch::new(gpu, "argmax", source, sizes, None, [(1, &logits.buffer), (2, token)], Grid::Fixed([1, 1, 1]))
 }

@@ -1,4 +1,4 @@
-// The same for one row: output = softmax(q · kᵀ * SCALE) · v over all step.keys keys.
+// The same for one row: output = softmax(q · kᵀ * sizes.scale) · v over all step.keys keys.
 //
 // A workgroup of 128 does one head: for 128 keys at a time a lane scores one key, then lanes (group, vector) sum the values of every
 // GROUPS-th key. Dispatch: x = heads. Workgroup memory: 3.5 KiB.
@@ -42,7 +42,7 @@ fn workgroup_sum(value: f32, lane: u32) -> f32 {
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let head = workgroup.x * VECTORS;
   if (lane < VECTORS) {
-    query[lane] = q[Q_OFFSET + head + lane] * SCALE;
+    query[lane] = q[sizes.q_offset + head + lane] * sizes.scale;
   }
   workgroupBarrier();
   let group = lane / VECTORS;
@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let key = tile + lane;
     var score = -3.0e38;
     if (key < step.keys) {
-      let at = key * K_STRIDE + K_OFFSET + head;
+      let at = key * sizes.k_stride + sizes.k_offset + head;
       var sum = vec4<f32>(0.0);
       for (var i = 0u; i < VECTORS; i++) {
         sum += query[i] * k[at + i];
@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if (group < GROUPS) {
       let count = min(128u, step.keys - tile);
       for (var j = group; j < count; j += GROUPS) {
-        acc += scores[j] * v[(tile + j) * V_STRIDE + V_OFFSET + head + vector];
+        acc += scores[j] * v[(tile + j) * sizes.v_stride + sizes.v_offset + head + vector];
       }
     }
     workgroupBarrier();

@@ -2,6 +2,7 @@
 
 pub mod oracle;
 
+use crate::dispatch::Sizes;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
 /// A slice of columns of activations that holds `heads × head_dim` values a row.
@@ -39,22 +40,7 @@ impl Attention<'_> {
     fn source(&self, kernel: &str) -> String {
         let vectors = self.head_dim / 4;
         assert!(self.head_dim.is_multiple_of(4) && self.head_dim <= 128, "heads of {} values", self.head_dim);
-        let mut source = format!(
-            "const VECTORS: u32 = {vectors}u;\nconst TILE_VECTORS: u32 = {}u;\nconst CAUSAL: bool = {};\nconst SCALE: f32 = {:e};\n\
-             const OUT_STRIDE: u32 = {}u;\n",
-            16 * vectors,
-            self.causal,
-            1.0 / (self.head_dim as f64).sqrt(),
-            self.output.stride() / 4,
-        );
-        for (name, heads) in [("Q", self.queries), ("K", self.keys), ("V", self.values)] {
-            assert!(heads.first_col.is_multiple_of(4), "heads begin at a whole vector");
-            source += &format!(
-                "const {name}_STRIDE: u32 = {}u;\nconst {name}_OFFSET: u32 = {}u;\n",
-                heads.rows.stride() / 4,
-                heads.first_col / 4
-            );
-        }
+        let mut source = format!("const VECTORS: u32 = {vectors}u;\n");
         // Queries, keys and values are often one buffer: bound once, under three names, it would be three bindings of the same range,
         // which is allowed as all are read-only.
         source += "@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;\n\
@@ -62,6 +48,17 @@ impl Attention<'_> {
                    @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;\n\
                    @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;\n";
         source + kernel
+    }
+
+    fn sizes(&self) -> Sizes {
+        let sizes = Sizes::default()
+            .u32("causal", self.causal.into())
+            .f32("scale", (1.0 / (self.head_dim as f64).sqrt()) as f32)
+            .u32("out_stride", self.output.stride() / 4);
+        [("q", self.queries), ("k", self.keys), ("v", self.values)].into_iter().fold(sizes, |sizes, (name, heads)| {
+            assert!(heads.first_col.is_multiple_of(4), "heads begin at a whole vector");
+            sizes.u32(&format!("{name}_stride"), heads.rows.stride() / 4).u32(&format!("{name}_offset"), heads.first_col / 4)
+        })
     }
 
     fn buffers(&self) -> [(u32, &wgpu::Buffer); 4] {
@@ -73,11 +70,12 @@ impl Attention<'_> {
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
     let source = attention.source(include_str!("attention.wgsl"));
     let grid = Grid::Rows { tile: 64, x: attention.heads as u32, z: 1 };
-    Dispatch::new(gpu, "attention", &source, Some(step), attention.buffers(), grid)
+    Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }
 
 /// Attention for row 0 alone, at the last position of the step.
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
     let source = attention.source(include_str!("decode.wgsl"));
-    Dispatch::new(gpu, "attention_decode", &source, Some(step), attention.buffers(), Grid::Fixed([attention.heads as u32, 1, 1]))
+    let grid = Grid::Fixed([attention.heads as u32, 1, 1]);
+    Dispatch::new(gpu, "attention_decode", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }

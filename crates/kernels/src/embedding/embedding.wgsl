@@ -1,6 +1,6 @@
-// output[m] = weight[ids[m]] for the ids that this part of the matrix holds, FIRST_ROW .. FIRST_ROW + ROWS.
+// output[m] = weight[ids[m]] for the ids that this part of the matrix holds, sizes.first_row and the sizes.rows - 1 behind it.
 //
-// ids  rows u32      output  rows x BLOCKS*8 vec4      weight  ROWS x BLOCKS*32, see weight_*.wgsl
+// ids  rows u32      output  rows x blocks*8 vec4      weight  rows x blocks*32, see weight_*.wgsl
 // A workgroup of 64 does one row, a lane a block of 32. Dispatch: y = step.rows.
 
 @compute @workgroup_size(64)
@@ -8,10 +8,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let m = workgroup.y;
   if (m < step.rows) {
     let id = ids[m];
-    if (id >= FIRST_ROW && id < FIRST_ROW + ROWS) {
-      for (var block = lane; block < BLOCKS; block += 64u) {
-        let w = load_block(id - FIRST_ROW, block, BLOCKS);
-        let at = (m * BLOCKS + block) * 8u;
+    if (id >= sizes.first_row && id < sizes.first_row + sizes.rows) {
+      for (var block = lane; block < sizes.blocks; block += 64u) {
+        let w = load_block(id - sizes.first_row, block, sizes.blocks);
+        let at = (m * sizes.blocks + block) * 8u;
         output[at] = w[0];
         output[at + 1u] = w[1];
         output[at + 2u] = w[2];

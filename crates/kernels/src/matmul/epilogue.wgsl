@@ -1,4 +1,4 @@
-// What happens to a product before it is stored. EPILOGUE: 0 store, 1 add to what is there, 2 GELU, 3 SwiGLU over pairs of columns.
+// What happens to a product before it is stored. sizes.epilogue: 0 store, 1 add to what is there, 2 GELU, 3 SwiGLU over pairs of columns.
 
 // Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7. WGSL has no erf.
 fn erf(x: f32) -> f32 {
@@ -7,16 +7,20 @@ fn erf(x: f32) -> f32 {
   return sign(x) * (1.0 - poly * exp(-x * x));
 }
 
+fn bias_at(n: u32) -> f32 {
+  return bias[select(0u, sizes.first_row + n, sizes.has_bias != 0u)];
+}
+
 fn gelu(x: f32) -> f32 {
   return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
 }
 
 fn store_one(m: u32, n: u32, value: f32) {
-  if (n < ROWS) {
-    let at = m * OUT_STRIDE + FIRST_ROW + n;
-    if (EPILOGUE == 1u) {
+  if (n < sizes.rows) {
+    let at = m * sizes.out_stride + sizes.first_row + n;
+    if (sizes.epilogue == 1u) {
       output[at] += value;
-    } else if (EPILOGUE == 2u) {
+    } else if (sizes.epilogue == 2u) {
       output[at] = gelu(value);
     } else {
       output[at] = value;
@@ -28,9 +32,9 @@ fn store_one(m: u32, n: u32, value: f32) {
 fn store_pair(m: u32, n: u32, first: f32, second: f32) {
   let a = first + bias_at(n);
   let b = second + bias_at(n + 1u);
-  if (EPILOGUE == 3u) {
-    if (n < ROWS) {
-      output[m * OUT_STRIDE + (FIRST_ROW + n) / 2u] = a * (b / (1.0 + exp(-b)));
+  if (sizes.epilogue == 3u) {
+    if (n < sizes.rows) {
+      output[m * sizes.out_stride + (sizes.first_row + n) / 2u] = a * (b / (1.0 + exp(-b)));
     }
   } else {
     store_one(m, n, a);

@@ -1,9 +1,9 @@
 // output[m, n] = epilogue(sum over k of input[m, k] * weight[n, k] + bias[n])
 //
-// input   rows x BLOCKS*32 f32, as vec4            bias    f32, as many as weight rows (HAS_BIAS)
-// output  rows x OUT_STRIDE f32                    weight  ROWS x BLOCKS*32, see weight_*.wgsl
+// input   rows x blocks*32 f32, as vec4            bias    f32, as many as weight rows (sizes.has_bias)
+// output  rows x out_stride f32                    weight  rows x blocks*32, see weight_*.wgsl
 // A workgroup of 64 computes a tile of 64 rows x 64 weight rows; an invocation 8 x 8 of it, its columns in adjacent pairs
-// (SwiGLU multiplies the two of a pair). Dispatch: x = ceil(ROWS / 64), y = ceil(step.rows / 64). Workgroup memory: 16 KiB.
+// (SwiGLU multiplies the two of a pair). Dispatch: x = ceil(sizes.rows / 64), y = ceil(step.rows / 64). Workgroup memory: 16 KiB.
 
 var<workgroup> input_tile: array<vec4<f32>, 512>;   // [8 vectors along k][64 rows]
 var<workgroup> weight_tile: array<vec4<f32>, 512>;  // [8 vectors along k][64 weight rows]
@@ -19,11 +19,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let tx = lane & 7u;
   let ty = lane >> 3u;
   // Lanes past the last row stage it once more; what they compute is not stored.
-  let input_row = min(first_m + lane, step.rows - 1u) * BLOCKS * 8u;
-  let weight_row = min(first_n + lane, ROWS - 1u);
+  let input_row = min(first_m + lane, step.rows - 1u) * sizes.blocks * 8u;
+  let weight_row = min(first_n + lane, sizes.rows - 1u);
   var acc: array<array<vec4<f32>, 2>, 8>;
-  for (var block = 0u; block < BLOCKS; block++) {
-    let w = load_block(weight_row, block, BLOCKS);
+  for (var block = 0u; block < sizes.blocks; block++) {
+    let w = load_block(weight_row, block, sizes.blocks);
     weight_tile[lane] = w[0];
     weight_tile[64u + lane] = w[1];
     weight_tile[128u + lane] = w[2];

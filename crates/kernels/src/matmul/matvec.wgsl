@@ -1,9 +1,9 @@
 // output[n] = epilogue(sum over k of x[k] * weight[n, k] + bias[n]) for one row of input; with NORM, x is RMS-normalised first:
-// x[k] = input[k] * norm_weight[k] / sqrt(mean of input^2 + EPSILON). The root is a common factor, so one pass over the input is enough.
+// x[k] = input[k] * norm_weight[k] / sqrt(mean of input^2 + sizes.epsilon). The root is a common factor, so one pass over the input is enough.
 //
-// input   1 x BLOCKS*32 f32, as vec4               bias    f32, as many as weight rows (HAS_BIAS)
-// output  f32                                      weight  ROWS x BLOCKS*32, see weight_*.wgsl
-// A workgroup of 64 computes 4 weight rows, its lanes striding over the blocks of 32. Dispatch: ceil(ROWS / 4) workgroups, folded into
+// input   1 x blocks*32 f32, as vec4               bias    f32, as many as weight rows (sizes.has_bias)
+// output  f32                                      weight  rows x blocks*32, see weight_*.wgsl
+// A workgroup of 64 computes 4 weight rows, its lanes striding over the blocks of 32. Dispatch: ceil(sizes.rows / 4) workgroups, folded into
 // x and y. Workgroup memory: 1.25 KiB.
 
 var<workgroup> partial: array<vec4<f32>, 64>;
@@ -21,10 +21,10 @@ fn main(
   @builtin(local_invocation_index) lane: u32
 ) {
   let first = (workgroup.x + workgroup.y * workgroups.x) * 4u;
-  let last = ROWS - 1u;
+  let last = sizes.rows - 1u;
   var acc = vec4<f32>(0.0);
   var squares = 0.0;
-  for (var block = lane; block < BLOCKS; block += 64u) {
+  for (var block = lane; block < sizes.blocks; block += 64u) {
     let at = block * 8u;
     var x = array<vec4<f32>, 8>(
       input[at], input[at + 1u], input[at + 2u], input[at + 3u], input[at + 4u], input[at + 5u], input[at + 6u], input[at + 7u]);
@@ -32,10 +32,10 @@ fn main(
       squares += block_dot(x, x);
       x = normed_block(x, at);
     }
-    acc.x += block_dot(load_block(min(first, last), block, BLOCKS), x);
-    acc.y += block_dot(load_block(min(first + 1u, last), block, BLOCKS), x);
-    acc.z += block_dot(load_block(min(first + 2u, last), block, BLOCKS), x);
-    acc.w += block_dot(load_block(min(first + 3u, last), block, BLOCKS), x);
+    acc.x += block_dot(load_block(min(first, last), block, sizes.blocks), x);
+    acc.y += block_dot(load_block(min(first + 1u, last), block, sizes.blocks), x);
+    acc.z += block_dot(load_block(min(first + 2u, last), block, sizes.blocks), x);
+    acc.w += block_dot(load_block(min(first + 3u, last), block, sizes.blocks), x);
   }
   partial[lane] = acc;
   partial_squares[lane] = squares;
@@ -50,7 +50,7 @@ fn main(
   if (lane == 0u) {
     var sums = partial[0];
     if (NORM) {
-      sums *= inverseSqrt(partial_squares[0] / COLS + EPSILON);
+      sums *= inverseSqrt(partial_squares[0] / sizes.cols + sizes.epsilon);
     }
     store_pair(0u, first, sums.x, sums.y);
     store_pair(0u, first + 2u, sums.z, sums.w);

@@ -2,8 +2,9 @@
 
 pub mod oracle;
 
+use crate::dispatch::Sizes;
 use crate::norm::Norm;
-use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight};
+use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight, WeightPart};
 
 /// What happens to a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,52 +45,55 @@ impl Product<'_> {
         assert_eq!(self.output.cols, outputs, "the output's columns are the weight's rows");
     }
 
-    fn source(&self, first_row: usize, rows: usize, norm: Option<&Norm>, kernel: &str) -> String {
+    fn sizes(&self, first_row: usize, rows: usize, norm: Option<&Norm>) -> Sizes {
         let epilogue = match self.epilogue {
             Epilogue::Store => 0,
             Epilogue::Accumulate => 1,
             Epilogue::Gelu => 2,
             Epilogue::SwiGlu => 3,
         };
+        Sizes::default()
+            .u32("blocks", self.input.stride() / 32)
+            .u32("rows", rows)
+            .u32("first_row", first_row)
+            .u32("out_stride", self.output.stride())
+            .u32("epilogue", epilogue)
+            .u32("has_bias", self.bias.is_some().into())
+            .f32("cols", self.input.cols as f32)
+            .f32("epsilon", norm.map_or(0.0, |norm| norm.epsilon))
+    }
+
+    fn source(&self, norm: Option<&Norm>, kernel: &str) -> String {
         let mut source = format!(
-            "const BLOCKS: u32 = {}u;\nconst ROWS: u32 = {rows}u;\nconst FIRST_ROW: u32 = {first_row}u;\nconst OUT_STRIDE: u32 = {}u;\n\
-             const EPILOGUE: u32 = {epilogue}u;\nconst NORM: bool = {};\n\
+            "const NORM: bool = {};\n\
              @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;\n\
-             @group(0) @binding(2) var<storage, read_write> output: array<f32>;\n",
-            self.input.stride() / 32,
-            self.output.stride(),
+             @group(0) @binding(2) var<storage, read_write> output: array<f32>;\n\
+             @group(0) @binding(3) var<storage, read> bias: array<f32>;\n",
             norm.is_some(),
         );
-        source += match self.bias {
-            Some(_) => {
-                "@group(0) @binding(3) var<storage, read> bias: array<f32>;\nfn bias_at(n: u32) -> f32 { return bias[FIRST_ROW + n]; }\n"
-            }
-            None => "fn bias_at(n: u32) -> f32 { return 0.0; }\n",
-        };
         source += &self.weight.wgsl(4);
         match norm {
-            Some(norm) => {
-                source += &format!(
-                    "const COLS: f32 = {}.0;\nconst EPSILON: f32 = {:e};\n\
-                     @group(0) @binding(6) var<storage, read> norm_weight: array<vec4<f32>>;\n\
-                     fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> {{\n  return array<vec4<f32>, 8>(\n",
-                    self.input.cols, norm.epsilon
-                );
+            Some(_) => {
+                source += "@group(0) @binding(6) var<storage, read> norm_weight: array<vec4<f32>>;\n\
+                           fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> {\n  return array<vec4<f32>, 8>(\n";
                 let terms: Vec<_> = (0..8).map(|i| format!("    x[{i}] * norm_weight[at + {i}u]")).collect();
                 source += &format!("{});\n}}\n", terms.join(",\n"));
             }
             None => {
-                source += "const COLS: f32 = 1.0;\nconst EPSILON: f32 = 0.0;\n\
-                           fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> { return x; }\n";
+                source += "fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> { return x; }\n";
             }
         }
         source + include_str!("epilogue.wgsl") + kernel
     }
 
-    fn bindings<'a>(&'a self, part: &'a crate::WeightPart, norm: Option<&'a Norm>) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
-        [(1, &self.input.buffer), (2, &self.output.buffer)]
+    fn bindings<'a>(
+        &'a self,
+        gpu: &'a Gpu,
+        part: &'a WeightPart,
+        norm: Option<&'a Norm>,
+    ) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
+        [(1, &self.input.buffer), (2, &self.output.buffer), (3, self.bias.unwrap_or(gpu.zeros()))]
             .into_iter()
-            .chain(self.bias.map(|bias| (3, bias)))
             .chain(part.bindings(4))
             .chain(norm.map(|norm| (6, &norm.weight)))
     }
@@ -102,9 +106,10 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
         .weight
         .parts_from()
         .map(|(first_row, part)| {
-            let source = product.source(first_row, part.rows, None, include_str!("matmul.wgsl"));
+            let source = product.source(None, include_str!("matmul.wgsl"));
+            let sizes = product.sizes(first_row, part.rows, None);
             let grid = Grid::Rows { tile: 64, x: part.rows.div_ceil(64) as u32, z: 1 };
-            Dispatch::new(gpu, "matmul", &source, Some(step), product.bindings(part, None), grid)
+            Dispatch::new(gpu, "matmul", &source, sizes, Some(step), product.bindings(gpu, part, None), grid)
         })
         .collect()
 }
@@ -120,9 +125,10 @@ pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispa
         .weight
         .parts_from()
         .map(|(first_row, part)| {
-            let source = product.source(first_row, part.rows, norm, include_str!("matvec.wgsl"));
+            let source = product.source(norm, include_str!("matvec.wgsl"));
+            let sizes = product.sizes(first_row, part.rows, norm);
             let grid = Grid::linear(part.rows.div_ceil(4) as u32);
-            Dispatch::new(gpu, "matvec", &source, None, product.bindings(part, norm), grid)
+            Dispatch::new(gpu, "matvec", &source, sizes, None, product.bindings(gpu, part, norm), grid)
         })
         .collect()
 }

@@ -2,6 +2,7 @@
 
 pub mod oracle;
 
+use crate::dispatch::Sizes;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
 /// Weight and bias of a norm on the GPU, with its epsilon.
@@ -21,23 +22,19 @@ pub struct Norm {
 /// - `input`, `output`: `[rows, cols]`, different buffers
 pub fn norm(gpu: &Gpu, step: &StepBuffer, norm: &Norm, input: &Activation, output: &Activation) -> Dispatch {
     assert_eq!(input.cols, output.cols, "a norm keeps the columns");
-    let bias = match norm.bias {
-        Some(_) => {
-            "@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;\nfn bias_at(i: u32) -> vec4<f32> { return bias[i]; }\n"
-        }
-        None => "fn bias_at(i: u32) -> vec4<f32> { return vec4<f32>(0.0); }\n",
-    };
-    let source = format!(
-        "const COLS: u32 = {}u;\nconst VECTORS: u32 = {}u;\nconst RMS: bool = {};\nconst EPSILON: f32 = {:e};\n\
-         @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;\n\
+    let source = concat!(
+        "@group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;\n\
          @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n\
-         @group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;\n{bias}{}",
-        input.cols,
-        input.stride() / 4,
-        norm.bias.is_none(),
-        norm.epsilon,
+         @group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;\n\
+         @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;\n",
         include_str!("norm.wgsl"),
     );
-    let buffers = [(1, &input.buffer), (2, &output.buffer), (3, &norm.weight)].into_iter().chain(norm.bias.iter().map(|bias| (4, bias)));
-    Dispatch::new(gpu, "norm", &source, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+    let sizes = Sizes::default()
+        .u32("cols", input.cols)
+        .u32("vectors", input.stride() / 4)
+        .u32("layer_norm", norm.bias.is_some().into())
+        .f32("epsilon", norm.epsilon);
+    let bias = norm.bias.as_ref().unwrap_or(gpu.zeros());
+    let buffers = [(1, &input.buffer), (2, &output.buffer), (3, &norm.weight), (4, bias)];
+    Dispatch::new(gpu, "norm", source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
 }

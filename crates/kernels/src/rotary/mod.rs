@@ -2,6 +2,7 @@
 
 pub mod oracle;
 
+use crate::dispatch::Sizes;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
 /// Positions that a prompt's rotary base gives, as [`rotary`] reads them.
@@ -29,19 +30,20 @@ pub fn rotary(
 ) -> Dispatch {
     let hidden = key_cache.cols;
     assert_eq!(qkv.cols, 3 * hidden, "queries, keys and values are of one width");
-    let source = format!(
-        "const HEADS: u32 = {heads}u;\nconst HALF: u32 = {}u;\nconst HIDDEN: u32 = {hidden}u;\n\
-         const QKV_STRIDE: u32 = {}u;\nconst CACHE_STRIDE: u32 = {}u;\n\
-         @group(0) @binding(1) var<storage, read_write> qkv: array<f32>;\n\
+    let source = concat!(
+        "@group(0) @binding(1) var<storage, read_write> qkv: array<f32>;\n\
          @group(0) @binding(2) var<storage, read> angles: array<vec2<f32>>;\n\
          @group(0) @binding(3) var<storage, read> logn: array<f32>;\n\
          @group(0) @binding(4) var<storage, read_write> key_cache: array<f32>;\n\
-         @group(0) @binding(5) var<storage, read_write> value_cache: array<f32>;\n{}",
-        hidden / heads / 2,
-        qkv.stride(),
-        key_cache.stride(),
+         @group(0) @binding(5) var<storage, read_write> value_cache: array<f32>;\n",
         include_str!("rotary.wgsl"),
     );
+    let sizes = Sizes::default()
+        .u32("heads", heads)
+        .u32("half", hidden / heads / 2)
+        .u32("hidden", hidden)
+        .u32("qkv_stride", qkv.stride())
+        .u32("cache_stride", key_cache.stride());
     let buffers = [(1, &qkv.buffer), (2, &tables.angles), (3, &tables.logn), (4, &key_cache.buffer), (5, &value_cache.buffer)];
-    Dispatch::new(gpu, "rotary", &source, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+    Dispatch::new(gpu, "rotary", source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
 }

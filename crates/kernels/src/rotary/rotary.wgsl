@@ -1,9 +1,9 @@
 // Turns queries and keys by their positions; queries stay where they are, scaled for log-n attention, keys and values go to the cache.
 //
-// qkv           rows x QKV_STRIDE f32: [q of all heads; k of all heads; v of all heads]
-// angles        context x HALF (cos, sin)            logn  context f32
-// key_cache, value_cache   context x CACHE_STRIDE f32, row = position
-// Halves are paired (i, i + HALF), not neighbours. A workgroup of 64 does one row. Dispatch: y = step.rows.
+// qkv           rows x sizes.qkv_stride f32: [q of all heads; k of all heads; v of all heads]
+// angles        context x sizes.half (cos, sin)            logn  context f32
+// key_cache, value_cache   context x sizes.cache_stride f32, row = position
+// Halves are paired (i, i + sizes.half), not neighbours. A workgroup of 64 does one row. Dispatch: y = step.rows.
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -11,24 +11,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let position = step.start + row;
   if (row < step.rows) {
     let scale = logn[position];
-    for (var i = lane; i < HEADS * HALF; i += 64u) {
-      let head = i / HALF;
-      let pair = i % HALF;
-      let turn = angles[position * HALF + pair];
-      let column = head * HALF * 2u + pair;
-      let q = row * QKV_STRIDE + column;
+    for (var i = lane; i < sizes.heads * sizes.half; i += 64u) {
+      let head = i / sizes.half;
+      let pair = i % sizes.half;
+      let turn = angles[position * sizes.half + pair];
+      let column = head * sizes.half * 2u + pair;
+      let q = row * sizes.qkv_stride + column;
       let q_low = qkv[q];
-      let q_high = qkv[q + HALF];
+      let q_high = qkv[q + sizes.half];
       qkv[q] = (q_low * turn.x - q_high * turn.y) * scale;
-      qkv[q + HALF] = (q_high * turn.x + q_low * turn.y) * scale;
-      let k = q + HIDDEN;
+      qkv[q + sizes.half] = (q_high * turn.x + q_low * turn.y) * scale;
+      let k = q + sizes.hidden;
       let k_low = qkv[k];
-      let k_high = qkv[k + HALF];
-      let cached = position * CACHE_STRIDE + column;
+      let k_high = qkv[k + sizes.half];
+      let cached = position * sizes.cache_stride + column;
       key_cache[cached] = k_low * turn.x - k_high * turn.y;
-      key_cache[cached + HALF] = k_high * turn.x + k_low * turn.y;
-      value_cache[cached] = qkv[k + HIDDEN];
-      value_cache[cached + HALF] = qkv[k + HIDDEN + HALF];
+      key_cache[cached + sizes.half] = k_high * turn.x + k_low * turn.y;
+      value_cache[cached] = qkv[k + sizes.hidden];
+      value_cache[cached + sizes.half] = qkv[k + sizes.hidden + sizes.half];
     }
   }
 }
