@@ -3,8 +3,9 @@
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use image::{Rgb, RgbImage};
-use qwen_vl_processor::words;
-use qwen_vl_world::{COLORS, PLACES, SHAPES, Split, Stage, WORDS, World, to_tiktoken, train_bpe};
+use qwen_vl_processor::{Picture, words};
+use qwen_vl_world::{COLORS, PLACES, Question, SHAPES, Split, Stage, Task, WORDS, World, to_tiktoken, train_bpe};
+use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     io::{BufWriter, Write},
@@ -21,6 +22,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Export(ExportArgs),
     Samples(SamplesArgs),
     Sheet(SheetArgs),
     Text(TextArgs),
@@ -63,6 +65,22 @@ struct Selection {
     /// Names the scenes.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+/// Writes scenes with questions in the file formats of the original's `eval_mm`, for `qwenvl eval --suite DIR`.
+#[derive(Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Scenes.
+    #[arg(long, default_value_t = 500)]
+    count: u64,
+    /// Dialogues.
+    #[arg(long, default_value_t = 200)]
+    dialogues: u64,
+    /// The folder to write.
+    #[arg(long)]
+    out: PathBuf,
 }
 
 /// Draws a sheet of pictures with the boxes of their objects, and prints what is said about them.
@@ -174,6 +192,7 @@ impl From<StageName> for Stage {
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::Export(args) => export(&args),
         Command::Samples(args) => samples(&args),
         Command::Sheet(args) => sheet(&args),
         Command::Text(args) => text(&args),
@@ -206,6 +225,86 @@ fn samples(args: &SamplesArgs) -> Result<()> {
         }
     }
     out.flush().context("writing samples")
+}
+
+fn export(args: &ExportArgs) -> Result<()> {
+    let (world, split, seed) = (args.selection.world(), args.selection.split(), args.selection.seed);
+    let folder = args.out.join("images");
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let save = |picture: &Picture, name: &str| {
+        let path = args.out.join(name);
+        let pixels = RgbImage::from_raw(picture.width(), picture.height(), picture.rgb().to_vec()).context("a picture of RGB")?;
+        pixels.save(&path).with_context(|| format!("writing {}", path.display()))
+    };
+    let group = |question: &Question, held_out: bool| format!("{}{}", question.kind, if held_out { " (held out)" } else { "" });
+
+    let (mut vqa, mut ocr, mut boxes, mut dialogues) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut images, mut captions) = (Vec::new(), Vec::new());
+    for index in 0..args.count {
+        let (scene, picture, questions) = world.test_questions(split, seed, index);
+        let image = format!("images/{index:05}.png");
+        save(&picture, &image)?;
+        let held_out = scene.objects.iter().any(|object| object.held_out);
+        for (number, question) in questions.iter().enumerate() {
+            let group = group(question, held_out);
+            let line = json!({ "image": image, "question": question.prompt, "question_id": index * 10 + number as u64,
+                "answer": question.answer, "group": group });
+            match question.task {
+                Task::Caption => {
+                    images.push(json!({ "id": index, "image": image, "group": group }));
+                    captions.push(json!({ "id": index, "image_id": index, "image": image, "caption": question.answer }));
+                }
+                Task::Vqa => vqa.push(line),
+                Task::OcrVqa => ocr.push(line),
+                Task::Referring => {
+                    let sent = question.prompt.trim_start_matches("<ref>").trim_end_matches("</ref><box>");
+                    let object = scene.objects.iter().find(|object| object.box_text(scene.side).ends_with(&question.answer));
+                    let bounds = object.context("an object of the scene")?.bounds;
+                    boxes.push(json!({ "image": image, "sent": sent, "bbox": bounds, "width": scene.side, "height": scene.side,
+                        "group": group }));
+                }
+                _ => {}
+            }
+        }
+    }
+    for index in 0..args.dialogues {
+        let sample = world.sample(split, Stage::Chat, seed, index);
+        let names: Vec<String> = (0..sample.pictures.len()).map(|number| format!("images/d{index:05}-{number}.png")).collect();
+        for (picture, name) in sample.pictures.iter().zip(&names) {
+            save(picture, name)?;
+        }
+        // The pictures are shown where their tags stand in what the user says.
+        let asked = sample.segments.iter().filter(|segment| segment.text.contains("<img>") || !segment.text.starts_with(['<', '\n']));
+        let asked = asked.filter(|segment| !segment.loss).map(|segment| segment.text.matches("<img>").count());
+        let mut names = names.into_iter();
+        let turns = sample.questions.iter().zip(asked).map(|(question, pictures)| {
+            let scored = !matches!(question.task, Task::Referring | Task::GroundedCaption | Task::Ocr);
+            json!({ "images": names.by_ref().take(pictures).collect::<Vec<_>>(), "ask": question.ask, "answer": question.reply,
+                "group": group(question, sample.held_out), "scored": scored })
+        });
+        dialogues.push(json!({ "id": index, "turns": turns.collect::<Vec<_>>() }));
+    }
+
+    let write = |name: &str, text: String| {
+        let path = args.out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    };
+    let files = [
+        ("vqa", "exact", "vqa.jsonl", lines(&vqa)),
+        ("ocr", "exact", "ocr.jsonl", lines(&ocr)),
+        ("grounding", "grounding", "grounding.jsonl", lines(&boxes)),
+        ("caption", "caption", "caption.json", json!({ "images": images, "annotations": captions }).to_string()),
+        ("dialogue", "dialogue", "dialogue.jsonl", lines(&dialogues)),
+    ];
+    let tasks = files.iter().map(|(name, task, file, _)| json!({ "name": name, "task": task, "data": file })).collect::<Vec<_>>();
+    for (_, _, file, text) in files {
+        write(file, text)?;
+    }
+    write("suite.json", serde_json::to_string_pretty(&json!({ "tasks": tasks }))?)
+}
+
+fn lines(values: &[Value]) -> String {
+    values.iter().map(|value| format!("{value}\n")).collect()
 }
 
 fn sheet(args: &SheetArgs) -> Result<()> {

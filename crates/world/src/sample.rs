@@ -205,6 +205,20 @@ impl World {
         sample
     }
 
+    /// A scene with one question of each task that can be measured by itself: an English caption, two short questions, what is
+    /// written, and the box of something.
+    pub fn test_questions(&self, split: Split, seed: u64, index: u64) -> (Scene, Picture, Vec<Question>) {
+        const EXPORT: u64 = 0xE7A1;
+        let mut random = Random::new(&[seed, split as u64, EXPORT, index]);
+        let (scene, picture) = self.scene(split, &mut random);
+        let mut questions = vec![self.caption(&scene, false, &mut random)];
+        for task in [Task::Vqa, Task::Vqa, Task::OcrVqa, Task::Referring] {
+            let question = self.question(task, &scene, &mut random);
+            questions.extend(question.filter(|question| questions.iter().all(|other| other.prompt != question.prompt)));
+        }
+        (scene, picture, questions)
+    }
+
     /// Different questions about a scene, at least one.
     fn questions(&self, scene: &Scene, count: usize, random: &mut Random) -> Vec<Question> {
         let weights = TASKS.map(|(_, weight)| weight);

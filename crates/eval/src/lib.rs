@@ -1,0 +1,47 @@
+//! How well a Qwen-VL answers: the metrics of the paper's table 9 and the files that `eval_mm` of the original repository reads.
+//!
+//! Every metric takes texts and gives numbers; nothing here knows a model. Where the original scripts do something odd, a
+//! [`Variant`] says whether it is done too:
+//!
+//! | metric | function | what the original does beside |
+//! | --- | --- | --- |
+//! | VQA score | [`vqa_score`] | true answers are less cleaned than predictions; one `1,000` changes how every mark is removed |
+//! | exact match | [`exact_match`] | – |
+//! | exact match of GQA | [`gqa_answer`] | looks for `a ` also inside words |
+//! | ANLS | [`anls`] | divides by lengths before blanks are collapsed |
+//! | relaxed accuracy | [`relaxed_match`] | the 5 % are of the prediction |
+//! | CIDEr-D | [`cider_d`] | the length penalty counts pairs of words |
+//! | grounding accuracy | [`grounding_match`] | coordinates are divided by 999 |
+//! | scored choice | [`best_choice`], [`circular_strict`], [`circular_majority`] | – |
+//! | MME | [`mme_scores`] | – |
+
+mod anls;
+mod choice;
+mod cider;
+mod data;
+mod error;
+mod exact;
+mod grounding;
+mod relaxed;
+mod task;
+mod vqa;
+
+pub use anls::{ANLS_THRESHOLD, anls};
+pub use choice::{MmeScores, YesNo, best_choice, circular_majority, circular_strict, mme_scores, yes_no};
+pub use cider::{caption_words, cider_d};
+pub use data::{Item, Picture, Suite, SuiteEntry, Truth, few_shot_prompts, read_items};
+pub use error::EvalError;
+pub use exact::{exact_match, gqa_answer};
+pub use grounding::{grounding_match, iou, predicted_box};
+pub use relaxed::relaxed_match;
+pub use task::{Settings, Task};
+pub use vqa::{clean_prediction, vqa_score};
+
+/// Whether to compute a metric as the original script does, oddities included, or as it is defined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// As the script does: for comparison with published numbers.
+    Original,
+    /// As the metric is meant.
+    Corrected,
+}

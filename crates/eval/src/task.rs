@@ -1,0 +1,74 @@
+//! The tasks of `eval_mm`: prompt, length of an answer, metric.
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of data file with its prompt and metric (part D of the paper's appendix; `eval_mm`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Flickr30K, NoCaps: captions, CIDEr-D.
+    Caption,
+    /// VQAv2, OKVQA, TextVQA, VizWiz: VQA score.
+    Vqa,
+    /// OCR-VQA, AI2D: exact match.
+    Exact,
+    /// GQA: exact match of what is cut out of the answer.
+    Gqa,
+    /// DocVQA: ANLS.
+    Anls,
+    /// ChartQA: relaxed accuracy.
+    Relaxed,
+    /// RefCOCO: boxes.
+    Grounding,
+    /// ScienceQA: the likeliest of the letters.
+    Choice,
+    /// SEED-Bench: the likeliest of A to D, the prompt as it is in the file.
+    Seed,
+    /// MME: yes or no, asked as a chat.
+    Mme,
+    /// Whole conversations: every answer by exact match, given the true ones before it.
+    Dialogue,
+}
+
+/// How a task's answers are generated; always greedily.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Longest answer, tokens.
+    pub max_new_tokens: usize,
+    /// Shortest answer, tokens.
+    pub min_new_tokens: usize,
+    /// Asked through the chat template.
+    pub chat: bool,
+    /// Candidates are scored, nothing is generated.
+    pub scored: bool,
+}
+
+impl Task {
+    /// The settings of the original scripts. Those of the data sets that want longer answers than their kin are the longer ones: a
+    /// model that stops is not affected.
+    pub fn settings(self) -> Settings {
+        let settings = |max_new_tokens, min_new_tokens| Settings { max_new_tokens, min_new_tokens, chat: false, scored: false };
+        match self {
+            Self::Caption => settings(30, 8),
+            Self::Vqa | Self::Gqa => settings(10, 1),
+            Self::Exact | Self::Anls | Self::Relaxed => settings(100, 1),
+            Self::Grounding => settings(28, 10),
+            Self::Choice | Self::Seed => Settings { scored: true, ..settings(0, 0) },
+            Self::Mme => Settings { chat: true, ..settings(512, 1) },
+            Self::Dialogue => Settings { chat: true, ..settings(128, 1) },
+        }
+    }
+
+    /// Name of the metric, and what its values are multiplied with in tables.
+    pub fn metric(self) -> (&'static str, f64) {
+        match self {
+            Self::Caption => ("CIDEr-D", 100.0),
+            Self::Vqa => ("VQA score", 100.0),
+            Self::Exact | Self::Gqa | Self::Dialogue => ("exact match", 100.0),
+            Self::Anls => ("ANLS", 100.0),
+            Self::Relaxed => ("relaxed accuracy", 100.0),
+            Self::Grounding => ("accuracy at IoU 0.5", 100.0),
+            Self::Choice | Self::Seed | Self::Mme => ("accuracy", 100.0),
+        }
+    }
+}
