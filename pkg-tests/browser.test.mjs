@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 import { launch, openPage } from "./browser.mjs";
 import { serve } from "./server.mjs";
 import { adapterTests } from "./suites/adapter.mjs";
-import { apiTests } from "./suites/api.mjs";
+import { apiTests, pictureTests } from "./suites/api.mjs";
 import { goldenTests } from "./suites/golden.mjs";
 import { pageTests } from "./suites/page.mjs";
 import { lossTests, sessionTests } from "./suites/sessions.mjs";
@@ -93,6 +93,7 @@ async function open(body, { path = "/", expected } = {}) {
 test(name, { concurrency: false }, async (context) => {
   await adapterTests(context, bed);
   await apiTests(context, bed);
+  await pictureTests(context, bed);
   await sessionTests(context, bed);
   await lossTests(context, bed);
   await weightsTests(context, bed);

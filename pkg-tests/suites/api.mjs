@@ -37,7 +37,6 @@ export async function apiTests(context, bed) {
   );
   await badCheckpoints(context, bed);
   await badMachines(context, bed);
-  await pictureKinds(context, bed);
 }
 
 async function answers(context, page) {
@@ -354,7 +353,7 @@ async function badMachines(context, bed) {
 }
 
 /** A picture gives the same tokens in whatever form it comes. */
-async function pictureKinds(context, bed) {
+export async function pictureTests(context, bed) {
   const golden = JSON.parse(await readFile(join(bed.sets[0].golden, "img_vqa.json"), "utf8"));
   await context.test("pictures of every kind", (context) =>
     bed.open(async (page) => {
@@ -368,6 +367,10 @@ async function pictureKinds(context, bed) {
         canvas.getContext("2d").drawImage(bitmap, 0, 0);
         const image = Object.assign(new Image(), { src: url });
         await image.decode();
+        const offscreen = new OffscreenCanvas(bitmap.width, bitmap.height);
+        offscreen.getContext("2d").drawImage(bitmap, 0, 0);
+        const vector = document.createElementNS("http://www.w3.org/2000/svg", "image");
+        vector.setAttribute("href", url);
         window.kinds = {
           "an address": url,
           "a URL": new URL(url, location.href),
@@ -379,6 +382,9 @@ async function pictureKinds(context, bed) {
           "an ImageData": canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height),
           "a canvas": canvas,
           "an <img>": image,
+          "an OffscreenCanvas": offscreen,
+          "an <image> of an SVG": vector,
+          "a VideoFrame": new VideoFrame(offscreen, { timestamp: 0 }),
         };
       }, `/golden/${bed.sets[0].name}/${golden.images[0].path}`);
       for (const kind of await page.evaluate(() => Object.keys(window.kinds))) {
@@ -394,6 +400,72 @@ async function pictureKinds(context, bed) {
           assert.deepEqual(tokens, golden.decode.tokens.slice(0, 4));
         });
       }
+      await videoAndVectors(context, page);
     }),
   );
+}
+
+/** What the browser itself has to draw or to play. */
+async function videoAndVectors(context, page) {
+  await context.test("an SVG file is drawn on white, at its own size", async () => {
+    const found = await page.evaluate(async () => {
+      const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"><rect x="5" width="10" height="10" fill="#04c"/></svg>`;
+      const canvas = new OffscreenCanvas(20, 10);
+      const context = canvas.getContext("2d");
+      context.fillStyle = "#fff";
+      context.fillRect(0, 0, 20, 10);
+      context.fillStyle = "#04c";
+      context.fillRect(5, 0, 10, 10);
+      const pictures = [new Blob([svg], { type: "image/svg+xml" }), new TextEncoder().encode(svg), canvas];
+      const refs = [];
+      for (const picture of pictures) refs.push(await window.model.encodeImage(picture));
+      const broken = await window.model.encodeImage(new Blob(["<svg"], { type: "image/svg+xml" })).then(() => "drawn", ({ code }) => code);
+      return { ids: refs.map(({ id, width, height }) => `${width}×${height} ${id}`), broken };
+    });
+    assert.equal(new Set(found.ids).size, 1, JSON.stringify(found.ids));
+    assert.match(found.ids[0], /^20×10 /);
+    assert.equal(found.broken, "IMAGE_DECODE");
+  });
+
+  await context.test("a video is its current frame, or frames at equal distances", async () => {
+    const found = await page.evaluate(async () => {
+      const { sampleFrames } = await import("qwen-vl-web");
+      const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 48 });
+      const context = canvas.getContext("2d");
+      const colours = ["#f00", "#0f0", "#00f"];
+      const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
+      const recorded = [];
+      recorder.ondataavailable = ({ data }) => recorded.push(data);
+      const stopped = new Promise((resolve) => (recorder.onstop = resolve));
+      recorder.start();
+      const start = performance.now();
+      for (let now = start; now < start + 1500; now = performance.now()) {
+        context.fillStyle = colours[Math.floor((now - start) / 500)];
+        context.fillRect(0, 0, 64, 48);
+        await new Promise(requestAnimationFrame);
+      }
+      recorder.stop();
+      await stopped;
+      const video = new Blob(recorded, { type: "video/webm" });
+      const frames = await sampleFrames(video, 3);
+      const shown = frames.map((frame) => {
+        const copy = new OffscreenCanvas(frame.width, frame.height).getContext("2d");
+        copy.drawImage(frame, 0, 0);
+        return [frame.width, frame.height, colours[[...copy.getImageData(32, 24, 1, 1).data.slice(0, 3)].findIndex((value) => value > 127)]];
+      });
+
+      const element = Object.assign(document.createElement("video"), { muted: true });
+      const early = await window.model.encodeImage(element).then(() => "encoded", ({ code }) => code);
+      element.src = URL.createObjectURL(video);
+      await new Promise((resolve) => (element.onloadeddata = resolve));
+      element.currentTime = 0.2;
+      await new Promise((resolve) => (element.onseeked = resolve));
+      const { width, height } = await window.model.encodeImage(element);
+      const broken = await sampleFrames(new Blob(["no video"]), 2).then(() => "sampled", ({ code }) => code);
+      const { usage } = await window.model.createSession().ask([{ video, frames: 2 }, "What moves?"], { maxTokens: 1 });
+      return { shown, early, size: [width, height], broken, imageTokens: usage.imageTokens };
+    });
+    assert.deepEqual(found.shown, ["#f00", "#0f0", "#00f"].map((colour) => [64, 48, colour]));
+    assert.deepEqual([found.early, found.size, found.broken, found.imageTokens], ["IMAGE_DECODE", [64, 48], "IMAGE_DECODE", 512]);
+  });
 }
