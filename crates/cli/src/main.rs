@@ -3,6 +3,7 @@
 mod ask;
 mod bench;
 mod checkpoint;
+mod eval;
 mod preprocess;
 mod tokenize;
 
@@ -20,6 +21,7 @@ struct Cli {
 enum Command {
     Ask(Box<ask::AskArgs>),
     Bench(bench::BenchArgs),
+    Eval(Box<eval::EvalArgs>),
     Preprocess(preprocess::PreprocessArgs),
     Tokenize(tokenize::TokenizeArgs),
 }
@@ -28,6 +30,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Ask(args) => ask::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
     }
