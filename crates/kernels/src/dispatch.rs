@@ -108,6 +108,24 @@ pub struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     grid: Grid,
+    source: std::rc::Rc<str>,
+    sizes: Vec<u32>,
+    bound: Vec<(u32, u64)>,
+}
+
+/// A launch as plain data, so that it can be repeated without this library, on another WebGPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// The kernel's name.
+    pub label: &'static str,
+    /// WGSL with entry point `main`. Binding 0 is the [`Step`] uniform where the source has one.
+    pub source: String,
+    /// Words of the uniform at binding 7.
+    pub sizes: Vec<u32>,
+    /// Binding and bytes of each storage buffer.
+    pub buffers: Vec<(u32, u64)>,
+    /// Workgroups along x, y, z.
+    pub workgroups: [u32; 3],
 }
 
 impl Dispatch {
@@ -121,18 +139,26 @@ impl Dispatch {
         buffers: impl IntoIterator<Item = (u32, &'a wgpu::Buffer)>,
         grid: Grid,
     ) -> Self {
-        let pipeline = gpu.pipeline(label, &format!("{STEP_WGSL}{}{source}", sizes.wgsl()));
-        let sizes = gpu.uniform(&sizes.words);
+        let (source, pipeline) = gpu.pipeline(label, &format!("{STEP_WGSL}{}{source}", sizes.wgsl()));
+        let uniform = gpu.uniform(&sizes.words);
         let entry = |binding, buffer: &'a wgpu::Buffer| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() };
+        let buffers: Vec<_> = buffers.into_iter().collect();
+        let bound = buffers.iter().map(|(binding, buffer)| (*binding, buffer.size())).collect();
         let mut entries: Vec<_> = buffers.into_iter().map(|(binding, buffer)| entry(binding, buffer)).collect();
         entries.extend(step.map(|step| entry(0, &step.0)));
-        entries.push(wgpu::BindGroupEntry { binding: SIZES_BINDING, resource: sizes.as_entire_binding() });
+        entries.push(wgpu::BindGroupEntry { binding: SIZES_BINDING, resource: uniform.as_entire_binding() });
         let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(label),
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Self { label, pipeline, bind_group, grid }
+        Self { label, pipeline, bind_group, grid, source, sizes: sizes.words, bound }
+    }
+
+    /// This launch for `rows` rows as plain data.
+    pub fn describe(&self, rows: usize) -> Launch {
+        let (sizes, buffers, workgroups) = (self.sizes.clone(), self.bound.clone(), self.workgroups(rows));
+        Launch { label: self.label, source: self.source.to_string(), sizes, buffers, workgroups }
     }
 
     /// The kernel's name.

@@ -3,6 +3,7 @@
 use qwen_vl_format::padded;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 /// Why the GPU could not do what was asked.
@@ -71,7 +72,7 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
-    pipelines: RefCell<HashMap<String, wgpu::ComputePipeline>>,
+    pipelines: RefCell<HashMap<Rc<str>, wgpu::ComputePipeline>>,
     uniforms: RefCell<HashMap<Vec<u32>, wgpu::Buffer>>,
     zeros: wgpu::Buffer,
     allocated: std::cell::Cell<u64>,
@@ -156,7 +157,17 @@ impl Gpu {
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         });
-        Ok(Self { device, queue, info, pipelines: RefCell::default(), uniforms: RefCell::default(), zeros, allocated: Default::default(), error, lost })
+        Ok(Self {
+            device,
+            queue,
+            info,
+            pipelines: RefCell::default(),
+            uniforms: RefCell::default(),
+            zeros,
+            allocated: Default::default(),
+            error,
+            lost,
+        })
     }
 
     /// The device.
@@ -299,10 +310,10 @@ impl Gpu {
         self.pipelines.borrow().len()
     }
 
-    /// The pipeline for a WGSL source, compiled at the first request. Entry point `main`.
-    pub fn pipeline(&self, label: &str, source: &str) -> wgpu::ComputePipeline {
-        if let Some(pipeline) = self.pipelines.borrow().get(source) {
-            return pipeline.clone();
+    /// The pipeline for a WGSL source, compiled at the first request, and the one copy of that source. Entry point `main`.
+    pub(crate) fn pipeline(&self, label: &str, source: &str) -> (Rc<str>, wgpu::ComputePipeline) {
+        if let Some((source, pipeline)) = self.pipelines.borrow().get_key_value(source) {
+            return (source.clone(), pipeline.clone());
         }
         let module = self
             .device
@@ -319,8 +330,9 @@ impl Gpu {
             },
             cache: None,
         });
-        self.pipelines.borrow_mut().insert(source.to_owned(), pipeline.clone());
-        pipeline
+        let source: Rc<str> = source.into();
+        self.pipelines.borrow_mut().insert(source.clone(), pipeline.clone());
+        (source, pipeline)
     }
 }
 

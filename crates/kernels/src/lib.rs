@@ -18,8 +18,9 @@ mod gpu;
 pub mod matmul;
 pub mod norm;
 pub mod rotary;
+mod unroll;
 mod weight;
 
-pub use dispatch::{Dispatch, Grid, Step, StepBuffer, encode};
+pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
 pub use gpu::{Activation, Gpu, GpuError, GpuOptions};
 pub use weight::{Weight, WeightPart};

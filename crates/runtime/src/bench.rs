@@ -7,10 +7,12 @@ use crate::{Gpu, RuntimeError};
 use qwen_vl_format::{MAX_PART_BYTES, Scheme};
 use qwen_vl_kernels::attention::{Attention, Heads, attention, attention_decode};
 use qwen_vl_kernels::matmul::{Epilogue, Product, matmul, matvec};
-use qwen_vl_kernels::{Activation, Dispatch, StepBuffer, Weight, encode};
+use qwen_vl_kernels::{Dispatch, Launch, StepBuffer, Weight, encode};
 use serde::Serialize;
 use web_time::Instant;
 
+/// How the weights are stored.
+const SCHEME: Scheme = Scheme::Q4 { group_size: 32 };
 /// Submissions that the median is taken of.
 const SAMPLES: usize = 7;
 /// A submission takes about this long.
@@ -29,34 +31,160 @@ pub struct Measurement {
     pub gigabytes_per_second: f64,
 }
 
-/// Runs every case; `on_measurement` hears each as it is done.
-pub async fn run(gpu: &Gpu, on_measurement: &mut dyn FnMut(&Measurement)) -> Result<Vec<Measurement>, RuntimeError> {
-    let bench = Bench { gpu, step: StepBuffer::new(gpu), token: gpu.storage("bench.token", 4)? };
-    let mut measurements = Vec::new();
-    let mut done = |measurement: Measurement| {
-        on_measurement(&measurement);
-        measurements.push(measurement);
-    };
-    let q4 = Scheme::Q4 { group_size: 32 };
+/// What a case runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Shape {
+    /// `[rows, cols]` times a 4-bit weight `[out, cols]`, as prefill does it (more than one row) or decoding (one).
+    Product {
+        /// Rows of the input.
+        rows: usize,
+        /// Input features.
+        cols: usize,
+        /// Output features.
+        out: usize,
+        /// What happens before storing.
+        #[serde(skip)]
+        epilogue: Epilogue,
+    },
+    /// `rows` queries, the last of `keys` positions where causal.
+    Attention {
+        /// Queries.
+        rows: usize,
+        /// Keys.
+        keys: usize,
+        /// Heads.
+        heads: usize,
+        /// Width of a head.
+        head_dim: usize,
+        /// Whether a query sees only the keys up to its own position.
+        causal: bool,
+    },
+}
+
+/// A case as plain data: what another program needs to run it on its own WebGPU device.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExportedCase {
+    /// As in [`Measurement`].
+    pub name: String,
+    /// What it is.
+    pub shape: Shape,
+    /// Words of the step uniform.
+    pub step: [u32; 4],
+    /// Its launches, in order.
+    pub launches: Vec<ExportedLaunch>,
+}
+
+/// [`qwen_vl_kernels::Launch`] for JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExportedLaunch {
+    /// The kernel's name.
+    pub label: String,
+    /// WGSL.
+    pub source: String,
+    /// Words of the uniform at binding 7.
+    pub sizes: Vec<u32>,
+    /// Binding and bytes of each storage buffer.
+    pub buffers: Vec<(u32, u64)>,
+    /// Workgroups along x, y, z.
+    pub workgroups: [u32; 3],
+}
+
+/// Every case by its name.
+fn cases() -> Vec<(String, Shape)> {
+    let mut cases = Vec::new();
     for (name, cols, out, epilogue) in [
-        ("decode: 4096 → 4096", 4096, 4096, Epilogue::Accumulate),
-        ("decode: qkv, 4096 → 12288", 4096, 12_288, Epilogue::Store),
-        ("decode: gate and up, 4096 → 2 × 11008", 4096, 22_016, Epilogue::SwiGlu),
-        ("decode: down, 11008 → 4096", 11_008, 4096, Epilogue::Accumulate),
-        ("decode: head, 4096 → 151936", 4096, 151_936, Epilogue::Store),
+        ("4096 → 4096", 4096, 4096, Epilogue::Accumulate),
+        ("qkv, 4096 → 12288", 4096, 12_288, Epilogue::Store),
+        ("4096 → 11008", 4096, 11_008, Epilogue::Store),
+        ("gate and up, 4096 → 2 × 11008", 4096, 22_016, Epilogue::SwiGlu),
+        ("down, 11008 → 4096", 11_008, 4096, Epilogue::Accumulate),
+        ("head, 4096 → 151936", 4096, 151_936, Epilogue::Store),
     ] {
-        done(bench.product(name, q4, 1, cols, out, epilogue).await?);
+        cases.push((format!("decode: {name}"), Shape::Product { rows: 1, cols, out, epilogue }));
     }
+    let attention = |rows, keys, heads, head_dim, causal| Shape::Attention { rows, keys, heads, head_dim, causal };
     for keys in [512, 2048] {
-        done(bench.attention(&format!("decode: attention over {keys}, 32 heads of 128"), 1, keys, 32, 128, true).await?);
+        cases.push((format!("decode: attention over {keys}, 32 heads of 128"), attention(1, keys, 32, 128, true)));
     }
     for rows in [64, 128, 512] {
-        done(bench.product(&format!("prefill: {rows} × 4096 → 4096"), q4, rows, 4096, 4096, Epilogue::Accumulate).await?);
+        let shape = Shape::Product { rows, cols: 4096, out: 4096, epilogue: Epilogue::Accumulate };
+        cases.push((format!("prefill: {rows} × 4096 → 4096"), shape));
     }
-    done(bench.attention("prefill: attention, 320 causal, 32 heads of 128", 320, 320, 32, 128, true).await?);
-    done(bench.product("vision: fc1, 1024 × 1664 → 8192", q4, 1024, 1664, 8192, Epilogue::Gelu).await?);
-    done(bench.attention("vision: attention, 1024, 16 heads of 104", 1024, 1024, 16, 104, false).await?);
+    for rows in [128, 320] {
+        cases.push((format!("prefill: attention, {rows} causal, 32 heads of 128"), attention(rows, rows, 32, 128, true)));
+    }
+    let fc1 = Shape::Product { rows: 1024, cols: 1664, out: 8192, epilogue: Epilogue::Gelu };
+    cases.push(("vision: fc1, 1024 × 1664 → 8192".to_owned(), fc1));
+    for rows in [256, 1024] {
+        cases.push((format!("vision: attention, {rows}, 16 heads of 104"), attention(rows, rows, 16, 104, false)));
+    }
+    cases
+}
+
+/// Runs every case; `on_measurement` hears each as it is done.
+pub async fn run(gpu: &Gpu, on_measurement: &mut dyn FnMut(&Measurement)) -> Result<Vec<Measurement>, RuntimeError> {
+    let bench = Bench::new(gpu)?;
+    let mut measurements = Vec::new();
+    for (name, shape) in cases() {
+        let launches = bench.prepare(shape)?;
+        measurements.push(bench.measure(name, shape, &launches).await?);
+        measurements.iter().last().into_iter().for_each(&mut *on_measurement);
+    }
     Ok(measurements)
+}
+
+/// Every case as plain data.
+pub fn export(gpu: &Gpu) -> Result<Vec<ExportedCase>, RuntimeError> {
+    let bench = Bench::new(gpu)?;
+    let export = |(name, shape): (String, Shape)| {
+        let launches = bench.prepare(shape)?.iter().map(|launch| launch.describe(shape.rows())).map(ExportedLaunch::from).collect();
+        Ok(ExportedCase { name, shape, step: shape.step().map(|word| word as u32), launches })
+    };
+    cases().into_iter().map(export).collect()
+}
+
+impl From<Launch> for ExportedLaunch {
+    fn from(launch: Launch) -> Self {
+        let Launch { label, source, sizes, buffers, workgroups } = launch;
+        Self { label: label.to_owned(), source, sizes, buffers, workgroups }
+    }
+}
+
+impl Shape {
+    fn rows(&self) -> usize {
+        match *self {
+            Self::Product { rows, .. } | Self::Attention { rows, .. } => rows,
+        }
+    }
+
+    /// Rows, start, keys and the word that fills up.
+    fn step(&self) -> [usize; 4] {
+        match *self {
+            Self::Product { rows, .. } => [rows, 0, rows, 0],
+            Self::Attention { rows, keys, .. } => [rows, keys - rows, keys, 0],
+        }
+    }
+
+    /// Operations, a multiply-add being two.
+    fn flop(&self) -> f64 {
+        match *self {
+            Self::Product { rows, cols, out, .. } => 2.0 * (rows * cols * out) as f64,
+            Self::Attention { rows, keys, heads, head_dim, causal } => {
+                // Half of the pairs where causal, as every position sees those before it.
+                let pairs = if causal && rows == keys { rows * (rows + 1) / 2 } else { rows * keys };
+                4.0 * (pairs * heads * head_dim) as f64
+            }
+        }
+    }
+
+    /// Weights, keys and values.
+    fn bytes(&self) -> f64 {
+        match *self {
+            Self::Product { cols, out, .. } => (out * (SCHEME.row_data_bytes(cols) + SCHEME.row_scale_bytes(cols))) as f64,
+            Self::Attention { keys, heads, head_dim, .. } => (2 * keys * heads * head_dim * 4) as f64,
+        }
+    }
 }
 
 struct Bench<'a> {
@@ -66,53 +194,39 @@ struct Bench<'a> {
     token: wgpu::Buffer,
 }
 
-impl Bench<'_> {
-    async fn product(
-        &self,
-        name: &str,
-        scheme: Scheme,
-        rows: usize,
-        cols: usize,
-        out: usize,
-        epilogue: Epilogue,
-    ) -> Result<Measurement, RuntimeError> {
-        let row_bytes = scheme.row_data_bytes(cols);
-        let part = (MAX_PART_BYTES as usize / row_bytes / 32 * 32).min(out);
-        let part_rows: Vec<usize> = (0..out).step_by(part).map(|first| part.min(out - first)).collect();
-        let weight = Weight::allocate(self.gpu, "bench.weight", scheme, cols, &part_rows)?;
-        let stored = if epilogue == Epilogue::SwiGlu { out / 2 } else { out };
-        let input = self.gpu.activation("bench.input", rows, cols)?;
-        let output = self.gpu.activation("bench.output", rows, stored)?;
-        let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue };
-        self.step.write(self.gpu, rows, 0, rows);
-        let dispatches = if rows == 1 { matvec(self.gpu, product, None) } else { matmul(self.gpu, &self.step, product) };
-        let bytes = out * (row_bytes + scheme.row_scale_bytes(cols));
-        self.measure(name, &dispatches, rows, 2.0 * (rows * cols * out) as f64, bytes as f64).await
+impl<'a> Bench<'a> {
+    fn new(gpu: &'a Gpu) -> Result<Self, RuntimeError> {
+        Ok(Self { gpu, step: StepBuffer::new(gpu), token: gpu.storage("bench.token", 4)? })
     }
 
-    async fn attention(
-        &self,
-        name: &str,
-        rows: usize,
-        keys: usize,
-        heads: usize,
-        head_dim: usize,
-        causal: bool,
-    ) -> Result<Measurement, RuntimeError> {
-        let width = heads * head_dim;
-        let buffer = |rows| self.gpu.activation("bench.attention", rows, width);
-        let (q, k, v, output): (Activation, Activation, Activation, Activation) =
-            (buffer(rows)?, buffer(keys)?, buffer(keys)?, buffer(rows)?);
-        let of = |rows| Heads { rows, first_col: 0 };
-        let launch = Attention { queries: of(&q), keys: of(&k), values: of(&v), output: &output, heads, head_dim, causal };
-        self.step.write(self.gpu, rows, keys - rows, keys);
-        let dispatch = if rows == 1 { attention_decode(self.gpu, &self.step, launch) } else { attention(self.gpu, &self.step, launch) };
-        // Half of the pairs where causal, as every position sees those before it.
-        let pairs = if causal && rows == keys { rows * (rows + 1) / 2 } else { rows * keys };
-        self.measure(name, &[dispatch], rows, 4.0 * (pairs * width) as f64, (2 * keys * width * 4) as f64).await
+    fn prepare(&self, shape: Shape) -> Result<Vec<Dispatch>, RuntimeError> {
+        let [rows, start, keys, _] = shape.step();
+        self.step.write(self.gpu, rows, start, keys);
+        match shape {
+            Shape::Product { rows, cols, out, epilogue } => {
+                let part = (MAX_PART_BYTES as usize / SCHEME.row_data_bytes(cols) / 32 * 32).min(out);
+                let part_rows: Vec<usize> = (0..out).step_by(part).map(|first| part.min(out - first)).collect();
+                let weight = Weight::allocate(self.gpu, "bench.weight", SCHEME, cols, &part_rows)?;
+                let stored = if epilogue == Epilogue::SwiGlu { out / 2 } else { out };
+                let input = self.gpu.activation("bench.input", rows, cols)?;
+                let output = self.gpu.activation("bench.output", rows, stored)?;
+                let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue };
+                Ok(if rows == 1 { matvec(self.gpu, product, None) } else { matmul(self.gpu, &self.step, product) })
+            }
+            Shape::Attention { rows, keys, heads, head_dim, causal } => {
+                let buffer = |rows| self.gpu.activation("bench.attention", rows, heads * head_dim);
+                let (q, k, v, output) = (buffer(rows)?, buffer(keys)?, buffer(keys)?, buffer(rows)?);
+                let of = |rows| Heads { rows, first_col: 0 };
+                let launch = Attention { queries: of(&q), keys: of(&k), values: of(&v), output: &output, heads, head_dim, causal };
+                let dispatch =
+                    if rows == 1 { attention_decode(self.gpu, &self.step, launch) } else { attention(self.gpu, &self.step, launch) };
+                Ok(vec![dispatch])
+            }
+        }
     }
 
-    async fn measure(&self, name: &str, dispatches: &[Dispatch], rows: usize, flop: f64, bytes: f64) -> Result<Measurement, RuntimeError> {
+    async fn measure(&self, name: String, shape: Shape, dispatches: &[Dispatch]) -> Result<Measurement, RuntimeError> {
+        let rows = shape.rows();
         self.sample(dispatches, rows, 1).await?;
         let once = self.sample(dispatches, rows, 1).await?;
         let runs = (SAMPLE_MILLIS / once.max(0.01)).clamp(1.0, 500.0) as usize;
@@ -122,7 +236,8 @@ impl Bench<'_> {
         }
         samples.sort_by(f64::total_cmp);
         let millis = samples[SAMPLES / 2];
-        Ok(Measurement { name: name.to_owned(), millis, gflop_per_second: flop / millis / 1e6, gigabytes_per_second: bytes / millis / 1e6 })
+        let (flop, bytes) = (shape.flop(), shape.bytes());
+        Ok(Measurement { name, millis, gflop_per_second: flop / millis / 1e6, gigabytes_per_second: bytes / millis / 1e6 })
     }
 
     /// Time of one submission that runs the dispatches `runs` times, milliseconds.

@@ -2,75 +2,90 @@
 // sizes.causal: row m stands at position step.start + m and sees keys 0 ..= that position. Otherwise every row sees all step.keys keys.
 //
 // q, k, v, output  vec4 rows of sizes.*_stride vectors; head h begins at sizes.*_offset + h * VECTORS
-// A workgroup of 64 does 64 rows of one head, an invocation one row; keys and values pass through workgroup memory 16 at a time.
-// Dispatch: x = heads, y = ceil(step.rows / 64). Workgroup memory: at most 16 KiB (head size 128).
+// A workgroup of 64 does 64 rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then takes care of one row's
+// softmax, then sums values for 8 rows x PARTS vectors. Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
+// Dispatch: x = heads, y = ceil(step.rows / 64). Workgroup memory: 8.5 KiB.
 
-const TILE: u32 = 16u;
-const TILE_VECTORS: u32 = TILE * VECTORS;
+const TILE: u32 = 32u;
+// One more than a tile, so that lanes that read a row each do not meet in one memory bank.
+const STRIDE: u32 = 33u;
 
-var<workgroup> key_tile: array<vec4<f32>, TILE_VECTORS>;
-var<workgroup> value_tile: array<vec4<f32>, TILE_VECTORS>;
+var<workgroup> scores: array<f32, 2112>;  // [64 rows][STRIDE]: scores, then probabilities
+var<workgroup> factors: array<f32, 64>;   // what the sums of a row are multiplied by
+
+fn dots(x: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(dot(x, a), dot(x, b), dot(x, c), dot(x, d));
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let head = workgroup.x * VECTORS;
   let first = workgroup.y * 64u;
-  let row = first + lane;
-  let row_read = min(row, step.rows - 1u);
-  var keys = step.keys;       // that this workgroup looks at
-  var row_keys = step.keys;   // that this row looks at
+  let column = lane & 7u;
+  let band = (lane >> 3u) * 8u;  // first of this lane's 8 rows
+  let last_row = step.rows - 1u;
+  let last_key = step.keys - 1u;
+  var keys = step.keys;      // that this workgroup looks at
+  var row_keys = step.keys;  // that row first + lane looks at
   if (sizes.causal != 0u) {
     keys = min(keys, step.start + first + 64u);
-    row_keys = step.start + row_read + 1u;
+    row_keys = step.start + min(first + lane, last_row) + 1u;
   }
-
-  var query: array<vec4<f32>, VECTORS>;
-  var acc: array<vec4<f32>, VECTORS>;
-  for (var i = 0u; i < VECTORS; i++) {
-    query[i] = q[row_read * sizes.q_stride + sizes.q_offset + head + i] * sizes.scale;
-    acc[i] = vec4<f32>(0.0);
-  }
+  let query$r = min(first + band + $ru, last_row) * sizes.q_stride + sizes.q_offset + head;
+  var acc$r_$p = vec4<f32>(0.0);
   var largest = -3.0e38;
   var total = 0.0;
   for (var tile = 0u; tile < keys; tile += TILE) {
-    for (var i = lane; i < TILE_VECTORS; i += 64u) {
-      let key = min(tile + i / VECTORS, step.keys - 1u);
-      key_tile[i] = k[key * sizes.k_stride + sizes.k_offset + head + i % VECTORS];
-      value_tile[i] = v[key * sizes.v_stride + sizes.v_offset + head + i % VECTORS];
+    let key$k = min(tile + column * 4u + $ku, last_key) * sizes.k_stride + sizes.k_offset + head;
+    var score$r = vec4<f32>(0.0);
+    for (var i = 0u; i < VECTORS; i++) {
+      let k$k = k[key$k + i];
+      score$r += dots(q[query$r + i], k0, k1, k2, k3);
     }
+    let at = band * STRIDE + column * 4u;
+    scores[at + $ru * STRIDE] = score$r.x * sizes.scale;
+    scores[at + $ru * STRIDE + 1u] = score$r.y * sizes.scale;
+    scores[at + $ru * STRIDE + 2u] = score$r.z * sizes.scale;
+    scores[at + $ru * STRIDE + 3u] = score$r.w * sizes.scale;
     workgroupBarrier();
-    // Keys past the end are left out by bounds: exp of a huge negative number differs by driver.
-    let count = min(TILE, max(row_keys, tile) - tile);
-    var scores: array<f32, TILE>;
+
+    // Keys that the row does not see are left out by bounds: exp of a huge negative number differs by driver.
+    let seen = min(TILE, max(row_keys, tile) - tile);
+    let row = lane * STRIDE;
     var tile_largest = largest;
-    for (var j = 0u; j < count; j++) {
-      var sum = vec4<f32>(0.0);
-      for (var i = 0u; i < VECTORS; i++) {
-        sum += query[i] * key_tile[j * VECTORS + i];
-      }
-      scores[j] = sum.x + sum.y + sum.z + sum.w;
-      tile_largest = max(tile_largest, scores[j]);
+    for (var j = 0u; j < seen; j++) {
+      tile_largest = max(tile_largest, scores[row + j]);
     }
-    if (count > 0u) {
-      let correction = exp(largest - tile_largest);
+    var correction = 1.0;
+    if (seen > 0u) {
+      correction = exp(largest - tile_largest);
       largest = tile_largest;
       total *= correction;
-      for (var i = 0u; i < VECTORS; i++) {
-        acc[i] *= correction;
-      }
     }
-    for (var j = 0u; j < count; j++) {
-      let probability = exp(scores[j] - largest);
-      total += probability;
-      for (var i = 0u; i < VECTORS; i++) {
-        acc[i] += probability * value_tile[j * VECTORS + i];
+    for (var j = 0u; j < TILE; j++) {
+      var probability = 0.0;
+      if (j < seen) {
+        probability = exp(scores[row + j] - largest);
       }
+      scores[row + j] = probability;
+      total += probability;
+    }
+    factors[lane] = correction;
+    workgroupBarrier();
+
+    let factor$r = factors[band + $ru];
+    acc$r_$p *= factor$r;
+    let count = min(TILE, keys - tile);
+    for (var j = 0u; j < count; j++) {
+      let value = (tile + j) * sizes.v_stride + sizes.v_offset + head;
+      let v$p = v[value + min(column + $pu * 8u, VECTORS - 1u)];
+      let p$r = scores[(band + $ru) * STRIDE + j];
+      acc$r_$p += p$r * v$p;
     }
     workgroupBarrier();
   }
-  if (row < step.rows) {
-    for (var i = 0u; i < VECTORS; i++) {
-      output[row * sizes.out_stride + head + i] = acc[i] / total;
-    }
-  }
+  factors[lane] = 1.0 / total;
+  workgroupBarrier();
+  let out = (first + band) * sizes.out_stride + head + column;
+  if (first + band + $ru < step.rows && column + $pu * 8u < VECTORS) { output[out + $ru * sizes.out_stride + $pu * 8u] = acc$r_$p * factors[band + $ru]; }
 }

@@ -3,6 +3,7 @@
 pub mod oracle;
 
 use crate::dispatch::Sizes;
+use crate::unroll::unroll;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
 /// A slice of columns of activations that holds `heads × head_dim` values a row.
@@ -68,7 +69,8 @@ impl Attention<'_> {
 
 /// Attention for all rows of the step.
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let source = attention.source(include_str!("attention.wgsl"));
+    let counts = [('r', 8), ('k', 4), ('p', attention.head_dim.div_ceil(32))];
+    let source = attention.source(&unroll(include_str!("attention.wgsl"), &counts));
     let grid = Grid::Rows { tile: 64, x: attention.heads as u32, z: 1 };
     Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }

@@ -86,12 +86,7 @@ impl Product<'_> {
         source + include_str!("epilogue.wgsl") + kernel
     }
 
-    fn bindings<'a>(
-        &'a self,
-        gpu: &'a Gpu,
-        part: &'a WeightPart,
-        norm: Option<&'a Norm>,
-    ) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
+    fn bindings<'a>(&'a self, gpu: &'a Gpu, part: &'a WeightPart, norm: Option<&'a Norm>) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
         [(1, &self.input.buffer), (2, &self.output.buffer), (3, self.bias.unwrap_or(gpu.zeros()))]
             .into_iter()
             .chain(part.bindings(4))

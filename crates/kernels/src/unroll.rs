@@ -1,0 +1,25 @@
+//! Loops that must not be loops.
+
+/// Repeats lines of WGSL: a line with `$a` stands for as many lines as `counts` says of `a`, with its numbers in the place of `$a`.
+///
+/// Arrays that a loop indexes live in memory on some adapters; sums in variables with names of their own stay in registers everywhere.
+pub(crate) fn unroll(source: &str, counts: &[(char, usize)]) -> String {
+    let mut lines: Vec<String> = source.lines().map(str::to_owned).collect();
+    for (name, count) in counts {
+        let place = format!("${name}");
+        let repeat = |line: String| match line.contains(&place) {
+            true => (0..*count).map(|number| line.replace(&place, &number.to_string())).collect(),
+            false => vec![line],
+        };
+        lines = lines.into_iter().flat_map(repeat).collect();
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn lines_are_repeated_for_every_number() {
+        assert_eq!(super::unroll("a$r$p\nb\n", &[('r', 2), ('p', 2)]), "a00\na01\na10\na11\nb\n");
+    }
+}

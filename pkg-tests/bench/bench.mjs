@@ -1,0 +1,46 @@
+// node bench.mjs CASES.json [name part …]: our kernels beside onnxruntime-web's in Chromium on its software adapter.
+// Several files, joined by commas, are compared with each other, too. CASES.json comes from `qwenvl bench --export CASES.json`.
+
+import { readFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { launch, openPage } from "../browser.mjs";
+import { serve } from "../server.mjs";
+
+const [files, ...parts] = process.argv.slice(2);
+if (!files) throw new Error("usage: node bench.mjs CASES.json[,OTHER.json] [part of a name …]");
+const here = dirname(fileURLToPath(import.meta.url));
+const sets = await Promise.all(files.split(",").map(async (file) => [basename(file, ".json"), JSON.parse(await readFile(file, "utf8"))]));
+const runs = Number(process.env.RUNS ?? 7);
+
+const imports = { "onnxruntime-web/webgpu": "/ort/ort.webgpu.bundle.min.mjs" };
+const blank = `<!doctype html><meta charset="utf-8"><script type="importmap">${JSON.stringify({ imports })}</script>`;
+const server = await serve(
+  { "/bench/": here, "/ort/": join(process.env.ORT ?? join(here, "node_modules"), "onnxruntime-web/dist") },
+  {
+    handle(path, response) {
+      if (path !== "/" && path !== "/favicon.ico") return false;
+      response.writeHead(200, { "content-type": "text/html" }).end(path === "/" ? blank : "");
+      return true;
+    },
+  },
+);
+const browser = await launch({ name: "chromium", program: process.env.QWEN_VL_BROWSER_PROGRAM ?? "chromium" });
+try {
+  const { page, problems } = await openPage(browser, `${server.origin}/`);
+  for (const [index, first] of sets[0][1].entries()) {
+    if (parts.length > 0 && !parts.some((part) => first.name.includes(part))) continue;
+    const cases = sets.map(([label, set]) => ({ ...(set.find(({ name }) => name === first.name) ?? set[index]), label }));
+    const { name, millis, ratio } = await page.evaluate(
+      async (cases, runs) => (await import("/bench/page.js")).measure(cases, { runs }),
+      cases,
+      runs,
+    );
+    const columns = Object.entries(millis).map(([who, ms]) => `${who} ${ms.toFixed(2)} ms`);
+    console.log(`${name.padEnd(48)} ${ratio === undefined ? "" : `${ratio.toFixed(2)}x  `}${columns.join(", ")}`);
+  }
+  problems.forEach((problem) => console.error(problem));
+} finally {
+  await browser.close();
+  server.close();
+}
