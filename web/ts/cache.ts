@@ -59,7 +59,7 @@ export const weightsCache = {
   },
 
   /**
-   * Stores a model from a folder of this machine, as `quantize` or {@link exportTo} wrote it, checking all of it.
+   * Stores a model from a folder of this machine, as `quantize` or `exportTo` wrote it, checking all of it.
    *
    * @param url the address under which `load` will find it, with or without a connection
    */

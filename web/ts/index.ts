@@ -10,7 +10,7 @@ export type { CheckOptions, CheckReason, CheckReport } from "./check.js";
 export type { FileLocations } from "./client.js";
 export { promptText, type Content, type Message, type Part } from "./content.js";
 export { drawBoxes, type DrawStyle } from "./draw.js";
-export { QwenVLError, type ErrorCode } from "./errors.js";
+export { QwenVLError, type ErrorCode, type ErrorData } from "./errors.js";
 export { parse } from "./grounding.js";
 export { sampleFrames, type ImageOrientation, type ImageSize, type ImageSource, type VideoSource } from "./image.js";
 export {
@@ -25,6 +25,7 @@ export {
   type TaskOptions,
 } from "./model.js";
 export { ImageRef, type ImageInput } from "./picture.js";
+export type { Steps } from "./protocol.js";
 export { Run } from "./run.js";
 export { Session, type ContextOverflow, type SessionOptions } from "./session.js";
 export type { CaptionStyle } from "./tasks.js";
@@ -45,5 +46,6 @@ export type {
 } from "./types.js";
 export type { CacheBackend, CacheFile, StoredFile } from "./weights/backend.js";
 export type { CachedModel } from "./weights/cache.js";
+export type { Fetch } from "./weights/download.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";
 export type { CacheChoice, ModelSource, SourceOptions } from "./weights/spec.js";

@@ -21,7 +21,16 @@ pub fn typescript() -> Result<()> {
 /// Builds `www/dist`; the package has to be built before.
 pub fn site() -> Result<()> {
     run(&mut command("node node_modules/typescript/bin/tsc --project www"))?;
-    run(command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))
+    run(command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))?;
+    // Behind the page's own build, whose offline cache it is no part of.
+    run(command("node node_modules/typedoc/bin/typedoc --logLevel Warn --options web/typedoc.json --out").arg(root().join("www/dist/api")))
+}
+
+/// The tarball that [`pack`] has made.
+pub fn tarball() -> Result<PathBuf> {
+    let folder = target_dir().join("package");
+    let mut files = fs::read_dir(&folder)?.filter_map(Result::ok).map(|entry| entry.path());
+    files.find(|path| path.extension().is_some_and(|extension| extension == "tgz")).context("there is no packed package")
 }
 
 /// Packs the built package as npm would publish it; returns the tarball.

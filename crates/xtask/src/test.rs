@@ -34,6 +34,8 @@ enum Part {
     Chromium,
     /// The package and the page in Firefox
     Firefox,
+    /// The packed package in projects of other tools, in both browsers
+    Packaging,
 }
 
 impl Part {
@@ -43,7 +45,7 @@ impl Part {
             Self::Setup | Self::Format => &[],
             Self::Lint | Self::Native | Self::Package | Self::Checkpoints => &[Self::Setup],
             Self::Node => &[Self::Setup, Self::Package],
-            Self::Chromium | Self::Firefox => &[Self::Setup, Self::Package, Self::Checkpoints],
+            Self::Chromium | Self::Firefox | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
         }
     }
 
@@ -66,6 +68,7 @@ impl Part {
             Self::Node => node(),
             Self::Chromium => browser("chromium", system::chromium_program()),
             Self::Firefox => browser("firefox", system::firefox_program()),
+            Self::Packaging => packaging(),
         }
     }
 }
@@ -132,5 +135,17 @@ fn browser(name: &str, program: Option<&str>) -> Result<()> {
             .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?)
             .env("QWEN_VL_PACKAGE", target_dir().join("package/package"))
             .env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder()),
+    )
+}
+
+fn packaging() -> Result<()> {
+    run_command(
+        command("node --test --test-concurrency=1 --test-reporter=spec pkg-tests/packaging/packaging.test.mjs")
+            .env("QWEN_VL_TARBALL", packages::tarball()?)
+            .env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder())
+            .env("QWEN_VL_SCRATCH", target_dir().join("packaging"))
+            .env("QWEN_VL_CHROMIUM", system::chromium_program().context("Chromium is not installed")?)
+            .env("QWEN_VL_FIREFOX", system::firefox_program().context("Firefox is not installed")?)
+            .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?),
     )
 }

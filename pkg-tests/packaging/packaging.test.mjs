@@ -1,0 +1,209 @@
+// The tarball as its users get it: installed by npm in projects of their kinds, built by their tools, run in browsers.
+// `cargo xtask test --only packaging` sets the environment:
+//   QWEN_VL_TARBALL      what `npm pack` made
+//   QWEN_VL_CHECKPOINTS  web checkpoints
+//   QWEN_VL_SCRATCH      a folder for projects and packages, kept between runs
+//   QWEN_VL_CHROMIUM, QWEN_VL_FIREFOX, QWEN_VL_VULKAN_ICD  programs and the software Vulkan driver
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, extname, join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+import { brotliCompressSync, gzipSync } from "node:zlib";
+import { launch, openPage } from "../browser.mjs";
+import { serve } from "../server.mjs";
+
+const TEXT = "This is a person.";
+/** Bytes of the whole package's code, compressed as servers do it. What passes these has to be argued for. */
+const LIMITS = { wasm: { brotli: 420_000, gzip: 530_000 }, scripts: { brotli: 50_000, gzip: 60_000 } };
+
+function setting(name) {
+  const value = process.env[name];
+  assert.ok(value, `${name} is not set: run \`cargo xtask test --only packaging\``);
+  return value;
+}
+
+const here = dirname(fileURLToPath(import.meta.url));
+const tarball = setting("QWEN_VL_TARBALL");
+const checkpoints = setting("QWEN_VL_CHECKPOINTS");
+const scratch = setting("QWEN_VL_SCRATCH");
+const installed = join(scratch, "node_modules/qwen-vl-web");
+const run = promisify(execFile);
+const CAT = await readFile(join(here, "../../tests/fixtures/images/photo_cat.png"));
+const tool = (name, ...parameters) => run(process.execPath, [join(scratch, "node_modules", name), ...parameters], { cwd: scratch, maxBuffer: 1 << 26 });
+const browsers = {};
+
+before(async () => {
+  await mkdir(scratch, { recursive: true });
+  const npm = (...parameters) => run("npm", [...parameters, "--no-audit", "--no-fund"], { cwd: scratch, maxBuffer: 1 << 26 });
+  const lock = await readFile(join(here, "package-lock.json"), "utf8");
+  const before = await readFile(join(scratch, "package-lock.json"), "utf8").catch(() => "");
+  for (const file of ["package.json", "package-lock.json"]) await cp(join(here, file), join(scratch, file));
+  if (lock !== before || !(await readdir(join(scratch, "node_modules")).catch(() => [])).length) await npm("ci", "--prefer-offline");
+  // The tarball changes with every build, so it is in no lockfile.
+  await rm(installed, { recursive: true, force: true });
+  await npm("install", "--no-save", "--no-package-lock", "--prefer-offline", tarball);
+  await rm(join(scratch, "projects"), { recursive: true, force: true });
+  await cp(join(here, "projects"), join(scratch, "projects"), { recursive: true });
+  const vulkanIcd = setting("QWEN_VL_VULKAN_ICD");
+  for (const name of ["chromium", "firefox"]) {
+    browsers[name] = await launch({ name, program: setting(`QWEN_VL_${name.toUpperCase()}`), vulkanIcd });
+  }
+});
+
+after(async () => {
+  for (const browser of Object.values(browsers)) await browser.close();
+});
+
+test("publint and arethetypeswrong have nothing to say", async () => {
+  const { stdout } = await tool("publint/src/cli.js", "run", tarball, "--strict");
+  assert.match(stdout, /All good/);
+  // The wasm file is no module: it has no types.
+  await tool("@arethetypeswrong/cli/dist/index.js", tarball, "--profile", "esm-only", "--exclude-entrypoints", "./qwen_vl_web_bg.wasm");
+});
+
+test("the package's sizes", async () => {
+  const files = (await readdir(join(installed, "dist"), { recursive: true })).filter((file) => [".js", ".wasm"].includes(extname(file)));
+  const contents = await Promise.all(files.map(async (file) => [file, await readFile(join(installed, "dist", file))]));
+  const kind = (extension) => Buffer.concat(contents.filter(([file]) => extname(file) === extension).map(([, bytes]) => bytes));
+  for (const [name, bytes] of [["wasm", kind(".wasm")], ["scripts", kind(".js")]]) {
+    const sizes = { bytes: bytes.length, gzip: gzipSync(bytes, { level: 9 }).length, brotli: brotliCompressSync(bytes).length };
+    console.log(`${name.padEnd(8)} ${Object.entries(sizes).map(([how, size]) => `${how} ${(size / 1024).toFixed(0).padStart(5)} KiB`).join("  ")}`);
+    for (const [how, limit] of Object.entries(LIMITS[name])) assert.ok(sizes[how] <= limit, `${name}: ${sizes[how]} bytes by ${how}, allowed are ${limit}`);
+  }
+});
+
+test("what npm publishes", async () => {
+  const manifest = JSON.parse(await readFile(join(installed, "package.json"), "utf8"));
+  for (const key of ["description", "keywords", "license", "repository", "homepage", "bugs", "exports", "types", "sideEffects", "engines"]) {
+    assert.ok(key in manifest, `package.json has no ${key}`);
+  }
+  assert.deepEqual(manifest.dependencies ?? {}, {});
+  assert.equal(manifest.publishConfig.provenance, true);
+  for (const [entry, target] of Object.entries(manifest.exports)) {
+    if (typeof target === "object") assert.equal(Object.keys(target)[0], "types", `${entry}: types come first`);
+  }
+  const files = await readdir(installed, { recursive: true });
+  for (const file of ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js.map"]) assert.ok(files.includes(file), `${file} is missing`);
+  for (const file of files.filter((file) => extname(file) === ".js")) {
+    const text = await readFile(join(installed, file), "utf8");
+    assert.doesNotMatch(text, /\beval\(|new Function\(|https?:\/\/(?![\w-]+\.invalid)[a-z]/, `${file} evaluates text or names a host`);
+  }
+});
+
+for (const resolution of [["bundler", "ESNext"], ["nodenext", "NodeNext"]]) {
+  test(`types, resolved as ${resolution[0]}`, async () => {
+    const [moduleResolution, module] = resolution;
+    const parameters = ["--project", join(scratch, "projects/types"), "--moduleResolution", moduleResolution, "--module", module];
+    await tool("typescript/bin/tsc", ...parameters).catch(({ stdout }) => assert.fail(stdout));
+  });
+}
+
+/** Opens a served project in both browsers and waits for its answer. */
+async function answers(context, folders, { policy, place = "p[data-done=true]", check } = {}) {
+  const pages = { "/cat.png": ["image/png", CAT], "/favicon.ico": ["image/x-icon", ""] };
+  if (policy) pages["/"] = ["text/html", await readFile(join(folders["/"], "index.html"))];
+  const server = await serve({ "/model/": join(checkpoints, "scripted"), ...folders }, {
+    handle(path, response) {
+      if (!(path in pages)) return false;
+      const [type, body] = pages[path];
+      response.writeHead(200, { "content-type": type, ...(policy ? { "content-security-policy": policy } : {}) }).end(body);
+      return true;
+    },
+  });
+  try {
+    for (const name of Object.keys(browsers)) await context.test(name, () => visit(browsers[name], `${server.origin}/`, { place, check }));
+  } finally {
+    server.close();
+  }
+}
+
+async function visit(browser, url, { place, check }) {
+  const { page, problems } = await openPage(browser, url);
+  try {
+    const element = await page.waitForSelector(place, { timeout: 10 * 60_000 });
+    const text = await element.evaluate((element) => element.textContent);
+    if (check) await check(page, text);
+    else assert.equal(text.trim(), TEXT);
+  } finally {
+    await page.close();
+  }
+  assert.deepEqual(problems, []);
+}
+
+test("a plain page, under the strictest policy that allows wasm: also what browser extensions ask for", async (context) => {
+  const policy = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; img-src 'self'";
+  await answers(context, { "/": join(scratch, "projects/plain"), "/node_modules/": join(scratch, "node_modules") }, { policy });
+});
+
+test("Vite with React, built", async (context) => {
+  const root = join(scratch, "projects/vite");
+  await tool("vite/bin/vite.js", "build", root, "--logLevel", "warn");
+  await answers(context, { "/": join(root, "dist") });
+});
+
+test("webpack", async (context) => {
+  const root = join(scratch, "projects/webpack");
+  const require = createRequire(join(scratch, "package.json"));
+  const { default: webpack } = await import(pathToFileURL(require.resolve("webpack")));
+  const options = { mode: "production", context: root, entry: "./src/main.js", output: { path: join(root, "dist"), filename: "main.js" } };
+  const stats = await new Promise((resolve, reject) => webpack(options, (error, stats) => (error ? reject(error) : resolve(stats))));
+  assert.deepEqual(stats.toJson({ errors: true, warnings: false, all: false }).errors, []);
+  await cp(join(root, "index.html"), join(root, "dist/index.html"));
+  await answers(context, { "/": join(root, "dist") });
+});
+
+test("Next: imported on the server, used by a client component", async (context) => {
+  const root = join(scratch, "projects/next");
+  await writeFile(join(root, "package.json"), JSON.stringify({ name: "next-project", private: true }));
+  const environment = { ...process.env, NEXT_TELEMETRY_DISABLED: "1", CI: "1" };
+  await run(process.execPath, [join(scratch, "node_modules/next/dist/bin/next"), "build"], { cwd: root, env: environment, maxBuffer: 1 << 26 });
+  const html = await readFile(join(root, "out/index.html"), "utf8");
+  assert.match(html, /function a dog 1/, "the server has rendered what the helpers say");
+  await answers(context, { "/": join(root, "out") });
+});
+
+test("the quick start of the README, pasted into a fresh Vite project", async (context) => {
+  const readme = await readFile(join(installed, "README.md"), "utf8");
+  const quickStart = /## Quick start[\s\S]*?```js\n([\s\S]*?)```/.exec(readme)?.[1];
+  assert.ok(quickStart, "README.md has no quick start");
+  assert.ok(quickStart.trim().split("\n").length <= 15, "the quick start is longer than 15 lines");
+  const root = join(scratch, "projects/quickstart");
+  await rm(root, { recursive: true, force: true });
+  await mkdir(root);
+  await writeFile(join(root, "index.html"), `<!doctype html><link rel="icon" href="data:," /><script type="module" src="/main.js"></script>`);
+  await mkdir(join(root, "public"));
+  await writeFile(join(root, "public/cat.png"), CAT);
+  const options = {
+    place: "body[data-done]",
+    async check(page) {
+      assert.equal(await page.evaluate(() => document.body.innerText.trim()), `${TEXT} person`);
+    },
+  };
+  // The page itself says nothing when it is through: a line behind it does.
+  await writeFile(join(root, "main.js"), `${quickStart}\ndocument.body.dataset.done = "";\n`);
+
+  await context.test("built", async (context) => {
+    await tool("vite/bin/vite.js", "build", root, "--logLevel", "warn");
+    await answers(context, { "/": join(root, "dist") }, options);
+  });
+  await context.test("as it is being developed", async (context) => {
+    const require = createRequire(join(scratch, "package.json"));
+    const { createServer } = await import(pathToFileURL(join(dirname(require.resolve("vite/package.json")), "dist/node/index.js")));
+    const behind = await serve({ "/model/": join(checkpoints, "scripted") });
+    const proxy = { "/model/": behind.origin };
+    const vite = await createServer({ root, logLevel: "warn", server: { host: "127.0.0.1", port: 0, proxy } });
+    await vite.listen();
+    try {
+      const { port } = vite.httpServer.address();
+      await context.test("chromium", () => visit(browsers.chromium, `http://127.0.0.1:${port}/`, options));
+    } finally {
+      await vite.close();
+      behind.close();
+    }
+  });
+});

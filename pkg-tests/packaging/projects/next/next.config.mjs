@@ -1,0 +1,4 @@
+import { join } from "node:path";
+
+/** Pages that any static host serves. The packages are two folders above. */
+export default { output: "export", turbopack: { root: join(import.meta.dirname, "../..") } };

@@ -1,0 +1,12 @@
+import { QwenVL } from "qwen-vl-web";
+import { createOpenAI } from "qwen-vl-web/openai";
+
+const place = document.querySelector("p");
+try {
+  const model = await QwenVL.load("/model/");
+  const { choices } = await createOpenAI(model).chat.completions.create({ messages: [{ role: "user", content: "What is it?" }] });
+  place.textContent = choices[0].message.content;
+} catch (error) {
+  place.textContent = `${error.code}: ${error.message}`;
+}
+place.dataset.done = "true";
