@@ -2,13 +2,26 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { drawBoxes, parse, QwenVL, QwenVLError } from "qwen-vl-web";
+import { drawBoxes, parse, promptText, QwenVL, QwenVLError, sampleFrames } from "qwen-vl-web";
+import { createOpenAI } from "qwen-vl-web/openai";
 
 test("the package can be imported where there is no browser", () => {
   assert.equal(typeof QwenVL.load, "function");
   assert.equal(typeof drawBoxes, "function");
   const { text, objects } = parse("<ref>a dog</ref><box>(1,2),(3,4)</box> runs");
   assert.deepEqual([text, objects], ["a dog runs", [{ kind: "box", norm: [1, 2, 3, 4], ref: "a dog", range: [0, 5] }]]);
+});
+
+test("a message is written as the original writes it", () => {
+  const parts = [{ image: "a.png" }, { image: "b.png" }, "Where is ", { ref: "the dog", boxes: [[1, 2, 3, 4], [5, 6, 7, 8]] }, { text: "?" }];
+  const text = "Where is <ref>the dog</ref><box>(1,2),(3,4)</box><box>(5,6),(7,8)</box>?";
+  assert.equal(promptText(parts), `Picture 1: <img>a.png</img>\nPicture 2: <img>b.png</img>\n${text}`);
+  assert.equal(promptText(parts.slice(1), 7), `Picture 7: <img>b.png</img>\n${text}`);
+});
+
+test("what needs a page says so", async () => {
+  assert.equal(typeof createOpenAI, "function");
+  await assert.rejects(sampleFrames("/video.webm"), { code: "IMAGE_DECODE" });
 });
 
 test("an error survives the worker border with its code", () => {
