@@ -77,7 +77,12 @@ export class WorkerClient {
       };
       signal?.addEventListener("abort", abort);
       this.#pending.set(id, pending);
-      this.#post({ kind, id, ...params } as Request, options.transfer);
+      try {
+        this.#post({ kind, id, ...params } as Request, options.transfer);
+      } catch (error) {
+        // Something in it can not be copied.
+        pending.reject(error);
+      }
     });
     return { result, cancel };
   }

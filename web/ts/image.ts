@@ -57,7 +57,11 @@ export async function capture(image: ImageSource, orientation: ImageOrientation,
   }
   // What stands in it is a file.
   if (isA("SVGImageElement", image)) return capture((image as SVGImageElement).href.baseVal, orientation, signal);
-  return fromDrawable(image as Exclude<CanvasImageSource, SVGImageElement>);
+  const bitmap = await fromDrawable(image as Exclude<CanvasImageSource, SVGImageElement>);
+  if (isReadable(bitmap)) return { kind: "bitmap", bitmap };
+  // Its server may allow reading it all the same, to who asks for that.
+  if (isA("HTMLImageElement", image)) return capture((image as HTMLImageElement).currentSrc, orientation, signal);
+  throw new QwenVLError("IMAGE_DECODE", "the picture shows something of another origin, which the browser does not let pages read");
 }
 
 /** `instanceof` for classes that do not exist everywhere. */
@@ -107,17 +111,31 @@ async function drawVector(bytes: Uint8Array<ArrayBuffer>): Promise<ImageBitmap> 
   }
 }
 
-async function fromDrawable(image: Exclude<CanvasImageSource, SVGImageElement>): Promise<CapturedImage> {
+/** Whether the page may read its pixels, and so hand it to the worker. */
+function isReadable(bitmap: ImageBitmap): boolean {
+  const context = context2d(new OffscreenCanvas(1, 1));
+  context.drawImage(bitmap, 0, 0);
+  try {
+    context.getImageData(0, 0, 1, 1);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function fromDrawable(image: Exclude<CanvasImageSource, SVGImageElement>): Promise<ImageBitmap> {
   try {
     if (isA("HTMLImageElement", image)) await (image as HTMLImageElement).decode();
     if (isA("HTMLVideoElement", image) && (image as HTMLVideoElement).readyState < 2) throw new Error("the video has no frame yet");
-    return { kind: "bitmap", bitmap: await createImageBitmap(image, EXACT) };
+    return await createImageBitmap(image, EXACT);
   } catch (cause) {
     throw new QwenVLError("IMAGE_DECODE", `the picture's pixels can not be read: ${String(cause)}`, { cause });
   }
 }
 
 async function download(address: string | URL, signal?: AbortSignal): Promise<Blob> {
+  const data = /^data:([^,]*),/i.exec(String(address));
+  if (data) return decodeDataUrl(data[1] ?? "", String(address).slice(data[0].length));
   try {
     const response = await fetch(address, signal ? { signal } : {});
     if (!response.ok) {
@@ -129,6 +147,17 @@ async function download(address: string | URL, signal?: AbortSignal): Promise<Bl
     signal?.throwIfAborted();
     if (cause instanceof QwenVLError) throw cause;
     throw new QwenVLError("DOWNLOAD", `the picture could not be fetched: ${String(address).slice(0, 200)}`, { cause });
+  }
+}
+
+/** Without `fetch`, which a page's security policy may forbid for such addresses. */
+function decodeDataUrl(type: string, data: string): Blob {
+  try {
+    const text = decodeURIComponent(data);
+    const bytes = type.endsWith(";base64") ? Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)) : new TextEncoder().encode(text);
+    return new Blob([bytes], { type: type.split(";")[0] ?? "" });
+  } catch (cause) {
+    throw new QwenVLError("IMAGE_DECODE", "the data URL can not be decoded", { cause });
   }
 }
 

@@ -269,8 +269,10 @@ export class QwenVLModel extends EventTarget {
       for (const picture of question.picturesWithPixelBoxes([])) await this.encode(picture, false, signal);
       request = { prompt: { kind: "chat", history: [], query: question.text([]), overflow: "error" }, pictures: question.pictures };
     }
-    const scores = await this.#withPictures(request.pictures, (client, images) =>
-      client.call("score", { prompt: request.prompt, candidates: [...candidates], images }, callOptions(images, signal)).result,
+    const scores = await this.#counted(() =>
+      this.#withPictures(request.pictures, (client, images) =>
+        client.call("score", { prompt: request.prompt, candidates: [...candidates], images }, callOptions(images, signal)).result,
+      ),
     );
     return scores.map(({ tokens, logprobs }) => {
       const sum = logprobs.reduce((sum, logprob) => sum + logprob, 0);
@@ -305,7 +307,8 @@ export class QwenVLModel extends EventTarget {
     const call = { ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };
     // The engine's own adapter has no more to say of itself than its name.
     const gpu = (await globalThis.navigator?.gpu?.requestAdapter().catch(() => null))?.info;
-    return new BenchmarkReport(info, gpu, { ms, restoredBytes }, await client.call("benchmark", { options: engine }, call).result, options);
+    const report = await this.#counted(() => client.call("benchmark", { options: engine }, call).result);
+    return new BenchmarkReport(info, gpu, { ms, restoredBytes }, report, options);
   }
 
   /**
@@ -384,8 +387,7 @@ export class QwenVLModel extends EventTarget {
       if (options.queue === false && this.#running > 0) {
         return { answer: Promise.reject(new QwenVLError("BUSY", "the model is answering another question")), cancel };
       }
-      this.#running += 1;
-      return { answer: run().finally(() => (this.#running -= 1)), cancel: () => cancel() };
+      return { answer: this.#counted(run), cancel: () => cancel() };
     });
   }
 
@@ -402,6 +404,16 @@ export class QwenVLModel extends EventTarget {
   /** @internal The logits that the latest token was chosen from. */
   logits(): Promise<Float32Array> {
     return this.#started.client.call("logits", {}).result;
+  }
+
+  /** Does work during which the model is busy. */
+  async #counted<T>(work: () => Promise<T>): Promise<T> {
+    this.#running += 1;
+    try {
+      return await work();
+    } finally {
+      this.#running -= 1;
+    }
   }
 
   #listen({ client }: Started): void {
