@@ -38,7 +38,7 @@ export default defineConfig({
       },
       workbox: {
         // The page itself. Models are kept by the package, in a store of their own that no update touches.
-        globPatterns: ["**/*.{html,js,css,wasm,svg,png,jpg,webp}"],
+        globPatterns: ["**/*.{html,js,css,wasm,svg,png,ttf}"],
         maximumFileSizeToCacheInBytes: 8 << 20,
         // `?model=…` is the same page.
         ignoreURLParametersMatching: [/./],

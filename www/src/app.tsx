@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { choosingRegion, run } from "./state/chat";
-import { kind, load, looking, model, progress, source, stopLoading } from "./state/model";
+import { kind, load, looking, lost, model, progress, recover, source, stopLoading } from "./state/model";
 import { announcement, failure, offlineReady, update } from "./state/notices";
 import { change, settings } from "./state/settings";
 import { formatBytes, formatEta, texts } from "./texts";
@@ -184,6 +184,11 @@ function Failed() {
         {!model.value && !progress.value && (
           <button type="button" class="quiet" onClick={() => void load(source.value)}>
             {t.tryAgain}
+          </button>
+        )}
+        {lost.value && (
+          <button type="button" class="quiet" onClick={() => void recover()}>
+            {t.recover}
           </button>
         )}
         <button type="button" class="quiet" onClick={() => (failure.value = undefined)}>

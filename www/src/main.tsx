@@ -4,6 +4,7 @@ import "./trusted";
 import { render } from "preact";
 import { registerSW } from "virtual:pwa-register";
 import { App } from "./app";
+import "./state/ahead";
 import { EMBEDDED, kind, load, propose, proposal } from "./state/model";
 import { fail, offlineReady, update } from "./state/notices";
 import { pagePicture } from "./state/pictures";

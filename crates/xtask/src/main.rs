@@ -3,6 +3,7 @@
 mod checkpoints;
 mod demo;
 mod packages;
+mod page;
 mod process;
 mod scripted;
 mod system;
@@ -11,6 +12,7 @@ mod wasm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -28,8 +30,16 @@ enum Task {
     Test(test::Options),
     /// Lints, tests and the npm package
     Ci,
-    /// Build the demo page into www/dist
+    /// Build the demo page with its embedded model into www/dist, ready for any static host
     Site,
+    /// Take pictures of the demo page's main states: desktop and phone, light and dark, English and Chinese
+    Screenshots {
+        /// Folder for the pictures
+        #[arg(long, value_name = "DIR", default_value = "target/screenshots")]
+        out: PathBuf,
+    },
+    /// Run Lighthouse on the demo page and print its table; fails below 95
+    Audit,
     /// Build the npm package and pack it into target/package
     Package,
     /// Build the wasm and the TypeScript of the npm package into web/dist
@@ -54,10 +64,9 @@ fn run(task: Task) -> Result<()> {
             test::run(&test::Options::default())?;
             pack()
         }
-        Task::Site => {
-            packages::build()?;
-            packages::site()
-        }
+        Task::Site => page::site(),
+        Task::Screenshots { out } => page::screenshots(&out),
+        Task::Audit => page::audit(),
         Task::Package => {
             packages::build()?;
             pack()

@@ -186,7 +186,8 @@ function Tasks() {
     [
       "region",
       withPicture(() => {
-        write(prompts.region);
+        // The focus goes to the picture first.
+        draft.value = prompts.region;
         choosingRegion.value = true;
       }),
     ],

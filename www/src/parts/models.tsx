@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
-import { QwenVL, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
+import { QwenVL, QwenVLError, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
 import { EMBEDDED, kind, load, looking, model, progress, proposal, propose, source } from "../state/model";
 import { fail } from "../state/notices";
 import { change, settings } from "../state/settings";
@@ -97,8 +97,9 @@ export function Models() {
             onChange={(event) => {
               const files = Array.from(event.currentTarget.files ?? []);
               opened.value = undefined;
-              // A folder without a manifest is told as such, not taken for pictures.
-              void (files.some(({ name }) => name === "manifest.json") ? take(files) : load(files));
+              // The model in use stays where the folder has none.
+              if (files.some(({ name }) => name === "manifest.json")) void take(files);
+              else fail(new QwenVLError("MANIFEST_INVALID", t.notAModel));
             }}
           />
         </label>
@@ -163,8 +164,9 @@ function Stored() {
     setBusy(url);
     setOutcome("");
     try {
-      setOutcome(await action());
+      const found = await action();
       await look();
+      setOutcome(found);
     } catch (error) {
       opened.value = undefined;
       fail(error);

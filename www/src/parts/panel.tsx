@@ -1,5 +1,7 @@
-import { turns } from "../state/chat";
-import { model } from "../state/model";
+import { useState } from "preact/hooks";
+import { run, turns } from "../state/chat";
+import { adapter, model } from "../state/model";
+import { fail } from "../state/notices";
 import { formatBytes, formatMillis, formatNumber, texts } from "../texts";
 
 /** For the curious: the machine, the model, and what the latest answer took. */
@@ -8,12 +10,12 @@ export function Panel() {
   const info = model.value?.info;
   if (!info) return null;
   const facts = turns.value.reduce<ReturnType<typeof factsOf>>((found, turn) => factsOf(turn) ?? found, undefined);
-  const { adapter } = info;
+  const { vendor, architecture, isFallback } = adapter.value ?? {};
   const rows: [string, string][] = [
     [t.panelModel, `${info.source}. ${info.modifications}`],
     [t.panelGpu, formatBytes(info.gpuBytes)],
     [t.panelContext, t.panelTokens(info.contextLength)],
-    [t.panelAdapter, [adapter.name, adapter.driver, adapter.backend].filter(Boolean).join(" · ") || t.unknown],
+    [t.panelAdapter, [vendor, architecture, isFallback ? t.panelFallback : ""].filter(Boolean).join(", ") || t.unknown],
   ];
   if (facts) {
     const { usage, timings } = facts;
@@ -39,7 +41,47 @@ export function Panel() {
         ))}
       </dl>
       {!facts && <p>{t.panelNone}</p>}
+      <Benchmark />
     </details>
+  );
+}
+
+/** Lengths of the sequence at which answers are timed; the context may hold fewer. */
+const CONTEXTS = [512, 2048];
+
+function Benchmark() {
+  const t = texts.value;
+  const [report, setReport] = useState("");
+  const [measuring, setMeasuring] = useState(false);
+  const measure = async () => {
+    setMeasuring(true);
+    try {
+      setReport(String(await model.value?.benchmark({ contexts: CONTEXTS, runs: 1 })));
+    } finally {
+      setMeasuring(false);
+    }
+  };
+  return (
+    <>
+      <div class="row">
+        <button
+          type="button"
+          class="quiet"
+          data-testid="benchmark"
+          title={t.panelMeasureHint}
+          disabled={measuring || run.value !== undefined}
+          onClick={() => measure().catch(fail)}
+        >
+          {measuring ? t.panelMeasuring : t.panelMeasure}
+        </button>
+      </div>
+      {report !== "" && (
+        // It scrolls sideways on narrow screens.
+        <pre tabIndex={0} data-testid="report">
+          {report}
+        </pre>
+      )}
+    </>
   );
 }
 

@@ -13,7 +13,10 @@ export function RegionChooser({ onChosen }: { onChosen: (box: Box) => void }) {
   const [box, setBox] = useState<Box>([300, 300, 700, 700]);
   const from = useRef<[number, number] | undefined>(undefined);
   const area = useRef<HTMLDivElement>(null);
-  useEffect(() => area.current?.focus(), []);
+  useEffect(() => {
+    area.current?.focus();
+    area.current?.scrollIntoView({ block: "nearest" });
+  }, []);
 
   const place = (event: PointerEvent): [number, number] => {
     const { left, top, width, height } = area.current!.getBoundingClientRect();

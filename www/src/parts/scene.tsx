@@ -5,7 +5,24 @@ import { attach } from "../state/chat";
 import { fail } from "../state/notices";
 import { makePicture } from "../state/pictures";
 import { settings } from "../state/settings";
-import { ATLAS, BACKGROUNDS, COLUMNS, ink, KINDS, paint, placed, resized, ROWS, shuffled, type Scene, type SceneItem } from "../state/world";
+import {
+  ATLAS,
+  BACKGROUNDS,
+  COLORS,
+  COLUMNS,
+  KINDS,
+  nameOf,
+  paint,
+  placed,
+  resized,
+  ROWS,
+  SHAPES,
+  shuffled,
+  usualSize,
+  type Scene,
+  type SceneItem,
+  type Thing,
+} from "../state/world";
 import { texts } from "../texts";
 import { Dialog, opened } from "./dialog";
 import { Icon } from "./icons";
@@ -18,21 +35,20 @@ export function SceneComposer() {
   const { language } = settings.value;
   const [scene, setScene] = useState<Scene>(shuffled);
   const [selected, setSelected] = useState<number>();
-  const [filter, setFilter] = useState("");
+  const [color, setColor] = useState(0);
   const [word, setWord] = useState("");
   const board = useRef<HTMLDivElement>(null);
   const dragged = useRef<{ id: number; dx: number; dy: number } | undefined>(undefined);
 
-  const nameOf = ({ what }: SceneItem) => ("word" in what ? what.word : (KINDS[what.kind]?.[language] ?? ""));
   const change = (id: number, changed: (item: SceneItem) => SceneItem) =>
     setScene((now) => ({ ...now, items: now.items.map((item) => (item.id === id ? changed(item) : item)) }));
   const remove = (id: number) => {
     setScene((now) => ({ ...now, items: now.items.filter((item) => item.id !== id) }));
     setSelected(undefined);
   };
-  const add = (what: SceneItem["what"], x = 0.25 + Math.random() * 0.5, y = 0.25 + Math.random() * 0.5) => {
+  const add = (thing: Thing, x = 0.25 + Math.random() * 0.5, y = 0.25 + Math.random() * 0.5) => {
     const id = Math.max(-1, ...scene.items.map((item) => item.id)) + 1;
-    const item = placed({ id, what, x, y, size: "word" in what ? 0.1 : 0.24 }, x, y);
+    const item = placed({ id, thing, x, y, size: usualSize(thing) }, x, y);
     setScene((now) => ({ ...now, items: [...now.items, item] }));
     setSelected(id);
   };
@@ -55,7 +71,7 @@ export function SceneComposer() {
     opened.value = undefined;
     attach([picture]);
   };
-  const shown = KINDS.filter(({ en, zh }) => `${en} ${zh}`.toLowerCase().includes(filter.trim().toLowerCase()));
+  const background = BACKGROUNDS[scene.background]?.css;
   return (
     <Dialog name="scene" title={t.scene}>
       <p>{t.sceneIntro}</p>
@@ -67,13 +83,13 @@ export function SceneComposer() {
             role="group"
             aria-label={t.sceneBoard}
             data-testid="board"
-            style={{ background: scene.background, color: ink(scene.background) }}
+            style={{ background }}
             onDragOver={(event) => event.preventDefault()}
             onDrop={(event) => {
               event.preventDefault();
               event.stopPropagation();
-              const kind = Number.parseInt(event.dataTransfer?.getData("text/plain") ?? "", 10);
-              if (KINDS[kind]) add({ kind }, ...place(event));
+              const thing = palette(color).find((thing) => nameOf(thing, "en") === event.dataTransfer?.getData("text/plain"));
+              if (thing) add(thing, ...place(event));
             }}
           >
             {scene.items.map((item) => (
@@ -81,11 +97,13 @@ export function SceneComposer() {
                 type="button"
                 key={item.id}
                 class={`item ${item.id === selected ? "on" : ""}`}
-                aria-label={t.sceneItem(nameOf(item))}
+                aria-label={t.sceneItem(nameOf(item.thing, language))}
                 style={{
                   left: `${item.x * 100}%`,
                   top: `${item.y * 100}%`,
-                  ...("kind" in item.what ? sprite(item.what.kind, item.size) : { fontSize: `${item.size * 100}cqw` }),
+                  ...("word" in item.thing
+                    ? { fontSize: `${item.size * 100}cqw` }
+                    : { width: `${item.size * 100}%`, height: `${item.size * 100}%`, ...sprite(item.thing) }),
                 }}
                 onFocus={() => setSelected(item.id)}
                 onKeyDown={(event) => key(event, item)}
@@ -104,7 +122,7 @@ export function SceneComposer() {
                 onPointerUp={() => (dragged.current = undefined)}
                 onPointerCancel={() => (dragged.current = undefined)}
               >
-                {"word" in item.what ? item.what.word : ""}
+                <Drawn thing={item.thing} />
               </button>
             ))}
           </div>
@@ -131,21 +149,26 @@ export function SceneComposer() {
           </div>
         </div>
         <div class="palette">
-          <fieldset class="row">
-            <legend>{t.sceneBackground}</legend>
-            {BACKGROUNDS.map((color) => (
-              <input
-                type="radio"
-                key={color}
-                name="background"
-                class="swatch"
-                aria-label={color}
-                style={{ background: color }}
-                checked={scene.background === color}
-                onChange={() => setScene({ ...scene, background: color })}
-              />
+          <Swatches legend={t.sceneBackground} name="background" colors={BACKGROUNDS} value={scene.background} onChange={(background) => setScene({ ...scene, background })} />
+          <ul class="kinds" aria-label={t.sceneObjects}>
+            {palette(color).map((thing) => (
+              <li key={nameOf(thing, "en")}>
+                <button
+                  type="button"
+                  class="kind"
+                  draggable
+                  aria-label={nameOf(thing, language)}
+                  title={nameOf(thing, language)}
+                  style={sprite(thing)}
+                  onDragStart={(event) => event.dataTransfer?.setData("text/plain", nameOf(thing, "en"))}
+                  onClick={() => add(thing)}
+                >
+                  <Drawn thing={thing} />
+                </button>
+              </li>
             ))}
-          </fieldset>
+          </ul>
+          <Swatches legend={t.sceneColor} name="color" colors={COLORS} value={color} onChange={setColor} />
           <form
             class="row"
             onSubmit={(event) => {
@@ -162,26 +185,6 @@ export function SceneComposer() {
               {t.sceneAddWord}
             </button>
           </form>
-          <label>
-            {t.sceneFilter}
-            <input type="search" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
-          </label>
-          <ul class="kinds" aria-label={t.sceneObjects}>
-            {shown.map((kind) => (
-              <li key={kind.index}>
-                <button
-                  type="button"
-                  class="kind"
-                  draggable
-                  aria-label={kind[language]}
-                  title={kind[language]}
-                  style={sprite(kind.index)}
-                  onDragStart={(event) => event.dataTransfer?.setData("text/plain", String(kind.index))}
-                  onClick={() => add({ kind: kind.index })}
-                />
-              </li>
-            ))}
-          </ul>
         </div>
       </div>
       <div class="row end">
@@ -193,13 +196,56 @@ export function SceneComposer() {
   );
 }
 
+/** What can be added: pictograms, and shapes in the colour that is chosen. */
+const palette = (color: number): Thing[] => [...KINDS.map(({ index }) => ({ kind: index })), ...SHAPES.map((_, shape) => ({ shape, color }))];
+
+function Drawn({ thing }: { thing: Thing }) {
+  if ("word" in thing) return <>{thing.word}</>;
+  if ("kind" in thing) return null;
+  return (
+    <svg viewBox="-1 -1 2 2" aria-hidden="true">
+      <path d={SHAPES[thing.shape]?.path ?? ""} fill={COLORS[thing.color]?.css ?? ""} />
+    </svg>
+  );
+}
+
 /** Shows one pictogram of the atlas as a background. */
-function sprite(kind: number, size?: number): Record<string, string> {
-  const [column, row] = [kind % COLUMNS, Math.floor(kind / COLUMNS)];
+function sprite(thing: Thing): Record<string, string> {
+  if (!("kind" in thing)) return {};
+  const [column, row] = [thing.kind % COLUMNS, Math.floor(thing.kind / COLUMNS)];
   return {
     backgroundImage: `url(${ATLAS})`,
     backgroundSize: `${COLUMNS * 100}% ${ROWS * 100}%`,
-    backgroundPosition: `${(column / (COLUMNS - 1)) * 100}% ${ROWS > 1 ? (row / (ROWS - 1)) * 100 : 0}%`,
-    ...(size === undefined ? {} : { width: `${size * 100}%`, height: `${size * 100}%` }),
+    backgroundPosition: `${(column / (COLUMNS - 1)) * 100}% ${(row / (ROWS - 1)) * 100}%`,
   };
+}
+
+interface SwatchesProps {
+  legend: string;
+  name: string;
+  colors: readonly { en: string; zh: string; css: string }[];
+  value: number;
+  onChange: (index: number) => void;
+}
+
+function Swatches({ legend, name, colors, value, onChange }: SwatchesProps) {
+  const { language } = settings.value;
+  return (
+    <fieldset class="row">
+      <legend>{legend}</legend>
+      {colors.map((color, index) => (
+        <input
+          type="radio"
+          key={color.en}
+          name={name}
+          class="swatch"
+          aria-label={color[language]}
+          title={color[language]}
+          style={{ background: color.css }}
+          checked={value === index}
+          onChange={() => onChange(index)}
+        />
+      ))}
+    </fieldset>
+  );
 }

@@ -6,6 +6,7 @@ import { chooseRegion, choosingRegion, exampleId, highlighted, pending, pictures
 import { fail } from "../state/notices";
 import { encode, type Picture } from "../state/pictures";
 import { texts } from "../texts";
+import { focusQuestion } from "./composer";
 import { save } from "./files";
 import { Icon } from "./icons";
 import { RegionChooser } from "./region";
@@ -17,7 +18,7 @@ export function Stage() {
     <section class={`stage ${picture ? "" : "vacant"}`} aria-label={t.stage}>
       {picture ? (
         <figure>
-          <Canvas picture={picture} number={number} objects={objects} />
+          <Canvas key={picture.id} picture={picture} number={number} objects={objects} />
           {choosingRegion.value && <figcaption class="hint">{t.regionHint}</figcaption>}
           {!choosingRegion.value && exampleId.value === picture.id && <figcaption class="hint">{t.example}</figcaption>}
         </figure>
@@ -51,15 +52,17 @@ function Canvas({ picture, number, objects }: { picture: Picture; number: number
   const [bitmap, setBitmap] = useState<ImageBitmap>();
   useEffect(() => {
     let gone = false;
-    createImageBitmap(picture.blob).then((made) => (gone ? made.close() : setBitmap(made)), fail);
+    let made: ImageBitmap | undefined;
+    createImageBitmap(picture.blob).then((decoded) => {
+      made = decoded;
+      if (gone) decoded.close();
+      else setBitmap(decoded);
+    }, fail);
     return () => {
       gone = true;
-      setBitmap((made) => {
-        made?.close();
-        return undefined;
-      });
+      made?.close();
     };
-  }, [picture.id]);
+  }, []);
   useEffect(() => {
     if (canvas.current && bitmap) drawBoxes(canvas.current, bitmap, objects);
   }, [bitmap, objects]);
@@ -79,7 +82,12 @@ function Canvas({ picture, number, objects }: { picture: Picture; number: number
         aria-label={texts.value.pictureNamed(number, picture.name)}
       />
       {choosingRegion.value ? (
-        <RegionChooser onChosen={chooseRegion} />
+        <RegionChooser
+          onChosen={(box) => {
+            chooseRegion(box);
+            focusQuestion();
+          }}
+        />
       ) : (
         <svg class="shapes" viewBox={`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">
           {objects.map((object, index) => (

@@ -54,7 +54,10 @@ export const highlighted = signal<number | undefined>(undefined);
 
 export const stage = computed(() => {
   const { picture: id, turn: turnId } = chosen.value;
-  const turn = turns.value.find((turn) => turn.id === turnId);
+  const list = turns.value;
+  // Nothing chosen: what is to be asked about, or else the latest answer.
+  const latestTurn = id === undefined && pending.value.length === 0 ? list[list.length - 1] : undefined;
+  const turn = list.find((turn) => turn.id === turnId) ?? latestTurn;
   const all = pictures.value;
   const latest = all[all.length - 1];
   const picture = all.find((picture) => picture.id === id) ?? (turn && pictureOf(turn)) ?? latest;

@@ -14,11 +14,15 @@ export type Source = string | readonly File[];
 
 export const model = signal<QwenVLModel | undefined>(undefined);
 export const progress = signal<LoadProgress | undefined>(undefined);
+/** The model's GPU or worker is gone. */
+export const lost = signal(false);
 /** The source of the model in use or on its way. */
 export const source = signal<Source>(EMBEDDED);
 /** A model that waits for the visitor's word. */
 export const proposal = signal<{ url: string; report: CheckReport } | undefined>(undefined);
 export const looking = signal(false);
+/** What the browser says of the GPU; engines in a tab are not told. */
+export const adapter = signal<CheckReport["adapter"]>(undefined);
 
 /** What kind of model it is decides what the page says of it and what its tasks ask. */
 export type Kind = "random" | "nano" | "full";
@@ -56,8 +60,15 @@ export async function load(from: Source): Promise<void> {
         if (abort === controller) progress.value = now;
       },
     });
-    if (abort === controller) model.value = loaded;
-    else await loaded.dispose();
+    if (abort !== controller) return await loaded.dispose();
+    loaded.addEventListener("lost", ({ error }) => {
+      lost.value = true;
+      fail(error);
+    });
+    loaded.addEventListener("recovered", () => (lost.value = false));
+    lost.value = false;
+    model.value = loaded;
+    adapter.value ??= (await QwenVL.check()).adapter;
   } catch (error) {
     if (abort === controller) fail(error);
   } finally {
@@ -65,6 +76,18 @@ export async function load(from: Source): Promise<void> {
       progress.value = undefined;
       abort = undefined;
     }
+  }
+}
+
+/** Brings a lost model back, from what is stored of it. The conversation goes on. */
+export async function recover(): Promise<void> {
+  failure.value = undefined;
+  try {
+    await model.value?.recover({ onProgress: (now) => (progress.value = now) });
+  } catch (error) {
+    fail(error);
+  } finally {
+    progress.value = undefined;
   }
 }
 

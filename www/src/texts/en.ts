@@ -106,8 +106,8 @@ export const en = {
 
   sceneIntro: "Make a picture of what the embedded model knows: pictograms and words. Drag them, or use the arrow keys.",
   sceneBoard: "Scene",
-  sceneObjects: "Pictograms",
-  sceneFilter: "Find a pictogram",
+  sceneObjects: "Pictograms and shapes",
+  sceneColor: "Colour of shapes",
   sceneWord: "Word",
   sceneAddWord: "Add the word",
   sceneShuffle: "Shuffle",
@@ -181,7 +181,7 @@ export const en = {
   panelGpu: "GPU memory",
   panelContext: "Context",
   panelAdapter: "Adapter",
-  panelDispatches: "Dispatches per token",
+  panelFallback: "a program on the processor",
   panelEncode: "Pictures",
   panelPrefill: "Prompt",
   panelFirst: "First token after",
@@ -191,13 +191,18 @@ export const en = {
     `${count} tokens, ${images} of pictures${reused > 0 ? `, ${reused} reused` : ""}`,
   panelRate: (rate: string) => `${rate} tokens a second`,
   panelNone: "Measured with the next answer.",
+  panelMeasure: "Measure this machine",
+  panelMeasuring: "Measuring …",
+  panelMeasureHint: "Times pictures, prompts and answers of several lengths, and counts the dispatches of a token. The model is busy meanwhile.",
   unknown: "not told by the browser",
 
   failed: "This did not work",
   tryAgain: "Try again",
+  recover: "Load again",
   noWebGpu: "This browser can not run the model",
   noWebGpuHelp: "WebGPU is needed: a current Chrome, Edge or Firefox on a computer, or Safari 26. Pages must come over https or from this machine.",
   notAPicture: (name: string) => `“${name}” is not a picture or a video that this browser can read.`,
+  notAModel: "the folder has no manifest.json",
   notAChat: "This file is not a saved chat.",
 };
 

@@ -1,0 +1,48 @@
+//! The demo page as it is published, its pictures, and its audit.
+
+use crate::process::{command, root, run};
+use crate::{checkpoints, packages, system};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Writes everything that is published to `www/dist`: the page and the embedded model.
+pub fn site() -> Result<()> {
+    packages::build()?;
+    packages::site()?;
+    let model = PathBuf::from(checkpoints::for_demo(None)?);
+    let published = root().join("www/dist/model");
+    copy_files(&model, &published)?;
+    println!("{}: any static host can serve it, in any folder", root().join("www/dist").display());
+    Ok(())
+}
+
+/// Takes pictures of the page's main states.
+pub fn screenshots(out: &Path) -> Result<()> {
+    let (model, chromium) = prepare()?;
+    run(command("node pkg-tests/page/screenshots.mjs").arg("--model").arg(model).arg("--chromium").arg(chromium).arg("--out").arg(out))
+}
+
+/// Runs Lighthouse on the page.
+pub fn audit() -> Result<()> {
+    let (model, chromium) = prepare()?;
+    run(command("npm ci --no-fund --no-audit").current_dir(root().join("pkg-tests/audit")))?;
+    run(command("node pkg-tests/audit/audit.mjs --site www/dist").arg("--model").arg(model).arg("--chromium").arg(chromium))
+}
+
+fn prepare() -> Result<(String, &'static str)> {
+    system::chromium()?;
+    packages::build()?;
+    packages::site()?;
+    Ok((checkpoints::for_demo(None)?, system::chromium_program().context("Chromium is not installed")?))
+}
+
+/// Copies the files of a folder, which has no folders.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("can not read {}", from.display()))? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name())).with_context(|| format!("can not copy {}", entry.path().display()))?;
+    }
+    Ok(())
+}

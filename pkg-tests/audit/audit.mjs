@@ -1,0 +1,36 @@
+// Lighthouse on the built page, as a phone and as a desktop computer; prints the table and fails below 95.
+// A package of its own, because Lighthouse is large and only this needs it. `cargo xtask audit` installs and calls it:
+//   node pkg-tests/audit/audit.mjs --site FOLDER --model FOLDER --chromium PROGRAM
+
+import { parseArgs } from "node:util";
+import lighthouse, { desktopConfig } from "lighthouse";
+import { launch } from "../browser.mjs";
+import { serve } from "../server.mjs";
+
+const LEAST = 95;
+const CATEGORIES = ["performance", "accessibility", "best-practices"];
+
+const text = { type: "string" };
+const { values } = parseArgs({ options: { site: text, model: text, chromium: text } });
+const server = await serve({ "/": values.site, "/model/": values.model });
+const browser = await launch({ name: "chromium", program: values.chromium });
+let passed = true;
+try {
+  const port = Number(new URL(browser.wsEndpoint()).port);
+  for (const [name, config] of [["phone", undefined], ["desktop", desktopConfig]]) {
+    const { lhr } = await lighthouse(`${server.origin}/`, { port, onlyCategories: CATEGORIES, logLevel: "error" }, config);
+    const scores = CATEGORIES.map((id) => [id, Math.round((lhr.categories[id].score ?? 0) * 100)]);
+    console.log(`${name.padEnd(8)} ${scores.map(([id, score]) => `${id} ${score}`).join(", ")}`);
+    const timings = ["first-contentful-paint", "largest-contentful-paint", "total-blocking-time", "cumulative-layout-shift", "speed-index"];
+    console.log(`         ${timings.map((id) => `${id} ${lhr.audits[id].displayValue ?? "none"}`).join(", ")}`);
+    for (const { score, title, displayValue } of Object.values(lhr.audits)) {
+      if (score !== null && score < 0.9) console.log(`         ${score.toFixed(2)} ${title}${displayValue ? `: ${displayValue}` : ""}`);
+    }
+    if (lhr.runtimeError) console.log(`         ${lhr.runtimeError.message}`);
+    passed &&= scores.every(([, score]) => score >= LEAST);
+  }
+} finally {
+  await browser.close();
+  server.close();
+}
+process.exit(passed ? 0 : 1);
