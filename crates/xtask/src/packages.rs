@@ -4,7 +4,7 @@ use crate::process::{command, root, run, target_dir};
 use crate::{system, wasm};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Builds `web/dist`: wasm and TypeScript.
 pub fn build() -> Result<()> {
@@ -23,7 +23,15 @@ pub fn site() -> Result<()> {
     run(&mut command("node node_modules/typescript/bin/tsc --project www"))?;
     run(command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))?;
     // Behind the page's own build, whose offline cache it is no part of.
-    run(command("node node_modules/typedoc/bin/typedoc --logLevel Warn --options web/typedoc.json --out").arg(root().join("www/dist/api")))
+    api_reference(&root().join("www/dist/api"), false)
+}
+
+/// Writes the package's API reference; the package has to be built before.
+///
+/// `strict`: a link that leads nowhere or a type that is not exported is an error.
+pub fn api_reference(folder: &Path, strict: bool) -> Result<()> {
+    let line = "node node_modules/typedoc/bin/typedoc --logLevel Warn --options web/typedoc.json --treatWarningsAsErrors";
+    run(command(line).arg(strict.to_string()).arg("--out").arg(folder))
 }
 
 /// The tarball that [`pack`] has made.

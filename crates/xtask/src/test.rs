@@ -139,6 +139,7 @@ fn browser(name: &str, program: Option<&str>) -> Result<()> {
 }
 
 fn packaging() -> Result<()> {
+    packages::api_reference(&target_dir().join("api"), true)?;
     run_command(
         command("node --test --test-concurrency=1 --test-reporter=spec pkg-tests/packaging/packaging.test.mjs")
             .env("QWEN_VL_TARBALL", packages::tarball()?)
