@@ -49,7 +49,13 @@ export class BenchmarkReport {
   readonly dispatchesPerToken: number;
 
   /** @internal */
-  constructor(info: ModelInfo, adapter: GPUAdapterInfo | undefined, load: { ms: number; restoredBytes: number }, report: EngineBenchmarkReport, { runs = 3, bandwidth }: BenchmarkOptions) {
+  constructor(
+    info: ModelInfo,
+    adapter: GPUAdapterInfo | undefined,
+    load: { ms: number; restoredBytes: number },
+    report: EngineBenchmarkReport,
+    { runs = 3, bandwidth }: BenchmarkOptions,
+  ) {
     this.model = info.source;
     const { name, driver, backend } = info.adapter;
     this.adapter = [adapter?.vendor, adapter?.architecture, adapter?.description, name, driver].filter(Boolean).join(" ") || backend;

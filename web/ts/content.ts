@@ -76,7 +76,10 @@ export class Question {
       .map((part) => {
         if ("text" in part) return part.text;
         if ("picture" in part) return pictureText(pictures.push(part.picture));
-        return regionText(part.ref, part.boxes.map((box) => (part.unit === "norm" ? box : normalized(box, pictures.at(-1)))));
+        return regionText(
+          part.ref,
+          part.boxes.map((box) => (part.unit === "norm" ? box : normalized(box, pictures.at(-1)))),
+        );
       })
       .join("");
   }
@@ -141,7 +144,10 @@ function normalized([x1, y1, x2, y2]: Box, picture: Picture | undefined): Box {
  *
  * @param firstPicture number of the first picture: one more than the pictures before it in the conversation
  */
-export function promptText(parts: readonly (string | { text: string } | { image: string } | { ref: string; boxes?: readonly Box[] })[], firstPicture = 1): string {
+export function promptText(
+  parts: readonly (string | { text: string } | { image: string } | { ref: string; boxes?: readonly Box[] })[],
+  firstPicture = 1,
+): string {
   let picture = firstPicture;
   return parts
     .map((part) => {
@@ -152,4 +158,3 @@ export function promptText(parts: readonly (string | { text: string } | { image:
     })
     .join("");
 }
-

@@ -222,12 +222,14 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
   if (typeof document === "undefined") throw new QwenVLError("IMAGE_DECODE", "videos can be read on pages only, not in workers");
   if (!Number.isInteger(count) || count < 1) throw new QwenVLError("INVALID_ARGUMENT", `${count} is not a number of frames`);
   const { signal } = options;
-  const url = video instanceof Blob ? URL.createObjectURL(video) : video instanceof HTMLVideoElement ? video.currentSrc || video.src : String(video);
+  const url =
+    video instanceof Blob ? URL.createObjectURL(video) : video instanceof HTMLVideoElement ? video.currentSrc || video.src : String(video);
   // A player of our own, so that nothing jumps on the page.
   const player = Object.assign(document.createElement("video"), { muted: true, preload: "auto", crossOrigin: "anonymous" });
   try {
     await arrival(player, "loadeddata", signal, () => (player.src = url));
-    if (!Number.isFinite(player.duration)) await arrival(player, "durationchange", signal, () => (player.currentTime = Number.MAX_SAFE_INTEGER));
+    if (!Number.isFinite(player.duration))
+      await arrival(player, "durationchange", signal, () => (player.currentTime = Number.MAX_SAFE_INTEGER));
     const frames: ImageBitmap[] = [];
     for (let frame = 0; frame < count; frame++) {
       await arrival(player, "seeked", signal, () => (player.currentTime = ((frame + 0.5) / count) * player.duration));
@@ -255,9 +257,18 @@ function arrival(player: HTMLVideoElement, event: string, signal: AbortSignal | 
       settle();
     };
     player.addEventListener(event, end(resolve), listening);
-    const failed = () => new QwenVLError("IMAGE_DECODE", `the browser can not play the video: ${player.error?.message ?? "unknown reason"}`);
-    player.addEventListener("error", end(() => reject(failed())), listening);
-    signal?.addEventListener("abort", end(() => reject(signal.reason)), listening);
+    const failed = () =>
+      new QwenVLError("IMAGE_DECODE", `the browser can not play the video: ${player.error?.message ?? "unknown reason"}`);
+    player.addEventListener(
+      "error",
+      end(() => reject(failed())),
+      listening,
+    );
+    signal?.addEventListener(
+      "abort",
+      end(() => reject(signal.reason)),
+      listening,
+    );
     start();
   });
 }

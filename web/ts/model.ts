@@ -27,7 +27,10 @@ export interface LoadOptions extends SourceOptions, FileLocations {
   imageOrientation?: ImageOrientation;
   /** Whether the kernels are checked on this GPU before the model counts as loaded, which also compiles them; `true` by default. */
   selfCheck?: boolean;
-  /** Pictures that are remembered once they were encoded, beside those of {@link QwenVLModel.encodeImage}; 16 by default, of up to 4 MiB each. */
+  /**
+   * Pictures that are remembered once they were encoded, beside those of {@link QwenVLModel.encodeImage}; 16 by default, of up to 4 MiB
+   * each.
+   */
   keptImages?: number;
   /** Where the weights are kept for the next visit: by default the site's private file system, and nowhere for a folder. */
   cache?: CacheChoice;
@@ -230,7 +233,8 @@ export class QwenVLModel extends EventTarget {
     const picture = this.#picture(image, options);
     const generation = { greedy: true, maxTokens: TASK_TOKENS.region, ...options };
     return this.start(async () => {
-      const { width, height } = options.unit === "pixels" ? await this.encode(picture, false, options.signal) : { width: 1000, height: 1000 };
+      const { width, height } =
+        options.unit === "pixels" ? await this.encode(picture, false, options.signal) : { width: 1000, height: 1000 };
       const part = (value: number, whole: number) => Math.min(Math.max(Math.round((value / whole) * 1000), 0), 999);
       const norm: Box = [part(box[0], width), part(box[1], height), part(box[2], width), part(box[3], height)];
       return { prompt: { kind: "raw", text: regionPrompt(norm) }, pictures: [picture] };
@@ -270,8 +274,10 @@ export class QwenVLModel extends EventTarget {
       request = { prompt: { kind: "chat", history: [], query: question.text([]), overflow: "error" }, pictures: question.pictures };
     }
     const scores = await this.#counted(() =>
-      this.#withPictures(request.pictures, (client, images) =>
-        client.call("score", { prompt: request.prompt, candidates: [...candidates], images }, callOptions(images, signal)).result,
+      this.#withPictures(
+        request.pictures,
+        (client, images) =>
+          client.call("score", { prompt: request.prompt, candidates: [...candidates], images }, callOptions(images, signal)).result,
       ),
     );
     return scores.map(({ tokens, logprobs }) => {
@@ -294,7 +300,7 @@ export class QwenVLModel extends EventTarget {
     return text === "" ? Promise.resolve(0) : this.count({ kind: "raw", text });
   }
 
-  /** Measures load, picture, prompt and answer on this machine; `String(report)` is a table. It takes a while, and the model is busy then. */
+  /** Measures load, picture, prompt and answer on this machine; `String(report)` is a table. The model is busy meanwhile. */
   async benchmark(options: BenchmarkOptions = {}): Promise<BenchmarkReport> {
     const { contexts, promptTokens, decodeTokens, runs, signal, onProgress } = options;
     const engine = {
@@ -381,7 +387,8 @@ export class QwenVLModel extends EventTarget {
           return call.result;
         });
         // Of those that were looked at: the last ones, if turns were left out.
-        if (answer.finishReason !== "cancelled") pictures.slice(pictures.length - infos.length).forEach((picture, at) => (picture.info = infos[at]));
+        if (answer.finishReason !== "cancelled")
+          pictures.slice(pictures.length - infos.length).forEach((picture, at) => (picture.info = infos[at]));
         return answer;
       };
       if (options.queue === false && this.#running > 0) {
@@ -436,7 +443,10 @@ export class QwenVLModel extends EventTarget {
   }
 
   /** Sends pictures by name where the worker should know them, and whole if it does not. */
-  async #withPictures<T>(pictures: readonly Picture[], send: (client: WorkerClient, images: ImagePayload[]) => Promise<T | "missing">): Promise<T> {
+  async #withPictures<T>(
+    pictures: readonly Picture[],
+    send: (client: WorkerClient, images: ImagePayload[]) => Promise<T | "missing">,
+  ): Promise<T> {
     for (let whole = false; ; whole = true) {
       const images = await Promise.all(pictures.map((picture) => picture.payload(whole)));
       const result = await send((await this.#ready()).client, images);

@@ -12,8 +12,8 @@ export type ContextOverflow =
   /** The question fails with `CONTEXT_OVERFLOW`. */
   | "error"
   /**
-   * The oldest turns are left out: those beyond the checkpoint's window (6144 tokens), as in the original, and then as many as leave room for
-   * an answer of a quarter of the context. They stay in {@link Session.history}.
+   * The oldest turns are left out: those beyond the checkpoint's window (6144 tokens), as in the original, and then as many as leave
+   * room for an answer of a quarter of the context. They stay in {@link Session.history}.
    */
   | "drop-oldest";
 
@@ -76,7 +76,7 @@ export class Session {
     return this.#model.info.contextLength;
   }
 
-  /** Tokens of the whole prompt if `content` was asked now: system, turns so far, and the question. Pictures are encoded for boxes in pixels only. */
+  /** Tokens of the whole prompt if `content` was asked now: system, turns so far, and the question. */
   async countTokens(content: Content = "", options: { signal?: AbortSignal } = {}): Promise<number> {
     await this.#latest;
     const question = new Question(content, this.#orientation, options.signal);
@@ -86,12 +86,12 @@ export class Session {
 
   /** Asks a question. Pictures are captured now, even if the question has to wait. */
   ask(content: Content, options: AskOptions = {}): Run {
-    return this.#run(new Question(content, this.#orientation, options.signal), options, false);
+    return this.#run(new Question(content, this.#orientation, options.signal), options);
   }
 
   /** Asks the latest question again; the new answer takes the place of the old one. */
   regenerate(options: AskOptions = {}): Run {
-    return this.#run(undefined, options, true);
+    return this.#run(undefined, options);
   }
 
   /** Takes the latest turns back. Returns how many there were to take. Questions that are still being answered are not touched. */
@@ -126,18 +126,19 @@ export class Session {
     return this.#options.imageOrientation ?? this.#model.imageOrientation;
   }
 
-  #run(question: Question | undefined, options: AskOptions, again: boolean): Run {
+  /** @param question the latest one again, if there is none */
+  #run(question: Question | undefined, options: AskOptions): Run {
     const merged = { ...this.#options.generation, ...options };
     const earlier = this.#latest;
     // What is known only when the turn comes.
     let asked: { question: Question; before: Turn[]; seen: Turn[] } | undefined;
     const run = this.#model.start(async () => {
       await earlier;
-      const before = again ? this.#turns.slice(0, -1) : [...this.#turns];
-      const repeated = question ?? this.#turns.at(-1)?.question;
-      if (!repeated) throw new QwenVLError("INVALID_ARGUMENT", "there is no question to ask again");
-      asked = { question: repeated, before, seen: this.#turns };
-      return this.#prompt(before, repeated, merged.signal);
+      const before = question ? this.#turns : this.#turns.slice(0, -1);
+      const latest = question ?? this.#turns.at(-1)?.question;
+      if (!latest) throw new QwenVLError("INVALID_ARGUMENT", "there is no question to ask again");
+      asked = { question: latest, before, seen: this.#turns };
+      return this.#prompt(before, latest, merged.signal);
     }, merged);
     this.#latest = run.then(
       ({ finishReason, raw, usage }) => {
@@ -151,7 +152,11 @@ export class Session {
     return run;
   }
 
-  async #prompt(turns: readonly Turn[], question: Question, signal?: AbortSignal): Promise<{ prompt: EngineRequest["prompt"]; pictures: Picture[] }> {
+  async #prompt(
+    turns: readonly Turn[],
+    question: Question,
+    signal?: AbortSignal,
+  ): Promise<{ prompt: EngineRequest["prompt"]; pictures: Picture[] }> {
     const pictures: Picture[] = [];
     const text = async (question: Question): Promise<string> => {
       for (const picture of question.picturesWithPixelBoxes(pictures)) await this.#model.encode(picture, false, signal);

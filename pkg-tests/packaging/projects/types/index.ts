@@ -23,7 +23,13 @@ import { createOpenAI, type ChatCompletion, type ChatCompletionChunk } from "qwe
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 function same<A, B>(_: Same<A, B>): void {}
 
-export async function use(file: File, canvas: HTMLCanvasElement, video: HTMLVideoElement, frame: VideoFrame, folder: FileSystemDirectoryHandle) {
+export async function use(
+  file: File,
+  canvas: HTMLCanvasElement,
+  video: HTMLVideoElement,
+  frame: VideoFrame,
+  folder: FileSystemDirectoryHandle,
+) {
   const report = await QwenVL.check("/model/", { probeMemory: true });
   same<typeof report.status, "ok" | "slow" | "unsupported">(true);
 
@@ -33,14 +39,25 @@ export async function use(file: File, canvas: HTMLCanvasElement, video: HTMLVide
   await QwenVL.load();
   // @ts-expect-error no such cache
   await QwenVL.load("/model/", { cache: "cookies" });
-  await using model = await QwenVL.load(new URL("https://example.org/model/"), { contextLength: 4096, onProgress: ({ bytes }) => bytes.toFixed() });
+  await using model = await QwenVL.load(new URL("https://example.org/model/"), {
+    contextLength: 4096,
+    onProgress: ({ bytes }) => bytes.toFixed(),
+  });
 
   const images: ImageInput[] = [file, "/a.png", new URL("https://a.b"), canvas, video, frame, new Uint8Array(), new ArrayBuffer(1)];
   const ref: ImageRef = await model.encodeImage(canvas);
   images.push(ref);
 
-  const content: Content = ["Look: ", { image: ref, imageOrientation: "none" }, { video, frames: 2 }, { ref: "this", boxes: [[1, 2, 3, 4]] }];
-  const history: Message[] = [{ role: "user", content }, { role: "assistant", content: "Yes." }];
+  const content: Content = [
+    "Look: ",
+    { image: ref, imageOrientation: "none" },
+    { video, frames: 2 },
+    { ref: "this", boxes: [[1, 2, 3, 4]] },
+  ];
+  const history: Message[] = [
+    { role: "user", content },
+    { role: "assistant", content: "Yes." },
+  ];
   const session = model.createSession({ history, generation: { greedy: true }, onContextOverflow: "drop-oldest" });
   // @ts-expect-error an answer is text
   const wrong: Message = { role: "assistant", content: [{ image: file }] };
