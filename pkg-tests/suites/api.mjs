@@ -46,6 +46,7 @@ async function answers(context, page) {
     const last = phases.at(-1);
     assert.deepEqual([last.phase, last.bytes, last.shard], ["ready", info.downloadBytes, last.shards]);
     assert.ok(phases.every((progress, at) => at === 0 || progress.bytes >= phases[at - 1].bytes));
+    assert.deepEqual(info.notices, ["NOTICE", "MODIFICATIONS"]);
     assert.ok(info.gpuBytes > info.downloadBytes && info.imageTokens === 256 && info.chatFormat === "chatml");
   });
 

@@ -48,6 +48,8 @@ export interface ModelInfo {
   source: string;
   /** What was done to its weights. */
   modifications: string;
+  /** The licence of the weights and its notices: names of files in the model's folder. */
+  notices: string[];
   /** `chatml` for chat models, `raw` for base models. */
   chatFormat: string;
   /** Longest sequence of prompt and answer, tokens. */

@@ -115,11 +115,14 @@ async function load(request: Extract<Request, { kind: "load" }>, signal: AbortSi
     await engine.selfCheck();
     signal.throwIfAborted();
   }
-  void engine.lost().then((reason) => scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } }));
+  void engine.lost().then((reason) => {
+    scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } });
+  });
   progress.phase("ready");
   return {
     source: manifest.provenance.source,
     modifications: manifest.provenance.modifications,
+    notices: manifest.files.map(({ file }) => file).filter((file) => file !== manifest.processor.tokenizer_file),
     chatFormat: manifest.generation.chat_format,
     contextLength: engine.contextLength,
     imageTokens,
