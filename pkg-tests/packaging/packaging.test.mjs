@@ -90,8 +90,8 @@ test("what npm publishes", async () => {
   const files = await readdir(installed, { recursive: true });
   for (const file of ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js.map"]) assert.ok(files.includes(file), `${file} is missing`);
   for (const file of files.filter((file) => extname(file) === ".js")) {
-    const text = await readFile(join(installed, file), "utf8");
-    assert.doesNotMatch(text, /\beval\(|new Function\(|https?:\/\/(?![\w-]+\.invalid)[a-z]/, `${file} evaluates text or names a host`);
+    const code = (await readFile(join(installed, file), "utf8")).replaceAll(/^\s*(\/\/|\/?\*).*$/gm, "");
+    assert.doesNotMatch(code, /\beval\(|new Function\(|https?:\/\/(?![\w-]+\.invalid)[a-z]/, `${file} evaluates text or names a host`);
   }
 });
 
