@@ -33,12 +33,11 @@ const MENU = `
       <text x="418" y="${218 + at * 84}" font-size="33" text-anchor="end" fill="#222">$${price}</text>`).join("")}
     <text x="240" y="545" font-size="22" text-anchor="middle" fill="#7a5c35">Open from 11 to 22</text>
   </svg>`;
-/** Places in the atlas of dog, balloon, house, sun and apple, and where they stand. */
-const SCENE_ITEMS = [[18, 90, 260, 150], [78, 250, 150, 110], [59, 285, 265, 140], [88, 30, 40, 110], [0, 60, 150, 70]];
-const SCENE = `<div style="position:relative;width:448px;height:448px;background:#dbeafe;overflow:hidden">
+/** Places in the atlas of dog, house and apple, and where they stand: a picture of the embedded model's world. */
+const SCENE_ITEMS = [[18, 20, 270, 150], [59, 272, 248, 160], [0, 150, 28, 145]];
+const SCENE = `<div style="position:relative;width:448px;height:448px;background:rgb(170 232 236);overflow:hidden">
   ${SCENE_ITEMS.map(([kind, x, y, side]) => `<div style="position:absolute;left:${x}px;top:${y}px;width:${side}px;height:${side}px;
-    background:url(${atlas}) ${((kind % 12) / 11) * 100}% ${(Math.floor(kind / 12) / 7) * 100}%/1200% 800%"></div>`).join("")}
-  <b style="position:absolute;left:215px;top:50px;font:700 46px DejaVu Sans">HELLO</b></div>`;
+    background:url(${atlas}) ${((kind % 12) / 11) * 100}% ${(Math.floor(kind / 12) / 7) * 100}%/1200% 800%"></div>`).join("")}</div>`;
 const scaled = (side) => icon.replace("<svg ", `<svg width="${side}" height="${side}" `);
 const maskable = `<div style="width:512px;height:512px;background:#5b4bdb;padding:80px;box-sizing:border-box">${scaled(352)}</div>`;
 

@@ -1,26 +1,25 @@
 // Pictures of the main states of the page: desktop and phone, light and dark, English and Chinese.
-//   cargo xtask screenshots        (or: node pkg-tests/page/screenshots.mjs --chromium PROGRAM --model FOLDER --out FOLDER)
+//   cargo xtask screenshots        (or: node pkg-tests/page/screenshots.mjs --chromium PROGRAM --site www/dist --model FOLDER --out FOLDER)
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { launch, openPage } from "../browser.mjs";
 import { ask, click, part, present, ready, serveSite, until } from "./site.mjs";
 
 const text = { type: "string" };
-const { values } = parseArgs({ options: { chromium: text, model: text, out: text } });
-const repository = fileURLToPath(new URL("../..", import.meta.url));
+const { values } = parseArgs({ options: { chromium: text, site: text, model: text, out: text, languages: { ...text, default: "en,zh" }, schemes: { ...text, default: "light,dark" } } });
 const VIEWS = [
   { name: "desktop", viewport: { width: 1280, height: 800 } },
   { name: "wide", viewport: { width: 1920, height: 1000 }, only: ["answer"] },
-  { name: "phone", viewport: { width: 360, height: 740, deviceScaleFactor: 2, isMobile: true, hasTouch: true } },
+  // Not `isMobile`, which loads the page again.
+  { name: "phone", viewport: { width: 360, height: 740, deviceScaleFactor: 2 } },
 ];
 
 await mkdir(values.out, { recursive: true });
 /** While it is set, the model's shards do not come: what a slow connection looks like. */
 let held = Promise.resolve();
-const server = await serveSite(join(repository, "www/dist"), values.model, {
+const server = await serveSite(values.site, values.model, {
   async handle(path) {
     if (path.includes("/model/shard-")) await held;
     return false;
@@ -35,10 +34,10 @@ const settle = () => page.evaluate(() => new Promise((done) => setTimeout(done, 
 
 /** Takes a state in every view, colour scheme and language. */
 async function shoot(state) {
-  for (const language of ["en", "zh"]) {
+  for (const language of values.languages.split(",")) {
     const shown = await page.evaluate(() => document.documentElement.lang.slice(0, 2));
     if (shown !== language) await click(page, "language");
-    for (const scheme of ["light", "dark"]) {
+    for (const scheme of values.schemes.split(",")) {
       await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
       for (const { name, viewport, only } of VIEWS) {
         if (only && !only.includes(state)) continue;

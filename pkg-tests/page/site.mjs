@@ -8,7 +8,7 @@ export const PATIENCE_MS = 5 * 60_000;
 export const part = (id) => `[data-testid="${id}"]`;
 
 /**
- * Waits until a function of the page returns something true. Not puppeteer's own, which compiles text inside the page: its security policy
+ * Waits until a function of the page returns something true (no element: drivers do not hand those over alike). Not puppeteer's own, which compiles text inside the page: its security policy
  * forbids that.
  */
 export async function until(page, body, ...parameters) {

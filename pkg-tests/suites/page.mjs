@@ -244,7 +244,7 @@ async function secondPicture(page, bed) {
 
   // A phrase lights up its box, and the other way round.
   await page.$$eval(".phrase", (phrases) => phrases.at(-1).dispatchEvent(new PointerEvent("pointerenter")));
-  await until(page, () => document.querySelector(".object.on") && document.querySelector(".shapes .on"));
+  await until(page, () => document.querySelector(".object.on") !== null && document.querySelector(".shapes .on") !== null);
   await page.$$eval(".phrase", (phrases) => phrases.at(-1).dispatchEvent(new PointerEvent("pointerleave")));
   await until(page, () => document.querySelector(".object.on") === null);
 

@@ -59,10 +59,10 @@ export function App() {
 function Header() {
   const t = texts.value;
   const now = progress.value;
-  const status = now ? (t.phases[now.phase] ?? now.phase) : looking.value ? t.status.checking : !model.value ? t.status.none : run.value ? t.status.thinking : t.status.ready;
+  const status = useStatus();
   const phase = now?.phase;
   useEffect(() => {
-    if (phase) announcement.value = `${t.loading}: ${status}`;
+    if (phase) announcement.value = `${t.loading}: ${t.phases[phase] ?? phase}`;
     else if (model.value) announcement.value = t.status.ready;
   }, [phase]);
   const other = settings.value.language === "en" ? ("zh" as const) : ("en" as const);
@@ -96,6 +96,14 @@ function Header() {
       {now && <Loading />}
     </header>
   );
+}
+
+function useStatus(): string {
+  const { status } = texts.value;
+  if (progress.value) return status.loading;
+  if (looking.value) return status.checking;
+  if (!model.value) return status.none;
+  return run.value ? status.thinking : status.ready;
 }
 
 function Loading() {

@@ -1,6 +1,6 @@
 /** Questions and answers. */
 
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import type { Grounded } from "qwen-vl-web";
 import { editLast, highlighted, regenerate, run, showPicture, showTurn, stage, turns, type Turn } from "../state/chat";
 import { announcement } from "../state/notices";
@@ -31,11 +31,15 @@ function TurnItem({ turn, first, last }: { turn: Turn; first: number; last: bool
   const { question, progress } = turn;
   const { stage: at, done, total, objects, text, facts } = progress.value;
   const running = at !== "done";
+  const item = useRef<HTMLLIElement>(null);
+  useEffect(() => {
+    if (running) item.current?.scrollIntoView({ block: "nearest" });
+  }, []);
   useEffect(() => {
     if (facts) announcement.value = t.answered(text);
   }, [facts]);
   return (
-    <li class={stage.value.turn === turn ? "shown" : ""}>
+    <li ref={item} class={stage.value.turn === turn ? "shown" : ""}>
       <div class="asked">
         {question.pictures.length > 0 && (
           <span class="asked-pictures">

@@ -68,7 +68,7 @@ export async function load(from: Source): Promise<void> {
     loaded.addEventListener("recovered", () => (lost.value = false));
     lost.value = false;
     model.value = loaded;
-    adapter.value ??= (await QwenVL.check()).adapter;
+    void QwenVL.check().then((report) => (adapter.value = report.adapter));
   } catch (error) {
     if (abort === controller) fail(error);
   } finally {

@@ -15,7 +15,7 @@ export const en = {
   updateReady: "A new version of this page is ready.",
   update: "Update now",
 
-  status: { none: "No model", checking: "Looking for the model …", ready: "Ready", thinking: "Answering …" },
+  status: { none: "No model", checking: "Looking for the model …", loading: "Loading …", ready: "Ready", thinking: "Answering …" },
   phases: {
     manifest: "Reading the description",
     wait: "Waiting for another tab that loads it",
@@ -51,7 +51,7 @@ export const en = {
   objectBox: "box",
   objectQuad: "outline",
   noName: "no name",
-  download: "Download the picture with its boxes",
+  download: "Save picture",
   copyJson: "Copy as JSON",
   copied: "Copied",
   regionHint: "Drag a box on the picture. With the keyboard: arrows move it, Shift with arrows changes its size, Enter takes it.",

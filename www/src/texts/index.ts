@@ -17,7 +17,7 @@ const number = (digits: number, unit?: string) =>
   new Intl.NumberFormat(settings.value.language, {
     minimumFractionDigits: digits,
     maximumFractionDigits: digits,
-    ...(unit ? { style: "unit", unit, unitDisplay: "short" } : {}),
+    ...(unit ? { style: "unit", unit, unitDisplay: unit === "second" ? "narrow" : "short" } : {}),
   });
 
 export function formatBytes(bytes: number): string {

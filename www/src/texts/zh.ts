@@ -17,7 +17,7 @@ export const zh: Texts = {
   updateReady: "本页面有新版本。",
   update: "立即更新",
 
-  status: { none: "没有模型", checking: "正在查找模型……", ready: "就绪", thinking: "正在回答……" },
+  status: { none: "没有模型", checking: "正在查找模型……", loading: "加载中……", ready: "就绪", thinking: "正在回答……" },
   phases: {
     manifest: "读取模型说明",
     wait: "等待另一个正在加载的标签页",
@@ -53,7 +53,7 @@ export const zh: Texts = {
   objectBox: "方框",
   objectQuad: "轮廓",
   noName: "无名称",
-  download: "下载带框的图片",
+  download: "保存图片",
   copyJson: "复制为 JSON",
   copied: "已复制",
   regionHint: "在图片上拖出一个框。键盘：方向键移动，Shift 加方向键改变大小，回车确认。",
