@@ -3,8 +3,8 @@
 use crate::convert::Converter;
 use crate::options::describe_scheme;
 use crate::rows::{RowSource, chunks};
-use crate::source::Source;
 use crate::source::file::InputFile;
+use crate::source::{Input, Source};
 use crate::web::WebCheckpoint;
 use crate::{Event, read_config};
 use anyhow::{Context, Result, ensure};
@@ -257,18 +257,13 @@ impl Sums {
     }
 }
 
-/// Compares every matrix of a web checkpoint with the Hugging Face folder that it was made from.
-pub fn report(source_dir: &Path, web_dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Report> {
-    let config = read_config(source_dir)?;
-    let source = Source::open(source_dir)?;
+/// Compares every matrix of a web checkpoint with the checkpoint that it was made from.
+pub fn report(input: &Input, web_dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Report> {
+    let config = read_config(input)?;
+    let source = Source::from_input(input)?;
     let converter = Converter::new(&source, &config)?;
     let web = WebCheckpoint::open(web_dir)?;
-    ensure!(
-        web.manifest().config == config,
-        "{} was not made from {}: their configurations differ",
-        web_dir.display(),
-        source_dir.display()
-    );
+    ensure!(web.manifest().config == config, "{} was not made from {input}: their configurations differ", web_dir.display());
     let kinds: Vec<TensorKind> = tensor_table(&config).into_iter().map(|spec| spec.kind).collect();
     let matrices: Vec<usize> = (0..kinds.len()).filter(|index| kinds[*index] == TensorKind::Matrix).collect();
     let entry = |index: usize| &web.manifest().tensors[index];

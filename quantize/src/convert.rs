@@ -53,7 +53,7 @@ impl<'a> Converter<'a> {
             ensure!(
                 !name.contains("lora_"),
                 "tensor `{name}`: {} holds an adapter that is not merged; merge it into the model first (`merge_and_unload`)",
-                source.dir().display()
+                source.input()
             );
         }
         let tensors: Vec<_> = tensor_table(config)
@@ -63,7 +63,7 @@ impl<'a> Converter<'a> {
                 (spec, recipe)
             })
             .collect();
-        let gptq = GptqConfig::read(source.dir())?;
+        let gptq = GptqConfig::read(source.input())?;
         let mut quantised = HashMap::new();
         for (spec, recipe) in &tensors {
             for (name, shape) in expected_sources(config, spec, recipe) {

@@ -10,7 +10,7 @@
 //!
 //! With zero points of 8 and groups in order, codes and scales are those of [`Scheme::Int4`], and nothing is lost.
 
-use crate::source::{Dtype, Source};
+use crate::source::{Dtype, Input, Source};
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::{EncodedRows, GROUP_SIZES, pack_q4};
 use qwen_vl_format::{Scheme, padded};
@@ -26,18 +26,17 @@ pub(crate) struct GptqConfig {
 }
 
 impl GptqConfig {
-    /// Reads the settings of a folder; `None` where it has none.
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>> {
-        let own = dir.join("quantize_config.json");
+    /// Reads the settings of a checkpoint; `None` where it has none.
+    pub(crate) fn read(input: &Input) -> Result<Option<Self>> {
         let read = |path: &Path| -> Result<serde_json::Value> {
             let json = std::fs::read_to_string(path).with_context(|| format!("can not read {}", path.display()))?;
             serde_json::from_str(&json).with_context(|| format!("{} is not JSON", path.display()))
         };
-        let (path, value) = if own.is_file() {
+        let (path, value) = if let Some(own) = input.find("quantize_config.json") {
             let value = read(&own)?;
             (own, value)
         } else {
-            let path = dir.join("config.json");
+            let path = input.locate("config.json")?;
             let value = read(&path)?["quantization_config"].take();
             (path, value)
         };

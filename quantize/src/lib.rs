@@ -1,4 +1,4 @@
-//! Converts a Qwen-VL checkpoint (a Hugging Face folder) into a web checkpoint (`crates/format/FORMAT.md`).
+//! Converts a Qwen-VL checkpoint (a Hugging Face folder, or its files) into a web checkpoint (`crates/format/FORMAT.md`).
 //!
 //! The way of the data: [`source`] finds the tensors in safetensors or pickled files, `convert` gives our tensors' rows from
 //! them, `plan` decides where every byte goes, `write` encodes rows and writes shards with all cores. Weights are read,
@@ -6,10 +6,10 @@
 
 mod check;
 mod convert;
+#[doc(hidden)]
+pub mod fuzz;
 mod gptq;
 mod licence;
-#[cfg(test)]
-mod mutation;
 mod options;
 mod plan;
 mod rows;
@@ -27,8 +27,7 @@ use anyhow::{Context, Result, ensure};
 use convert::Converter;
 use qwen_vl_format::manifest::{FORMAT_NAME, FORMAT_VERSION, GenerationConfig, Manifest, ProcessorConfig, Provenance};
 use qwen_vl_format::{ModelConfig, Scheme};
-use source::Source;
-use std::path::Path;
+use source::{Input, Source};
 use write::OutputFolder;
 
 /// The vocabulary's file name, in the source and in the web checkpoint.
@@ -37,19 +36,19 @@ const TOKENIZER_FILE: &str = "qwen.tiktoken";
 const IMAGE_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 const IMAGE_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
 
-/// Converts a Hugging Face folder into a web checkpoint. The output folder appears when it is whole.
+/// Converts a checkpoint into a web checkpoint. The output folder appears when it is whole.
 pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summary> {
-    let source_dir = &options.source;
-    ensure!(source_dir.is_dir(), "{} is not a folder", source_dir.display());
+    let input = &options.source;
+    input.check()?;
     // The configuration first: another model's folder should be refused as such, not for a missing tensor.
-    let config = read_config(source_dir)?;
-    let generation = read_generation_config(source_dir, &config)?;
-    let tokenizer_path = source_dir.join(TOKENIZER_FILE);
+    let config = read_config(input)?;
+    let generation = read_generation_config(input, &config)?;
+    let tokenizer_path = input.locate(TOKENIZER_FILE).context("the vocabulary is missing (it comes with the published checkpoint)")?;
     let tokenizer = std::fs::read(&tokenizer_path)
         .with_context(|| format!("can not read the vocabulary {} (it comes with the published checkpoint)", tokenizer_path.display()))?;
     convert::check_tokenizer(&config, &tokenizer).with_context(|| format!("{} does not fit", tokenizer_path.display()))?;
 
-    let source = Source::open(source_dir)?;
+    let source = Source::from_input(input)?;
     let converter = Converter::new(&source, &config)?;
     let shard_bytes = options.write.shard_bytes.unwrap_or(plan::SHARD_BYTES);
     let plan = plan::plan(&config, shard_bytes, |index, spec| options.scheme_of(spec, converter.exact_scheme(index)))?;
@@ -62,7 +61,7 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
 
     let modifications = format!(
         "The weights of `{}` were changed by quantize {}: renamed, rearranged, position tables resized, and matrices stored as {}{}.",
-        source_name(source_dir),
+        input.name(),
         env!("CARGO_PKG_VERSION"),
         options.describe(),
         if plan.tensors.iter().any(|tensor| matches!(tensor.scheme, Scheme::Int4 { .. })) {
@@ -85,7 +84,7 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
         generation,
         provenance: Provenance {
             converter: concat!("quantize ", env!("CARGO_PKG_VERSION")).to_owned(),
-            source: source_name(source_dir),
+            source: input.name(),
             source_files: source.files().map(|file| format!("{} ({} bytes)", file.name(), file.len())).collect(),
             modifications,
         },
@@ -98,23 +97,23 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
     Ok(summary)
 }
 
-/// The configuration of a Hugging Face folder.
-pub fn read_config(dir: &Path) -> Result<ModelConfig> {
-    let path = dir.join("config.json");
+/// The configuration of a checkpoint.
+pub fn read_config(input: &Input) -> Result<ModelConfig> {
+    let path = input.locate("config.json")?;
     let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
-    ModelConfig::from_hf_json(&json).with_context(|| format!("can not convert {}", dir.display()))
+    ModelConfig::from_hf_json(&json).with_context(|| format!("can not convert {input}"))
 }
 
-/// `generation_config.json` of a folder; where the file or a key is missing, the published values.
-fn read_generation_config(dir: &Path, config: &ModelConfig) -> Result<GenerationConfig> {
-    let path = dir.join("generation_config.json");
-    let value: serde_json::Value = if path.is_file() {
-        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
+/// `generation_config.json`; where the file or a key is missing, the published values.
+fn read_generation_config(input: &Input, config: &ModelConfig) -> Result<GenerationConfig> {
+    let path = input.find("generation_config.json");
+    let value: serde_json::Value = if let Some(path) = &path {
+        let json = std::fs::read_to_string(path).with_context(|| format!("can not read {}", path.display()))?;
         serde_json::from_str(&json).with_context(|| format!("{} is not JSON", path.display()))?
     } else {
         serde_json::Value::Object(Default::default())
     };
-    let wrong = |key: &str| format!("{}: `{key}` is {}", path.display(), value[key]);
+    let wrong = |key: &str| format!("generation_config.json of {input}: `{key}` is {}", value[key]);
     let number = |key: &str, default: u64| match &value[key] {
         serde_json::Value::Null => Ok(default),
         found => found.as_u64().with_context(|| wrong(key)),
@@ -139,10 +138,4 @@ fn read_generation_config(dir: &Path, config: &ModelConfig) -> Result<Generation
     );
     ensure!(generation.top_p > 0.0 && generation.top_p <= 1.0, "{}, expected above 0, at most 1", wrong("top_p"));
     Ok(generation)
-}
-
-/// What a checkpoint is called: its folder's name.
-fn source_name(dir: &Path) -> String {
-    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    absolute.file_name().map_or_else(|| "checkpoint".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -38,7 +38,7 @@ pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'stati
 
 /// The first of the named files that the source has.
 fn first_of(source: &Source, names: &[&'static str]) -> Result<Option<(&'static str, Vec<u8>)>> {
-    let Some(name) = names.iter().find(|name| source.path(name).is_file()) else { return Ok(None) };
-    let bytes = std::fs::read(source.path(name)).with_context(|| format!("can not read {}", source.path(name).display()))?;
+    let Some((name, path)) = names.iter().find_map(|name| Some((*name, source.input().find(name)?))) else { return Ok(None) };
+    let bytes = std::fs::read(&path).with_context(|| format!("can not read {}", path.display()))?;
     Ok(Some((name, bytes)))
 }

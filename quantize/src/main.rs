@@ -1,8 +1,9 @@
-//! `quantize HF_DIR OUT_DIR`: the command line over the library.
+//! `quantize SOURCE... OUT`: the command line over the library.
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use quantize::source::Input;
 use quantize::{Event, Options, Rule, SchemeName, Summary};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,8 +26,10 @@ struct Arguments {
 
 #[derive(Args)]
 struct Convert {
-    /// Hugging Face folder: config.json, qwen.tiktoken, and weights as safetensors (GPTQ Int4 too) or pytorch_model*.bin
-    source: PathBuf,
+    /// Hugging Face folder, or its files one by one: config.json, qwen.tiktoken, and weights as safetensors (GPTQ Int4 too) or
+    /// pytorch_model*.bin; where there are, their index, generation_config.json, quantize_config.json, LICENSE, NOTICE
+    #[arg(required = true)]
+    source: Vec<PathBuf>,
     /// Folder to make; it appears when it is whole
     out: PathBuf,
     /// How matrices are stored
@@ -84,8 +87,9 @@ enum Command {
     },
     /// Compare the weights of a web checkpoint with those of its source
     Report {
-        /// The Hugging Face folder
-        source: PathBuf,
+        /// The Hugging Face folder, or its files one by one
+        #[arg(required = true)]
+        source: Vec<PathBuf>,
         /// The web checkpoint made from it
         dir: PathBuf,
         /// Print one JSON object on stdout
@@ -130,7 +134,8 @@ fn progress() -> impl FnMut(Event) {
 }
 
 fn run_convert(arguments: Convert) -> Result<ExitCode> {
-    let mut options = Options::new(&arguments.source, &arguments.out).scheme(arguments.scheme).group_size(arguments.group_size)?;
+    let mut options =
+        Options::of(Input::from_paths(&arguments.source)?, &arguments.out).scheme(arguments.scheme).group_size(arguments.group_size)?;
     options.rules.extend(arguments.vision.map(|scheme| Rule { module: "vision".to_owned(), scheme }));
     options.rules.extend(arguments.keep);
     options.dry_run = arguments.dry_run;
@@ -208,7 +213,7 @@ fn run(command: Command) -> Result<ExitCode> {
             return Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Report { source, dir, json } => {
-            let report = quantize::report(&source, &dir, &mut progress())?;
+            let report = quantize::report(&Input::from_paths(&source)?, &dir, &mut progress())?;
             if json {
                 println!("{}", serde_json::to_string(&report).context("can not write JSON")?);
                 return Ok(ExitCode::SUCCESS);

@@ -1,6 +1,7 @@
 //! What a conversion is asked to do and what it says about itself.
 
 use crate::plan::Plan;
+use crate::source::Input;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::GROUP_SIZES;
 use qwen_vl_format::{Scheme, TensorSpec};
@@ -80,8 +81,8 @@ pub struct WriteOptions {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// The Hugging Face folder.
-    pub source: PathBuf,
+    /// The checkpoint to convert.
+    pub source: Input,
     /// The folder to make.
     pub out: PathBuf,
     /// How matrices are stored where no rule says otherwise.
@@ -97,10 +98,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// A conversion to 4 bits in groups of 32.
+    /// A conversion of a folder to 4 bits in groups of 32.
     pub fn new(source: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
+        Self::of(Input::Folder(source.into()), out)
+    }
+
+    /// A conversion to 4 bits in groups of 32.
+    pub fn of(source: Input, out: impl Into<PathBuf>) -> Self {
         Self {
-            source: source.into(),
+            source,
             out: out.into(),
             scheme: SchemeName::Q4,
             group_size: 32,

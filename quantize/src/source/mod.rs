@@ -1,6 +1,7 @@
-//! A Hugging Face folder: which tensors it has and where their bytes are. Nothing is loaded before it is asked for.
+//! A checkpoint in the published layout: which tensors it has and where their bytes are. Nothing is loaded before it is asked for.
 
 pub(crate) mod file;
+mod input;
 pub mod pickle;
 pub(crate) mod safetensors;
 pub(crate) mod zip;
@@ -8,9 +9,10 @@ pub(crate) mod zip;
 use anyhow::{Context, Result, bail, ensure};
 use file::InputFile;
 use half::slice::HalfFloatSliceExt;
+pub use input::Input;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Element type of a source tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +68,10 @@ pub(crate) struct SourceTensor {
     pub offset: u64,
 }
 
-/// The weights of a Hugging Face folder.
+/// The weights of a checkpoint in the published layout.
 #[derive(Debug)]
 pub struct Source {
-    dir: PathBuf,
+    input: Input,
     files: Vec<InputFile>,
     tensors: BTreeMap<String, SourceTensor>,
 }
@@ -77,19 +79,28 @@ pub struct Source {
 impl Source {
     /// Opens every weight file of the folder and reads its directory of tensors.
     pub fn open(dir: &Path) -> Result<Self> {
-        ensure!(dir.is_dir(), "{} is not a folder", dir.display());
-        let index = ["model.safetensors.index.json", "pytorch_model.bin.index.json"].into_iter().find(|name| dir.join(name).is_file());
+        Self::from_input(&Input::from(dir))
+    }
+
+    /// Opens every weight file and reads its directory of tensors.
+    pub fn from_input(input: &Input) -> Result<Self> {
+        input.check()?;
+        let index = ["model.safetensors.index.json", "pytorch_model.bin.index.json"].into_iter().find(|name| input.find(name).is_some());
         // A single file beats an index of the other kind, as safetensors beat pickles.
-        let index = index.filter(|name| !(name.ends_with(".bin.index.json") && dir.join("model.safetensors").is_file()));
-        let weight_map = index.map(|name| read_index(&dir.join(name))).transpose()?;
+        let index = index.filter(|name| !(name.ends_with(".bin.index.json") && input.find("model.safetensors").is_some()));
+        let weight_map = index.map(|name| read_index(&input.locate(name)?)).transpose()?;
         let names = match &weight_map {
             Some(map) => map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
-            None => weight_files(dir)?,
+            None => weight_files(input)?,
         };
 
-        let mut source = Self { dir: dir.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        let mut source = Self { input: input.clone(), files: Vec::new(), tensors: BTreeMap::new() };
         for name in names {
-            let file = InputFile::open(&dir.join(&name))?;
+            let path = input.locate(&name).with_context(|| match index {
+                Some(index) => format!("the index {index} lists a file that is missing"),
+                None => "can not read the weights".to_owned(),
+            })?;
+            let file = InputFile::open(&path)?;
             let tensors = if name.ends_with(".safetensors") {
                 safetensors::read_header(&file, source.files.len())
             } else {
@@ -116,14 +127,9 @@ impl Source {
         Ok(source)
     }
 
-    /// Path of a file of the folder.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    /// The folder.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    /// The files that it was opened from.
+    pub(crate) fn input(&self) -> &Input {
+        &self.input
     }
 
     /// The weight files.
@@ -137,7 +143,7 @@ impl Source {
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<&SourceTensor> {
-        self.tensors.get(name).with_context(|| format!("tensor `{name}` is missing in {}", self.dir.display()))
+        self.tensors.get(name).with_context(|| format!("tensor `{name}` is missing in {}", self.input))
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -271,17 +277,13 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// Weight files of a folder without an index.
-fn weight_files(dir: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).with_context(|| format!("can not list {}", dir.display()))? {
-        names.push(entry.with_context(|| format!("can not list {}", dir.display()))?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
+/// Weight files where there is no index.
+fn weight_files(input: &Input) -> Result<Vec<String>> {
+    let names = input.names()?;
     let of = |fits: fn(&str) -> bool| names.iter().filter(|name| fits(name)).cloned().collect::<Vec<_>>();
     let safetensors = of(|name| name.ends_with(".safetensors"));
     let files = if safetensors.is_empty() { of(|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) } else { safetensors };
-    ensure!(!files.is_empty(), "{} has no weights: no *.safetensors and no pytorch_model*.bin", dir.display());
+    ensure!(!files.is_empty(), "{input} has no weights: no *.safetensors and no pytorch_model*.bin");
     Ok(files)
 }
 
@@ -350,7 +352,7 @@ mod tests {
         let tensor =
             SourceTensor { file: 0, dtype: Dtype::F32, shape: shape.to_vec(), strides: strides.map(<[usize]>::to_vec), offset: first * 4 };
         let source = Source {
-            dir: folder.path().to_owned(),
+            input: Input::from(folder.path()),
             files: vec![InputFile::open(&path).unwrap()],
             tensors: BTreeMap::from([("w".to_owned(), tensor)]),
         };

@@ -1,14 +1,17 @@
-"""Prints the table of 4-bit codes: bits a weight and relative error on bell-shaped and on heavy-tailed weights, beside llama.cpp's codes;
-with golden checkpoints also what each scheme does to logits.
+"""Prints what 4-bit codes cost: bits a weight, relative error on bell-shaped and on heavy-tailed weights, and what becomes of the logits of the
+golden checkpoints, ours beside llama.cpp's codes. Fails if our default is worse than it must be.
 
-    pip install gguf numpy
-    python3 compare_codes.py [REFERENCE_DIR]
+    pip install gguf numpy pillow
+    python3 quantize/tests/independent/compare_codes.py [REFERENCE_DIR] [--write codes.json]
 
 Run at the root of the repository. Q4_0 and Q4_1 are computed by the package `gguf`; IQ4_NL and Q4_K, which it only decodes, are written
-here from llama.cpp's definition of them (`ggml-quants.c`). Our codes come from `crates/format` itself, logits from `qwenvl` on whatever
-adapter there is. REFERENCE_DIR has `checkpoints/NAME` and `golden/NAME/CASE.json` (by default the repository's small fixtures).
+here from llama.cpp's definition of them (`ggml-quants.c`). Our codes come from `quantize` and `crates/format` themselves; logits of all rows
+from `forward.py`. REFERENCE_DIR has `checkpoints/NAME` and `golden/NAME/CASE.json` (by default the repository's small fixtures).
+`--write` keeps the errors of the first 262,144 weights for `crates/format/tests/codes.rs`.
 """
+import argparse
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -19,17 +22,20 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
-COLS, ROWS = 4096, 256
-CASES = ("text_en", "text_zh", "img_vqa", "chat_text", "chat_grounding")
+import forward
+
+COLS, ROWS, KEPT_ROWS = 4096, 256, 64
+CASES = ("text_en", "text_zh", "chat_text", "chat_stop", "one_token", "img_vqa", "chat_grounding", "len_513")
+BIN = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release"
 
 
-def cargo(*arguments, **options):
-    return subprocess.run(["cargo", "run", "--quiet", "--release", *arguments], check=True, stdout=subprocess.PIPE, **options).stdout
+def run(program, *arguments, **options):
+    return subprocess.run([BIN / program, *map(str, arguments)], check=True, stdout=subprocess.PIPE, **options).stdout
 
 
 def ours(scheme, group_size, weights):
-    run = ["-p", "qwen-vl-format", "--example", "roundtrip", "--", scheme, str(group_size), str(COLS)]
-    return np.frombuffer(cargo(*run, input=weights.tobytes()), dtype="<f4").reshape(weights.shape)
+    printed = run("examples/roundtrip", scheme, group_size, weights.shape[1], input=weights.tobytes())
+    return np.frombuffer(printed, dtype="<f4").reshape(weights.shape)
 
 
 def by_gguf(kind, weights):
@@ -52,6 +58,7 @@ def iq4_nl(weights, plain=False):
     x = weights.reshape(-1, 32)
     importance = np.ones_like(x) if plain else x * x
     largest = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1)
+    largest = np.where(largest == 0, 1, largest)  # padding
     scale, best = np.zeros_like(largest), np.zeros_like(largest)
     starts = [sign * (IQ4_NL_VALUES[0] + step) for sign in (1, -1) for step in np.arange(-24, 40, 2)]
     for start in starts if plain else [-IQ4_NL_VALUES[0], *(IQ4_NL_VALUES[0] + step for step in range(-7, 8))]:
@@ -61,15 +68,20 @@ def iq4_nl(weights, plain=False):
         scale = np.where(better, products / squares, scale)
         best = np.where(better, products * products / squares, best)
     scale = half(scale)
-    return (IQ4_NL_VALUES[np.searchsorted(MIDPOINTS, x / scale)] * scale).reshape(weights.shape)
+    inverse = np.where(scale == 0, 0, 1 / np.where(scale == 0, 1, scale))
+    return (IQ4_NL_VALUES[np.searchsorted(MIDPOINTS, x * inverse)] * scale).reshape(weights.shape)
 
 
 def q4_k(weights):
     """quantize_row_q4_K_ref: 256 weights share f16 factors of the 6-bit scales and minima of eight blocks of 32."""
+    cols = weights.shape[1]
+    weights = np.pad(weights, ((0, 0), (0, -cols % 256)))
     x = weights.reshape(-1, 32)
     importance = np.sqrt((x * x).mean(1, keepdims=True)) + np.abs(x)
     low, high = np.minimum(x.min(1, keepdims=True), 0), x.max(1, keepdims=True)
     total, total_x = importance.sum(1, keepdims=True), (importance * x).sum(1, keepdims=True)
+    nothing = high == low  # padding
+    high = np.where(nothing, 1, high)
     codes = lambda inverse, minimum: np.clip(np.rint(inverse * (x - minimum)), 0, 15)
     error = lambda scale, minimum, q: (importance * (scale * q + minimum - x) ** 2).sum(1, keepdims=True)
     scale, minimum = (high - low) / 15, low
@@ -78,9 +90,10 @@ def q4_k(weights):
         q = codes((-1 + 0.1 * step + 15) / (high - low), low)
         sum_q, sum_q2, sum_qx = (importance * q).sum(1, keepdims=True), (importance * q * q).sum(1, keepdims=True), (importance * q * x).sum(1, keepdims=True)
         determinant = total * sum_q2 - sum_q * sum_q
-        new_scale = (total * sum_qx - total_x * sum_q) / determinant
-        new_minimum = (sum_q2 * total_x - sum_q * sum_qx) / determinant
-        new_scale = np.where(new_minimum > 0, sum_qx / sum_q2, new_scale)
+        with np.errstate(invalid="ignore", divide="ignore"):  # where the determinant is 0 nothing is taken
+            new_scale = (total * sum_qx - total_x * sum_q) / determinant
+            new_minimum = (sum_q2 * total_x - sum_q * sum_qx) / determinant
+            new_scale = np.where(new_minimum > 0, sum_qx / sum_q2, new_scale)
         new_minimum = np.minimum(new_minimum, 0)
         new_error = error(new_scale, new_minimum, q)
         better = (determinant > 0) & (new_error < best)
@@ -93,65 +106,152 @@ def q4_k(weights):
 
     scale, minimum = six_bits(scale).reshape(-1, 1), six_bits(minimum).reshape(-1, 1)
     q = np.clip(np.rint((x + minimum) / np.where(scale > 0, scale, 1)), 0, 15)
-    return (scale * q - minimum).reshape(weights.shape)
+    return np.where(nothing, 0, scale * q - minimum).reshape(weights.shape)[:, :cols]
 
 
-CODES = [
+# Name, bits a weight, code for given weights, and what `quantize` is told for the same.
+FOREIGN = [
     ("Q4_0 (gguf)", 4.5, lambda w: by_gguf(Type.Q4_0, w)),
     ("Q4_1 (gguf)", 5.0, lambda w: by_gguf(Type.Q4_1, w)),
     ("IQ4_NL", 4.5, iq4_nl),
     ("IQ4_NL, least squared error", 4.5, lambda w: iq4_nl(w, plain=True)),
     ("Q4_K", 4.5, q4_k),
-    ("ours: int4, 32, plain rounding", 4.5, lambda w: ours("int4", 32, w)),
-    ("ours: q4, 32", 4.5, lambda w: ours("q4", 32, w)),
-    ("ours: q4, 64", 4.25, lambda w: ours("q4", 64, w)),
-    ("ours: q4, 128", 4.125, lambda w: ours("q4", 128, w)),
-    ("ours: q8, 32", 8.5, lambda w: ours("q8", 32, w)),
-    ("ours: f16", 16.0, lambda w: ours("f16", 32, w)),
+]
+OURS = [
+    ("f32", 32.0, ("f32", 32), ["--scheme", "f32"]),
+    ("f16", 16.0, ("f16", 32), ["--scheme", "f16"]),
+    ("q8, 32", 8.5, ("q8", 32), ["--scheme", "q8"]),
+    ("q8, 64", 8.25, ("q8", 64), ["--scheme", "q8", "--group-size", "64"]),
+    ("q8, 128", 8.125, ("q8", 128), ["--scheme", "q8", "--group-size", "128"]),
+    ("q4, 32 (default)", 4.5, ("q4", 32), []),
+    ("q4, 32, vision q8", 4.5, None, ["--vision", "q8"]),
+    ("q4, 32, head q8", 4.5, None, ["--keep", "lm_head=q8"]),
+    ("q4, 64", 4.25, ("q4", 64), ["--group-size", "64"]),
+    ("q4, 128", 4.125, ("q4", 128), ["--group-size", "128"]),
 ]
 
 
-def weight_errors():
-    rng = np.random.default_rng(1)
-    kinds = [rng.standard_normal((ROWS, COLS)), rng.standard_t(5, (ROWS, COLS))]
-    kinds = [(0.02 * weights).astype(np.float32) for weights in kinds]
-    print(f"{'code':<32} {'bits':>6} {'Gaussian':>9} {'Student 5':>9}")
-    for name, bits, code in CODES:
-        errors = [np.sqrt(((weights - code(weights)).astype(float) ** 2).sum() / (weights.astype(float) ** 2).sum()) for weights in kinds]
-        print(f"{name:<32} {bits:>6} {errors[0]:>9.5f} {errors[1]:>9.5f}", flush=True)
+def uniform(seed, count):
+    """splitmix64 of seed, seed + 1, ... as numbers in 0..1: easily written again in another language."""
+    with np.errstate(over="ignore"):
+        z = (np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        z = z ^ z >> np.uint64(31)
+    return ((z >> np.uint64(11)).astype(float) + 0.5) / 2**53
 
 
-def logits(web, case, root, out):
-    cargo("-p", "qwen-vl-cli", "--bin", "qwenvl", "--", "ask", "--model", str(web), "--case", str(case), "--root", str(root), "--json", "--dump", str(out))
-    raw = out.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    entry = json.loads(raw[8 : 8 + length])["logits"]
-    begin, end = (8 + length + at for at in entry["data_offsets"])
-    return np.frombuffer(raw[begin:end], dtype="<f4").reshape(entry["shape"]).astype(float)
+def normal(seed, count):
+    pairs = uniform(seed, 2 * count).reshape(-1, 2)
+    return np.sqrt(-2 * np.log(pairs[:, 0])) * np.cos(2 * np.pi * pairs[:, 1])
+
+
+def weights_of_kinds():
+    count = ROWS * COLS
+    six = normal(1 << 40, 6 * count).reshape(-1, 6)
+    kinds = [normal(0, count), six[:, 0] / np.sqrt((six[:, 1:] ** 2).sum(1) / 5)]
+    return [(0.02 * weights).astype(np.float32).reshape(ROWS, COLS) for weights in kinds]
+
+
+def relative(weights, coded):
+    return float(np.sqrt(((weights - coded).astype(float) ** 2).sum() / (weights.astype(float) ** 2).sum()))
+
+
+def weight_errors(write):
+    kinds, kept, found = weights_of_kinds(), {}, {}
+    print(f"{'code':<30} {'bits':>6} {'Gaussian':>9} {'Student 5':>9}")
+    rows = FOREIGN + [("int4, 32, plain rounding", 4.5, lambda w: ours("int4", 32, w))]
+    rows += [(name, bits, lambda w, code=code: ours(*code, w)) for name, bits, code, _ in OURS if code]
+    for name, bits, code in rows:
+        coded = [code(weights) for weights in kinds]
+        found[name] = [relative(weights, coded) for weights, coded in zip(kinds, coded)]
+        kept[name] = [relative(weights[:KEPT_ROWS], coded[:KEPT_ROWS]) for weights, coded in zip(kinds, coded)]
+        print(f"{name:<30} {bits:>6} {found[name][0]:>9.5f} {found[name][1]:>9.5f}", flush=True)
+    if write:
+        write.write_text(json.dumps({name: kept[name] for name, _, _ in FOREIGN}, indent=1) + "\n")
+    return found
 
 
 def log_softmax(values):
-    values = values - values.max(1, keepdims=True)
+    values = values.astype(float) - values.max(1, keepdims=True)
     return values - np.log(np.exp(values).sum(1, keepdims=True))
+
+
+def golden_difference(found, path):
+    """The largest difference of the last logits from the golden ones."""
+    raw = path.with_suffix(".safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    entry = json.loads(raw[8 : 8 + length])["logits_last8"]
+    begin, end = (8 + length + at for at in entry["data_offsets"])
+    want = np.frombuffer(raw[begin:end], dtype="<f4").reshape(entry["shape"])
+    return abs(found[-len(want) :] - want).max()
 
 
 def logit_errors(reference):
     """Divergence of the next-token distributions from those of the f32 weights, and how often the most likely token is the same."""
-    print(f"\n{'model':<8} {'scheme':<28} {'KL':>9} {'top 1':>7} {'positions':>9}")
+    print(f"\n{'model':<8} {'code':<30} {'KL':>9} {'top 1':>7}")
     with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        for model in sorted((reference / "checkpoints").iterdir()):
-            cases = [case for name in CASES if (case := reference / "golden" / model.name / f"{name}.json").is_file()]
-            exact = None
-            for name, flags in [("f32", ["f32"]), ("f16", ["f16"]), ("q8, 32", ["q8"]), ("q4, 32", ["q4"]), ("q4, 32, vision q8", ["q4", "--vision", "q8"]), ("q4, 64", ["q4", "--group-size", "64"]), ("q4, 128", ["q4", "--group-size", "128"])]:
-                web = folder / "web"
-                cargo("-p", "quantize", "--", str(model), str(web), "--force", "--scheme", *flags)
-                found = np.concatenate([log_softmax(logits(web, case, reference, folder / "dump")) for case in cases])
-                exact = found if exact is None else exact
+        web = pathlib.Path(folder) / "web"
+        for checkpoint in sorted((reference / "checkpoints").iterdir()):
+            paths = [path for name in CASES if (path := reference / "golden" / checkpoint.name / f"{name}.json").is_file()]
+            cases = [(path, json.loads(path.read_text())) for path in paths]
+
+            def logits(manifest, weights):
+                model = forward.Model(manifest, weights)
+                pictures = lambda case: [(image["features_from"], reference / image["path"]) for image in case["images"]]
+                return [model.logits(np.array(case["input_ids"]), pictures(case)) for _, case in cases]
+
+            def converted(flags):
+                run("quantize", checkpoint, web, "--force", *flags)
+                return forward.read_web(web)
+
+            manifest, weights = converted(["--scheme", "f32"])
+            first = logits(manifest, weights)
+            difference = max(golden_difference(found, path) for found, (path, _) in zip(first, cases))
+            exact = np.concatenate([log_softmax(found) for found in first])
+            print(f"{checkpoint.name:<8} {len(exact)} positions; logits of f32 differ from the golden ones by {difference:.1e}")
+            assert difference < 2e-3, "this is not the model of the golden data"
+
+            def row(name, found):
+                found = np.concatenate([log_softmax(logits) for logits in found])
                 divergence = (np.exp(exact) * (exact - found)).sum(1).mean()
-                same = (exact.argmax(1) == found.argmax(1)).mean()
-                print(f"{model.name:<8} {name:<28} {divergence:>9.5f} {same:>7.1%} {len(found):>9}", flush=True)
+                print(f"{checkpoint.name:<8} {name:<30} {divergence:>9.5f} {(exact.argmax(1) == found.argmax(1)).mean():>7.1%}", flush=True)
+
+            # The foreign codes hold what q4 holds in 4 bits: every matrix but the patch embedding.
+            coded = [tensor["name"] for tensor in converted([])[0]["tensors"] if tensor["scheme"]["type"] == "q4"]
+            for name, _, code in FOREIGN:
+                changed = dict(weights)
+                changed["vision.patch_embedding.weight"] = half(weights["vision.patch_embedding.weight"])
+                for tensor in coded:
+                    cols = weights[tensor].shape[1]
+                    changed[tensor] = code(np.pad(weights[tensor], ((0, 0), (0, -cols % 32))))[:, :cols]
+                row(name, logits(manifest, changed))
+            for name, _, _, flags in OURS:
+                row(name, logits(*converted(flags)))
 
 
-weight_errors()
-logit_errors(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures"))
+def check(found):
+    """What must hold at 4.5 bits a weight."""
+    q4, q4_0, iq4_nl = found["q4, 32 (default)"], found["Q4_0 (gguf)"], found["IQ4_NL, least squared error"]
+    checks = [
+        (f"below Q4_0 on Gaussian weights: {q4[0]:.5f} < {q4_0[0]:.5f}", q4[0] < q4_0[0]),
+        (f"below Q4_0 on heavy-tailed weights: {q4[1]:.5f} < {q4_0[1]:.5f}", q4[1] < q4_0[1]),
+        (f"below IQ4_NL on heavy-tailed weights: {q4[1]:.5f} < {iq4_nl[1]:.5f}", q4[1] < iq4_nl[1]),
+        (f"at most 1 % above IQ4_NL on Gaussian weights: {q4[0] / iq4_nl[0]:.4f} <= 1.01", q4[0] <= 1.01 * iq4_nl[0]),
+    ]
+    print()
+    for text, holds in checks:
+        print(f"{'holds' if holds else 'FAILS'}: our default is {text}")
+    return all(holds for _, holds in checks)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("reference", nargs="?", type=pathlib.Path, default=pathlib.Path("tests/fixtures"))
+    parser.add_argument("--write", type=pathlib.Path)
+    options = parser.parse_args()
+    subprocess.run(["cargo", "build", "--quiet", "--release", "-p", "quantize", "-p", "qwen-vl-format", "--bins", "--examples"], check=True)
+    found = weight_errors(options.write)
+    holds = check(found)
+    logit_errors(options.reference)
+    sys.exit(0 if holds else 1)

@@ -67,6 +67,64 @@ fn a_dry_run_knows_the_sizes() {
     assert_eq!(run(&[broken.path().to_str().unwrap(), out, "--dry-run"]).status.code(), Some(1));
 }
 
+/// The files of a checkpoint one by one, from several folders, give what the folder gives.
+#[test]
+fn files_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint("mini-b");
+    let (whole, listed, apart) = (folder.path().join("whole"), folder.path().join("listed"), folder.path().join("mini-b"));
+    assert!(run(&[source.to_str().unwrap(), whole.to_str().unwrap()]).status.success());
+
+    // Weights where they are, the rest in a folder of the same name, which names the checkpoint.
+    fs::create_dir(&apart).unwrap();
+    let mut list = Vec::new();
+    for name in files(&source).into_keys() {
+        let path = source.join(&name);
+        let path = if name.ends_with(".safetensors") {
+            path
+        } else {
+            fs::copy(&path, apart.join(&name)).unwrap();
+            apart.join(&name)
+        };
+        list.push(path.to_str().unwrap().to_owned());
+    }
+    let list: Vec<&str> = list.iter().map(String::as_str).collect();
+    let done = run(&[list.as_slice(), &[listed.to_str().unwrap()]].concat());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(files(&listed), files(&whole));
+    let report = run(&[["report"].as_slice(), list.as_slice(), &[listed.to_str().unwrap(), "--json"]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert!(report["modules"].as_array().unwrap().len() > 3);
+
+    let without = |name: &str| list.iter().copied().filter(|path| !path.ends_with(name)).collect::<Vec<_>>();
+    let shard = source.join("model-00002-of-00003.safetensors").to_str().unwrap().to_owned();
+    let twice = apart.join("model-00002-of-00003.safetensors");
+    fs::copy(&shard, &twice).unwrap();
+    let (source, twice) = (source.to_str().unwrap(), twice.to_str().unwrap());
+    for (given, parts) in [
+        (without("/config.json"), vec!["`config.json` is not among the given files"]),
+        (without("qwen.tiktoken"), vec!["vocabulary", "`qwen.tiktoken` is not among"]),
+        (
+            without("model-00002-of-00003.safetensors"),
+            vec!["model.safetensors.index.json", "`model-00002-of-00003.safetensors` is not among"],
+        ),
+        ([list.as_slice(), &["nowhere.safetensors"]].concat(), vec!["nowhere.safetensors is not a file"]),
+        ([list.as_slice(), &[source]].concat(), vec!["mini-b is a folder: give one folder"]),
+        ([list.as_slice(), &[twice]].concat(), vec!["two files are called `model-00002-of-00003.safetensors`", twice, &shard]),
+    ] {
+        let out = folder.path().join("refused");
+        let failed = run(&[given.as_slice(), &[out.to_str().unwrap()]].concat());
+        assert_eq!(failed.status.code(), Some(1));
+        for part in parts {
+            assert!(text(&failed.stderr).contains(part), "`{part}` is not in: {}", text(&failed.stderr));
+        }
+        assert!(!out.exists());
+    }
+    // Without the index the files must hold every tensor.
+    let done = run(&[without("index.json").as_slice(), &[folder.path().join("no_index").to_str().unwrap()]].concat());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+}
+
 /// Killed after any time, a run leaves nothing under the output's name, and another one with --resume ends in the same bytes.
 #[test]
 fn a_killed_run_is_resumed() {

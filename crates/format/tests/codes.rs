@@ -1,0 +1,56 @@
+//! The default 4-bit code against llama.cpp's at the same size. The errors of theirs come from `quantize/tests/independent/compare_codes.py`,
+//! which writes `codes.json`; the weights are made here again by the same formulas.
+
+use qwen_vl_format::Scheme;
+use qwen_vl_format::block::{decode_rows, encode_rows};
+use serde_json::Value;
+
+const COUNT: u64 = 64 * 4096;
+
+/// Number `index` of a stream of splitmix64, in 0..1.
+fn uniform(seed: u64, index: u64) -> f64 {
+    let mut z = seed.wrapping_add(index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    ((z >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+}
+
+/// Box and Muller's bell curve.
+fn normal(seed: u64, index: u64) -> f64 {
+    let (radius, angle) = (uniform(seed, 2 * index), uniform(seed, 2 * index + 1));
+    (-2.0 * radius.ln()).sqrt() * (2.0 * std::f64::consts::PI * angle).cos()
+}
+
+fn gaussian(index: u64) -> f64 {
+    normal(0, index)
+}
+
+/// Student's t with five degrees of freedom.
+fn heavy_tailed(index: u64) -> f64 {
+    let squares: f64 = (1..6).map(|k| normal(1 << 40, 6 * index + k).powi(2)).sum();
+    normal(1 << 40, 6 * index) / (squares / 5.0).sqrt()
+}
+
+/// Root of the mean squared error over that of the mean squared weight.
+fn relative_error(scheme: Scheme, kind: fn(u64) -> f64) -> f64 {
+    let weights: Vec<f32> = (0..COUNT).map(|index| (0.02 * kind(index)) as f32).collect();
+    let decoded = decode_rows(scheme, &encode_rows(scheme, &weights, 4096), 4096);
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
+    let error = squares(&mut weights.iter().zip(&decoded).map(|(weight, decoded)| weight - decoded));
+    (error / squares(&mut weights.iter().copied())).sqrt()
+}
+
+#[test]
+fn the_default_beats_other_codes_of_its_size() {
+    let theirs: Value = serde_json::from_str(include_str!("codes.json")).unwrap();
+    let error = |name: &str, kind: usize| theirs[name][kind].as_f64().unwrap();
+    let q4 = Scheme::Q4 { group_size: 32 };
+    let (bell, heavy) = (relative_error(q4, gaussian), relative_error(q4, heavy_tailed));
+    assert!(bell < error("Q4_0 (gguf)", 0) && heavy < error("Q4_0 (gguf)", 1), "{bell} and {heavy}");
+    // llama.cpp's own search, and the best scale for its table.
+    for name in ["IQ4_NL", "IQ4_NL, least squared error"] {
+        assert!(bell <= 1.01 * error(name, 0), "{bell} is more than 1 % above {name} on bell-shaped weights");
+        assert!(heavy < error(name, 1), "{heavy} is not below {name} on heavy-tailed weights");
+    }
+}
