@@ -411,10 +411,9 @@ async function pictureSources(page) {
       async (kind, name, type, url) => {
         const transfer = new DataTransfer();
         transfer.items.add(new File([await (await fetch(url)).blob()], name, { type }));
-        const event =
-          kind === "paste"
-            ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true })
-            : new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
+        // Not every browser lets a page make these events with files.
+        const event = new Event(kind, { bubbles: true, cancelable: true });
+        Object.defineProperty(event, kind === "paste" ? "clipboardData" : "dataTransfer", { value: transfer });
         document.body.dispatchEvent(event);
       },
       kind,
