@@ -13,6 +13,7 @@ mod model;
 mod positions;
 mod resampler;
 mod vision;
+mod web;
 mod weights;
 
 pub use burn;

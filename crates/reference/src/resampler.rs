@@ -25,6 +25,9 @@ pub struct Resampler {
     pub attn: ResamplerAttention,
     #[module(skip)]
     resize: Option<Tensor<2>>,
+    /// What is added to the keys, `[patches, hidden]`, where it is known instead of computed from `pos_embed`.
+    #[module(skip)]
+    pub(crate) key_places: Option<Tensor<2>>,
 }
 
 /// `transformer.visual.attn_pool.attn`.
@@ -53,6 +56,7 @@ impl Resampler {
                 out_proj: Linear::zeros(hidden, hidden, true, device),
             },
             resize: resize_matrix(queries.isqrt(), config.grid(), device),
+            key_places: None,
         }
     }
 
@@ -64,9 +68,10 @@ impl Resampler {
         let values = self.ln_kv.forward(self.kv_proj.forward(patches));
         observe("resampler_ln_kv", &values);
         let places = self.pos_embed.val();
-        let key_places = match &self.resize {
-            Some(matrix) => matrix.clone().matmul(places.clone()),
-            None => places.clone(),
+        let key_places = match (&self.key_places, &self.resize) {
+            (Some(known), _) => known.clone(),
+            (None, Some(matrix)) => matrix.clone().matmul(places.clone()),
+            (None, None) => places.clone(),
         };
         let keys = values.clone() + key_places.unsqueeze();
         // The queries are the same for every picture: project them once.

@@ -27,7 +27,7 @@ pub struct VisionTower {
     /// `[hidden, hidden]`, input first.
     pub proj: Param<Tensor<2>>,
     #[module(skip)]
-    resize: Option<Tensor<2>>,
+    pub(crate) resize: Option<Tensor<2>>,
 }
 
 /// `visual.conv1`.

@@ -185,3 +185,62 @@ impl ModuleMapper for Writer<'_> {
         param.map(|_| weights.autodiff().require_grad())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::initial;
+    use crate::recipe::Recipe;
+    use qwen_vl_reference::Weights;
+    use qwen_vl_reference::burn::tensor::Device;
+
+    /// A loss whose gradient is known: the sum of `factor · weight` over some tensors, so that the gradient is `factor` everywhere.
+    fn loss(model: &QwenVl, factor: f32) -> Tensor<1> {
+        (model.lm_head.weight.val().sum() + model.transformer.ln_f.weight.val().sum()) * factor
+    }
+
+    #[test]
+    fn two_steps_follow_the_formula() {
+        let recipe = Recipe::read("nano").unwrap();
+        let config = recipe.config(56).unwrap();
+        let before = initial::weights(&config, 1);
+        let model = QwenVl::zeros(&config, &Device::flex().autodiff()).load(before.clone()).unwrap();
+        let trained = |name: &str| match name {
+            "lm_head.weight" => Some(1.0),
+            "transformer.ln_f.weight" => Some(0.5),
+            _ => None,
+        };
+        let (mut optimizer, mut model) = AdamW::new(model, trained, None);
+        let count = config.vocab_size * config.hidden_size + config.hidden_size;
+        assert_eq!(optimizer.count(), count);
+
+        let mut want: Vec<(&str, f64, f64, Vec<f64>)> = [("lm_head.weight", 1.0, 0.05), ("transformer.ln_f.weight", 0.5, 0.0)]
+            .map(|(name, factor, decay)| (name, factor, decay, before[name].values.iter().map(|value| f64::from(*value)).collect()))
+            .into();
+        let (mut m, mut v) = (0.0f64, 0.0f64);
+        let rate = 1e-2;
+        for (step, factor) in [(1, 0.5f64), (2, -2.0)] {
+            let mut gradients = loss(&model, factor as f32).backward();
+            let norm;
+            (model, norm) = optimizer.step(model, &mut gradients, rate);
+            let exact = factor.abs() * (count as f64).sqrt();
+            assert!((f64::from(norm) / exact - 1.0).abs() < 1e-4, "norm {norm}, expected {exact}");
+            let clipped = factor / exact;
+            m = 0.9 * m + 0.1 * clipped;
+            v = 0.98 * v + 0.02 * clipped * clipped;
+            let update = m / (1.0 - 0.9f64.powi(step)) / ((v / (1.0 - 0.98f64.powi(step))).sqrt() + 1e-6);
+            for (_, factor, decay, values) in &mut want {
+                values.iter_mut().for_each(|value| *value -= rate * *factor * (update + *decay * *value));
+            }
+        }
+        let after: Weights = model.weights();
+        for (name, _, _, values) in want {
+            for (got, want) in after[name].values.iter().zip(values) {
+                assert!((f64::from(*got) - want).abs() < 1e-5, "{name}: {got}, expected {want}");
+            }
+        }
+        for (name, weight) in before {
+            assert!(trained(&name).is_some() || weight == after[&name], "{name} is frozen, but changed");
+        }
+    }
+}

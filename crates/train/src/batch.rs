@@ -73,7 +73,7 @@ impl Packer {
         let mut longer = 0;
         loop {
             let sample = self.sample(self.next);
-            let encoded = sample.encode(&self.tokenizer).context("a sample of the world")?;
+            let encoded = sample.encode_within(&self.tokenizer, length).context("a sample of the world")?;
             if encoded.ids.len() > length {
                 longer += 1;
                 ensure!(longer < 1000, "stage {}: no sample fits into rows of {length} positions", self.stage.name);
@@ -156,5 +156,49 @@ impl Packer {
             }
         });
         receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packer(stage: usize, first: u64) -> Packer {
+        let recipe = Recipe::read("nano").unwrap();
+        Packer::new(&recipe, &recipe.stages[stage], Split::Train, first).unwrap()
+    }
+
+    #[test]
+    fn rows_hold_whole_samples_and_their_targets() {
+        for stage in 0..4 {
+            let mut packer = packer(stage, 0);
+            let batch = packer.next_batch().unwrap();
+            let (rows, length) = (packer.stage.rows, packer.stage.row_length);
+            assert_eq!(batch.splice.len(), rows * length);
+            assert_eq!(batch.samples.len(), rows);
+            assert!(batch.samples.iter().all(|row| row.len() == length));
+            let filled = batch.samples.iter().flatten().filter(|sample| **sample != u32::MAX).count();
+            assert!(filled * 10 > rows * length * 8, "{}: {filled} of {} positions", packer.stage.name, rows * length);
+            assert!(batch.next_sample as usize >= batch.sample_count);
+            // A target and the position before it belong to the same sample.
+            let owner = |position: i32| batch.samples[position as usize / length][position as usize % length];
+            for position in &batch.positions[..batch.counted] {
+                assert_ne!(owner(*position), u32::MAX);
+                assert_eq!(owner(*position), owner(position + 1));
+            }
+            let vision = &packer.config.visual;
+            assert_eq!(batch.patches.len(), batch.pictures * vision.patches() * vision.patch_values());
+            assert_eq!(batch.pictures, batch.splice.pictures().next_multiple_of(PICTURES_STEP));
+            assert_eq!(batch.pictures == 0, stage == 0);
+        }
+    }
+
+    #[test]
+    fn batches_follow_from_the_number_of_their_first_sample() {
+        let mut whole = packer(2, 0);
+        let first = whole.next_batch().unwrap();
+        let second = whole.next_batch().unwrap();
+        let resumed = packer(2, first.next_sample).next_batch().unwrap();
+        assert_eq!((second.targets, second.patches, second.next_sample), (resumed.targets, resumed.patches, resumed.next_sample));
     }
 }

@@ -1,6 +1,7 @@
 //! Weights before the first step.
 
 use qwen_vl_format::ModelConfig;
+use qwen_vl_format::config::POSITION_TABLE_SIDE;
 use qwen_vl_reference::{Weight, Weights};
 
 /// Random weights for a configuration, the same for the same seed.
@@ -12,8 +13,12 @@ pub fn weights(config: &ModelConfig, seed: u64) -> Weights {
 
 fn initial(config: &ModelConfig, name: &str, shape: &[usize], random: &mut Normal) -> Vec<f32> {
     let count = shape.iter().product();
+    // Positions are told apart from the start: a random table is learned slowly, and until then every query of the resampler sees the same.
+    if name.ends_with("positional_embedding") {
+        return sines(POSITION_TABLE_SIDE, config.visual.width, 0.7);
+    }
     if name.ends_with("pos_embed") {
-        return sines(config.visual.n_queries.isqrt(), config.hidden_size);
+        return sines(config.visual.n_queries.isqrt(), config.hidden_size, 2.0);
     }
     let is_norm = name.contains(".ln_");
     if name.ends_with("bias") || is_norm {
@@ -28,26 +33,32 @@ fn initial(config: &ModelConfig, name: &str, shape: &[usize], random: &mut Norma
         "transformer.visual.proj" => 0.5 * scaled,
         // Every token is equally likely at first.
         "lm_head.weight" => 0.1 * scaled,
-        _ if name.ends_with("query") => 1.0,
-        _ if name.ends_with("positional_embedding") => 0.3,
+        _ if name.ends_with("query") => 0.1,
         // What is added to the residual stream, so that the sum over the blocks does not grow with their number.
         _ if name.ends_with("c_proj.weight") || name.ends_with("out_proj.weight") => scaled / (2.0 * layers as f32).sqrt(),
         _ => scaled,
     };
-    (0..count).map(|_| deviation * random.next()).collect()
+    let mut values: Vec<f32> = (0..count).map(|_| deviation * random.next()).collect();
+    if name.ends_with("attn_pool.attn.in_proj_weight") {
+        // Keys begin as queries do, so that a query looks at its own place.
+        values.copy_within(..count / 3, count / 3);
+    }
+    values
 }
 
-/// The resampler's fixed table (`visual.py`, `get_2d_sincos_pos_embed`): the first half of the channels follows the column, the second
-/// the row; in each half all sines, then all cosines.
-fn sines(side: usize, hidden: usize) -> Vec<f32> {
-    let quarter = hidden / 4;
-    let mut table = Vec::with_capacity(side * side * hidden);
+/// A table of two-dimensional sines laid out as the resampler's (`visual.py`, `get_2d_sincos_pos_embed`): the first half of the channels
+/// follows the column, the second the row; in each half all sines, then all cosines. The wavelengths go from four places to four times
+/// the side; the original's, up to 60 000 places, would leave most of a few hundred channels constant on grids as small as these.
+fn sines(side: usize, width: usize, amplitude: f32) -> Vec<f32> {
+    let quarter = width / 4;
+    let mut table = Vec::with_capacity(side * side * width);
     for row in 0..side {
         for col in 0..side {
             for place in [col, row] {
-                let angle = |i: usize| place as f64 / 10000f64.powf(i as f64 / quarter as f64);
-                table.extend((0..quarter).map(|i| angle(i).sin() as f32));
-                table.extend((0..quarter).map(|i| angle(i).cos() as f32));
+                let wavelength = |i: usize| 4.0 * (side as f64).powf(i as f64 / (quarter - 1) as f64);
+                let angle = |i: usize| std::f64::consts::TAU * place as f64 / wavelength(i);
+                table.extend((0..quarter).map(|i| amplitude * angle(i).sin() as f32));
+                table.extend((0..quarter).map(|i| amplitude * angle(i).cos() as f32));
             }
         }
     }

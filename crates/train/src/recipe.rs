@@ -106,11 +106,14 @@ impl Recipe {
 
     /// The world that it is trained in.
     pub fn world(&self) -> Result<World> {
-        match self.world.as_str() {
-            "small" => Ok(World::small()),
-            "full" => Ok(World::full()),
+        let world = match self.world.as_str() {
+            "small" => World::small(),
+            "full" => World::full(),
             other => anyhow::bail!("there is no world `{other}`; there are small and full"),
-        }
+        };
+        // Drawn at the largest size; lower resolutions are made from that by the model's own resize.
+        let largest = self.stages.iter().map(|stage| stage.image_size).max().unwrap_or(world.side);
+        Ok(world.with_side(largest))
     }
 
     /// The `config.json` of its model for pictures of this size.

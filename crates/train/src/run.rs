@@ -198,3 +198,70 @@ impl Tables {
 pub fn log_path(out: &Path) -> PathBuf {
     out.join("log.jsonl")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A recipe that runs in seconds.
+    fn short() -> Recipe {
+        let mut recipe = Recipe::read("nano").unwrap();
+        (recipe.model.num_hidden_layers, recipe.model.visual.layers) = (1, 1);
+        for stage in &mut recipe.stages {
+            (stage.steps, stage.warmup, stage.rows) = (2, 1, 2);
+        }
+        recipe
+    }
+
+    fn settings(out: &Path, stop_after: Option<Duration>) -> Settings {
+        let device = Device::flex().autodiff();
+        Settings { device, out: out.to_owned(), checkpoint_every: Duration::from_secs(3600), stop_after }
+    }
+
+    #[test]
+    fn a_run_resumes_to_the_same_weights_and_its_models_convert() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
+        run(&short(), &settings(&whole, None)).unwrap();
+        // Stops after every step; at most as many calls as steps.
+        for _ in 0..8 {
+            run(&short(), &settings(&stopped, Some(Duration::ZERO))).unwrap();
+        }
+        for stage in short().stages {
+            let name = format!("{}.checkpoint.safetensors", stage.name);
+            let read = |out: &Path| Progress::read(&out.join(&name)).unwrap().unwrap();
+            let (whole, stopped) = (read(&whole), read(&stopped));
+            assert_eq!((whole.steps, whole.next_sample), (stopped.steps, stopped.next_sample), "{name}");
+            assert_eq!(whole.weights, stopped.weights, "{name}");
+        }
+        let options = quantize::Options::new(&whole.join("nano-chat"), folder.path().join("web"));
+        quantize::convert(&options, &mut |_| ()).unwrap();
+        assert!(whole.join("loss.svg").is_file());
+
+        let mut other = short();
+        other.seed += 1;
+        let error = run(&other, &settings(&whole, None)).unwrap_err().to_string();
+        assert!(error.contains("another recipe"), "{error}");
+    }
+
+    #[test]
+    fn each_stage_trains_its_parts() {
+        let recipe = Recipe::read("nano").unwrap();
+        let trained: Vec<[bool; 4]> = recipe
+            .stages
+            .iter()
+            .map(|stage| {
+                let tensor = |name: &str| stage.trains(&format!("transformer.{name}"));
+                [
+                    tensor("h.0.mlp.w1.weight"),
+                    tensor("visual.conv1.weight"),
+                    tensor("visual.attn_pool.query"),
+                    tensor("visual.attn_pool.pos_embed"),
+                ]
+            })
+            .collect();
+        let (yes, no) = (true, false);
+        // Decoder, tower, resampler, its sines.
+        assert_eq!(trained, [[yes, no, no, no], [no, yes, yes, no], [yes, yes, yes, no], [yes, no, yes, no]]);
+    }
+}

@@ -1,0 +1,109 @@
+//! The same model from a web checkpoint: the conversion's layouts undone, so that what the runtime loads, in 4 bits too, can be computed
+//! here.
+//!
+//! Two things can not be undone, because the converter computes them: position tables come already resized to the picture's grid, and
+//! the resampler's queries come as `ln_q(query) + pos_embed`. They are used as they are: the tables without a resize, and the queries as
+//! `pos_embed` under an `ln_q` of zeros.
+
+use crate::layers::zeros;
+use crate::{QwenVl, Weight, Weights};
+use anyhow::{Context, Result};
+use burn::tensor::{Device, Tensor, TensorData};
+use quantize::WebCheckpoint;
+use qwen_vl_format::ModelConfig;
+use std::path::Path;
+
+impl QwenVl {
+    /// Opens a web checkpoint's folder (`crates/format/FORMAT.md`); codes are taken as the values that they stand for.
+    pub fn open_web(folder: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = WebCheckpoint::open(folder)?;
+        let config = checkpoint.manifest().config.clone();
+        let mut model = Self::zeros(&config, device);
+        let visual = &mut model.transformer.visual;
+        visual.positional_embedding = zeros([config.visual.patches(), config.visual.width], device);
+        visual.resize = None;
+        let keys = TensorData::new(checkpoint.tensor("resampler.key_position")?, [config.visual.patches(), config.hidden_size]);
+        visual.attn_pool.key_places = Some(Tensor::from_data(keys, device));
+
+        let mut weights = Weights::new();
+        for (name, mut shape) in quantize::original_tensors(&config) {
+            if name.ends_with("positional_embedding") {
+                shape[0] = config.visual.patches();
+            }
+            let values = original(&checkpoint, &config, &name, &shape).with_context(|| format!("tensor `{name}`"))?;
+            weights.insert(name, Weight { shape, values });
+        }
+        model.load(weights)
+    }
+}
+
+/// A tensor of the original from those of the web checkpoint.
+fn original(web: &WebCheckpoint, config: &ModelConfig, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let (module, leaf) = name.rsplit_once('.').context("a name has a module")?;
+    let get = |module: &str| web.tensor(&format!("{module}.{leaf}"));
+    if let Some(part) = module.strip_prefix("transformer.visual.transformer.resblocks.") {
+        let (index, part) = part.split_once('.').context("a block has a number")?;
+        let block = format!("vision.blocks.{index}");
+        return match part {
+            "attn.in_proj" => Ok(per_head(&get(&format!("{block}.attn.qkv"))?, config.visual.heads)),
+            "attn.out_proj" => get(&format!("{block}.attn.out")),
+            "mlp.c_fc" => get(&format!("{block}.mlp.fc1")),
+            "mlp.c_proj" => get(&format!("{block}.mlp.fc2")),
+            norm => get(&format!("{block}.{norm}")),
+        };
+    }
+    if let Some(part) = module.strip_prefix("transformer.h.") {
+        let (index, part) = part.split_once('.').context("a layer has a number")?;
+        let block = format!("decoder.layers.{index}");
+        return match part {
+            "ln_1" => get(&format!("{block}.attn_norm")),
+            "attn.c_attn" => get(&format!("{block}.attn.qkv")),
+            "attn.c_proj" => get(&format!("{block}.attn.out")),
+            "ln_2" => get(&format!("{block}.mlp_norm")),
+            "mlp.w1" => Ok(every_second(&get(&format!("{block}.mlp.gate_up"))?, shape[1], 0)),
+            "mlp.w2" => Ok(every_second(&get(&format!("{block}.mlp.gate_up"))?, shape[1], 1)),
+            _ => get(&format!("{block}.mlp.down")),
+        };
+    }
+    match name {
+        "transformer.visual.conv1.weight" => web.tensor("vision.patch_embedding.weight"),
+        "transformer.visual.positional_embedding" => web.tensor("vision.position_embedding"),
+        "transformer.visual.attn_pool.pos_embed" => web.tensor("resampler.query"),
+        "transformer.visual.proj" => Ok(transposed(&web.tensor("resampler.proj.weight")?, shape[0])),
+        "transformer.wte.weight" => web.tensor("decoder.embedding.weight"),
+        "transformer.ln_f.weight" => web.tensor("decoder.norm.weight"),
+        "lm_head.weight" => web.tensor("head.weight"),
+        _ => match module {
+            "transformer.visual.ln_pre" => get("vision.ln_pre"),
+            "transformer.visual.ln_post" => get("resampler.ln_post"),
+            "transformer.visual.attn_pool.kv_proj" => get("resampler.kv_proj"),
+            "transformer.visual.attn_pool.ln_kv" => get("resampler.ln_kv"),
+            "transformer.visual.attn_pool.attn.out_proj" => get("resampler.attn.out"),
+            "transformer.visual.attn_pool.attn" => {
+                let leaf = leaf.strip_prefix("in_proj_").context("a stacked projection")?;
+                let thirds: Result<Vec<_>> =
+                    ["q", "k", "v"].iter().map(|part| web.tensor(&format!("resampler.attn.{part}.{leaf}"))).collect();
+                Ok(thirds?.concat())
+            }
+            // `query` and `ln_q`.
+            _ => Ok(vec![0.0; shape.iter().product()]),
+        },
+    }
+}
+
+/// `[all q; all k; all v]` → `[q, k, v of head 0; q, k, v of head 1; …]`, of any row width.
+fn per_head(stacked: &[f32], heads: usize) -> Vec<f32> {
+    let block = stacked.len() / (3 * heads);
+    let places = (0..heads).flat_map(|head| (0..3).map(move |part| part * heads + head));
+    places.flat_map(|place| stacked[place * block..][..block].iter().copied()).collect()
+}
+
+/// Rows `first`, `first + 2`, ….
+fn every_second(rows: &[f32], cols: usize, first: usize) -> Vec<f32> {
+    rows.chunks_exact(cols).skip(first).step_by(2).flatten().copied().collect()
+}
+
+/// `[rows, cols]` → `[cols, rows]`.
+fn transposed(matrix: &[f32], cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|col| matrix.iter().skip(col).step_by(cols).copied()).collect()
+}
