@@ -59,13 +59,13 @@ pub struct Encoded {
 pub const PICTURE_NAMES: [&str; 2] = ["1.png", "2.png"];
 /// How often each of the seven tasks is asked in stage 2.
 const TASKS: [(Task, f32); 7] = [
-    (Task::Vqa, 0.42),
-    (Task::Referring, 0.16),
-    (Task::Caption, 0.1),
-    (Task::GroundedCaption, 0.1),
-    (Task::OcrVqa, 0.1),
-    (Task::RegionCaption, 0.07),
-    (Task::Ocr, 0.05),
+    (Task::Vqa, 0.5),
+    (Task::Referring, 0.18),
+    (Task::Caption, 0.06),
+    (Task::GroundedCaption, 0.05),
+    (Task::OcrVqa, 0.14),
+    (Task::RegionCaption, 0.04),
+    (Task::Ocr, 0.03),
 ];
 
 impl Sample {
@@ -248,7 +248,7 @@ impl World {
         match random.weighted(&[0.76, 0.12, 0.12]) {
             0 => {
                 let (scene, drawn) = self.scene(split, random);
-                let count = random.range(&self.questions_per_picture);
+                let count = random.range(&self.turns);
                 for (turn, question) in self.questions(&scene, count, random).into_iter().enumerate() {
                     turns.push((if turn == 0 { picture(0) } else { String::new() }, question));
                 }

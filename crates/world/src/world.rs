@@ -58,8 +58,11 @@ pub struct World {
     pub background_colors: Vec<usize>,
     /// Part of the captions and questions that are Chinese.
     pub chinese: f32,
-    /// Questions about one picture in one sample.
+    /// Questions about one picture in one sample of multi-task pre-training. Where it is more than one, later answers can be copied from
+    /// what was said before instead of seen: nano, given three to six, learned to do that.
     pub questions_per_picture: RangeInclusive<usize>,
+    /// Questions about one picture in one dialogue.
+    pub turns: RangeInclusive<usize>,
     /// Part of the pictures that are bar charts.
     pub charts: f32,
 }
@@ -95,7 +98,8 @@ impl World {
             backgrounds: vec![Background::Plain, Background::Plain, Background::Gradient],
             background_colors: (0..4).collect(),
             chinese: 0.15,
-            questions_per_picture: 3..=6,
+            questions_per_picture: 1..=1,
+            turns: 2..=5,
             charts: 0.0,
         }
     }

@@ -168,7 +168,8 @@ fn a_chat_is_encoded_as_the_chat_template_does() {
 fn a_limit_leaves_whole_questions() {
     let tokenizer = tokenizer(QUERIES).unwrap();
     let end = tokenizer.special().endoftext;
-    for sample in World::small().samples(Split::Train, Stage::Multitask, 1).take(200) {
+    let world = World { questions_per_picture: 3..=6, ..World::small() };
+    for sample in world.samples(Split::Train, Stage::Multitask, 1).take(200) {
         let whole = sample.encode(&tokenizer).unwrap();
         let cut = sample.encode_within(&tokenizer, 80).unwrap();
         assert_eq!(cut.ids[..], whole.ids[..cut.ids.len()]);
