@@ -169,7 +169,8 @@ fn parts(args: &EvalArgs) -> Result<Vec<Part>> {
 fn part(args: &EvalArgs, entry: &SuiteEntry, folder: &Path) -> Result<Part> {
     let path = folder.join(&entry.data);
     let text = read(&path)?;
-    let annotations = args.annotations.as_ref().map(|path| Ok::<_, anyhow::Error>((path.display().to_string(), read(path)?))).transpose()?;
+    let annotations =
+        args.annotations.as_ref().map(|path| Ok::<_, anyhow::Error>((path.display().to_string(), read(path)?))).transpose()?;
     let annotated = annotations.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
     let mut items = read_items(entry.task, &path.display().to_string(), &text, annotated)?;
     items.truncate(args.limit.unwrap_or(usize::MAX));
@@ -230,7 +231,8 @@ fn evaluate(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Resul
             let prediction = match known.remove(&item.id) {
                 Some(prediction) => prediction,
                 None => {
-                    let made = predict(&mut engine, item, part, chat(part)).with_context(|| format!("{}: question `{}`", part.name, item.id))?;
+                    let made =
+                        predict(&mut engine, item, part, chat(part)).with_context(|| format!("{}: question `{}`", part.name, item.id))?;
                     if let Some((path, file)) = &mut file {
                         let line = format!("{}\n", serde_json::to_string(&made)?);
                         file.write_all(line.as_bytes()).with_context(|| format!("writing `{}`", path.display()))?;
@@ -290,7 +292,10 @@ fn resume(path: &Path, header: &Header) -> Result<(HashMap<String, Prediction>, 
             if index == 0 {
                 let found: Header = serde_json::from_str(line).with_context(what)?;
                 let path = path.display();
-                ensure!(found == *header, "`{path}` has answers of another model, data file or prompt: delete it or give another `--predictions`");
+                ensure!(
+                    found == *header,
+                    "`{path}` has answers of another model, data file or prompt: delete it or give another `--predictions`"
+                );
             } else {
                 let prediction: Prediction = serde_json::from_str(line).with_context(what)?;
                 known.insert(prediction.id.clone(), prediction);
@@ -402,18 +407,16 @@ fn print_table(parts: &[Part], columns: &[(String, Vec<BTreeMap<String, Score>>)
 }
 
 fn print_json(parts: &[Part], columns: &[(String, Vec<BTreeMap<String, Score>>)]) -> Result<()> {
-    let number = |scale: f64, score: &Score| json!({ "n": score.count, "original": score.original * scale, "corrected": score.corrected * scale });
+    let number =
+        |scale: f64, score: &Score| json!({ "n": score.count, "original": score.original * scale, "corrected": score.corrected * scale });
     let mut models = serde_json::Map::new();
     for (name, scores) in columns {
         let mut tasks = serde_json::Map::new();
         for (part, groups) in parts.iter().zip(scores) {
             let (metric, scale) = part.task.metric();
             let all = groups.get("").copied().unwrap_or_default();
-            let kinds: serde_json::Map<_, _> = groups
-                .iter()
-                .filter(|(group, _)| !group.is_empty())
-                .map(|(group, score)| (group.clone(), number(scale, score)))
-                .collect();
+            let kinds: serde_json::Map<_, _> =
+                groups.iter().filter(|(group, _)| !group.is_empty()).map(|(group, score)| (group.clone(), number(scale, score))).collect();
             let mut value = number(scale, &all);
             value["metric"] = json!(metric);
             value["kinds"] = json!(kinds);
