@@ -1,11 +1,12 @@
 //! `quantize SOURCE... OUT`: the command line over the library.
 
 use anyhow::{Context, Result, ensure};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use quantize::source::Input;
 use quantize::{Event, Options, Rule, SchemeName, Summary};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Convert a Qwen-VL checkpoint into a web checkpoint.
@@ -26,12 +27,11 @@ struct Arguments {
 
 #[derive(Args)]
 struct Convert {
-    /// Hugging Face folder, or its files one by one: config.json, qwen.tiktoken, and weights as safetensors (GPTQ Int4 too) or
-    /// pytorch_model*.bin; where there are, their index, generation_config.json, quantize_config.json, LICENSE, NOTICE
-    #[arg(required = true)]
-    source: Vec<PathBuf>,
-    /// Folder to make; it appears when it is whole
-    out: PathBuf,
+    /// The source: a Hugging Face folder, or its files one by one: config.json, qwen.tiktoken, and weights as safetensors (GPTQ Int4 too)
+    /// or pytorch_model*.bin; where there are, their index, generation_config.json, quantize_config.json, LICENSE, NOTICE.
+    /// The last path is the folder to make; it appears when it is whole
+    #[arg(required = true, value_name = "SOURCE... OUT")]
+    paths: Vec<PathBuf>,
     /// How matrices are stored
     #[arg(long, value_enum, default_value = "q4")]
     scheme: SchemeName,
@@ -87,11 +87,9 @@ enum Command {
     },
     /// Compare the weights of a web checkpoint with those of its source
     Report {
-        /// The Hugging Face folder, or its files one by one
-        #[arg(required = true)]
-        source: Vec<PathBuf>,
-        /// The web checkpoint made from it
-        dir: PathBuf,
+        /// The source, as for a conversion, and then the web checkpoint made from it
+        #[arg(required = true, value_name = "SOURCE... DIR")]
+        paths: Vec<PathBuf>,
         /// Print one JSON object on stdout
         #[arg(long)]
         json: bool,
@@ -116,6 +114,14 @@ fn main() -> ExitCode {
     })
 }
 
+/// The sources and the folder after them. (As two arguments, options between the paths would end the first.)
+fn split_paths(paths: &[PathBuf]) -> (&[PathBuf], &Path) {
+    match paths {
+        [source @ .., last] if !source.is_empty() => (source, last),
+        _ => Arguments::command().error(ErrorKind::TooFewValues, "a source and a folder are needed").exit(),
+    }
+}
+
 /// Draws on stderr, and nothing where that is no terminal.
 fn progress() -> impl FnMut(Event) {
     let template = "{wide_bar} {percent}% {human_pos}/{human_len} weights, {per_sec}, {eta} left {msg}";
@@ -134,8 +140,8 @@ fn progress() -> impl FnMut(Event) {
 }
 
 fn run_convert(arguments: Convert) -> Result<ExitCode> {
-    let mut options =
-        Options::of(Input::from_paths(&arguments.source)?, &arguments.out).scheme(arguments.scheme).group_size(arguments.group_size)?;
+    let (source, out) = split_paths(&arguments.paths);
+    let mut options = Options::of(Input::from_paths(source)?, out).scheme(arguments.scheme).group_size(arguments.group_size)?;
     options.rules.extend(arguments.vision.map(|scheme| Rule { module: "vision".to_owned(), scheme }));
     options.rules.extend(arguments.keep);
     options.dry_run = arguments.dry_run;
@@ -151,7 +157,7 @@ fn run_convert(arguments: Convert) -> Result<ExitCode> {
     options.write.shard_bytes = Some((arguments.shard_size * f64::from(1 << 20)) as u64);
 
     let summary = quantize::convert(&options, &mut progress()).inspect_err(|_| {
-        if let Ok(partial) = quantize::partial_path(&arguments.out)
+        if let Ok(partial) = quantize::partial_path(out)
             && partial.exists()
         {
             eprintln!("what is done so far is in {}: --resume with the same options goes on from there", partial.display());
@@ -212,8 +218,9 @@ fn run(command: Command) -> Result<ExitCode> {
             }
             return Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Report { source, dir, json } => {
-            let report = quantize::report(&Input::from_paths(&source)?, &dir, &mut progress())?;
+        Command::Report { paths, json } => {
+            let (source, dir) = split_paths(&paths);
+            let report = quantize::report(&Input::from_paths(source)?, dir, &mut progress())?;
             if json {
                 println!("{}", serde_json::to_string(&report).context("can not write JSON")?);
                 return Ok(ExitCode::SUCCESS);

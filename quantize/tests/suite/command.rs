@@ -40,7 +40,14 @@ fn exit_codes_and_streams() {
     let failed = run(&[source, out]);
     assert_eq!(failed.status.code(), Some(1));
     assert!(text(&failed.stderr).starts_with("error: ") && text(&failed.stderr).contains("--force"));
-    for wrong in [vec![], vec![source], vec![source, out, "--scheme", "q5"], vec![source, out, "--keep", "head"], vec!["inspect"]] {
+    for wrong in [
+        vec![],
+        vec![source],
+        vec![source, out, "--scheme", "q5"],
+        vec![source, out, "--keep", "head"],
+        vec!["inspect"],
+        vec!["report", source],
+    ] {
         assert_eq!(run(&wrong).status.code(), Some(2), "{wrong:?}");
     }
     for wrong in [["--group-size", "48"], ["--shard-size", "65"], ["--shard-size", "0"]] {
@@ -58,6 +65,8 @@ fn a_dry_run_knows_the_sizes() {
     let arguments = [source, out, "--json", "--vision", "q8", "--keep", "lm_head=f16"];
     let dry = run(&[arguments.as_slice(), &["--dry-run"]].concat());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a dry run wrote something");
+    let between = run(&[&[source, "--vision", "q8", out], &arguments[2..3], &arguments[5..], &["--dry-run"]].concat());
+    assert_eq!(text(&between.stdout), text(&dry.stdout), "options between the paths: {}", text(&between.stderr));
     let real = run(&arguments);
     assert!(dry.status.success() && real.status.success());
     assert_eq!(text(&dry.stdout), text(&real.stdout));
