@@ -228,11 +228,15 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
   const player = Object.assign(document.createElement("video"), { muted: true, preload: "auto", crossOrigin: "anonymous" });
   try {
     await arrival(player, "loadeddata", signal, () => (player.src = url));
-    if (!Number.isFinite(player.duration))
-      await arrival(player, "durationchange", signal, () => (player.currentTime = Number.MAX_SAFE_INTEGER));
+    const seek = async (time: number) => {
+      await arrival(player, "seeked", signal, () => (player.currentTime = time));
+      if (player.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) await arrival(player, "canplay", signal);
+    };
+    // What a recorder has written tells its length only at its end.
+    if (!Number.isFinite(player.duration)) await arrival(player, "seeked", signal, () => (player.currentTime = Number.MAX_SAFE_INTEGER));
     const frames: ImageBitmap[] = [];
     for (let frame = 0; frame < count; frame++) {
-      await arrival(player, "seeked", signal, () => (player.currentTime = ((frame + 0.5) / count) * player.duration));
+      await seek(((frame + 0.5) / count) * player.duration);
       frames.push(await createImageBitmap(player, EXACT));
     }
     return frames;
@@ -247,7 +251,7 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
   }
 }
 
-function arrival(player: HTMLVideoElement, event: string, signal: AbortSignal | undefined, start: () => void): Promise<void> {
+function arrival(player: HTMLVideoElement, event: string, signal?: AbortSignal, start?: () => void): Promise<void> {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
     const over = new AbortController();
@@ -269,6 +273,6 @@ function arrival(player: HTMLVideoElement, event: string, signal: AbortSignal | 
       end(() => reject(signal.reason)),
       listening,
     );
-    start();
+    start?.();
   });
 }
