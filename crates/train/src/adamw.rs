@@ -92,6 +92,30 @@ impl AdamW {
     }
 }
 
+/// Gradients of the tensors that require them, by name.
+#[cfg(test)]
+pub fn gradients_by_name(model: &QwenVl, gradients: &mut Gradients) -> std::collections::BTreeMap<String, Vec<f32>> {
+    struct Reader<'a>(Vec<String>, &'a mut Gradients, std::collections::BTreeMap<String, Vec<f32>>);
+    impl ModuleVisitor for Reader<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad_remove(self.1) {
+                self.2.insert(self.0.join("."), gradient.to_data().try_to_vec::<f32>().expect("gradients are f32"));
+            }
+        }
+    }
+    let mut reader = Reader(vec![], gradients, Default::default());
+    model.visit(&mut reader);
+    reader.2
+}
+
 /// Norms, biases and tables are not pulled towards zero.
 fn decays(name: &str, dimensions: usize) -> bool {
     dimensions > 1 && !name.ends_with("positional_embedding") && !name.ends_with("query")

@@ -264,4 +264,38 @@ mod tests {
         // Decoder, tower, resampler, its sines.
         assert_eq!(trained, [[yes, no, no, no], [no, yes, yes, no], [yes, yes, yes, no], [yes, no, yes, no]]);
     }
+
+    /// The loss falls along each tensor's gradient as fast as the gradient says: burn's derivatives of every operation in the graph.
+    #[test]
+    fn gradients_agree_with_differences() {
+        let recipe = short();
+        let stage = StageRecipe { rows: 1, ..recipe.stages[2].clone() };
+        let config = recipe.config(stage.image_size).unwrap();
+        let device = Device::flex().autodiff();
+        let weights = initial::weights(&config, 5);
+        let tables = Tables::new(&config, &stage, &device);
+        let batch = Packer::new(&recipe, &stage, Split::Train, 0).unwrap().next_batch().unwrap();
+        let model = |weights: &Weights| QwenVl::zeros(&config, &device).load(weights.clone()).unwrap();
+        let loss = |weights: &Weights| f64::from(tables.loss(&model(weights), &batch).into_scalar::<f32>());
+
+        let (_, trained) = AdamW::new(model(&weights), |name| stage.trains(name).then_some(1.0), None);
+        let gradients = crate::adamw::gradients_by_name(&trained, &mut tables.loss(&trained, &batch).backward());
+        for (name, gradient) in gradients {
+            let square: f64 = gradient.iter().map(|value| f64::from(*value).powi(2)).sum();
+            // Biases of keys have none: a softmax does not see what is added to all its scores.
+            if square < 1e-8 {
+                continue;
+            }
+            // A step that should move the loss by 2e-3 each way.
+            let step = (2e-3 / square).min(0.05 / square.sqrt());
+            let moved = |sign: f64| {
+                let mut moved = weights.clone();
+                let values = &mut moved.get_mut(&name).unwrap().values;
+                values.iter_mut().zip(&gradient).for_each(|(value, by)| *value += (sign * step * f64::from(*by)) as f32);
+                loss(&moved)
+            };
+            let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
+            assert!((slope / square - 1.0).abs() < 0.05, "{name}: the loss moves by {slope:e}, the gradient says {square:e}");
+        }
+    }
 }
