@@ -80,6 +80,14 @@ pub struct Gpu {
     lost: Arc<MapSlot>,
 }
 
+/// Bytes on their way back from the GPU.
+pub struct PendingRead {
+    staging: wgpu::Buffer,
+    mapped: Arc<MapSlot>,
+    #[cfg(not(target_arch = "wasm32"))]
+    submission: wgpu::SubmissionIndex,
+}
+
 /// f32 rows on the GPU: `[rows, cols]`, each row padded with zeros to `stride` values.
 #[derive(Debug, Clone)]
 pub struct Activation {
@@ -204,9 +212,14 @@ impl Gpu {
         }
     }
 
+    /// What [`Self::storage`] allocates for `bytes`: whole vectors, at least one.
+    pub fn storage_bytes(bytes: u64) -> u64 {
+        bytes.next_multiple_of(16).max(16)
+    }
+
     /// A zeroed storage buffer of `bytes`, rounded up to 16.
     pub fn storage(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
-        let bytes = bytes.next_multiple_of(16).max(16);
+        let bytes = Self::storage_bytes(bytes);
         let limits = self.device.limits();
         let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         if bytes > limit {
@@ -253,6 +266,11 @@ impl Gpu {
 
     /// Reads bytes back: waits for all work submitted so far.
     pub async fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>, GpuError> {
+        self.finish_read(self.begin_read(buffer, offset, bytes)).await
+    }
+
+    /// Submits a copy of bytes for [`Self::finish_read`]. Work that is submitted later is not waited for.
+    pub fn begin_read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> PendingRead {
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read-back"),
             size: bytes,
@@ -261,16 +279,26 @@ impl Gpu {
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
-        self.queue.submit([encoder.finish()]);
-
+        let _submission = self.queue.submit([encoder.finish()]);
         let mapped: Arc<MapSlot> = Arc::default();
         staging.map_async(wgpu::MapMode::Read, .., {
             let mapped = mapped.clone();
             move |result| mapped.fill(result.map_err(|error| error.to_string()))
         });
-        // In a browser this does nothing and the callback comes from the event loop; natively it waits here.
+        PendingRead {
+            staging,
+            mapped,
+            #[cfg(not(target_arch = "wasm32"))]
+            submission: _submission,
+        }
+    }
+
+    /// The bytes of [`Self::begin_read`], once they are there.
+    pub async fn finish_read(&self, read: PendingRead) -> Result<Vec<u8>, GpuError> {
+        let PendingRead { staging, mapped, .. } = &read;
+        // In a browser the callback comes from the event loop; natively somebody has to wait for the device.
         #[cfg(not(target_arch = "wasm32"))]
-        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+        if let Err(error) = self.device.poll(wgpu::PollType::Wait { submission_index: Some(read.submission.clone()), timeout: None }) {
             self.check()?;
             return Err(GpuError::DeviceLost { reason: error.to_string() });
         }

@@ -15,12 +15,15 @@ pub mod attention;
 mod dispatch;
 pub mod embedding;
 mod gpu;
+mod kv;
 pub mod matmul;
 pub mod norm;
 pub mod rotary;
+pub mod sample;
 mod unroll;
 mod weight;
 
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
-pub use gpu::{Activation, Gpu, GpuError, GpuOptions};
+pub use gpu::{Activation, Gpu, GpuError, GpuOptions, PendingRead};
+pub use kv::{KvCache, KvFormat};
 pub use weight::{Weight, WeightPart};

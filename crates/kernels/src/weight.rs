@@ -63,7 +63,8 @@ impl Weight {
         })
     }
 
-    /// WGSL that declares this weight at bindings `binding` and `binding + 1` and defines `load_block(row, block)`.
+    /// WGSL that declares this weight at bindings `binding` and `binding + 1` and defines `load_block(row, block)`
+    /// and `block_dot(row, block, x0 … x7)`.
     pub(crate) fn wgsl(&self, binding: u32) -> String {
         let (name, source, group_size) = match self.scheme {
             Scheme::F32 => ("f32", include_str!("weight_f32.wgsl"), 32),
@@ -84,6 +85,9 @@ impl Weight {
             wgsl += include_str!("weight_scale.wgsl");
         }
         wgsl += source;
+        if !matches!(self.scheme, Scheme::Q4 { .. } | Scheme::Int4 { .. }) {
+            wgsl += include_str!("weight_dot.wgsl");
+        }
         wgsl
     }
 }

@@ -2,7 +2,7 @@
 // EVEN: a nibble n stands for t = n - 8 scales (int4). Otherwise (q4) for floor(t * (10.75 + 0.078125 t^2) + 0.5), the format's Q4_VALUES;
 // every step of that is exact in f32.
 fn values(nibbles: u32) -> vec4<f32> {
-  let t = vec4<f32>(unpack4xU8(nibbles & 0x0f0f0f0fu)) - 8.0;
+  let t = vec4<f32>(unpack4xU8(nibbles)) - 8.0;
   if (EVEN) {
     return t;
   }
@@ -11,8 +11,23 @@ fn values(nibbles: u32) -> vec4<f32> {
 
 fn load_block(row: u32, block: u32, blocks: u32) -> array<vec4<f32>, 8> {
   let codes = weight_data[row * blocks + block];
+  let low = codes & vec4<u32>(0x0f0f0f0fu);
+  let high = (codes >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
   let scale = block_scale(row, block, blocks);
   return array<vec4<f32>, 8>(
-    values(codes.x) * scale, values(codes.x >> 4u) * scale, values(codes.y) * scale, values(codes.y >> 4u) * scale,
-    values(codes.z) * scale, values(codes.z >> 4u) * scale, values(codes.w) * scale, values(codes.w >> 4u) * scale);
+    values(low.x) * scale, values(high.x) * scale, values(low.y) * scale, values(high.y) * scale,
+    values(low.z) * scale, values(high.z) * scale, values(low.w) * scale, values(high.w) * scale);
+}
+
+// Inner product of a block with eight vectors. The scale is multiplied once.
+fn block_dot(
+  row: u32, block: u32, blocks: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>,
+  x6: vec4<f32>, x7: vec4<f32>
+) -> f32 {
+  let codes = weight_data[row * blocks + block];
+  let low = codes & vec4<u32>(0x0f0f0f0fu);
+  let high = (codes >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+  let sum = values(low.x) * x0 + values(high.x) * x1 + values(low.y) * x2 + values(high.y) * x3
+    + values(low.z) * x4 + values(high.z) * x5 + values(low.w) * x6 + values(high.w) * x7;
+  return (sum.x + sum.y + sum.z + sum.w) * block_scale(row, block, blocks);
 }

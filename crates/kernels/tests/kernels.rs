@@ -5,11 +5,14 @@
 
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::{EncodedRows, decode_rows, encode_rows};
-use qwen_vl_kernels::attention::{self, Attention, Heads};
+use qwen_vl_kernels::attention::{self, Attention, Heads, Source};
 use qwen_vl_kernels::matmul::{self, Epilogue, Product};
 use qwen_vl_kernels::norm::{self, Norm};
 use qwen_vl_kernels::rotary::{self, PositionTables};
-use qwen_vl_kernels::{Activation, Dispatch, Gpu, GpuOptions, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode};
+use qwen_vl_kernels::sample::{self, Draw, DrawBuffer};
+use qwen_vl_kernels::{
+    Activation, Dispatch, Gpu, GpuOptions, KvCache, KvFormat, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode,
+};
 use qwen_vl_testkit::closeness::{assert_close, noise};
 
 const SCHEMES: [Scheme; 9] = [
@@ -200,8 +203,8 @@ fn attention_matches_oracle() {
         let heads_of = |rows| Heads { rows, first_col: 0 };
         let launch = Attention {
             queries: heads_of(&q_rows),
-            keys: heads_of(&k_rows),
-            values: heads_of(&v_rows),
+            keys: heads_of(&k_rows).into(),
+            values: heads_of(&v_rows).into(),
             output: &output,
             heads,
             head_dim,
@@ -236,43 +239,107 @@ fn attention_reads_slices_of_one_buffer() {
     let qkv_rows = rows(&gpu, m, 3 * width, &qkv);
     let output = gpu.activation("out", m, width).unwrap();
     let heads_at = |third: usize| Heads { rows: &qkv_rows, first_col: third * width };
-    let launch =
-        Attention { queries: heads_at(0), keys: heads_at(1), values: heads_at(2), output: &output, heads, head_dim, causal: false };
+    let launch = Attention {
+        queries: heads_at(0),
+        keys: heads_at(1).into(),
+        values: heads_at(2).into(),
+        output: &output,
+        heads,
+        head_dim,
+        causal: false,
+    };
     step.write(&gpu, m, 0, m);
     run(&gpu, &[attention::attention(&gpu, &step, launch)], m);
     assert_close(&read(&gpu, &output, m), &want, 4.0 * 32.0 * 5.0 * f32::EPSILON, "qkv in one buffer");
     assert_padding_zero(&gpu, &output, "qkv in one buffer");
 }
 
+/// What a format loses of a value: half of its last place, relative to itself (f16) or to the largest of its head (8 bits).
+fn format_error(format: KvFormat, largest: f32) -> f32 {
+    match format {
+        KvFormat::F32 => 0.0,
+        KvFormat::F16 => largest * f32::powi(2.0, -11),
+        KvFormat::Q8 => largest / 127.0 * 0.501,
+    }
+}
+
+const KV_FORMATS: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8];
+
 #[test]
-fn rotary_matches_oracle() {
+fn rotary_matches_oracle_in_every_format_of_the_cache() {
     let gpu = gpu();
     let step = StepBuffer::new(&gpu);
-    let (m, start, context, heads, head_dim) = (5, 3, 16, 2, 32);
-    let hidden = heads * head_dim;
-    let qkv = noise(3, m * 3 * hidden);
-    let angles: Vec<[f32; 2]> = (0..context * head_dim / 2).map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
-    let logn: Vec<f32> = (0..context).map(|i| 1.0 + 0.1 * i as f32).collect();
-    let tables = PositionTables { angles: vector(&gpu, bytemuck::cast_slice(&angles)), logn: vector(&gpu, &logn) };
-    let qkv_rows = rows(&gpu, m, 3 * hidden, &qkv);
-    let (keys, values) = (gpu.activation("keys", context, hidden).unwrap(), gpu.activation("values", context, hidden).unwrap());
-    step.write(&gpu, m, start, start + m);
-    run(&gpu, &[rotary::rotary(&gpu, &step, &tables, &qkv_rows, &keys, &values, heads)], m);
-    let (got, got_keys, got_values) = (read(&gpu, &qkv_rows, m), read(&gpu, &keys, context), read(&gpu, &values, context));
-    let bound = 8.0 * 8.0 * f32::EPSILON;
-    for row in 0..m {
-        let position = start + row;
-        let turns = &angles[position * head_dim / 2..][..head_dim / 2];
-        let of = |third: usize| qkv[(row * 3 + third) * hidden..][..hidden].to_vec();
-        let (mut q, mut k, v) = (of(0), of(1), of(2));
-        rotary::oracle::turn(&mut q, turns, logn[position]);
-        rotary::oracle::turn(&mut k, turns, 1.0);
-        assert_close(&got[row * 3 * hidden..][..hidden], &q, bound, "queries");
-        assert_close(&got_keys[position * hidden..][..hidden], &k, bound, "keys");
-        assert_eq!(&got_values[position * hidden..][..hidden], &v[..], "values");
+    for ((heads, head_dim), format) in [(2, 32), (3, 24)].into_iter().flat_map(|shape| KV_FORMATS.map(|format| (shape, format))) {
+        let (m, start, context) = (5, 3, 16);
+        let hidden = heads * head_dim;
+        let qkv = noise(3, m * 3 * hidden);
+        let angles: Vec<[f32; 2]> = (0..context * head_dim / 2).map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
+        let logn: Vec<f32> = (0..context).map(|i| 1.0 + 0.1 * i as f32).collect();
+        let tables = PositionTables { angles: vector(&gpu, bytemuck::cast_slice(&angles)), logn: vector(&gpu, &logn) };
+        let qkv_rows = rows(&gpu, m, 3 * hidden, &qkv);
+        let cache = || KvCache::new(&gpu, "cache", context, heads, head_dim, format).unwrap();
+        let (keys, values) = (cache(), cache());
+        step.write(&gpu, m, start, start + m);
+        run(&gpu, &[rotary::rotary(&gpu, &step, &tables, &qkv_rows, &keys, &values)], m);
+        let got = read(&gpu, &qkv_rows, m);
+        let of_cache = |cache: &KvCache| pollster::block_on(cache.read(&gpu, context)).unwrap();
+        let (got_keys, got_values) = (of_cache(&keys), of_cache(&values));
+        let bound = 8.0 * 8.0 * f32::EPSILON;
+        for row in 0..m {
+            let position = start + row;
+            let turns = &angles[position * head_dim / 2..][..head_dim / 2];
+            let of = |third: usize| qkv[(row * 3 + third) * hidden..][..hidden].to_vec();
+            let (mut q, mut k, v) = (of(0), of(1), of(2));
+            rotary::oracle::turn(&mut q, turns, logn[position]);
+            rotary::oracle::turn(&mut k, turns, 1.0);
+            let what = format!("{format:?}, {heads} heads of {head_dim}");
+            let largest = |values: &[f32]| values.iter().map(|value| value.abs()).fold(0.0, f32::max);
+            assert_close(&got[row * 3 * hidden..][..hidden], &q, bound, &what);
+            assert_close(&got_keys[position * hidden..][..hidden], &k, bound + format_error(format, largest(&k)), &what);
+            assert_close(&got_values[position * hidden..][..hidden], &v, format_error(format, largest(&v)), &what);
+        }
+        let outside = |values: &[f32]| values[..start * hidden].iter().chain(&values[(start + m) * hidden..]).all(|value| *value == 0.0);
+        assert!(outside(&got_keys) && outside(&got_values), "other positions of the cache were written");
     }
-    let outside = |values: &[f32]| values[..start * hidden].iter().chain(&values[(start + m) * hidden..]).all(|value| *value == 0.0);
-    assert!(outside(&got_keys) && outside(&got_values), "other positions of the cache were written");
+}
+
+#[test]
+fn attention_reads_every_format_of_the_cache() {
+    let gpu = gpu();
+    let step = StepBuffer::new(&gpu);
+    let (m, heads, head_dim, context) = (40, 2, 32, 48);
+    let hidden = heads * head_dim;
+    let no_turn: Vec<[f32; 2]> = vec![[1.0, 0.0]; context * head_dim / 2];
+    let tables = PositionTables { angles: vector(&gpu, bytemuck::cast_slice(&no_turn)), logn: vector(&gpu, &vec![1.0; context]) };
+    for format in KV_FORMATS {
+        let qkv = noise(3, m * 3 * hidden);
+        let qkv_rows = rows(&gpu, m, 3 * hidden, &qkv);
+        let cache = || KvCache::new(&gpu, "cache", context, heads, head_dim, format).unwrap();
+        let (keys, values) = (cache(), cache());
+        let (output, decoded) = (gpu.activation("out", m, hidden).unwrap(), gpu.activation("out", 1, hidden).unwrap());
+        let queries = rows(&gpu, m, hidden, &noise(5, m * hidden));
+        let launch = Attention {
+            queries: Heads { rows: &queries, first_col: 0 },
+            keys: Source::Cache(&keys),
+            values: Source::Cache(&values),
+            output: &output,
+            heads,
+            head_dim,
+            causal: true,
+        };
+        step.write(&gpu, m, 0, m);
+        run(&gpu, &[rotary::rotary(&gpu, &step, &tables, &qkv_rows, &keys, &values), attention::attention(&gpu, &step, launch)], m);
+        // Of what the cache really holds.
+        let of_cache = |cache: &KvCache| pollster::block_on(cache.read(&gpu, m)).unwrap();
+        let want = attention::oracle::attention(&noise(5, m * hidden), &of_cache(&keys), &of_cache(&values), heads, head_dim, Some(0));
+        let bound = 4.0 * (32.0 * 5.0 * f32::EPSILON + 64.0 * f32::EPSILON);
+        assert_close(&read(&gpu, &output, m), &want, bound, &format!("{format:?}"));
+        let last = rows(&gpu, 1, hidden, &noise(5, m * hidden)[(m - 1) * hidden..]);
+        let launch = Attention { queries: Heads { rows: &last, first_col: 0 }, output: &decoded, ..launch };
+        step.write(&gpu, 1, m - 1, m);
+        run(&gpu, &[attention::attention_decode(&gpu, &step, launch)], 1);
+        assert_close(&read(&gpu, &decoded, 1), &want[(m - 1) * hidden..], bound, &format!("decode, {format:?}"));
+    }
 }
 
 #[test]
@@ -325,6 +392,60 @@ fn argmax_finds_the_first_largest_and_reports_broken_logits() {
         logits[1234] = broken;
         assert_eq!(find(&logits), argmax::NOT_FINITE, "{broken}");
     }
+}
+
+/// The tokens that a draw may give and their probabilities, the likeliest first, by sorting.
+fn kept(logits: &[f32], draw: Draw) -> Vec<(u32, f64)> {
+    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let weight = |logit: &f32| f64::from((logit - largest) / draw.temperature).exp();
+    let mut tokens: Vec<(u32, f64)> = (0..).zip(logits.iter().map(weight)).collect();
+    tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    tokens.truncate(if draw.top_k == 0 { logits.len() } else { draw.top_k as usize });
+    let total: f64 = tokens.iter().map(|(_, weight)| weight).sum();
+    let mut before = 0.0;
+    tokens.retain(|(_, weight)| {
+        let stays = before == 0.0 || before < f64::from(draw.top_p) * total;
+        before += weight;
+        stays
+    });
+    tokens
+}
+
+#[test]
+fn draws_come_from_the_likeliest_tokens_in_their_proportions() {
+    let gpu = gpu();
+    let token = gpu.storage("token", 4).unwrap();
+    let buffer = DrawBuffer::new(&gpu);
+    let mut equals = noise(7, 1000);
+    equals.iter_mut().step_by(3).for_each(|logit| *logit = 2.5);
+    for (name, logits) in [("noise", noise(3, 4099)), ("few", noise(5, 3)), ("equals", equals)] {
+        let input = rows(&gpu, 1, logits.len(), &logits);
+        let launch = [sample::sample(&gpu, &input, &buffer, &token)];
+        let run_draw = |draw| {
+            buffer.write(&gpu, draw);
+            run(&gpu, &launch, 1);
+            u32::from_le_bytes(pollster::block_on(gpu.read(&token, 0, 4)).unwrap().try_into().unwrap())
+        };
+        for (temperature, top_k, top_p) in
+            [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.0, 0, 0.3), (1.3, 40, 0.8), (1e-6, 0, 0.9), (1.0, 1, 1.0), (1.0, 0, 0.0)]
+        {
+            let what = format!("{name}, temperature {temperature}, top-k {top_k}, top-p {top_p}");
+            let options = Draw { temperature, top_p, top_k, random: 0.0 };
+            let want = kept(&logits, options);
+            let total: f64 = want.iter().map(|(_, weight)| weight).sum();
+            let draws: Vec<u32> = (0..64).map(|i| run_draw(Draw { random: (i as f32 + 0.5) / 64.0, ..options })).collect();
+            assert!(draws.iter().all(|id| want.iter().any(|(token, _)| token == id)), "{what}: {draws:?}");
+            // Random numbers that are spread evenly draw each token as often as is its due, but for one at either end.
+            for (id, weight) in &want {
+                let (due, found) = (64.0 * weight / total, draws.iter().filter(|draw| *draw == id).count() as f64);
+                assert!((found - due).abs() <= 1.0 + 1e-3, "{what}: token {id} was drawn {found} times, its due is {due}");
+            }
+        }
+    }
+    let broken = rows(&gpu, 1, 3, &[0.0, f32::NAN, 1.0]);
+    buffer.write(&gpu, Draw { temperature: 1.0, top_p: 1.0, top_k: 0, random: 0.5 });
+    run(&gpu, &[sample::sample(&gpu, &broken, &buffer, &token)], 1);
+    assert_eq!(pollster::block_on(gpu.read(&token, 0, 4)).unwrap(), argmax::NOT_FINITE.to_le_bytes());
 }
 
 #[test]

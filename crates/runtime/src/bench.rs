@@ -217,7 +217,8 @@ impl<'a> Bench<'a> {
                 let buffer = |rows| self.gpu.activation("bench.attention", rows, heads * head_dim);
                 let (q, k, v, output) = (buffer(rows)?, buffer(keys)?, buffer(keys)?, buffer(rows)?);
                 let of = |rows| Heads { rows, first_col: 0 };
-                let launch = Attention { queries: of(&q), keys: of(&k), values: of(&v), output: &output, heads, head_dim, causal };
+                let launch =
+                    Attention { queries: of(&q), keys: of(&k).into(), values: of(&v).into(), output: &output, heads, head_dim, causal };
                 let dispatch =
                     if rows == 1 { attention_decode(self.gpu, &self.step, launch) } else { attention(self.gpu, &self.step, launch) };
                 Ok(vec![dispatch])

@@ -7,12 +7,14 @@
 use crate::RuntimeError;
 use crate::weights::Weights;
 use qwen_vl_format::ModelConfig;
-use qwen_vl_kernels::attention::{Attention, Heads, attention, attention_decode};
+use qwen_vl_kernels::attention::{Attention, Heads, Source, attention, attention_decode};
 use qwen_vl_kernels::embedding::embedding;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
 use qwen_vl_kernels::rotary::{PositionTables, rotary};
-use qwen_vl_kernels::{Activation, Dispatch, Gpu, StepBuffer, argmax};
+use qwen_vl_kernels::sample::{DrawBuffer, sample};
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, KvFormat, StepBuffer, argmax};
+use std::cell::OnceCell;
 
 /// The decoder with its buffers.
 pub(crate) struct Decoder {
@@ -40,14 +42,18 @@ pub(crate) struct Decoder {
     pub(crate) head: Vec<Dispatch>,
     /// `logits` → `token`.
     pub(crate) argmax: Dispatch,
+    /// How `sample` draws.
+    pub(crate) draw: DrawBuffer,
+    /// `logits` → `token`, drawn; compiled when it is first wanted.
+    sample: OnceCell<Dispatch>,
 }
 
 /// One block of the decoder.
 pub(crate) struct DecoderLayer {
-    /// Keys after rotary, `[context, hidden]`.
-    pub(crate) keys: Activation,
-    /// Values, `[context, hidden]`.
-    pub(crate) values: Activation,
+    /// Keys after rotary.
+    pub(crate) keys: KvCache,
+    /// Values.
+    pub(crate) values: KvCache,
     /// Launches for many positions.
     pub(crate) prefill: Vec<Dispatch>,
     /// Launches for one.
@@ -62,6 +68,7 @@ impl Decoder {
         step: &StepBuffer,
         context: usize,
         chunk: usize,
+        kv: KvFormat,
     ) -> Result<Self, RuntimeError> {
         let (hidden_size, vocab, epsilon) = (config.hidden_size, config.vocab_size, config.layer_norm_epsilon);
         let ids = gpu.storage("decoder.ids", (chunk * 4) as u64)?;
@@ -82,17 +89,17 @@ impl Decoder {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
             let name = |part: &str| format!("decoder.layers.{layer}.{part}");
-            let keys = gpu.activation("decoder.keys", context, hidden_size)?;
-            let values = gpu.activation("decoder.values", context, hidden_size)?;
+            let cache = |label| KvCache::new(gpu, label, context, config.num_attention_heads, config.head_dim(), kv);
+            let (keys, values) = (cache("decoder.keys")?, cache("decoder.values")?);
             let (attn_norm, mlp_norm) = (rms_norm(&name("attn_norm.weight")), rms_norm(&name("mlp_norm.weight")));
             let [qkv_linear, out, gate_up, down] =
                 ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
-            let turn = || rotary(gpu, step, &tables, &qkv, &keys, &values, config.num_attention_heads);
+            let turn = || rotary(gpu, step, &tables, &qkv, &keys, &values);
             let heads = |rows| Heads { rows, first_col: 0 };
             let launch = Attention {
                 queries: heads(&qkv),
-                keys: heads(&keys),
-                values: heads(&values),
+                keys: Source::Cache(&keys),
+                values: Source::Cache(&values),
                 output: &attended,
                 heads: config.num_attention_heads,
                 head_dim: config.head_dim(),
@@ -123,6 +130,8 @@ impl Decoder {
             embed: embedding(gpu, step, weights.matrix("decoder.embedding.weight"), &ids, &hidden),
             final_norm: norm(gpu, step, &ln_f, &hidden, &normed),
             argmax: argmax::argmax(gpu, &logits, &token),
+            draw: DrawBuffer::new(gpu),
+            sample: OnceCell::new(),
             ids,
             hidden,
             normed,
@@ -133,5 +142,10 @@ impl Decoder {
             layers,
             head,
         })
+    }
+
+    /// The launch that draws a token.
+    pub(crate) fn sample(&self, gpu: &Gpu) -> &Dispatch {
+        self.sample.get_or_init(|| sample(gpu, &self.logits, &self.draw, &self.token))
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod benchmark;
+mod budget;
 mod decoder;
 mod error;
 mod loader;
@@ -18,9 +19,10 @@ pub mod session;
 mod vision;
 mod weights;
 
+pub use budget::Budget;
 pub use error::RuntimeError;
 pub use loader::{ModelLoader, ModelOptions};
-pub use model::{ImageFeatures, KvReuse, Model, Trace};
+pub use model::{Chosen, ImageFeatures, KvReuse, Model, Trace};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
-pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions};
+pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions, KvFormat};
 pub use sampler::{Sampler, SamplingOptions};

@@ -3,20 +3,22 @@
 use crate::weights::Weights;
 use crate::{Model, RuntimeError};
 use qwen_vl_format::{Manifest, ShardHash};
-use qwen_vl_kernels::Gpu;
+use qwen_vl_kernels::{Gpu, KvFormat};
 
 /// Choices that fix what a model allocates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelOptions {
-    /// Longest sequence of prompt and answer, tokens. The KV cache takes `2 * layers * hidden_size * 4` bytes a token.
+    /// Longest sequence of prompt and answer, tokens. The KV cache takes `2 * layers * hidden_size` values a token.
     pub context_length: usize,
     /// Prompt tokens that go through the decoder in one submission.
     pub prefill_chunk: usize,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { context_length: 2048, prefill_chunk: 256 }
+        Self { context_length: 2048, prefill_chunk: 256, kv: KvFormat::default() }
     }
 }
 

@@ -6,9 +6,10 @@ use crate::positions::{logn_factors, ntk_alpha, rotary_angles};
 use crate::resampler::Resampler;
 use crate::vision::VisionTower;
 use crate::weights::Weights;
-use crate::{Gpu, RuntimeError};
+use crate::{Gpu, RuntimeError, SamplingOptions};
 use qwen_vl_format::Manifest;
-use qwen_vl_kernels::{Activation, StepBuffer, argmax::NOT_FINITE, encode};
+use qwen_vl_kernels::sample::Draw;
+use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, argmax::NOT_FINITE, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -34,7 +35,19 @@ const SELF_CHECK_TOLERANCE: f32 = 0.25;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cached {
     Token(u32),
-    Feature { image: u64, row: usize },
+    Feature {
+        image: u64,
+        row: usize,
+    },
+    /// A token that the GPU chose and that was not read back yet.
+    Chosen,
+}
+
+/// A token that the GPU chose, on its way back.
+pub struct Chosen {
+    read: PendingRead,
+    /// Where it stands in the sequence if it is run.
+    position: usize,
 }
 
 /// What happens to the KV cache where a longer prompt asks for another rotary base (dynamic NTK: above `seq_length`, then at each doubling).
@@ -77,7 +90,7 @@ impl Model {
         let vision = VisionTower::new(&gpu, config, weights, &patch_step)?;
         let resampler = Resampler::new(&gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
         let chunk = options.prefill_chunk.clamp(1, options.context_length);
-        let decoder = Decoder::new(&gpu, config, weights, &step, options.context_length, chunk)?;
+        let decoder = Decoder::new(&gpu, config, weights, &step, options.context_length, chunk, options.kv)?;
         let logn = logn_factors(config, options.context_length);
         gpu.queue().write_buffer(&decoder.tables.logn, 0, bytemuck::cast_slice(&logn));
         let options = ModelOptions { prefill_chunk: chunk, ..options };
@@ -257,15 +270,63 @@ impl Model {
         if token as usize >= vocab {
             return Err(RuntimeError::TokenOutOfRange { id: token, position: length, vocab });
         }
-        let decoder = &self.decoder;
-        self.step.write(&self.gpu, 1, length, length + 1);
-        self.gpu.queue().write_buffer(&decoder.ids, 0, bytemuck::bytes_of(&token));
+        self.gpu.queue().write_buffer(&self.decoder.ids, 0, bytemuck::bytes_of(&token));
+        self.decode_step(self.gpu.device().create_command_encoder(&Default::default()));
+        self.sequence.push(Cached::Token(token));
+        Ok(())
+    }
+
+    /// Like [`Self::decode`] with the token that the GPU chose last, without waiting for it: the work is queued behind that which chooses.
+    /// [`Self::learn`] tells the sequence which token it was.
+    pub fn decode_chosen(&mut self) -> Result<(), RuntimeError> {
+        let length = self.length();
+        if length >= self.options.context_length {
+            return Err(RuntimeError::ContextOverflow { used: length + 1, limit: self.options.context_length });
+        }
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.decoder.token, 0, &self.decoder.ids, 0, 4);
+        self.decode_step(encoder);
+        self.sequence.push(Cached::Chosen);
+        Ok(())
+    }
+
+    /// Draws the next token from the latest logits on the GPU, in place of the most likely one. `random` is from 0 up to 1.
+    pub fn draw(&self, options: &SamplingOptions, random: f64) {
+        let draw = Draw {
+            temperature: options.temperature.max(1e-6),
+            top_p: options.top_p,
+            top_k: u32::try_from(options.top_k).unwrap_or(u32::MAX),
+            random: random as f32,
+        };
+        self.decoder.draw.write(&self.gpu, draw);
+        self.submit([self.decoder.sample(&self.gpu)], 1);
+    }
+
+    /// Begins to read back which token the GPU chose: the most likely one, or the one that [`Self::draw`] drew.
+    pub fn chosen(&self) -> Chosen {
+        Chosen { read: self.gpu.begin_read(&self.decoder.token, 0, 4), position: self.length() }
+    }
+
+    /// The token that [`Self::chosen`] began to read back: four bytes.
+    pub async fn learn(&mut self, chosen: Chosen) -> Result<u32, RuntimeError> {
+        let bytes = self.gpu.finish_read(chosen.read).await?;
+        let token = bytemuck::pod_read_unaligned(&bytes);
+        if token == NOT_FINITE {
+            return Err(RuntimeError::NotFinite { position: chosen.position.saturating_sub(1) });
+        }
+        if let Some(cached @ Cached::Chosen) = self.sequence.get_mut(chosen.position) {
+            *cached = Cached::Token(token);
+        }
+        Ok(token)
+    }
+
+    /// Submits a decode step for the id that is in `ids`, behind what the encoder holds.
+    fn decode_step(&self, mut encoder: wgpu::CommandEncoder) {
+        let (decoder, length) = (&self.decoder, self.length());
+        self.step.write(&self.gpu, 1, length, length + 1);
         encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| &layer.decode)), 1);
         self.encode_head(&mut encoder, 0);
         self.gpu.queue().submit([encoder.finish()]);
-        self.sequence.push(Cached::Token(token));
-        Ok(())
     }
 
     /// Whether the two plans of the decoder agree on this GPU: some tokens run at once, and one by one, must give the same logits. Their
@@ -377,7 +438,7 @@ impl Model {
             for (layer, plan) in decoder.layers.iter().enumerate() {
                 for (name, cache) in [("key", &plan.keys), ("value", &plan.values)] {
                     if let Some(trace) = trace {
-                        trace.insert(format!("layer{layer}_{name}"), self.gpu.read_rows(cache, start + rows).await?);
+                        trace.insert(format!("layer{layer}_{name}"), cache.read(&self.gpu, start + rows).await?);
                     }
                 }
             }

@@ -66,8 +66,8 @@ impl Resampler {
             query_step,
             Attention {
                 queries: heads(&query),
-                keys: heads(&keys),
-                values: heads(&values),
+                keys: heads(&keys).into(),
+                values: heads(&values).into(),
                 output: &attended,
                 heads: config.resampler_heads(),
                 head_dim: RESAMPLER_HEAD_DIM,

@@ -29,6 +29,16 @@ impl Sampler {
         Self { options, random: fastrand::Rng::with_seed(options.seed) }
     }
 
+    /// What it draws by.
+    pub fn options(&self) -> &SamplingOptions {
+        &self.options
+    }
+
+    /// The next random number, from 0 up to 1, for a draw on the GPU.
+    pub fn random(&mut self) -> f64 {
+        self.random.f64()
+    }
+
     /// The next token. `logits` are finite, or minus infinity for tokens that must not be drawn.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let kept = self.kept(logits);

@@ -438,7 +438,7 @@ impl Engine {
         let mut decode_started = started;
         chooser.note(&answer.prompt_ids);
         answer.finish_reason = loop {
-            let (token, likely) = chooser.next(self, answer.tokens.len(), trace.as_deref_mut()).await?;
+            let (token, likely, ahead) = chooser.next(self, answer.tokens.len(), trace.as_deref_mut()).await?;
             answer.tokens.push(token);
             if let (Some(all), Some(likely)) = (&mut answer.logprobs, likely) {
                 all.push(likely);
@@ -463,8 +463,12 @@ impl Engine {
             if self.model.length() >= self.model.context_length() {
                 break FinishReason::Context;
             }
-            self.model.decode(token)?;
+            if !ahead {
+                self.model.decode(token)?;
+            }
         };
+        // A step that was queued ahead of the token that ended the answer.
+        self.model.rewind(answer.prompt_ids.len() + answer.tokens.len() - 1);
         answer.timings.decode_ms = millis(decode_started);
         if answer.tokens.len() > 1 {
             answer.timings.decode_tokens_per_second = (answer.tokens.len() - 1) as f64 * 1e3 / answer.timings.decode_ms;
@@ -731,16 +735,27 @@ impl Chooser {
         }
     }
 
-    /// The token after the model's last position, `made` tokens into the answer.
+    /// The token after the model's last position, `made` tokens into the answer; whether it runs already, which it does where the GPU
+    /// chose it: the next step is then queued before the token is known here.
     async fn next(
         &mut self,
-        engine: &Engine,
+        engine: &mut Engine,
         made: usize,
         trace: Option<&mut Trace>,
-    ) -> Result<(u32, Option<TokenLogprobs>), RuntimeError> {
+    ) -> Result<(u32, Option<TokenLogprobs>, bool), RuntimeError> {
         let too_early = made < self.min_new_tokens;
-        if self.sampler.is_none() && self.penalty.is_none() && self.logprobs.is_none() && !too_early && trace.is_none() {
-            return Ok((engine.model.most_likely().await?, None));
+        if self.penalty.is_none() && self.logprobs.is_none() && !too_early && trace.is_none() {
+            let model = &mut engine.model;
+            if let Some(sampler) = &mut self.sampler {
+                let random = sampler.random();
+                model.draw(sampler.options(), random);
+            }
+            let chosen = model.chosen();
+            let ahead = made + 1 < self.max_new_tokens && model.length() < model.context_length();
+            if ahead {
+                model.decode_chosen()?;
+            }
+            return Ok((model.learn(chosen).await?, None, ahead));
         }
         let original = engine.model.logits().await?;
         if let Some(trace) = trace {
@@ -769,7 +784,7 @@ impl Chooser {
                 top: most_likely(&original, count).into_iter().map(|token| engine.token_logprob(&original, log_sum, token)).collect(),
             }
         });
-        Ok((token, likely))
+        Ok((token, likely, false))
     }
 }
 

@@ -52,8 +52,8 @@ impl VisionTower {
                     step,
                     Attention {
                         queries: heads(0),
-                        keys: heads(1),
-                        values: heads(2),
+                        keys: heads(1).into(),
+                        values: heads(2).into(),
                         output: &attended,
                         heads: vision.heads,
                         head_dim: config.vision_head_dim(),

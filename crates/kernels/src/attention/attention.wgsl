@@ -1,7 +1,8 @@
 // output = softmax(q · kᵀ * sizes.scale) · v, head by head, in one pass over the keys (online softmax): no score matrix in memory.
 // sizes.causal: row m stands at position step.start + m and sees keys 0 ..= that position. Otherwise every row sees all step.keys keys.
 //
-// q, k, v, output  vec4 rows of sizes.*_stride vectors; head h begins at sizes.*_offset + h * VECTORS
+// q, k, v, output  rows of sizes.*_stride elements of four values; head h begins at sizes.*_offset + h * VECTORS. k_vector and v_vector
+// unpack an element, k_scale and v_scale are what it was divided by
 // A workgroup of 64 does 64 rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then takes care of one row's
 // softmax, then sums values for 8 rows x PARTS vectors. Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
 // Dispatch: x = heads, y = ceil(step.rows / 64). Workgroup memory: 8.5 KiB.
@@ -36,17 +37,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var largest = -3.0e38;
   var total = 0.0;
   for (var tile = 0u; tile < keys; tile += TILE) {
-    let key$k = min(tile + column * 4u + $ku, last_key) * sizes.k_stride + sizes.k_offset + head;
+    let key = min(vec4<u32>(tile + column * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_key));
+    let key$k = key[$k] * sizes.k_stride + sizes.k_offset + head;
+    let scale$k = k_scale(key[$k], workgroup.x);
     var score$r = vec4<f32>(0.0);
     for (var i = 0u; i < VECTORS; i++) {
-      let k$k = k[key$k + i];
+      let k$k = k_vector(key$k + i);
       score$r += dots(q[query$r + i], k0, k1, k2, k3);
     }
+    let scale = vec4<f32>(scale0, scale1, scale2, scale3) * sizes.scale;
     let at = band * STRIDE + column * 4u;
-    scores[at + $ru * STRIDE] = score$r.x * sizes.scale;
-    scores[at + $ru * STRIDE + 1u] = score$r.y * sizes.scale;
-    scores[at + $ru * STRIDE + 2u] = score$r.z * sizes.scale;
-    scores[at + $ru * STRIDE + 3u] = score$r.w * sizes.scale;
+    scores[at + $ru * STRIDE] = score$r.x * scale.x;
+    scores[at + $ru * STRIDE + 1u] = score$r.y * scale.y;
+    scores[at + $ru * STRIDE + 2u] = score$r.z * scale.z;
+    scores[at + $ru * STRIDE + 3u] = score$r.w * scale.w;
     workgroupBarrier();
 
     // Keys that the row does not see are left out by bounds: exp of a huge negative number differs by driver.
@@ -78,7 +82,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let count = min(TILE, keys - tile);
     for (var j = 0u; j < count; j++) {
       let value = (tile + j) * sizes.v_stride + sizes.v_offset + head;
-      let v$p = v[value + min(column + $pu * 8u, VECTORS - 1u)];
+      let v_factor = v_scale(tile + j, workgroup.x);
+      let v$p = v_vector(value + min(column + $pu * 8u, VECTORS - 1u)) * v_factor;
       let p$r = scores[(band + $ru) * STRIDE + j];
       acc$r_$p += p$r * v$p;
     }

@@ -57,9 +57,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       let at = key * sizes.k_stride + sizes.k_offset + head;
       var sum = vec4<f32>(0.0);
       for (var i = 0u; i < VECTORS; i++) {
-        sum += query[i] * k[at + i];
+        sum += query[i] * k_vector(at + i);
       }
-      score = sum.x + sum.y + sum.z + sum.w;
+      score = (sum.x + sum.y + sum.z + sum.w) * k_scale(key, workgroup.x);
     }
     let tile_largest = max(largest, workgroup_max(score, lane));
     let correction = exp(largest - tile_largest);
@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if (group < GROUPS) {
       let count = min(128u, step.keys - tile);
       for (var j = group; j < count; j += GROUPS) {
-        acc += scores[j] * v[(tile + j) * sizes.v_stride + sizes.v_offset + head + vector];
+        acc += scores[j] * v_scale(tile + j, workgroup.x) * v_vector((tile + j) * sizes.v_stride + sizes.v_offset + head + vector);
       }
     }
     workgroupBarrier();

@@ -4,7 +4,7 @@ pub mod oracle;
 
 use crate::dispatch::Sizes;
 use crate::unroll::unroll;
-use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
+use crate::{Activation, Dispatch, Gpu, Grid, KvCache, KvFormat, StepBuffer};
 
 /// A slice of columns of activations that holds `heads × head_dim` values a row.
 #[derive(Clone, Copy)]
@@ -13,6 +13,48 @@ pub struct Heads<'a> {
     pub rows: &'a Activation,
     /// First column.
     pub first_col: usize,
+}
+
+/// Where keys or values come from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// Columns of activations.
+    Rows(Heads<'a>),
+    /// A cache.
+    Cache(&'a KvCache),
+}
+
+impl<'a> From<Heads<'a>> for Source<'a> {
+    fn from(heads: Heads<'a>) -> Self {
+        Self::Rows(heads)
+    }
+}
+
+impl<'a> Source<'a> {
+    fn format(self) -> KvFormat {
+        match self {
+            Self::Rows(_) => KvFormat::F32,
+            Self::Cache(cache) => cache.format,
+        }
+    }
+
+    fn buffer(self) -> &'a wgpu::Buffer {
+        match self {
+            Self::Rows(heads) => &heads.rows.buffer,
+            Self::Cache(cache) => &cache.buffer,
+        }
+    }
+
+    /// Distance of rows and first element, in elements of four values.
+    fn place(self) -> [usize; 2] {
+        match self {
+            Self::Rows(heads) => {
+                assert!(heads.first_col.is_multiple_of(4), "heads begin at a whole vector");
+                [heads.rows.stride() / 4, heads.first_col / 4]
+            }
+            Self::Cache(cache) => [cache.stride(), 0],
+        }
+    }
 }
 
 /// `softmax(queries · keysᵀ / √head_dim) · values`, head by head.
@@ -24,9 +66,9 @@ pub struct Attention<'a> {
     /// Left operand.
     pub queries: Heads<'a>,
     /// Compared with the queries.
-    pub keys: Heads<'a>,
+    pub keys: Source<'a>,
     /// Averaged.
-    pub values: Heads<'a>,
+    pub values: Source<'a>,
     /// Another buffer than the three.
     pub output: &'a Activation,
     /// Number of heads.
@@ -39,31 +81,37 @@ pub struct Attention<'a> {
 
 impl Attention<'_> {
     fn source(&self, kernel: &str) -> String {
-        let vectors = self.head_dim / 4;
         assert!(self.head_dim.is_multiple_of(4) && self.head_dim <= 128, "heads of {} values", self.head_dim);
-        let mut source = format!("const VECTORS: u32 = {vectors}u;\n");
-        // Queries, keys and values are often one buffer: bound once, under three names, it would be three bindings of the same range,
-        // which is allowed as all are read-only.
-        source += "@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;\n\
-                   @group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;\n\
-                   @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;\n\
-                   @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;\n";
+        // Queries, keys and values are often one buffer: bound under three names, which is allowed as all are read-only.
+        let mut source = format!(
+            "const VECTORS: u32 = {}u;\n\
+             @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;\n\
+             @group(0) @binding(2) var<storage, read> k: array<{}>;\n\
+             @group(0) @binding(3) var<storage, read> v: array<{}>;\n\
+             @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;\n",
+            self.head_dim / 4,
+            self.keys.format().element(),
+            self.values.format().element(),
+        );
+        source += &self.keys.format().wgsl_load("k");
+        source += &self.values.format().wgsl_load("v");
         source + kernel
     }
 
     fn sizes(&self) -> Sizes {
         let sizes = Sizes::default()
+            .u32("heads", self.heads)
             .u32("causal", self.causal.into())
             .f32("scale", (1.0 / (self.head_dim as f64).sqrt()) as f32)
             .u32("out_stride", self.output.stride() / 4);
-        [("q", self.queries), ("k", self.keys), ("v", self.values)].into_iter().fold(sizes, |sizes, (name, heads)| {
-            assert!(heads.first_col.is_multiple_of(4), "heads begin at a whole vector");
-            sizes.u32(&format!("{name}_stride"), heads.rows.stride() / 4).u32(&format!("{name}_offset"), heads.first_col / 4)
+        [("q", Source::Rows(self.queries)), ("k", self.keys), ("v", self.values)].into_iter().fold(sizes, |sizes, (name, source)| {
+            let [stride, offset] = source.place();
+            sizes.u32(&format!("{name}_stride"), stride).u32(&format!("{name}_offset"), offset)
         })
     }
 
     fn buffers(&self) -> [(u32, &wgpu::Buffer); 4] {
-        [(1, &self.queries.rows.buffer), (2, &self.keys.rows.buffer), (3, &self.values.rows.buffer), (4, &self.output.buffer)]
+        [(1, &self.queries.rows.buffer), (2, self.keys.buffer()), (3, self.values.buffer()), (4, &self.output.buffer)]
     }
 }
 

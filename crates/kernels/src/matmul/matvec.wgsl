@@ -3,16 +3,12 @@
 //
 // input   1 x blocks*32 f32, as vec4               bias    f32, as many as weight rows (sizes.has_bias)
 // output  f32                                      weight  rows x blocks*32, see weight_*.wgsl
-// A workgroup of 64 computes 4 weight rows, its lanes striding over the blocks of 32. Dispatch: ceil(sizes.rows / 4) workgroups, folded into
-// x and y. Workgroup memory: 1.25 KiB.
+// A workgroup of 64 computes 8 weight rows, its lanes striding over the blocks of 32: a block of the input is loaded once for all eight.
+// Lines with $i are repeated for the 8 vectors of a block, those with $r for the 8 rows. Dispatch: ceil(rows / 8) workgroups, folded into
+// x and y. Workgroup memory: 2.25 KiB.
 
-var<workgroup> partial: array<vec4<f32>, 64>;
+var<workgroup> partial: array<array<vec4<f32>, 2>, 64>;
 var<workgroup> partial_squares: array<f32, 64>;
-
-fn block_dot(w: array<vec4<f32>, 8>, x: array<vec4<f32>, 8>) -> f32 {
-  let sum = w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3] + w[4] * x[4] + w[5] * x[5] + w[6] * x[6] + w[7] * x[7];
-  return sum.x + sum.y + sum.z + sum.w;
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -20,39 +16,36 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) lane: u32
 ) {
-  let first = (workgroup.x + workgroup.y * workgroups.x) * 4u;
+  let first = (workgroup.x + workgroup.y * workgroups.x) * 8u;
   let last = sizes.rows - 1u;
-  var acc = vec4<f32>(0.0);
+  let row$r = min(first + $ru, last);
+  var acc$r = 0.0;
   var squares = 0.0;
   for (var block = lane; block < sizes.blocks; block += 64u) {
     let at = block * 8u;
-    var x = array<vec4<f32>, 8>(
-      input[at], input[at + 1u], input[at + 2u], input[at + 3u], input[at + 4u], input[at + 5u], input[at + 6u], input[at + 7u]);
-    if (NORM) {
-      squares += block_dot(x, x);
-      x = normed_block(x, at);
-    }
-    acc.x += block_dot(load_block(min(first, last), block, sizes.blocks), x);
-    acc.y += block_dot(load_block(min(first + 1u, last), block, sizes.blocks), x);
-    acc.z += block_dot(load_block(min(first + 2u, last), block, sizes.blocks), x);
-    acc.w += block_dot(load_block(min(first + 3u, last), block, sizes.blocks), x);
+    var x$i = input[at + $iu];
+    if (NORM) { squares += dot(x$i, x$i); x$i *= norm_at(at + $iu); }
+    acc$r += block_dot(row$r, block, sizes.blocks, x0, x1, x2, x3, x4, x5, x6, x7);
   }
-  partial[lane] = acc;
+  partial[lane][0] = vec4<f32>(acc0, acc1, acc2, acc3);
+  partial[lane][1] = vec4<f32>(acc4, acc5, acc6, acc7);
   partial_squares[lane] = squares;
   workgroupBarrier();
   for (var half = 32u; half > 0u; half >>= 1u) {
     if (lane < half) {
-      partial[lane] += partial[lane + half];
+      partial[lane][0] += partial[lane + half][0];
+      partial[lane][1] += partial[lane + half][1];
       partial_squares[lane] += partial_squares[lane + half];
     }
     workgroupBarrier();
   }
-  if (lane == 0u) {
-    var sums = partial[0];
+  if (lane < 2u) {
+    var sums = partial[0][lane];
     if (NORM) {
       sums *= inverseSqrt(partial_squares[0] / sizes.cols + sizes.epsilon);
     }
-    store_pair(0u, first, sums.x, sums.y);
-    store_pair(0u, first + 2u, sums.z, sums.w);
+    let n = first + lane * 4u;
+    store_pair(0u, n, sums.x, sums.y);
+    store_pair(0u, n + 2u, sums.z, sums.w);
   }
 }

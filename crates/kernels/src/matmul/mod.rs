@@ -4,6 +4,7 @@ pub mod oracle;
 
 use crate::dispatch::Sizes;
 use crate::norm::Norm;
+use crate::unroll::unroll;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight, WeightPart};
 
 /// What happens to a product before it is stored.
@@ -72,17 +73,13 @@ impl Product<'_> {
             norm.is_some(),
         );
         source += &self.weight.wgsl(4);
-        match norm {
+        source += match norm {
             Some(_) => {
-                source += "@group(0) @binding(6) var<storage, read> norm_weight: array<vec4<f32>>;\n\
-                           fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> {\n  return array<vec4<f32>, 8>(\n";
-                let terms: Vec<_> = (0..8).map(|i| format!("    x[{i}] * norm_weight[at + {i}u]")).collect();
-                source += &format!("{});\n}}\n", terms.join(",\n"));
+                "@group(0) @binding(6) var<storage, read> norm_weight: array<vec4<f32>>;\n\
+                 fn norm_at(at: u32) -> vec4<f32> { return norm_weight[at]; }\n"
             }
-            None => {
-                source += "fn normed_block(x: array<vec4<f32>, 8>, at: u32) -> array<vec4<f32>, 8> { return x; }\n";
-            }
-        }
+            None => "fn norm_at(at: u32) -> vec4<f32> { return vec4<f32>(1.0); }\n",
+        };
         source + include_str!("epilogue.wgsl") + kernel
     }
 
@@ -120,9 +117,9 @@ pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispa
         .weight
         .parts_from()
         .map(|(first_row, part)| {
-            let source = product.source(norm, include_str!("matvec.wgsl"));
+            let source = product.source(norm, &unroll(include_str!("matvec.wgsl"), &[('i', 8), ('r', 8)]));
             let sizes = product.sizes(first_row, part.rows, norm);
-            let grid = Grid::linear(part.rows.div_ceil(4) as u32);
+            let grid = Grid::linear(part.rows.div_ceil(8) as u32);
             Dispatch::new(gpu, "matvec", &source, sizes, None, product.bindings(gpu, part, norm), grid)
         })
         .collect()

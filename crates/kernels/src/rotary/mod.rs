@@ -3,7 +3,7 @@
 pub mod oracle;
 
 use crate::dispatch::Sizes;
-use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
+use crate::{Activation, Dispatch, Gpu, Grid, KvCache, KvFormat, StepBuffer};
 
 /// Positions that a prompt's rotary base gives, as [`rotary`] reads them.
 #[derive(Debug, Clone)]
@@ -14,36 +14,34 @@ pub struct PositionTables {
     pub logn: wgpu::Buffer,
 }
 
-/// Turns queries and keys of all rows of the step, writes keys and values to the cache.
+/// Turns queries and keys of all rows of the step, writes keys and values to the cache. What `qkv` holds of keys is not defined afterwards.
 ///
 /// # Shapes
 /// - `qkv`: `[rows, 3 * hidden]`; the queries are changed in place
-/// - `key_cache`, `value_cache`: `[context, hidden]`
-pub fn rotary(
-    gpu: &Gpu,
-    step: &StepBuffer,
-    tables: &PositionTables,
-    qkv: &Activation,
-    key_cache: &Activation,
-    value_cache: &Activation,
-    heads: usize,
-) -> Dispatch {
-    let hidden = key_cache.cols;
-    assert_eq!(qkv.cols, 3 * hidden, "queries, keys and values are of one width");
-    let source = concat!(
-        "@group(0) @binding(1) var<storage, read_write> qkv: array<f32>;\n\
-         @group(0) @binding(2) var<storage, read> angles: array<vec2<f32>>;\n\
+/// - `keys`, `values`: `[context, hidden]`
+pub fn rotary(gpu: &Gpu, step: &StepBuffer, tables: &PositionTables, qkv: &Activation, keys: &KvCache, values: &KvCache) -> Dispatch {
+    let (heads, head_dim, format) = (keys.heads, keys.head_dim, keys.format);
+    assert_eq!(qkv.cols, 3 * heads * head_dim, "queries, keys and values are of one width");
+    let element = format.element();
+    let scaled = format == KvFormat::Q8;
+    let store_scales = if scaled { "key_cache[at] = bitcast<u32>(key); value_cache[at] = bitcast<u32>(value);" } else { "" };
+    let source = format!(
+        "const SCALED: bool = {scaled};\n\
+         @group(0) @binding(1) var<storage, read_write> qkv: array<vec4<f32>>;\n\
+         @group(0) @binding(2) var<storage, read> angles: array<vec4<f32>>;\n\
          @group(0) @binding(3) var<storage, read> logn: array<f32>;\n\
-         @group(0) @binding(4) var<storage, read_write> key_cache: array<f32>;\n\
-         @group(0) @binding(5) var<storage, read_write> value_cache: array<f32>;\n",
+         @group(0) @binding(4) var<storage, read_write> key_cache: array<{element}>;\n\
+         @group(0) @binding(5) var<storage, read_write> value_cache: array<{element}>;\n\
+         fn store_scales(at: u32, key: f32, value: f32) {{ {store_scales} }}\n{}{}{}",
+        format.wgsl_store("key"),
+        format.wgsl_store("value"),
         include_str!("rotary.wgsl"),
     );
     let sizes = Sizes::default()
         .u32("heads", heads)
-        .u32("half", hidden / heads / 2)
-        .u32("hidden", hidden)
-        .u32("qkv_stride", qkv.stride())
-        .u32("cache_stride", key_cache.stride());
-    let buffers = [(1, &qkv.buffer), (2, &tables.angles), (3, &tables.logn), (4, &key_cache.buffer), (5, &value_cache.buffer)];
-    Dispatch::new(gpu, "rotary", source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+        .u32("quads", head_dim / 8)
+        .u32("qkv_stride", qkv.stride() / 4)
+        .u32("cache_stride", keys.stride());
+    let buffers = [(1, &qkv.buffer), (2, &tables.angles), (3, &tables.logn), (4, &keys.buffer), (5, &values.buffer)];
+    Dispatch::new(gpu, "rotary", &source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
 }

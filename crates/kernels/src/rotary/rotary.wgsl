@@ -1,34 +1,69 @@
 // Turns queries and keys by their positions; queries stay where they are, scaled for log-n attention, keys and values go to the cache.
 //
-// qkv           rows x sizes.qkv_stride f32: [q of all heads; k of all heads; v of all heads]
-// angles        context x sizes.half (cos, sin)            logn  context f32
-// key_cache, value_cache   context x sizes.cache_stride f32, row = position
-// Halves are paired (i, i + sizes.half), not neighbours. A workgroup of 64 does one row. Dispatch: y = step.rows.
+// qkv           rows x sizes.qkv_stride vec4: [q of all heads; k of all heads; v of all heads]
+// angles        context x sizes.quads * 2 vec4: (cos, sin) of two angles      logn  context f32
+// key_cache, value_cache   context x sizes.cache_stride elements of four values, row = position; with SCALED a scale a head behind them
+// Halves are paired (i, i + half), not neighbours; a quad is four neighbours of a half. A workgroup of 64 does one row.
+// Dispatch: y = step.rows.
+
+// The largest of a head becomes 127.
+fn head_scale(at: u32) -> f32 {
+  var largest = vec4<f32>(0.0);
+  for (var i = 0u; i < sizes.quads * 2u; i++) {
+    largest = max(largest, abs(qkv[at + i]));
+  }
+  return max(max(largest.x, largest.y), max(largest.z, largest.w)) / 127.0;
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let row = workgroup.y;
+  let row = min(workgroup.y, step.rows - 1u);
   let position = step.start + row;
-  if (row < step.rows) {
-    let scale = logn[position];
-    for (var i = lane; i < sizes.heads * sizes.half; i += 64u) {
-      let head = i / sizes.half;
-      let pair = i % sizes.half;
-      let turn = angles[position * sizes.half + pair];
-      let column = head * sizes.half * 2u + pair;
-      let q = row * sizes.qkv_stride + column;
-      let q_low = qkv[q];
-      let q_high = qkv[q + sizes.half];
-      qkv[q] = (q_low * turn.x - q_high * turn.y) * scale;
-      qkv[q + sizes.half] = (q_high * turn.x + q_low * turn.y) * scale;
-      let k = q + sizes.hidden;
-      let k_low = qkv[k];
-      let k_high = qkv[k + sizes.half];
-      let cached = position * sizes.cache_stride + column;
-      key_cache[cached] = k_low * turn.x - k_high * turn.y;
-      key_cache[cached + sizes.half] = k_high * turn.x + k_low * turn.y;
-      value_cache[cached] = qkv[k + sizes.hidden];
-      value_cache[cached + sizes.half] = qkv[k + sizes.hidden + sizes.half];
+  let scale = logn[position];
+  let cached = position * sizes.cache_stride;
+  let hidden = sizes.heads * sizes.quads * 2u;
+  for (var i = lane; i < sizes.heads * sizes.quads; i += 64u) {
+    let quad = i % sizes.quads;
+    let first = angles[(position * sizes.quads + quad) * 2u];
+    let second = angles[(position * sizes.quads + quad) * 2u + 1u];
+    let cosine = vec4<f32>(first.xz, second.xz);
+    let sine = vec4<f32>(first.yw, second.yw);
+    let column = (i / sizes.quads) * sizes.quads * 2u + quad;
+    let q = row * sizes.qkv_stride + column;
+    let q_low = qkv[q];
+    let q_high = qkv[q + sizes.quads];
+    qkv[q] = (q_low * cosine - q_high * sine) * scale;
+    qkv[q + sizes.quads] = (q_high * cosine + q_low * sine) * scale;
+    let k = q + hidden;
+    let k_low = qkv[k];
+    let k_high = qkv[k + sizes.quads];
+    let turned_low = k_low * cosine - k_high * sine;
+    let turned_high = k_high * cosine + k_low * sine;
+    if (SCALED) {
+      qkv[k] = turned_low;
+      qkv[k + sizes.quads] = turned_high;
+    } else {
+      store_key(cached + column, turned_low);
+      store_key(cached + column + sizes.quads, turned_high);
+      store_value(cached + column, qkv[k + hidden]);
+      store_value(cached + column + sizes.quads, qkv[k + hidden + sizes.quads]);
+    }
+  }
+  if (SCALED) {
+    storageBarrier();
+    for (var head = lane; head < sizes.heads; head += 64u) {
+      let column = head * sizes.quads * 2u;
+      let k = row * sizes.qkv_stride + hidden + column;
+      let key_scale = head_scale(k);
+      let value_scale = head_scale(k + hidden);
+      // A head of zeros stays one.
+      let by_key = select(0.0, 1.0 / key_scale, key_scale > 0.0);
+      let by_value = select(0.0, 1.0 / value_scale, value_scale > 0.0);
+      for (var i = 0u; i < sizes.quads * 2u; i++) {
+        store_key(cached + column + i, qkv[k + i] * by_key);
+        store_value(cached + column + i, qkv[k + hidden + i] * by_value);
+      }
+      store_scales(cached + hidden + head, key_scale, value_scale);
     }
   }
 }

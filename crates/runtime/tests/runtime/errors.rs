@@ -94,7 +94,7 @@ fn a_shard_that_does_not_exist_is_refused() {
 /// An engine on mini-a, whose vocabulary has 320 ranks and whose `<img>` is 534.
 fn engine(context_length: usize) -> Engine {
     let folder = converted();
-    let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64 });
+    let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64, ..Default::default() });
     let vocabulary = std::fs::read(folder.path().join("web/qwen.tiktoken")).unwrap();
     Engine::new(model, &vocabulary).unwrap()
 }

@@ -6,7 +6,7 @@
 use crate::support::{context_for, convert, load, prefill};
 use quantize::SchemeName;
 use qwen_vl_processor::{Orientation, Picture};
-use qwen_vl_runtime::{ImageFeatures, Model, ModelOptions, Sampler, SamplingOptions, Trace};
+use qwen_vl_runtime::{Budget, ImageFeatures, KvFormat, Model, ModelOptions, Sampler, SamplingOptions, Trace};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, CaseImage, GoldenSet, Tensor};
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ fn f32_agrees_with_the_original() {
         let cases = set.cases().unwrap();
         assert!(!cases.is_empty(), "{}: no cases", set.name);
         let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
-        let mut model = load(&folder, ModelOptions { context_length: context_for(&cases), prefill_chunk: 256 });
+        let mut model = load(&folder, ModelOptions { context_length: context_for(&cases), prefill_chunk: 256, ..Default::default() });
         let mut encoded = BTreeMap::new();
         let mut worst_logit = 0.0f32;
         for case in &cases {
@@ -184,7 +184,7 @@ fn coded_weights_give_the_logits_of_their_decoded_values() {
             let coded = convert(&set.checkpoint(), scheme, group_size);
             let decoded = crate::support::dequantized(&coded);
             let cases: Vec<_> = set.cases().unwrap().into_iter().filter(|case| ["text_en", "img_vqa"].contains(&&*case.case)).collect();
-            let options = ModelOptions { context_length: context_for(&cases), prefill_chunk: 256 };
+            let options = ModelOptions { context_length: context_for(&cases), prefill_chunk: 256, ..Default::default() };
             let (mut coded, mut decoded) = (load(&coded, options), load(&decoded, options));
             let mut largest = 0.0f32;
             for case in &cases {
@@ -225,7 +225,7 @@ fn chunks_and_steps_agree_with_one_prefill() {
     let mut whole: Option<Vec<f32>> = None;
     // 100 and 7 cut through the image spans.
     for prefill_chunk in [context_length, 256, 100, 7] {
-        let mut model = load(&folder, ModelOptions { context_length, prefill_chunk });
+        let mut model = load(&folder, ModelOptions { context_length, prefill_chunk, ..Default::default() });
         let features: Vec<_> = case
             .images
             .iter()
@@ -247,7 +247,7 @@ fn a_prompt_reuses_what_the_cache_holds() {
     let case = set.cases().unwrap().into_iter().find(|case| case.case == "chat_two_images").unwrap();
     let ids = &case.input_ids;
     let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
-    let mut model = load(&folder, ModelOptions { context_length: ids.len() + 30, prefill_chunk: 256 });
+    let mut model = load(&folder, ModelOptions { context_length: ids.len() + 30, prefill_chunk: 256, ..Default::default() });
     let mut encode = |path: &str| {
         let patches = patches(set, path, &model);
         pollster::block_on(model.encode_image(&patches, None)).unwrap()
@@ -293,6 +293,67 @@ fn a_prompt_reuses_what_the_cache_holds() {
 fn a_decode_step_is_six_launches_a_layer() {
     let set = &GoldenSet::all()[1];
     let folder = convert(&set.checkpoint(), SchemeName::Q4, 32);
-    let model = load(&folder, ModelOptions { context_length: 8, prefill_chunk: 8 });
+    let model = load(&folder, ModelOptions { context_length: 8, prefill_chunk: 8, ..Default::default() });
     assert_eq!(model.decode_dispatches(), 6 * model.manifest().config.num_hidden_layers + 3);
+}
+
+/// Every buffer is made at load, and its size is known before.
+#[test]
+fn the_budget_is_what_is_allocated() {
+    for set in GoldenSet::all().iter().take(2) {
+        let folder = convert(&set.checkpoint(), SchemeName::Q4, 32);
+        for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Q8] {
+            let options = ModelOptions { context_length: 70, prefill_chunk: 33, kv };
+            let mut model = load(&folder, options);
+            let budget = Budget::new(model.manifest(), &options);
+            assert_eq!(model.gpu().allocated_bytes(), budget.total(), "{kv:?}: {budget:?}");
+            prefill(&mut model, &[5, 6, 7], &[], None);
+            model.decode(8).unwrap();
+            pollster::block_on(model.most_likely()).unwrap();
+            assert_eq!(model.gpu().allocated_bytes(), budget.total(), "{kv:?}: a step allocates");
+        }
+    }
+}
+
+/// Steps that are queued before the token before is known give the same tokens.
+#[test]
+fn steps_that_run_ahead_agree_with_the_original() {
+    let set = &GoldenSet::all()[1];
+    let case = set.cases().unwrap().into_iter().find(|case| case.case == "text_en").unwrap();
+    let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
+    let mut model = load(&folder, ModelOptions { context_length: context_for(std::slice::from_ref(&case)), ..Default::default() });
+    prefill(&mut model, &case.input_ids, &[], None);
+    let mut tokens = Vec::new();
+    for _ in &case.decode.tokens {
+        let chosen = model.chosen();
+        model.decode_chosen().unwrap();
+        tokens.push(pollster::block_on(model.learn(chosen)).unwrap());
+    }
+    assert_eq!(tokens, case.decode.tokens);
+    // The sequence knows them: the same prompt and answer need nothing but their last position.
+    let all: Vec<u32> = case.input_ids.iter().chain(&tokens).copied().collect();
+    prefill(&mut model, &all[..all.len() - 1], &[], None);
+    assert_eq!(model.reused(), all.len() - 2);
+}
+
+/// What a smaller cache costs in logits, whose deviation is about 4; the original's own precisions differ by 0.06 (f16) and 0.4 (bf16).
+#[test]
+fn smaller_caches_stay_close() {
+    let set = &GoldenSet::all()[1];
+    let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
+    let cases: Vec<_> = set.cases().unwrap().into_iter().filter(|case| ["text_en", "img_vqa"].contains(&&*case.case)).collect();
+    let options = ModelOptions { context_length: context_for(&cases), ..Default::default() };
+    let mut exact = load(&folder, options);
+    for (kv, bound) in [(KvFormat::F16, 0.02), (KvFormat::Q8, 0.3)] {
+        let mut small = load(&folder, ModelOptions { kv, ..options });
+        for case in &cases {
+            let (got, want) = (all_logits(set, case, &mut small), all_logits(set, case, &mut exact));
+            let what = format!("{}/{}, {kv:?}", set.name, case.case);
+            let (_, largest) = worst(&got, &want, &what);
+            let squares: f32 = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2)).sum();
+            let deviation = (want.iter().map(|logit| logit.powi(2)).sum::<f32>() / want.len() as f32).sqrt();
+            println!("{what}: logits (size {deviation:.2}) off by {largest:e} at most, {:e} on average", (squares / got.len() as f32).sqrt());
+            assert_close(&got, &want, bound, &what);
+        }
+    }
 }

@@ -18,7 +18,7 @@ const WINDOW: usize = 256;
 fn engine(context_length: usize) -> Engine {
     let checkpoint = fixtures().join("checkpoints/mini-b");
     let folder = convert(&checkpoint, SchemeName::F32, 32);
-    let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64 });
+    let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64, ..Default::default() });
     assert_eq!(model.manifest().config.seq_length, WINDOW);
     Engine::new(model, &std::fs::read(checkpoint.join("qwen.tiktoken")).unwrap()).unwrap()
 }

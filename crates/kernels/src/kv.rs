@@ -1,0 +1,120 @@
+//! The cache of keys and values of a decoder's layer.
+
+use crate::{Gpu, GpuError};
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KvFormat {
+    /// 4 bytes a value: what the goldens are held to.
+    #[default]
+    F32,
+    /// 2 bytes a value. Packed by hand, so that it needs no feature.
+    F16,
+    /// 1 byte a value, and an f32 scale for each head of a position: the largest of its values becomes 127.
+    Q8,
+}
+
+impl KvFormat {
+    /// WGSL type of four values.
+    pub(crate) fn element(self) -> &'static str {
+        match self {
+            Self::F32 => "vec4<f32>",
+            Self::F16 => "vec2<u32>",
+            Self::Q8 => "u32",
+        }
+    }
+
+    /// Bytes of four values.
+    fn element_bytes(self) -> usize {
+        match self {
+            Self::F32 => 16,
+            Self::F16 => 8,
+            Self::Q8 => 4,
+        }
+    }
+
+    /// WGSL `NAME_vector(at)`, four values, and `NAME_scale(key, head)`, for a binding `NAME` whose uniform has `NAME_stride`.
+    pub(crate) fn wgsl_load(self, name: &str) -> String {
+        let vector = match self {
+            Self::F32 => format!("{name}[at]"),
+            Self::F16 => format!("vec4<f32>(unpack2x16float({name}[at].x), unpack2x16float({name}[at].y))"),
+            Self::Q8 => format!("vec4<f32>(unpack4xI8({name}[at]))"),
+        };
+        let scale = match self {
+            Self::F32 | Self::F16 => "1.0".to_owned(),
+            Self::Q8 => format!("bitcast<f32>({name}[key * sizes.{name}_stride + sizes.heads * VECTORS + head])"),
+        };
+        format!(
+            "fn {name}_vector(at: u32) -> vec4<f32> {{ return {vector}; }}\n\
+             fn {name}_scale(key: u32, head: u32) -> f32 {{ return {scale}; }}\n"
+        )
+    }
+
+    /// WGSL `store_NAME(at, value)`: four values as they are cached; with a scale they are divided by it before.
+    pub(crate) fn wgsl_store(self, name: &str) -> String {
+        let stored = match self {
+            Self::F32 => "value",
+            Self::F16 => "vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw))",
+            Self::Q8 => "pack4xI8(vec4<i32>(round(value)))",
+        };
+        format!("fn store_{name}(at: u32, value: vec4<f32>) {{ {name}_cache[at] = {stored}; }}\n")
+    }
+}
+
+/// Keys or values of one layer: `[context, heads * head_dim]`.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    /// Rows of positions, see [`Self::stride`].
+    pub buffer: wgpu::Buffer,
+    /// Heads of a position.
+    pub heads: usize,
+    /// Values of a head: a multiple of 8.
+    pub head_dim: usize,
+    /// How they are kept.
+    pub format: KvFormat,
+}
+
+impl KvCache {
+    /// A cache of zeros for `context` positions.
+    pub fn new(gpu: &Gpu, label: &str, context: usize, heads: usize, head_dim: usize, format: KvFormat) -> Result<Self, GpuError> {
+        assert!(head_dim.is_multiple_of(8), "heads of {head_dim} values");
+        let buffer = gpu.storage(label, Self::size(context, heads, head_dim, format))?;
+        Ok(Self { buffer, heads, head_dim, format })
+    }
+
+    /// Bytes of `context` positions.
+    pub fn size(context: usize, heads: usize, head_dim: usize, format: KvFormat) -> u64 {
+        let scales = if format == KvFormat::Q8 { heads } else { 0 };
+        (context * (heads * head_dim / 4 + scales) * format.element_bytes()) as u64
+    }
+
+    /// Bytes of the first `positions`.
+    pub fn bytes(&self, positions: usize) -> u64 {
+        Self::size(positions, self.heads, self.head_dim, self.format)
+    }
+
+    /// Distance of two positions in elements: four values each, and behind them a scale for each head where the format has them.
+    pub(crate) fn stride(&self) -> usize {
+        (self.bytes(1) / self.format.element_bytes() as u64) as usize
+    }
+
+    /// Reads the first `positions` back as f32, `[positions, heads * head_dim]`.
+    pub async fn read(&self, gpu: &Gpu, positions: usize) -> Result<Vec<f32>, GpuError> {
+        let bytes = gpu.read(&self.buffer, 0, self.bytes(positions)).await?;
+        let width = self.heads * self.head_dim;
+        let rows = bytes.chunks_exact(self.bytes(1) as usize);
+        let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        Ok(rows
+            .flat_map(|row| -> Vec<f32> {
+                match self.format {
+                    KvFormat::F32 => row.chunks_exact(4).map(word).collect(),
+                    KvFormat::F16 => row.chunks_exact(2).map(|half| half::f16::from_le_bytes([half[0], half[1]]).to_f32()).collect(),
+                    KvFormat::Q8 => {
+                        let scale = |head: usize| word(&row[width + head * 4..][..4]);
+                        row[..width].iter().enumerate().map(|(i, code)| f32::from(*code as i8) * scale(i / self.head_dim)).collect()
+                    }
+                }
+            })
+            .collect())
+    }
+}
