@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_processor::Orientation;
 use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PromptInput, Request};
-use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions, Trace};
+use qwen_vl_runtime::{Gpu, GpuOptions, KvFormat, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +41,9 @@ pub struct AskArgs {
     /// Turn photos as their EXIF orientation says; the original ignores it.
     #[arg(long)]
     apply_orientation: bool,
+    /// How keys and values are kept: f32, f16 or q8.
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    kv: KvFormat,
     /// Longest answer, tokens [default: the checkpoint's].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_new_tokens: Option<usize>,
@@ -107,7 +110,8 @@ pub fn run(args: &AskArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.model)?;
     let vocabulary = checkpoint.vocabulary()?;
     let question = question(args, &checkpoint)?;
-    let options = ModelOptions { context_length: question.prompt_tokens + question.max_new_tokens, ..ModelOptions::default() };
+    let context_length = question.prompt_tokens + question.max_new_tokens;
+    let options = ModelOptions { context_length, kv: args.kv, ..ModelOptions::default() };
 
     let started = Instant::now();
     let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))?;

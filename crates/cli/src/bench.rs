@@ -1,16 +1,37 @@
 //! `qwenvl bench`: how fast the kernels are on this machine.
 
+use crate::checkpoint::Checkpoint;
 use anyhow::{Context, Result};
 use clap::Args;
-use qwen_vl_runtime::{Gpu, GpuOptions, bench};
-use std::path::PathBuf;
+use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
+use qwen_vl_runtime::{Budget, Gpu, GpuOptions, KvFormat, ModelOptions, bench};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-/// Time the kernels at the shapes of the published model, with 4-bit weights.
+/// Time the kernels at the shapes of the published model, with 4-bit weights; or, with `--model`, a whole model.
 #[derive(Args)]
 pub struct BenchArgs {
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
+    /// A web checkpoint to load and time: a picture, a prompt, decoding at several lengths.
+    #[arg(long, value_name = "DIR", conflicts_with = "export")]
+    model: Option<PathBuf>,
+    /// How the model keeps keys and values: f32, f16 or q8.
+    #[arg(long, value_name = "FORMAT", default_value = "f32", requires = "model")]
+    kv: KvFormat,
+    /// Tokens of the prompt that is timed.
+    #[arg(long, value_name = "N", default_value_t = 320, requires = "model")]
+    prompt_tokens: usize,
+    /// Lengths of the sequence at which decoding is timed.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [512, 2048], requires = "model")]
+    contexts: Vec<usize>,
+    /// Tokens that are decoded at each length.
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "model")]
+    decode_tokens: usize,
+    /// Times that everything is repeated; the median counts.
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "model")]
+    runs: usize,
     /// Run nothing; write every case as plain data (WGSL, buffers, workgroups) for the bench page.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
@@ -22,6 +43,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if let Some(file) = &args.export {
         let cases = bench::export(&gpu)?;
         return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("can not write {}", file.display()));
+    }
+    if let Some(folder) = &args.model {
+        return run_model(args, folder, gpu);
     }
     let info = gpu.info();
     if !args.json {
@@ -37,5 +61,57 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if args.json {
         println!("{}", serde_json::json!({ "adapter": info.name, "driver": info.driver_info, "cases": cases }));
     }
+    Ok(())
+}
+
+/// A whole model, with what the adapter can do at best beside it.
+fn run_model(args: &BenchArgs, folder: &Path, gpu: Gpu) -> Result<()> {
+    let limits = pollster::block_on(bench::limits(&gpu))?;
+    let info = gpu.info().clone();
+    let longest = args.contexts.iter().copied().max().unwrap_or(0).max(args.prompt_tokens + 1);
+    let options = ModelOptions { context_length: longest, kv: args.kv, ..ModelOptions::default() };
+    let checkpoint = Checkpoint::open(folder)?;
+    let budget = Budget::new(checkpoint.manifest(), &options);
+    let mut model = checkpoint.load(gpu, options)?;
+    let allocated = model.gpu().allocated_bytes();
+    let cases = BenchmarkOptions {
+        contexts: args.contexts.clone(),
+        prompt_tokens: args.prompt_tokens,
+        decode_tokens: args.decode_tokens,
+        runs: args.runs,
+    };
+    let report = pollster::block_on(benchmark(&mut model, &cases, &mut |_, _| ControlFlow::Continue(())))?;
+    let report = report.context("the benchmark was stopped")?;
+    if args.json {
+        let json = serde_json::json!({
+            "adapter": info.name, "driver": info.driver_info, "limits": limits, "budget": budget, "allocated": allocated, "report": report
+        });
+        println!("{json}");
+        return Ok(());
+    }
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    println!("{} ({}, {})", info.name, info.backend, info.driver_info);
+    println!("copy {:.1} GB/s, {:.2} µs a dispatch", limits.copy_gigabytes_per_second, limits.microseconds_per_dispatch);
+    println!(
+        "memory {:.2} GiB: weights {:.2}, keys and values {:.2}, scratch {:.2}; allocated {:.2}",
+        gib(budget.total()),
+        gib(budget.weights),
+        gib(budget.kv_cache),
+        gib(budget.scratch),
+        gib(allocated)
+    );
+    println!("picture {:.0} ms", report.encode_ms);
+    println!("prompt of {}: {:.0} ms, {:.1} tokens/s", report.prompt_tokens, report.prefill_ms, report.prefill_tokens_per_second);
+    for speed in &report.decode {
+        let rate = speed.tokens_per_second * speed.bytes_per_token as f64 / 1e9;
+        println!(
+            "decode at {}: {:.2} tokens/s, {:.3} GB a token, {rate:.2} GB/s = {:.0} % of the copy",
+            speed.context,
+            speed.tokens_per_second,
+            speed.bytes_per_token as f64 / 1e9,
+            rate * 100.0 / limits.copy_gigabytes_per_second
+        );
+    }
+    println!("{} dispatches a token", report.dispatches_per_token);
     Ok(())
 }

@@ -14,6 +14,19 @@ pub enum KvFormat {
     Q8,
 }
 
+impl std::str::FromStr for KvFormat {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "q8" => Ok(Self::Q8),
+            _ => Err(format!("`{name}` is no format of the KV cache, expected f32, f16 or q8")),
+        }
+    }
+}
+
 impl KvFormat {
     /// WGSL type of four values.
     pub(crate) fn element(self) -> &'static str {

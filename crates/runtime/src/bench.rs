@@ -5,6 +5,7 @@
 
 use crate::{Gpu, RuntimeError};
 use qwen_vl_format::{MAX_PART_BYTES, Scheme};
+use qwen_vl_kernels::add::add;
 use qwen_vl_kernels::attention::{Attention, Heads, attention, attention_decode};
 use qwen_vl_kernels::matmul::{Epilogue, Product, matmul, matvec};
 use qwen_vl_kernels::{Dispatch, Launch, StepBuffer, Weight, encode};
@@ -132,6 +133,48 @@ pub async fn run(gpu: &Gpu, on_measurement: &mut dyn FnMut(&Measurement)) -> Res
         measurements.iter().last().into_iter().for_each(&mut *on_measurement);
     }
     Ok(measurements)
+}
+
+/// What an adapter can do at best: decoding is bound by one or the other.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Limits {
+    /// Bytes read and as many written, each counted, by a copy of a large buffer.
+    pub copy_gigabytes_per_second: f64,
+    /// A launch that does next to nothing, one of many in a submission.
+    pub microseconds_per_dispatch: f64,
+}
+
+/// Measures the limits.
+pub async fn limits(gpu: &Gpu) -> Result<Limits, RuntimeError> {
+    const BYTES: u64 = 64 << 20;
+    const DISPATCHES: usize = 1000;
+    let bench = Bench::new(gpu)?;
+    let (from, to) = (gpu.storage("bench.from", BYTES)?, gpu.storage("bench.to", BYTES)?);
+    let mut copies = Vec::with_capacity(SAMPLES);
+    for _ in 0..=SAMPLES {
+        let started = Instant::now();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&from, 0, &to, 0, BYTES);
+        gpu.queue().submit([encoder.finish()]);
+        gpu.read(&bench.token, 0, 4).await?;
+        copies.push(started.elapsed().as_secs_f64());
+    }
+    let (a, b) = (gpu.activation("bench.add", 1, 32)?, gpu.activation("bench.sum", 1, 32)?);
+    bench.step.write(gpu, 1, 0, 1);
+    let nothing = [add(gpu, &bench.step, &a, &a, &b)];
+    let mut launches = Vec::with_capacity(SAMPLES);
+    for _ in 0..=SAMPLES {
+        launches.push(bench.sample(&nothing, 1, DISPATCHES).await?);
+    }
+    // The first of each warms up.
+    let median = |samples: &mut [f64]| {
+        samples[1..].sort_by(f64::total_cmp);
+        samples[1 + SAMPLES / 2]
+    };
+    Ok(Limits {
+        copy_gigabytes_per_second: 2.0 * BYTES as f64 / median(&mut copies) / 1e9,
+        microseconds_per_dispatch: median(&mut launches) * 1e3 / DISPATCHES as f64,
+    })
 }
 
 /// Every case as plain data.

@@ -110,8 +110,9 @@ pub async fn benchmark(
             model.rewind(from);
             let started = Instant::now();
             for _ in 0..decoded {
-                let token = model.most_likely().await?;
-                model.decode(token)?;
+                let chosen = model.chosen();
+                model.decode_chosen()?;
+                model.learn(chosen).await?;
             }
             model.settle().await?;
             samples.push(millis(started));

@@ -13,6 +13,7 @@ use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, argmax::NOT_FINITE, e
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use web_time::Instant;
 
 /// Intermediate results by name, `rows × cols` without padding, collected where a trace is asked for.
 pub type Trace = BTreeMap<String, Vec<f32>>;
@@ -30,6 +31,10 @@ const SELF_CHECK_TOKENS: usize = 5;
 /// Worst difference of two logits in standard deviations of all. Orders of summation differ by 1e-4, half precision by less than a tenth;
 /// a kernel that computes wrongly is off by whole deviations.
 const SELF_CHECK_TOLERANCE: f32 = 0.25;
+
+/// How long the work of one submission should take: long enough that submitting costs nothing, short enough that no watchdog resets the GPU
+/// and that the desktop gets its turns.
+const SUBMISSION_MILLIS: f64 = 100.0;
 
 /// What stands at a position of the KV cache: a token, or a row of image features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +84,8 @@ pub struct Model {
     /// Encodings made so far.
     encodings: u64,
     kv_reuse: KvReuse,
+    /// What one row takes in one layer of the decoder, measured at the latest chunk of a prompt; milliseconds, none before the first.
+    row_millis: Option<f64>,
 }
 
 impl Model {
@@ -107,6 +114,7 @@ impl Model {
             reused: 0,
             encodings: 0,
             kv_reuse: KvReuse::default(),
+            row_millis: None,
         };
         model.set_alpha(1);
         Ok(model)
@@ -223,10 +231,12 @@ impl Model {
         for (chunk, cached) in
             ids[self.reused..].chunks(self.options.prefill_chunk).zip(wanted[self.reused..].chunks(self.options.prefill_chunk))
         {
+            let started = Instant::now();
             self.prefill_chunk(chunk, &spans, images, &mut trace).await?;
             self.sequence.extend_from_slice(cached);
             // Waits for the chunk, so that the work in flight stays short and the answer to `on_chunk` counts.
             self.gpu.read(&self.decoder.token, 0, 4).await?;
+            self.row_millis = Some(started.elapsed().as_secs_f64() * 1e3 / (chunk.len() * self.decoder.layers.len()) as f64);
             if on_chunk(self.length()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -417,7 +427,13 @@ impl Model {
             }
         }
         if trace.is_none() {
-            encode(&mut encoder, decoder.layers.iter().flat_map(|layer| &layer.prefill), rows);
+            // As many layers a submission as the pace allows, one while it is not known.
+            let layers = self.row_millis.map_or(1.0, |millis| SUBMISSION_MILLIS / (millis * rows as f64));
+            for layers in decoder.layers.chunks((layers as usize).max(1)) {
+                encode(&mut encoder, layers.iter().flat_map(|layer| &layer.prefill), rows);
+                let next = self.gpu.device().create_command_encoder(&Default::default());
+                self.gpu.queue().submit([std::mem::replace(&mut encoder, next).finish()]);
+            }
             self.encode_head(&mut encoder, rows - 1);
             self.gpu.queue().submit([encoder.finish()]);
         } else {

@@ -460,7 +460,7 @@ impl Engine {
             if answer.tokens.len() >= chooser.max_new_tokens {
                 break FinishReason::Length;
             }
-            if self.model.length() >= self.model.context_length() {
+            if !ahead && self.model.length() >= self.model.context_length() {
                 break FinishReason::Context;
             }
             if !ahead {
