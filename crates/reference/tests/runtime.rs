@@ -110,7 +110,7 @@ fn load(web: &Path, prompts: &[Prompt]) -> Model {
     let manifest = manifest(web);
     let files: Vec<_> = manifest.shards.iter().map(|shard| shard.file.clone()).collect();
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap();
-    let mut loader = ModelLoader::new(gpu, manifest, ModelOptions { context_length: longest + STEPS + 1, prefill_chunk: 256 }).unwrap();
+    let mut loader = ModelLoader::new(gpu, manifest, ModelOptions { context_length: longest + STEPS + 1, ..Default::default() }).unwrap();
     for (shard, file) in files.iter().enumerate() {
         loader.write(shard, &std::fs::read(web.join(file)).unwrap()).unwrap();
     }
