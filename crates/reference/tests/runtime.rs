@@ -29,7 +29,7 @@ fn they_agree_on_a_converted_checkpoint_of_random_weights() {
         let set = GoldenSet::all().into_iter().find(|set| set.name == "mini-b").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let web = folder.path().join("web");
-        let options = Options::new(&set.checkpoint(), &web).scheme(scheme).group_size(32).unwrap();
+        let options = Options::new(set.checkpoint(), &web).scheme(scheme).group_size(32).unwrap();
         quantize::convert(&options, &mut |_| ()).unwrap();
         let manifest = manifest(&web);
         let pixels = |path: &str| {

@@ -18,8 +18,11 @@ pub fn write(out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A stage's name, and step and loss of training and validation.
+type Curve = (String, Vec<(f64, f64)>, Vec<(f64, f64)>);
+
 fn draw(lines: &[serde_json::Value]) -> String {
-    let mut stages: Vec<(String, Vec<(f64, f64)>, Vec<(f64, f64)>)> = Vec::new();
+    let mut stages: Vec<Curve> = Vec::new();
     let (mut first, mut last) = (0.0, 0.0);
     for line in lines {
         let (name, step) = (line["stage"].as_str().unwrap_or_default(), line["step"].as_f64().unwrap_or_default());

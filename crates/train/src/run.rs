@@ -234,7 +234,7 @@ mod tests {
             assert_eq!((whole.steps, whole.next_sample), (stopped.steps, stopped.next_sample), "{name}");
             assert_eq!(whole.weights, stopped.weights, "{name}");
         }
-        let options = quantize::Options::new(&whole.join("nano-chat"), folder.path().join("web"));
+        let options = quantize::Options::new(whole.join("nano-chat"), folder.path().join("web"));
         quantize::convert(&options, &mut |_| ()).unwrap();
         assert!(whole.join("loss.svg").is_file());
 
