@@ -7,7 +7,7 @@ use crate::source::file::InputFile;
 use crate::source::{Input, Source};
 use crate::web::WebCheckpoint;
 use crate::{Event, read_config};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::EncodedRows;
 use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, TensorEntry};
 use qwen_vl_format::{Scheme, ShardHash, TensorKind, padded, tensors::tensor_table};
@@ -158,6 +158,12 @@ fn check_file(dir: &Path, entry: &FileEntry) -> Result<Vec<u8>> {
     let bytes = file.read_vec(0, entry.bytes as usize)?;
     let found = ShardHash::of(&bytes);
     ensure!(found == entry.sha256, "has SHA-256 {found}, the manifest says {}", entry.sha256);
+    if let Some(pieces) = &entry.pieces {
+        let found = bytes.chunks(pieces.bytes as usize).map(ShardHash::of);
+        if let Some(index) = found.zip(&pieces.sha256).position(|(found, expected)| found != *expected) {
+            bail!("the manifest gives its piece {index} another SHA-256 than it has");
+        }
+    }
     Ok(bytes)
 }
 

@@ -94,7 +94,7 @@ impl OutputFolder {
     /// Writes a file of the folder and returns its manifest entry.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<FileEntry> {
         self.write_unlisted(name, bytes)?;
-        Ok(FileEntry { file: name.to_owned(), bytes: bytes.len() as u64, sha256: ShardHash::of(bytes) })
+        Ok(FileEntry::of(name, bytes))
     }
 
     /// Writes a file whole or not at all: under another name, to the disk, then renamed.
@@ -225,7 +225,7 @@ impl OutputFolder {
             let bytes = fs::read(&path).with_context(|| format!("can not read {}", path.display()))?;
             if bytes.len() as u64 == shard.bytes && bytes.starts_with(&shard.header) {
                 progress(shard.parts.iter().map(|part| (part.rows.len() * plan.tensors[part.tensor].shape[1]) as u64).sum());
-                return Ok(Some(FileEntry { file: shard.file.clone(), bytes: shard.bytes, sha256: ShardHash::of(&bytes) }));
+                return Ok(Some(FileEntry::of_shard(&shard.file, &bytes)));
             }
             bail!("{} is not the shard that this conversion would write; remove the folder to start over", path.display());
         }
@@ -250,7 +250,8 @@ impl OutputFolder {
             }
             assert_eq!((data_at as u64, scales_at as u64), (part.data.end, part.scales.end), "bytes of `{}`", tensor.name);
         }
-        self.write(&shard.file, buffer).map(Some)
+        self.write_unlisted(&shard.file, buffer)?;
+        Ok(Some(FileEntry::of_shard(&shard.file, buffer)))
     }
 }
 

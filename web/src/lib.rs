@@ -74,7 +74,7 @@ pub struct Loader(ModelLoader);
 
 #[wasm_bindgen]
 impl Loader {
-    /// Checks the manifest, takes a GPU device and allocates the weights.
+    /// Checks the manifest, takes a GPU device and allocates all that the model will need.
     pub async fn create(manifest_json: String, options: JsValue) -> Result<Loader, JsValue> {
         let options: LoadOptions = from_js("load options", options)?;
         let manifest = Manifest::from_json(&manifest_json).map_err(EdgeError::from)?;
@@ -85,9 +85,10 @@ impl Loader {
         Ok(Self(ModelLoader::new(gpu, manifest, model_options).map_err(EdgeError::from)?))
     }
 
-    /// Takes the next bytes of a shard straight to the GPU.
-    pub fn write(&mut self, shard: usize, bytes: &[u8]) -> Result<(), JsValue> {
-        Ok(self.0.write(shard, bytes).map_err(EdgeError::from)?)
+    /// Takes the next bytes of a shard straight to the GPU. Unless they are `checked`, their hash is made here, and compared at the last.
+    pub fn write(&mut self, shard: usize, bytes: &[u8], checked: bool) -> Result<(), JsValue> {
+        let written = if checked { self.0.write_checked(shard, bytes) } else { self.0.write(shard, bytes) };
+        Ok(written.map_err(EdgeError::from)?)
     }
 
     /// Forgets what came of a shard: its first byte comes next.
@@ -98,17 +99,39 @@ impl Loader {
     /// Resolves when the GPU has taken what was written so far. It holds nothing, so writing may go on meanwhile.
     pub fn drained(&self) -> Promise {
         Promise::new(&mut |resolve, _| {
-            self.0.gpu().queue().on_submitted_work_done(move || {
+            self.0.queue().on_submitted_work_done(move || {
                 // Resolving a promise can not fail.
                 let _ = resolve.call0(&JsValue::UNDEFINED);
             });
         })
     }
 
-    /// Makes the model once every shard has come whole. `vocabulary` is the manifest's tokenizer file.
-    pub async fn finish(self, vocabulary: Vec<u8>) -> Result<Engine, JsValue> {
-        let model = self.0.finish().await.map_err(EdgeError::from)?;
-        Ok(Engine(Session::new(model, &vocabulary).map_err(EdgeError::from)?))
+    /// The first error that the GPU reported by itself, until the engine is made.
+    #[wasm_bindgen(js_name = checkGpu)]
+    pub fn check_gpu(&self) -> Result<(), JsValue> {
+        Ok(self.0.model().map_or(Ok(()), |model| model.gpu().check()).map_err(EdgeError::from)?)
+    }
+
+    /// WGSL of the kernels that are still to be compiled.
+    pub fn shaders(&self) -> Vec<String> {
+        self.0.model().map(|model| model.gpu().uncompiled().iter().map(|source| source.to_string()).collect()).unwrap_or_default()
+    }
+
+    /// The engine while the weights are still coming: it can encode pictures once [`Self::encodes`], and all else when [`Self::complete`].
+    /// `vocabulary` is the manifest's tokenizer file.
+    pub fn engine(&mut self, vocabulary: &[u8]) -> Result<Engine, JsValue> {
+        let model = self.0.take_model().ok_or_else(|| invalid_argument("the engine was made before".to_owned()))?;
+        Ok(Engine(Session::new(model, vocabulary).map_err(EdgeError::from)?))
+    }
+
+    /// Whether the shards that pictures need have come whole.
+    pub fn encodes(&self) -> bool {
+        self.0.encodes()
+    }
+
+    /// Fails unless every shard has come whole.
+    pub fn complete(&self) -> Result<(), JsValue> {
+        Ok(self.0.complete().map_err(EdgeError::from)?)
     }
 }
 
@@ -269,6 +292,17 @@ impl Engine {
         })
     }
 
+    /// The first error that the GPU reported by itself.
+    #[wasm_bindgen(js_name = checkGpu)]
+    pub fn check_gpu(&self) -> Result<(), JsValue> {
+        Ok(self.0.model().gpu().check().map_err(EdgeError::from)?)
+    }
+
+    /// Compiles the kernels that are not yet.
+    pub fn compile(&self) {
+        self.0.model().gpu().compile();
+    }
+
     /// Bytes of all GPU buffers.
     #[wasm_bindgen(getter, js_name = gpuBytes)]
     pub fn gpu_bytes(&self) -> f64 {
@@ -281,9 +315,9 @@ impl Engine {
         self.0.model().context_length()
     }
 
-    /// Gives the GPU memory back at once; the engine is gone.
-    pub fn destroy(self) {
-        self.0.model().gpu().device().destroy();
+    /// Gives the GPU memory back at once; nothing can be asked any more.
+    pub fn destroy(&self) {
+        self.0.model().gpu().destroy();
     }
 }
 

@@ -77,11 +77,37 @@ export const QwenVL = {
    * @param source address of a folder that `quantize` wrote, or of its `manifest.json`, relative to the page; or such a folder on this
    * machine: its files, as chosen or dropped, or a directory handle
    */
-  async load(source: ModelSource, options: LoadOptions = {}): Promise<QwenVLModel> {
-    options.signal?.throwIfAborted();
-    return new QwenVLModel(await start(source, options), source, options);
+  load(source: ModelSource, options: LoadOptions = {}): Loading {
+    const clients: WorkerClient[] = [];
+    const loading = (async () => {
+      options.signal?.throwIfAborted();
+      return new QwenVLModel(await start(source, options, (client) => clients.push(client)), source, options);
+    })();
+    return Object.assign(loading, {
+      async encodeImage(image: ImageInput, encoding: EncodeOptions = {}): Promise<ImageRef> {
+        const orientation = encoding.imageOrientation ?? options.imageOrientation ?? "from-image";
+        const picture = Picture.of(image, orientation, encoding.signal);
+        // What fails here fails again, and is told, when the model is asked to hold the picture.
+        await Promise.all(clients.map((client) => encodePicture(client, picture, false, encoding.signal))).catch(() => undefined);
+        return (await loading).hold(picture, encoding.signal);
+      },
+    });
   },
 };
+
+/** A model on its way. */
+export interface Loading extends Promise<QwenVLModel> {
+  /**
+   * Looks at a picture as soon as the vision tower is here, while the rest of the model is still coming. The reference is given when the
+   * model is.
+   */
+  encodeImage(image: ImageInput, options?: EncodeOptions): Promise<ImageRef>;
+}
+
+export interface EncodeOptions {
+  imageOrientation?: ImageOrientation;
+  signal?: AbortSignal;
+}
 
 /** HTTP/1.1 servers get six connections at most. */
 const CONCURRENCY = 4;
@@ -94,10 +120,11 @@ interface Started {
   restoredBytes: number;
 }
 
-async function start(source: ModelSource, options: LoadOptions): Promise<Started> {
+async function start(source: ModelSource, options: LoadOptions, onStart: (client: WorkerClient) => void = () => undefined): Promise<Started> {
   const { signal, onProgress } = options;
   const from = sourceSpec(source, options);
   const client = WorkerClient.start(options);
+  onStart(client);
   const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
   try {
     if (options.persist) await navigator.storage.persist();
@@ -289,10 +316,14 @@ export class QwenVLModel extends EventTarget {
   }
 
   /** Looks at a picture ahead of its question, and remembers it until the reference is disposed of. */
-  async encodeImage(image: ImageInput, options: { imageOrientation?: ImageOrientation; signal?: AbortSignal } = {}): Promise<ImageRef> {
+  async encodeImage(image: ImageInput, options: EncodeOptions = {}): Promise<ImageRef> {
     options.signal?.throwIfAborted();
-    const picture = this.#picture(image, options);
-    const info = await this.encode(picture, true, options.signal);
+    return this.hold(this.#picture(image, options), options.signal);
+  }
+
+  /** @internal */
+  async hold(picture: Picture, signal?: AbortSignal): Promise<ImageRef> {
+    const info = await this.encode(picture, true, signal);
     const release = () => void this.#started.client.call("release", { image: info.id }).result.catch(() => undefined);
     return new ImageRef(picture, info, this.info.imageTokens, release);
   }

@@ -4,11 +4,13 @@ import { errorData, QwenVLError } from "./errors.js";
 import type { ModelInfo } from "./model.js";
 import type { Call, Calls, EngineBenchmarkReport, ImagePayload, PictureInfo, Reply, Request, Steps } from "./protocol.js";
 import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent, type EngineScore } from "./engine.js";
+import { compileAhead, watchDevice } from "./compile.js";
 import { readBitmap } from "./image.js";
 import init, { checkManifest, type Engine, Hasher, Images, Loader, onPanic } from "./wasm/qwen_vl_web.js";
 import { filesOf, WeightCache, type CachedModel } from "./weights/cache.js";
 import { cacheProblem, loadWeights, type ShardSink } from "./weights/load.js";
 import { maintain } from "./weights/maintain.js";
+import type { Manifest } from "./weights/manifest.js";
 import { ProgressCounter } from "./weights/progress.js";
 import { makeBackend, makeSource, type CacheSpec } from "./weights/spec.js";
 import type { Target } from "./weights/transfer.js";
@@ -25,6 +27,8 @@ let engine: Engine | undefined;
 /** Positions that a picture takes in the prompt. */
 let imageTokens = 0;
 let queue: Promise<void> = Promise.resolve();
+/** While a model loads: pictures are encoded before all of it is here, one after the other. */
+let loading: { ahead: Promise<void>; progress: ProgressCounter } | undefined;
 
 scope.onmessage = ({ data: request }) => {
   if (request.kind === "cancel") {
@@ -34,7 +38,11 @@ scope.onmessage = ({ data: request }) => {
   if (request.kind === "dispose") for (const controller of controllers.values()) controller.abort();
   const controller = new AbortController();
   controllers.set(request.id, controller);
-  queue = queue.then(() => answer(request, controller.signal));
+  const work = () => answer(request, controller.signal);
+  if (request.kind === "encode" && loading) {
+    const { ahead, progress } = loading;
+    loading.ahead = ahead.then(work).then(() => progress.pictureEncoded());
+  } else queue = queue.then(work);
 };
 
 async function answer(request: Exclude<Request, { kind: "cancel" }>, signal: AbortSignal): Promise<void> {
@@ -94,30 +102,59 @@ async function load(request: Extract<Request, { kind: "load" }>, signal: AbortSi
   const started = startEngine(request.wasmUrl);
   // It may fail while nobody waits for it yet.
   started.catch(() => undefined);
+  let compiled = Promise.resolve();
+  let encodes: () => void = () => undefined;
+  loading = { ahead: new Promise((resolve) => (encodes = resolve)), progress };
   const makeSink = async (manifest: string) => {
     await started;
-    return new EngineSink(await Loader.create(manifest, request.options));
+    const { result: loader, device } = await watchDevice(() => Loader.create(manifest, request.options));
+    if (device) compiled = compileAhead(device, loader.shaders());
+    // What it could not allocate is told before anything is fetched for it.
+    await loader.drained();
+    loader.checkGpu();
+    return new EngineSink(loader, () => compiled.then(encodes));
   };
   const { concurrency, whenBusy } = request;
-  const cache = await openCache(request.cache, progress);
-  const weights = { source: makeSource(request.source), cache, makeSink, progress, concurrency, whenBusy, signal };
-  const { manifest, vocabulary, sink } = await loadWeights(weights);
-  progress.phase("upload");
-  await sink.loader.drained();
-  signal.throwIfAborted();
-  progress.phase("compile");
-  engine = await sink.loader.finish(vocabulary);
-  signal.throwIfAborted();
-  imageTokens = manifest.config.visual.n_queries;
-  if (request.keptImages !== undefined) engine.keepImages(request.keptImages);
-  if (request.selfCheck) {
-    progress.phase("warmup");
-    await engine.selfCheck();
+  try {
+    const cache = await openCache(request.cache, progress);
+    const weights = { source: makeSource(request.source), cache, makeSink, progress, concurrency, whenBusy, signal };
+    const { manifest, sink } = await loadWeights(weights);
+    progress.phase("upload");
+    await sink.loader.drained();
+    sink.loader.complete();
     signal.throwIfAborted();
+    progress.phase("compile");
+    await compiled;
+    // Pictures that came by now are encoded first; from here on they wait for their turn among the other requests.
+    const ahead = loading?.ahead;
+    loading = undefined;
+    await ahead;
+    engine = loaded();
+    engine.compile();
+    engine.checkGpu();
+    if (request.keptImages !== undefined) engine.keepImages(request.keptImages);
+    signal.throwIfAborted();
+    if (request.selfCheck) {
+      progress.phase("warmup");
+      await engine.selfCheck();
+      signal.throwIfAborted();
+    }
+    return finishLoad(engine, manifest, progress);
+  } catch (error) {
+    engine?.destroy();
+    engine = undefined;
+    throw error;
+  } finally {
+    loading = undefined;
+    encodes();
   }
+}
+
+function finishLoad(engine: Engine, manifest: Manifest, progress: ProgressCounter): ModelInfo {
   void engine.lost().then((reason) => {
     scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } });
   });
+  imageTokens = manifest.config.visual.n_queries;
   progress.phase("ready");
   return {
     source: manifest.provenance.source,
@@ -135,15 +172,32 @@ async function load(request: Extract<Request, { kind: "load" }>, signal: AbortSi
 /** The engine as it takes weights. */
 class EngineSink implements ShardSink {
   readonly loader: Loader;
+  /** Called when pictures can be encoded. */
+  #onEncodes: (() => void) | undefined;
 
-  constructor(loader: Loader) {
+  constructor(loader: Loader, onEncodes: () => void) {
     this.loader = loader;
+    this.#onEncodes = onEncodes;
+  }
+
+  vocabulary(bytes: Uint8Array): void {
+    engine = this.loader.engine(bytes);
+    this.#look();
+  }
+
+  #look(): void {
+    if (!this.#onEncodes || !engine || !this.loader.encodes()) return;
+    this.#onEncodes();
+    this.#onEncodes = undefined;
   }
 
   target(shard: number): Target {
     const { loader } = this;
     return {
-      write: (bytes) => loader.write(shard, bytes),
+      write: (bytes, checked) => {
+        loader.write(shard, bytes, checked);
+        this.#look();
+      },
       restart: () => loader.restart(shard),
       drain: () => loader.drained(),
     };

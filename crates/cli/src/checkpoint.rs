@@ -98,7 +98,7 @@ impl Checkpoint {
             }
         }
         progress.finish_and_clear();
-        Ok(pollster::block_on(loader.finish())?)
+        Ok(loader.finish()?)
     }
 }
 

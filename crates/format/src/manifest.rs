@@ -2,7 +2,7 @@
 
 use crate::block::GROUP_SIZES;
 use crate::tensors::{TensorKind, tensor_table};
-use crate::{ConfigError, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme};
+use crate::{ConfigError, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme, ShardHash};
 use serde::{Deserialize, Serialize};
 
 /// Value of [`Manifest::format`].
@@ -44,6 +44,42 @@ pub struct FileEntry {
     pub bytes: u64,
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
+    /// The same, piece by piece. Browsers hash fast, but only what is whole: with these they check a shard while it streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<Pieces>,
+}
+
+impl FileEntry {
+    /// Describes a file that is not streamed.
+    pub fn of(file: &str, bytes: &[u8]) -> Self {
+        Self { file: file.to_owned(), bytes: bytes.len() as u64, sha256: ShardHash::of(bytes), pieces: None }
+    }
+
+    /// Describes a shard.
+    pub fn of_shard(file: &str, bytes: &[u8]) -> Self {
+        Self { pieces: Some(Pieces::of(bytes)), ..Self::of(file, bytes) }
+    }
+}
+
+/// Size of the pieces that the converter hashes.
+pub const PIECE_BYTES: u64 = 2 << 20;
+/// Largest pieces that are read: several are in a browser's memory at once.
+pub const MAX_PIECE_BYTES: u64 = 4 << 20;
+
+/// Hashes of consecutive pieces of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pieces {
+    /// Size of every piece but the last, which may be shorter; a multiple of 4.
+    pub bytes: u64,
+    /// Their SHA-256 in lower-case hexadecimal.
+    pub sha256: Vec<String>,
+}
+
+impl Pieces {
+    /// The hashes of a whole file.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { bytes: PIECE_BYTES, sha256: bytes.chunks(PIECE_BYTES as usize).map(ShardHash::of).collect() }
+    }
 }
 
 /// Settings of the processor.
@@ -229,6 +265,10 @@ struct Envelope {
     version: u64,
 }
 
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 impl Manifest {
     /// Reads a manifest and checks everything that can be known without the shards: what it returns can be loaded
     /// by its byte ranges without further checks.
@@ -312,8 +352,19 @@ impl Manifest {
             if !seen.insert(name) {
                 return problem("the name is used twice");
             }
-            if entry.sha256.len() != 64 || !entry.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            if !is_hash(&entry.sha256) {
                 return problem("its sha256 is not 64 lower-case hexadecimal digits");
+            }
+            if let Some(Pieces { bytes, sha256 }) = &entry.pieces {
+                if *bytes == 0 || *bytes > MAX_PIECE_BYTES || !bytes.is_multiple_of(4) {
+                    return problem("its pieces have a multiple of 4 bytes, 4 MiB at most");
+                }
+                if sha256.len() as u64 != entry.bytes.div_ceil(*bytes) {
+                    return problem("it has another number of pieces than its size gives");
+                }
+                if !sha256.iter().all(|hash| is_hash(hash)) {
+                    return problem("a piece's sha256 is not 64 lower-case hexadecimal digits");
+                }
             }
             total = match total.checked_add(entry.bytes) {
                 Some(total) if total < 1 << 53 => total,

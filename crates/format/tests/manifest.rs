@@ -19,7 +19,7 @@ fn config() -> ModelConfig {
 }
 
 fn entry(file: &str, bytes: u64) -> FileEntry {
-    FileEntry { file: file.to_owned(), bytes, sha256: "0123456789abcdef".repeat(4) }
+    FileEntry { file: file.to_owned(), bytes, sha256: "0123456789abcdef".repeat(4), pieces: None }
 }
 
 /// A manifest of two shards, q4 where possible; the embedding has two parts, the second in the second shard.
@@ -170,6 +170,23 @@ fn names_of_files() {
 fn hashes_and_sizes_of_files() {
     for hash in ["", "0123", &"g".repeat(64), &"A".repeat(64), &"0".repeat(65)] {
         assert_refused(|manifest| manifest["shards"][0]["sha256"] = (*hash).into(), &["shard-00000.safetensors", "64 lower-case"]);
+        assert_refused(
+            |manifest| manifest["shards"][0]["pieces"] = json!({ "bytes": 4 << 20, "sha256": [hash] }),
+            &["shard-00000.safetensors", "64 lower-case"],
+        );
+    }
+    let hash = "0".repeat(64);
+    for (bytes, hashes, problem) in [
+        (0, 1, "multiple of 4"),
+        (6, 1, "multiple of 4"),
+        (8 << 20, 1, "4 MiB"),
+        (4 << 20, 0, "number of pieces"),
+        (4 << 20, 2, "number of pieces"),
+    ] {
+        assert_refused(
+            |manifest| manifest["shards"][0]["pieces"] = json!({ "bytes": bytes, "sha256": vec![&hash; hashes] }),
+            &["shard-00000.safetensors", problem],
+        );
     }
     assert_refused(|manifest| manifest["shards"][0]["bytes"] = u64::MAX.into(), &["shard-00000.safetensors", "2^53"]);
 }

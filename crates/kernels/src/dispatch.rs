@@ -1,6 +1,9 @@
 //! A prepared launch of a kernel.
 
 use crate::Gpu;
+use crate::gpu::Pipelines;
+use std::cell::OnceCell;
+use std::sync::Arc;
 
 /// What changes from launch to launch, as every kernel sees it: `struct Step` in the shaders.
 #[repr(C)]
@@ -105,12 +108,21 @@ impl Grid {
 /// A kernel with its buffers, ready to be launched any number of times.
 pub struct Dispatch {
     label: &'static str,
+    source: Arc<str>,
+    sizes: Vec<u32>,
+    /// Storage buffers with their bindings.
+    buffers: Vec<(u32, wgpu::Buffer)>,
+    /// The step, where the source uses it, and the sizes.
+    uniforms: Vec<(u32, wgpu::Buffer)>,
+    grid: Grid,
+    pipelines: Pipelines,
+    linked: OnceCell<Linked>,
+}
+
+/// A [`Dispatch`] as the device sees it.
+struct Linked {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
-    grid: Grid,
-    source: std::rc::Rc<str>,
-    sizes: Vec<u32>,
-    bound: Vec<(u32, u64)>,
 }
 
 /// A launch as plain data, so that it can be repeated without this library, on another WebGPU.
@@ -129,7 +141,8 @@ pub struct Launch {
 }
 
 impl Dispatch {
-    /// Compiles (or finds) the pipeline and binds `sizes` and `buffers` to it; `step` is given where the source uses it.
+    /// Binds `sizes` and `buffers` to a kernel; `step` is given where the source uses it. Its pipeline is compiled by [`Gpu::compile`] or at the
+    /// first launch.
     pub(crate) fn new<'a>(
         gpu: &Gpu,
         label: &'static str,
@@ -139,25 +152,36 @@ impl Dispatch {
         buffers: impl IntoIterator<Item = (u32, &'a wgpu::Buffer)>,
         grid: Grid,
     ) -> Self {
-        let (source, pipeline) = gpu.pipeline(label, &format!("{STEP_WGSL}{}{source}", sizes.wgsl()));
-        let uniform = gpu.uniform(&sizes.words);
-        let entry = |binding, buffer: &'a wgpu::Buffer| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() };
-        let buffers: Vec<_> = buffers.into_iter().collect();
-        let bound = buffers.iter().map(|(binding, buffer)| (*binding, buffer.size())).collect();
-        let mut entries: Vec<_> = buffers.into_iter().map(|(binding, buffer)| entry(binding, buffer)).collect();
-        entries.extend(step.map(|step| entry(0, &step.0)));
-        entries.push(wgpu::BindGroupEntry { binding: SIZES_BINDING, resource: uniform.as_entire_binding() });
-        let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(label),
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        });
-        Self { label, pipeline, bind_group, grid, source, sizes: sizes.words, bound }
+        let pipelines = gpu.pipeline_cache().clone();
+        let source = pipelines.want(label, format!("{STEP_WGSL}{}{source}", sizes.wgsl()));
+        let buffers: Vec<_> = buffers.into_iter().map(|(binding, buffer)| (binding, buffer.clone())).collect();
+        let mut uniforms: Vec<_> = step.map(|step| (0, step.0.clone())).into_iter().collect();
+        uniforms.push((SIZES_BINDING, gpu.uniform(&sizes.words)));
+        Self { label, source, sizes: sizes.words, buffers, uniforms, grid, pipelines, linked: OnceCell::new() }
+    }
+
+    fn linked(&self) -> &Linked {
+        self.linked.get_or_init(|| {
+            let pipeline = self.pipelines.get(&self.source);
+            let entries: Vec<_> = self
+                .uniforms
+                .iter()
+                .chain(&self.buffers)
+                .map(|(binding, buffer)| wgpu::BindGroupEntry { binding: *binding, resource: buffer.as_entire_binding() })
+                .collect();
+            let bind_group = self.pipelines.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(self.label),
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            });
+            Linked { pipeline, bind_group }
+        })
     }
 
     /// This launch for `rows` rows as plain data.
     pub fn describe(&self, rows: usize) -> Launch {
-        let (sizes, buffers, workgroups) = (self.sizes.clone(), self.bound.clone(), self.workgroups(rows));
+        let buffers = self.buffers.iter().map(|(binding, buffer)| (*binding, buffer.size())).collect();
+        let (sizes, workgroups) = (self.sizes.clone(), self.workgroups(rows));
         Launch { label: self.label, source: self.source.to_string(), sizes, buffers, workgroups }
     }
 
@@ -180,8 +204,9 @@ pub fn encode<'a>(encoder: &mut wgpu::CommandEncoder, dispatches: impl IntoItera
     let mut pass = encoder.begin_compute_pass(&Default::default());
     for dispatch in dispatches {
         let [x, y, z] = dispatch.workgroups(rows);
-        pass.set_pipeline(&dispatch.pipeline);
-        pass.set_bind_group(0, &dispatch.bind_group, &[]);
+        let Linked { pipeline, bind_group } = dispatch.linked();
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, bind_group, &[]);
         pass.dispatch_workgroups(x, y, z);
     }
 }

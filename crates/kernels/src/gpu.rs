@@ -3,8 +3,7 @@
 use qwen_vl_format::padded;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why the GPU could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -72,10 +71,10 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
-    pipelines: RefCell<HashMap<Rc<str>, wgpu::ComputePipeline>>,
+    pipelines: Pipelines,
     uniforms: RefCell<HashMap<Vec<u32>, wgpu::Buffer>>,
     zeros: wgpu::Buffer,
-    allocated: std::cell::Cell<u64>,
+    live: LiveBuffers,
     error: Arc<Mutex<Option<GpuError>>>,
     lost: Arc<MapSlot>,
 }
@@ -137,7 +136,7 @@ impl Gpu {
         // Errors arrive asynchronously, outside of any call: keep the first and report it at the next read-back.
         let error = Arc::new(Mutex::new(None));
         let keep_first = |slot: &Mutex<Option<GpuError>>, found: GpuError| {
-            slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(found);
+            slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(found);
         };
         device.on_uncaptured_error(Arc::new({
             let slot = error.clone();
@@ -165,17 +164,8 @@ impl Gpu {
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         });
-        Ok(Self {
-            device,
-            queue,
-            info,
-            pipelines: RefCell::default(),
-            uniforms: RefCell::default(),
-            zeros,
-            allocated: Default::default(),
-            error,
-            lost,
-        })
+        let pipelines = Pipelines { device: device.clone(), made: Default::default() };
+        Ok(Self { device, queue, info, pipelines, uniforms: RefCell::default(), zeros, live: LiveBuffers::default(), error, lost })
     }
 
     /// The device.
@@ -193,9 +183,17 @@ impl Gpu {
         &self.info
     }
 
-    /// Bytes of all buffers made so far.
+    /// Bytes of all buffers that were made and not freed.
     pub fn allocated_bytes(&self) -> u64 {
-        self.allocated.get()
+        self.live.lock().iter().map(wgpu::Buffer::size).sum()
+    }
+
+    /// Frees all buffers and gives the device back, at once and whoever still holds a part of it.
+    pub fn destroy(&self) {
+        for buffer in self.live.lock().drain(..) {
+            buffer.destroy();
+        }
+        self.device.destroy();
     }
 
     /// Resolves with the platform's words when the device goes away, also when it is destroyed. One waits at most.
@@ -206,7 +204,7 @@ impl Gpu {
 
     /// The first error that the device reported on its own, if any.
     pub fn check(&self) -> Result<(), GpuError> {
-        match &*self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match &*self.error.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
@@ -225,19 +223,25 @@ impl Gpu {
         if bytes > limit {
             return Err(GpuError::BindingTooLarge { what: label.to_owned(), needed: bytes, limit });
         }
-        self.allocated.set(self.allocated.get() + bytes);
-        Ok(self.device.create_buffer(&wgpu::BufferDescriptor {
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
-        }))
+        });
+        self.live.lock().push(buffer.clone());
+        Ok(buffer)
     }
 
     /// Zeroed activations `[rows, cols]`.
     pub fn activation(&self, label: &str, rows: usize, cols: usize) -> Result<Activation, GpuError> {
         let buffer = self.storage(label, (rows * padded(cols) * 4) as u64)?;
         Ok(Activation { buffer, rows, cols })
+    }
+
+    /// Zeroed activations that are freed when they are dropped. All others live as long as the device.
+    pub fn temporary(&self, label: &str, rows: usize, cols: usize) -> Result<Temporary, GpuError> {
+        Ok(Temporary { activation: self.activation(label, rows, cols)?, live: self.live.clone() })
     }
 
     /// Writes rows of `cols` values each, unpadded, from row 0 on.
@@ -333,34 +337,116 @@ impl Gpu {
         uniform
     }
 
-    /// Pipelines compiled so far.
+    /// Pipelines that kernels were made for.
     pub fn pipelines(&self) -> usize {
-        self.pipelines.borrow().len()
+        self.pipelines.lock().len()
     }
 
-    /// The pipeline for a WGSL source, compiled at the first request, and the one copy of that source. Entry point `main`.
-    pub(crate) fn pipeline(&self, label: &str, source: &str) -> (Rc<str>, wgpu::ComputePipeline) {
-        if let Some((source, pipeline)) = self.pipelines.borrow().get_key_value(source) {
-            return (source.clone(), pipeline.clone());
+    /// The shaders that kernels were made for and that are not compiled yet, as WGSL with the entry point `main`.
+    pub fn uncompiled(&self) -> Vec<Arc<str>> {
+        self.pipelines.lock().iter().filter(|(_, made)| made.pipeline.is_none()).map(|(source, _)| source.clone()).collect()
+    }
+
+    /// Compiles them now rather than at their first launch.
+    pub fn compile(&self) {
+        for source in self.uncompiled() {
+            self.pipelines.get(&source);
         }
-        let module = self
-            .device
-            .create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(label),
-            layout: None,
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // Every kernel writes its workgroup memory before it reads it.
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        let source: Rc<str> = source.into();
-        self.pipelines.borrow_mut().insert(source.clone(), pipeline.clone());
-        (source, pipeline)
+    }
+
+    pub(crate) fn pipeline_cache(&self) -> &Pipelines {
+        &self.pipelines
+    }
+}
+
+/// The pipelines of a device by their WGSL source.
+#[derive(Clone)]
+pub(crate) struct Pipelines {
+    device: wgpu::Device,
+    made: Arc<Mutex<HashMap<Arc<str>, MadePipeline>>>,
+}
+
+struct MadePipeline {
+    label: &'static str,
+    /// `None` until it is needed: compiling takes long, and may go on meanwhile by other ways.
+    pipeline: Option<wgpu::ComputePipeline>,
+}
+
+impl Pipelines {
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// Notes a source that will be needed; returns its only copy.
+    pub(crate) fn want(&self, label: &'static str, source: String) -> Arc<str> {
+        let mut made = self.lock();
+        if let Some((known, _)) = made.get_key_value(source.as_str()) {
+            return known.clone();
+        }
+        let source: Arc<str> = source.into();
+        made.insert(source.clone(), MadePipeline { label, pipeline: None });
+        source
+    }
+
+    /// The pipeline for a source that was wanted, compiled at the first request.
+    pub(crate) fn get(&self, source: &str) -> wgpu::ComputePipeline {
+        let mut made = self.lock();
+        let MadePipeline { label, pipeline } = made.get_mut(source).expect("the source was wanted");
+        pipeline.get_or_insert_with(|| compile(&self.device, label, source)).clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, MadePipeline>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn compile(device: &wgpu::Device, label: &str, source: &str) -> wgpu::ComputePipeline {
+    let module =
+        device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(label),
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // Every kernel writes its workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    })
+}
+
+/// The buffers that were made and not freed.
+#[derive(Debug, Clone, Default)]
+struct LiveBuffers(Arc<Mutex<Vec<wgpu::Buffer>>>);
+
+impl LiveBuffers {
+    fn lock(&self) -> MutexGuard<'_, Vec<wgpu::Buffer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Activations that are freed when they are dropped: browsers would keep the memory until they collect their garbage.
+#[derive(Debug)]
+pub struct Temporary {
+    activation: Activation,
+    live: LiveBuffers,
+}
+
+impl std::ops::Deref for Temporary {
+    type Target = Activation;
+
+    fn deref(&self) -> &Activation {
+        &self.activation
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        self.live.lock().retain(|buffer| *buffer != self.activation.buffer);
+        // What was submitted still runs to its end.
+        self.activation.buffer.destroy();
     }
 }
 
@@ -376,7 +462,7 @@ struct MapState {
 
 impl MapSlot {
     fn fill(&self, result: Result<(), String>) {
-        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slot.result = Some(result);
         if let Some(waker) = slot.waker.take() {
             waker.wake();
@@ -384,7 +470,7 @@ impl MapSlot {
     }
 
     fn poll(&self, context: &std::task::Context<'_>) -> std::task::Poll<Result<(), String>> {
-        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match slot.result.take() {
             Some(result) => std::task::Poll::Ready(result),
             None => {

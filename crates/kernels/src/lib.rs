@@ -24,6 +24,6 @@ mod unroll;
 mod weight;
 
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
-pub use gpu::{Activation, Gpu, GpuError, GpuOptions, PendingRead};
+pub use gpu::{Activation, Gpu, GpuError, GpuOptions, PendingRead, Temporary};
 pub use kv::{KvCache, KvFormat};
 pub use weight::{Weight, WeightPart};

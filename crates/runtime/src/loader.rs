@@ -2,6 +2,7 @@
 
 use crate::weights::Weights;
 use crate::{Model, RuntimeError};
+use qwen_vl_format::manifest::FileEntry;
 use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_kernels::{Gpu, KvFormat};
 
@@ -25,11 +26,12 @@ impl Default for ModelOptions {
 /// Takes the shards of a web checkpoint, in pieces of any size, straight into GPU buffers; checks each shard's length and SHA-256.
 ///
 /// Shards may come in any order and interleaved; the pieces of one shard must come from its first byte to its last.
+///
+/// The model is made at once, so that its kernels can be compiled while the weights arrive, and pictures encoded before the decoder is here.
 pub struct ModelLoader {
-    gpu: Gpu,
-    manifest: Manifest,
-    options: ModelOptions,
-    weights: Weights,
+    queue: wgpu::Queue,
+    model: Option<Model>,
+    entries: Vec<FileEntry>,
     shards: Vec<Shard>,
 }
 
@@ -38,6 +40,8 @@ struct Shard {
     received: u64,
     hash: ShardHash,
     segments: Vec<Segment>,
+    /// Whether pictures are encoded with some of it.
+    encodes: bool,
     /// The first segment that is not complete.
     next: usize,
     /// Up to three bytes of a word that the last piece cut: the queue takes whole words only.
@@ -58,11 +62,12 @@ impl ModelLoader {
         let mut shards: Vec<Shard> = manifest
             .shards
             .iter()
-            .map(|_| Shard { received: 0, hash: ShardHash::new(), segments: Vec::new(), next: 0, word: Vec::new() })
+            .map(|_| Shard { received: 0, hash: ShardHash::new(), segments: Vec::new(), encodes: false, next: 0, word: Vec::new() })
             .collect();
         for tensor in &manifest.tensors {
             for (part, target) in tensor.parts.iter().zip(&weights.matrix(&tensor.name).parts) {
-                let segments = &mut shards[part.shard].segments;
+                let Shard { segments, encodes, .. } = &mut shards[part.shard];
+                *encodes |= tensor.name.starts_with("vision.") || tensor.name.starts_with("resampler.");
                 segments.push(Segment { begin: part.data[0], end: part.data[1], buffer: target.data.clone() });
                 if let (Some([begin, end]), Some(scales)) = (part.scales, &target.scales) {
                     segments.push(Segment { begin, end, buffer: scales.clone() });
@@ -72,32 +77,36 @@ impl ModelLoader {
         for shard in &mut shards {
             shard.segments.sort_by_key(|segment| segment.begin);
         }
-        Ok(Self { gpu, manifest, options, weights, shards })
+        let (queue, entries) = (gpu.queue().clone(), manifest.shards.clone());
+        let model = Model::new(gpu, manifest, options, &weights)?;
+        Ok(Self { queue, model: Some(model), entries, shards })
     }
 
-    /// The GPU that the weights are written to.
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
+    /// The model while its weights are still coming; what is asked of it must not need those that are not here. `None` once it was taken.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref()
     }
 
-    /// The manifest that is being loaded.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+    /// Hands the model out before its weights are complete. [`Self::complete`] tells when it can be used.
+    pub fn take_model(&mut self) -> Option<Model> {
+        self.model.take()
+    }
+
+    /// The queue that weights are written to.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// Whether pictures can be encoded: the vision tower and the resampler are complete.
+    pub fn encodes(&self) -> bool {
+        self.shards.iter().zip(&self.entries).all(|(shard, entry)| !shard.encodes || shard.received == entry.bytes)
     }
 
     /// Takes the next bytes of a shard. At its last byte the hash is checked; if it is wrong, the shard begins anew.
     pub fn write(&mut self, shard: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let count = self.shards.len();
-        let (Some(state), Some(entry)) = (self.shards.get_mut(shard), self.manifest.shards.get(shard)) else {
-            return Err(RuntimeError::NoSuchShard { index: shard, count });
-        };
-        let end = state.received + bytes.len() as u64;
-        if end > entry.bytes {
-            return Err(RuntimeError::ShardLength { shard: entry.file.clone(), expected: entry.bytes, found: end });
-        }
+        let (state, entry) = self.upload(shard, bytes)?;
         state.hash.update(bytes);
-        state.upload(&self.gpu, bytes);
-        if end == entry.bytes && !bytes.is_empty() {
+        if state.received == entry.bytes && !bytes.is_empty() {
             let found = std::mem::take(&mut state.hash).finish();
             if found != entry.sha256 {
                 state.restart();
@@ -107,6 +116,24 @@ impl ModelLoader {
         Ok(())
     }
 
+    /// Takes the next bytes of a shard whose hash the caller has checked. All of a shard comes by this way or by [`Self::write`].
+    pub fn write_checked(&mut self, shard: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
+        self.upload(shard, bytes).map(|_| ())
+    }
+
+    fn upload(&mut self, shard: usize, bytes: &[u8]) -> Result<(&mut Shard, &FileEntry), RuntimeError> {
+        let count = self.shards.len();
+        let (Some(state), Some(entry)) = (self.shards.get_mut(shard), self.entries.get(shard)) else {
+            return Err(RuntimeError::NoSuchShard { index: shard, count });
+        };
+        let end = state.received + bytes.len() as u64;
+        if end > entry.bytes {
+            return Err(RuntimeError::ShardLength { shard: entry.file.clone(), expected: entry.bytes, found: end });
+        }
+        state.upload(&self.queue, bytes);
+        Ok((state, entry))
+    }
+
     /// Forgets what came of a shard: its first byte comes next. What is on the GPU is overwritten then.
     pub fn restart(&mut self, shard: usize) -> Result<(), RuntimeError> {
         let count = self.shards.len();
@@ -114,15 +141,26 @@ impl ModelLoader {
         Ok(())
     }
 
-    /// Makes the model once every shard has come whole.
-    pub async fn finish(self) -> Result<Model, RuntimeError> {
-        for (shard, entry) in self.shards.iter().zip(&self.manifest.shards) {
+    /// Whether every shard has come whole.
+    pub fn complete(&self) -> Result<(), RuntimeError> {
+        for (shard, entry) in self.shards.iter().zip(&self.entries) {
             if shard.received != entry.bytes {
                 return Err(RuntimeError::ShardLength { shard: entry.file.clone(), expected: entry.bytes, found: shard.received });
             }
         }
-        self.gpu.check()?;
-        Model::new(self.gpu, self.manifest, self.options, &self.weights)
+        Ok(())
+    }
+
+    /// The model, compiled, once every shard has come whole.
+    ///
+    /// # Panics
+    /// If the model was taken before.
+    pub fn finish(mut self) -> Result<Model, RuntimeError> {
+        self.complete()?;
+        let model = self.take_model().expect("the model is taken once");
+        model.gpu().check()?;
+        model.gpu().compile();
+        Ok(model)
     }
 }
 
@@ -135,7 +173,7 @@ impl Shard {
     }
 
     /// Hands `bytes`, which begin at `self.received`, to the segments that they belong to.
-    fn upload(&mut self, gpu: &Gpu, bytes: &[u8]) {
+    fn upload(&mut self, queue: &wgpu::Queue, bytes: &[u8]) {
         let begin = self.received;
         let end = begin + bytes.len() as u64;
         self.received = end;
@@ -155,13 +193,13 @@ impl Shard {
                 piece = &piece[taken..];
                 offset += taken as u64;
                 if self.word.len() == 4 {
-                    gpu.queue().write_buffer(&segment.buffer, word_offset, &self.word);
+                    queue.write_buffer(&segment.buffer, word_offset, &self.word);
                     self.word.clear();
                 }
             }
             let whole = piece.len() / 4 * 4;
             if whole > 0 {
-                gpu.queue().write_buffer(&segment.buffer, offset, &piece[..whole]);
+                queue.write_buffer(&segment.buffer, offset, &piece[..whole]);
             }
             self.word.extend_from_slice(&piece[whole..]);
             if to < segment.end {

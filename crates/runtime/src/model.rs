@@ -9,10 +9,11 @@ use crate::weights::Weights;
 use crate::{Gpu, RuntimeError, SamplingOptions};
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::sample::Draw;
-use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, argmax::NOT_FINITE, encode};
+use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use web_time::Instant;
 
 /// Intermediate results by name, `rows × cols` without padding, collected where a trace is asked for.
@@ -21,7 +22,7 @@ pub type Trace = BTreeMap<String, Vec<f32>>;
 /// What the decoder sees of one picture: `[queries, hidden]`, on the GPU.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures {
-    rows: Activation,
+    rows: Arc<Temporary>,
     /// Tells encodings of one model apart.
     id: u64,
 }
@@ -168,12 +169,12 @@ impl Model {
         self.note(&mut trace, "ln_post", &resampler.ln_post, queries).await?;
         self.note(&mut trace, "image_features", &resampler.features, queries).await?;
 
-        let features = self.gpu.activation("image features", queries, config.hidden_size)?;
+        let features = self.gpu.temporary("image features", queries, config.hidden_size)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&resampler.features.buffer, 0, &features.buffer, 0, features.bytes(queries));
         self.gpu.queue().submit([encoder.finish()]);
         self.encodings += 1;
-        Ok(ImageFeatures { rows: features, id: self.encodings })
+        Ok(ImageFeatures { rows: Arc::new(features), id: self.encodings })
     }
 
     /// Reads image features back, `[queries, hidden]`.

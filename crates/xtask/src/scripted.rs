@@ -4,9 +4,9 @@
 //! the token that comes next is that axis. Pictures and prompts still go through every kernel; they change nothing.
 
 use anyhow::{Context, Result, ensure};
+use qwen_vl_format::Scheme;
 use qwen_vl_format::block::encode_rows;
-use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
-use qwen_vl_format::{Scheme, ShardHash};
+use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
 use std::fs;
 use std::path::Path;
 
@@ -38,7 +38,7 @@ pub fn rewrite(folder: &Path) -> Result<()> {
         shards[part.shard][part.data[0] as usize..part.data[1] as usize].copy_from_slice(&encoded.data);
     }
     for (entry, bytes) in manifest.shards.iter_mut().zip(&shards) {
-        entry.sha256 = ShardHash::of(bytes);
+        *entry = FileEntry::of_shard(&entry.file, bytes);
         fs::write(folder.join(&entry.file), bytes)?;
     }
     fs::write(&path, serde_json::to_string(&manifest)?).with_context(|| format!("can not write {}", path.display()))

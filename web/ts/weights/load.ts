@@ -6,11 +6,14 @@ import { concat } from "./download.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import { ProgressCounter } from "./progress.js";
 import type { Source } from "./source.js";
-import { transfer, wrongFile, type Job, type Target } from "./transfer.js";
+import { wrongFile } from "./errors.js";
+import { transfer, type Job, type Target } from "./transfer.js";
 
 /** Takes the shards; made once the manifest is known. */
 export interface ShardSink {
   target(shard: number): Target;
+  /** Takes the vocabulary, which comes before the shards are complete. */
+  vocabulary?(bytes: Uint8Array<ArrayBuffer>): void;
 }
 
 export interface WeightsOptions<S extends ShardSink> {
@@ -45,7 +48,7 @@ export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S
   );
   const tokenizer = entries.find((entry) => !manifest.shards.includes(entry));
   if (!tokenizer) throw new QwenVLError("MANIFEST_INVALID", "the manifest lists no tokenizer file");
-  const vocabulary = new WholeFile(tokenizer);
+  const vocabulary = new WholeFile(tokenizer, (bytes) => sink.vocabulary?.(bytes));
   const shards = manifest.shards.map((entry, shard): Job => ({ entry, target: sink.target(shard) }));
   const moveAll = async () => {
     if (cache) await prepareCache(cache, manifest, text, source.url);
@@ -127,10 +130,12 @@ export async function withModelLock<T>(
 /** A small file that is needed whole. */
 class WholeFile implements Target {
   readonly #entry: FileEntry;
+  readonly #onDone: (bytes: Uint8Array<ArrayBuffer>) => void;
   #pieces: Uint8Array[] = [];
 
-  constructor(entry: FileEntry) {
+  constructor(entry: FileEntry, onDone: (bytes: Uint8Array<ArrayBuffer>) => void = () => undefined) {
     this.#entry = entry;
+    this.#onDone = onDone;
   }
 
   write(bytes: Uint8Array): void {
@@ -138,8 +143,10 @@ class WholeFile implements Target {
   }
 
   async finish(): Promise<void> {
-    const found = await sha256(this.bytes());
+    const bytes = this.bytes();
+    const found = await sha256(bytes);
     if (found !== this.#entry.sha256) throw wrongFile(this.#entry, this.#entry.sha256, found);
+    this.#onDone(bytes);
   }
 
   restart(): void {

@@ -6,7 +6,9 @@ import { loadWeights, withModelLock } from "./load.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import type { ProgressCounter } from "./progress.js";
 import { makeSource, type SourceSpec } from "./spec.js";
-import { PIECE_BYTES, wrongFile, type Target } from "./transfer.js";
+import { wrongFile } from "./errors.js";
+import { PieceChecker } from "./pieces.js";
+import { PIECE_BYTES, type Target } from "./transfer.js";
 
 export type CacheOperation =
   | { kind: "list" | "clear" }
@@ -79,20 +81,28 @@ async function verify(cache: WeightCache, manifest: Manifest, checks: Checks, pr
   for (const entry of entries) {
     const cached = await cache.open(entry);
     if (!cached) continue;
-    const hash = checks.newHash();
+    const target = hashTarget(entry, checks);
+    const pass = entry.pieces && new PieceChecker(entry, entry.pieces, () => Promise.resolve());
     const file = progress.file();
     let bytes = 0;
-    for await (const piece of cached.read(PIECE_BYTES)) {
+    let right = true;
+    try {
+      for await (const piece of cached.read(PIECE_BYTES)) {
+        signal.throwIfAborted();
+        progress.phase("verify");
+        if (pass) await pass.write(piece);
+        else target.write(piece, false);
+        bytes += piece.byteLength;
+        file.add(piece.byteLength, true);
+      }
+      if (bytes === entry.bytes && !pass) await target.finish?.();
+    } catch (error) {
       signal.throwIfAborted();
-      progress.phase("restore");
-      hash.update(piece);
-      bytes += piece.byteLength;
-      file.add(piece.byteLength, true);
+      right = false;
     }
-    const right = hash.finish() === entry.sha256;
-    // The beginning of a download can not be judged.
-    if (bytes === entry.bytes && !right) await cached.reset();
-    await cached.close(right);
+    // The beginning of a download is left as it is, unless a piece of it is wrong.
+    if (!right) await cached.reset();
+    await cached.close(right && bytes === entry.bytes);
     progress.fileDone();
   }
 }
@@ -111,8 +121,11 @@ async function fill(spec: SourceSpec, cache: WeightCache, checks: Checks, progre
 function hashTarget(entry: FileEntry, checks: Checks): Target {
   let hash = checks.newHash();
   return {
-    write: (bytes) => hash.update(bytes),
+    write(bytes, checked) {
+      if (!checked) hash.update(bytes);
+    },
     finish() {
+      if (entry.pieces) return Promise.resolve();
       const found = hash.finish();
       hash = checks.newHash();
       return found === entry.sha256 ? Promise.resolve() : Promise.reject(wrongFile(entry, entry.sha256, found));

@@ -7,6 +7,8 @@ export interface FileEntry {
   bytes: number;
   /** Lower-case hexadecimal. */
   sha256: string;
+  /** Of its pieces of `bytes` bytes each, the last perhaps shorter: what is checked instead where it is there. */
+  pieces?: { bytes: number; sha256: string[] };
 }
 
 export interface Manifest {

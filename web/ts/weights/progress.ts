@@ -1,7 +1,7 @@
 import type { ErrorData } from "../errors.js";
 
 /** Steps of a load, in this order; those without work are left out. `wait`: another tab is loading the same model. */
-export const PHASES = ["manifest", "wait", "restore", "download", "upload", "compile", "warmup", "ready"] as const;
+export const PHASES = ["manifest", "wait", "restore", "download", "verify", "upload", "compile", "warmup", "ready"] as const;
 export type LoadPhase = (typeof PHASES)[number];
 
 /** How far a load is. No number but the rate and the time left ever goes back. */
@@ -23,6 +23,8 @@ export interface LoadProgress {
   shards: number;
   /** Requests that failed and were repeated. */
   retries: number;
+  /** Pictures that were encoded while weights still came. */
+  pictures: number;
   /** Why the model is not being kept in the cache, if it was asked for. */
   cacheProblem?: ErrorData;
 }
@@ -45,6 +47,7 @@ export class ProgressCounter {
     shard: 0,
     shards: 0,
     retries: 0,
+    pictures: 0,
   };
   /** When how many bytes had come. */
   #samples: { at: number; bytes: number }[] = [];
@@ -73,6 +76,8 @@ export class ProgressCounter {
   add(bytes: number, restored: boolean): void {
     this.#state.bytes += bytes;
     if (restored) this.#state.restoredBytes += bytes;
+    // All is here; the hashes of the last pieces are still to come.
+    if (this.#state.bytes === this.#state.totalBytes) this.phase("verify");
     if (performance.now() - this.#told > INTERVAL_MS) this.tell();
   }
 
@@ -83,6 +88,11 @@ export class ProgressCounter {
 
   retry(): void {
     this.#state.retries += 1;
+    this.tell();
+  }
+
+  pictureEncoded(): void {
+    this.#state.pictures += 1;
     this.tell();
   }
 

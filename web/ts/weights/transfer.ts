@@ -1,15 +1,15 @@
 /** Moves a model's files from the cache and its source to where they are used, several side by side. */
 
-import { QwenVLError } from "../errors.js";
 import type { CachedFile, WeightCache } from "./cache.js";
 import type { FileEntry } from "./manifest.js";
+import { PieceChecker } from "./pieces.js";
 import type { ProgressCounter } from "./progress.js";
 import type { Source } from "./source.js";
 
-/** Takes a file's bytes, from the first to the last, and checks their hash. */
+/** Takes a file's bytes, from the first to the last, and checks their hash unless that was done piece by piece before. */
 export interface Target {
   /** May throw `INTEGRITY` at the last byte. */
-  write(bytes: Uint8Array): void;
+  write(bytes: Uint8Array, checked: boolean): void;
   /** After the last byte; may throw `INTEGRITY` too. */
   finish?(): Promise<void>;
   /** Forgets what was written; the file comes again. */
@@ -57,20 +57,22 @@ async function moveFile({ entry, target }: Job, options: TransferOptions): Promi
   const { cache, signal } = options;
   const progress = options.progress.file();
   const cached = await cache?.open(entry);
+  const pass = gate(entry, target);
   let right = false;
   try {
     for (let fetches = 0; !right; ) {
       signal.throwIfAborted();
       try {
-        const restored = await restore(cached, target, options, (bytes) => progress.add(bytes, true));
+        const restored = await restore(cached, pass, options, (bytes) => progress.add(bytes, true));
         if (restored === 0) fetches += 1;
-        if (restored < entry.bytes) await fetchRest(entry, restored, cached, target, options, (bytes) => progress.add(bytes, false));
+        if (restored < entry.bytes) await fetchRest(entry, restored, cached, pass, options, (bytes) => progress.add(bytes, false));
         await target.finish?.();
         right = true;
       } catch (error) {
         // Only this file is wrong, in the cache or as it came: once more from its first byte.
         if (!(isIntegrityError(error) && fetches < FETCHES)) throw error;
         await cached?.reset();
+        pass.restart();
         target.restart();
         progress.restart();
         options.progress.retry();
@@ -82,10 +84,38 @@ async function moveFile({ entry, target }: Job, options: TransferOptions): Promi
   options.progress.fileDone();
 }
 
+/** What stands before a target: lets bytes pass, and waits so that they do not pile up. */
+interface Gate {
+  write(bytes: Uint8Array): Promise<void>;
+  restart(): void;
+}
+
+function gate(entry: FileEntry, target: Target): Gate {
+  // Reading from the cache is synchronous: without waiting for a task, no message and no abort would ever come through.
+  const drain = () => target.drain?.() ?? nextTask();
+  if (entry.pieces) {
+    return new PieceChecker(entry, entry.pieces, (piece) => {
+      target.write(piece, true);
+      return drain();
+    });
+  }
+  let undrained = 0;
+  return {
+    async write(bytes) {
+      target.write(bytes, false);
+      undrained += bytes.byteLength;
+      if (undrained < PIECE_BYTES) return;
+      undrained = 0;
+      await drain();
+    },
+    restart: () => (undrained = 0),
+  };
+}
+
 /** Hands over what is stored of a file; returns how many bytes that is. */
 async function restore(
   cached: CachedFile | undefined,
-  target: Target,
+  pass: Gate,
   { progress, signal }: TransferOptions,
   onBytes: (bytes: number) => void,
 ): Promise<number> {
@@ -94,9 +124,7 @@ async function restore(
     progress.phase("restore");
     restored += piece.byteLength;
     onBytes(piece.byteLength);
-    target.write(piece);
-    // Reading is synchronous: without this, no message and no abort would ever come through.
-    await (target.drain?.() ?? nextTask());
+    await pass.write(piece);
     signal.throwIfAborted();
   }
   return restored;
@@ -106,23 +134,17 @@ async function fetchRest(
   entry: FileEntry,
   from: number,
   cached: CachedFile | undefined,
-  target: Target,
+  pass: Gate,
   { source, progress, signal }: TransferOptions,
   onBytes: (bytes: number) => void,
 ): Promise<void> {
   const hooks = { signal, onRetry: () => progress.retry(), onRefetched: (bytes: number) => progress.refetched(bytes) };
-  let undrained = 0;
   for await (const piece of source.read(entry, from, hooks)) {
     signal.throwIfAborted();
     progress.phase("download");
     await cached?.append(piece);
     onBytes(piece.byteLength);
-    target.write(piece);
-    undrained += piece.byteLength;
-    if (undrained >= PIECE_BYTES) {
-      undrained = 0;
-      await target.drain?.();
-    }
+    await pass.write(piece);
   }
 }
 
@@ -139,11 +161,4 @@ function nextTask(): Promise<void> {
     };
     port2.postMessage(undefined);
   });
-}
-
-/** The error for a file whose length or hash is not the manifest's. */
-export function wrongFile({ file }: FileEntry, expected: number | string, found: number | string): QwenVLError {
-  const what = typeof expected === "number" ? "bytes" : "SHA-256";
-  const details = { shard: file, expected, found };
-  return new QwenVLError("INTEGRITY", `\`${file}\`: ${what} ${found}, the manifest says ${expected}`, { details });
 }

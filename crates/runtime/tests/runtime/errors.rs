@@ -25,7 +25,7 @@ fn loader(folder: &tempfile::TempDir) -> (ModelLoader, Vec<u8>) {
 fn a_truncated_shard_is_named_with_both_lengths() {
     let (mut loader, shard) = loader(&converted());
     loader.write(0, &shard[..shard.len() - 5]).unwrap();
-    let Err(error) = pollster::block_on(loader.finish()) else { panic!("a model was made of a truncated shard") };
+    let Err(error) = loader.finish() else { panic!("a model was made of a truncated shard") };
     assert!(matches!(error, RuntimeError::ShardLength { .. }));
     let text = error.to_string();
     assert!(
@@ -64,7 +64,7 @@ fn a_shard_may_come_again_after_a_wrong_or_an_unfinished_one() {
     for piece in shard.chunks(9973) {
         loader.write(0, piece).unwrap();
     }
-    let mut again = pollster::block_on(loader.finish()).unwrap();
+    let mut again = loader.finish().unwrap();
     let mut straight = load(&folder, ModelOptions::default());
     let logits = |model: &mut qwen_vl_runtime::Model| {
         model.reset();
@@ -80,7 +80,7 @@ fn a_wrong_shard_is_not_one_that_came() {
     let (mut loader, mut shard) = loader(&converted());
     shard[100] ^= 1;
     loader.write(0, &shard).unwrap_err();
-    let Err(error) = pollster::block_on(loader.finish()) else { panic!("a model was made of a wrong shard") };
+    let Err(error) = loader.finish() else { panic!("a model was made of a wrong shard") };
     assert!(matches!(error, RuntimeError::ShardLength { found: 0, .. }), "{error}");
 }
 

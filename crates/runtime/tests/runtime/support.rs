@@ -40,7 +40,7 @@ pub fn load(folder: &tempfile::TempDir, options: ModelOptions) -> Model {
             loader.write(shard, piece).unwrap();
         }
     }
-    pollster::block_on(loader.finish()).unwrap()
+    loader.finish().unwrap()
 }
 
 /// Runs a whole prompt.

@@ -1,0 +1,52 @@
+/** Checking a file while it streams, by the hashes of its pieces: the browser's own SHA-256 is fast, but takes only what is whole. */
+
+import { sha256 } from "./cache.js";
+import type { FileEntry } from "./manifest.js";
+import { wrongFile } from "./errors.js";
+
+/** Regroups bytes into the pieces of a file, and hands on only those that are right. */
+export class PieceChecker {
+  readonly #entry: FileEntry;
+  readonly #hashes: readonly string[];
+  readonly #piece: Uint8Array<ArrayBuffer>;
+  readonly #take: (piece: Uint8Array) => Promise<void>;
+  /** Bytes that were handed on. */
+  #passed = 0;
+  /** Bytes of the piece that is not whole yet. */
+  #filled = 0;
+
+  /** @param take gets the pieces in order; what it is given is overwritten once it has settled */
+  constructor(entry: FileEntry, { bytes, sha256 }: NonNullable<FileEntry["pieces"]>, take: (piece: Uint8Array) => Promise<void>) {
+    this.#entry = entry;
+    this.#hashes = sha256;
+    this.#piece = new Uint8Array(Math.min(bytes, entry.bytes));
+    this.#take = take;
+  }
+
+  /** Takes the next bytes. Throws `INTEGRITY` where a piece is wrong. */
+  async write(bytes: Uint8Array): Promise<void> {
+    for (let rest = bytes; rest.byteLength > 0; ) {
+      const whole = Math.min(this.#piece.byteLength, this.#entry.bytes - this.#passed);
+      const part = rest.subarray(0, whole - this.#filled);
+      if (part.byteLength === 0) throw wrongFile(this.#entry, this.#entry.bytes, this.#passed + rest.byteLength);
+      rest = rest.subarray(part.byteLength);
+      this.#piece.set(part, this.#filled);
+      this.#filled += part.byteLength;
+      if (this.#filled < whole) continue;
+      const piece = this.#piece.subarray(0, whole);
+      const index = Math.floor(this.#passed / this.#piece.byteLength);
+      const expected = this.#hashes[index] ?? "";
+      const found = await sha256(piece);
+      if (found !== expected) throw wrongFile(this.#entry, expected, found);
+      await this.#take(piece);
+      this.#passed += whole;
+      this.#filled = 0;
+    }
+  }
+
+  /** Forgets what came: the first byte comes next. */
+  restart(): void {
+    this.#passed = 0;
+    this.#filled = 0;
+  }
+}
