@@ -1,10 +1,12 @@
 // Loading with a cache, in Node: what is fetched, what is kept, and what happens when either goes wrong.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { after, before, beforeEach, test } from "node:test";
 import { WeightCache } from "../../web/dist/weights/cache.js";
 import { cacheProblem, loadWeights } from "../../web/dist/weights/load.js";
+import { maintain } from "../../web/dist/weights/maintain.js";
 import { PHASES, ProgressCounter } from "../../web/dist/weights/progress.js";
 import { FolderSource, UrlSource } from "../../web/dist/weights/source.js";
 import { makeModel, MemoryBackend, MemorySink } from "./memory.mjs";
@@ -13,7 +15,9 @@ import { misbehavingServer } from "./misbehaving.mjs";
 const CHUNK = 65536;
 const model = makeModel(1);
 const newer = makeModel(2);
+const pieced = makeModel(3, { pieceBytes: 65_536 });
 let served = model;
+let lastSink;
 let backend;
 let server;
 before(async () => {
@@ -36,7 +40,7 @@ async function load({ source, cache = backend, signal = new AbortController().si
   const weightCache = cache && new WeightCache(cache, (problem) => progress.cacheProblem(cacheProblem(problem)));
   const fetchNow = (url, init) => fetch(url, init);
   source ??= new UrlSource(`${server.origin}/model/manifest.json`, { fetch: fetchNow, requestInit: {}, retries: 2 });
-  const makeSink = async (manifest) => new MemorySink(manifest);
+  const makeSink = async (manifest) => (lastSink = new MemorySink(manifest));
   try {
     const { sink, vocabulary } = await loadWeights({ source, cache: weightCache, makeSink, progress, concurrency: 3, whenBusy: "wait", signal, ...more });
     want.manifest.shards.forEach(({ file }, index) => assert.ok(sink.shards[index].equals(want.files.get(file)), file));
@@ -256,4 +260,60 @@ test("a web page, a missing shard and a busy server fail with DOWNLOAD", async (
     server.fault = (path) => (path === "/model/shard-2" ? fault : undefined);
     await assert.rejects(load({ cache: null }), { code: "DOWNLOAD" });
   }
+});
+
+test("shards that are hashed in pieces are checked piece by piece, from the server and from the cache", async () => {
+  served = pieced;
+  const shardBytes = pieced.manifest.shards.reduce((sum, { bytes }) => sum + bytes, 0);
+  assert.equal((await load()).phase, "verify");
+  assert.equal(lastSink.checkedBytes, shardBytes);
+  server.reset();
+  assert.equal((await load()).restoredBytes, pieced.bytes);
+  assert.equal(lastSink.checkedBytes, shardBytes);
+  backend.files.get(shardHash(1))[140_000] ^= 1;
+  await load();
+  assert.equal(server.sent("/model/shard-1"), 150_001);
+  assert.equal(server.sent("/model/shard-0"), 0);
+});
+
+test("no byte of a wrong piece is let pass, and the shard is fetched again once", async () => {
+  served = pieced;
+  const wrong = Buffer.from(pieced.files.get("shard-0"));
+  wrong[70_000] ^= 1;
+  server.fault = (path) => (path === "/model/shard-0" ? { body: wrong } : undefined);
+  await assert.rejects(load(), (error) => error.code === "INTEGRITY" && error.details.shard === "shard-0");
+  assert.ok(wrong.subarray(0, 65_536).equals(lastSink.shards[0]), `${lastSink.shards[0].length} bytes came through`);
+  assert.equal(server.requests.filter(({ path }) => path === "/model/shard-0").length, 2);
+  server.reset();
+  await load();
+});
+
+test("a load of pieces that was cut and aborted goes on where it was", async () => {
+  served = pieced;
+  server.fault = (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 100_000 } : undefined);
+  const controller = new AbortController();
+  const onProgress = ({ bytes }) => bytes >= 250_000 && controller.abort(new Error("enough"));
+  await assert.rejects(load({ signal: controller.signal, onProgress }), /enough/);
+  const stored = (await cacheOf().models())[0].storedBytes;
+  await sleep(50);
+  server.reset();
+  assert.equal((await load()).restoredBytes, stored);
+  assert.equal(shardBytesSent(), pieced.bytes - stored);
+});
+
+test("maintenance finds a wrong piece", async () => {
+  served = pieced;
+  await load();
+  const cache = cacheOf();
+  const newHash = () => {
+    const hash = createHash("sha256");
+    return { update: (bytes) => hash.update(bytes), finish: () => hash.digest("hex") };
+  };
+  const checks = { checkManifest() {}, newHash };
+  const url = `${server.origin}/model/manifest.json`;
+  const verify = () => maintain({ kind: "verify", url }, cache, checks, new ProgressCounter(() => undefined), new AbortController().signal);
+  assert.equal((await verify())[0].complete, true);
+  backend.files.get(shardHash(1))[140_000] ^= 1;
+  const [{ complete, storedBytes }] = await verify();
+  assert.deepEqual([complete, storedBytes], [false, pieced.bytes - 150_001]);
 });

@@ -46,10 +46,16 @@ export class MemoryBackend {
   }
 }
 
+/** The hashes of a shard's pieces, as the manifest has them. */
+export function piecesOf(shard, bytes) {
+  const pieces = Array.from({ length: Math.ceil(shard.length / bytes) }, (_, index) => shard.subarray(index * bytes, (index + 1) * bytes));
+  return { bytes, sha256: pieces.map(sha256) };
+}
+
 export const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
-/** A folder with as much of a model as loading looks at. */
-export function makeModel(seed, shardBytes = [200_000, 150_001, 70_000, 1]) {
+/** A folder with as much of a model as loading looks at. With `pieceBytes` its shards are hashed in pieces. */
+export function makeModel(seed, { shardBytes = [200_000, 150_001, 70_000, 1], pieceBytes } = {}) {
   const files = new Map();
   const add = (file, length) => {
     const bytes = Buffer.from(Uint8Array.from({ length }, (_, index) => Math.imul(index + 1, 2654435761 + 2 * seed) >>> 23));
@@ -64,6 +70,7 @@ export function makeModel(seed, shardBytes = [200_000, 150_001, 70_000, 1]) {
     files: [add("qwen.tiktoken", 10_000 + seed), add("LICENSE", 100)],
     shards: shardBytes.map((bytes, index) => add(`shard-${index}`, bytes)),
   };
+  if (pieceBytes) for (const shard of manifest.shards) shard.pieces = piecesOf(files.get(shard.file), pieceBytes);
   files.set("manifest.json", Buffer.from(JSON.stringify(manifest)));
   const loaded = [...manifest.shards, manifest.files[0]];
   return { files, manifest, bytes: loaded.reduce((sum, { bytes }) => sum + bytes, 0) };
@@ -72,6 +79,8 @@ export function makeModel(seed, shardBytes = [200_000, 150_001, 70_000, 1]) {
 /** Stands in for the engine: keeps the shards and checks their hashes. */
 export class MemorySink {
   shards;
+  /** Bytes whose hash was checked before they came here. */
+  checkedBytes = 0;
 
   constructor(manifest) {
     this.entries = JSON.parse(manifest).shards;
@@ -80,7 +89,8 @@ export class MemorySink {
 
   target(shard) {
     return {
-      write: (bytes) => {
+      write: (bytes, checked) => {
+        this.checkedBytes += checked ? bytes.length : 0;
         const whole = (this.shards[shard] = Buffer.concat([this.shards[shard], bytes]));
         const { bytes: expected, sha256: hash } = this.entries[shard];
         if (whole.length > expected || (whole.length === expected && sha256(whole) !== hash)) {

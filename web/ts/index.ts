@@ -17,6 +17,8 @@ export {
   LostEvent,
   QwenVL,
   QwenVLModel,
+  type EncodeOptions,
+  type Loading,
   type LoadOptions,
   type ModelEventMap,
   type ModelInfo,
@@ -48,4 +50,5 @@ export type { CacheBackend, CacheFile, StoredFile } from "./weights/backend.js";
 export type { CachedModel } from "./weights/cache.js";
 export type { Fetch } from "./weights/download.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";
-export type { CacheChoice, ModelSource, SourceOptions } from "./weights/spec.js";
+export { droppedFiles } from "./weights/dropped.js";
+export type { CacheChoice, ManifestSource, ModelSource, SourceOptions } from "./weights/spec.js";

@@ -26,6 +26,8 @@ export interface UrlSourceOptions {
   fetch: Fetch;
   requestInit: RequestInit;
   retries: number;
+  /** Given by the page, so that it need not be fetched. */
+  manifest?: string | undefined;
 }
 
 /** How long a model that is in the cache waits to hear whether there is a newer one. */
@@ -42,6 +44,7 @@ export class UrlSource implements Source {
   }
 
   async manifest(hooks: ReadHooks, hasty: boolean): Promise<string> {
+    if (this.#options.manifest !== undefined) return this.#options.manifest;
     const requestInit: RequestInit = { cache: "no-cache", ...this.#options.requestInit };
     const haste = hasty ? { retries: 0, stallMs: HASTY_MS } : {};
     return new TextDecoder().decode(await downloadWhole(this.url, { ...this.#options, ...hooks, requestInit, ...haste }));

@@ -8,8 +8,19 @@ import { FolderSource, UrlSource, type Source } from "./source.js";
 import { QwenVLError } from "../errors.js";
 import type { Fetch } from "./download.js";
 
-/** A model's address, or its folder on this machine: chosen or dropped files, or a directory handle. */
-export type ModelSource = string | URL | readonly File[] | FileSystemDirectoryHandle;
+/**
+ * A model's address, or its folder on this machine: chosen or dropped files, or a directory handle; or a manifest that the page has
+ * already, with the address of the folder that its files are in.
+ */
+export type ModelSource = string | URL | readonly File[] | FileSystemDirectoryHandle | ManifestSource;
+
+/** A manifest without a request for it. */
+export interface ManifestSource {
+  /** What `manifest.json` holds, as an object or as text. */
+  manifest: object | string;
+  /** Where its files are. */
+  baseUrl: string | URL;
+}
 
 /** Where weights are kept between visits. */
 export type CacheChoice = "opfs" | "cache-api" | "none" | CacheBackend;
@@ -24,7 +35,7 @@ export interface SourceOptions {
 }
 
 export type SourceSpec =
-  | { kind: "url"; url: string; requestInit: RequestInit; retries: number; fetch?: MessagePort }
+  | { kind: "url"; url: string; requestInit: RequestInit; retries: number; fetch?: MessagePort; manifest?: string }
   | { kind: "folder"; folder: readonly File[] | FileSystemDirectoryHandle; url: string };
 
 export type CacheSpec = { kind: "opfs" | "cache-api" | "none" } | { kind: "custom"; name: string; port: MessagePort };
@@ -39,13 +50,24 @@ const RETRIES = 5;
 
 /** @param url what a folder is known by in the cache */
 export function sourceSpec(source: ModelSource, options: SourceOptions, url = "folder:"): Posted<SourceSpec> {
-  if (typeof source === "object" && !(source instanceof URL)) return { spec: { kind: "folder", folder: source, url }, transfer: [] };
+  if (isFolder(source)) return { spec: { kind: "folder", folder: source, url }, transfer: [] };
   const { requestInit = {}, retries = RETRIES } = options;
-  const spec = { kind: "url", url: manifestUrl(source), requestInit: plainRequest(requestInit), retries } as const;
+  const common = { kind: "url", requestInit: plainRequest(requestInit), retries } as const;
+  let spec: Extract<SourceSpec, { kind: "url" }>;
+  if (typeof source === "object" && "manifest" in source) {
+    const { manifest, baseUrl } = source;
+    spec = { ...common, url: manifestUrl(baseUrl), manifest: typeof manifest === "string" ? manifest : JSON.stringify(manifest) };
+  } else {
+    spec = { ...common, url: manifestUrl(source) };
+  }
   if (!options.fetch) return { spec, transfer: [] };
   const { port1, port2 } = new MessageChannel();
   exposeFetch(port1, options.fetch);
   return { spec: { ...spec, fetch: port2 }, transfer: [port2] };
+}
+
+function isFolder(source: ModelSource): source is readonly File[] | FileSystemDirectoryHandle {
+  return typeof source === "object" && !(source instanceof URL) && !("manifest" in source);
 }
 
 export function cacheSpec(choice: CacheChoice): Posted<CacheSpec> {
@@ -76,8 +98,9 @@ export function manifestUrl(source: string | URL): string {
 
 export function makeSource(spec: SourceSpec): Source {
   if (spec.kind === "folder") return new FolderSource(spec.folder, spec.url);
-  const { url, requestInit, retries } = spec;
-  return new UrlSource(url, { fetch: spec.fetch ? remoteFetch(spec.fetch) : (url, init) => fetch(url, init), requestInit, retries });
+  const { url, requestInit, retries, manifest } = spec;
+  return new UrlSource(url, {
+    manifest, fetch: spec.fetch ? remoteFetch(spec.fetch) : (url, init) => fetch(url, init), requestInit, retries });
 }
 
 /** Fails where the browser does not give this page any storage, as in some private windows. */

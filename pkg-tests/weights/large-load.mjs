@@ -1,0 +1,122 @@
+// Loads a large model in Chromium and measures memory and rates. `cargo xtask bench-load` makes the model and calls it with:
+//   --package FOLDER --model FOLDER --chromium PROGRAM [--rounds N]
+
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { launch, openPage } from "../browser.mjs";
+import { serve } from "../server.mjs";
+import { importMap } from "./import-map.mjs";
+import { MemoryWatch, mib } from "./memory-watch.mjs";
+
+const text = { type: "string" };
+const { values } = parseArgs({ options: { package: text, model: text, chromium: text, rounds: { ...text, default: "3" } } });
+const rounds = Number(values.rounds);
+
+const page = `<!doctype html><meta charset="utf-8"><script type="importmap">${await importMap(values.package)}</script>`;
+const folders = { "/package/": values.package, "/model/": values.model, "/tests/": new URL(".", import.meta.url).pathname };
+const server = await serve(folders, {
+  handle(path, response) {
+    if (path !== "/" && path !== "/favicon.ico") return false;
+    response.writeHead(200, { "content-type": "text/html" }).end(path === "/" ? page : "");
+    return true;
+  },
+});
+const manifest = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
+const shards = manifest.shards.map(({ file, sha256, bytes }) => ({ url: `${server.origin}/model/${file}`, sha256, bytes }));
+const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
+const weights = manifest.tensors.flatMap(({ parts }) => parts).reduce((sum, { data, scales }) => sum + data[1] - data[0] + (scales ? scales[1] - scales[0] : 0), 0);
+console.log(`${manifest.provenance.source}: ${shards.length} shards, ${mib(bytes)} MiB, ${mib(weights)} MiB of them tensors; ${rounds} rounds`);
+
+/** What was measured in every round, by name. */
+const rates = { drain: [], first: [], opfs: [], cached: [] };
+const memories = [];
+const phases = { first: [], cached: [] };
+try {
+  for (let round = 0; round < rounds; round++) {
+    // A browser of its own for each round: what one leaves behind must not count for the next.
+    const browser = await launch({ name: "chromium", program: values.chromium });
+    try {
+      const { page, problems } = await openPage(browser, server.origin);
+      const bare = (kind) => page.evaluate(measureBare, kind, shards);
+      const load = async (cache, watched) => {
+        const watch = watched && (await MemoryWatch.start(browser, page));
+        const result = await page.evaluate(measureLoad, `${server.origin}/model/`, cache);
+        if (problems.length > 0) throw new Error(problems.join("\n"));
+        if (watch) memories.push(await watch.end(result.gpuBytes));
+        await page.evaluate(() => window.model.dispose());
+        return result;
+      };
+      // In turns, so that a machine that slows down slows down all of them.
+      const order = round % 2 === 0 ? ["drain", "first"] : ["first", "drain"];
+      for (const kind of order) {
+        if (kind === "drain") rates.drain.push(rate(await bare("drain")));
+        else note("first", await load("none", false));
+      }
+      // Memory apart from the rates: to measure it costs time.
+      await load("opfs", true);
+      rates.opfs.push(rate(await bare("opfs")));
+      note("cached", await load("opfs", false));
+    } finally {
+      await browser.close();
+    }
+  }
+} finally {
+  server.close();
+}
+
+function rate(ms) {
+  return bytes / 1024 / 1024 / (ms / 1000);
+}
+
+function note(kind, { ms }) {
+  rates[kind].push(rate(ms.transfer));
+  phases[kind].push(ms);
+}
+
+const middle = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
+const ratios = (loads, bare) => loads.map((load, round) => load / bare[round]);
+const row = (name, numbers, digits) => console.log(name.padEnd(46), numbers.map((number) => number.toFixed(digits).padStart(8)).join(""), "  middle", middle(numbers).toFixed(digits));
+console.log("\nMiB a second, by round");
+row("bare fetch, 4 at once, to its end", rates.drain, 0);
+row("first load without a cache, first to last byte", rates.first, 0);
+row("  ratio", ratios(rates.first, rates.drain), 2);
+row("bare reading from OPFS", rates.opfs, 0);
+row("load from the cache, first to last byte", rates.cached, 0);
+row("  ratio", ratios(rates.cached, rates.opfs), 2);
+for (const [kind, name] of Object.entries({ first: "first load", cached: "load from the cache" })) {
+  console.log(`\nseconds of a ${name}, by round`);
+  for (const phase of ["transfer", "compile", "warmup", "all"]) row(phase, phases[kind].map((ms) => ms[phase] / 1000), 1);
+}
+console.log("\nmost memory while loading and filling the cache, MiB, by round");
+for (const key of Object.keys(memories[0])) row(key, memories.map((memory) => memory[key] / 1024 / 1024), 1);
+
+// What follows runs in the page.
+
+/** Milliseconds to read all shards with nothing in between, in a worker. */
+async function measureBare(kind, shards) {
+  const worker = new Worker("/tests/bare-worker.mjs", { type: "module" });
+  try {
+    return await new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.ms));
+      worker.onerror = (event) => reject(new Error(event.message));
+      worker.postMessage({ kind, shards });
+    });
+  } finally {
+    worker.terminate();
+  }
+}
+
+async function measureLoad(url, cache) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const at = {};
+  const onProgress = ({ phase, bytes }) => {
+    at[phase] ??= performance.now();
+    if (bytes > 0) at.bytes ??= performance.now();
+  };
+  const began = performance.now();
+  window.model = await QwenVL.load(url, { cache, onProgress });
+  const { restore, download, compile, warmup, ready } = at;
+  const ms = { transfer: compile - Math.min(restore ?? Infinity, download ?? Infinity), compile: warmup - compile, warmup: ready - warmup, all: ready - began };
+  return { ms, gpuBytes: window.model.info.gpuBytes };
+}
