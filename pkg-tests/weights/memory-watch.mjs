@@ -58,6 +58,14 @@ export class MemoryWatch {
   }
 }
 
+/** Resident bytes of the processes that pages and their GPU work run in. */
+export async function residentBytes(browser) {
+  const session = await browser.target().createCDPSession();
+  const { GPU = 0, renderer = 0 } = await processes(session);
+  await session.detach();
+  return GPU + renderer;
+}
+
 /** Size of all wasm memories of a worker. */
 async function wasmBytes(client) {
   const { result: prototype } = await client.send("Runtime.evaluate", { expression: "WebAssembly.Memory.prototype" });

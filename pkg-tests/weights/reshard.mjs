@@ -3,9 +3,13 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { piecesOf } from "./memory.mjs";
 
-/** @returns {Promise<{ files: Map<string, Buffer>, manifest: object, bytes: number }>} `bytes` of what a load fetches */
-export async function reshard(folder, count) {
+/**
+ * @param {number} pieceBytes if given, shards are hashed in pieces of this size
+ * @returns {Promise<{ files: Map<string, Buffer>, manifest: object, bytes: number }>} `bytes` of what a load fetches
+ */
+export async function reshard(folder, count, pieceBytes) {
   const names = (await readdir(folder)).filter((name) => !name.endsWith(".safetensors"));
   const files = new Map(await Promise.all(names.map(async (name) => [name, await readFile(join(folder, name))])));
   const manifest = JSON.parse(files.get("manifest.json").toString());
@@ -24,7 +28,7 @@ export async function reshard(folder, count) {
     const bytes = whole.subarray(begin, cuts[index + 1]);
     const name = `shard-${index}.safetensors`;
     files.set(name, bytes);
-    return { file: name, bytes: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex") };
+    return { file: name, bytes: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex"), ...(pieceBytes && { pieces: piecesOf(bytes, pieceBytes) }) };
   });
   files.set("manifest.json", Buffer.from(JSON.stringify(manifest)));
   const tokenizer = manifest.files.find(({ file }) => file === manifest.processor.tokenizer_file);

@@ -370,14 +370,20 @@ export class QwenVLModel extends EventTarget {
 
   /** Ends the worker and gives its memory back, on the GPU too. Whatever runs rejects. */
   async dispose(): Promise<void> {
-    if (this.#gone) return;
+    await this.giveBack();
+  }
+
+  /** @internal Bytes of GPU buffers that are left, by our own accounting; `undefined` if the worker had to be ended before it could tell. */
+  async giveBack(): Promise<number | undefined> {
+    if (this.#gone) return undefined;
     this.#gone = new QwenVLError("DISPOSED", "the model was disposed of");
     const { client } = this.#started;
     client.onLost = undefined;
     // The worker frees the GPU between two steps; one that hangs is ended without.
-    const patience = new Promise((resolve) => setTimeout(resolve, 1000));
-    await Promise.race([client.call("dispose", {}).result.catch(() => undefined), patience]);
+    const patience = new Promise<undefined>((resolve) => setTimeout(resolve, 1000, undefined));
+    const left = await Promise.race([client.call("dispose", {}).result.catch(() => undefined), patience]);
     client.end(this.#gone);
+    return left;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

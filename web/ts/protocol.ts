@@ -115,7 +115,8 @@ export interface Calls {
   count: { params: { prompt: EngineRequest["prompt"] }; note: never; result: number };
   benchmark: { params: { options: EngineBenchmark }; note: Steps; result: EngineBenchmarkReport };
   logits: { params: object; note: never; result: Float32Array };
-  dispose: { params: object; note: never; result: undefined };
+  /** Bytes of GPU buffers that are left by our own accounting. */
+  dispose: { params: object; note: never; result: number };
 }
 
 export type Call = keyof Calls;

@@ -13,6 +13,11 @@ export function runIds(model: QwenVLModel, ids: number[], images: readonly Image
   return model.start(prepare, { greedy: true, maxTokens: steps, ignoreStop: true });
 }
 
+/** Disposes of a model; bytes of GPU buffers that are left then, by our own accounting. */
+export function disposeCounting(model: QwenVLModel): Promise<number | undefined> {
+  return model.giveBack();
+}
+
 /** The logits that the latest token was chosen from. */
 export function lastLogits(model: QwenVLModel): Promise<Float32Array> {
   return model.logits();

@@ -83,10 +83,15 @@ function serve(request: Exclude<Request, { kind: "cancel" }>, signal: AbortSigna
     case "logits":
       return loaded().logits();
     case "dispose":
-      engine?.destroy();
-      engine = undefined;
-      return Promise.resolve(undefined);
+      return Promise.resolve(disposeOf(engine));
   }
+}
+
+/** Returns what is left of it on the GPU, by our own accounting. */
+function disposeOf(model: Engine | undefined): number {
+  model?.destroy();
+  engine = undefined;
+  return model?.gpuBytes ?? 0;
 }
 
 function loaded(): Engine {
