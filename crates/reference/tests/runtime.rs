@@ -114,7 +114,7 @@ fn load(web: &Path, prompts: &[Prompt]) -> Model {
     for (shard, file) in files.iter().enumerate() {
         loader.write(shard, &std::fs::read(web.join(file)).unwrap()).unwrap();
     }
-    pollster::block_on(loader.finish()).unwrap()
+    loader.finish().unwrap()
 }
 
 fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
