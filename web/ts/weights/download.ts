@@ -48,6 +48,7 @@ interface Served {
 /**
  * Fetches the bytes `from..bytes` of a file, in order, each once. After a failure it goes on where the last byte came in. Neither the length
  * that a server declares nor its status alone is trusted: exactly the missing bytes are given, and it is for the caller to check their hash.
+ * What is given is overwritten when the next bytes are asked for.
  */
 export async function* download(
   url: string,
@@ -89,7 +90,7 @@ export async function downloadWhole(url: string, options: DownloadOptions): Prom
   for (let failures = 1; ; failures++) {
     try {
       const pieces: Uint8Array<ArrayBuffer>[] = [];
-      for await (const piece of openBody(url, 0, { etag: null, ranges: false }, options)) pieces.push(piece);
+      for await (const piece of openBody(url, 0, { etag: null, ranges: false }, options)) pieces.push(piece.slice());
       return concat(pieces);
     } catch (error) {
       await waitToRetry(url, error, failures, options);
@@ -137,7 +138,7 @@ async function* openBody(
       work.then(resolve, reject).finally(() => clearTimeout(timer));
     });
   const passing = (what: string, error: unknown) => (error instanceof Passing ? error : new Passing(what, {}, error));
-  let reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>> | undefined;
+  let body: Body | undefined;
   try {
     signal.throwIfAborted();
     const headers = new Headers(options.requestInit?.headers);
@@ -147,10 +148,10 @@ async function* openBody(
     const response = await waited(request).catch((error: unknown) => {
       throw passing("no answer from the server", error);
     });
-    reader = response.body?.getReader();
+    body = response.body ? readBody(response.body) : undefined;
     let skip = bytesToSkip(url, response, at, ranged, served);
     for (;;) {
-      const next = await waited(reader?.read() ?? Promise.resolve({ done: true as const, value: undefined })).catch((error: unknown) => {
+      const next = await waited(body?.read() ?? Promise.resolve({ done: true as const, value: undefined })).catch((error: unknown) => {
         throw passing("the connection broke", error);
       });
       if (next.done) return;
@@ -163,8 +164,42 @@ async function* openBody(
     signal.removeEventListener("abort", abort);
     // Where it ended early, the rest need not come.
     attempt.abort();
-    reader?.cancel().catch(() => undefined);
+    body?.cancel().catch(() => undefined);
   }
+}
+
+/** Bytes of a body that are read at once. */
+const READ_BYTES = 256 << 10;
+
+interface Body {
+  read(): Promise<{ done: true; value: undefined } | { done: false; value: Uint8Array<ArrayBuffer> }>;
+  cancel(): Promise<void>;
+}
+
+/** Reads a body into one buffer, again and again: pieces of their own would pile up until the browser collects its garbage. */
+function readBody(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Body {
+  let reader: ReadableStreamBYOBReader;
+  try {
+    reader = stream.getReader({ mode: "byob" });
+  } catch {
+    // Not a stream of bytes: one that a page made, or an older browser's.
+    const reader = stream.getReader();
+    const read = async () => {
+      const { done, value } = await reader.read();
+      return done ? ({ done, value: undefined } as const) : { done, value };
+    };
+    return { read, cancel: () => reader.cancel() };
+  }
+  let buffer = new ArrayBuffer(READ_BYTES);
+  return {
+    async read() {
+      const { done, value } = await reader.read(new Uint8Array(buffer));
+      // It is the same memory, in another object.
+      if (value) buffer = value.buffer;
+      return done || !value ? { done: true, value: undefined } : { done: false, value };
+    },
+    cancel: () => reader.cancel(),
+  };
 }
 
 /** Judges an answer: how many bytes of its body lie before byte `at` of the file. */

@@ -18,7 +18,7 @@ export interface Source {
   readonly url: string;
   /** Reads `manifest.json`; with `hasty`, a connection that does not work at once is given up. */
   manifest(hooks: ReadHooks, hasty: boolean): Promise<string>;
-  /** The bytes of a file from byte `from` on. */
+  /** The bytes of a file from byte `from` on. What is given is overwritten when the next bytes are asked for. */
   read(entry: FileEntry, from: number, hooks: ReadHooks): AsyncIterable<Uint8Array>;
 }
 

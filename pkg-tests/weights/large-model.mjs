@@ -1,0 +1,52 @@
+// A small model made large: many more words, of which nobody knows the meaning. Its shards are real bytes but for their variety, so that
+// neither this process nor the network has to hold them.
+
+import { createHash } from "node:crypto";
+import { piecesOf } from "./memory.mjs";
+
+const PART_BYTES = 16 << 20;
+const PIECE_BYTES = 2 << 20;
+
+/**
+ * @param {{ files: Map<string, Buffer>, manifest: object }} model of f32 weights, as `reshard` gives it
+ * @param {number} bytes that it takes at least
+ */
+export async function largeModel(model, bytes) {
+  const manifest = structuredClone(model.manifest);
+  const files = new Map(model.files);
+  const cols = manifest.config.hidden_size;
+  const partRows = PART_BYTES / (cols * 4);
+  const parts = Math.ceil(bytes / 2 / PART_BYTES);
+  manifest.config.vocab_size = partRows * parts;
+  const entries = Array.from({ length: 2 * parts }, (_, index) => {
+    // Another byte for each, so that their hashes differ; all are finite numbers.
+    const shard = Buffer.alloc(PART_BYTES, index + 1);
+    const file = `words-${index}.safetensors`;
+    files.set(file, shard);
+    return { file, bytes: PART_BYTES, sha256: createHash("sha256").update(shard).digest("hex"), pieces: piecesOf(shard, PIECE_BYTES) };
+  });
+  // Shards are loaded in the order of their tensors. One that has tensors before and behind the words comes twice.
+  const shards = [];
+  let kept = new Map();
+  for (const tensor of manifest.tensors) {
+    if (["decoder.embedding.weight", "head.weight"].includes(tensor.name)) {
+      tensor.shape[0] = manifest.config.vocab_size;
+      tensor.parts = entries.splice(0, parts).map((entry) => ({ rows: partRows, shard: shards.push(entry) - 1, data: [0, PART_BYTES] }));
+      kept = new Map();
+      continue;
+    }
+    for (const part of tensor.parts) {
+      if (!kept.has(part.shard)) {
+        const { file, ...entry } = manifest.shards[part.shard];
+        const name = `${shards.length}-${file}`;
+        files.set(name, files.get(file));
+        kept.set(part.shard, shards.push({ file: name, ...entry }) - 1);
+      }
+      part.shard = kept.get(part.shard);
+    }
+  }
+  manifest.shards = shards;
+  files.set("manifest.json", Buffer.from(JSON.stringify(manifest)));
+  const tokenizer = manifest.files.find(({ file }) => file === manifest.processor.tokenizer_file);
+  return { files, manifest, bytes: [tokenizer, ...manifest.shards].reduce((sum, { bytes }) => sum + bytes, 0) };
+}
