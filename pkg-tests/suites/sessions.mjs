@@ -386,7 +386,8 @@ export async function lossTests(context, bed) {
       const wrong = `
         const create = GPUDevice.prototype.createShaderModule;
         GPUDevice.prototype.createShaderModule = function (descriptor) {
-          const wrong = descriptor.label === "matvec" ? descriptor.code.replaceAll("+=", "-=") : descriptor.code;
+          const product = descriptor.code.includes("partial_squares");
+          const wrong = product ? descriptor.code.replaceAll("+=", "-=") : descriptor.code;
           return create.call(this, { ...descriptor, code: wrong });
         };`;
       bed.handle = (path, response) => {

@@ -222,7 +222,7 @@ export async function weightsTests(context, bed) {
           const deleted = await second.evaluate(deleteInPage, url);
           assert.equal(deleted, "BUSY");
           const waiting = arrives(second, { engine: true });
-          await new Promise((resolve) => setTimeout(resolve, 500));
+          await second.waitForFunction(() => window.phase === "wait", { polling: 100 });
           stall = false;
           await page.goto("about:blank");
           const { phases } = await waiting;
@@ -468,6 +468,7 @@ async function loadInPage(url, { ask, engine = ask, abortAt, from, fileNames, ow
   const events = [];
   const onProgress = (event) => {
     events.push(event);
+    window.phase = event.phase;
     if (event.phase === abortAt) controller.abort(new Error(`aborted in ${abortAt}`));
   };
   try {
