@@ -63,8 +63,6 @@ pub struct World {
     pub questions_per_picture: RangeInclusive<usize>,
     /// Questions about one picture in one dialogue.
     pub turns: RangeInclusive<usize>,
-    /// Part of the pictures that are bar charts.
-    pub charts: f32,
 }
 
 impl World {
@@ -100,12 +98,11 @@ impl World {
             chinese: 0.15,
             questions_per_picture: 1..=1,
             turns: 2..=5,
-            charts: 0.0,
         }
     }
 
     /// Every pictogram and shape, up to six to a picture, leaning and hiding each other, on every background; words and numbers in all
-    /// fonts, turned; bar charts: for a model of ten times the size and a day of a GPU.
+    /// fonts, turned: for a model of ten times the size and a day of a GPU.
     pub fn full() -> Self {
         Self {
             side: 448,
@@ -127,7 +124,6 @@ impl World {
             backgrounds: vec![Background::Plain, Background::Gradient, Background::Texture, Background::Photo],
             background_colors: (0..BACKGROUND_COLORS.len()).collect(),
             chinese: 0.25,
-            charts: 0.08,
             ..Self::small()
         }
     }
