@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::{Budget, Gpu, GpuOptions, KvFormat, ModelOptions, bench};
+use qwen_vl_runtime::{Budget, Gpu, GpuOptions, Kernels, KvFormat, ModelOptions, bench};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,12 @@ pub struct BenchArgs {
     /// Times that everything is repeated; the median counts.
     #[arg(long, value_name = "N", default_value_t = 3, requires = "model")]
     runs: usize,
+    /// Only the cases whose names contain this.
+    #[arg(long, value_name = "PART", default_value = "", conflicts_with = "model")]
+    only: String,
+    /// The kernels to use: plain, cpu or packed. Without it, those that a short measurement finds fastest.
+    #[arg(long, value_name = "SET")]
+    kernels: Option<Kernels>,
     /// Run nothing; write every case as plain data (WGSL, buffers, workgroups) for the bench page.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
@@ -39,9 +45,9 @@ pub struct BenchArgs {
 
 /// Prints a line as each case is done.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))?;
+    let gpu = pollster::block_on(Gpu::request(GpuOptions { kernels: args.kernels, ..GpuOptions::default() }))?;
     if let Some(file) = &args.export {
-        let cases = bench::export(&gpu)?;
+        let cases = bench::export(&gpu, &args.only)?;
         return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("can not write {}", file.display()));
     }
     if let Some(folder) = &args.model {
@@ -49,7 +55,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     let info = gpu.info();
     if !args.json {
-        println!("{} ({}, {})", info.name, info.backend, info.driver_info);
+        println!("{} ({}, {}); {}", info.name, info.backend, info.driver_info, gpu.kernels());
         println!("{:52} {:>10} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s");
     }
     let mut print = |case: &bench::Measurement| {
@@ -57,7 +63,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             println!("{:52} {:10.3} {:10.1} {:8.2}", case.name, case.millis, case.gflop_per_second, case.gigabytes_per_second);
         }
     };
-    let cases = pollster::block_on(bench::run(&gpu, &mut print))?;
+    let cases = pollster::block_on(bench::run(&gpu, &args.only, &mut print))?;
     if args.json {
         println!("{}", serde_json::json!({ "adapter": info.name, "driver": info.driver_info, "cases": cases }));
     }
@@ -90,7 +96,7 @@ fn run_model(args: &BenchArgs, folder: &Path, gpu: Gpu) -> Result<()> {
         return Ok(());
     }
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    println!("{} ({}, {})", info.name, info.backend, info.driver_info);
+    println!("{} ({}, {}); {}", info.name, info.backend, info.driver_info, model.gpu().kernels());
     println!("copy {:.1} GB/s, {:.2} µs a dispatch", limits.copy_gigabytes_per_second, limits.microseconds_per_dispatch);
     println!(
         "memory {:.2} GiB: weights {:.2}, keys and values {:.2}, scratch {:.2}; allocated {:.2}",

@@ -1,5 +1,6 @@
 //! The device: adapter choice, buffers, pipelines, reading back.
 
+use crate::choice::{self, Kernels};
 use qwen_vl_format::padded;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -64,6 +65,10 @@ pub struct GpuOptions {
     pub low_power: bool,
     /// Ask for WebGPU's default limits only, whatever the adapter offers.
     pub default_limits: bool,
+    /// The kernels to use; those that a short measurement finds fastest where `None`.
+    pub kernels: Option<Kernels>,
+    /// Whether the measurement may choose [`Kernels::packed`], which changes results a little.
+    pub packed: bool,
 }
 
 /// A device, its queue, and the pipelines compiled on it.
@@ -71,6 +76,7 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    kernels: Kernels,
     pipelines: Pipelines,
     uniforms: RefCell<HashMap<Vec<u32>, wgpu::Buffer>>,
     zeros: wgpu::Buffer,
@@ -165,7 +171,32 @@ impl Gpu {
             mapped_at_creation: false,
         });
         let pipelines = Pipelines { device: device.clone(), made: Default::default() };
-        Ok(Self { device, queue, info, pipelines, uniforms: RefCell::default(), zeros, live: LiveBuffers::default(), error, lost })
+        let mut gpu = Self {
+            device,
+            queue,
+            info,
+            kernels: options.kernels.unwrap_or_default(),
+            pipelines,
+            uniforms: RefCell::default(),
+            zeros,
+            live: LiveBuffers::default(),
+            error,
+            lost,
+        };
+        if options.kernels.is_none() {
+            gpu.kernels = choice::fastest(&mut gpu, options.packed).await?;
+        }
+        Ok(gpu)
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Uses others for what is prepared from now on.
+    pub(crate) fn set_kernels(&mut self, kernels: Kernels) {
+        self.kernels = kernels;
     }
 
     /// The device.

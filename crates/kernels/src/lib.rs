@@ -12,6 +12,7 @@
 pub mod add;
 pub mod argmax;
 pub mod attention;
+mod choice;
 mod dispatch;
 pub mod embedding;
 mod gpu;
@@ -23,6 +24,7 @@ pub mod sample;
 mod unroll;
 mod weight;
 
+pub use choice::Kernels;
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
 pub use gpu::{Activation, Gpu, GpuError, GpuOptions, PendingRead, Temporary};
 pub use kv::{KvCache, KvFormat};

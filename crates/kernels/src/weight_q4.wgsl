@@ -31,3 +31,17 @@ fn block_dot(
     + values(low.z) * x4 + values(high.z) * x5 + values(low.w) * x6 + values(high.w) * x7;
   return (sum.x + sum.y + sum.z + sum.w) * block_scale(row, block, blocks);
 }
+
+// A block as 32 signed codes, four to a word; block_scale is to be multiplied.
+fn load_codes(row: u32, block: u32, blocks: u32) -> array<vec4<u32>, 2> {
+  let codes = weight_data[row * blocks + block];
+  let low = codes & vec4<u32>(0x0f0f0f0fu);
+  let high = (codes >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+  return array<vec4<u32>, 2>(
+    vec4<u32>(packed(low.x), packed(high.x), packed(low.y), packed(high.y)),
+    vec4<u32>(packed(low.z), packed(high.z), packed(low.w), packed(high.w)));
+}
+
+fn packed(nibbles: u32) -> u32 {
+  return pack4xI8(vec4<i32>(values(nibbles)));
+}

@@ -10,3 +10,9 @@ fn load_block(row: u32, block: u32, blocks: u32) -> array<vec4<f32>, 8> {
     vec4<f32>(unpack4xI8(b.x)) * scale, vec4<f32>(unpack4xI8(b.y)) * scale,
     vec4<f32>(unpack4xI8(b.z)) * scale, vec4<f32>(unpack4xI8(b.w)) * scale);
 }
+
+// A block as 32 signed codes, four to a word; block_scale is to be multiplied.
+fn load_codes(row: u32, block: u32, blocks: u32) -> array<vec4<u32>, 2> {
+  let at = (row * blocks + block) * 2u;
+  return array<vec4<u32>, 2>(weight_data[at], weight_data[at + 1u]);
+}

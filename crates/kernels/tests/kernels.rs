@@ -11,7 +11,7 @@ use qwen_vl_kernels::norm::{self, Norm};
 use qwen_vl_kernels::rotary::{self, PositionTables};
 use qwen_vl_kernels::sample::{self, Draw, DrawBuffer};
 use qwen_vl_kernels::{
-    Activation, Dispatch, Gpu, GpuOptions, KvCache, KvFormat, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode,
+    Activation, Dispatch, Gpu, GpuOptions, Kernels, KvCache, KvFormat, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode,
 };
 use qwen_vl_testkit::closeness::{assert_close, noise};
 
@@ -28,9 +28,16 @@ const SCHEMES: [Scheme; 9] = [
 ];
 const EPILOGUES: [Epilogue; 4] = [Epilogue::Store, Epilogue::Accumulate, Epilogue::Gelu, Epilogue::SwiGlu];
 
+/// Every set of kernels.
+const KERNELS: [Kernels; 3] = [Kernels::PLAIN, Kernels::CPU, Kernels::PACKED];
+
 /// A device with WebGPU's default limits, so that no kernel needs more.
 fn gpu() -> Gpu {
-    pollster::block_on(Gpu::request(GpuOptions { default_limits: true, ..Default::default() }))
+    gpu_with(Some(Kernels::PLAIN))
+}
+
+fn gpu_with(kernels: Option<Kernels>) -> Gpu {
+    pollster::block_on(Gpu::request(GpuOptions { default_limits: true, kernels, packed: kernels.is_none(), ..Default::default() }))
         .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)")
 }
 
@@ -96,9 +103,25 @@ fn product_cases<S: Copy>(awkward: S, others: &[S]) -> Vec<(S, Scheme, Epilogue,
     cases
 }
 
+/// What rounding activations to 8 bits can change in a product: half a step of each block's scale, times its weights.
+fn packed_bound(x: &[f32], weight: &[f32], cols: usize) -> f32 {
+    let step = |block: &[f32]| block.iter().map(|x| x.abs()).fold(0.0, f32::max) / 127.0;
+    let row = |x: &[f32], w: &[f32]| -> f32 {
+        x.chunks(32).zip(w.chunks(32)).map(|(x, w)| 0.501 * step(x) * w.iter().map(|w| w.abs()).sum::<f32>()).sum()
+    };
+    x.chunks_exact(cols).flat_map(|x| weight.chunks_exact(cols).map(move |w| row(x, w))).fold(0.0, f32::max)
+}
+
 #[test]
 fn matmul_matches_oracle() {
-    let gpu = gpu();
+    check_matmul(Kernels::PLAIN, &SCHEMES);
+    // Compiling takes long: the others are run where they differ.
+    check_matmul(Kernels::CPU, &[Scheme::Q4 { group_size: 32 }]);
+    check_matmul(Kernels::PACKED, &[Scheme::Q8 { group_size: 32 }, Scheme::Q4 { group_size: 32 }, Scheme::Int4 { group_size: 128 }]);
+}
+
+fn check_matmul(kernels: Kernels, schemes: &[Scheme]) {
+    let gpu = gpu_with(Some(kernels));
     let step = StepBuffer::new(&gpu);
     // name, rows, out, cols, rows of a weight part
     let awkward = ("tail in every direction", 3, 70, 322, 70);
@@ -108,8 +131,9 @@ fn matmul_matches_oracle() {
         ("two parts", 65, 100, 96, 64),
         ("patch embedding", 70, 208, 588, 208),
     ];
-    for ((name, m, out, cols, part_rows), scheme, epilogue, with_bias) in product_cases(awkward, &others) {
-        let what = format!("{name}, {scheme:?}, {epilogue:?}, bias {with_bias}");
+    let cases = product_cases(awkward, &others).into_iter().filter(|(_, scheme, ..)| schemes.contains(scheme));
+    for ((name, m, out, cols, part_rows), scheme, epilogue, with_bias) in cases {
+        let what = format!("{name}, {scheme:?}, {epilogue:?}, bias {with_bias}, {kernels}");
         let (weight, values) = weight(&gpu, scheme, out, cols, part_rows, 7);
         let x = noise(11, m * cols);
         let bias = noise(13, out);
@@ -122,19 +146,30 @@ fn matmul_matches_oracle() {
         let product = Product { weight: &weight, bias: with_bias.then_some(&bias_buffer), input: &input, output: &output, epilogue };
         step.write(&gpu, m, 0, 0);
         run(&gpu, &matmul::matmul(&gpu, &step, product), m);
-        // SwiGLU multiplies two sums: the error of one is scaled by the other.
-        let scale = if epilogue == Epilogue::SwiGlu { 12.0 * (cols as f32).sqrt() } else { 1.0 };
-        assert_close(&read(&gpu, &output, m), &want, product_bound(cols) * scale, &what);
+        // SwiGLU multiplies two sums: the error of one is scaled by the other. The slope of GELU is 1.13 at most.
+        let scale = match epilogue {
+            Epilogue::SwiGlu => 12.0 * (cols as f32).sqrt(),
+            _ => 1.13,
+        };
+        let rounded = kernels.packed && scheme.group_size().is_some();
+        let bound = product_bound(cols) + if rounded { packed_bound(&x, &values, cols) } else { 0.0 };
+        assert_close(&read(&gpu, &output, m), &want, bound * scale, &what);
         assert_padding_zero(&gpu, &output, &what);
     }
 }
 
 #[test]
 fn matvec_matches_oracle() {
-    let gpu = gpu();
+    check_matvec(Kernels::PLAIN, &SCHEMES);
+    check_matvec(Kernels::CPU, &[Scheme::F32, Scheme::Q4 { group_size: 32 }]);
+}
+
+fn check_matvec(kernels: Kernels, schemes: &[Scheme]) {
+    let gpu = gpu_with(Some(kernels));
     let others = [("small", 64, 64, 64), ("more blocks than lanes", 36, 2304, 36), ("two parts", 100, 96, 64)];
-    for ((name, out, cols, part_rows), scheme, epilogue, normed) in product_cases(("tail", 70, 322, 70), &others) {
-        let what = format!("{name}, {scheme:?}, {epilogue:?}, norm {normed}");
+    let cases = product_cases(("tail", 70, 322, 70), &others).into_iter().filter(|(_, scheme, ..)| schemes.contains(scheme));
+    for ((name, out, cols, part_rows), scheme, epilogue, normed) in cases {
+        let what = format!("{name}, {scheme:?}, {epilogue:?}, norm {normed}, {kernels}");
         let (weight, values) = weight(&gpu, scheme, out, cols, part_rows, 7);
         let x: Vec<f32> = noise(11, cols).iter().map(|x| x * 3.0).collect();
         let bias = noise(13, out);
@@ -453,4 +488,13 @@ fn a_buffer_past_the_limit_is_refused_by_name() {
     let gpu = gpu();
     let error = gpu.storage("head.weight", 1 << 40).unwrap_err().to_string();
     assert!(error.contains("head.weight") && error.contains(&(1u64 << 40).to_string()), "{error}");
+}
+
+#[test]
+fn a_device_measures_which_kernels_to_use_and_keeps_nothing_of_it() {
+    let gpu = gpu_with(None);
+    let Kernels { matvec_lanes, matmul_side, packed } = gpu.kernels();
+    assert!(KERNELS.iter().any(|kernels| kernels.matvec_lanes == matvec_lanes), "{matvec_lanes} lanes");
+    assert!(KERNELS.iter().any(|kernels| (kernels.matmul_side, kernels.packed) == (matmul_side, packed)), "side {matmul_side}");
+    assert_eq!(gpu.allocated_bytes(), 0);
 }

@@ -91,8 +91,8 @@ pub struct ExportedLaunch {
     pub workgroups: [u32; 3],
 }
 
-/// Every case by its name.
-fn cases() -> Vec<(String, Shape)> {
+/// Every case whose name contains `only`, by its name.
+fn cases(only: &str) -> Vec<(String, Shape)> {
     let mut cases = Vec::new();
     for (name, cols, out, epilogue) in [
         ("4096 → 4096", 4096, 4096, Epilogue::Accumulate),
@@ -120,14 +120,15 @@ fn cases() -> Vec<(String, Shape)> {
     for rows in [256, 1024] {
         cases.push((format!("vision: attention, {rows}, 16 heads of 104"), attention(rows, rows, 16, 104, false)));
     }
+    cases.retain(|(name, _)| name.contains(only));
     cases
 }
 
-/// Runs every case; `on_measurement` hears each as it is done.
-pub async fn run(gpu: &Gpu, on_measurement: &mut dyn FnMut(&Measurement)) -> Result<Vec<Measurement>, RuntimeError> {
+/// Runs the cases whose names contain `only`; `on_measurement` hears each as it is done.
+pub async fn run(gpu: &Gpu, only: &str, on_measurement: &mut dyn FnMut(&Measurement)) -> Result<Vec<Measurement>, RuntimeError> {
     let bench = Bench::new(gpu)?;
     let mut measurements = Vec::new();
-    for (name, shape) in cases() {
+    for (name, shape) in cases(only) {
         let launches = bench.prepare(shape)?;
         measurements.push(bench.measure(name, shape, &launches).await?);
         measurements.iter().last().into_iter().for_each(&mut *on_measurement);
@@ -177,14 +178,14 @@ pub async fn limits(gpu: &Gpu) -> Result<Limits, RuntimeError> {
     })
 }
 
-/// Every case as plain data.
-pub fn export(gpu: &Gpu) -> Result<Vec<ExportedCase>, RuntimeError> {
+/// The cases whose names contain `only`, as plain data.
+pub fn export(gpu: &Gpu, only: &str) -> Result<Vec<ExportedCase>, RuntimeError> {
     let bench = Bench::new(gpu)?;
     let export = |(name, shape): (String, Shape)| {
         let launches = bench.prepare(shape)?.iter().map(|launch| launch.describe(shape.rows())).map(ExportedLaunch::from).collect();
         Ok(ExportedCase { name, shape, step: shape.step().map(|word| word as u32), launches })
     };
-    cases().into_iter().map(export).collect()
+    cases(only).into_iter().map(export).collect()
 }
 
 impl From<Launch> for ExportedLaunch {

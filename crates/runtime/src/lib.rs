@@ -24,5 +24,5 @@ pub use error::RuntimeError;
 pub use loader::{ModelLoader, ModelOptions};
 pub use model::{Chosen, ImageFeatures, KvReuse, Model, Trace};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
-pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions, KvFormat};
+pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions, Kernels, KvFormat};
 pub use sampler::{Sampler, SamplingOptions};

@@ -3,14 +3,14 @@
 //
 // input   1 x blocks*32 f32, as vec4               bias    f32, as many as weight rows (sizes.has_bias)
 // output  f32                                      weight  rows x blocks*32, see weight_*.wgsl
-// A workgroup of 64 computes 8 weight rows, its lanes striding over the blocks of 32: a block of the input is loaded once for all eight.
+// A workgroup of LANES computes 8 weight rows, its lanes striding over the blocks of 32: a block of the input is loaded once for all eight.
 // Lines with $i are repeated for the 8 vectors of a block, those with $r for the 8 rows. Dispatch: ceil(rows / 8) workgroups, folded into
-// x and y. Workgroup memory: 2.25 KiB.
+// x and y. Workgroup memory: 36 bytes a lane.
 
-var<workgroup> partial: array<array<vec4<f32>, 2>, 64>;
-var<workgroup> partial_squares: array<f32, 64>;
+var<workgroup> partial: array<array<vec4<f32>, 2>, LANES>;
+var<workgroup> partial_squares: array<f32, LANES>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -21,7 +21,7 @@ fn main(
   let row$r = min(first + $ru, last);
   var acc$r = 0.0;
   var squares = 0.0;
-  for (var block = lane; block < sizes.blocks; block += 64u) {
+  for (var block = lane; block < sizes.blocks; block += LANES) {
     let at = block * 8u;
     var x$i = input[at + $iu];
     if (NORM) { squares += dot(x$i, x$i); x$i *= norm_at(at + $iu); }
@@ -31,7 +31,7 @@ fn main(
   partial[lane][1] = vec4<f32>(acc4, acc5, acc6, acc7);
   partial_squares[lane] = squares;
   workgroupBarrier();
-  for (var half = 32u; half > 0u; half >>= 1u) {
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
     if (lane < half) {
       partial[lane][0] += partial[lane + half][0];
       partial[lane][1] += partial[lane + half][1];

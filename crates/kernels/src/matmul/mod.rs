@@ -5,7 +5,7 @@ pub mod oracle;
 use crate::dispatch::Sizes;
 use crate::norm::Norm;
 use crate::unroll::unroll;
-use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight, WeightPart};
+use crate::{Activation, Dispatch, Gpu, Grid, Kernels, StepBuffer, Weight, WeightPart};
 
 /// What happens to a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +94,17 @@ impl Product<'_> {
 /// The product for all rows of the step; one launch for each part of the weight.
 pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatch> {
     product.check();
+    let Kernels { matmul_side, packed, .. } = gpu.kernels();
+    let packed = packed && product.weight.scheme.group_size().is_some();
+    let side = if packed { 8 } else { matmul_side };
+    let kernel = if packed { include_str!("matmul_packed.wgsl") } else { include_str!("matmul.wgsl") };
+    let kernel = unroll(kernel, &[('k', 8), ('s', side as usize), ('q', side as usize / 4)]);
+    let tile = format!("const SIDE: u32 = {side}u;\nconst ACROSS: u32 = {}u;\n{}{kernel}", 64 / side, include_str!("tile.wgsl"));
+    let source = product.source(None, &tile);
     product
         .weight
         .parts_from()
         .map(|(first_row, part)| {
-            let source = product.source(None, include_str!("matmul.wgsl"));
             let sizes = product.sizes(first_row, part.rows, None);
             let grid = Grid::Rows { tile: 64, x: part.rows.div_ceil(64) as u32, z: 1 };
             Dispatch::new(gpu, "matmul", &source, sizes, Some(step), product.bindings(gpu, part, None), grid)
@@ -113,11 +119,12 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
 pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispatch> {
     product.check();
     assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");
+    let kernel = unroll(include_str!("matvec.wgsl"), &[('i', 8), ('r', 8)]);
+    let source = product.source(norm, &format!("const LANES: u32 = {}u;\n{kernel}", gpu.kernels().matvec_lanes));
     product
         .weight
         .parts_from()
         .map(|(first_row, part)| {
-            let source = product.source(norm, &unroll(include_str!("matvec.wgsl"), &[('i', 8), ('r', 8)]));
             let sizes = product.sizes(first_row, part.rows, norm);
             let grid = Grid::linear(part.rows.div_ceil(8) as u32);
             Dispatch::new(gpu, "matvec", &source, sizes, None, product.bindings(gpu, part, norm), grid)

@@ -1,0 +1,119 @@
+//! Which variants of the kernels a device runs.
+
+use crate::matmul::{Epilogue, Product, matmul, matvec};
+use crate::{Gpu, GpuError, StepBuffer, Weight, WeightPart, encode};
+use qwen_vl_format::Scheme;
+use std::{fmt, str::FromStr};
+use web_time::Instant;
+
+/// Variants of the kernels. All but [`Self::packed`] compute the same but for the order of sums; which is fastest differs by adapter: a GPU
+/// wants many small invocations, an adapter that runs on the CPU few large ones, as each costs it a context of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernels {
+    /// Invocations of a workgroup in the product of one row: a power of two from 4 to 256.
+    pub matvec_lanes: u32,
+    /// Rows and columns that an invocation computes in the product of many rows: 4, 8 or 16.
+    pub matmul_side: u32,
+    /// Products of many rows with quantized weights round activations to 8 bits, in blocks of 32, for packed integer products.
+    pub packed: bool,
+}
+
+impl Kernels {
+    /// What suits GPUs, and the choice where nothing is known.
+    pub const PLAIN: Self = Self { matvec_lanes: 64, matmul_side: 8, packed: false };
+    /// What suits adapters that run on the CPU.
+    pub const CPU: Self = Self { matvec_lanes: 8, matmul_side: 16, packed: false };
+    /// What suits GPUs with packed integer products, where results may change a little.
+    pub const PACKED: Self = Self { packed: true, ..Self::PLAIN };
+}
+
+impl Default for Kernels {
+    fn default() -> Self {
+        Self::PLAIN
+    }
+}
+
+impl FromStr for Kernels {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "plain" => Ok(Self::PLAIN),
+            "cpu" => Ok(Self::CPU),
+            "packed" => Ok(Self::PACKED),
+            _ => Err(format!("`{name}` is no set of kernels, expected plain, cpu or packed")),
+        }
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { matvec_lanes, matmul_side, packed } = self;
+        let activations = if *packed { "8-bit" } else { "f32" };
+        write!(f, "matvec of {matvec_lanes} lanes, matmul of {matmul_side} x {matmul_side}, {activations} activations")
+    }
+}
+
+/// Where a launch takes less, a submission is several, so that the cost of submitting counts little.
+const SUBMISSION_MILLIS: f64 = 4.0;
+/// Rounds in which every variant has its turn; the best counts.
+const ROUNDS: usize = 3;
+
+/// Measures the variants on small products, each kernel by itself.
+pub(crate) async fn fastest(gpu: &mut Gpu, packed: bool) -> Result<Kernels, GpuError> {
+    let (plain, cpu) = (Kernels::PLAIN, Kernels::CPU);
+    let vector = fastest_of(gpu, &[plain, cpu], Shape { rows: 1, cols: 1024, out: 512 }).await?;
+    let mut variants = vec![plain, cpu];
+    variants.extend(packed.then_some(Kernels::PACKED));
+    let matrix = fastest_of(gpu, &variants, Shape { rows: 64, cols: 512, out: 256 }).await?;
+    Ok(Kernels { matvec_lanes: vector.matvec_lanes, ..matrix })
+}
+
+/// A product that is large enough to tell variants apart, and small enough for an adapter that does a thousandth of a GPU.
+struct Shape {
+    rows: usize,
+    cols: usize,
+    out: usize,
+}
+
+/// The variant whose product of this shape takes the least time.
+async fn fastest_of(gpu: &mut Gpu, variants: &[Kernels], Shape { rows, cols, out }: Shape) -> Result<Kernels, GpuError> {
+    // Zeros: kernels take the same time whatever the numbers are.
+    let scheme = Scheme::Q4 { group_size: 32 };
+    let (data, scales) = (gpu.temporary("choice", out, cols / 8)?, gpu.temporary("choice", out, cols / 64)?);
+    let (input, output) = (gpu.temporary("choice", rows, cols)?, gpu.temporary("choice", rows, out)?);
+    let part = WeightPart { rows: out, data: data.buffer.clone(), scales: Some(scales.buffer.clone()) };
+    let weight = Weight { scheme, rows: out, cols, parts: vec![part] };
+    let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue: Epilogue::Store };
+    let step = StepBuffer::new(gpu);
+    step.write(gpu, rows, 0, rows);
+
+    let mut prepared = Vec::with_capacity(variants.len());
+    for kernels in variants {
+        gpu.set_kernels(*kernels);
+        prepared.push(if rows == 1 { matvec(gpu, product, None) } else { matmul(gpu, &step, product) });
+    }
+    let run = async |variant: usize, launches: usize| -> Result<f64, GpuError> {
+        let started = Instant::now();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        encode(&mut encoder, (0..launches).flat_map(|_| &prepared[variant]), rows);
+        gpu.queue().submit([encoder.finish()]);
+        gpu.read(&output.buffer, 0, 4).await?;
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    };
+    // The first launch of each compiles.
+    for variant in 0..variants.len() {
+        run(variant, 1).await?;
+    }
+    let launches = (SUBMISSION_MILLIS / run(0, 1).await?.max(0.01)).clamp(1.0, 32.0) as usize;
+    let mut best = (f64::INFINITY, 0);
+    for _ in 0..ROUNDS {
+        for variant in 0..variants.len() {
+            let millis = run(variant, launches).await?;
+            if millis < best.0 {
+                best = (millis, variant);
+            }
+        }
+    }
+    Ok(variants[best.1])
+}
