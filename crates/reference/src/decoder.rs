@@ -44,27 +44,33 @@ pub struct DecoderMlp {
 /// What attention needs to know of the positions of one forward.
 #[derive(Debug, Clone)]
 pub struct Positions {
-    /// Cosines, `[1, 1, seq, head_dim / 2]`.
+    /// Cosines, `[batch or 1, 1, seq, head_dim / 2]`.
     cos: Tensor<4>,
     /// Sines, likewise.
     sin: Tensor<4>,
-    /// Log-n factors `[1, 1, seq, 1]`, where one is not 1.
+    /// Log-n factors `[batch or 1, 1, seq, 1]`, where one is not 1.
     logn: Option<Tensor<4>>,
 }
 
 impl Positions {
-    /// Positions `first .. first + seq` under an NTK factor. The angle is an f32 product, as in the original.
+    /// Positions `first .. first + seq` under an NTK factor.
     pub fn new(config: &ModelConfig, alpha: f64, first: usize, seq: usize, device: &Device) -> Self {
+        Self::of_rows(config, alpha, &[(first..first + seq).collect()], device)
+    }
+
+    /// Any positions, for each row of a batch, under an NTK factor. The angle is an f32 product, as in the original.
+    pub fn of_rows(config: &ModelConfig, alpha: f64, rows: &[Vec<usize>], device: &Device) -> Self {
+        let seq = rows[0].len();
+        let positions = || rows.iter().flatten();
         let frequencies = inverse_frequencies(config.rotary_emb_base, alpha, config.head_dim());
-        let angles =
-            (first..first + seq).flat_map(|position| frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency)));
+        let angles = positions().flat_map(|position| frequencies.iter().map(move |frequency| f64::from(*position as f32 * frequency)));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
         let table = |values: Vec<f32>| {
-            let last = values.len() / seq;
-            Tensor::from_data(TensorData::new(values, [1, 1, seq, last]), device)
+            let last = values.len() / (rows.len() * seq);
+            Tensor::from_data(TensorData::new(values, [rows.len(), 1, seq, last]), device)
         };
-        let far = config.use_logn_attn && first + seq > config.seq_length;
-        let factors = || (first..first + seq).map(|position| logn_factor(position, config.seq_length)).collect();
+        let far = config.use_logn_attn && positions().any(|position| *position >= config.seq_length);
+        let factors = || positions().map(|position| logn_factor(*position, config.seq_length)).collect();
         Self { cos: table(cos), sin: table(sin), logn: far.then(|| table(factors())) }
     }
 

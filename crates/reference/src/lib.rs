@@ -19,7 +19,7 @@ mod weights;
 pub use burn;
 pub use decoder::{Attention, Block, DecoderMlp, KvCache, Positions};
 pub use layers::{LayerNorm, Linear, RmsNorm};
-pub use model::{Observer, QwenVl, Splice, Transformer, ignore, one_sequence_mask};
+pub use model::{Observer, Place, QwenVl, Splice, Transformer, ignore, packed_mask};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
 pub use resampler::{Resampler, ResamplerAttention};
 pub use vision::{Blocks, VisionAttention, VisionBlock, VisionMlp, VisionTower};

@@ -205,18 +205,34 @@ impl QwenVl {
 }
 
 fn causal_mask(seq: usize, device: &Device) -> Tensor<4> {
-    one_sequence_mask(&[vec![0; seq]], device)
+    packed_mask(&[vec![Place { sample: 0, thread: 0, position: 0 }; seq]], device)
 }
 
-/// The mask `[batch, 1, seq, seq]` of packed rows: a position sees those before it that belong to the same sample. `samples` says for
-/// each row and position which sample that is.
-pub fn one_sequence_mask(samples: &[Vec<u32>], device: &Device) -> Tensor<4> {
-    let seq = samples[0].len();
-    let mut mask = Vec::with_capacity(samples.len() * seq * seq);
-    for row in samples {
+/// Where a position of a packed row belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its sample.
+    pub sample: u32,
+    /// 0: what every thread of the sample sees. Else one of several continuations of it that do not see each other.
+    pub thread: u32,
+    /// Its position in the sequence that it sees.
+    pub position: usize,
+}
+
+impl Place {
+    fn sees(&self, before: &Self) -> bool {
+        self.sample == before.sample && (before.thread == 0 || self.thread == before.thread)
+    }
+}
+
+/// The mask `[batch, 1, seq, seq]` of packed rows: a position sees those before it of its own sample and thread.
+pub fn packed_mask(rows: &[Vec<Place>], device: &Device) -> Tensor<4> {
+    let seq = rows[0].len();
+    let mut mask = Vec::with_capacity(rows.len() * seq * seq);
+    for row in rows {
         for query in 0..seq {
-            mask.extend((0..seq).map(|key| if key <= query && row[key] == row[query] { 0.0 } else { HIDDEN_KEY }));
+            mask.extend((0..seq).map(|key| if key <= query && row[query].sees(&row[key]) { 0.0 } else { HIDDEN_KEY }));
         }
     }
-    Tensor::from_data(TensorData::new(mask, [samples.len(), 1, seq, seq]), device)
+    Tensor::from_data(TensorData::new(mask, [rows.len(), 1, seq, seq]), device)
 }

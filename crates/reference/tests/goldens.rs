@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_processor::{Orientation, Picture};
-use qwen_vl_reference::{KvCache, QwenVl, Splice, burn, ignore};
+use qwen_vl_reference::{KvCache, Place, Positions, QwenVl, Splice, burn, ignore, packed_mask};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, GoldenSet};
 use std::collections::BTreeMap;
@@ -143,22 +143,28 @@ fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
 }
 
 #[test]
-fn a_packed_row_gives_the_logits_of_its_samples() {
+fn a_packed_row_gives_the_logits_of_its_samples_and_threads() {
     let set = &GoldenSet::all()[0];
     let model = QwenVl::open(&set.checkpoint(), &device()).unwrap();
     let config = model.config().clone();
-    let ids = [[3u32, 9, 27, 81, 16], [40, 20, 10, 5, 2]];
-    let alone: Vec<f32> = ids
-        .iter()
-        .flat_map(|ids| values(&model.prefill(&Splice::prompt(&config, ids), None, &mut KvCache::default(), &mut ignore)))
+    let alone = |ids: &[u32]| values(&model.prefill(&Splice::prompt(&config, ids), None, &mut KvCache::default(), &mut ignore));
+    // A sample of five tokens, and one of three tokens with two continuations that do not see each other.
+    let (first, shared, threads) = ([3u32, 9, 27, 81, 16], [40u32, 20, 10], [[5u32, 2], [77, 8]]);
+    let continued = threads.map(|thread| alone(&[&shared[..], &thread].concat()));
+    let vocab = config.vocab_size;
+    let want = [&alone(&first)[..], &continued[0], &continued[1][shared.len() * vocab..]].concat();
+
+    let place = |sample, thread, position| Place { sample, thread, position };
+    let row: Vec<Place> = (0..5)
+        .map(|at| place(0, 0, at))
+        .chain((0..3).map(|at| place(1, 0, at)))
+        .chain([place(1, 1, 3), place(1, 1, 4), place(1, 2, 3), place(1, 2, 4)])
         .collect();
-    let splice = Splice::prompt(&config, &ids.concat());
-    let positions = qwen_vl_reference::Positions::new(&config, 1.0, 0, 10, &model.device());
-    let samples: Vec<u32> = (0..10).map(|at| at / 5).collect();
-    let mask = qwen_vl_reference::one_sequence_mask(&[samples], &model.device());
+    let splice = Splice::prompt(&config, &[&first[..], &shared, &threads.concat()].concat());
+    let positions = Positions::of_rows(&config, 1.0, &[row.iter().map(|place| place.position).collect()], &model.device());
+    let mask = packed_mask(&[row], &model.device());
     let packed = model.decode(model.embed(&splice, None, 1), &positions, &mask, None, &mut ignore);
-    // Only differences of positions count, so the second sample's later place changes the rounding alone.
-    assert_close(&values(&model.lm_head.forward(packed)), &alone, 1e-4, "packed");
+    assert_close(&values(&model.lm_head.forward(packed)), &want, 1e-4, "packed");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use qwen_vl_reference::QwenVl;
 /// Table 8 of the paper.
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.98;
-const EPSILON: f32 = 1e-6;
+const EPSILON: f32 = 1e-8;
 const WEIGHT_DECAY: f32 = 0.05;
 const CLIP: f32 = 1.0;
 

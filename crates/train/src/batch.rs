@@ -4,8 +4,8 @@ use crate::recipe::{Recipe, StageRecipe};
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::ModelConfig;
 use qwen_vl_processor::Tokenizer;
-use qwen_vl_reference::Splice;
-use qwen_vl_world::{Encoded, Split, World};
+use qwen_vl_reference::{Place, Splice};
+use qwen_vl_world::{Encoded, Sample, Split, World};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// `visual.py`, class `VisionTransformer`.
@@ -16,13 +16,16 @@ pub const IMAGE_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
 const PICTURES_STEP: usize = 4;
 const TARGETS_STEP: usize = 64;
 
+/// The place of what fills a row up.
+const PADDING: Place = Place { sample: u32::MAX, thread: 0, position: 0 };
+
 /// Rows of packed samples.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// `rows · row_length` inputs.
     pub splice: Splice,
-    /// For every row and position the sample that it belongs to.
-    pub samples: Vec<Vec<u32>>,
+    /// Where every position of every row belongs.
+    pub places: Vec<Vec<Place>>,
     /// `[pictures, patches, 3 · patch²]`, with empty pictures at the end.
     pub patches: Vec<f32>,
     /// Pictures in `patches`.
@@ -31,8 +34,8 @@ pub struct Batch {
     pub positions: Vec<i32>,
     /// The token that follows each.
     pub targets: Vec<i32>,
-    /// How many of them count.
-    pub counted: usize,
+    /// The answers that they are, in order: the kind of question ([`qwen_vl_world::Question::kind`]) and the number of targets.
+    pub answers: Vec<(&'static str, usize)>,
     /// Samples in it.
     pub sample_count: usize,
     /// Number of the first sample that is not in it.
@@ -54,7 +57,10 @@ impl Packer {
     /// Batches of a stage, from sample `first` on.
     pub fn new(recipe: &Recipe, stage: &StageRecipe, split: Split, first: u64) -> Result<Self> {
         Ok(Self {
-            world: recipe.world()?,
+            world: match stage.objects {
+                Some([least, most]) => World { objects_per_scene: least..=most, ..recipe.world()? },
+                None => recipe.world()?,
+            },
             tokenizer: qwen_vl_world::tokenizer(recipe.model.visual.n_queries)?,
             config: recipe.config(stage.image_size)?,
             stage: stage.clone(),
@@ -69,7 +75,7 @@ impl Packer {
         let (rows, length) = (self.stage.rows, self.stage.row_length);
         let mut packed: Vec<Vec<(u64, Encoded)>> = vec![Vec::new(); rows];
         let mut filled = vec![0; rows];
-        let mut pictures = std::collections::BTreeMap::new();
+        let mut samples = std::collections::BTreeMap::new();
         let mut longer = 0;
         loop {
             let sample = self.sample(self.next);
@@ -83,13 +89,13 @@ impl Packer {
             let Some(row) = (0..rows).find(|row| filled[*row] + encoded.ids.len() <= length) else { break };
             filled[row] += encoded.ids.len();
             packed[row].push((self.next, encoded));
-            pictures.insert(self.next, sample.pictures);
+            samples.insert(self.next, sample);
             self.next += 1;
         }
-        Ok(self.assemble(packed, &pictures))
+        Ok(self.assemble(packed, &samples))
     }
 
-    fn sample(&self, index: u64) -> qwen_vl_world::Sample {
+    fn sample(&self, index: u64) -> Sample {
         let data = match self.stage.mix {
             // Spread evenly, by the fraction of the golden ratio's multiples.
             Some((other, share)) if (index as f64 * 0.618_033_988_749_895).fract() < share => other,
@@ -98,32 +104,36 @@ impl Packer {
         self.world.sample(self.split, data, self.seed, index)
     }
 
-    fn assemble(
-        &self,
-        packed: Vec<Vec<(u64, Encoded)>>,
-        pictures: &std::collections::BTreeMap<u64, Vec<qwen_vl_processor::Picture>>,
-    ) -> Batch {
+    fn assemble(&self, packed: Vec<Vec<(u64, Encoded)>>, samples: &std::collections::BTreeMap<u64, Sample>) -> Batch {
         let vision = &self.config.visual;
         let length = self.stage.row_length;
         let padding = self.tokenizer.special().endoftext;
         let mut splice = Splice::new(&self.config);
-        let (mut samples, mut patches, mut positions, mut targets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut places, mut patches, mut positions, mut targets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut answers: Vec<(&'static str, usize)> = Vec::new();
         let mut sample_count = 0;
         for row in packed {
             let start = splice.len();
             let mut owners = Vec::with_capacity(length);
-            for (number, Encoded { ids, loss, images }) in row {
+            for (number, Encoded { ids, loss, threads, images }) in row {
                 let first = splice.len();
-                owners.resize(owners.len() + ids.len(), sample_count);
+                owners.extend(sample_places(sample_count, &threads));
                 sample_count += 1;
                 let spliced = Splice::prompt(&self.config, &ids);
                 assert_eq!(spliced.pictures(), images.len(), "every picture has its positions");
                 splice.append(&spliced);
-                for picture in &pictures[&number] {
+                let sample = &samples[&number];
+                for picture in &sample.pictures {
                     let pixels = picture.pixels(vision.image_size, IMAGE_MEAN, IMAGE_STD);
                     patches.extend(pixels.patches(vision.patch_size, vision.patch_values()));
                 }
+                let mut kinds = sample.questions.iter().map(|question| question.kind);
                 for at in (1..ids.len()).filter(|at| loss[*at]) {
+                    // Of a text all is learned, questions and answers: one answer.
+                    if !loss[at - 1] || at == 1 {
+                        answers.push((if sample.pictures.is_empty() { "text" } else { kinds.next().unwrap_or("text") }, 0));
+                    }
+                    answers.last_mut().expect("pushed at the first").1 += 1;
                     positions.push((first + at - 1) as i32);
                     targets.push(ids[at] as i32);
                 }
@@ -132,17 +142,16 @@ impl Packer {
                 splice.token(padding);
             }
             // Padding sees itself and is seen by nothing.
-            owners.resize(length, u32::MAX);
-            samples.push(owners);
+            owners.resize(length, PADDING);
+            places.push(owners);
         }
-        let counted = targets.len();
-        let full = counted.next_multiple_of(TARGETS_STEP);
+        let full = targets.len().next_multiple_of(TARGETS_STEP);
         positions.resize(full, 0);
         targets.resize(full, 0);
         let pictures = splice.pictures().next_multiple_of(PICTURES_STEP);
         patches.resize(pictures * vision.patches() * vision.patch_values(), 0.0);
         let sample_count = sample_count as usize;
-        Batch { splice, samples, patches, pictures, positions, targets, counted, sample_count, next_sample: self.next }
+        Batch { splice, places, patches, pictures, positions, targets, answers, sample_count, next_sample: self.next }
     }
 
     /// Makes `count` batches ahead in a thread of its own.
@@ -157,6 +166,21 @@ impl Packer {
         });
         receiver
     }
+}
+
+/// Places of a sample's positions: each thread goes on from where the part that all see ends.
+fn sample_places(sample: u32, threads: &[u32]) -> Vec<Place> {
+    let shared = threads.iter().take_while(|thread| **thread == 0).count();
+    let mut places: Vec<Place> = Vec::with_capacity(threads.len());
+    for thread in threads {
+        let position = match places.last() {
+            Some(last) if last.thread == *thread => last.position + 1,
+            Some(_) => shared,
+            None => 0,
+        };
+        places.push(Place { sample, thread: *thread, position });
+    }
+    places
 }
 
 #[cfg(test)]
@@ -175,16 +199,19 @@ mod tests {
             let batch = packer.next_batch().unwrap();
             let (rows, length) = (packer.stage.rows, packer.stage.row_length);
             assert_eq!(batch.splice.len(), rows * length);
-            assert_eq!(batch.samples.len(), rows);
-            assert!(batch.samples.iter().all(|row| row.len() == length));
-            let filled = batch.samples.iter().flatten().filter(|sample| **sample != u32::MAX).count();
+            assert_eq!(batch.places.len(), rows);
+            assert!(batch.places.iter().all(|row| row.len() == length));
+            let filled = batch.places.iter().flatten().filter(|place| **place != PADDING).count();
             assert!(filled * 10 > rows * length * 7, "{}: {filled} of {} positions", packer.stage.name, rows * length);
             assert!(batch.next_sample as usize >= batch.sample_count);
-            // A target and the position before it belong to the same sample.
-            let owner = |position: i32| batch.samples[position as usize / length][position as usize % length];
-            for position in &batch.positions[..batch.counted] {
-                assert_ne!(owner(*position), u32::MAX);
-                assert_eq!(owner(*position), owner(position + 1));
+            // A target follows the position that predicts it, in the same sample and thread.
+            let place = |position: i32| batch.places[position as usize / length][position as usize % length];
+            let counted: usize = batch.answers.iter().map(|(_, targets)| targets).sum();
+            assert_eq!(batch.targets.len(), counted.next_multiple_of(TARGETS_STEP));
+            for position in &batch.positions[..counted] {
+                let before = place(*position);
+                assert_ne!(before, PADDING);
+                assert_eq!(place(position + 1), Place { position: before.position + 1, ..before });
             }
             let vision = &packer.config.visual;
             assert_eq!(batch.patches.len(), batch.pictures * vision.patches() * vision.patch_values());

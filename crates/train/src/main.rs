@@ -15,6 +15,10 @@ use recipe::Recipe;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A step makes and drops hundreds of large tensors; the system's allocator gives their pages back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Trains a small Qwen-VL: text alone, then the three stages of the paper. Goes on where an earlier call in the same folder was left.
 #[derive(Parser)]
 #[command(name = "train", version)]

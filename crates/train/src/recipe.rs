@@ -59,6 +59,9 @@ pub struct StageRecipe {
     pub mix: Option<(qwen_vl_world::Stage, f64)>,
     /// Side of the pictures, pixels.
     pub image_size: usize,
+    /// Objects in a picture, at least and at most, if not as many as in the recipe's world.
+    #[serde(default)]
+    pub objects: Option<[usize; 2]>,
     /// Parts that are not trained: beginnings of tensor names.
     pub frozen: Vec<String>,
     /// Steps of the optimiser.
@@ -73,6 +76,9 @@ pub struct StageRecipe {
     pub min_rate: f64,
     /// Steps of linear warm-up.
     pub warmup: usize,
+    /// The vision tower and the resampler learn by this factor slower than the decoder.
+    #[serde(default = "one")]
+    pub visual_rate: f64,
     /// Each block of the vision tower learns by this factor slower than the one above it.
     #[serde(default = "one")]
     pub layer_decay: f64,
@@ -159,7 +165,7 @@ impl StageRecipe {
         self.min_rate + (self.peak_rate - self.min_rate) * 0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos())
     }
 
-    /// By what a tensor's learning rate is multiplied: layer-wise decay down the vision tower.
+    /// By what a tensor's learning rate is multiplied: less for the visual part, and layer-wise decay down the vision tower.
     pub fn rate_factor(&self, name: &str, layers: usize) -> f64 {
         let Some(part) = name.strip_prefix("transformer.visual.") else { return 1.0 };
         let below_top = match part.strip_prefix("transformer.resblocks.") {
@@ -167,7 +173,7 @@ impl StageRecipe {
             None if ["conv1.", "positional_embedding", "ln_pre."].iter().any(|low| part.starts_with(low)) => layers + 1,
             None => 0,
         };
-        self.layer_decay.powi(below_top as i32)
+        self.visual_rate * self.layer_decay.powi(below_top as i32)
     }
 }
 

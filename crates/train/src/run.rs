@@ -8,9 +8,10 @@ use crate::{initial, plot};
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::ModelConfig;
 use qwen_vl_reference::burn::tensor::{Device, Int, Tensor, TensorData, activation};
-use qwen_vl_reference::{Positions, QwenVl, Weights, ignore, one_sequence_mask};
+use qwen_vl_reference::{Positions, QwenVl, Weights, ignore, packed_mask};
 use qwen_vl_world::Split;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 const LOG_EVERY: usize = 20;
 /// Steps between two measurements on the validation split, and its batches.
 const VALIDATE_EVERY: usize = 200;
-const VALIDATION_BATCHES: usize = 4;
+const VALIDATION_BATCHES: usize = 8;
 
 /// How a run is made, apart from its recipe.
 pub struct Settings {
@@ -39,10 +40,14 @@ pub struct Settings {
 struct LogLine<'a> {
     stage: &'a str,
     step: usize,
-    /// Mean over the steps since the last line, in nats for each token.
+    /// Mean over the steps since the last line, in nats for each token, weighted as in training.
     loss: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     validation_loss: Option<f32>,
+    /// By kind of question, the part of the validation split's answers of which every token is the likeliest one after the true tokens
+    /// before it: stricter than needed for boxes, whose last digits nobody can see.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    validation_exact: BTreeMap<&'static str, f32>,
     rate: f64,
     /// Of the last step, before clipping.
     gradient_norm: f32,
@@ -64,6 +69,7 @@ pub fn run(recipe: &Recipe, settings: &Settings) -> Result<()> {
     }
     let begun = Instant::now();
     let mut weights = initial::weights(&recipe.config(recipe.stages[0].image_size)?, recipe.seed);
+    initial::center_patches(&mut weights, &mean_patch(recipe)?);
     for stage in &recipe.stages {
         let (after, done) = run_stage(recipe, stage, weights, settings, begun)?;
         weights = after;
@@ -77,6 +83,22 @@ pub fn run(recipe: &Recipe, settings: &Settings) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Mean over the patches of some pictures of the largest stage, `[3 · patch²]`.
+fn mean_patch(recipe: &Recipe) -> Result<Vec<f32>> {
+    let largest = recipe.stages.iter().max_by_key(|stage| stage.image_size).expect("a recipe has stages");
+    let stage = StageRecipe { data: qwen_vl_world::Stage::Pretrain, mix: None, rows: 64, ..largest.clone() };
+    let batch = Packer::new(recipe, &stage, Split::Train, 0)?.next_batch()?;
+    let vision = recipe.config(stage.image_size)?.visual;
+    let seen = &batch.patches[..batch.splice.pictures() * vision.patches() * vision.patch_values()];
+    let mut mean = vec![0.0; vision.patch_values()];
+    for patch in seen.chunks_exact(mean.len()) {
+        mean.iter_mut().zip(patch).for_each(|(mean, value)| *mean += value);
+    }
+    let patches = (seen.len() / mean.len()) as f32;
+    mean.iter_mut().for_each(|mean| *mean /= patches);
+    Ok(mean)
 }
 
 /// Trains one stage from these weights, or goes on where it was left. Returns its weights and whether it is done.
@@ -114,15 +136,14 @@ fn run_stage(recipe: &Recipe, stage: &StageRecipe, weights: Weights, settings: &
         let done = step + 1;
         if done.is_multiple_of(LOG_EVERY) || done == stage.steps {
             let loss = Tensor::cat(std::mem::take(&mut losses), 0).mean().into_scalar::<f32>();
-            let validation_loss = (done.is_multiple_of(VALIDATE_EVERY) || done == stage.steps).then(|| {
-                let losses: Vec<Tensor<1>> = validation.iter().map(|batch| tables.loss(&model, batch).inner()).collect();
-                Tensor::cat(losses, 0).mean().into_scalar::<f32>()
-            });
+            let validated = (done.is_multiple_of(VALIDATE_EVERY) || done == stage.steps).then(|| tables.validate(&model, &validation));
+            let (validation_loss, validation_exact) = validated.unzip();
             let line = LogLine {
                 stage: &stage.name,
                 step: done,
                 loss,
                 validation_loss,
+                validation_exact: validation_exact.unwrap_or_default(),
                 rate: stage.rate(step),
                 gradient_norm,
                 samples: next_sample,
@@ -155,7 +176,7 @@ fn count(model: &QwenVl) -> usize {
 
 /// What all batches of a stage share.
 struct Tables {
-    positions: Positions,
+    config: ModelConfig,
     patches: usize,
     patch_values: usize,
     rows: usize,
@@ -166,7 +187,7 @@ impl Tables {
     fn new(config: &ModelConfig, stage: &StageRecipe, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         Self {
-            positions: Positions::new(config, 1.0, 0, stage.row_length, &device),
+            config: config.clone(),
             patches: config.visual.patches(),
             patch_values: config.visual.patch_values(),
             rows: stage.rows,
@@ -174,23 +195,61 @@ impl Tables {
         }
     }
 
-    /// Mean over the targets of a batch of −ln p, `[1]`.
-    fn loss(&self, model: &QwenVl, batch: &Batch) -> Tensor<1> {
+    /// ln p of all tokens at each target of a batch, `[targets, vocab]`.
+    fn log_probabilities(&self, model: &QwenVl, batch: &Batch) -> Tensor<2> {
         let features = (batch.pictures > 0).then(|| {
             let shape = [batch.pictures, self.patches, self.patch_values];
             model.transformer.visual.forward(Tensor::from_data(TensorData::new(batch.patches.clone(), shape), &self.device), &mut ignore)
         });
         let embedded = model.embed(&batch.splice, features, self.rows);
-        let mask = one_sequence_mask(&batch.samples, &self.device);
-        let states = model.decode(embedded, &self.positions, &mask, None, &mut ignore);
+        let mask = packed_mask(&batch.places, &self.device);
+        let positions: Vec<Vec<usize>> = batch.places.iter().map(|row| row.iter().map(|place| place.position).collect()).collect();
+        let positions = Positions::of_rows(&self.config, 1.0, &positions, &self.device);
+        let states = model.decode(embedded, &positions, &mask, None, &mut ignore);
         let [rows, length, hidden] = states.dims();
+        let logits = model.lm_head.forward(states.reshape([rows * length, hidden]).select(0, self.integers(&batch.positions)));
+        activation::log_softmax(logits, 1)
+    }
+
+    fn integers(&self, values: &[i32]) -> Tensor<1, Int> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &self.device)
+    }
+
+    /// Weighted mean over the targets of a batch of −ln p, `[1]`.
+    fn loss(&self, model: &QwenVl, batch: &Batch) -> Tensor<1> {
+        self.mean_loss(self.log_probabilities(model, batch), batch)
+    }
+
+    fn mean_loss(&self, log_probabilities: Tensor<2>, batch: &Batch) -> Tensor<1> {
         let count = batch.targets.len();
-        let ids = |ids: &[i32]| Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), &self.device);
-        let logits = model.lm_head.forward(states.reshape([rows * length, hidden]).select(0, ids(&batch.positions)));
-        let chosen = activation::log_softmax(logits, 1).gather(1, ids(&batch.targets).reshape([count, 1])).reshape([count]);
-        let mut shares = vec![-1.0 / batch.counted as f32; batch.counted];
+        // An answer weighs by the root of its length: the digits of boxes, most of all tokens and mostly noise, would drown the names.
+        let mut shares: Vec<f32> =
+            batch.answers.iter().flat_map(|(_, targets)| std::iter::repeat_n(1.0 / (*targets as f32).sqrt(), *targets)).collect();
+        let all: f32 = shares.iter().sum();
+        shares.iter_mut().for_each(|share| *share /= -all);
         shares.resize(count, 0.0);
+        let chosen = log_probabilities.gather(1, self.integers(&batch.targets).reshape([count, 1])).reshape([count]);
         (chosen * Tensor::from_data(TensorData::new(shares, [count]), &self.device)).sum()
+    }
+
+    /// Loss and, by kind of question, the part of the answers that are right.
+    fn validate(&self, model: &QwenVl, batches: &[Batch]) -> (f32, BTreeMap<&'static str, f32>) {
+        let mut loss = 0.0;
+        let mut counts: BTreeMap<&'static str, (f32, f32)> = BTreeMap::new();
+        for batch in batches {
+            let log_probabilities = self.log_probabilities(model, batch).inner();
+            let likeliest = log_probabilities.clone().argmax(1).into_data().iter::<i32>().collect::<Vec<_>>();
+            loss += self.mean_loss(log_probabilities, batch).into_scalar::<f32>() / batches.len() as f32;
+            let mut at = 0;
+            for (kind, targets) in &batch.answers {
+                let (right, all) = counts.entry(*kind).or_default();
+                let exact = likeliest[at..at + targets] == batch.targets[at..at + targets];
+                *right += f32::from(u8::from(exact));
+                *all += 1.0;
+                at += targets;
+            }
+        }
+        (loss, counts.into_iter().map(|(kind, (right, all))| (kind, right / all)).collect())
     }
 }
 

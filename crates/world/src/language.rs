@@ -360,10 +360,7 @@ impl World {
                 vqa("sum", format!("What comes after {a}?"), (a + 1).to_string(), format!("It is {}.", a + 1))
             }
             6 => {
-                let text = match self.random_text(random) {
-                    Thing::Text(text) => text,
-                    _ => String::new(),
-                };
+                let text = random.pick(&self.words);
                 let spelled = text.chars().map(String::from).collect::<Vec<_>>().join(" ");
                 vqa("spell", format!("Spell {text}."), spelled.clone(), format!("{spelled}."))
             }
@@ -377,17 +374,6 @@ impl World {
             }
         };
         Question { task: Task::Text, ..made }
-    }
-
-    fn random_text(&self, random: &mut Random) -> Thing {
-        // A word of those that training shows.
-        loop {
-            let word = random.pick(&self.words).clone();
-            let thing = Thing::Text(word);
-            if !self.held_out(&thing, 0) {
-                return thing;
-            }
-        }
     }
 
     /// What one says to the chat model besides questions.

@@ -25,6 +25,9 @@ pub struct Segment {
     pub text: String,
     /// Whether the model learns to write it.
     pub loss: bool,
+    /// 0: seen by all that follows. Else the number of a question that is asked as if it were the only one: the other questions'
+    /// pieces do not see it.
+    pub thread: u32,
 }
 
 /// One sequence.
@@ -51,6 +54,8 @@ pub struct Encoded {
     pub ids: Vec<u32>,
     /// `[seq]`: whether the id at this position is one to be predicted (from the positions before it).
     pub loss: Vec<bool>,
+    /// `[seq]`: the [`Segment::thread`] of each id.
+    pub threads: Vec<u32>,
     /// Where the pictures are.
     pub images: Vec<ImageSpan>,
 }
@@ -62,9 +67,9 @@ const TASKS: [(Task, f32); 7] = [
     (Task::Vqa, 0.5),
     (Task::Referring, 0.18),
     (Task::Caption, 0.06),
-    (Task::GroundedCaption, 0.05),
-    (Task::OcrVqa, 0.14),
-    (Task::RegionCaption, 0.04),
+    (Task::GroundedCaption, 0.04),
+    (Task::OcrVqa, 0.12),
+    (Task::RegionCaption, 0.07),
     (Task::Ocr, 0.03),
 ];
 
@@ -74,7 +79,7 @@ impl Sample {
     }
 
     fn push(&mut self, text: impl Into<String>, loss: bool) {
-        self.segments.push(Segment { text: text.into(), loss });
+        self.segments.push(Segment { text: text.into(), loss, thread: 0 });
     }
 
     fn show(&mut self, (scene, picture): (Scene, Picture)) {
@@ -95,12 +100,13 @@ impl Sample {
 
     /// As many of its questions as fit into `limit` token ids, but the first one always.
     pub fn encode_within(&self, tokenizer: &Tokenizer, limit: usize) -> Result<Encoded, ProcessorError> {
-        let (mut ids, mut loss) = (Vec::new(), Vec::new());
+        let (mut ids, mut loss, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         // The length up to the last answer that fits.
         let mut whole = 0;
         for segment in &self.segments {
             ids.extend(tokenizer.encode(&segment.text, SpecialTokens::All)?);
             loss.resize(ids.len(), segment.loss);
+            threads.resize(ids.len(), segment.thread);
             // An answer ends a question.
             if segment.loss {
                 if whole > 0 && ids.len() > limit {
@@ -111,8 +117,9 @@ impl Sample {
         }
         ids.truncate(whole);
         loss.truncate(whole);
+        threads.truncate(whole);
         let Prompt { ids, images } = Prompt::from_ids(tokenizer, ids)?;
-        Ok(Encoded { ids, loss, images })
+        Ok(Encoded { ids, loss, threads, images })
     }
 }
 
@@ -191,14 +198,17 @@ impl World {
         sample
     }
 
-    /// A picture and questions of the seven tasks about it.
+    /// A picture and questions of the seven tasks about it, each as if it were the only one: the picture is encoded once for all of
+    /// them, and no answer can be copied from another.
     fn multitask_sample(&self, split: Split, random: &mut Random) -> Sample {
         let (scene, picture) = self.scene(split, random);
         let mut sample = Sample::new(Task::Caption);
         sample.push(format!("<img>{}</img>", PICTURE_NAMES[0]), false);
         let count = random.range(&self.questions_per_picture);
-        for question in self.questions(&scene, count, random) {
+        for (number, question) in self.questions(&scene, count, random).into_iter().enumerate() {
+            let first = sample.segments.len();
             Self::base_question(&mut sample, question);
+            sample.segments[first..].iter_mut().for_each(|segment| segment.thread = number as u32 + 1);
         }
         sample.task = sample.questions[0].task;
         sample.show((scene, picture));

@@ -150,8 +150,8 @@ pub(crate) fn plural(name: &str) -> String {
 }
 
 impl World {
-    /// Whether training never shows it: every thing at one of the nine places, every shape in one of the world's colours, a seventh
-    /// of all numbers, a sixth of the words.
+    /// Whether training never shows it: every thing and every word at one of the nine places, every shape in one of the world's colours,
+    /// a seventh of all numbers.
     pub fn held_out(&self, thing: &Thing, place: usize) -> bool {
         match thing {
             Thing::Pictogram(kind) => (kind * 4 + 2) % 9 == place,
@@ -161,7 +161,7 @@ impl World {
             }
             Thing::Text(text) => match text.parse::<usize>() {
                 Ok(number) => number % 7 == 3,
-                Err(_) => self.words.iter().position(|word| word == text).is_some_and(|index| index % 6 == 5),
+                Err(_) => self.words.iter().position(|word| word == text).is_some_and(|index| (index * 4 + 1) % 9 == place),
             },
         }
     }

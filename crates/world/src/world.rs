@@ -58,8 +58,8 @@ pub struct World {
     pub background_colors: Vec<usize>,
     /// Part of the captions and questions that are Chinese.
     pub chinese: f32,
-    /// Questions about one picture in one sample of multi-task pre-training. Where it is more than one, later answers can be copied from
-    /// what was said before instead of seen: nano, given three to six, learned to do that.
+    /// Questions about one picture in one sample of multi-task pre-training, none of which sees another: where they did, nano learned
+    /// to copy later answers from earlier ones instead of looking.
     pub questions_per_picture: RangeInclusive<usize>,
     /// Questions about one picture in one dialogue.
     pub turns: RangeInclusive<usize>,
@@ -79,9 +79,9 @@ impl World {
             words: WORDS[..24].iter().map(|word| (*word).to_owned()).collect(),
             digits: 1..=2,
             fonts: 1,
-            pictograms: 0.55,
+            pictograms: 0.5,
             shapes_share: 0.25,
-            texts: 0.2,
+            texts: 0.25,
             numbers: 0.5,
             texts_per_scene: 1,
             text_colors: vec![5],
@@ -96,7 +96,7 @@ impl World {
             backgrounds: vec![Background::Plain, Background::Plain, Background::Gradient],
             background_colors: (0..4).collect(),
             chinese: 0.15,
-            questions_per_picture: 1..=1,
+            questions_per_picture: 12..=12,
             turns: 2..=5,
         }
     }
