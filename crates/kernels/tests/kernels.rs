@@ -259,6 +259,11 @@ fn attention_matches_oracle() {
         step.write(&gpu, 1, keys - 1, keys);
         run(&gpu, &[attention::attention_decode(&gpu, &step, launch)], 1);
         assert_close(&read(&gpu, &decoded, 1), &want[(m - 1) * width..], bound, &format!("decode: {what}"));
+        // In slices, too; where there are fewer keys than slices, some are empty.
+        let partial = gpu.storage("partial", attention::split_bytes(heads, head_dim)).unwrap();
+        gpu.write_rows(&decoded, &vec![9.0; width]);
+        run(&gpu, &attention::attention_split(&gpu, &step, launch, &partial), 1);
+        assert_close(&read(&gpu, &decoded, 1), &want[(m - 1) * width..], bound, &format!("decode in slices: {what}"));
     }
 }
 

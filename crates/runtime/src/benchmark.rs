@@ -38,7 +38,7 @@ pub struct BenchmarkReport {
     pub prefill_tokens_per_second: f64,
     /// Greedy decoding.
     pub decode: Vec<DecodeSpeed>,
-    /// Launches for one token.
+    /// Launches for one token, at the longest sequence of `decode`.
     pub dispatches_per_token: usize,
 }
 
@@ -64,6 +64,7 @@ pub async fn benchmark(
     let decoded = options.decode_tokens.clamp(1, limit / 2);
     let prompt_tokens = options.prompt_tokens.clamp(1, limit - 1);
     let contexts: Vec<_> = options.contexts.iter().copied().filter(|context| (decoded + 1..=limit).contains(context)).collect();
+    let longest = contexts.iter().copied().max().unwrap_or(prompt_tokens);
     let total = (2 + contexts.len()) * runs;
     let mut done = 0;
     let mut step = || {
@@ -131,7 +132,7 @@ pub async fn benchmark(
         prefill_ms,
         prefill_tokens_per_second: prompt_tokens as f64 * 1e3 / prefill_ms,
         decode,
-        dispatches_per_token: model.decode_dispatches(),
+        dispatches_per_token: model.decode_dispatches(longest),
     }))
 }
 

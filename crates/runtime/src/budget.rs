@@ -2,6 +2,7 @@
 
 use crate::ModelOptions;
 use qwen_vl_format::Manifest;
+use qwen_vl_kernels::attention::split_bytes;
 use qwen_vl_kernels::{Gpu, KvCache};
 use serde::Serialize;
 
@@ -43,6 +44,7 @@ impl Budget {
             + 3 * rows(chunk, hidden)
             + rows(chunk, 3 * hidden)
             + rows(chunk, config.mlp_width())
+            + Gpu::storage_bytes(split_bytes(config.num_attention_heads, config.head_dim()))
             + rows(1, hidden)
             + rows(1, config.vocab_size)
             + words(1)

@@ -1,13 +1,13 @@
 //! The decoder: token ids (and image features in their places) → blocks over a KV cache → logits (`modeling_qwen.py`).
 //!
 //! Every layer has two plans over the same buffers: `prefill` for many positions at once, with matrix products, and `decode` for one
-//! position, in six launches: norm + qkv, rotary + cache write, attention, output projection + residual, norm + gate/up + SiLU,
-//! down projection + residual.
+//! position, in six launches: norm + qkv, rotary + cache write, attention (two in a long context, see [`SPLIT_KEYS`]), output projection +
+//! residual, norm + gate/up + SiLU, down projection + residual.
 
 use crate::RuntimeError;
 use crate::weights::Weights;
 use qwen_vl_format::ModelConfig;
-use qwen_vl_kernels::attention::{Attention, Heads, Source, attention, attention_decode};
+use qwen_vl_kernels::attention::{Attention, Heads, Source, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::embedding::embedding;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
@@ -56,8 +56,24 @@ pub(crate) struct DecoderLayer {
     pub(crate) values: KvCache,
     /// Launches for many positions.
     pub(crate) prefill: Vec<Dispatch>,
-    /// Launches for one.
-    pub(crate) decode: Vec<Dispatch>,
+    /// Launches for one, up to its attention.
+    attend_from: Vec<Dispatch>,
+    attend: Dispatch,
+    /// The same in a long context.
+    attend_split: [Dispatch; 2],
+    /// Launches for one, behind its attention.
+    attend_to: Vec<Dispatch>,
+}
+
+/// From so many keys on, attention is done in slices of the context: a launch more, but enough workgroups to fill a large GPU.
+pub(crate) const SPLIT_KEYS: usize = 1024;
+
+impl DecoderLayer {
+    /// Launches for one position that sees `keys`.
+    pub(crate) fn decode(&self, keys: usize) -> impl Iterator<Item = &Dispatch> {
+        let attend = if keys < SPLIT_KEYS { std::slice::from_ref(&self.attend) } else { &self.attend_split };
+        self.attend_from.iter().chain(attend).chain(&self.attend_to)
+    }
 }
 
 impl Decoder {
@@ -77,6 +93,7 @@ impl Decoder {
         let qkv = gpu.activation("decoder.qkv", chunk, 3 * hidden_size)?;
         let attended = gpu.activation("decoder.attended", chunk, hidden_size)?;
         let mlp = gpu.activation("decoder.mlp", chunk, config.mlp_width())?;
+        let partial = gpu.storage("decoder.partial", split_bytes(config.num_attention_heads, config.head_dim()))?;
         let last = gpu.activation("decoder.last", 1, hidden_size)?;
         let logits = gpu.activation("decoder.logits", 1, vocab)?;
         let token = gpu.storage("decoder.token", 4)?;
@@ -115,13 +132,14 @@ impl Decoder {
             prefill.extend(matmul(gpu, step, gate_up.product(&normed, &mlp, Epilogue::SwiGlu)));
             prefill.extend(matmul(gpu, step, down.product(&mlp, &hidden, Epilogue::Accumulate)));
 
-            let mut decode = matvec(gpu, qkv_linear.product(&hidden, &qkv, Epilogue::Store), Some(&attn_norm));
-            decode.push(turn());
-            decode.push(attention_decode(gpu, step, launch));
-            decode.extend(matvec(gpu, out.product(&attended, &hidden, Epilogue::Accumulate), None));
-            decode.extend(matvec(gpu, gate_up.product(&hidden, &mlp, Epilogue::SwiGlu), Some(&mlp_norm)));
-            decode.extend(matvec(gpu, down.product(&mlp, &hidden, Epilogue::Accumulate), None));
-            layers.push(DecoderLayer { keys, values, prefill, decode });
+            let mut attend_from = matvec(gpu, qkv_linear.product(&hidden, &qkv, Epilogue::Store), Some(&attn_norm));
+            attend_from.push(turn());
+            let attend = attention_decode(gpu, step, launch);
+            let attend_split = attention_split(gpu, step, launch, &partial);
+            let mut attend_to = matvec(gpu, out.product(&attended, &hidden, Epilogue::Accumulate), None);
+            attend_to.extend(matvec(gpu, gate_up.product(&hidden, &mlp, Epilogue::SwiGlu), Some(&mlp_norm)));
+            attend_to.extend(matvec(gpu, down.product(&mlp, &hidden, Epilogue::Accumulate), None));
+            layers.push(DecoderLayer { keys, values, prefill, attend_from, attend, attend_split, attend_to });
         }
 
         let ln_f = rms_norm("decoder.norm.weight");

@@ -335,7 +335,7 @@ impl Model {
     fn decode_step(&self, mut encoder: wgpu::CommandEncoder) {
         let (decoder, length) = (&self.decoder, self.length());
         self.step.write(&self.gpu, 1, length, length + 1);
-        encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| &layer.decode)), 1);
+        encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| layer.decode(length + 1))), 1);
         self.encode_head(&mut encoder, 0);
         self.gpu.queue().submit([encoder.finish()]);
     }
@@ -378,10 +378,10 @@ impl Model {
         ranges.map(|[begin, end]| end - begin).sum::<u64>() + cached
     }
 
-    /// Launches of one decode step.
-    pub fn decode_dispatches(&self) -> usize {
+    /// Launches of a decode step at a sequence of `context` tokens.
+    pub fn decode_dispatches(&self, context: usize) -> usize {
         let decoder = &self.decoder;
-        decoder.embed.len() + decoder.layers.iter().map(|layer| layer.decode.len()).sum::<usize>() + decoder.head.len() + 1
+        decoder.embed.len() + decoder.layers.iter().map(|layer| layer.decode(context).count()).sum::<usize>() + decoder.head.len() + 1
     }
 
     /// The most likely next token: four bytes are read back.

@@ -1,7 +1,8 @@
 // The same for one row: output = softmax(q · kᵀ * sizes.scale) · v over all step.keys keys.
 //
-// A workgroup of 128 does one head: for 128 keys at a time a lane scores one key, then lanes (group, vector) sum the values of every
-// GROUPS-th key. Dispatch: x = heads. Workgroup memory: 3.5 KiB.
+// A workgroup of 128 does one head, or one of SPLITS slices of the context for one head: for 128 keys at a time a lane scores one key, then
+// lanes (group, vector) sum the values of every GROUPS-th key. With several slices the output is not the attention but, for each head and
+// slice, VECTORS sums and then its largest score and total: see merge.wgsl. Dispatch: x = heads, y = SPLITS. Workgroup memory: 3.5 KiB.
 
 const GROUPS: u32 = 128u / VECTORS;
 
@@ -50,10 +51,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var largest = -3.0e38;
   var total = 0.0;
   var acc = vec4<f32>(0.0);
-  for (var tile = 0u; tile < step.keys; tile += 128u) {
+  let slice = (step.keys + SPLITS - 1u) / SPLITS;
+  let last = min((workgroup.y + 1u) * slice, step.keys);
+  for (var tile = workgroup.y * slice; tile < last; tile += 128u) {
     let key = tile + lane;
     var score = -3.0e38;
-    if (key < step.keys) {
+    if (key < last) {
       let at = key * sizes.k_stride + sizes.k_offset + head;
       var sum = vec4<f32>(0.0);
       for (var i = 0u; i < VECTORS; i++) {
@@ -65,14 +68,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let correction = exp(largest - tile_largest);
     largest = tile_largest;
     var probability = 0.0;
-    if (key < step.keys) {
+    if (key < last) {
       probability = exp(score - largest);
     }
     scores[lane] = probability;
     total = total * correction + workgroup_sum(probability, lane);
     acc *= correction;
     if (group < GROUPS) {
-      let count = min(128u, step.keys - tile);
+      let count = min(128u, last - tile);
       for (var j = group; j < count; j += GROUPS) {
         acc += scores[j] * v_scale(tile + j, workgroup.x) * v_vector((tile + j) * sizes.v_stride + sizes.v_offset + head + vector);
       }
@@ -85,6 +88,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var other = 1u; other < GROUPS; other++) {
       acc += sums[other * VECTORS + lane];
     }
-    output[head + lane] = acc / total;
+    if (SPLITS == 1u) {
+      output[head + lane] = acc / total;
+    } else {
+      let at = (workgroup.x * SPLITS + workgroup.y) * (VECTORS + 1u);
+      output[at + lane] = acc;
+      output[at + VECTORS] = vec4<f32>(largest, total, 0.0, 0.0);
+    }
   }
 }

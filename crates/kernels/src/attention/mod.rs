@@ -125,7 +125,35 @@ pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Disp
 
 /// Attention for row 0 alone, at the last position of the step.
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let source = attention.source(include_str!("decode.wgsl"));
+    let source = attention.source(concat!("const SPLITS: u32 = 1u;\n", include_str!("decode.wgsl")));
     let grid = Grid::Fixed([attention.heads as u32, 1, 1]);
     Dispatch::new(gpu, "attention_decode", &source, attention.sizes(), Some(step), attention.buffers(), grid)
+}
+
+/// Slices of the context in [`attention_split`].
+const SPLITS: usize = 8;
+
+/// Bytes of the scratch of [`attention_split`].
+pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
+    (heads * SPLITS * (head_dim / 4 + 1) * 16) as u64
+}
+
+/// [`attention_decode`] in slices of the context, for long ones: few heads do not fill a GPU. `partial` is of [`split_bytes`].
+pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, partial: &wgpu::Buffer) -> [Dispatch; 2] {
+    let (heads, vectors) = (attention.heads as u32, attention.head_dim / 4);
+    let source = attention.source(&format!("const SPLITS: u32 = {SPLITS}u;\n{}", include_str!("decode.wgsl")));
+    let buffers = attention.buffers().map(|(binding, buffer)| (binding, if binding == 4 { partial } else { buffer }));
+    let slices =
+        Dispatch::new(gpu, "attention_slices", &source, attention.sizes(), Some(step), buffers, Grid::Fixed([heads, SPLITS as u32, 1]));
+    let source = format!(
+        "const VECTORS: u32 = {vectors}u;\n\
+         @group(0) @binding(1) var<storage, read> partial: array<vec4<f32>>;\n\
+         @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n{}",
+        include_str!("merge.wgsl"),
+    );
+    let buffers = [(1, partial), (2, &attention.output.buffer)];
+    [
+        slices,
+        Dispatch::new(gpu, "attention_merge", &source, Sizes::default().u32("splits", SPLITS), None, buffers, Grid::Fixed([heads, 1, 1])),
+    ]
 }

@@ -288,13 +288,29 @@ fn a_prompt_reuses_what_the_cache_holds() {
     assert_close(&logits(&model), &continued, tolerance, "after another NTK factor");
 }
 
-/// The cost of a launch binds decoding on fast GPUs: six a layer, one lookup, one head and one argmax where nothing is cut into parts.
+/// What binds decoding needs no GPU to be counted. Launches: six a layer (seven in a long context, where attention is split), one lookup, one
+/// head and one argmax where nothing is cut into parts. Bytes: every weight of the layers and the head once, at 4.5 bits, and the cache.
 #[test]
-fn a_decode_step_is_six_launches_a_layer() {
+fn a_decode_step_is_six_launches_a_layer_and_reads_every_weight_once() {
     let set = &GoldenSet::all()[1];
     let folder = convert(&set.checkpoint(), SchemeName::Q4, 32);
     let model = load(&folder, ModelOptions { context_length: 8, prefill_chunk: 8, ..Default::default() });
-    assert_eq!(model.decode_dispatches(), 6 * model.manifest().config.num_hidden_layers + 3);
+    let config = &model.manifest().config;
+    let layers = config.num_hidden_layers;
+    assert_eq!(model.decode_dispatches(8), 6 * layers + 3);
+    assert_eq!(model.decode_dispatches(1023), 6 * layers + 3);
+    assert_eq!(model.decode_dispatches(1024), 7 * layers + 3);
+
+    let (hidden, mlp) = (config.hidden_size, config.mlp_width());
+    // Blocks of 32 codes of 4 bits; a row's scales of 16 bits fill whole words.
+    let coded = |rows: usize, cols: usize| rows * (cols / 2 + (cols / 32).next_multiple_of(2) * 2);
+    let biases_and_norms = (3 * hidden + 2 * hidden) * 4;
+    let layer = coded(3 * hidden, hidden) + coded(hidden, hidden) + coded(2 * mlp, hidden) + coded(hidden, mlp) + biases_and_norms;
+    let cached = |context: usize| layers * context * 2 * hidden * 4;
+    for context in [1, 1024] {
+        let expected = layers * layer + coded(config.vocab_size, hidden) + cached(context);
+        assert_eq!(model.decode_bytes(context), expected as u64, "at {context} tokens");
+    }
 }
 
 /// Every buffer is made at load, and its size is known before.
