@@ -113,10 +113,10 @@ async function load(request: Extract<Request, { kind: "load" }>, signal: AbortSi
   const makeSink = async (manifest: string) => {
     await started;
     const { result: loader, device } = await watchDevice(() => Loader.create(manifest, request.options));
-    if (device) compiled = compileAhead(device, loader.shaders());
-    // What it could not allocate is told before anything is fetched for it.
+    // What it could not allocate is told before anything is fetched for it, and before the GPU is busy with kernels.
     await loader.drained();
     loader.checkGpu();
+    if (device) compiled = compileAhead(device, loader.shaders());
     return new EngineSink(loader, () => compiled.then(encodes));
   };
   const { concurrency, whenBusy } = request;

@@ -171,12 +171,17 @@ async function* openBody(
 /** Bytes of a body that are read at once. */
 const READ_BYTES = 256 << 10;
 
+type Piece = { done: true; value: undefined } | { done: false; value: Uint8Array<ArrayBuffer> };
+
 interface Body {
-  read(): Promise<{ done: true; value: undefined } | { done: false; value: Uint8Array<ArrayBuffer> }>;
+  read(): Promise<Piece>;
   cancel(): Promise<void>;
 }
 
-/** Reads a body into one buffer, again and again: pieces of their own would pile up until the browser collects its garbage. */
+/**
+ * Reads a body into two buffers, again and again: pieces of their own would pile up until the browser collects its garbage. One buffer is
+ * always waiting while the other's bytes are used, because what comes when no buffer waits is put into a piece of its own.
+ */
 function readBody(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Body {
   let reader: ReadableStreamBYOBReader;
   try {
@@ -184,18 +189,27 @@ function readBody(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Body {
   } catch {
     // Not a stream of bytes: one that a page made, or an older browser's.
     const reader = stream.getReader();
-    const read = async () => {
+    const read = async (): Promise<Piece> => {
       const { done, value } = await reader.read();
-      return done ? ({ done, value: undefined } as const) : { done, value };
+      return done ? { done, value: undefined } : { done, value };
     };
     return { read, cancel: () => reader.cancel() };
   }
-  let buffer = new ArrayBuffer(READ_BYTES);
+  const waiting: Promise<ReadableStreamReadResult<Uint8Array<ArrayBuffer>>>[] = [];
+  const ask = (buffer: ArrayBuffer) => {
+    const asked = reader.read(new Uint8Array(buffer));
+    // The second may fail before anybody waits for it.
+    asked.catch(() => undefined);
+    waiting.push(asked);
+  };
+  ask(new ArrayBuffer(READ_BYTES));
+  let idle: ArrayBuffer | undefined = new ArrayBuffer(READ_BYTES);
   return {
     async read() {
-      const { done, value } = await reader.read(new Uint8Array(buffer));
+      if (idle) ask(idle);
+      const { done, value } = await waiting.shift()!;
       // It is the same memory, in another object.
-      if (value) buffer = value.buffer;
+      idle = value?.buffer;
       return done || !value ? { done: true, value: undefined } : { done: false, value };
     },
     cancel: () => reader.cancel(),

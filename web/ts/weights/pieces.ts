@@ -30,10 +30,14 @@ export class PieceChecker {
       const part = rest.subarray(0, whole - this.#filled);
       if (part.byteLength === 0) throw wrongFile(this.#entry, this.#entry.bytes, this.#passed + rest.byteLength);
       rest = rest.subarray(part.byteLength);
-      this.#piece.set(part, this.#filled);
-      this.#filled += part.byteLength;
-      if (this.#filled < whole) continue;
-      const piece = this.#piece.subarray(0, whole);
+      let piece: Uint8Array<ArrayBuffer>;
+      if (part.byteLength === whole && isUnshared(part)) piece = part;
+      else {
+        this.#piece.set(part, this.#filled);
+        this.#filled += part.byteLength;
+        if (this.#filled < whole) continue;
+        piece = this.#piece.subarray(0, whole);
+      }
       const index = Math.floor(this.#passed / this.#piece.byteLength);
       const expected = this.#hashes[index] ?? "";
       const found = await sha256(piece);
@@ -49,4 +53,9 @@ export class PieceChecker {
     this.#passed = 0;
     this.#filled = 0;
   }
+}
+
+/** Memory that threads share is not hashed by the browser. */
+function isUnshared(bytes: Uint8Array): bytes is Uint8Array<ArrayBuffer> {
+  return bytes.buffer instanceof ArrayBuffer;
 }

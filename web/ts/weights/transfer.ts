@@ -91,25 +91,20 @@ interface Gate {
 }
 
 function gate(entry: FileEntry, target: Target): Gate {
-  // Reading from the cache is synchronous: without waiting for a task, no message and no abort would ever come through.
-  const drain = () => target.drain?.() ?? nextTask();
-  if (entry.pieces) {
-    return new PieceChecker(entry, entry.pieces, (piece) => {
-      target.write(piece, true);
-      return drain();
-    });
-  }
   let undrained = 0;
-  return {
-    async write(bytes) {
-      target.write(bytes, false);
-      undrained += bytes.byteLength;
-      if (undrained < PIECE_BYTES) return;
-      undrained = 0;
-      await drain();
-    },
-    restart: () => (undrained = 0),
+  let drained: Promise<void> | undefined;
+  const take = async (bytes: Uint8Array, checked: boolean) => {
+    target.write(bytes, checked);
+    undrained += bytes.byteLength;
+    if (undrained < PIECE_BYTES) return;
+    undrained = 0;
+    // The one before: so there is work for the target while this waits for bytes and hashes. Reading from the cache is synchronous:
+    // without waiting for a task, no message and no abort would ever come through.
+    await drained;
+    drained = target.drain?.() ?? nextTask();
   };
+  if (entry.pieces) return new PieceChecker(entry, entry.pieces, (piece) => take(piece, true));
+  return { write: (bytes) => take(bytes, false), restart: () => undefined };
 }
 
 /** Hands over what is stored of a file; returns how many bytes that is. */
