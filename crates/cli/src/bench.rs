@@ -78,8 +78,9 @@ fn run_model(args: &BenchArgs, folder: &Path, gpu: Gpu) -> Result<()> {
     let options = ModelOptions { context_length: longest, kv: args.kv, ..ModelOptions::default() };
     let checkpoint = Checkpoint::open(folder)?;
     let budget = Budget::new(checkpoint.manifest(), &options);
+    let before = gpu.allocated_bytes();
     let mut model = checkpoint.load(gpu, options)?;
-    let allocated = model.gpu().allocated_bytes();
+    let allocated = model.gpu().allocated_bytes() - before;
     let cases = BenchmarkOptions {
         contexts: args.contexts.clone(),
         prompt_tokens: args.prompt_tokens,

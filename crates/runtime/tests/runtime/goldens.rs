@@ -3,10 +3,10 @@
 //! Tolerances are those of the reference data's `CONVENTIONS.md`: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4 up to 600 tokens and
 //! 2e-3 above. The wrong GELU or an off-by-one in log-n attention would already show.
 
-use crate::support::{context_for, convert, load, prefill};
+use crate::support::{context_for, convert, load, load_with, prefill};
 use quantize::SchemeName;
 use qwen_vl_processor::{Orientation, Picture};
-use qwen_vl_runtime::{Budget, ImageFeatures, KvFormat, Model, ModelOptions, Sampler, SamplingOptions, Trace};
+use qwen_vl_runtime::{Budget, ImageFeatures, Kernels, KvFormat, Model, ModelOptions, Sampler, SamplingOptions, Trace};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, CaseImage, GoldenSet, Tensor};
 use std::collections::BTreeMap;
@@ -33,6 +33,40 @@ fn f32_agrees_with_the_original() {
             worst_logit = worst_logit.max(check_case(&set, case, &mut model, &mut encoded));
         }
         println!("{}: {} cases, logits off by {worst_logit:e} at most", set.name, cases.len());
+    }
+}
+
+/// The plain kernels at WebGPU's default limits, and those for adapters that run on the CPU, whichever are fastest here.
+#[test]
+fn exact_kernels_agree_with_the_original() {
+    let set = &GoldenSet::all()[1];
+    let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
+    let cases: Vec<_> = set.cases().unwrap().into_iter().filter(|case| ["text_en", "img_vqa"].contains(&&*case.case)).collect();
+    let options = ModelOptions { context_length: context_for(&cases), ..Default::default() };
+    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+        let mut model = load_with(&folder, options, Some(kernels));
+        for case in &cases {
+            check_case(set, case, &mut model, &mut BTreeMap::new());
+        }
+    }
+}
+
+/// What 8-bit activations cost in logits of size 3.4 of a 4-bit model, beside what the 4 bits themselves cost.
+#[test]
+fn packed_kernels_stay_close() {
+    let set = &GoldenSet::all()[1];
+    let exact = convert(&set.checkpoint(), SchemeName::F32, 32);
+    let coded = convert(&set.checkpoint(), SchemeName::Q4, 32);
+    let cases: Vec<_> = set.cases().unwrap().into_iter().filter(|case| ["text_en", "img_vqa"].contains(&&*case.case)).collect();
+    let options = ModelOptions { context_length: context_for(&cases), ..Default::default() };
+    let [mut exact, mut plain, mut packed] = [(&exact, Kernels::PLAIN), (&coded, Kernels::PLAIN), (&coded, Kernels::PACKED)]
+        .map(|(folder, kernels)| load_with(folder, options, Some(kernels)));
+    for case in &cases {
+        let [exact, plain, packed] = [&mut exact, &mut plain, &mut packed].map(|model| all_logits(set, case, model));
+        let what = format!("{}/{}", set.name, case.case);
+        let four_bits = report(&plain, &exact, &format!("{what}, 4-bit weights against f32"));
+        let eight_bits = report(&packed, &plain, &format!("{what}, 8-bit activations against f32 activations"));
+        assert!(eight_bits < 0.25 * four_bits, "{what}: 8-bit activations cost {eight_bits:e}, 4-bit weights {four_bits:e}");
     }
 }
 
@@ -365,14 +399,18 @@ fn smaller_caches_stay_close() {
         for case in &cases {
             let (got, want) = (all_logits(set, case, &mut small), all_logits(set, case, &mut exact));
             let what = format!("{}/{}, {kv:?}", set.name, case.case);
-            let (_, largest) = worst(&got, &want, &what);
-            let squares: f32 = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2)).sum();
-            let deviation = (want.iter().map(|logit| logit.powi(2)).sum::<f32>() / want.len() as f32).sqrt();
-            println!(
-                "{what}: logits (size {deviation:.2}) off by {largest:e} at most, {:e} on average",
-                (squares / got.len() as f32).sqrt()
-            );
+            report(&got, &want, &what);
             assert_close(&got, &want, bound, &what);
         }
     }
+}
+
+/// Prints how far logits are off; returns the root of the mean square.
+fn report(got: &[f32], want: &[f32], what: &str) -> f32 {
+    let (_, largest) = worst(got, want, what);
+    let size = (want.iter().map(|logit| logit.powi(2)).sum::<f32>() / want.len() as f32).sqrt();
+    let squares: f32 = got.iter().zip(want).map(|(a, b)| (a - b).powi(2)).sum();
+    let mean = (squares / got.len() as f32).sqrt();
+    println!("{what}: logits (size {size:.2}) off by {largest:.2e} at most, {mean:.2e} on average");
+    mean
 }

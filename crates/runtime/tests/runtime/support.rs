@@ -2,7 +2,7 @@
 
 use quantize::{Options, SchemeName, WriteOptions};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{Gpu, GpuOptions, ImageFeatures, Model, ModelLoader, ModelOptions, Trace};
+use qwen_vl_runtime::{Gpu, GpuOptions, ImageFeatures, Kernels, Model, ModelLoader, ModelOptions, Trace};
 use qwen_vl_testkit::golden::Case;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -29,8 +29,15 @@ pub fn dequantized(folder: &tempfile::TempDir) -> tempfile::TempDir {
 
 /// Loads a web checkpoint, its shards in pieces of an awkward size.
 pub fn load(folder: &tempfile::TempDir, options: ModelOptions) -> Model {
+    load_with(folder, options, None)
+}
+
+/// The same with a set of kernels rather than the fastest.
+pub fn load_with(folder: &tempfile::TempDir, options: ModelOptions, kernels: Option<Kernels>) -> Model {
     let folder = folder.path().join("web");
-    let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))
+    // One set is held to WebGPU's default limits, too.
+    let default_limits = kernels == Some(Kernels::PLAIN);
+    let gpu = pollster::block_on(Gpu::request(GpuOptions { kernels, default_limits, ..Default::default() }))
         .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)");
     let manifest = Manifest::from_json(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
     let files: Vec<_> = manifest.shards.iter().map(|shard| shard.file.clone()).collect();
