@@ -7,8 +7,8 @@ import puppeteer from "puppeteer-core";
 /** A whole golden on a software adapter may take minutes. */
 const PROTOCOL_TIMEOUT_MS = 15 * 60_000;
 
-/** @param {{ name: "chromium" | "firefox", program: string, vulkanIcd?: string }} options */
-export async function launch({ name, program, vulkanIcd }) {
+/** @param {{ name: "chromium" | "firefox", program: string, vulkanIcd?: string, flags?: string[] }} options `flags`: more of them, for Chromium */
+export async function launch({ name, program, vulkanIcd, flags = [] }) {
   const common = { executablePath: await which(program), headless: true, protocolTimeout: PROTOCOL_TIMEOUT_MS };
   if (name === "chromium") {
     const args = [
@@ -20,6 +20,7 @@ export async function launch({ name, program, vulkanIcd }) {
       "--disable-sync",
       "--disable-quic",
       "--no-first-run",
+      ...flags,
     ];
     return puppeteer.launch({ ...common, browser: "chrome", args });
   }

@@ -25,7 +25,9 @@ const server = await serve(
     },
   },
 );
-const browser = await launch({ name: "chromium", program: process.env.QWEN_VL_BROWSER_PROGRAM ?? "chromium" });
+// A launch of hundreds of rows takes a software adapter longer than the 10 s after which the watchdog ends the GPU process, and the page with it.
+const flags = ["--disable-gpu-watchdog"];
+const browser = await launch({ name: "chromium", program: process.env.QWEN_VL_BROWSER_PROGRAM ?? "chromium", flags });
 try {
   const { page, problems } = await openPage(browser, `${server.origin}/`);
   for (const [index, first] of sets[0][1].entries()) {
