@@ -92,12 +92,12 @@ impl VisionTower {
         }
     }
 
-    /// Pictures as patches → image features.
+    /// Pictures as patches → what the tower makes of each patch.
     ///
     /// # Shapes
     /// - `patches`: `[batch, patches, 3 · patch²]`, channel first within a patch, rows of patches from the top
-    /// - returns: `[batch, queries, hidden]`
-    pub fn forward(&self, patches: Tensor<3>, observe: Observer) -> Tensor<3> {
+    /// - returns: `[batch, patches, width]`
+    pub fn tower(&self, patches: Tensor<3>, observe: Observer) -> Tensor<3> {
         let weight = self.conv1.weight.val();
         let [width, channels, rows, cols] = weight.dims();
         let weight = weight.reshape([width, channels * rows * cols]);
@@ -111,6 +111,12 @@ impl VisionTower {
             x = block.forward(x);
             observe(&format!("block{index}"), &x);
         }
+        x
+    }
+
+    /// Pictures as patches, as [`VisionTower::tower`] takes them → image features `[batch, queries, hidden]`.
+    pub fn forward(&self, patches: Tensor<3>, observe: Observer) -> Tensor<3> {
+        let x = self.tower(patches, observe);
         let pooled = self.attn_pool.forward(x, observe);
         let normed = self.ln_post.forward(pooled);
         observe("ln_post", &normed);

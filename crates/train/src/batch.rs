@@ -36,6 +36,8 @@ pub struct Batch {
     pub targets: Vec<i32>,
     /// The answers that they are, in order: the kind of question ([`qwen_vl_world::Question::kind`]) and the number of targets.
     pub answers: Vec<(&'static str, usize)>,
+    /// Of pictures alone: for every one of the [`crate::patches::heads`] which patch should say what; else empty.
+    pub labels: Vec<Vec<(i32, i32)>>,
     /// Samples in it.
     pub sample_count: usize,
     /// Number of the first sample that is not in it.
@@ -111,6 +113,8 @@ impl Packer {
         let mut splice = Splice::new(&self.config);
         let (mut places, mut patches, mut positions, mut targets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut answers: Vec<(&'static str, usize)> = Vec::new();
+        let of_patches = self.stage.data == qwen_vl_world::Stage::Patches;
+        let mut labels = if of_patches { vec![Vec::new(); crate::patches::heads(&self.world).len()] } else { Vec::new() };
         let mut sample_count = 0;
         for row in packed {
             let start = splice.len();
@@ -126,6 +130,16 @@ impl Packer {
                 for picture in &sample.pictures {
                     let pixels = picture.pixels(vision.image_size, IMAGE_MEAN, IMAGE_STD);
                     patches.extend(pixels.patches(vision.patch_size, vision.patch_values()));
+                }
+                if of_patches {
+                    let first = (splice.pictures() - 1) * vision.patches();
+                    let patches = crate::patches::labels(&self.world, &sample.scenes[0], vision.grid());
+                    for (patch, classes) in patches.into_iter().enumerate() {
+                        for (labels, class) in labels.iter_mut().zip(classes) {
+                            labels.extend(class.map(|class| ((first + patch) as i32, class as i32)));
+                        }
+                    }
+                    continue;
                 }
                 let mut kinds = sample.questions.iter().map(|question| question.kind);
                 for at in (1..ids.len()).filter(|at| loss[*at]) {
@@ -151,7 +165,7 @@ impl Packer {
         let pictures = splice.pictures().next_multiple_of(PICTURES_STEP);
         patches.resize(pictures * vision.patches() * vision.patch_values(), 0.0);
         let sample_count = sample_count as usize;
-        Batch { splice, places, patches, pictures, positions, targets, answers, sample_count, next_sample: self.next }
+        Batch { splice, places, patches, pictures, positions, targets, answers, labels, sample_count, next_sample: self.next }
     }
 
     /// Makes `count` batches ahead in a thread of its own.
@@ -194,7 +208,7 @@ mod tests {
 
     #[test]
     fn rows_hold_whole_samples_and_their_targets() {
-        for stage in 0..4 {
+        for stage in 0..Recipe::read("nano").unwrap().stages.len() {
             let mut packer = packer(stage, 0);
             let batch = packer.next_batch().unwrap();
             let (rows, length) = (packer.stage.rows, packer.stage.row_length);
@@ -216,16 +230,18 @@ mod tests {
             let vision = &packer.config.visual;
             assert_eq!(batch.patches.len(), batch.pictures * vision.patches() * vision.patch_values());
             assert_eq!(batch.pictures, batch.splice.pictures().next_multiple_of(PICTURES_STEP));
-            assert_eq!(batch.pictures == 0, stage == 0);
+            assert_eq!(batch.pictures == 0, packer.stage.data == qwen_vl_world::Stage::Text);
+            let of_patches = packer.stage.data == qwen_vl_world::Stage::Patches;
+            assert_eq!((batch.labels.is_empty(), batch.answers.is_empty()), (!of_patches, of_patches));
         }
     }
 
     #[test]
     fn batches_follow_from_the_number_of_their_first_sample() {
-        let mut whole = packer(2, 0);
+        let mut whole = packer(4, 0);
         let first = whole.next_batch().unwrap();
         let second = whole.next_batch().unwrap();
-        let resumed = packer(2, first.next_sample).next_batch().unwrap();
+        let resumed = packer(4, first.next_sample).next_batch().unwrap();
         assert_eq!((second.targets, second.patches, second.next_sample), (resumed.targets, resumed.patches, resumed.next_sample));
     }
 }

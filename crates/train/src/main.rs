@@ -4,6 +4,7 @@ mod adamw;
 mod batch;
 mod checkpoint;
 mod initial;
+mod patches;
 mod plot;
 mod recipe;
 mod run;
@@ -23,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "train", version)]
 struct Arguments {
-    /// A built-in recipe (nano, nano-gpu) or a JSON file.
+    /// A built-in recipe (nano; for comparison queries-64, queries-16, queries-4, tower-frozen) or a JSON file.
     #[arg(long, default_value = "nano")]
     recipe: String,
     /// Where checkpoints, log, plot and models go.
@@ -35,6 +36,9 @@ struct Arguments {
     /// Minutes between two checkpoints.
     #[arg(long, default_value_t = 3.0)]
     checkpoint_minutes: f64,
+    /// Train nothing: print the loss on texts after each stage of the run in the folder.
+    #[arg(long)]
+    text_kept: bool,
     /// Stop with a checkpoint after so many minutes.
     #[arg(long)]
     stop_after_minutes: Option<f64>,
@@ -68,5 +72,6 @@ fn main() -> Result<()> {
         checkpoint_every: Duration::from_secs_f64(60.0 * arguments.checkpoint_minutes),
         stop_after: arguments.stop_after_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
     };
-    run::run(&Recipe::read(&arguments.recipe)?, &settings)
+    let recipe = Recipe::read(&arguments.recipe)?;
+    if arguments.text_kept { run::print_text_kept(&recipe, &settings) } else { run::run(&recipe, &settings) }
 }

@@ -89,8 +89,13 @@ fn one() -> f64 {
 }
 
 /// The recipes that are built in.
-const BUILT_IN: [(&str, &str); 2] =
-    [("nano", include_str!("../recipes/nano.json")), ("nano-gpu", include_str!("../recipes/nano-gpu.json"))];
+const BUILT_IN: [(&str, &str); 5] = [
+    ("nano", include_str!("../recipes/nano.json")),
+    ("queries-64", include_str!("../recipes/ablations/queries-64.json")),
+    ("queries-16", include_str!("../recipes/ablations/queries-16.json")),
+    ("queries-4", include_str!("../recipes/ablations/queries-4.json")),
+    ("tower-frozen", include_str!("../recipes/ablations/tower-frozen.json")),
+];
 
 impl Recipe {
     /// A built-in one by name, or else a file.

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Stage {
     /// Text only: what the decoder knows before it sees.
     Text,
+    /// Pictures only: what the vision tower knows before it is asked.
+    Patches,
     /// Stage 1: captions.
     Pretrain,
     /// Stage 2: the seven tasks, in the base format.
@@ -129,6 +131,7 @@ impl World {
         let mut random = Random::new(&[seed, split as u64, stage as u64, index]);
         match stage {
             Stage::Text => self.text_sample(split, &mut random),
+            Stage::Patches => self.picture_sample(split, &mut random),
             Stage::Pretrain => self.caption_sample(split, &mut random),
             Stage::Multitask => self.multitask_sample(split, &mut random),
             Stage::Chat => self.chat_sample(split, &mut random),
@@ -173,6 +176,14 @@ impl World {
             }
         }
         sample.scenes.push(scene);
+        sample
+    }
+
+    /// A picture and nothing about it.
+    fn picture_sample(&self, split: Split, random: &mut Random) -> Sample {
+        let mut sample = Sample::new(Task::Caption);
+        sample.push(format!("<img>{}</img>", PICTURE_NAMES[0]), true);
+        sample.show(self.scene(split, random));
         sample
     }
 

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod demo;
+mod evaluate;
 mod packages;
 mod page;
 mod process;
@@ -38,6 +39,8 @@ enum Task {
         #[arg(long, value_name = "DIR", default_value = "target/screenshots")]
         out: PathBuf,
     },
+    /// Measure the embedded model on the world's test split, in f32, 8 and 4 bits, and print the table
+    Evaluate(evaluate::Options),
     /// Run Lighthouse on the demo page and print its table; fails below 95
     Audit,
     /// Build the npm package and pack it into target/package
@@ -66,6 +69,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Site => page::site(),
         Task::Screenshots { out } => page::screenshots(&out),
+        Task::Evaluate(options) => evaluate::run(&options),
         Task::Audit => page::audit(),
         Task::Package => {
             packages::build()?;
