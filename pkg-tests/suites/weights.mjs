@@ -192,14 +192,14 @@ export async function weightsTests(context, bed) {
       });
     }
 
-    for (const abortAt of ["manifest", "download", "upload", "compile"]) {
+    for (const abortAt of ["manifest", "download", "verify", "upload", "compile", "warmup"]) {
       await weightsTest(`an abort in phase ${abortAt} rejects with the signal's reason and loses nothing`, async (page) => {
         const { error } = await load(page, { abortAt, engine: true });
         assert.equal(error?.message, `aborted in ${abortAt}`);
         server.requests = [];
         const { last } = await arrives(page);
         assert.equal(sent(), model.bytes - last.restoredBytes);
-        if (["upload", "compile"].includes(abortAt)) assert.equal(last.restoredBytes, model.bytes);
+        if (["upload", "compile", "warmup"].includes(abortAt)) assert.equal(last.restoredBytes, model.bytes);
       });
     }
     await weightsTest("an abort while restoring rejects with the signal's reason and loses nothing", async (page) => {
@@ -212,7 +212,7 @@ export async function weightsTests(context, bed) {
 
     await weightsTest("of two tabs one loads; the other waits or is told BUSY", async (page) => {
       let stall = true;
-      server.fault = (path, nth) => (path === shardPath(0) && nth === 0 && stall ? { stall: 100_000 } : undefined);
+      server.fault = (path) => (path === shardPath(0) && stall ? { stall: 100_000 } : undefined);
       const first = load(page).catch(() => undefined);
       await until(() => server.requests.some(({ path }) => path === shardPath(0)));
       await bed.open(
@@ -221,6 +221,8 @@ export async function weightsTests(context, bed) {
           await fails(second, "BUSY", { engine: true, whenBusy: "fail" });
           const deleted = await second.evaluate(deleteInPage, url);
           assert.equal(deleted, "BUSY");
+          const { error } = await load(second, { abortAt: "wait", engine: true });
+          assert.equal(error?.message, "aborted in wait");
           const waiting = arrives(second, { engine: true });
           await second.waitForFunction(() => window.phase === "wait", { polling: 100 });
           stall = false;
@@ -340,20 +342,86 @@ export async function weightsTests(context, bed) {
       assert.deepEqual(await result, { width: 64, height: 48, tokens: model.manifest.config.visual.n_queries, answered: 1 });
     });
 
-    await weightsTest("loading takes little memory, whatever the model's size", async (page) => {
-      if (bed.name !== "chromium") return arrives(page, { engine: true, selfCheck: false });
-      const large = await largeModel(model, 320 << 20);
-      served = large;
-      const watch = await MemoryWatch.start(page.browser(), page);
-      const { error, gpuBytes } = await page.evaluate(loadAndKeepInPage, url);
-      assert.equal(error, undefined);
-      const memory = await watch.end(gpuBytes);
-      console.log(`${bed.name}, ${mib(large.bytes)} MiB loaded; most memory, MiB: ${Object.entries(memory).map(([what, bytes]) => `${what} ${mib(bytes)}`).join("; ")}`);
-      assert.ok(memory["heap and array buffers together"] > 1 << 20 && memory["wasm memory"] > 1 << 20);
-      assert.ok(memory["heap and array buffers together"] + memory["wasm memory"] <= 64 << 20, JSON.stringify(memory));
-      assert.ok(gpuBytes > large.bytes);
-      await page.evaluate(() => window.model.dispose());
+    /** A worker whose GPU is changed by a script before ours begins. */
+    const changedWorker = (change) => {
+      const scripts = { "/changed-worker.js": `import "/change.js"; import "/package/dist/worker.js";`, "/change.js": change };
+      bed.handle = (path, response) => {
+        if (!(path in scripts)) return false;
+        response.writeHead(200, { "content-type": "text/javascript", "cache-control": "no-store" }).end(scripts[path]);
+        return true;
+      };
+      return "/changed-worker.js";
+    };
+    const fetchedShards = () => server.requests.filter(({ path }) => path.includes("shard")).length;
+
+    await weightsTest("a model that is too large for the GPU fails before any weight is fetched", async (page) => {
+      const error = await fails(page, "INSUFFICIENT_LIMITS", { engine: true, contextLength: 100_000_000 });
+      assert.match(error.message, /needs \d+ bytes.*allows \d+/);
+      assert.equal(fetchedShards(), 0);
+      // No adapter says how much memory there is: the error comes with the allocation. No machine of tests should run out of its own.
+      const workerUrl = changedWorker(`
+        const make = GPUDevice.prototype.createBuffer;
+        GPUDevice.prototype.createBuffer = function (descriptor) {
+          const error = new GPUOutOfMemoryError("no room");
+          if (descriptor.size >= 100_000) this.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+          return make.call(this, descriptor);
+        };`);
+      await fails(page, "GPU_OUT_OF_MEMORY", { engine: true, workerUrl });
+      assert.equal(fetchedShards(), 0);
     });
+
+    await weightsTest("kernels are compiled while weights are still coming, and not again", async (page) => {
+      const workerUrl = changedWorker(`
+        const { prototype } = GPUDevice;
+        const { createComputePipelineAsync: ahead, createComputePipeline: late } = prototype;
+        const channel = new BroadcastChannel("pipelines");
+        const done = (what) => channel.postMessage(what);
+        prototype.createComputePipelineAsync = async function (descriptor) {
+          done("begun");
+          const pipeline = await ahead.call(this, descriptor);
+          done("ahead");
+          return pipeline;
+        };
+        prototype.createComputePipeline = function (descriptor) {
+          done("late");
+          return late.call(this, descriptor);
+        };`);
+      await page.evaluate(() => {
+        window.pipelines = { begun: 0, ahead: 0, late: 0 };
+        window.channel = new BroadcastChannel("pipelines");
+        window.channel.onmessage = ({ data }) => (window.pipelines[data] += 1);
+      });
+      // The last shard comes only when everything is compiled, so a load that compiles later would never end.
+      const last = shardPath(model.manifest.shards.length - 1);
+      let held = true;
+      server.fault = (path) => (path === last && held ? { status: 503 } : undefined);
+      const loading = arrives(page, { engine: true, selfCheck: false, retries: 1000, workerUrl });
+      await until(() => page.evaluate(() => window.pipelines.begun > 0 && window.pipelines.ahead === window.pipelines.begun), 120_000);
+      assert.equal(server.requests.filter(({ path, sent }) => path === last && sent > 0).length, 0);
+      held = false;
+      await loading;
+      const { ahead, late } = await page.evaluate(() => window.pipelines);
+      console.log(`${bed.name}: ${ahead} kernels compiled ahead, ${late} later`);
+      assert.ok(ahead > 5);
+      assert.equal(late, 0);
+    });
+
+    for (const cache of ["none", "opfs"]) {
+      await weightsTest(`loading takes little memory, whatever the model's size, with the cache ${cache}`, async (page) => {
+        if (bed.name !== "chromium") return arrives(page, { engine: true, selfCheck: false, cache });
+        const large = await largeModel(model, 320 << 20);
+        served = large;
+        const watch = await MemoryWatch.start(page.browser(), page);
+        const { error, gpuBytes } = await page.evaluate(loadAndKeepInPage, url, cache);
+        assert.equal(error, undefined);
+        const memory = await watch.end(gpuBytes);
+        console.log(`${bed.name}, ${mib(large.bytes)} MiB loaded with the cache ${cache}; most memory, MiB: ${Object.entries(memory).map(([what, bytes]) => `${what} ${mib(bytes)}`).join("; ")}`);
+        assert.ok(memory["heap and array buffers together"] > 1 << 20 && memory["wasm memory"] > 1 << 20);
+        assert.ok(memory["heap and array buffers together"] + memory["wasm memory"] <= 64 << 20, JSON.stringify(memory));
+        assert.ok(gpuBytes > large.bytes);
+        await page.evaluate(() => window.model.dispose());
+      });
+    }
 
     await weightsTest("a page that has the manifest gives it", async (page) => {
       const { last, error } = await page.evaluate(loadInPage, "", { manifest: model.manifest, baseUrl: url, engine: true, selfCheck: false }, [], 0);
@@ -466,6 +534,7 @@ async function loadInPage(url, { ask, engine = ask, abortAt, from, fileNames, ow
   }
   const controller = new AbortController();
   const events = [];
+  window.phase = undefined;
   const onProgress = (event) => {
     events.push(event);
     window.phase = event.phase;
@@ -502,11 +571,11 @@ async function encodeEarlyInPage(url) {
   return { width: ref.width, height: ref.height, tokens: ref.tokens, answered: answer.tokens.length };
 }
 
-/** Loads without a cache; the model stays, so that its worker can be looked at. */
-async function loadAndKeepInPage(url) {
+/** The model stays, so that its worker can be looked at. */
+async function loadAndKeepInPage(url, cache) {
   const { QwenVL } = await import("qwen-vl-web");
   try {
-    window.model = await QwenVL.load(url, { cache: "none", selfCheck: false });
+    window.model = await QwenVL.load(url, { cache, selfCheck: false });
     return { gpuBytes: window.model.info.gpuBytes };
   } catch ({ code, message }) {
     return { error: `${code}: ${message}` };

@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { piecesOf } from "./memory.mjs";
 
 const PART_BYTES = 16 << 20;
-const PIECE_BYTES = 2 << 20;
+const PIECE_BYTES = 512 << 10;
 
 /**
  * @param {{ files: Map<string, Buffer>, manifest: object }} model of f32 weights, as `reshard` gives it

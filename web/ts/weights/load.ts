@@ -35,9 +35,32 @@ export interface Weights<S extends ShardSink> {
 }
 
 export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S>): Promise<Weights<S>> {
-  const { source, cache, progress, signal } = options;
+  const { cache, progress, signal } = options;
   progress.tell();
   const text = await readManifest(options);
+  if (!cache) return loadFiles(text, options);
+  // The lock comes before everything that costs something: a tab that waits, or is told that another is busy, leaves the GPU alone.
+  return withModelLock(
+    shardsOf(text),
+    options.whenBusy,
+    signal,
+    () => progress.phase("wait"),
+    () => loadFiles(text, options),
+  );
+}
+
+/** The shards of a manifest that was not checked yet; none if it is none. */
+function shardsOf(text: string): readonly FileEntry[] {
+  try {
+    const { shards } = JSON.parse(text) as Partial<Manifest>;
+    return Array.isArray(shards) ? shards : [];
+  } catch {
+    return [];
+  }
+}
+
+async function loadFiles<S extends ShardSink>(text: string, options: WeightsOptions<S>): Promise<Weights<S>> {
+  const { source, cache, progress, signal } = options;
   const sink = await options.makeSink(text);
   signal.throwIfAborted();
   const manifest = JSON.parse(text) as Manifest;
@@ -50,13 +73,9 @@ export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S
   if (!tokenizer) throw new QwenVLError("MANIFEST_INVALID", "the manifest lists no tokenizer file");
   const vocabulary = new WholeFile(tokenizer, (bytes) => sink.vocabulary?.(bytes));
   const shards = manifest.shards.map((entry, shard): Job => ({ entry, target: sink.target(shard) }));
-  const moveAll = async () => {
-    if (cache) await prepareCache(cache, manifest, text, source.url);
-    await transfer([{ entry: tokenizer, target: vocabulary }, ...shards], options);
-    if (cache?.writable) await keepNotices(manifest, options);
-  };
-  if (cache) await withModelLock(manifest, options.whenBusy, signal, () => progress.phase("wait"), moveAll);
-  else await moveAll();
+  if (cache) await prepareCache(cache, manifest, text, source.url);
+  await transfer([{ entry: tokenizer, target: vocabulary }, ...shards], options);
+  if (cache?.writable) await keepNotices(manifest, options);
   return { manifest, vocabulary: vocabulary.bytes(), sink };
 }
 
@@ -110,7 +129,7 @@ export function cacheProblem(problem: unknown): ReturnType<typeof errorData> {
 
 /** Runs `work` while no other tab loads or changes the same model. */
 export async function withModelLock<T>(
-  manifest: Manifest,
+  shards: readonly FileEntry[],
   whenBusy: "wait" | "fail",
   signal: AbortSignal,
   onWait: () => void,
@@ -119,7 +138,7 @@ export async function withModelLock<T>(
   const locks = globalThis.navigator?.locks;
   if (!locks) return work();
   // By content: the same model under two addresses has the same files here.
-  const name = `qwen-vl-web ${manifest.shards[0]?.sha256 ?? ""}`;
+  const name = `qwen-vl-web ${shards[0]?.sha256 ?? ""}`;
   const first = await locks.request(name, { ifAvailable: true }, async (lock) => lock && { result: await work() });
   if (first) return first.result;
   if (whenBusy === "fail") throw new QwenVLError("BUSY", "another tab is loading this model");

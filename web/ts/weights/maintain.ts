@@ -72,7 +72,7 @@ async function locked(
   const text = await cache.manifest(url);
   if (text === undefined) return;
   const manifest = JSON.parse(text) as Manifest;
-  await withModelLock(manifest, "fail", signal, () => undefined, () => work(manifest, text));
+  await withModelLock(manifest.shards, "fail", signal, () => undefined, () => work(manifest, text));
 }
 
 async function verify(cache: WeightCache, manifest: Manifest, checks: Checks, progress: ProgressCounter, signal: AbortSignal): Promise<void> {
