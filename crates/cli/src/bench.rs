@@ -3,10 +3,11 @@
 use crate::checkpoint::Checkpoint;
 use anyhow::{Context, Result};
 use clap::Args;
+use qwen_vl_format::ModelConfig;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::{Budget, Gpu, GpuOptions, Kernels, KvFormat, ModelOptions, bench};
+use qwen_vl_runtime::{Budget, Gpu, GpuOptions, Kernels, KvFormat, ModelOptions, bench, synthetic};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Time the kernels at the shapes of the published model, with 4-bit weights; or, with `--model`, a whole model.
 #[derive(Args)]
@@ -17,20 +18,26 @@ pub struct BenchArgs {
     /// A web checkpoint to load and time: a picture, a prompt, decoding at several lengths.
     #[arg(long, value_name = "DIR", conflicts_with = "export")]
     model: Option<PathBuf>,
+    /// A configuration as published with a checkpoint (config.json): a model of this geometry with random 4-bit weights is timed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "export"])]
+    geometry: Option<PathBuf>,
+    /// Do not time a picture.
+    #[arg(long)]
+    no_picture: bool,
     /// How the model keeps keys and values: f32, f16 or q8.
-    #[arg(long, value_name = "FORMAT", default_value = "f32", requires = "model")]
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
     kv: KvFormat,
     /// Tokens of the prompt that is timed.
-    #[arg(long, value_name = "N", default_value_t = 320, requires = "model")]
+    #[arg(long, value_name = "N", default_value_t = 320)]
     prompt_tokens: usize,
     /// Lengths of the sequence at which decoding is timed.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [512, 2048], requires = "model")]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [512, 2048])]
     contexts: Vec<usize>,
     /// Tokens that are decoded at each length.
-    #[arg(long, value_name = "N", default_value_t = 32, requires = "model")]
+    #[arg(long, value_name = "N", default_value_t = 32)]
     decode_tokens: usize,
     /// Times that everything is repeated; the median counts.
-    #[arg(long, value_name = "N", default_value_t = 3, requires = "model")]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
     /// Only the cases whose names contain this.
     #[arg(long, value_name = "PART", default_value = "", conflicts_with = "model")]
@@ -50,8 +57,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         let cases = bench::export(&gpu, &args.only)?;
         return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("can not write {}", file.display()));
     }
-    if let Some(folder) = &args.model {
-        return run_model(args, folder, gpu);
+    if args.model.is_some() || args.geometry.is_some() {
+        return run_model(args, gpu);
     }
     let info = gpu.info();
     if !args.json {
@@ -71,21 +78,28 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 }
 
 /// A whole model, with what the adapter can do at best beside it.
-fn run_model(args: &BenchArgs, folder: &Path, gpu: Gpu) -> Result<()> {
+fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     let limits = pollster::block_on(bench::limits(&gpu))?;
     let info = gpu.info().clone();
     let longest = args.contexts.iter().copied().max().unwrap_or(0).max(args.prompt_tokens + 1);
     let options = ModelOptions { context_length: longest, kv: args.kv, ..ModelOptions::default() };
-    let checkpoint = Checkpoint::open(folder)?;
-    let budget = Budget::new(checkpoint.manifest(), &options);
     let before = gpu.allocated_bytes();
-    let mut model = checkpoint.load(gpu, options)?;
+    let mut model = if let Some(file) = &args.geometry {
+        let config = std::fs::read_to_string(file).with_context(|| format!("can not read {}", file.display()))?;
+        let config = ModelConfig::from_hf_json(&config).with_context(|| format!("{} is no configuration", file.display()))?;
+        pollster::block_on(synthetic::model(gpu, config, options))?
+    } else {
+        let folder = args.model.as_deref().context("neither a model nor a geometry")?;
+        Checkpoint::open(folder)?.load(gpu, options)?
+    };
+    let budget = Budget::new(model.manifest(), &options);
     let allocated = model.gpu().allocated_bytes() - before;
     let cases = BenchmarkOptions {
         contexts: args.contexts.clone(),
         prompt_tokens: args.prompt_tokens,
         decode_tokens: args.decode_tokens,
         runs: args.runs,
+        picture: !args.no_picture,
     };
     let report = pollster::block_on(benchmark(&mut model, &cases, &mut |_, _| ControlFlow::Continue(())))?;
     let report = report.context("the benchmark was stopped")?;
@@ -107,7 +121,9 @@ fn run_model(args: &BenchArgs, folder: &Path, gpu: Gpu) -> Result<()> {
         gib(budget.scratch),
         gib(allocated)
     );
-    println!("picture {:.0} ms", report.encode_ms);
+    if !args.no_picture {
+        println!("picture {:.0} ms", report.encode_ms);
+    }
     println!("prompt of {}: {:.0} ms, {:.1} tokens/s", report.prompt_tokens, report.prefill_ms, report.prefill_tokens_per_second);
     for speed in &report.decode {
         let rate = speed.tokens_per_second * speed.bytes_per_token as f64 / 1e9;

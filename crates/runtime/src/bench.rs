@@ -3,10 +3,11 @@
 //! Weights and inputs are zeros: kernels take the same time whatever the numbers are. A case is launched several times in one submission,
 //! so that the cost of a submission and of reading back counts little, and the median of several submissions is taken.
 
+use crate::decoder::SPLIT_KEYS;
 use crate::{Gpu, RuntimeError};
 use qwen_vl_format::{MAX_PART_BYTES, Scheme};
 use qwen_vl_kernels::add::add;
-use qwen_vl_kernels::attention::{Attention, Heads, attention, attention_decode};
+use qwen_vl_kernels::attention::{Attention, Heads, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::matmul::{Epilogue, Product, matmul, matvec};
 use qwen_vl_kernels::{Dispatch, Launch, StepBuffer, Weight, encode};
 use serde::Serialize;
@@ -263,9 +264,14 @@ impl<'a> Bench<'a> {
                 let of = |rows| Heads { rows, first_col: 0 };
                 let launch =
                     Attention { queries: of(&q), keys: of(&k).into(), values: of(&v).into(), output: &output, heads, head_dim, causal };
-                let dispatch =
-                    if rows == 1 { attention_decode(self.gpu, &self.step, launch) } else { attention(self.gpu, &self.step, launch) };
-                Ok(vec![dispatch])
+                Ok(match rows {
+                    1 if keys >= SPLIT_KEYS => {
+                        let partial = self.gpu.storage("bench.partial", split_bytes(heads, head_dim))?;
+                        attention_split(self.gpu, &self.step, launch, &partial).into()
+                    }
+                    1 => vec![attention_decode(self.gpu, &self.step, launch)],
+                    _ => vec![attention(self.gpu, &self.step, launch)],
+                })
             }
         }
     }

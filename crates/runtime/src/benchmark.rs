@@ -17,18 +17,20 @@ pub struct BenchmarkOptions {
     pub decode_tokens: usize,
     /// Times that everything is repeated; the median counts.
     pub runs: usize,
+    /// Whether a picture is timed, too.
+    pub picture: bool,
 }
 
 impl Default for BenchmarkOptions {
     fn default() -> Self {
-        Self { contexts: vec![512, 2048], prompt_tokens: 512, decode_tokens: 32, runs: 3 }
+        Self { contexts: vec![512, 2048], prompt_tokens: 512, decode_tokens: 32, runs: 3, picture: true }
     }
 }
 
 /// What was measured: medians of wall-clock times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BenchmarkReport {
-    /// One picture through vision tower and resampler, milliseconds.
+    /// One picture through vision tower and resampler, milliseconds; 0 if it was not asked for.
     pub encode_ms: f64,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -65,7 +67,7 @@ pub async fn benchmark(
     let prompt_tokens = options.prompt_tokens.clamp(1, limit - 1);
     let contexts: Vec<_> = options.contexts.iter().copied().filter(|context| (decoded + 1..=limit).contains(context)).collect();
     let longest = contexts.iter().copied().max().unwrap_or(prompt_tokens);
-    let total = (2 + contexts.len()) * runs;
+    let total = (1 + usize::from(options.picture) + contexts.len()) * runs;
     let mut done = 0;
     let mut step = || {
         done += 1;
@@ -75,10 +77,12 @@ pub async fn benchmark(
     // What the numbers are makes no difference to the time; what they are not is broken.
     let patches = vec![0.5; model.manifest().config.visual.patches() * model.manifest().config.visual.patch_values()];
     let mut encode = Vec::with_capacity(runs);
-    // The first of all compiles the pipelines.
-    model.encode_image(&patches, None).await?;
-    model.settle().await?;
-    for _ in 0..runs {
+    if options.picture {
+        // The first of all compiles the pipelines.
+        model.encode_image(&patches, None).await?;
+        model.settle().await?;
+    }
+    for _ in 0..if options.picture { runs } else { 0 } {
         let started = Instant::now();
         model.encode_image(&patches, None).await?;
         model.settle().await?;
@@ -127,7 +131,7 @@ pub async fn benchmark(
     let prefill_ms = median(prefill);
     model.reset();
     Ok(Some(BenchmarkReport {
-        encode_ms: median(encode),
+        encode_ms: if options.picture { median(encode) } else { 0.0 },
         prompt_tokens,
         prefill_ms,
         prefill_tokens_per_second: prompt_tokens as f64 * 1e3 / prefill_ms,

@@ -3,7 +3,7 @@
 use crate::ModelOptions;
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::attention::split_bytes;
-use qwen_vl_kernels::{Gpu, KvCache};
+use qwen_vl_kernels::{Gpu, KvCache, KvFormat};
 use serde::Serialize;
 
 /// Bytes of a model's buffers. They are all made when it is loaded; afterwards only the features of pictures are added, one buffer each.
@@ -57,6 +57,16 @@ impl Budget {
             scratch: tower + resampler + decoder,
             picture: rows(queries, hidden),
         }
+    }
+
+    /// Bytes that a decode step reads at a sequence of `context` tokens: the layers, the head, keys and values.
+    pub fn decode_bytes(manifest: &Manifest, context: usize, kv: KvFormat) -> u64 {
+        let config = &manifest.config;
+        let read = |name: &str| name == "head.weight" || name.starts_with("decoder.layers.");
+        let parts = manifest.tensors.iter().filter(|tensor| read(&tensor.name)).flat_map(|tensor| &tensor.parts);
+        let ranges = parts.flat_map(|part| [Some(part.data), part.scales]).flatten();
+        let cache = KvCache::size(context, config.num_attention_heads, config.head_dim(), kv);
+        ranges.map(|[begin, end]| end - begin).sum::<u64>() + 2 * config.num_hidden_layers as u64 * cache
     }
 
     /// All that is allocated at load.

@@ -16,6 +16,7 @@ mod positions;
 mod resampler;
 mod sampler;
 pub mod session;
+pub mod synthetic;
 mod vision;
 mod weights;
 

@@ -6,7 +6,7 @@ use crate::positions::{logn_factors, ntk_alpha, rotary_angles};
 use crate::resampler::Resampler;
 use crate::vision::VisionTower;
 use crate::weights::Weights;
-use crate::{Gpu, RuntimeError, SamplingOptions};
+use crate::{Budget, Gpu, RuntimeError, SamplingOptions};
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::sample::Draw;
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
@@ -369,13 +369,9 @@ impl Model {
         if worst <= bound { Ok(()) } else { Err(RuntimeError::Incorrect { worst, bound }) }
     }
 
-    /// Bytes that a decode step reads at a sequence of `context` tokens: the layers, the head, keys and values.
+    /// Bytes that a decode step reads at a sequence of `context` tokens.
     pub fn decode_bytes(&self, context: usize) -> u64 {
-        let read = |name: &str| name == "head.weight" || name.starts_with("decoder.layers.");
-        let parts = self.manifest.tensors.iter().filter(|tensor| read(&tensor.name)).flat_map(|tensor| &tensor.parts);
-        let ranges = parts.flat_map(|part| [Some(part.data), part.scales]).flatten();
-        let cached = self.decoder.layers.iter().map(|layer| layer.keys.bytes(context) + layer.values.bytes(context)).sum::<u64>();
-        ranges.map(|[begin, end]| end - begin).sum::<u64>() + cached
+        Budget::decode_bytes(&self.manifest, context, self.options.kv)
     }
 
     /// Launches of a decode step at a sequence of `context` tokens.

@@ -112,7 +112,7 @@ fn likelihoods_penalties_and_endings() {
 
     // The plans of prefill and decode agree here, and a benchmark leaves nothing behind either.
     pollster::block_on(engine.model_mut().self_check()).unwrap();
-    let options = BenchmarkOptions { contexts: vec![40, 9999], prompt_tokens: 8, decode_tokens: 4, runs: 1 };
+    let options = BenchmarkOptions { contexts: vec![40, 9999], prompt_tokens: 8, decode_tokens: 4, runs: 1, ..Default::default() };
     let report = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Continue(()))).unwrap().unwrap();
     assert_eq!(report.decode.iter().map(|speed| speed.context).collect::<Vec<_>>(), [40], "lengths beyond the context are left out");
     assert!(report.encode_ms > 0.0 && report.prefill_tokens_per_second > 0.0 && report.decode[0].tokens_per_second > 0.0);

@@ -1,0 +1,95 @@
+//! A model of any geometry with random 4-bit weights, made on the spot: to measure what a checkpoint takes without having one.
+
+use crate::{Gpu, Model, ModelLoader, ModelOptions, RuntimeError};
+use qwen_vl_format::manifest::{
+    FORMAT_NAME, FORMAT_VERSION, FileEntry, GenerationConfig, ProcessorConfig, Provenance, TensorEntry, TensorPart,
+};
+use qwen_vl_format::tensors::{TensorKind, TensorSpec, tensor_table};
+use qwen_vl_format::{MAX_PART_BYTES, Manifest, ModelConfig, PART_ROW_ALIGN, Scheme};
+
+/// Bytes that are uploaded at once, and repeated.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A manifest for this geometry with matrices in 4 bits and every tensor in a shard of its own. No file stands behind it.
+pub fn manifest(config: ModelConfig) -> Manifest {
+    let (tensors, shards) = tensor_table(&config).into_iter().enumerate().map(|(shard, spec)| place(shard, spec)).unzip();
+    let end_of_text = config.visual.image_start_id.saturating_sub(214);
+    Manifest {
+        format: FORMAT_NAME.to_owned(),
+        version: FORMAT_VERSION,
+        processor: ProcessorConfig { tokenizer_file: String::new(), image_mean: [0.5; 3], image_std: [0.25; 3] },
+        generation: GenerationConfig {
+            chat_format: "raw".to_owned(),
+            eos_token_id: end_of_text,
+            max_new_tokens: 16,
+            max_window_size: config.seq_length,
+            do_sample: false,
+            top_k: 0,
+            top_p: 1.0,
+        },
+        provenance: Provenance {
+            converter: "qwen-vl-runtime".to_owned(),
+            source: "random".to_owned(),
+            source_files: Vec::new(),
+            modifications: String::new(),
+        },
+        files: Vec::new(),
+        shards,
+        tensors,
+        config,
+    }
+}
+
+fn place(shard: usize, TensorSpec { name, shape, kind }: TensorSpec) -> (TensorEntry, FileEntry) {
+    let [rows, cols] = shape;
+    let scheme = if kind == TensorKind::Matrix { Scheme::Q4 { group_size: 32 } } else { Scheme::F32 };
+    let most = (MAX_PART_BYTES as usize / scheme.row_data_bytes(cols) / PART_ROW_ALIGN * PART_ROW_ALIGN).clamp(1, rows);
+    let mut at = 0;
+    let mut range = |bytes: usize| {
+        at += bytes as u64;
+        [at - bytes as u64, at]
+    };
+    let parts = (0..rows).step_by(most).map(|first| {
+        let rows = most.min(rows - first);
+        let scales = rows * scheme.row_scale_bytes(cols);
+        TensorPart { rows, shard, data: range(rows * scheme.row_data_bytes(cols)), scales: (scales > 0).then(|| range(scales)) }
+    });
+    let parts = parts.collect();
+    (TensorEntry { name, shape, scheme, parts }, FileEntry { file: format!("{shard}"), bytes: at, sha256: String::new(), pieces: None })
+}
+
+/// The model of [`manifest`] with its weights: codes are noise, scales keep activations at size 1, norms are 1, biases and tables 0.
+pub async fn model(gpu: Gpu, config: ModelConfig, options: ModelOptions) -> Result<Model, RuntimeError> {
+    let manifest = manifest(config);
+    let tensors = manifest.tensors.clone();
+    let mut random = fastrand::Rng::with_seed(0);
+    let mut noise = vec![0; PIECE_BYTES];
+    random.fill(&mut noise);
+    let mut loader = ModelLoader::new(gpu, manifest, options)?;
+    for tensor in &tensors {
+        // Codes have a deviation of about 70.
+        let scale = half(1.0 / (70.0 * (tensor.shape[1] as f32).sqrt()));
+        let scales: Vec<u8> = scale.to_le_bytes().repeat(PIECE_BYTES / 2);
+        let value = if tensor.name.ends_with(".weight") { 1.0f32 } else { 0.0 };
+        let table = value.to_le_bytes().repeat(PIECE_BYTES / 4);
+        for part in &tensor.parts {
+            let pieces = if tensor.scheme == Scheme::F32 { &table } else { &noise };
+            for (pieces, [begin, end]) in std::iter::once((pieces, part.data)).chain(part.scales.map(|range| (&scales, range))) {
+                for piece in (begin..end).step_by(PIECE_BYTES) {
+                    loader.write_checked(part.shard, &pieces[..PIECE_BYTES.min((end - piece) as usize)])?;
+                }
+            }
+        }
+        // Else all of it would wait in staging memory.
+        if let Some(model) = loader.model() {
+            model.settle().await?;
+        }
+    }
+    loader.finish()
+}
+
+/// The bits of a positive half that is no less than 2^-14.
+fn half(value: f32) -> u16 {
+    let bits = value.to_bits();
+    ((bits >> 13) - ((127 - 15) << 10)) as u16
+}

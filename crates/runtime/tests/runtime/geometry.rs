@@ -1,0 +1,52 @@
+//! What the published geometry takes, without its weights.
+
+use qwen_vl_format::ModelConfig;
+use qwen_vl_runtime::{Budget, Gpu, GpuOptions, KvFormat, ModelOptions, synthetic};
+use std::ops::ControlFlow;
+
+fn published() -> serde_json::Value {
+    serde_json::json!({
+        "architectures": ["QWenLMHeadModel"], "hidden_size": 4096, "intermediate_size": 22016, "kv_channels": 128,
+        "layer_norm_epsilon": 1e-6, "no_bias": true, "num_attention_heads": 32, "num_hidden_layers": 32,
+        "rotary_emb_base": 10000, "rotary_pct": 1.0, "scale_attn_weights": true, "seq_length": 2048,
+        "tie_word_embeddings": false, "use_dynamic_ntk": true, "use_logn_attn": true, "vocab_size": 151936,
+        "visual": {"heads": 16, "image_size": 448, "image_start_id": 151857, "layers": 48, "mlp_ratio": 4.9231,
+                   "output_dim": 4096, "patch_size": 14, "width": 1664}
+    })
+}
+
+/// 7.1 G weights of layers and head at 4.5 bits are what a token costs at least; a format or a plan that reads more shows here.
+#[test]
+fn the_published_model_reads_four_gigabytes_a_token() {
+    let manifest = synthetic::manifest(ModelConfig::from_hf_json(&published().to_string()).unwrap());
+    let weights = Budget::decode_bytes(&manifest, 0, KvFormat::F16);
+    let matrices: u64 = 32 * (4 * 4096 * 4096 + 3 * 11_008 * 4096) + 151_936 * 4096;
+    let tables: u64 = 32 * (3 + 2) * 4096 * 4;
+    assert_eq!(weights, matrices * 9 / 16 + tables);
+    // Keys and values: half a MiB a token in f16.
+    assert_eq!(Budget::decode_bytes(&manifest, 2048, KvFormat::F16) - weights, 2048 << 19);
+    let budget = Budget::new(&manifest, &ModelOptions { kv: KvFormat::F16, ..Default::default() });
+    assert!((5_100_000_000..5_600_000_000).contains(&budget.weights), "{budget:?}");
+    assert_eq!(budget.kv_cache, 2048 << 19);
+    assert!(budget.scratch < 200 << 20, "{budget:?}");
+}
+
+#[test]
+fn a_model_of_random_weights_runs_within_its_budget() {
+    let mut config = published();
+    for (key, value) in [("hidden_size", 128), ("intermediate_size", 96), ("kv_channels", 32), ("num_attention_heads", 4)] {
+        config[key] = value.into();
+    }
+    (config["num_hidden_layers"], config["vocab_size"]) = (2.into(), 576.into());
+    config["visual"] = serde_json::json!({"heads": 2, "image_size": 448, "image_start_id": 534, "layers": 1, "mlp_ratio": 2.0,
+        "output_dim": 128, "patch_size": 14, "width": 32});
+    let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
+    let options = ModelOptions { context_length: 40, ..Default::default() };
+    let mut model = pollster::block_on(synthetic::model(gpu, ModelConfig::from_hf_json(&config.to_string()).unwrap(), options)).unwrap();
+    assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options).total());
+    let _ = pollster::block_on(model.prefill(&[5, 6, 7], &[], &mut |_| ControlFlow::Continue(()), None)).unwrap();
+    let logits = pollster::block_on(model.logits()).unwrap();
+    // As large as in a trained model, so that what is measured is no special case.
+    let size = (logits.iter().map(|logit| logit * logit).sum::<f32>() / logits.len() as f32).sqrt();
+    assert!((0.1..100.0).contains(&size), "logits of size {size}");
+}
