@@ -1,5 +1,6 @@
 // node bench.mjs CASES.json [name part …]: our kernels beside onnxruntime-web's in Chromium on its software adapter.
 // Several files, joined by commas, are compared with each other, too. CASES.json comes from `qwenvl bench --export CASES.json`.
+// RUNS: rounds in which everybody has a turn. SKIP: part of a rival's name (8-bit) to leave it out.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -34,9 +35,9 @@ try {
     if (parts.length > 0 && !parts.some((part) => first.name.includes(part))) continue;
     const cases = sets.map(([label, set]) => ({ ...(set.find(({ name }) => name === first.name) ?? set[index]), label }));
     const { name, millis, ratio } = await page.evaluate(
-      async (cases, runs) => (await import("/bench/page.js")).measure(cases, { runs }),
+      async (cases, options) => (await import("/bench/page.js")).measure(cases, options),
       cases,
-      runs,
+      { runs, skip: process.env.SKIP },
     );
     const columns = Object.entries(millis).map(([who, ms]) => `${who} ${ms.toFixed(2)} ms`);
     console.log(`${name.padEnd(48)} ${ratio === undefined ? "" : `${ratio.toFixed(2)}x  `}${columns.join(", ")}`);

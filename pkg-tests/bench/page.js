@@ -52,7 +52,7 @@ function fill(buffer, type) {
 }
 
 /** The runs of onnxruntime-web that stand beside a case, by name. */
-async function rivals({ shape }) {
+async function rivals({ shape }, skip) {
   if (shape.kind === "product") {
     const { rows, cols, out } = shape;
     const inputs = [
@@ -62,7 +62,10 @@ async function rivals({ shape }) {
     ];
     const attributes = { K: cols, N: out, bits: 4, block_size: 32 };
     const at = (accuracy_level) => session("MatMulNBits", { ...attributes, accuracy_level }, inputs, [rows, out]);
-    return { "MatMulNBits, float": await at(1), "MatMulNBits, 8-bit": await at(4) };
+    const named = { "MatMulNBits, float": 1, "MatMulNBits, 8-bit": 4 };
+    const made = {};
+    for (const [name, level] of Object.entries(named)) if (!skip || !name.includes(skip)) made[name] = await at(level);
+    return made;
   }
   const { rows, keys, heads, head_dim, causal } = shape;
   if (rows !== keys) return {};
@@ -120,12 +123,12 @@ async function time(run, count) {
 }
 
 /**
- * Medians over `runs` rounds in which every rival has its turn.
+ * Medians over `runs` rounds in which every rival has its turn, but for those whose names contain `skip`.
  *
  * @returns {Promise<{ name: string, millis: Record<string, number>, ratio: number | undefined }>} `ratio`: best rival to ours
  */
-export async function measure(cases, { runs = 7, fill = 80 } = {}) {
-  const others = await rivals(cases[0]);
+export async function measure(cases, { runs = 7, fill = 80, skip = "" } = {}) {
+  const others = await rivals(cases[0], skip);
   if (!device) throw new Error("the first case needs onnxruntime-web, which makes the device");
   const all = { ...Object.fromEntries(cases.map((item) => [item.label ?? "ours", ours(item)])), ...others };
   const counts = {};
