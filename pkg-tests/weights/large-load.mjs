@@ -33,7 +33,7 @@ const weights = manifest.tensors.flatMap(({ parts }) => parts).reduce((sum, { da
 console.log(`${manifest.provenance.source}: ${shards.length} shards, ${mib(bytes)} MiB, ${mib(weights)} MiB of them tensors; ${rounds} rounds`);
 
 /** What was measured in every round, by name. */
-const rates = { drain: [], first: [], opfs: [], cached: [] };
+const rates = { drain: [], drainAll: [], first: [], upload: [], opfs: [], opfsAll: [], cached: [] };
 const memories = [];
 const phases = { first: [], cached: [] };
 try {
@@ -52,14 +52,14 @@ try {
         return result;
       };
       // In turns, so that a machine that slows down slows down all of them.
-      const order = round % 2 === 0 ? ["drain", "first"] : ["first", "drain"];
-      for (const kind of order) {
-        if (kind === "drain") rates.drain.push(rate(await bare("drain")));
-        else note("first", await load("none", false));
+      const order = ["drain", "drainAll", "first", "upload"];
+      for (const kind of round % 2 === 0 ? order : order.reverse()) {
+        if (kind === "first") note("first", await load("none", false));
+        else rates[kind].push(rate(await bare(kind)));
       }
       // Memory apart from the rates: to measure it costs time.
       await load("opfs", true);
-      rates.opfs.push(rate(await bare("opfs")));
+      for (const kind of ["opfs", "opfsAll"]) rates[kind].push(rate(await bare(kind)));
       note("cached", await load("opfs", false));
     } finally {
       await browser.close();
@@ -80,14 +80,20 @@ function note(kind, { ms }) {
 
 const middle = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 const ratios = (loads, bare) => loads.map((load, round) => load / bare[round]);
-const row = (name, numbers, digits) => console.log(name.padEnd(46), numbers.map((number) => number.toFixed(digits).padStart(8)).join(""), "  middle", middle(numbers).toFixed(digits));
+const row = (name, numbers, digits) => console.log(name.padEnd(48), numbers.map((number) => number.toFixed(digits).padStart(8)).join(""), "  middle", middle(numbers).toFixed(digits));
 console.log("\nMiB a second, by round");
 row("bare fetch, 4 at once, to its end", rates.drain, 0);
+row("bare fetch, SHA-256 and writeBuffer", rates.drainAll, 0);
+row("  ratio to the bare fetch", ratios(rates.drainAll, rates.drain), 2);
 row("first load without a cache, first to last byte", rates.first, 0);
-row("  ratio", ratios(rates.first, rates.drain), 2);
+row("  ratio to the bare fetch", ratios(rates.first, rates.drain), 2);
+row("  ratio to bare fetch, SHA-256 and writeBuffer", ratios(rates.first, rates.drainAll), 2);
+row("bare writeBuffer, as many bytes", rates.upload, 0);
 row("bare reading from OPFS", rates.opfs, 0);
+row("bare OPFS, SHA-256 and writeBuffer", rates.opfsAll, 0);
 row("load from the cache, first to last byte", rates.cached, 0);
-row("  ratio", ratios(rates.cached, rates.opfs), 2);
+row("  ratio to the bare reading", ratios(rates.cached, rates.opfs), 2);
+row("  ratio to bare OPFS, SHA-256 and writeBuffer", ratios(rates.cached, rates.opfsAll), 2);
 for (const [kind, name] of Object.entries({ first: "first load", cached: "load from the cache" })) {
   console.log(`\nseconds of a ${name}, by round`);
   for (const phase of ["transfer", "compile", "all"]) row(phase, phases[kind].map((ms) => ms[phase] / 1000), 1);

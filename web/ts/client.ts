@@ -60,9 +60,13 @@ export class WorkerClient {
         cancel();
         pending.reject(signal?.reason);
       };
+      // A page that is left may be kept, frozen and with all of its locks: Chromium did so for a minute while other tabs waited to load.
+      const leave = () => this.end(new QwenVLError("DISPOSED", "the page was left in the middle of loading"));
+      if (kind === "load" || kind === "cache") globalThis.addEventListener?.("pagehide", leave);
       const settle = () => {
         this.#pending.delete(id);
         signal?.removeEventListener("abort", abort);
+        globalThis.removeEventListener?.("pagehide", leave);
       };
       const pending: Pending = {
         note: (note) => options.onNote?.(note as Calls[K]["note"]),
