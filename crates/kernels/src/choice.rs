@@ -59,14 +59,13 @@ const SUBMISSION_MILLIS: f64 = 4.0;
 /// Rounds in which every variant has its turn; the best counts.
 const ROUNDS: usize = 3;
 
-/// Measures the variants on small products, each kernel by itself.
+/// Measures the variants on small products. The product of one row, which compiles fast, tells GPUs from adapters that run on the CPU.
 pub(crate) async fn fastest(gpu: &mut Gpu, packed: bool) -> Result<Kernels, GpuError> {
-    let (plain, cpu) = (Kernels::PLAIN, Kernels::CPU);
-    let vector = fastest_of(gpu, &[plain, cpu], Shape { rows: 1, cols: 1024, out: 512 }).await?;
-    let mut variants = vec![plain, cpu];
-    variants.extend(packed.then_some(Kernels::PACKED));
-    let matrix = fastest_of(gpu, &variants, Shape { rows: 64, cols: 512, out: 256 }).await?;
-    Ok(Kernels { matvec_lanes: vector.matvec_lanes, ..matrix })
+    let kernels = fastest_of(gpu, &[Kernels::PLAIN, Kernels::CPU], Shape { rows: 1, cols: 1024, out: 512 }).await?;
+    if !packed {
+        return Ok(kernels);
+    }
+    fastest_of(gpu, &[kernels, Kernels { packed, ..kernels }], Shape { rows: 64, cols: 512, out: 256 }).await
 }
 
 /// A product that is large enough to tell variants apart, and small enough for an adapter that does a thousandth of a GPU.
