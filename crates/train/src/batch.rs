@@ -59,10 +59,7 @@ impl Packer {
     /// Batches of a stage, from sample `first` on.
     pub fn new(recipe: &Recipe, stage: &StageRecipe, split: Split, first: u64) -> Result<Self> {
         Ok(Self {
-            world: match stage.objects {
-                Some([least, most]) => World { objects_per_scene: least..=most, ..recipe.world()? },
-                None => recipe.world()?,
-            },
+            world: recipe.world_of(stage)?,
             tokenizer: qwen_vl_world::tokenizer(recipe.model.visual.n_queries)?,
             config: recipe.config(stage.image_size)?,
             stage: stage.clone(),

@@ -62,6 +62,10 @@ pub struct StageRecipe {
     /// Objects in a picture, at least and at most, if not as many as in the recipe's world.
     #[serde(default)]
     pub objects: Option<[usize; 2]>,
+    /// How often an object is a text, relative to the world's pictograms and shapes, if not as often as in the recipe's world: there are
+    /// many words, so each is rare.
+    #[serde(default)]
+    pub texts: Option<f32>,
     /// Parts that are not trained: beginnings of tensor names.
     pub frozen: Vec<String>,
     /// Steps of the optimiser.
@@ -125,6 +129,18 @@ impl Recipe {
         // Drawn at the largest size; lower resolutions are made from that by the model's own resize.
         let largest = self.stages.iter().map(|stage| stage.image_size).max().unwrap_or(world.side);
         Ok(world.with_side(largest))
+    }
+
+    /// The world as a stage shows it.
+    pub fn world_of(&self, stage: &StageRecipe) -> Result<World> {
+        let mut world = self.world()?;
+        if let Some([least, most]) = stage.objects {
+            world.objects_per_scene = least..=most;
+        }
+        if let Some(texts) = stage.texts {
+            world.texts = texts;
+        }
+        Ok(world)
     }
 
     /// The `config.json` of its model for pictures of this size.
