@@ -5,7 +5,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { launch, openPage } from "../browser.mjs";
-import { ask, click, part, present, ready, serveSite, until } from "./site.mjs";
+import { ask, click, compose, part, present, ready, serveSite, until } from "./site.mjs";
 
 const text = { type: "string" };
 const { values } = parseArgs({ options: { chromium: text, site: text, model: text, out: text, languages: { ...text, default: "en,zh" }, schemes: { ...text, default: "light,dark" } } });
@@ -70,11 +70,15 @@ try {
   release();
   await ready(page);
   await shoot("first");
-  await ask(page, "What is in the picture?");
-  await click(page, "gallery");
-  await click(page, "gallery-cat");
-  await present(page, "pending");
-  await ask(page, "Who is this?");
+  // Composed by hand: the model's world, but not its generator.
+  await compose(page, [
+    ["cat", 0.2, 0.22],
+    ["banana", 0.8, 0.5],
+    ["red circle", 0.3, 0.8],
+  ]);
+  for (const question of ["What is in the picture?", "Find the banana."]) console.log(`${question} ${await ask(page, question)}`);
+  await shoot("boxes");
+  for (const question of ["Is there a dog?", "猫在哪里？", "What color is the circle?"]) console.log(`${question} ${await ask(page, question)}`);
   await page.$eval(`${part("panel")}`, (panel) => (panel.open = true));
   await shoot("answer");
   await click(page, "task-region");

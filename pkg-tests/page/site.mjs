@@ -50,6 +50,35 @@ export async function ask(page, text) {
   return page.$$eval(part("answer"), (answers) => answers.at(-1).textContent);
 }
 
+/**
+ * Composes a scene by hand and attaches its picture.
+ *
+ * @param {[string, number, number][]} things English names, and where their middles lie, as parts of the side
+ */
+export async function compose(page, things) {
+  await click(page, "scene");
+  await present(page, "board");
+  await click(page, "scene-clear");
+  for (const [number, [name, x, y]] of things.entries()) {
+    await page.$eval(
+      part("board"),
+      (board, name, x, y) => {
+        const { left, top, width, height } = board.getBoundingClientRect();
+        const dataTransfer = new DataTransfer();
+        dataTransfer.setData("text/plain", name);
+        const at = { clientX: left + x * width, clientY: top + y * height };
+        board.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer, ...at }));
+      },
+      name,
+      x,
+      y,
+    );
+    await until(page, (count) => document.querySelectorAll('[data-testid="board"] .item').length === count, number + 1);
+  }
+  await click(page, "scene-use");
+  await present(page, "pending");
+}
+
 /** Gives files to an input, also to one for folders, which drivers can not. */
 export async function giveFiles(page, id, files) {
   await page.$eval(
@@ -66,5 +95,5 @@ export async function giveFiles(page, id, files) {
   );
 }
 
-/** The built page at the root, with a model beside it as `cargo xtask site` puts it. */
-export const serveSite = (site, model, options) => serve({ "/": site, "/model/": model }, options);
+/** The built page in a folder, with a model beside it as `cargo xtask site` puts it. */
+export const serveSite = (site, model, { base = "/", ...options } = {}) => serve({ [base]: site, [`${base}model/`]: model }, options);

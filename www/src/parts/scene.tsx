@@ -130,7 +130,7 @@ export function SceneComposer() {
             <button type="button" class="quiet" data-testid="shuffle" onClick={() => setScene(shuffled())}>
               <Icon name="again" /> {t.sceneShuffle}
             </button>
-            <button type="button" class="quiet" onClick={() => setScene({ ...scene, items: [] })}>
+            <button type="button" class="quiet" data-testid="scene-clear" onClick={() => setScene({ ...scene, items: [] })}>
               {t.sceneClear}
             </button>
             {selected !== undefined && (
