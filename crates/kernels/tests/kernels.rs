@@ -224,6 +224,8 @@ fn attention_matches_oracle() {
         (67, 67, 2, 128, Some(0)),
         (20, 100, 4, 32, Some(80)),
         (65, 80, 2, 16, Some(15)),
+        // Several times the keys that the decode kernel takes at a time, in every slice, too.
+        (2, 1100, 1, 16, Some(1098)),
     ];
     for (m, keys, heads, head_dim, causal_start) in cases {
         let width = heads * head_dim;
