@@ -16,16 +16,16 @@ export async function pageTests(context, bed) {
   const model = join(bed.checkpoints, "scripted");
 
   /** A server of its own is an origin of its own: nothing is stored there yet. */
-  async function visit(name, body, { path = "/", expected, handle } = {}) {
+  async function visit(name, body, { base = "/", path = base, expected, handle } = {}) {
     await context.test(name, async (test) => {
-      let server = await serveSite(site, model, { handle });
+      let server = await serveSite(site, model, { base, handle });
       const { origin } = server;
       const port = Number(new URL(origin).port);
       const connection = {
         origin,
         close: () => server.close(),
         async open(folder = site) {
-          server = await serveSite(folder, model, { port });
+          server = await serveSite(folder, model, { base, port });
         },
       };
       try {
@@ -57,6 +57,8 @@ export async function pageTests(context, bed) {
     await test.test("stop, regenerate, edit", () => corrections(page));
     await test.test("a region by pointer and by keyboard", () => regions(page));
     await test.test("a chat goes into a file and back", () => exportAndImport(page));
+    await test.test("a system prompt, sampling and a longest answer", () => choices(page));
+    await test.test("two pictures compared", () => comparison(page, bed));
     await test.test("pictures come from everywhere", () => pictureSources(page));
     await test.test("models that are kept", () => keptModels(page));
     await test.test("no violations of accessibility rules", () => accessible(page));
@@ -132,6 +134,27 @@ export async function pageTests(context, bed) {
       });
     },
     { expected: /Failed to load resource|net::ERR|NetworkError|ServiceWorker/ },
+  );
+
+  await visit(
+    "the page: in a folder of a host, also without a connection",
+    async (page, test, connection) => {
+      const outside = [];
+      page.on("request", (request) => {
+        const { protocol, pathname } = new URL(request.url());
+        if (/^https?:$/.test(protocol) && !pathname.startsWith("/some/where/")) outside.push(pathname);
+      });
+      await ready(page);
+      assert.equal(await ask(page, "What is this?"), ANSWER);
+      await present(page, "offline-ready");
+      connection.close();
+      await page.reload();
+      await ready(page);
+      assert.equal(await textOf(page, "answer"), ANSWER);
+      assert.equal(await ask(page, "And again?"), ANSWER);
+      assert.deepEqual(outside, []);
+    },
+    { base: "/some/where/", expected: /Failed to load resource|net::ERR|NetworkError|ServiceWorker/ },
   );
 
   await visit(
@@ -318,6 +341,79 @@ async function corrections(page) {
   assert.equal((await page.$$(part("answer"))).length, 2);
   assert.equal(await ask(page, "Edited?"), ANSWER);
   assert.equal(await page.$$eval(part("asked"), (asked) => asked.at(-1).textContent), "Edited?");
+}
+
+/** Sets a field as a user does. */
+const set = (page, selector, value) =>
+  page.$eval(
+    selector,
+    (field, value) => {
+      field.value = value;
+      for (const type of ["input", "change"]) field.dispatchEvent(new Event(type, { bubbles: true }));
+    },
+    value,
+  );
+
+async function choices(page) {
+  // What the package is asked shows what the settings do; the model of these tests says the same to everything.
+  await page.evaluate(() => {
+    const { prototype } = Worker;
+    const { postMessage } = prototype;
+    window.asked = [];
+    prototype.postMessage = function (message, ...rest) {
+      if (message.kind === "ask") window.asked.push(message.request);
+      return postMessage.call(this, message, ...rest);
+    };
+  });
+  await click(page, "settings");
+  await present(page, "system");
+  await set(page, part("system"), "You answer in one word.");
+  await set(page, part("sampling"), "own");
+  await until(page, () => document.querySelectorAll(".number input").length === 5);
+  for (const [index, value] of [0.55, 0.45, 7, 1234, 2].entries()) {
+    const field = (await page.$$(".number input"))[index];
+    await field.evaluate((field, value) => {
+      field.value = value;
+      field.dispatchEvent(new Event("change", { bubbles: true }));
+    }, value);
+  }
+  await page.keyboard.press("Escape");
+  const cut = await ask(page, "With settings?");
+  assert.ok(cut.length > 0 && cut.length < ANSWER.length, cut);
+  assert.equal(await page.$$eval(part("timings"), (items) => items.at(-1).dataset.finished), "length");
+  const asked = await page.evaluate(() => window.asked.at(-1));
+  assert.equal(asked.prompt.system, "You answer in one word.");
+  const { max_new_tokens, greedy, temperature, top_p, top_k, seed } = asked.generation;
+  assert.deepEqual([greedy, temperature, top_p, top_k, seed, max_new_tokens], [false, 0.55, 0.45, 7, 1234, 2]);
+
+  await click(page, "settings");
+  await present(page, "system");
+  await set(page, part("system"), "");
+  await set(page, part("sampling"), "model");
+  await until(page, () => document.querySelectorAll(".number input").length === 2);
+  for (const field of await page.$$(".number input")) {
+    await field.evaluate((field) => {
+      field.value = "";
+      field.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+  }
+  await page.keyboard.press("Escape");
+  assert.equal(await ask(page, "Without settings?"), ANSWER);
+  const { prompt, generation } = await page.evaluate(() => window.asked.at(-1));
+  assert.equal(prompt.system, undefined);
+  assert.deepEqual([generation.temperature, generation.seed, generation.max_new_tokens], [undefined, undefined, undefined]);
+}
+
+async function comparison(page, bed) {
+  const input = await page.$(part("picture"));
+  await input.uploadFile(...["photo_rocket.png", "photo_cat.png"].map((name) => join(bed.repository, "tests/fixtures/images", name)));
+  await until(page, () => document.querySelectorAll('[data-testid="pending"]').length === 2);
+  await click(page, "task-compare");
+  const question = await page.$eval(part("question"), (field) => field.value);
+  const pictures = (await page.$$(".thumbs button")).length;
+  assert.equal(question, `What is different between Picture ${pictures - 1} and Picture ${pictures}?`);
+  assert.equal(await ask(page, question), ANSWER);
+  assert.equal((await page.$$(part("pending"))).length, 0);
 }
 
 async function regions(page) {

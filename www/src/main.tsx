@@ -36,5 +36,13 @@ async function loadFirst(): Promise<void> {
   if (proposal.value) opened.value = "models";
 }
 
-begin().catch(fail);
-loadFirst().catch(fail);
+/** When the page has been drawn, or is not going to be for now, as in a tab behind others. */
+function drawn(): Promise<void> {
+  return new Promise((resolve) => {
+    requestAnimationFrame(() => setTimeout(resolve));
+    setTimeout(resolve, 1000);
+  });
+}
+
+// What there is to see comes first: loading a model keeps all processors busy.
+begin().catch(fail).then(drawn).then(loadFirst).catch(fail);
