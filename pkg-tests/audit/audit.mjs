@@ -2,7 +2,10 @@
 // A package of its own, because Lighthouse is large and only this needs it. `cargo xtask audit` installs and calls it:
 //   node pkg-tests/audit/audit.mjs --site FOLDER --model FOLDER --chromium PROGRAM
 
+import { readFile } from "node:fs/promises";
+import { extname, join } from "node:path";
 import { parseArgs } from "node:util";
+import { gzipSync } from "node:zlib";
 import lighthouse, { desktopConfig } from "lighthouse";
 import { launch } from "../browser.mjs";
 import { serve } from "../server.mjs";
@@ -12,7 +15,21 @@ const CATEGORIES = ["performance", "accessibility", "best-practices"];
 
 const text = { type: "string" };
 const { values } = parseArgs({ options: { site: text, model: text, chromium: text } });
-const server = await serve({ "/": values.site, "/model/": values.model });
+/** What every host of static files compresses. */
+const COMPRESSED = { ".css": "text/css", ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".svg": "image/svg+xml", ".wasm": "application/wasm" };
+const server = await serve(
+  { "/": values.site, "/model/": values.model },
+  {
+    async handle(path, response) {
+      const file = path.endsWith("/") ? `${path}index.html` : path;
+      const type = COMPRESSED[extname(file)];
+      const bytes = type && (await readFile(join(values.site, file)).catch(() => undefined));
+      if (!bytes) return false;
+      response.writeHead(200, { "content-type": type, "content-encoding": "gzip" }).end(gzipSync(bytes));
+      return true;
+    },
+  },
+);
 const browser = await launch({ name: "chromium", program: values.chromium });
 let passed = true;
 try {
