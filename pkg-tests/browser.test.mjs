@@ -15,6 +15,7 @@ import { serve } from "./server.mjs";
 import { adapterTests } from "./suites/adapter.mjs";
 import { apiTests, pictureTests } from "./suites/api.mjs";
 import { goldenTests } from "./suites/golden.mjs";
+import { nanoTests } from "./suites/nano.mjs";
 import { pageTests } from "./suites/page.mjs";
 import { lossTests, sessionTests } from "./suites/sessions.mjs";
 import { weightsTests } from "./suites/weights.mjs";
@@ -40,6 +41,8 @@ before(async () => {
   const folders = {
     "/package/": packageFolder,
     "/checkpoints/": checkpoints,
+    "/nano/": join(repository, "models/nano"),
+    "/sample/": join(repository, "models/sample"),
     "/page/": join(repository, "www/dist"),
     ...Object.fromEntries(sets.map((set) => [`/golden/${set.name}/`, set.root])),
   };
@@ -99,4 +102,5 @@ test(name, { concurrency: false }, async (context) => {
   await weightsTests(context, bed);
   await pageTests(context, bed);
   await goldenTests(context, bed);
+  await nanoTests(context, bed);
 });

@@ -45,6 +45,27 @@ fn they_agree_on_a_converted_checkpoint_of_random_weights() {
     }
 }
 
+/// The trained model of the repository on dialogues of the test split: pictures, both languages, several turns.
+#[test]
+fn they_agree_on_nano() {
+    let web = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
+    let manifest = manifest(&web);
+    let tokenizer = qwen_vl_world::tokenizer(manifest.config.visual.n_queries).unwrap();
+    let dialogues = qwen_vl_world::World::small();
+    let prompts: Vec<_> = dialogues
+        .samples(qwen_vl_world::Split::Test, qwen_vl_world::Stage::Chat, 1)
+        .map(|sample| (sample.encode(&tokenizer).unwrap(), sample.pictures))
+        .filter(|(encoded, pictures)| !pictures.is_empty() && encoded.ids.len() < 400)
+        .take(6)
+        .map(|(encoded, pictures)| {
+            // Up to the last answer, which is for the model to give.
+            let asked = encoded.loss.iter().rposition(|learned| !learned).unwrap() + 1;
+            Prompt { ids: encoded.ids[..asked].to_vec(), pictures: pictures.iter().map(|picture| patches(&manifest, picture)).collect() }
+        })
+        .collect();
+    agree(&web, &prompts, "nano");
+}
+
 fn manifest(web: &Path) -> Manifest {
     Manifest::from_json(&std::fs::read_to_string(web.join("manifest.json")).unwrap()).unwrap()
 }

@@ -27,7 +27,11 @@ pub fn run(options: &Options) -> Result<()> {
     let folder = target_dir().join("evaluation");
     let q4 = format!("q4={}", root().join(EMBEDDED).display());
     if options.sample {
-        let sample = root().join(EMBEDDED).join("sample");
+        let sample = root().join("models/sample");
+        // Answers of another model would be refused.
+        if sample.exists() {
+            std::fs::remove_dir_all(&sample)?;
+        }
         export(&sample, 12, 0)?;
         for name in ["caption.json", "dialogue.jsonl", "suite.json"] {
             std::fs::remove_file(sample.join(name))?;
