@@ -196,6 +196,7 @@ export async function weightsTests(context, bed) {
       await weightsTest(`an abort in phase ${abortAt} rejects with the signal's reason and loses nothing`, async (page) => {
         const { error } = await load(page, { abortAt, engine: true });
         assert.equal(error?.message, `aborted in ${abortAt}`);
+        await server.quiet();
         server.requests = [];
         const { last } = await arrives(page);
         assert.equal(sent(), model.bytes - last.restoredBytes);

@@ -44,6 +44,12 @@ export async function misbehavingServer(read) {
     requests: [],
     /** Bytes of bodies, those of answers with an error too. */
     sent: (path) => server.requests.filter((request) => path === undefined || request.path === path).reduce((sum, { sent }) => sum + sent, 0),
+    /** Waits until nothing has been asked or answered for a while: requests of an aborted load may still be on their way. */
+    async quiet() {
+      while (server.active > 0 || performance.now() - server.last < 300) await sleep(50);
+    },
+    active: 0,
+    last: 0,
     reset() {
       server.requests = [];
       server.fault = () => undefined;
@@ -54,10 +60,16 @@ export async function misbehavingServer(read) {
     },
   };
   const http = createServer((request, response) => {
-    answer(request, response).catch((error) => {
-      console.error(error);
-      response.destroy();
-    });
+    server.active += 1;
+    answer(request, response)
+      .catch((error) => {
+        console.error(error);
+        response.destroy();
+      })
+      .finally(() => {
+        server.active -= 1;
+        server.last = performance.now();
+      });
   });
 
   async function answer(request, response) {
