@@ -76,6 +76,7 @@ export async function compose(page, things) {
     await until(page, (count) => document.querySelectorAll('[data-testid="board"] .item').length === count, number + 1);
   }
   await click(page, "scene-use");
+  await until(page, () => document.querySelector("dialog") === null);
   await present(page, "pending");
 }
 
