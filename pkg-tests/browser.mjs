@@ -7,8 +7,11 @@ import puppeteer from "puppeteer-core";
 /** A whole golden on a software adapter may take minutes. */
 const PROTOCOL_TIMEOUT_MS = 15 * 60_000;
 
-/** @param {{ name: "chromium" | "firefox", program: string, vulkanIcd?: string, flags?: string[] }} options `flags`: more of them, for Chromium */
-export async function launch({ name, program, vulkanIcd, flags = [] }) {
+/**
+ * @param {{ name: "chromium" | "firefox", program: string, vulkanIcd?: string, flags?: string[], extensions?: string[] }} options
+ *   for Chromium: more `flags`, and folders of `extensions`
+ */
+export async function launch({ name, program, vulkanIcd, flags = [], extensions = [] }) {
   const common = { executablePath: await which(program), headless: true, protocolTimeout: PROTOCOL_TIMEOUT_MS };
   if (name === "chromium") {
     const args = [
@@ -22,7 +25,8 @@ export async function launch({ name, program, vulkanIcd, flags = [] }) {
       "--no-first-run",
       ...flags,
     ];
-    return puppeteer.launch({ ...common, browser: "chrome", args });
+    const installed = extensions.length > 0 ? { enableExtensions: extensions, pipe: true } : {};
+    return puppeteer.launch({ ...common, browser: "chrome", args, ...installed });
   }
   return puppeteer.launch({
     ...common,

@@ -40,6 +40,9 @@ export default defineConfig({
         // The page itself. Models are kept by the package, in a store of their own that no update touches.
         globPatterns: ["**/*.{html,js,css,wasm,svg,png,ttf}"],
         maximumFileSizeToCacheInBytes: 8 << 20,
+        // What computes without WebGPU is kept where it was needed once.
+        globIgnores: ["**/*cpu*"],
+        runtimeCaching: [{ urlPattern: /assets\/[^/]*cpu[^/]*$/, handler: "CacheFirst", options: { cacheName: "cpu", expiration: { maxEntries: 4 } } }],
         // `?model=…` is the same page.
         ignoreURLParametersMatching: [/./],
         navigateFallback: null,

@@ -316,7 +316,6 @@ async function badCheckpoints(context, bed) {
 /** The worker after a change to its surroundings: what a browser or a driver may do to it. */
 async function badMachines(context, bed) {
   const cases = [
-    ["no WebGPU", `delete Object.getPrototypeOf(navigator).gpu;`, "WEBGPU_UNAVAILABLE", /no WebGPU/],
     ["no adapter", `GPU.prototype.requestAdapter = async () => null;`, "NO_ADAPTER", /no GPU adapter/],
     ["small limits", `Object.defineProperty(GPUSupportedLimits.prototype, "maxStorageBufferBindingSize", { get: () => 1024 });`, "INSUFFICIENT_LIMITS", /needs \d+ bytes in one binding/],
     ["a driver that throws", `GPUDevice.prototype.createBindGroup = () => { throw new Error("sabotage"); };`, "INTERNAL", /panicked|sabotage/],
@@ -335,7 +334,7 @@ async function badMachines(context, bed) {
               return true;
             };
             const body = `
-              const model = await QwenVL.load("/checkpoints/mini-a-q4/", { workerUrl: "/changed-worker.js" });
+              const model = await QwenVL.load("/checkpoints/mini-a-q4/", { workerUrl: "/changed-worker.js", backend: "webgpu" });
               return (await model.complete("Hello")).text;`;
             const error = await describe(page, body);
             assert.deepEqual([error.known, error.code], [true, code], JSON.stringify(error));

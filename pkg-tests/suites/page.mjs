@@ -157,20 +157,41 @@ export async function pageTests(context, bed) {
     { base: "/some/where/", expected: /Failed to load resource|net::ERR|NetworkError|ServiceWorker/ },
   );
 
+  /** The page's own script, in a browser that has no WebGPU. */
+  const withoutWebGpu = async (path, response) => {
+    if (!/\/index-[^/]*\.js$/.test(path)) return false;
+    const script = await readFile(join(site, path), "utf8");
+    response.writeHead(200, { "content-type": "text/javascript" }).end(`delete Navigator.prototype.gpu;${script}`);
+    return true;
+  };
+
   await visit(
-    "the page: without WebGPU",
+    "the page: without WebGPU a small model answers all the same",
     async (page) => {
-      await present(page, "error");
-      assert.equal(await textOf(page, "error-code"), "WEBGPU_UNAVAILABLE");
-      assert.match(await textOf(page, "error"), /Chrome, Edge or Firefox/);
-      assert.equal(await page.$eval(part("ask"), (button) => button.disabled), true);
+      await ready(page);
+      assert.equal(await ask(page, "What is this?"), ANSWER);
+      assert.match(await textOf(page, "model"), /the processor computes, without WebGPU/);
+      await accessible(page);
+    },
+    { handle: withoutWebGpu },
+  );
+
+  await visit(
+    "the page: without WebGPU a large model is refused before it is fetched",
+    async (page) => {
+      await present(page, "statement");
+      assert.equal(await page.$eval(part("statement"), (statement) => statement.dataset.status), "unsupported");
+      assert.match(await textOf(page, "statement"), /no WebGPU.*only small models run/);
+      assert.equal(await page.$(part("load")), null);
       await accessible(page);
     },
     {
+      path: "/?model=/large/",
       async handle(path, response) {
-        if (!/\/worker-[^/]*\.js$/.test(path)) return false;
-        const script = await readFile(join(site, path), "utf8");
-        response.writeHead(200, { "content-type": "text/javascript" }).end(`delete WorkerNavigator.prototype.gpu;${script}`);
+        if (path !== "/large/manifest.json") return withoutWebGpu(path, response);
+        const manifest = JSON.parse(await readFile(join(model, "manifest.json"), "utf8"));
+        manifest.tensors[0].shape = [1_000_000, 1000];
+        response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(manifest));
         return true;
       },
     },

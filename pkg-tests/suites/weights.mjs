@@ -301,7 +301,8 @@ export async function weightsTests(context, bed) {
       const spoilt = { memory: "GPU_OUT_OF_MEMORY", limits: "INSUFFICIENT_LIMITS", adapter: "NO_ADAPTER", gpu: "WEBGPU_UNAVAILABLE" };
       for (const [spoil, code] of Object.entries(spoilt)) {
         const { status, reasons } = await check(spoil, { probeMemory: true });
-        assert.equal(status, "unsupported");
+        // The model of these tests is small enough for the processor.
+        assert.equal(status, ["adapter", "gpu"].includes(spoil) ? "slow" : "unsupported");
         assert.ok(reasons.some((reason) => reason.code === code && reason.message && reason.hint), `${spoil}: ${JSON.stringify(reasons)}`);
       }
       server.fault = () => ({ status: 404 });

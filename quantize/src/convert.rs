@@ -178,7 +178,7 @@ impl RowSource for Converter<'_> {
                 Ok((0..range.len()).flat_map(|row| block.iter().skip(row).step_by(range.len()).copied()).collect())
             }
             Recipe::Resized { source, from, to } => {
-                let table = resize_table(&self.whole(source, from * from, cols)?, *from, *to, cols);
+                let table = qwen_vl_format::resize_table(&self.whole(source, from * from, cols)?, *from, *to, cols);
                 Ok(table[range.start * cols..range.end * cols].to_vec())
             }
             Recipe::Query => Ok(self.query()?[range.start * cols..range.end * cols].to_vec()),
@@ -321,42 +321,6 @@ pub fn original_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     all.filter(|(name, _)| seen.insert(name.clone())).collect()
 }
 
-/// Resizes a table `[from × from, width]` to `[to × to, width]` by bicubic interpolation with a = −0.75, half-pixel centres,
-/// clamped borders and no antialiasing: what `F.interpolate(mode="bicubic", align_corners=False)` does.
-pub fn resize_table(table: &[f32], from: usize, to: usize, width: usize) -> Vec<f32> {
-    if from == to {
-        return table.to_vec();
-    }
-    let taps: Vec<[(usize, f64); 4]> = (0..to).map(|index| cubic_taps(index, from, to)).collect();
-    let mut out = Vec::with_capacity(to * to * width);
-    for y in &taps {
-        for x in &taps {
-            out.extend((0..width).map(|channel| {
-                let row =
-                    |row: usize| x.iter().map(|(col, weight)| weight * f64::from(table[(row * from + col) * width + channel])).sum::<f64>();
-                y.iter().map(|(at, weight)| weight * row(*at)).sum::<f64>() as f32
-            }));
-        }
-    }
-    out
-}
-
-/// Source positions and weights of one output position along one axis.
-fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f64); 4] {
-    const A: f64 = -0.75;
-    // In f32 with one rounding, as PyTorch does: for ratios like 16/24 other roundings move the result by 2e-6 and more.
-    let centre = (from as f32 / to as f32).mul_add(index as f32 + 0.5, -0.5);
-    let first = centre.floor();
-    let t = f64::from(centre - first);
-    let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
-    let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
-    let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
-    std::array::from_fn(|tap| {
-        let position = (first as i64 + tap as i64 - 1).clamp(0, from as i64 - 1);
-        (position as usize, weights[tap])
-    })
-}
-
 /// Checks the vocabulary file: lines of a base64 string and its rank, ranks counted from 0, `<img>` where the configuration has it.
 pub(crate) fn check_tokenizer(config: &ModelConfig, bytes: &[u8]) -> Result<()> {
     /// `<img>` comes after the ranks, `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`, 205 extras and the six tags of ref, box and quad.
@@ -380,17 +344,4 @@ pub(crate) fn check_tokenizer(config: &ModelConfig, bytes: &[u8]) -> Result<()> 
         config.visual.image_start_id
     );
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resize_keeps_constants() {
-        let flat = resize_table(&[2.5; 16 * 16], 16, 32, 1);
-        assert!(flat.iter().all(|value| (value - 2.5).abs() < 1e-6));
-        // The weights a quarter past a position.
-        assert_eq!(cubic_taps(1, 16, 32), [(0, -0.10546875), (0, 0.87890625), (1, 0.26171875), (2, -0.03515625)]);
-    }
 }

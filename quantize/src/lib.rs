@@ -18,7 +18,7 @@ mod web;
 mod write;
 
 pub use check::{Contents, ModuleContents, ModuleError, Problem, Report, TensorError, inspect, report, verify};
-pub use convert::{original_tensors, resize_table};
+pub use convert::original_tensors;
 pub use options::{Event, Options, Rule, SchemeName, Summary, TensorTotal, WriteOptions};
 pub use web::{WebCheckpoint, dequantized};
 pub use write::partial_path;

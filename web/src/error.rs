@@ -55,6 +55,7 @@ impl From<RuntimeError> for EdgeError {
             | RuntimeError::InvalidOption { .. }
             | RuntimeError::EmptyCandidate { .. }
             | RuntimeError::ImageCount { .. } => ("INVALID_ARGUMENT", Vec::new()),
+            RuntimeError::TooLargeForCpu { .. } => ("WEBGPU_UNAVAILABLE", Vec::new()),
             RuntimeError::NotFinite { .. } | RuntimeError::Incorrect { .. } => ("GPU_INCORRECT", Vec::new()),
             _ => ("INTERNAL", Vec::new()),
         };

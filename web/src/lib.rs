@@ -2,17 +2,26 @@
 //!
 //! It is private to the npm package, whose hand-written TypeScript faces users. JavaScript fetches and passes bytes in;
 //! nothing here touches the network or the DOM. Errors are converted once, in [`error`], to objects with a stable `code`.
+//!
+//! It is built twice: for the GPU, and (`web/cpu`) for the processor. What differs is in the two files of `backend`.
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "cpu")]
+#[path = "cpu.rs"]
+mod backend;
+#[cfg(not(feature = "cpu"))]
+#[path = "gpu.rs"]
+mod backend;
 mod error;
 
+use backend::{Model, ModelLoader};
 use error::{EdgeError, invalid_argument};
 use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_processor::Orientation;
+use qwen_vl_runtime::Backend;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::session::{Engine as Session, Event, ImageInput, PromptInput, Request, ScoreRequest};
-use qwen_vl_runtime::{Gpu, GpuOptions, ModelLoader, ModelOptions};
+use qwen_vl_runtime::session::{self, Event, ImageInput, PromptInput, Request, ScoreRequest};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -43,19 +52,15 @@ pub fn on_panic(callback: Function) {
     ON_PANIC.set(Some(callback));
 }
 
-/// Choices made at load.
-#[derive(Deserialize)]
+/// Choices made at load; what is absent is left to the runtime.
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct LoadOptions {
-    context_length: usize,
+    context_length: Option<usize>,
     force_fallback_adapter: bool,
     low_power: bool,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self { context_length: ModelOptions::default().context_length, force_fallback_adapter: false, low_power: false }
-    }
+    kv: Option<String>,
+    conservative_kernels: bool,
 }
 
 /// What the adapter says of itself.
@@ -78,11 +83,7 @@ impl Loader {
     pub async fn create(manifest_json: String, options: JsValue) -> Result<Loader, JsValue> {
         let options: LoadOptions = from_js("load options", options)?;
         let manifest = Manifest::from_json(&manifest_json).map_err(EdgeError::from)?;
-        let gpu_options =
-            GpuOptions { force_fallback: options.force_fallback_adapter, low_power: options.low_power, ..GpuOptions::default() };
-        let gpu = Gpu::request(gpu_options).await.map_err(EdgeError::from)?;
-        let model_options = ModelOptions { context_length: options.context_length, ..ModelOptions::default() };
-        Ok(Self(ModelLoader::new(gpu, manifest, model_options).map_err(EdgeError::from)?))
+        Ok(Self(backend::loader(manifest, &options).await.map_err(EdgeError::from)?))
     }
 
     /// Takes the next bytes of a shard straight to the GPU. Unless they are `checked`, their hash is made here, and compared at the last.
@@ -98,30 +99,25 @@ impl Loader {
 
     /// Resolves when the GPU has taken what was written so far. It holds nothing, so writing may go on meanwhile.
     pub fn drained(&self) -> Promise {
-        Promise::new(&mut |resolve, _| {
-            self.0.queue().on_submitted_work_done(move || {
-                // Resolving a promise can not fail.
-                let _ = resolve.call0(&JsValue::UNDEFINED);
-            });
-        })
+        backend::drained(&self.0)
     }
 
     /// The first error that the GPU reported by itself, until the engine is made.
     #[wasm_bindgen(js_name = checkGpu)]
     pub fn check_gpu(&self) -> Result<(), JsValue> {
-        Ok(self.0.model().map_or(Ok(()), |model| model.gpu().check()).map_err(EdgeError::from)?)
+        Ok(self.0.model().map_or(Ok(()), backend::check).map_err(EdgeError::from)?)
     }
 
     /// WGSL of the kernels that are still to be compiled.
     pub fn shaders(&self) -> Vec<String> {
-        self.0.model().map(|model| model.gpu().uncompiled().iter().map(|source| source.to_string()).collect()).unwrap_or_default()
+        self.0.model().map(backend::uncompiled).unwrap_or_default()
     }
 
     /// The engine while the weights are still coming: it can encode pictures once [`Self::encodes`], and all else when [`Self::complete`].
     /// `vocabulary` is the manifest's tokenizer file.
     pub fn engine(&mut self, vocabulary: &[u8]) -> Result<Engine, JsValue> {
         let model = self.0.take_model().ok_or_else(|| invalid_argument("the engine was made before".to_owned()))?;
-        Ok(Engine(Session::new(model, vocabulary).map_err(EdgeError::from)?))
+        Ok(Engine(session::Engine::new(model, vocabulary).map_err(EdgeError::from)?))
     }
 
     /// Whether the shards that pictures need have come whole.
@@ -201,7 +197,7 @@ impl Images {
 
 /// A loaded model with its processor. One request at a time.
 #[wasm_bindgen]
-pub struct Engine(Session);
+pub struct Engine(session::Engine<Model>);
 
 #[wasm_bindgen]
 impl Engine {
@@ -264,12 +260,12 @@ impl Engine {
     /// Whether the kernels compute rightly on this GPU.
     #[wasm_bindgen(js_name = selfCheck)]
     pub async fn self_check(&mut self) -> Result<(), JsValue> {
-        Ok(self.0.model_mut().self_check().await.map_err(EdgeError::from)?)
+        Ok(backend::self_check(self.0.model_mut()).await.map_err(EdgeError::from)?)
     }
 
     /// Resolves with the browser's words when the GPU device goes away. It holds nothing.
     pub fn lost(&self) -> Promise {
-        let lost = self.0.model().gpu().lost();
+        let lost = backend::lost(self.0.model());
         wasm_bindgen_futures::future_to_promise(async move { Ok(lost.await.into()) })
     }
 
@@ -282,31 +278,24 @@ impl Engine {
     /// The adapter that the model runs on.
     #[wasm_bindgen(getter)]
     pub fn adapter(&self) -> Result<JsValue, JsValue> {
-        let gpu = self.0.model().gpu();
-        let (info, limits) = (gpu.info(), gpu.device().limits());
-        to_js(&Adapter {
-            name: info.name.clone(),
-            driver: info.driver.clone(),
-            backend: info.backend.to_string(),
-            max_binding_bytes: limits.max_storage_buffer_binding_size,
-        })
+        to_js(&backend::adapter(self.0.model()))
     }
 
     /// The first error that the GPU reported by itself.
     #[wasm_bindgen(js_name = checkGpu)]
     pub fn check_gpu(&self) -> Result<(), JsValue> {
-        Ok(self.0.model().gpu().check().map_err(EdgeError::from)?)
+        Ok(backend::check(self.0.model()).map_err(EdgeError::from)?)
     }
 
-    /// Compiles the kernels that are not yet.
-    pub fn compile(&self) {
-        self.0.model().gpu().compile();
+    /// Compiles the kernels that are not yet, or decodes the weights.
+    pub fn prepare(&mut self) -> Result<(), JsValue> {
+        Ok(backend::prepare(self.0.model_mut()).map_err(EdgeError::from)?)
     }
 
     /// Bytes of all GPU buffers.
     #[wasm_bindgen(getter, js_name = gpuBytes)]
     pub fn gpu_bytes(&self) -> f64 {
-        self.0.model().gpu().allocated_bytes() as f64
+        backend::memory_bytes(self.0.model()) as f64
     }
 
     /// Longest sequence of prompt and answer, tokens.
@@ -317,7 +306,7 @@ impl Engine {
 
     /// Gives the GPU memory back at once; nothing can be asked any more.
     pub fn destroy(&self) {
-        self.0.model().gpu().destroy();
+        backend::destroy(self.0.model());
     }
 }
 

@@ -1,6 +1,6 @@
 /** What users can do with the models that their site keeps. */
 
-import { WorkerClient, type FileLocations } from "./client.js";
+import { WorkerClient, type Backend, type FileLocations } from "./client.js";
 import { QwenVLError } from "./errors.js";
 import type { CachedModel } from "./weights/cache.js";
 import type { CacheOperation } from "./weights/maintain.js";
@@ -79,8 +79,9 @@ export const weightsCache = {
 };
 
 /** The package's wasm file, if it was moved. */
-export function wasmLocation({ wasmUrl }: FileLocations): { wasmUrl?: string } {
-  return wasmUrl ? { wasmUrl: absolute(wasmUrl).href } : {};
+export function wasmLocation({ wasmUrl, cpuWasmUrl }: FileLocations, backend: Backend = "webgpu"): { wasmUrl?: string } {
+  const moved = backend === "cpu" ? cpuWasmUrl : wasmUrl;
+  return moved ? { wasmUrl: absolute(moved).href } : {};
 }
 
 /** Runs an operation in a worker of its own: only workers can read and write files piece by piece. */

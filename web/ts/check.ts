@@ -23,7 +23,7 @@ export interface CheckReason {
 }
 
 export interface CheckReport {
-  /** `slow`: it runs, but on a processor that imitates a GPU, or from the network each time. */
+  /** `slow`: it runs, but on the processor or on one that imitates a GPU, or from the network each time. */
   status: "ok" | "slow" | "unsupported";
   reasons: CheckReason[];
   adapter?: {
@@ -53,10 +53,12 @@ export interface CheckReport {
 /** What the estimate of GPU memory reads of a manifest. */
 interface SizedManifest extends Manifest {
   config: Manifest["config"] & { num_hidden_layers: number; hidden_size: number };
-  tensors: { parts: { data: [number, number]; scales?: [number, number] }[] }[];
+  tensors: { shape: number[]; parts: { data: [number, number]; scales?: [number, number] }[] }[];
 }
 
 const CONTEXT_LENGTH = 2048;
+/** Most weights, as f32, that run without a GPU: `MAX_WEIGHT_BYTES` of `crates/cpu`. */
+const MAX_CPU_BYTES = 256 << 20;
 const PROBE_BUFFER_BYTES = 64 << 20;
 /** `GPUBufferUsage.STORAGE`, which TypeScript does not know as a value. */
 const STORAGE_USAGE = 0x80;
@@ -95,14 +97,20 @@ export async function check(source: string | URL | undefined, options: CheckOpti
   }
 
   if (!globalThis.isSecureContext) tell("unsupported", "INSECURE_CONTEXT", "the page is not in a secure context");
-  else if (!("gpu" in navigator)) tell("unsupported", "WEBGPU_UNAVAILABLE", "this browser has no WebGPU");
+  else if (!("gpu" in navigator)) tell(withoutGpu(manifest), "WEBGPU_UNAVAILABLE", "this browser has no WebGPU");
   else {
     const adapter = await navigator.gpu.requestAdapter().catch(() => null);
     options.signal?.throwIfAborted();
-    if (!adapter) tell("unsupported", "NO_ADAPTER", "the browser offers no GPU");
+    if (!adapter) tell(withoutGpu(manifest), "NO_ADAPTER", "the browser offers no GPU");
     else await checkAdapter(adapter, report, manifest, options, tell);
   }
   return report;
+}
+
+/** Small models run on the processor. */
+function withoutGpu(manifest: SizedManifest | undefined): "slow" | "unsupported" {
+  const weights = manifest?.tensors.reduce((sum, { shape }) => sum + shape.reduce((product, side) => product * side, 1), 0);
+  return weights !== undefined && 4 * weights <= MAX_CPU_BYTES ? "slow" : "unsupported";
 }
 
 async function readManifest(url: string, options: CheckOptions): Promise<SizedManifest> {

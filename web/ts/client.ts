@@ -13,6 +13,20 @@ export interface FileLocations {
   wasmUrl?: string | URL;
   /** Where the package's worker script is. */
   workerUrl?: string | URL;
+  /** Where the wasm file is that computes without WebGPU. */
+  cpuWasmUrl?: string | URL;
+  /** Where its worker script is. */
+  cpuWorkerUrl?: string | URL;
+}
+
+/** What computes. */
+export type Backend = "webgpu" | "cpu";
+
+/** What requests are posted to: a worker, or the other end of a channel. */
+export interface Remote extends Pick<Worker, "postMessage" | "terminate"> {
+  onmessage: unknown;
+  onmessageerror: unknown;
+  onerror: unknown;
 }
 
 /** What a call may be given beside its parameters. */
@@ -33,16 +47,16 @@ export interface RunningCall<K extends Call> {
 export class WorkerClient {
   /** Hears that the worker can not go on: its GPU device is gone, or the worker itself. */
   onLost: ((error: QwenVLError) => void) | undefined;
-  readonly #worker: Worker;
+  readonly #worker: Remote;
   readonly #pending = new Map<number, Pending>();
   #nextId = 0;
   /** Why no more calls are possible. */
   #ended: QwenVLError | undefined;
 
-  constructor(worker: Worker) {
+  constructor(worker: Remote) {
     this.#worker = worker;
     worker.onmessage = (event: MessageEvent<Reply>) => this.#receive(event.data);
-    worker.onerror = (event) => {
+    worker.onerror = (event: ErrorEvent) => {
       event.preventDefault();
       this.#fail(new QwenVLError("INTERNAL", `the worker failed: ${event.message || "its script could not be loaded"}`));
     };
@@ -92,13 +106,30 @@ export class WorkerClient {
   }
 
   /** Starts the package's worker. */
-  static start({ workerUrl }: FileLocations): WorkerClient {
+  static start({ workerUrl, cpuWorkerUrl }: FileLocations, backend: Backend = "webgpu"): WorkerClient {
     if (typeof Worker === "undefined") throw new QwenVLError("WEBGPU_UNAVAILABLE", "there are no workers here: models run in browsers");
-    // The literal lets bundlers find the worker.
-    const worker = workerUrl
-      ? new Worker(workerUrl, { type: "module" })
-      : new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-    return new WorkerClient(worker);
+    const moved = backend === "cpu" ? cpuWorkerUrl : workerUrl;
+    if (moved) return new WorkerClient(new Worker(moved, { type: "module" }));
+    // The literals let bundlers find the workers.
+    return new WorkerClient(
+      backend === "cpu"
+        ? new Worker(new URL("./worker-cpu.js", import.meta.url), { type: "module" })
+        : new Worker(new URL("./worker.js", import.meta.url), { type: "module" }),
+    );
+  }
+
+  /** Serves this thread by itself. */
+  static async here(backend: Backend): Promise<WorkerClient> {
+    const { port1, port2 } = new MessageChannel();
+    const end = await (await import("./here.js")).serveHere(port2, backend);
+    const remote: Remote = Object.assign(port1, {
+      onerror: null,
+      terminate() {
+        end();
+        port1.close();
+      },
+    });
+    return new WorkerClient(remote);
   }
 
   /** Ends the worker; whatever is pending rejects. */

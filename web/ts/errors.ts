@@ -24,7 +24,7 @@ export type ErrorCode =
 /** What the user can do about it. */
 const HINTS: Record<ErrorCode, string> = {
   INSECURE_CONTEXT: "WebGPU exists on https:// pages and on localhost only.",
-  WEBGPU_UNAVAILABLE: "Update the browser, or switch WebGPU on in its settings.",
+  WEBGPU_UNAVAILABLE: "Update the browser, or switch WebGPU on in its settings; without it only small models run.",
   NO_ADAPTER: "The browser offers no GPU: update the graphics driver, or look at the browser's GPU page (about:gpu, about:support).",
   INSUFFICIENT_LIMITS: "This GPU or its driver can not hold the model.",
   GPU_OUT_OF_MEMORY: "Close other programs that use the GPU, or load with a smaller contextLength.",

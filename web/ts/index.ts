@@ -7,7 +7,7 @@
 export { BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 export type { CacheOptions, StorageEstimate } from "./cache.js";
 export type { CheckOptions, CheckReason, CheckReport } from "./check.js";
-export type { FileLocations } from "./client.js";
+export type { Backend, FileLocations } from "./client.js";
 export { promptText, type Content, type Message, type Part } from "./content.js";
 export { drawBoxes, type DrawStyle } from "./draw.js";
 export { QwenVLError, type ErrorCode, type ErrorData } from "./errors.js";

@@ -1,6 +1,6 @@
 import { wasmLocation, weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
-import { WorkerClient, type FileLocations } from "./client.js";
+import { WorkerClient, type Backend, type FileLocations } from "./client.js";
 import { QwenVLError } from "./errors.js";
 import { BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 import { Question, type Content } from "./content.js";
@@ -11,7 +11,7 @@ import { Run } from "./run.js";
 import { Session, type SessionOptions } from "./session.js";
 import { captionPrompt, groundPrompt, readPrompt, regionPrompt, TASK_TOKENS, vqaPrompt, type CaptionStyle } from "./tasks.js";
 import type { Answer, AskOptions, Box, GenerationOptions, Grounded, Score } from "./types.js";
-import type { LoadProgress } from "./weights/progress.js";
+import { PHASES, type LoadProgress } from "./weights/progress.js";
 import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "./weights/spec.js";
 
 export interface LoadOptions extends SourceOptions, FileLocations {
@@ -20,12 +20,29 @@ export interface LoadOptions extends SourceOptions, FileLocations {
   onProgress?: (progress: LoadProgress) => void;
   /** Longest sequence of prompt and answer, tokens. GPU memory grows with it. */
   contextLength?: number;
+  /** How keys and values are kept on the GPU: `"f32"` (default), or in half or a quarter of that memory, which changes answers a little. */
+  kv?: "f32" | "f16" | "q8";
+  /** Of answers that are given none themselves: the same question then has the same answer. */
+  seed?: number;
+  /**
+   * What computes: `"auto"` (default) is WebGPU, or where there is none the processor, which takes small models only: others are refused
+   * with `WEBGPU_UNAVAILABLE` or `NO_ADAPTER`.
+   */
+  backend?: "auto" | Backend;
+  /**
+   * Where it computes: `true` (default) is a worker of the package's own; `false` the page's own thread, which then has to wait for it; or
+   * a worker whose script imports `qwen-vl-web/worker`, which is the model's from then on and ends with it.
+   */
+  worker?: boolean | Worker;
   powerPreference?: "high-performance" | "low-power";
   /** Take the browser's software adapter: for tests. */
   forceFallbackAdapter?: boolean;
   /** For pictures that do not say it themselves; `"from-image"` by default, `"none"` is what the original does. */
   imageOrientation?: ImageOrientation;
-  /** Whether the kernels are checked on this GPU before the model counts as loaded, which also compiles them; `true` by default. */
+  /**
+   * Whether the kernels are checked on this GPU before the model counts as loaded, which also compiles them; `true` by default. If they
+   * are wrong the model is loaded again with the plainest ones, and if these are, the load fails with `GPU_INCORRECT`.
+   */
   selfCheck?: boolean;
   /**
    * Pictures that are remembered once they were encoded, beside those of {@link QwenVLModel.encodeImage}; 16 by default, of up to 4 MiB
@@ -50,6 +67,8 @@ export interface ModelInfo {
   modifications: string;
   /** The licence of the weights and its notices: names of files in the model's folder. */
   notices: string[];
+  /** What computes. */
+  backend: Backend;
   /** `chatml` for chat models, `raw` for base models. */
   chatFormat: string;
   /** Longest sequence of prompt and answer, tokens. */
@@ -58,7 +77,7 @@ export interface ModelInfo {
   imageTokens: number;
   /** Bytes of all shards. */
   downloadBytes: number;
-  /** Bytes of all GPU buffers after loading. */
+  /** Bytes of all GPU buffers after loading; without a GPU, of the weights in memory. */
   gpuBytes: number;
   adapter: { name: string; driver: string; backend: string; maxBindingBytes: number };
 }
@@ -120,12 +139,61 @@ interface Started {
   restoredBytes: number;
 }
 
+/** One way to load a model. */
+interface Way {
+  backend: Backend;
+  worker: boolean | Worker;
+  conservativeKernels: boolean;
+}
+
+/** Loads a model, in another way where the first is not open on this machine. */
 async function start(source: ModelSource, options: LoadOptions, onStart: (client: WorkerClient) => void = () => undefined): Promise<Started> {
+  const { backend = "auto", worker = true } = options;
+  const gpuHere = "gpu" in (globalThis.navigator ?? {});
+  let way: Way = { backend: backend === "auto" ? (gpuHere ? "webgpu" : "cpu") : backend, worker, conservativeKernels: false };
+  let reached = 0;
+  const onProgress = (progress: LoadProgress) => {
+    // What another way does again is not told again.
+    const at = PHASES.indexOf(progress.phase);
+    if (at < reached) return;
+    reached = at;
+    options.onProgress?.(progress);
+  };
+  for (let refused: unknown; ; ) {
+    try {
+      return await startOnce(source, { ...options, onProgress }, way, onStart);
+    } catch (error) {
+      const code = error instanceof QwenVLError ? error.code : undefined;
+      const noGpu = way.backend === "webgpu" && (code === "WEBGPU_UNAVAILABLE" || code === "NO_ADAPTER");
+      // The worker ended with its load.
+      if (typeof worker === "object") throw error;
+      if (code === "GPU_INCORRECT" && !way.conservativeKernels) way = { ...way, conservativeKernels: true };
+      else if (noGpu && code === "WEBGPU_UNAVAILABLE" && way.worker === true && gpuHere) way = { ...way, worker: false };
+      else if (noGpu && backend === "auto") [way, refused] = [{ ...way, backend: "cpu", worker }, error];
+      // Too large for the processor: then what is wrong with the GPU is what matters.
+      else throw code === "WEBGPU_UNAVAILABLE" && refused !== undefined ? refused : error;
+    }
+  }
+}
+
+async function startOnce(
+  source: ModelSource,
+  options: LoadOptions,
+  { backend, worker, conservativeKernels }: Way,
+  onStart: (client: WorkerClient) => void,
+): Promise<Started> {
   const { signal, onProgress } = options;
   const from = sourceSpec(source, options);
-  const client = WorkerClient.start(options);
+  const client =
+    worker === true
+      ? WorkerClient.start(options, backend)
+      : worker === false
+        ? await WorkerClient.here(backend)
+        : new WorkerClient(worker);
   onStart(client);
-  const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
+  // Files that are read piece by piece are for workers.
+  const usual = worker === false ? "cache-api" : "opfs";
+  const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? usual : "none"));
   try {
     if (options.persist) await navigator.storage.persist();
     const params = {
@@ -133,13 +201,15 @@ async function start(source: ModelSource, options: LoadOptions, onStart: (client
       cache: cache.spec,
       concurrency: options.concurrency ?? CONCURRENCY,
       whenBusy: options.whenBusy ?? "wait",
-      ...wasmLocation(options),
+      ...wasmLocation(options, backend),
       selfCheck: options.selfCheck ?? true,
       ...(options.keptImages === undefined ? {} : { keptImages: options.keptImages }),
       options: {
         ...(options.contextLength === undefined ? {} : { contextLength: options.contextLength }),
+        ...(options.kv === undefined ? {} : { kv: options.kv }),
         forceFallbackAdapter: options.forceFallbackAdapter ?? false,
         lowPower: options.powerPreference === "low-power",
+        conservativeKernels,
       },
     };
     const transfer = [...from.transfer, ...cache.transfer];
@@ -345,7 +415,8 @@ export class QwenVLModel extends EventTarget {
     const { client, info, ms, restoredBytes } = await this.#ready();
     const call = { ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };
     // The engine's own adapter has no more to say of itself than its name.
-    const gpu = (await globalThis.navigator?.gpu?.requestAdapter().catch(() => null))?.info;
+    const adapter = info.backend === "cpu" ? undefined : globalThis.navigator?.gpu?.requestAdapter();
+    const gpu = (await adapter?.catch(() => null))?.info;
     const report = await this.#counted(() => client.call("benchmark", { options: engine }, call).result);
     return new BenchmarkReport(info, gpu, { ms, restoredBytes }, report, options);
   }
@@ -418,7 +489,8 @@ export class QwenVLModel extends EventTarget {
         signal?.throwIfAborted();
         const { prompt, pictures } = await prepare();
         signal?.throwIfAborted();
-        const request = { prompt, generation: generation(options) };
+        const { seed } = this.#options;
+        const request = { prompt, generation: generation({ ...(seed === undefined ? {} : { seed }), ...options }) };
         const { answer, pictures: infos } = await this.#withPictures(pictures, (client, images) => {
           const call = client.call("ask", { request, images }, { ...callOptions(images, signal), onNote: emit });
           cancel = () => call.cancel();

@@ -78,6 +78,8 @@ export interface EngineOptions {
   contextLength?: number;
   forceFallbackAdapter?: boolean;
   lowPower?: boolean;
+  kv?: "f32" | "f16" | "q8";
+  conservativeKernels?: boolean;
 }
 
 /** Steps done, of all. */

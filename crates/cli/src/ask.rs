@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_processor::Orientation;
 use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PromptInput, Request};
-use qwen_vl_runtime::{Gpu, GpuOptions, KvFormat, ModelOptions, Trace};
+use qwen_vl_runtime::{Backend, Gpu, GpuOptions, KvFormat, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

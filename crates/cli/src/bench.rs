@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_format::ModelConfig;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::{Budget, Gpu, GpuOptions, Kernels, KvFormat, ModelOptions, bench, synthetic};
+use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, Kernels, KvFormat, ModelOptions, bench, synthetic};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 

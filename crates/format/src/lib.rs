@@ -13,12 +13,14 @@ pub mod block;
 pub mod config;
 pub mod hash;
 pub mod manifest;
+mod resize;
 pub mod tensors;
 
 pub use block::Scheme;
 pub use config::{ConfigError, ModelConfig, VisionConfig};
 pub use hash::ShardHash;
 pub use manifest::{Manifest, ManifestError};
+pub use resize::resize_table;
 pub use tensors::{TensorKind, TensorSpec};
 
 /// Rows of every stored tensor are padded with zeros to a multiple of this many columns, so that kernels read whole

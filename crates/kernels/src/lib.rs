@@ -16,6 +16,7 @@ mod choice;
 mod dispatch;
 pub mod embedding;
 mod gpu;
+pub mod known_answers;
 mod kv;
 pub mod matmul;
 pub mod norm;

@@ -6,6 +6,7 @@
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::{EncodedRows, decode_rows, encode_rows};
 use qwen_vl_kernels::attention::{self, Attention, Heads, Source};
+use qwen_vl_kernels::known_answers::{self, Checked, Difference};
 use qwen_vl_kernels::matmul::{self, Epilogue, Product};
 use qwen_vl_kernels::norm::{self, Norm};
 use qwen_vl_kernels::rotary::{self, PositionTables};
@@ -107,6 +108,21 @@ fn packed_bound(x: &[f32], weight: &[f32], cols: usize) -> f32 {
         x.chunks(32).zip(w.chunks(32)).map(|(x, w)| 0.501 * step(x) * w.iter().map(|w| w.abs()).sum::<f32>()).sum()
     };
     x.chunks_exact(cols).flat_map(|x| weight.chunks_exact(cols).map(move |w| row(x, w))).fold(0.0, f32::max)
+}
+
+#[test]
+fn known_answers_are_given_by_every_choice_of_kernels() {
+    for kernels in [Kernels::PLAIN, Kernels::CPU, Kernels::PACKED] {
+        let gpu = gpu_with(Some(kernels));
+        let q4 = Scheme::Q4 { group_size: 32 };
+        let products = [Checked::Matmul(q4), Checked::Matvec(q4, true), Checked::Matvec(Scheme::F16, false)];
+        for checked in products.into_iter().chain([Checked::Attention(104), Checked::Norm]) {
+            let Difference { worst, largest } = pollster::block_on(known_answers::difference(&gpu, &checked)).unwrap();
+            let part = worst / largest;
+            let bound = if kernels.packed && matches!(checked, Checked::Matmul(_)) { 0.02 } else { 1e-4 };
+            assert!(largest > 0.5 && part < bound, "{kernels}, {checked:?}: {part:e} of {largest}");
+        }
+    }
 }
 
 #[test]

@@ -96,6 +96,17 @@ impl KvCache {
         self.layers.first().map_or(0, |(keys, _)| keys.dims()[2])
     }
 
+    /// Forgets all but the first `positions`.
+    pub fn truncate(&mut self, positions: usize) {
+        if positions == 0 {
+            self.layers.clear();
+        } else if positions < self.positions() {
+            for (keys, values) in &mut self.layers {
+                (*keys, *values) = (keys.clone().narrow(2, 0, positions), values.clone().narrow(2, 0, positions));
+            }
+        }
+    }
+
     /// Adds to a layer; returns all of it.
     fn extend(&mut self, layer: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let held = match self.layers.get(layer).cloned() {

@@ -178,34 +178,32 @@ impl QwenVl {
         x
     }
 
-    /// Logits of every position of a prompt, `[1, seq, vocab]`; what the positions leave behind goes into `cache`.
+    /// Logits of every position of a prompt, `[1, seq, vocab]`; what the positions leave behind goes into `cache`, which is empty before.
     pub fn prefill(&self, splice: &Splice, features: Option<Tensor<3>>, cache: &mut KvCache, observe: Observer) -> Tensor<3> {
-        let seq = splice.len();
-        let alpha = self.ntk_alpha(seq);
-        let positions = Positions::new(&self.config, alpha, 0, seq, &self.device());
-        let mask = causal_mask(seq, &self.device());
-        let normed = self.decode(self.embed(splice, features, 1), &positions, &mask, Some(cache), observe);
-        self.lm_head.forward(normed)
+        let alpha = self.ntk_alpha(splice.len());
+        self.lm_head.forward(self.extend(self.embed(splice, features, 1), alpha, cache, observe))
     }
 
     /// Logits `[1, 1, vocab]` after one more token. NTK's factor stays what the prompt, `prompt` positions long, gave.
     pub fn step(&self, token: u32, prompt: usize, cache: &mut KvCache) -> Tensor<3> {
         let mut splice = Splice::new(&self.config);
         splice.token(token);
-        let at = cache.positions();
-        let positions = Positions::new(&self.config, self.ntk_alpha(prompt), at, 1, &self.device());
-        let mask = Tensor::zeros([1, 1, 1, at + 1], &self.device());
-        let normed = self.decode(self.embed(&splice, None, 1), &positions, &mask, Some(cache), &mut ignore);
-        self.lm_head.forward(normed)
+        self.lm_head.forward(self.extend(self.embed(&splice, None, 1), self.ntk_alpha(prompt), cache, &mut ignore))
+    }
+
+    /// The decoder without its head for positions that follow those in `cache`, `[1, seq, hidden]` → the same, under an NTK factor.
+    pub fn extend(&self, embedded: Tensor<3>, alpha: f64, cache: &mut KvCache, observe: Observer) -> Tensor<3> {
+        let (first, seq) = (cache.positions(), embedded.dims()[1]);
+        let positions = Positions::new(&self.config, alpha, first, seq, &self.device());
+        let keys = first + seq;
+        let hidden = |query: usize| (0..keys).map(move |key| if key <= first + query { 0.0 } else { HIDDEN_KEY });
+        let mask = TensorData::new((0..seq).flat_map(hidden).collect::<Vec<f32>>(), [1, 1, seq, keys]);
+        self.decode(embedded, &positions, &Tensor::from_data(mask, &self.device()), Some(cache), observe)
     }
 
     fn ntk_alpha(&self, prompt: usize) -> f64 {
         if self.config.use_dynamic_ntk { ntk_alpha(prompt, self.config.seq_length) } else { 1.0 }
     }
-}
-
-fn causal_mask(seq: usize, device: &Device) -> Tensor<4> {
-    packed_mask(&[vec![Place { sample: 0, thread: 0, position: 0 }; seq]], device)
 }
 
 /// Where a position of a packed row belongs.

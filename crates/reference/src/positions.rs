@@ -33,6 +33,6 @@ pub(crate) fn resize_matrix(from: usize, to: usize, device: &Device) -> Option<T
     let count = from * from;
     let mut identity = vec![0.0; count * count];
     identity.iter_mut().step_by(count + 1).for_each(|one| *one = 1.0);
-    let matrix = quantize::resize_table(&identity, from, to, count);
+    let matrix = qwen_vl_format::resize_table(&identity, from, to, count);
     Some(Tensor::from_data(TensorData::new(matrix, [to * to, count]), device))
 }

@@ -5,42 +5,42 @@
 //! the resampler's queries come as `ln_q(query) + pos_embed`. They are used as they are: the tables without a resize, and the queries as
 //! `pos_embed` under an `ln_q` of zeros.
 
+use crate::QwenVl;
 use crate::layers::zeros;
-use crate::{QwenVl, Weight, Weights};
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor, TensorData};
-use quantize::WebCheckpoint;
 use qwen_vl_format::ModelConfig;
-use std::path::Path;
 
 impl QwenVl {
-    /// Opens a web checkpoint's folder (`crates/format/FORMAT.md`); codes are taken as the values that they stand for.
-    pub fn open_web(folder: &Path, device: &Device) -> Result<Self> {
-        let checkpoint = WebCheckpoint::open(folder)?;
-        let config = checkpoint.manifest().config.clone();
-        let mut model = Self::zeros(&config, device);
+    /// Opens a web checkpoint's folder (`crates/format/FORMAT.md`).
+    #[cfg(feature = "files")]
+    pub fn open_web(folder: &std::path::Path, device: &Device) -> Result<Self> {
+        let checkpoint = quantize::WebCheckpoint::open(folder)?;
+        Self::from_web(&checkpoint.manifest().config, &|name| checkpoint.tensor(name), device)
+    }
+
+    /// The model of a web checkpoint. `tensor` gives decoded tensors by their names there; codes are taken as the values that they stand
+    /// for.
+    pub fn from_web(config: &ModelConfig, tensor: &dyn Fn(&str) -> Result<Vec<f32>>, device: &Device) -> Result<Self> {
+        let mut model = Self::zeros(config, device);
         let visual = &mut model.transformer.visual;
         visual.positional_embedding = zeros([config.visual.patches(), config.visual.width], device);
         visual.resize = None;
-        let keys = TensorData::new(checkpoint.tensor("resampler.key_position")?, [config.visual.patches(), config.hidden_size]);
+        let keys = TensorData::new(tensor("resampler.key_position")?, [config.visual.patches(), config.hidden_size]);
         visual.attn_pool.key_places = Some(Tensor::from_data(keys, device));
 
-        let mut weights = Weights::new();
-        for (name, mut shape) in quantize::original_tensors(&config) {
-            if name.ends_with("positional_embedding") {
-                shape[0] = config.visual.patches();
-            }
-            let values = original(&checkpoint, &config, &name, &shape).with_context(|| format!("tensor `{name}`"))?;
-            weights.insert(name, Weight { shape, values });
+        let mut weights = model.weights();
+        for (name, weight) in &mut weights {
+            weight.values = original(tensor, config, name, &weight.shape).with_context(|| format!("tensor `{name}`"))?;
         }
         model.load(weights)
     }
 }
 
 /// A tensor of the original from those of the web checkpoint.
-fn original(web: &WebCheckpoint, config: &ModelConfig, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+fn original(tensor: &dyn Fn(&str) -> Result<Vec<f32>>, config: &ModelConfig, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let (module, leaf) = name.rsplit_once('.').context("a name has a module")?;
-    let get = |module: &str| web.tensor(&format!("{module}.{leaf}"));
+    let get = |module: &str| tensor(&format!("{module}.{leaf}"));
     if let Some(part) = module.strip_prefix("transformer.visual.transformer.resblocks.") {
         let (index, part) = part.split_once('.').context("a block has a number")?;
         let block = format!("vision.blocks.{index}");
@@ -66,13 +66,13 @@ fn original(web: &WebCheckpoint, config: &ModelConfig, name: &str, shape: &[usiz
         };
     }
     match name {
-        "transformer.visual.conv1.weight" => web.tensor("vision.patch_embedding.weight"),
-        "transformer.visual.positional_embedding" => web.tensor("vision.position_embedding"),
-        "transformer.visual.attn_pool.pos_embed" => web.tensor("resampler.query"),
-        "transformer.visual.proj" => Ok(transposed(&web.tensor("resampler.proj.weight")?, shape[0])),
-        "transformer.wte.weight" => web.tensor("decoder.embedding.weight"),
-        "transformer.ln_f.weight" => web.tensor("decoder.norm.weight"),
-        "lm_head.weight" => web.tensor("head.weight"),
+        "transformer.visual.conv1.weight" => tensor("vision.patch_embedding.weight"),
+        "transformer.visual.positional_embedding" => tensor("vision.position_embedding"),
+        "transformer.visual.attn_pool.pos_embed" => tensor("resampler.query"),
+        "transformer.visual.proj" => Ok(transposed(&tensor("resampler.proj.weight")?, shape[0])),
+        "transformer.wte.weight" => tensor("decoder.embedding.weight"),
+        "transformer.ln_f.weight" => tensor("decoder.norm.weight"),
+        "lm_head.weight" => tensor("head.weight"),
         _ => match module {
             "transformer.visual.ln_pre" => get("vision.ln_pre"),
             "transformer.visual.ln_post" => get("resampler.ln_post"),
@@ -81,8 +81,7 @@ fn original(web: &WebCheckpoint, config: &ModelConfig, name: &str, shape: &[usiz
             "transformer.visual.attn_pool.attn.out_proj" => get("resampler.attn.out"),
             "transformer.visual.attn_pool.attn" => {
                 let leaf = leaf.strip_prefix("in_proj_").context("a stacked projection")?;
-                let thirds: Result<Vec<_>> =
-                    ["q", "k", "v"].iter().map(|part| web.tensor(&format!("resampler.attn.{part}.{leaf}"))).collect();
+                let thirds: Result<Vec<_>> = ["q", "k", "v"].iter().map(|part| tensor(&format!("resampler.attn.{part}.{leaf}"))).collect();
                 Ok(thirds?.concat())
             }
             // `query` and `ln_q`.

@@ -4,10 +4,7 @@ use crate::QwenVl;
 use anyhow::{Context, Result, ensure};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use quantize::source::Source;
-use qwen_vl_format::ModelConfig;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// One tensor in f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +25,11 @@ pub fn frozen_always(name: &str) -> bool {
 
 impl QwenVl {
     /// Opens a folder in the Hugging Face layout, safetensors or pickled, of any float type.
-    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+    #[cfg(feature = "files")]
+    pub fn open(folder: &std::path::Path, device: &Device) -> Result<Self> {
+        use quantize::source::Source;
+        use qwen_vl_format::ModelConfig;
+
         let path = folder.join("config.json");
         let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
         let config = ModelConfig::from_hf_json(&json).with_context(|| path.display().to_string())?;

@@ -7,7 +7,7 @@ use quantize::{Options, SchemeName};
 use qwen_vl_format::Manifest;
 use qwen_vl_processor::Picture;
 use qwen_vl_reference::{KvCache, QwenVl, Splice, burn, ignore};
-use qwen_vl_runtime::{Gpu, GpuOptions, ImageFeatures, Model, ModelLoader, ModelOptions, Trace};
+use qwen_vl_runtime::{Backend, Gpu, GpuOptions, ImageFeatures, KvReuse, Model, ModelLoader, ModelOptions, Trace};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::GoldenSet;
 use std::ops::ControlFlow;
@@ -102,7 +102,7 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
         let mut trace = Trace::new();
         runtime.reset();
         let mut go_on = |_| ControlFlow::Continue(());
-        let prefill = runtime.prefill(&prompt.ids, &theirs, &mut go_on, Some(&mut trace));
+        let prefill = runtime.prefill(&prompt.ids, &theirs, KvReuse::Exact, &mut go_on, Some(&mut trace));
         assert!(pollster::block_on(prefill).unwrap().is_continue());
         let mut cache = KvCache::default();
         let logits = values(&reference.prefill(&Splice::prompt(&config, &prompt.ids), ours, &mut cache, &mut ignore));

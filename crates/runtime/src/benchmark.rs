@@ -1,6 +1,6 @@
 //! How fast a loaded model is on this machine: what `model.benchmark()` prints.
 
-use crate::{Model, RuntimeError};
+use crate::{Backend, KvReuse, RuntimeError};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use web_time::Instant;
@@ -56,8 +56,8 @@ pub struct DecodeSpeed {
 }
 
 /// Measures a model. `on_step` hears how many of how many steps are done and may stop; there is no report then.
-pub async fn benchmark(
-    model: &mut Model,
+pub async fn benchmark<B: Backend>(
+    model: &mut B,
     options: &BenchmarkOptions,
     on_step: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Option<BenchmarkReport>, RuntimeError> {
@@ -79,12 +79,12 @@ pub async fn benchmark(
     let mut encode = Vec::with_capacity(runs);
     if options.picture {
         // The first of all compiles the pipelines.
-        model.encode_image(&patches, None).await?;
+        model.encode_image(&patches).await?;
         model.settle().await?;
     }
     for _ in 0..if options.picture { runs } else { 0 } {
         let started = Instant::now();
-        model.encode_image(&patches, None).await?;
+        model.encode_image(&patches).await?;
         model.settle().await?;
         encode.push(millis(started));
         if step().is_break() {
@@ -94,12 +94,12 @@ pub async fn benchmark(
 
     let ids = ids(model, limit);
     let mut go_on = |_| ControlFlow::Continue(());
-    let _ = model.prefill(&ids[..prompt_tokens.min(8)], &[], &mut go_on, None).await?;
+    let _ = model.prefill(&ids[..prompt_tokens.min(8)], &[], KvReuse::Exact, &mut go_on, None).await?;
     let mut prefill = Vec::with_capacity(runs);
     for _ in 0..runs {
-        model.reset();
+        model.rewind(0);
         let started = Instant::now();
-        let _ = model.prefill(&ids[..prompt_tokens], &[], &mut go_on, None).await?;
+        let _ = model.prefill(&ids[..prompt_tokens], &[], KvReuse::Exact, &mut go_on, None).await?;
         prefill.push(millis(started));
         if step().is_break() {
             return Ok(None);
@@ -109,15 +109,13 @@ pub async fn benchmark(
     let mut decode = Vec::with_capacity(contexts.len());
     for context in contexts {
         let from = context - decoded;
-        let _ = model.prefill(&ids[..from], &[], &mut go_on, None).await?;
+        let _ = model.prefill(&ids[..from], &[], KvReuse::Exact, &mut go_on, None).await?;
         let mut samples = Vec::with_capacity(runs);
         for _ in 0..runs {
             model.rewind(from);
             let started = Instant::now();
             for _ in 0..decoded {
-                let chosen = model.chosen();
-                model.decode_chosen()?;
-                model.learn(chosen).await?;
+                model.next_token(None, true).await?;
             }
             model.settle().await?;
             samples.push(millis(started));
@@ -129,7 +127,7 @@ pub async fn benchmark(
         decode.push(DecodeSpeed { context, tokens_per_second, bytes_per_token: model.decode_bytes(context) });
     }
     let prefill_ms = median(prefill);
-    model.reset();
+    model.rewind(0);
     Ok(Some(BenchmarkReport {
         encode_ms: if options.picture { median(encode) } else { 0.0 },
         prompt_tokens,
@@ -141,7 +139,7 @@ pub async fn benchmark(
 }
 
 /// A text of no meaning, without pictures.
-fn ids(model: &Model, count: usize) -> Vec<u32> {
+fn ids<B: Backend>(model: &B, count: usize) -> Vec<u32> {
     let image_start = model.manifest().config.visual.image_start_id;
     let vocab = model.manifest().config.vocab_size as u32;
     (0..vocab).filter(|id| *id != image_start).cycle().step_by(37).take(count).collect()

@@ -104,13 +104,23 @@ pub enum RuntimeError {
         /// Which of them.
         index: usize,
     },
-    /// Two ways to compute the same do not agree on this GPU.
-    #[error("the GPU computes wrongly: two ways to the same logits differ by {worst}, allowed is {bound}; update the driver")]
+    /// A check of the kernels failed on this GPU.
+    #[error("the GPU computes wrongly: {what} are off by {worst}, allowed is {bound}; update the driver")]
     Incorrect {
+        /// What was computed.
+        what: String,
         /// Worst difference.
         worst: f32,
         /// Largest that is allowed.
         bound: f32,
+    },
+    /// Without a GPU only small models are of use.
+    #[error("without WebGPU a model runs on the processor, with weights of up to {limit} bytes as f32; this one has {bytes}")]
+    TooLargeForCpu {
+        /// Its weights as f32.
+        bytes: u64,
+        /// Most that is taken.
+        limit: u64,
     },
     /// The weights or the GPU produced NaN or infinity.
     #[error("the model's output is not finite at position {position}: the weights or the GPU are at fault")]

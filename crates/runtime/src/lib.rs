@@ -5,6 +5,7 @@
 //!
 //! Buffers and bind groups are made once, at load. What changes between launches is one small uniform and the number of workgroups.
 
+mod backend;
 pub mod bench;
 pub mod benchmark;
 mod budget;
@@ -15,15 +16,18 @@ mod model;
 mod positions;
 mod resampler;
 mod sampler;
+mod sequence;
 pub mod session;
 pub mod synthetic;
 mod vision;
 mod weights;
 
+pub use backend::Backend;
 pub use budget::Budget;
 pub use error::RuntimeError;
 pub use loader::{ModelLoader, ModelOptions};
-pub use model::{Chosen, ImageFeatures, KvReuse, Model, Trace};
+pub use model::{Chosen, ImageFeatures, Model, Trace};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
 pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions, Kernels, KvFormat};
-pub use sampler::{Sampler, SamplingOptions};
+pub use sampler::{Sampler, SamplingOptions, largest};
+pub use sequence::{Cached, KvReuse, PromptPlan, Sequence};

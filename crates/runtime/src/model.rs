@@ -2,15 +2,18 @@
 
 use crate::decoder::Decoder;
 use crate::loader::ModelOptions;
-use crate::positions::{logn_factors, ntk_alpha, rotary_angles};
+use crate::positions::{logn_factors, rotary_angles};
 use crate::resampler::Resampler;
+use crate::sequence::{Cached, PromptPlan, Sequence};
 use crate::vision::VisionTower;
 use crate::weights::Weights;
-use crate::{Budget, Gpu, RuntimeError, SamplingOptions};
-use qwen_vl_format::Manifest;
+use crate::{Backend, Budget, Gpu, KvReuse, RuntimeError, Sampler, SamplingOptions};
+use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
+use qwen_vl_format::tensors::tensor_table;
+use qwen_vl_format::{Manifest, TensorKind, TensorSpec};
+use qwen_vl_kernels::known_answers::{self, Checked, Difference};
 use qwen_vl_kernels::sample::Draw;
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -27,6 +30,8 @@ pub struct ImageFeatures {
     id: u64,
 }
 
+/// Worst difference to a known answer in parts of the largest one: activations of 8 bits take a hundredth.
+const KNOWN_ANSWERS_TOLERANCE: f32 = 0.05;
 /// Tokens of [`Model::self_check`].
 const SELF_CHECK_TOKENS: usize = 5;
 /// Worst difference of two logits in standard deviations of all. Orders of summation differ by 1e-4, half precision by less than a tenth;
@@ -37,34 +42,11 @@ const SELF_CHECK_TOLERANCE: f32 = 0.25;
 /// and that the desktop gets its turns.
 const SUBMISSION_MILLIS: f64 = 100.0;
 
-/// What stands at a position of the KV cache: a token, or a row of image features.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cached {
-    Token(u32),
-    Feature {
-        image: u64,
-        row: usize,
-    },
-    /// A token that the GPU chose and that was not read back yet.
-    Chosen,
-}
-
 /// A token that the GPU chose, on its way back.
 pub struct Chosen {
     read: PendingRead,
     /// Where it stands in the sequence if it is run.
     position: usize,
-}
-
-/// What happens to the KV cache where a longer prompt asks for another rotary base (dynamic NTK: above `seq_length`, then at each doubling).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KvReuse {
-    /// The prompt is run again from its first position, as the original does.
-    #[default]
-    Exact,
-    /// The base stays for as long as most of the prompt is in the cache: no waiting, and answers that differ a little.
-    Fast,
 }
 
 /// A loaded model. It holds one sequence at a time.
@@ -78,13 +60,9 @@ pub struct Model {
     step: StepBuffer,
     /// NTK factor that the rotary tables hold.
     alpha: u32,
-    /// What the KV cache holds, position by position.
-    sequence: Vec<Cached>,
-    /// Positions of the latest prompt that the cache held already.
-    reused: usize,
+    sequence: Sequence,
     /// Encodings made so far.
     encodings: u64,
-    kv_reuse: KvReuse,
     /// What one row takes in one layer of the decoder, measured at the latest chunk of a prompt; milliseconds, none before the first.
     row_millis: Option<f64>,
 }
@@ -111,34 +89,17 @@ impl Model {
             decoder,
             step,
             alpha: 0,
-            sequence: Vec::new(),
-            reused: 0,
+            sequence: Sequence::default(),
             encodings: 0,
-            kv_reuse: KvReuse::default(),
             row_millis: None,
         };
         model.set_alpha(1);
         Ok(model)
     }
 
-    /// The manifest that it was loaded from.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
     /// The device that it is on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
-    }
-
-    /// Longest sequence, tokens.
-    pub fn context_length(&self) -> usize {
-        self.options.context_length
-    }
-
-    /// Positions in the KV cache: the prompt and the answer so far.
-    pub fn length(&self) -> usize {
-        self.sequence.len()
     }
 
     /// Runs the vision tower and the resampler.
@@ -177,127 +138,19 @@ impl Model {
         Ok(ImageFeatures { rows: Arc::new(features), id: self.encodings })
     }
 
-    /// Reads image features back, `[queries, hidden]`.
-    pub async fn read_features(&self, features: &ImageFeatures) -> Result<Vec<f32>, RuntimeError> {
-        Ok(self.gpu.read_rows(&features.rows, features.rows.rows).await?)
-    }
-
-    /// Runs a prompt through the decoder; the logits of its last position are then at hand.
-    ///
-    /// Positions that the KV cache holds from the sequence before (the same tokens and pictures, under the same NTK factor) are not run
-    /// again, which changes nothing: keys and values depend on nothing else. [`Self::reused`] says how many.
-    ///
-    /// `images` are the features for the image spans in `ids`, in order. `on_chunk` hears how many positions are done and may stop.
-    /// With a `trace`, hidden states and the logits of **all** positions are collected, and nothing is reused.
-    pub async fn prefill(
-        &mut self,
-        ids: &[u32],
-        images: &[ImageFeatures],
-        on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
-        mut trace: Option<&mut Trace>,
-    ) -> Result<ControlFlow<()>, RuntimeError> {
-        if ids.is_empty() {
-            return Err(RuntimeError::EmptyPrompt);
-        }
-        if ids.len() >= self.options.context_length {
-            return Err(RuntimeError::ContextOverflow { used: ids.len(), limit: self.options.context_length });
-        }
-        let vocab = self.manifest.config.vocab_size;
-        if let Some(position) = ids.iter().position(|id| *id as usize >= vocab) {
-            return Err(RuntimeError::TokenOutOfRange { id: ids[position], position, vocab });
-        }
-        let spans = self.image_spans(ids)?;
-        if spans.len() != images.len() {
-            return Err(RuntimeError::ImageCount { spans: spans.len(), given: images.len() });
-        }
-        let mut wanted: Vec<_> = ids.iter().copied().map(Cached::Token).collect();
-        for (first, features) in spans.iter().zip(images) {
-            for row in 0..features.rows.rows {
-                wanted[first + row] = Cached::Feature { image: features.id, row };
-            }
-        }
-        let config = &self.manifest.config;
-        let mut alpha = if config.use_dynamic_ntk { ntk_alpha(ids.len(), config.seq_length) } else { 1 };
-        if self.kv_reuse == KvReuse::Fast && 2 * same(&self.sequence, &wanted) > wanted.len() {
-            alpha = self.alpha;
-        }
-        if alpha != self.alpha || trace.is_some() {
-            self.reset();
-        }
-        self.set_alpha(alpha);
-        // The last position is run again in any case: its logits are wanted.
-        self.reused = same(&self.sequence, &wanted).min(ids.len() - 1);
-        self.sequence.truncate(self.reused);
-
-        for (chunk, cached) in
-            ids[self.reused..].chunks(self.options.prefill_chunk).zip(wanted[self.reused..].chunks(self.options.prefill_chunk))
-        {
-            let started = Instant::now();
-            self.prefill_chunk(chunk, &spans, images, &mut trace).await?;
-            self.sequence.extend_from_slice(cached);
-            // Waits for the chunk, so that the work in flight stays short and the answer to `on_chunk` counts.
-            self.gpu.read(&self.decoder.token, 0, 4).await?;
-            self.row_millis = Some(started.elapsed().as_secs_f64() * 1e3 / (chunk.len() * self.decoder.layers.len()) as f64);
-            if on_chunk(self.length()).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
     /// Forgets the sequence: the next prompt is run from its first position.
     pub fn reset(&mut self) {
-        self.sequence.clear();
-    }
-
-    /// Forgets all but the first `length` positions; [`Self::decode`] then goes on behind them.
-    pub fn rewind(&mut self, length: usize) {
-        self.sequence.truncate(length);
-    }
-
-    /// What the prompts from now on do with the KV cache at a change of the rotary base.
-    pub fn set_kv_reuse(&mut self, kv_reuse: KvReuse) {
-        self.kv_reuse = kv_reuse;
-    }
-
-    /// Waits for all work submitted so far.
-    pub async fn settle(&self) -> Result<(), RuntimeError> {
-        self.gpu.read(&self.decoder.token, 0, 4).await?;
-        Ok(())
-    }
-
-    /// Positions of the latest prompt that were not run again because the KV cache held them.
-    pub fn reused(&self) -> usize {
-        self.reused
-    }
-
-    /// Runs one token after the sequence so far; its logits are then at hand.
-    pub fn decode(&mut self, token: u32) -> Result<(), RuntimeError> {
-        let length = self.length();
-        if length >= self.options.context_length {
-            return Err(RuntimeError::ContextOverflow { used: length + 1, limit: self.options.context_length });
-        }
-        let vocab = self.manifest.config.vocab_size;
-        if token as usize >= vocab {
-            return Err(RuntimeError::TokenOutOfRange { id: token, position: length, vocab });
-        }
-        self.gpu.queue().write_buffer(&self.decoder.ids, 0, bytemuck::bytes_of(&token));
-        self.decode_step(self.gpu.device().create_command_encoder(&Default::default()));
-        self.sequence.push(Cached::Token(token));
-        Ok(())
+        self.sequence.rewind(0);
     }
 
     /// Like [`Self::decode`] with the token that the GPU chose last, without waiting for it: the work is queued behind that which chooses.
     /// [`Self::learn`] tells the sequence which token it was.
     pub fn decode_chosen(&mut self) -> Result<(), RuntimeError> {
-        let length = self.length();
-        if length >= self.options.context_length {
-            return Err(RuntimeError::ContextOverflow { used: length + 1, limit: self.options.context_length });
-        }
+        self.sequence.check_room(self.options.context_length)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&self.decoder.token, 0, &self.decoder.ids, 0, 4);
         self.decode_step(encoder);
-        self.sequence.push(Cached::Chosen);
+        self.sequence.extend(&[Cached::Chosen]);
         Ok(())
     }
 
@@ -325,9 +178,7 @@ impl Model {
         if token == NOT_FINITE {
             return Err(RuntimeError::NotFinite { position: chosen.position.saturating_sub(1) });
         }
-        if let Some(cached @ Cached::Chosen) = self.sequence.get_mut(chosen.position) {
-            *cached = Cached::Token(token);
-        }
+        self.sequence.learn(chosen.position, token);
         Ok(token)
     }
 
@@ -340,9 +191,17 @@ impl Model {
         self.gpu.queue().submit([encoder.finish()]);
     }
 
-    /// Whether the two plans of the decoder agree on this GPU: some tokens run at once, and one by one, must give the same logits. Their
-    /// kernels have nothing in common, so a driver that computes wrongly shows. It compiles and warms up what an answer needs, too.
+    /// Whether this GPU computes rightly. The kernels of products, norms and attention give known answers on small inputs; and the two
+    /// plans of the decoder agree: some tokens run at once, and one by one, give the same logits. It compiles and warms up what an answer
+    /// needs, too.
     pub async fn self_check(&mut self) -> Result<(), RuntimeError> {
+        for kernel in self.checked_kernels() {
+            let Difference { worst, largest } = known_answers::difference(&self.gpu, &kernel).await?;
+            let bound = KNOWN_ANSWERS_TOLERANCE * largest;
+            if worst > bound {
+                return Err(RuntimeError::Incorrect { what: format!("the known answers of {kernel:?}"), worst, bound });
+            }
+        }
         if self.options.context_length <= SELF_CHECK_TOKENS {
             return Ok(());
         }
@@ -351,10 +210,10 @@ impl Model {
         let ids: Vec<u32> = (0..vocab as u32).filter(|id| *id != image_start).cycle().step_by(37).take(SELF_CHECK_TOKENS).collect();
         let mut go_on = |_| ControlFlow::Continue(());
         self.reset();
-        let _ = self.prefill(&ids, &[], &mut go_on, None).await?;
+        let _ = self.prefill(&ids, &[], KvReuse::Exact, &mut go_on, None).await?;
         let at_once = self.logits().await?;
         self.reset();
-        let _ = self.prefill(&ids[..1], &[], &mut go_on, None).await?;
+        let _ = self.prefill(&ids[..1], &[], KvReuse::Exact, &mut go_on, None).await?;
         for id in &ids[1..] {
             self.decode(*id)?;
         }
@@ -366,18 +225,34 @@ impl Model {
         let deviation = (at_once.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / count).sqrt();
         let worst = at_once.iter().zip(&one_by_one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let bound = SELF_CHECK_TOLERANCE * deviation + f32::EPSILON;
-        if worst <= bound { Ok(()) } else { Err(RuntimeError::Incorrect { worst, bound }) }
+        if worst <= bound { Ok(()) } else { Err(RuntimeError::Incorrect { what: "two ways to the same logits".to_owned(), worst, bound }) }
     }
 
-    /// Bytes that a decode step reads at a sequence of `context` tokens.
-    pub fn decode_bytes(&self, context: usize) -> u64 {
-        Budget::decode_bytes(&self.manifest, context, self.options.kv)
-    }
-
-    /// Launches of a decode step at a sequence of `context` tokens.
-    pub fn decode_dispatches(&self, context: usize) -> usize {
-        let decoder = &self.decoder;
-        decoder.embed.len() + decoder.layers.iter().map(|layer| layer.decode(context).count()).sum::<usize>() + decoder.head.len() + 1
+    /// The kernels that this model's weights and heads need.
+    fn checked_kernels(&self) -> Vec<Checked> {
+        let config = &self.manifest.config;
+        let mut kernels = vec![Checked::Norm];
+        let mut add = |kernel| {
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
+        };
+        add(Checked::Attention(config.vision_head_dim()));
+        add(Checked::Attention(RESAMPLER_HEAD_DIM));
+        let matrices = self.manifest.tensors.iter().zip(tensor_table(config)).filter(|(_, spec)| spec.kind == TensorKind::Matrix);
+        for (tensor, TensorSpec { name, .. }) in matrices {
+            match name.split('.').next() {
+                Some("head") => add(Checked::Matvec(tensor.scheme, true)),
+                Some("decoder") if name == "decoder.embedding.weight" => {}
+                Some("decoder") => {
+                    let normed = name.ends_with("attn.qkv.weight") || name.ends_with("mlp.gate_up.weight");
+                    add(Checked::Matvec(tensor.scheme, normed));
+                    add(Checked::Matmul(tensor.scheme));
+                }
+                _ => add(Checked::Matmul(tensor.scheme)),
+            }
+        }
+        kernels
     }
 
     /// The most likely next token: four bytes are read back.
@@ -387,12 +262,6 @@ impl Model {
             NOT_FINITE => Err(RuntimeError::NotFinite { position: self.length() - 1 }),
             token => Ok(token),
         }
-    }
-
-    /// The logits of the last position, `[vocab]`.
-    pub async fn logits(&self) -> Result<Vec<f32>, RuntimeError> {
-        let logits = self.gpu.read_rows(&self.decoder.logits, 1).await?;
-        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(RuntimeError::NotFinite { position: self.length() - 1 }) }
     }
 
     /// One chunk of a prompt, after the positions that the cache holds.
@@ -480,24 +349,6 @@ impl Model {
         Ok(())
     }
 
-    /// Positions of the first feature of each picture. Every `<img>` must be closed right after its positions.
-    fn image_spans(&self, ids: &[u32]) -> Result<Vec<usize>, RuntimeError> {
-        let (open, queries) = (self.manifest.config.visual.image_start_id, self.manifest.config.visual.n_queries);
-        let mut spans = Vec::new();
-        let mut position = 0;
-        while position < ids.len() {
-            if ids[position] == open {
-                if ids.get(position + queries + 1) != Some(&(open + 1)) {
-                    return Err(RuntimeError::UnclosedImage { position, queries });
-                }
-                spans.push(position + 1);
-                position += queries + 1;
-            }
-            position += 1;
-        }
-        Ok(spans)
-    }
-
     /// Fills the rotary tables for an NTK factor, unless they hold it already.
     fn set_alpha(&mut self, alpha: u32) {
         if self.alpha != alpha {
@@ -508,7 +359,102 @@ impl Model {
     }
 }
 
-/// Positions at the start that are the same.
-fn same(cached: &[Cached], wanted: &[Cached]) -> usize {
-    cached.iter().zip(wanted).take_while(|(cached, wanted)| cached == wanted).count()
+impl Backend for Model {
+    type Features = ImageFeatures;
+
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn context_length(&self) -> usize {
+        self.options.context_length
+    }
+
+    fn length(&self) -> usize {
+        self.sequence.len()
+    }
+
+    fn reused(&self) -> usize {
+        self.sequence.reused()
+    }
+
+    async fn encode_image(&mut self, patches: &[f32]) -> Result<ImageFeatures, RuntimeError> {
+        self.encode_image(patches, None).await
+    }
+
+    async fn read_features(&self, features: &ImageFeatures) -> Result<Vec<f32>, RuntimeError> {
+        Ok(self.gpu.read_rows(&features.rows, features.rows.rows).await?)
+    }
+
+    async fn prefill(
+        &mut self,
+        ids: &[u32],
+        images: &[ImageFeatures],
+        kv_reuse: KvReuse,
+        on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<ControlFlow<()>, RuntimeError> {
+        let identities: Vec<u64> = images.iter().map(|image| image.id).collect();
+        let plan = self.sequence.plan(&self.manifest.config, self.options.context_length, ids, &identities, kv_reuse, trace.is_some())?;
+        self.set_alpha(plan.alpha);
+        self.sequence.begin(&plan);
+        let PromptPlan { spans, wanted, reused, .. } = plan;
+
+        for (chunk, cached) in ids[reused..].chunks(self.options.prefill_chunk).zip(wanted[reused..].chunks(self.options.prefill_chunk)) {
+            let started = Instant::now();
+            self.prefill_chunk(chunk, &spans, images, &mut trace).await?;
+            self.sequence.extend(cached);
+            // Waits for the chunk, so that the work in flight stays short and the answer to `on_chunk` counts.
+            self.gpu.read(&self.decoder.token, 0, 4).await?;
+            self.row_millis = Some(started.elapsed().as_secs_f64() * 1e3 / (chunk.len() * self.decoder.layers.len()) as f64);
+            if on_chunk(self.length()).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn decode(&mut self, token: u32) -> Result<(), RuntimeError> {
+        self.sequence.check_next(&self.manifest.config, self.options.context_length, token)?;
+        self.gpu.queue().write_buffer(&self.decoder.ids, 0, bytemuck::bytes_of(&token));
+        self.decode_step(self.gpu.device().create_command_encoder(&Default::default()));
+        self.sequence.extend(&[Cached::Token(token)]);
+        Ok(())
+    }
+
+    /// Chosen on the GPU, and run before it is known here.
+    async fn next_token(&mut self, sampler: Option<&mut Sampler>, ahead: bool) -> Result<u32, RuntimeError> {
+        if let Some(sampler) = sampler {
+            let random = sampler.random();
+            self.draw(sampler.options(), random);
+        }
+        let chosen = self.chosen();
+        if ahead {
+            self.decode_chosen()?;
+        }
+        self.learn(chosen).await
+    }
+
+    async fn logits(&self) -> Result<Vec<f32>, RuntimeError> {
+        let logits = self.gpu.read_rows(&self.decoder.logits, 1).await?;
+        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(RuntimeError::NotFinite { position: self.length() - 1 }) }
+    }
+
+    fn rewind(&mut self, length: usize) {
+        self.sequence.rewind(length);
+    }
+
+    async fn settle(&self) -> Result<(), RuntimeError> {
+        self.gpu.read(&self.decoder.token, 0, 4).await?;
+        Ok(())
+    }
+
+    fn decode_bytes(&self, context: usize) -> u64 {
+        Budget::decode_bytes(&self.manifest, context, self.options.kv)
+    }
+
+    fn decode_dispatches(&self, context: usize) -> usize {
+        let decoder = &self.decoder;
+        decoder.embed.len() + decoder.layers.iter().map(|layer| layer.decode(context).count()).sum::<usize>() + decoder.head.len() + 1
+    }
 }

@@ -3,7 +3,7 @@
 //! [`Request`], [`Event`] and [`Answer`] are what the command line and the browser exchange with the engine, as JSON.
 
 use crate::sampler::{largest, log_sum_exp, most_likely, penalize};
-use crate::{ImageFeatures, KvReuse, Model, RuntimeError, Sampler, SamplingOptions, Trace};
+use crate::{Backend, KvReuse, Model, RuntimeError, Sampler, SamplingOptions, Trace};
 use qwen_vl_format::ShardHash;
 use qwen_vl_processor::{
     AnswerStream, Chat, DEFAULT_SYSTEM, GroundedObject, GroundingEvent, KeepSpecials, Orientation, Picture, PictureSize, ProcessorError,
@@ -323,18 +323,18 @@ pub struct Timings {
 }
 
 /// A model with its processor.
-pub struct Engine {
-    model: Model,
+pub struct Engine<B: Backend = Model> {
+    model: B,
     tokenizer: Tokenizer,
     /// Features of the latest pictures, the newest last, so that the next question about them costs no encoding.
-    encoded: Vec<EncodedImage>,
+    encoded: Vec<EncodedImage<B::Features>>,
     kept_images: usize,
 }
 
 #[derive(Clone)]
-struct EncodedImage {
+struct EncodedImage<F> {
     info: PictureInfo,
-    features: ImageFeatures,
+    features: F,
     /// Holders that asked for it to be kept.
     pins: usize,
 }
@@ -342,9 +342,9 @@ struct EncodedImage {
 /// Pictures whose features are kept by default, beside those that somebody holds: 4 MiB each at the published size.
 const KEPT_IMAGES: usize = 16;
 
-impl Engine {
+impl<B: Backend> Engine<B> {
     /// Joins a model with the vocabulary file of its checkpoint.
-    pub fn new(model: Model, vocabulary: &[u8]) -> Result<Self, RuntimeError> {
+    pub fn new(model: B, vocabulary: &[u8]) -> Result<Self, RuntimeError> {
         let vision = &model.manifest().config.visual;
         let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(vision.n_queries);
         tokenizer.check_image_start(vision.image_start_id)?;
@@ -352,12 +352,12 @@ impl Engine {
     }
 
     /// The model.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &B {
         &self.model
     }
 
     /// The model, for what has no words: benchmarks and checks.
-    pub fn model_mut(&mut self) -> &mut Model {
+    pub fn model_mut(&mut self) -> &mut B {
         &mut self.model
     }
 
@@ -593,15 +593,14 @@ impl Engine {
     async fn prefill(
         &mut self,
         ids: &[u32],
-        pictures: &[EncodedImage],
+        pictures: &[EncodedImage<B::Features>],
         kv_reuse: KvReuse,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
         trace: Option<&mut Trace>,
     ) -> Result<ControlFlow<()>, RuntimeError> {
         let features: Vec<_> = pictures.iter().map(|image| image.features.clone()).collect();
         let mut on_chunk = |done| on_event(Event::Prefill { done, total: ids.len() });
-        self.model.set_kv_reuse(kv_reuse);
-        self.model.prefill(ids, &features, &mut on_chunk, trace).await
+        self.model.prefill(ids, &features, kv_reuse, &mut on_chunk, trace).await
     }
 
     /// Features of all pictures; fewer if `on_event` stops it.
@@ -610,7 +609,7 @@ impl Engine {
         images: &[ImageInput],
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
         mut trace: Option<&mut Trace>,
-    ) -> Result<(Vec<EncodedImage>, ControlFlow<()>), RuntimeError> {
+    ) -> Result<(Vec<EncodedImage<B::Features>>, ControlFlow<()>), RuntimeError> {
         let mut pictures = Vec::with_capacity(images.len());
         for (done, image) in images.iter().enumerate() {
             if on_event(Event::Encode { done, total: images.len() }).is_break() {
@@ -624,7 +623,12 @@ impl Engine {
     }
 
     /// Features of one picture, from the latest ones if it is among them.
-    async fn encode(&mut self, index: usize, image: &ImageInput, mut trace: Option<&mut Trace>) -> Result<EncodedImage, RuntimeError> {
+    async fn encode(
+        &mut self,
+        index: usize,
+        image: &ImageInput,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<EncodedImage<B::Features>, RuntimeError> {
         let picture = match image {
             ImageInput::Encoded { bytes, orientation } => Picture::decode(bytes, *orientation)?,
             ImageInput::Rgba { width, height, pixels } => Picture::from_rgba(*width, *height, pixels)?,
@@ -647,7 +651,7 @@ impl Engine {
         if let Some(trace) = &mut trace {
             trace.insert(format!("pixels.{index}"), pixels.values().to_vec());
         }
-        let features = self.model.encode_image(&patches, None).await?;
+        let features = self.model.encode_image(&patches).await?;
         if let Some(trace) = &mut trace {
             trace.insert(format!("image_features.{index}"), self.model.read_features(&features).await?);
         }
@@ -660,7 +664,7 @@ impl Engine {
     }
 
     /// A picture that is kept; it counts as the latest from now on.
-    fn newest(&mut self, id: &str) -> Option<EncodedImage> {
+    fn newest(&mut self, id: &str) -> Option<EncodedImage<B::Features>> {
         let at = self.encoded.iter().rposition(|encoded| encoded.info.id == id)?;
         let encoded = self.encoded.remove(at);
         self.encoded.push(encoded.clone());
@@ -703,7 +707,7 @@ struct Chooser {
 }
 
 impl Chooser {
-    fn new(options: &GenerationOptions, engine: &Engine) -> Self {
+    fn new<B: Backend>(options: &GenerationOptions, engine: &Engine<B>) -> Self {
         let defaults = &engine.model.manifest().generation;
         let greedy = options.greedy.unwrap_or(!defaults.do_sample) || options.temperature == Some(0.0);
         let sampler = (!greedy).then(|| {
@@ -735,27 +739,19 @@ impl Chooser {
         }
     }
 
-    /// The token after the model's last position, `made` tokens into the answer; whether it runs already, which it does where the GPU
-    /// chose it: the next step is then queued before the token is known here.
-    async fn next(
+    /// The token after the model's last position, `made` tokens into the answer; whether it runs already, which it does where the model
+    /// chooses by itself.
+    async fn next<B: Backend>(
         &mut self,
-        engine: &mut Engine,
+        engine: &mut Engine<B>,
         made: usize,
         trace: Option<&mut Trace>,
     ) -> Result<(u32, Option<TokenLogprobs>, bool), RuntimeError> {
         let too_early = made < self.min_new_tokens;
         if self.penalty.is_none() && self.logprobs.is_none() && !too_early && trace.is_none() {
             let model = &mut engine.model;
-            if let Some(sampler) = &mut self.sampler {
-                let random = sampler.random();
-                model.draw(sampler.options(), random);
-            }
-            let chosen = model.chosen();
             let ahead = made + 1 < self.max_new_tokens && model.length() < model.context_length();
-            if ahead {
-                model.decode_chosen()?;
-            }
-            return Ok((model.learn(chosen).await?, None, ahead));
+            return Ok((model.next_token(self.sampler.as_mut(), ahead).await?, None, ahead));
         }
         let original = engine.model.logits().await?;
         if let Some(trace) = trace {

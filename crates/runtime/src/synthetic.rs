@@ -1,6 +1,6 @@
 //! A model of any geometry with random 4-bit weights, made on the spot: to measure what a checkpoint takes without having one.
 
-use crate::{Gpu, Model, ModelLoader, ModelOptions, RuntimeError};
+use crate::{Backend, Gpu, Model, ModelLoader, ModelOptions, RuntimeError};
 use qwen_vl_format::manifest::{
     FORMAT_NAME, FORMAT_VERSION, FileEntry, GenerationConfig, ProcessorConfig, Provenance, TensorEntry, TensorPart,
 };

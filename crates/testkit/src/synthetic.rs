@@ -214,6 +214,6 @@ mod tests {
         let table = source.tensor("transformer.visual.attn_pool.pos_embed").unwrap();
         assert_eq!(table.shape(), [16, 128]);
         let table: Vec<f32> = table.data().as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect();
-        assert_eq!(positions, quantize::resize_table(&table, 4, 8, 128));
+        assert_eq!(positions, qwen_vl_format::resize_table(&table, 4, 8, 128));
     }
 }

@@ -218,7 +218,7 @@ impl World {
             return self.vqa_zh(scene, random);
         }
         // By how much there is to learn in each.
-        let weights = [3.0, 2.0, 2.0, 3.0, 2.5, if seen { 2.0 } else { 0.0 }, if seen { 1.0 } else { 0.0 }, 1.5];
+        let weights = [3.0, 2.5, 2.0, 2.5, 2.5, 4.0, if seen { 1.0 } else { 0.0 }, 1.5];
         for _ in 0..8 {
             let made = match random.weighted(&weights) {
                 0 => pick(random, &scene.objects).map(|object| {
@@ -233,7 +233,7 @@ impl World {
                     vqa("where", format!("Where is the {}?", object.thing.en()), place, format!("It is at the {place}."))
                 }),
                 4 => self.exists_question(scene, random),
-                5 => relation_question(scene, random),
+                5 => relation_question(scene, seen, random),
                 6 => size_question(scene, random),
                 _ => {
                     let names: Vec<String> = scene.objects.iter().map(|object| object.thing.en()).collect();
@@ -284,10 +284,11 @@ impl World {
             _ => None,
         };
         let shapes: Vec<(usize, usize)> = scene.objects.iter().filter_map(|object| shape(&object)).collect();
-        let (what, color) = match (pick(random, &shapes), scene.background) {
-            (Some((shape, color)), _) => (SHAPES[*shape].en, COLORS[*color].0.en),
-            (None, Some(background)) if seen => ("background", BACKGROUND_COLORS[background].0.en),
-            _ => return None,
+        let background = scene.background.filter(|_| seen && (shapes.is_empty() || random.chance(0.3)));
+        let (what, color) = match (background, pick(random, &shapes)) {
+            (Some(background), _) => ("background", BACKGROUND_COLORS[background].0.en),
+            (None, Some((shape, color))) => (SHAPES[*shape].en, COLORS[*color].0.en),
+            (None, None) => return None,
         };
         Some(vqa("color", format!("What color is the {what}?"), color, format!("It is {color}.")))
     }
@@ -446,19 +447,29 @@ fn ocr_question(scene: &Scene, chinese: bool, random: &mut Random) -> Option<Que
     Some(Question { task: Task::OcrVqa, ..vqa("ocr_question", question, text, reply) })
 }
 
-fn relation_question(scene: &Scene, random: &mut Random) -> Option<Question> {
+/// Whether one thing is left of another, or which of two is. `seen`: not only what their places tell.
+fn relation_question(scene: &Scene, seen: bool, random: &mut Random) -> Option<Question> {
     let mut objects = scene.unique();
     random.shuffle(&mut objects);
     let [a, b, ..] = objects[..] else { return None };
     let (axis, relations) = if random.chance(0.5) { (0, ["left of", "right of"]) } else { (1, ["above", "below"]) };
     let between = b.middle()[axis] - a.middle()[axis];
+    let same_place = if axis == 0 { a.place % 3 == b.place % 3 } else { a.place / 3 == b.place / 3 };
     // Side by side is neither.
-    if between.abs() < scene.side as f32 * 0.18 {
+    if between.abs() < scene.side as f32 * 0.18 || !seen && same_place {
         return None;
     }
     let asked = random.below(2);
-    let question = format!("Is the {} {} the {}?", a.thing.en(), relations[asked], b.thing.en());
-    Some(yes_no("relation", question, (between > 0.0) == (asked == 0)))
+    let relation = relations[asked];
+    let yes = (between > 0.0) == (asked == 0);
+    let [first, second] = [a, b].map(|object| object.thing.en());
+    if random.chance(0.5) {
+        return Some(yes_no("relation", format!("Is the {first} {relation} the {second}?"), yes));
+    }
+    let question = format!("Which is {relation} the other, the {first} or the {second}?");
+    let answer = if yes { first } else { second };
+    let reply = format!("The {answer}.");
+    Some(vqa("relation", question, answer, reply))
 }
 
 fn size_question(scene: &Scene, random: &mut Random) -> Option<Question> {

@@ -30,6 +30,10 @@ fn training_never_shows_what_is_held_out() {
             for split in [Split::Train, Split::Validation] {
                 for sample in world.samples(split, stage, 1).take(300) {
                     assert!(!sample.held_out);
+                    // Texts may name it.
+                    if stage == Stage::Text {
+                        continue;
+                    }
                     for object in sample.scenes.iter().flat_map(|scene| &scene.objects) {
                         assert!(!world.held_out(&object.thing, object.place), "{object:?}");
                     }

@@ -8,17 +8,23 @@ use std::fs;
 use std::path::Path;
 use wasmparser::{KnownCustom, Name, Parser, Payload, TypeRef};
 
-/// Builds `web/dist/wasm` and prints its sizes. Does nothing but the cargo call if nothing changed.
+/// Builds `web/dist/wasm`, for the GPU and for the processor, and prints sizes. Does nothing but the cargo call if nothing changed.
 pub fn build() -> Result<()> {
     system::wasm_target()?;
-    run(&mut command("cargo build --quiet --profile wasm --package qwen-vl-web --target wasm32-unknown-unknown"))?;
-    let compiled = target_dir().join("wasm32-unknown-unknown/wasm/qwen_vl_web.wasm");
+    let cargo = "cargo build --quiet --profile wasm --package qwen-vl-web --package qwen-vl-web-cpu --target wasm32-unknown-unknown";
+    run(&mut command(cargo))?;
+    bind("qwen_vl_web")?;
+    bind("qwen_vl_web_cpu")
+}
+
+fn bind(name: &str) -> Result<()> {
+    let compiled = target_dir().join(format!("wasm32-unknown-unknown/wasm/{name}.wasm"));
     let folder = root().join("web/dist/wasm");
-    let optimized = folder.join("qwen_vl_web_bg.wasm");
+    let optimized = folder.join(format!("{name}_bg.wasm"));
+    let bound = target_dir().join("wasm-bindgen");
     let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     if modified(&optimized) < modified(&compiled) {
         fs::create_dir_all(&folder)?;
-        let bound = target_dir().join("wasm-bindgen");
         wasm_bindgen_cli_support::Bindgen::new()
             .input_path(&compiled)
             .web(true)?
@@ -26,17 +32,18 @@ pub fn build() -> Result<()> {
             .omit_default_module_path(false)
             .generate(&bound)
             .context("wasm-bindgen")?;
-        for file in ["qwen_vl_web.js", "qwen_vl_web.d.ts"] {
-            fs::copy(bound.join(file), folder.join(file))?;
+        for file in [format!("{name}.js"), format!("{name}.d.ts")] {
+            fs::copy(bound.join(&file), folder.join(&file))?;
         }
         // What Rust's target has switched on, so that wasm-opt accepts it; every browser with WebGPU has these.
         let features = "--enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext --enable-mutable-globals \
-                        --enable-reference-types --enable-multivalue";
+                        --enable-reference-types --enable-multivalue --enable-simd";
         let wasm_opt = format!("node node_modules/binaryen/bin/wasm-opt -Oz {features} --strip-debug --strip-producers --output");
-        run(command(&wasm_opt).arg(&optimized).arg(bound.join("qwen_vl_web_bg.wasm")))?;
+        run(command(&wasm_opt).arg(&optimized).arg(bound.join(format!("{name}_bg.wasm"))))?;
     }
+    println!("{name}:");
     print_sizes(&optimized)?;
-    print_shares(&fs::read(target_dir().join("wasm-bindgen/qwen_vl_web_bg.wasm"))?)
+    print_shares(&fs::read(bound.join(format!("{name}_bg.wasm")))?)
 }
 
 fn print_sizes(wasm: &Path) -> Result<()> {

@@ -318,7 +318,7 @@ fn resized_tables_equal_pytorch() {
     let source = floats("interp_source_256x8");
     for side in [8, 24, 32] {
         let want = floats(&format!("interp_to_{}x8", side * side));
-        let got = quantize::resize_table(&source, 16, side, 8);
+        let got = qwen_vl_format::resize_table(&source, 16, side, 8);
         let worst = got.iter().zip(&want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max);
         assert!(worst < 2e-6, "16 to {side}: off by {worst:e}");
     }

@@ -11,11 +11,12 @@ export function Panel() {
   if (!info) return null;
   const facts = turns.value.reduce<ReturnType<typeof factsOf>>((found, turn) => factsOf(turn) ?? found, undefined);
   const { vendor, architecture, isFallback } = adapter.value ?? {};
+  const gpu = [vendor, architecture, isFallback ? t.panelFallback : ""].filter(Boolean).join(", ") || t.unknown;
   const rows: [string, string][] = [
     [t.panelModel, `${info.source}. ${info.modifications}`],
-    [t.panelGpu, formatBytes(info.gpuBytes)],
+    [info.backend === "cpu" ? t.panelMemory : t.panelGpu, formatBytes(info.gpuBytes)],
     [t.panelContext, t.panelTokens(info.contextLength)],
-    [t.panelAdapter, [vendor, architecture, isFallback ? t.panelFallback : ""].filter(Boolean).join(", ") || t.unknown],
+    [t.panelAdapter, info.backend === "cpu" ? t.panelCpu : gpu],
   ];
   if (facts) {
     const { usage, timings } = facts;

@@ -5,7 +5,7 @@ use quantize::SchemeName;
 use qwen_vl_format::Manifest;
 use qwen_vl_processor::Orientation;
 use qwen_vl_runtime::session::{Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
-use qwen_vl_runtime::{Gpu, GpuOptions, ModelLoader, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Backend, Gpu, GpuOptions, KvReuse, ModelLoader, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
 use std::ops::ControlFlow;
 
@@ -68,7 +68,7 @@ fn a_shard_may_come_again_after_a_wrong_or_an_unfinished_one() {
     let mut straight = load(&folder, ModelOptions::default());
     let logits = |model: &mut qwen_vl_runtime::Model| {
         model.reset();
-        let done = pollster::block_on(model.prefill(&[1, 2, 3], &[], &mut |_| ControlFlow::Continue(()), None)).unwrap();
+        let done = pollster::block_on(model.prefill(&[1, 2, 3], &[], KvReuse::Exact, &mut |_| ControlFlow::Continue(()), None)).unwrap();
         assert!(done.is_continue());
         pollster::block_on(model.logits()).unwrap()
     };

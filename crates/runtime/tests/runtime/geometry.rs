@@ -1,7 +1,7 @@
 //! What the published geometry takes, without its weights.
 
 use qwen_vl_format::ModelConfig;
-use qwen_vl_runtime::{Budget, Gpu, GpuOptions, KvFormat, ModelOptions, synthetic};
+use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, KvFormat, KvReuse, ModelOptions, synthetic};
 use std::ops::ControlFlow;
 
 fn published() -> serde_json::Value {
@@ -44,7 +44,7 @@ fn a_model_of_random_weights_runs_within_its_budget() {
     let options = ModelOptions { context_length: 40, ..Default::default() };
     let mut model = pollster::block_on(synthetic::model(gpu, ModelConfig::from_hf_json(&config.to_string()).unwrap(), options)).unwrap();
     assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options).total());
-    let _ = pollster::block_on(model.prefill(&[5, 6, 7], &[], &mut |_| ControlFlow::Continue(()), None)).unwrap();
+    let _ = pollster::block_on(model.prefill(&[5, 6, 7], &[], KvReuse::Exact, &mut |_| ControlFlow::Continue(()), None)).unwrap();
     let logits = pollster::block_on(model.logits()).unwrap();
     // As large as in a trained model, so that what is measured is no special case.
     let size = (logits.iter().map(|logit| logit * logit).sum::<f32>() / logits.len() as f32).sqrt();

@@ -6,7 +6,7 @@
 use crate::support::{context_for, convert, load, load_with, prefill};
 use quantize::SchemeName;
 use qwen_vl_processor::{Orientation, Picture};
-use qwen_vl_runtime::{Budget, ImageFeatures, Kernels, KvFormat, Model, ModelOptions, Sampler, SamplingOptions, Trace};
+use qwen_vl_runtime::{Backend, Budget, ImageFeatures, Kernels, KvFormat, Model, ModelOptions, Sampler, SamplingOptions, Trace};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, CaseImage, GoldenSet, Tensor};
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{
     Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest,
 };
-use qwen_vl_runtime::{KvReuse, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Backend, KvReuse, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -110,8 +110,10 @@ fn likelihoods_penalties_and_endings() {
     }
     assert_eq!(ask(&mut engine, raw("Hello"), greedy(12)).tokens, plain.tokens, "nothing is left of all this");
 
-    // The plans of prefill and decode agree here, and a benchmark leaves nothing behind either.
+    // The kernels compute rightly here, which takes no other kernels to find out; and a benchmark leaves nothing behind either.
+    let kernels = engine.model().gpu().pipelines();
     pollster::block_on(engine.model_mut().self_check()).unwrap();
+    assert_eq!(engine.model().gpu().pipelines(), kernels);
     let options = BenchmarkOptions { contexts: vec![40, 9999], prompt_tokens: 8, decode_tokens: 4, runs: 1, ..Default::default() };
     let report = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Continue(()))).unwrap().unwrap();
     assert_eq!(report.decode.iter().map(|speed| speed.context).collect::<Vec<_>>(), [40], "lengths beyond the context are left out");

@@ -2,7 +2,7 @@
 
 use quantize::{Options, SchemeName, WriteOptions};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{Gpu, GpuOptions, ImageFeatures, Kernels, Model, ModelLoader, ModelOptions, Trace};
+use qwen_vl_runtime::{Backend, Gpu, GpuOptions, ImageFeatures, Kernels, KvReuse, Model, ModelLoader, ModelOptions, Trace};
 use qwen_vl_testkit::golden::Case;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -52,6 +52,6 @@ pub fn load_with(folder: &tempfile::TempDir, options: ModelOptions, kernels: Opt
 
 /// Runs a whole prompt.
 pub fn prefill(model: &mut Model, ids: &[u32], features: &[ImageFeatures], trace: Option<&mut Trace>) {
-    let flow = pollster::block_on(model.prefill(ids, features, &mut |_| ControlFlow::Continue(()), trace)).unwrap();
+    let flow = pollster::block_on(model.prefill(ids, features, KvReuse::Exact, &mut |_| ControlFlow::Continue(()), trace)).unwrap();
     assert!(flow.is_continue());
 }

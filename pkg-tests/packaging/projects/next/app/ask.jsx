@@ -8,7 +8,8 @@ export function Ask() {
   useEffect(() => {
     const left = new AbortController();
     (async () => {
-      const model = await QwenVL.load("/model/", { signal: left.signal });
+      const backend = new URLSearchParams(location.search).get("backend") ?? "auto";
+      const model = await QwenVL.load("/model/", { signal: left.signal, backend });
       setAnswer((await model.createSession().ask("What is it?")).text);
     })().catch((error) => left.signal.aborted || setAnswer(`${error.code}: ${error.message}`));
     return () => left.abort();

@@ -9,7 +9,8 @@ function App() {
     // React mounts twice in development: the first model is given up while it loads.
     const left = new AbortController();
     (async () => {
-      await using model = await QwenVL.load("/model/", { signal: left.signal });
+      const backend = new URLSearchParams(location.search).get("backend") ?? "auto";
+      await using model = await QwenVL.load("/model/", { signal: left.signal, backend });
       const run = model.createSession().ask("What is it?", { signal: left.signal });
       for await (const delta of run.text()) setText((text) => text + delta);
       setDone(true);

@@ -1,0 +1,129 @@
+//! Kernels on small inputs whose answers are known: what tells a driver that computes wrongly from one that does not.
+
+use crate::attention::{self, Attention, Heads};
+use crate::matmul::{self, Epilogue, Product};
+use crate::norm::{self, Norm};
+use crate::{Activation, Dispatch, Gpu, GpuError, StepBuffer, Temporary, Weight, WeightPart, encode};
+use qwen_vl_format::Scheme;
+use qwen_vl_format::block::{EncodedRows, decode_rows, encode_rows};
+
+/// The kernels that are checked: those that a model uses, since the others would have to be compiled for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// A product of many rows.
+    Matmul(Scheme),
+    /// A product of one row, with the RMS norm fused or without.
+    Matvec(Scheme, bool),
+    /// Attention over rows of this head size, without a mask.
+    Attention(usize),
+    /// LayerNorm.
+    Norm,
+}
+
+/// The worst difference to the known answers of a kernel, and the largest of these.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Difference {
+    /// Between any two numbers.
+    pub worst: f32,
+    /// Magnitude.
+    pub largest: f32,
+}
+
+/// Awkward on purpose: no multiple of a tile, a group or a vector.
+const ROWS: usize = 5;
+const COLS: usize = 154;
+const OUT: usize = 46;
+const HEADS: usize = 2;
+const EPSILON: f32 = 1e-6;
+
+/// Runs a kernel and compares. NaN counts as infinitely far off.
+pub async fn difference(gpu: &Gpu, checked: &Checked) -> Result<Difference, GpuError> {
+    let step = StepBuffer::new(gpu);
+    step.write(gpu, ROWS, 0, ROWS);
+    match *checked {
+        Checked::Matmul(scheme) => product(gpu, &step, scheme, None).await,
+        Checked::Matvec(scheme, normed) => product(gpu, &step, scheme, Some(normed)).await,
+        Checked::Attention(head_dim) => {
+            let width = HEADS * head_dim;
+            let [q, k, v] = [1, 2, 3].map(|seed| noise(seed, ROWS * width));
+            let [queries, keys, values] = [rows(gpu, ROWS, &q)?, rows(gpu, ROWS, &k)?, rows(gpu, ROWS, &v)?];
+            let output = gpu.temporary("known answers", ROWS, width)?;
+            let heads = |rows| Heads { rows, first_col: 0 };
+            let launch = Attention {
+                queries: heads(&queries),
+                keys: heads(&keys).into(),
+                values: heads(&values).into(),
+                output: &output,
+                heads: HEADS,
+                head_dim,
+                causal: false,
+            };
+            let want = attention::oracle::attention(&q, &k, &v, HEADS, head_dim, None);
+            compare(gpu, &[attention::attention(gpu, &step, launch)], &output, ROWS, &want).await
+        }
+        Checked::Norm => {
+            let [x, weight, bias] = [(1, ROWS), (2, 1), (3, 1)].map(|(seed, rows)| noise(seed, rows * COLS));
+            let (input, output) = (rows(gpu, ROWS, &x)?, gpu.temporary("known answers", ROWS, COLS)?);
+            let (on_gpu, bias_on_gpu) = (rows(gpu, 1, &weight)?, rows(gpu, 1, &bias)?);
+            let norm = Norm { weight: on_gpu.buffer.clone(), bias: Some(bias_on_gpu.buffer.clone()), epsilon: EPSILON };
+            let want = norm::oracle::norm(&x, &weight, Some(&bias), EPSILON);
+            compare(gpu, &[norm::norm(gpu, &step, &norm, &input, &output)], &output, ROWS, &want).await
+        }
+    }
+}
+
+/// A product of many rows where `normed` is absent, else of one.
+async fn product(gpu: &Gpu, step: &StepBuffer, scheme: Scheme, normed: Option<bool>) -> Result<Difference, GpuError> {
+    let count = if normed.is_some() { 1 } else { ROWS };
+    let EncodedRows { data, scales } = encode_rows(scheme, &noise(1, OUT * COLS), COLS);
+    let decoded = decode_rows(scheme, &EncodedRows { data: data.clone(), scales: scales.clone() }, COLS);
+    let on_gpu = [bytes(gpu, &data)?, bytes(gpu, &scales)?];
+    let [data, codes_scales] = on_gpu.each_ref().map(|part| part.buffer.clone());
+    let part = WeightPart { rows: OUT, data, scales: (!scales.is_empty()).then_some(codes_scales) };
+    let weight = Weight { scheme, rows: OUT, cols: COLS, parts: vec![part] };
+    let [x, b, factors] = [(2, count * COLS), (3, OUT), (4, COLS)].map(|(seed, count)| noise(seed, count));
+    let (input, bias, output) = (rows(gpu, count, &x)?, rows(gpu, 1, &b)?, gpu.temporary("known answers", count, OUT)?);
+    let product = Product { weight: &weight, bias: Some(&bias.buffer), input: &input, output: &output, epilogue: Epilogue::Gelu };
+    let on_gpu = rows(gpu, 1, &factors)?;
+    let norm = Norm { weight: on_gpu.buffer.clone(), bias: None, epsilon: EPSILON };
+    let launches = match normed {
+        None => matmul::matmul(gpu, step, product),
+        Some(normed) => matmul::matvec(gpu, product, normed.then_some(&norm)),
+    };
+    let x = if normed == Some(true) { norm::oracle::norm(&x, &factors, None, EPSILON) } else { x };
+    let mut want = vec![0.0; count * OUT];
+    matmul::oracle::product(&x, &decoded, Some(&b), COLS, Epilogue::Gelu, &mut want);
+    compare(gpu, &launches, &output, count, &want).await
+}
+
+async fn compare(gpu: &Gpu, launches: &[Dispatch], output: &Activation, rows: usize, want: &[f32]) -> Result<Difference, GpuError> {
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    encode(&mut encoder, launches, rows);
+    gpu.queue().submit([encoder.finish()]);
+    let got = gpu.read_rows(output, rows).await?;
+    let apart = |(got, want): (&f32, &f32)| if got.is_finite() { (got - want).abs() } else { f32::INFINITY };
+    let worst = got.iter().zip(want).map(apart).fold(0.0, f32::max);
+    Ok(Difference { worst, largest: want.iter().map(|want| want.abs()).fold(0.0, f32::max) })
+}
+
+fn rows(gpu: &Gpu, rows: usize, values: &[f32]) -> Result<Temporary, GpuError> {
+    let activation = gpu.temporary("known answers", rows, values.len() / rows)?;
+    gpu.write_rows(&activation, values);
+    Ok(activation)
+}
+
+fn bytes(gpu: &Gpu, bytes: &[u8]) -> Result<Temporary, GpuError> {
+    let held = gpu.temporary("known answers", 1, bytes.len().div_ceil(4).max(1))?;
+    gpu.queue().write_buffer(&held.buffer, 0, bytes);
+    Ok(held)
+}
+
+/// Numbers from −1 to 1 that are always the same.
+fn noise(seed: u32, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9);
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(next).collect()
+}

@@ -1,0 +1,79 @@
+//! The model on the GPU.
+
+use crate::{Adapter, LoadOptions};
+use js_sys::{Function, Promise};
+use qwen_vl_format::Manifest;
+use qwen_vl_runtime::{Gpu, GpuOptions, Kernels, ModelOptions, RuntimeError};
+use std::future::Future;
+use wasm_bindgen::JsValue;
+
+pub(crate) use qwen_vl_runtime::{Model, ModelLoader};
+
+pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions) -> Result<ModelLoader, RuntimeError> {
+    let gpu_options = GpuOptions {
+        force_fallback: options.force_fallback_adapter,
+        low_power: options.low_power,
+        kernels: options.conservative_kernels.then_some(Kernels::PLAIN),
+        ..GpuOptions::default()
+    };
+    let gpu = Gpu::request(gpu_options).await?;
+    let mut model_options = ModelOptions::default();
+    if let Some(context_length) = options.context_length {
+        model_options.context_length = context_length;
+    }
+    if let Some(kv) = &options.kv {
+        let unknown = |_| RuntimeError::InvalidOption { name: "kv", found: kv.clone(), expected: "f32, f16 or q8" };
+        model_options.kv = kv.parse().map_err(unknown)?;
+    }
+    ModelLoader::new(gpu, manifest, model_options)
+}
+
+/// Resolves when the GPU has taken what was written so far.
+pub(crate) fn drained(loader: &ModelLoader) -> Promise {
+    Promise::new(&mut |resolve: Function, _| {
+        loader.queue().on_submitted_work_done(move || {
+            // Resolving a promise can not fail.
+            let _ = resolve.call0(&JsValue::UNDEFINED);
+        });
+    })
+}
+
+pub(crate) fn check(model: &Model) -> Result<(), RuntimeError> {
+    Ok(model.gpu().check()?)
+}
+
+pub(crate) fn uncompiled(model: &Model) -> Vec<String> {
+    model.gpu().uncompiled().iter().map(|source| source.to_string()).collect()
+}
+
+/// Makes ready what is not yet.
+pub(crate) fn prepare(model: &mut Model) -> Result<(), RuntimeError> {
+    model.gpu().compile();
+    Ok(())
+}
+
+pub(crate) async fn self_check(model: &mut Model) -> Result<(), RuntimeError> {
+    model.self_check().await
+}
+
+pub(crate) fn lost(model: &Model) -> impl Future<Output = String> + 'static {
+    model.gpu().lost()
+}
+
+pub(crate) fn adapter(model: &Model) -> Adapter {
+    let (info, limits) = (model.gpu().info(), model.gpu().device().limits());
+    Adapter {
+        name: info.name.clone(),
+        driver: info.driver.clone(),
+        backend: info.backend.to_string(),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+    }
+}
+
+pub(crate) fn memory_bytes(model: &Model) -> u64 {
+    model.gpu().allocated_bytes()
+}
+
+pub(crate) fn destroy(model: &Model) {
+    model.gpu().destroy();
+}
