@@ -19,14 +19,16 @@ async function questions(bed, name) {
 /**
  * The trained model of the repository on a sample of the world's test split, which it has not seen: the answers of the native runtime, and
  * how many are right.
+ *
+ * @param {"webgpu" | "cpu"} backend
  */
-export async function nanoTests(context, bed) {
-  await context.test("nano answers as in the native runtime", () =>
+export async function nanoTests(context, bed, backend = "webgpu") {
+  await context.test(`nano answers as in the native runtime: ${backend}`, () =>
     bed.open(async (page) => {
-      await page.evaluate(async () => {
+      await page.evaluate(async (backend) => {
         const { QwenVL } = await import("qwen-vl-web");
-        window.model = await QwenVL.load("/nano/");
-      });
+        window.model = await QwenVL.load("/nano/", { backend });
+      }, backend);
       for (const name of ["vqa", "ocr"]) {
         const all = await questions(bed, name);
         const answers = await page.evaluate(

@@ -30,6 +30,9 @@ struct Arguments {
     /// Where checkpoints, log, plot and models go.
     #[arg(long)]
     out: PathBuf,
+    /// Begin with the weights of another run's checkpoint, where their shapes are the same: what a comparison has in common is made once.
+    #[arg(long)]
+    start_from: Option<PathBuf>,
     /// Where it computes.
     #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
     device: DeviceName,
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
     let settings = run::Settings {
         device: device.autodiff(),
         out: arguments.out,
+        start_from: arguments.start_from,
         checkpoint_every: Duration::from_secs_f64(60.0 * arguments.checkpoint_minutes),
         stop_after: arguments.stop_after_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
     };

@@ -8,7 +8,7 @@ use crate::{initial, patches, plot};
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::ModelConfig;
 use qwen_vl_reference::burn::tensor::{Device, Int, Tensor, TensorData, activation};
-use qwen_vl_reference::{Positions, QwenVl, Weights, ignore, packed_mask};
+use qwen_vl_reference::{Positions, QwenVl, Weight, Weights, ignore, packed_mask};
 use qwen_vl_world::Split;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ pub struct Settings {
     pub device: Device,
     /// Where everything goes.
     pub out: PathBuf,
+    /// A checkpoint whose weights are taken at the start, where their shapes are the same.
+    pub start_from: Option<PathBuf>,
     /// Time between two checkpoints.
     pub checkpoint_every: Duration,
     /// The run ends by itself after so long, with a checkpoint.
@@ -70,6 +72,13 @@ pub fn run(recipe: &Recipe, settings: &Settings) -> Result<()> {
     let begun = Instant::now();
     let mut weights = initial::weights(&recipe.config(recipe.stages[0].image_size)?, recipe.seed);
     initial::center_patches(&mut weights, &mean_patch(recipe)?);
+    if let Some(file) = &settings.start_from {
+        let progress = Progress::read(file)?.with_context(|| format!("there is no {}", file.display()))?;
+        let fits = |(name, weight): &(String, Weight)| weights.get(name).is_some_and(|old| old.shape == weight.shape);
+        let taken: Vec<_> = progress.weights.into_iter().filter(fits).collect();
+        println!("{} of {} tensors are those of {}", taken.len(), weights.len(), file.display());
+        weights.extend(taken);
+    }
     for stage in &recipe.stages {
         let (after, done) = run_stage(recipe, stage, weights, settings, begun)?;
         weights = after;
