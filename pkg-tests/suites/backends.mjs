@@ -170,17 +170,21 @@ export async function backendTests(context, bed) {
 
   await context.test("kernels that compute wrongly are replaced by the plainest ones", () =>
     bed.open(async (page) => {
-      // What suits software adapters, which the test beds have, and nothing of the plain ones.
-      const change = changed(`
+      const wrap = (change) => `
         const create = GPUDevice.prototype.createShaderModule;
-        GPUDevice.prototype.createShaderModule = function (descriptor) {
-          const wrong = descriptor.code.includes("partial_squares") && descriptor.code.includes("LANES: u32 = 8u;");
-          return create.call(this, { ...descriptor, code: wrong ? descriptor.code.replaceAll("+=", "-=") : descriptor.code });
-        };`);
+        GPUDevice.prototype.createShaderModule = function ({ code, ...rest }) {
+          return create.call(this, { ...rest, code: (${change})(code) });
+        };`;
+      const wrong = wrap((code) => (code.includes("partial_squares") ? code.replaceAll("+=", "-=") : code));
+      // The second time others than the plainest would be told by.
+      const plainest = wrap((code) => {
+        if (/const LANES: u32 = (?!64u)\d+u;/.test(code)) throw new Error("not the plainest kernels");
+        return code;
+      });
       let loads = 0;
       bed.handle = (path, response) => {
-        loads += Number(path === "/checkpoints/scripted/manifest.json");
-        return change(path, response);
+        loads += Number(path === "/change.js");
+        return changed(loads === 1 ? wrong : plainest)(path, response);
       };
       const found = await page.evaluate(ask, { workerUrl: "/changed-worker.js", backend: "webgpu" });
       assert.deepEqual([found.text, found.backend], [said, "webgpu"], JSON.stringify(found));
