@@ -39,10 +39,16 @@ export async function use(
   await QwenVL.load();
   // @ts-expect-error no such cache
   await QwenVL.load("/model/", { cache: "cookies" });
+  await QwenVL.load("/model/", { backend: "cpu", worker: false, kv: "q8", seed: 1 });
+  await QwenVL.load("/model/", { worker: new Worker("/own.js", { type: "module" }) });
+  // @ts-expect-error no such format
+  await QwenVL.load("/model/", { kv: "q3" });
   await using model = await QwenVL.load(new URL("https://example.org/model/"), {
     contextLength: 4096,
     onProgress: ({ bytes }) => bytes.toFixed(),
   });
+
+  same<typeof model.info.backend, "webgpu" | "cpu">(true);
 
   const images: ImageInput[] = [file, "/a.png", new URL("https://a.b"), canvas, video, frame, new Uint8Array(), new ArrayBuffer(1)];
   const ref: ImageRef = await model.encodeImage(canvas);
