@@ -342,7 +342,7 @@ mod tests {
 
     fn settings(out: &Path, stop_after: Option<Duration>) -> Settings {
         let device = Device::flex().autodiff();
-        Settings { device, out: out.to_owned(), checkpoint_every: Duration::from_secs(3600), stop_after }
+        Settings { device, out: out.to_owned(), checkpoint_every: Duration::from_secs(3600), start_from: None, stop_after }
     }
 
     #[test]
