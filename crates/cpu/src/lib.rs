@@ -1,5 +1,5 @@
-//! Small Qwen-VLs without a GPU: the burn reference (`crates/reference`) as a [`Backend`](qwen_vl_runtime::Backend) of the session, from the bytes of a web
-//! checkpoint. The package falls back to it where a browser has no WebGPU.
+//! Small Qwen-VLs without a GPU: the burn reference (`crates/reference`) as a [`Backend`](qwen_vl_runtime::Backend) of the session, from
+//! the bytes of a web checkpoint. The package falls back to it where a browser has no WebGPU.
 
 mod loader;
 mod model;

@@ -77,7 +77,7 @@ impl KvFormat {
 /// Keys or values of one layer: `[context, heads * head_dim]`.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    /// Rows of positions, see [`Self::stride`].
+    /// Rows of positions, a stride apart.
     pub buffer: wgpu::Buffer,
     /// Heads of a position.
     pub heads: usize,
