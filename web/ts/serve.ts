@@ -128,7 +128,9 @@ class Server {
 
   async #load(request: Extract<Request, { kind: "load" }>, signal: AbortSignal): Promise<ModelInfo> {
     if (!globalThis.isSecureContext) throw new QwenVLError("INSECURE_CONTEXT", "the page is not in a secure context");
-    if (this.#backend === "webgpu" && !("gpu" in navigator)) throw new QwenVLError("WEBGPU_UNAVAILABLE", "this browser has no WebGPU in workers");
+    if (this.#backend === "webgpu" && !("gpu" in navigator)) {
+      throw new QwenVLError("WEBGPU_UNAVAILABLE", "this browser has no WebGPU in workers");
+    }
 
     const progress = this.#progressOf(request.id);
     const started = this.#startEngine(request.wasmUrl);
@@ -209,7 +211,8 @@ class Server {
     let problem: unknown;
     const cache = new WeightCache(backend, (found) => (problem = found));
     await this.#startEngine(request.wasmUrl);
-    const models = await maintain(request.operation, cache, { checkManifest: this.#edge.checkManifest, newHash: () => new this.#edge.Hasher() }, progress, signal);
+    const tools = { checkManifest: this.#edge.checkManifest, newHash: () => new this.#edge.Hasher() };
+    const models = await maintain(request.operation, cache, tools, progress, signal);
     // Here, unlike in a load, storing is what was asked for.
     if (problem) throw QwenVLError.fromData(cacheProblem(problem));
     return models;
