@@ -24,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "train", version)]
 struct Arguments {
-    /// A built-in recipe (nano; for comparison queries-64, queries-16, queries-4, tower-frozen) or a JSON file.
+    /// A built-in recipe (nano; for comparison queries-64, queries-16, queries-9, tower-frozen) or a JSON file.
     #[arg(long, default_value = "nano")]
     recipe: String,
     /// Where checkpoints, log, plot and models go.

@@ -97,7 +97,7 @@ const BUILT_IN: [(&str, &str); 5] = [
     ("nano", include_str!("../recipes/nano.json")),
     ("queries-64", include_str!("../recipes/ablations/queries-64.json")),
     ("queries-16", include_str!("../recipes/ablations/queries-16.json")),
-    ("queries-4", include_str!("../recipes/ablations/queries-4.json")),
+    ("queries-9", include_str!("../recipes/ablations/queries-9.json")),
     ("tower-frozen", include_str!("../recipes/ablations/tower-frozen.json")),
 ];
 
