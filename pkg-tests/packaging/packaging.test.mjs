@@ -22,7 +22,8 @@ const TEXT = "This is a person.";
 const LIMITS = {
   wasm: { brotli: 420_000, gzip: 530_000 },
   "wasm of the processor": { brotli: 550_000, gzip: 740_000 },
-  scripts: { brotli: 54_000, gzip: 66_000 },
+  // Two glues among them, of which a page has one.
+  scripts: { brotli: 54_000, gzip: 70_000 },
 };
 const CPU_WASM = "wasm/qwen_vl_web_cpu_bg.wasm";
 
@@ -163,7 +164,9 @@ test("a page of a browser extension (Manifest V3), with weights from a host", as
   const browser = await launch({ name: "chromium", program: setting("QWEN_VL_CHROMIUM"), extensions: [folder] });
   try {
     const target = await browser.waitForTarget((target) => target.url().startsWith("chrome-extension://"));
-    await visit(browser, `${new URL(target.url()).origin}/page.html?host=${server.origin}`, { place: "p[data-done=true]" });
+    // Node knows no origin of such an address.
+    const { host } = new URL(target.url());
+    await visit(browser, `chrome-extension://${host}/page.html?host=${server.origin}`, { place: "p[data-done=true]" });
   } finally {
     await browser.close();
     server.close();
