@@ -159,7 +159,7 @@ function Notices() {
         </p>
       )}
       {offlineReady.value && (
-        <p class="notice" data-testid="offline-ready">
+        <p class="notice once" data-testid="offline-ready">
           {t.offlineReady}
           <button type="button" class="plain" aria-label={t.dismiss} onClick={() => (offlineReady.value = false)}>
             <Icon name="close" />

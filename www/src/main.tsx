@@ -14,8 +14,6 @@ import { opened } from "./parts/dialog";
 import { texts } from "./texts";
 import "./style.css";
 
-render(<App />, document.getElementById("app")!);
-
 // In development there is no service worker, and where the browser offers none the page works without.
 const takeOver = registerSW({
   onNeedRefresh: () => (update.value = () => void takeOver(true)),
@@ -44,5 +42,11 @@ function drawn(): Promise<void> {
   });
 }
 
-// What there is to see comes first: loading a model keeps all processors busy.
-begin().catch(fail).then(drawn).then(loadFirst).catch(fail);
+// Drawn with what the visit begins with, so that nothing moves afterwards. And what there is to see comes first: loading a model keeps all
+// processors busy.
+begin()
+  .catch(fail)
+  .then(() => render(<App />, document.getElementById("app")!))
+  .then(drawn)
+  .then(loadFirst)
+  .catch(fail);
