@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { choosingRegion, run } from "./state/chat";
 import { kind, load, looking, lost, model, progress, recover, source, stopLoading } from "./state/model";
 import { announcement, failure, offlineReady, update } from "./state/notices";
@@ -177,11 +177,14 @@ const NO_WEBGPU = ["WEBGPU_UNAVAILABLE", "NO_ADAPTER", "INSECURE_CONTEXT"];
 function Failed() {
   const t = texts.value;
   const problem = failure.value;
+  const place = useRef<HTMLDivElement>(null);
+  // It comes behind the conversation, which may be long.
+  useEffect(() => place.current?.scrollIntoView({ block: "nearest" }), [problem]);
   if (!problem) return null;
   const { code, message, hint } = problem;
   const noWebGpu = NO_WEBGPU.includes(code);
   return (
-    <div class="error" role="alert" data-testid="error">
+    <div class="error" role="alert" data-testid="error" ref={place}>
       <strong>
         {noWebGpu ? t.noWebGpu : code === "" ? message : t.failed} {code !== "" && <code data-testid="error-code">{code}</code>}
       </strong>
