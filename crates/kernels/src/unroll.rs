@@ -1,10 +1,11 @@
 //! Loops that must not be loops.
 
-/// Repeats lines of WGSL: a line with `$a` stands for as many lines as `counts` says of `a`, with its numbers in the place of `$a`.
+/// Repeats lines of WGSL: a line with `$a` stands for as many lines as `counts` says of `a`, with its numbers in the place of `$a`. Lines of
+/// comment at the margin, which explain the places, are left out.
 ///
 /// Arrays that a loop indexes live in memory on some adapters; sums in variables with names of their own stay in registers everywhere.
 pub(crate) fn unroll(source: &str, counts: &[(char, usize)]) -> String {
-    let mut lines: Vec<String> = source.lines().map(str::to_owned).collect();
+    let mut lines: Vec<String> = source.lines().filter(|line| !line.starts_with("//")).map(str::to_owned).collect();
     for (name, count) in counts {
         let place = format!("${name}");
         let repeat = |line: String| match line.contains(&place) {

@@ -63,8 +63,8 @@ impl Weight {
         })
     }
 
-    /// WGSL that declares this weight at bindings `binding` and `binding + 1` and defines `load_block(row, block)`
-    /// and `block_dot(row, block, x0 … x7)`.
+    /// WGSL that declares this weight at bindings `binding` and `binding + 1` and defines
+    /// `load_block(row, block, blocks)`, `load_quarter(row, block, blocks, quarter)` and `block_dot(row, block, blocks, x0 … x7)`.
     pub(crate) fn wgsl(&self, binding: u32) -> String {
         let (name, source, group_size) = match self.scheme {
             Scheme::F32 => ("f32", include_str!("weight_f32.wgsl"), 32),
@@ -85,6 +85,7 @@ impl Weight {
             wgsl += include_str!("weight_scale.wgsl");
         }
         wgsl += source;
+        wgsl += include_str!("weight_block.wgsl");
         if !matches!(self.scheme, Scheme::Q4 { .. } | Scheme::Int4 { .. }) {
             wgsl += include_str!("weight_dot.wgsl");
         }

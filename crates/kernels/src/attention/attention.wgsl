@@ -3,25 +3,25 @@
 //
 // q, k, v, output  rows of sizes.*_stride elements of four values; head h begins at sizes.*_offset + h * VECTORS. k_vector and v_vector
 // unpack an element, k_scale and v_scale are what it was divided by
-// A workgroup of 64 does 64 rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then takes care of one row's
+// A workgroup of ROWS does as many rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then takes care of one row's
 // softmax, then sums values for 8 rows x PARTS vectors. Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
-// Dispatch: x = heads, y = ceil(step.rows / 64). Workgroup memory: 8.5 KiB.
+// Dispatch: x = heads, y = ceil(step.rows / ROWS). Workgroup memory: 136 bytes * ROWS.
 
 const TILE: u32 = 32u;
 // One more than a tile, so that lanes that read a row each do not meet in one memory bank.
 const STRIDE: u32 = 33u;
 
-var<workgroup> scores: array<f32, 2112>;  // [64 rows][STRIDE]: scores, then probabilities
-var<workgroup> factors: array<f32, 64>;   // what the sums of a row are multiplied by
+var<workgroup> scores: array<f32, ROWS * STRIDE>;  // [ROWS][STRIDE]: scores, then probabilities
+var<workgroup> factors: array<f32, ROWS>;          // what the sums of a row are multiplied by
 
 fn dots(x: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(dot(x, a), dot(x, b), dot(x, c), dot(x, d));
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(ROWS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let head = workgroup.x * VECTORS;
-  let first = workgroup.y * 64u;
+  let first = workgroup.y * ROWS;
   let column = lane & 7u;
   let band = (lane >> 3u) * 8u;  // first of this lane's 8 rows
   let last_row = step.rows - 1u;
@@ -29,7 +29,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var keys = step.keys;      // that this workgroup looks at
   var row_keys = step.keys;  // that row first + lane looks at
   if (sizes.causal != 0u) {
-    keys = min(keys, step.start + first + 64u);
+    keys = min(keys, step.start + first + ROWS);
     row_keys = step.start + min(first + lane, last_row) + 1u;
   }
   let query$r = min(first + band + $ru, last_row) * sizes.q_stride + sizes.q_offset + head;
@@ -91,6 +91,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
   factors[lane] = 1.0 / total;
   workgroupBarrier();
-  let out = (first + band) * sizes.out_stride + head + column;
-  if (first + band + $ru < step.rows && column + $pu * 8u < VECTORS) { output[out + $ru * sizes.out_stride + $pu * 8u] = acc$r_$p * factors[band + $ru]; }
+  // Only this copy is indexed, so that the sums themselves can stay in registers.
+  var sums = array<vec4<f32>, 8u * PARTS>(
+    acc$r_$p,
+  );
+  for (var i = 0u; i < 8u * PARTS; i++) {
+    let row = band + i / PARTS;
+    let vector = column + i % PARTS * 8u;
+    if (first + row < step.rows && vector < VECTORS) {
+      output[(first + row) * sizes.out_stride + head + vector] = sums[i] * factors[row];
+    }
+  }
 }

@@ -117,9 +117,10 @@ impl Attention<'_> {
 
 /// Attention for all rows of the step.
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let counts = [('r', 8), ('k', 4), ('p', attention.head_dim.div_ceil(32))];
-    let source = attention.source(&unroll(include_str!("attention.wgsl"), &counts));
-    let grid = Grid::Rows { tile: 64, x: attention.heads as u32, z: 1 };
+    let (rows, parts) = (gpu.kernels().attention_rows, attention.head_dim.div_ceil(32));
+    let kernel = unroll(include_str!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
+    let source = attention.source(&format!("const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\n{kernel}"));
+    let grid = Grid::Rows { tile: rows, x: attention.heads as u32, z: 1 };
     Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }
 

@@ -94,12 +94,16 @@ impl Product<'_> {
 /// The product for all rows of the step; one launch for each part of the weight.
 pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatch> {
     product.check();
-    let Kernels { matmul_side, packed, .. } = gpu.kernels();
+    let Kernels { matmul_side, matmul_quarters, packed, .. } = gpu.kernels();
     let packed = packed && product.weight.scheme.group_size().is_some();
     let side = if packed { 8 } else { matmul_side };
     let kernel = if packed { include_str!("matmul_packed.wgsl") } else { include_str!("matmul.wgsl") };
-    let kernel = unroll(kernel, &[('k', 8), ('s', side as usize), ('q', side as usize / 4)]);
-    let tile = format!("const SIDE: u32 = {side}u;\nconst ACROSS: u32 = {}u;\n{}{kernel}", 64 / side, include_str!("tile.wgsl"));
+    let kernel = unroll(kernel, &[('k', 8), ('h', matmul_quarters as usize), ('s', side as usize), ('q', side as usize / 4)]);
+    let tile = format!(
+        "const SIDE: u32 = {side}u;\nconst ACROSS: u32 = {}u;\nconst QUARTERS: u32 = {matmul_quarters}u;\n{}{kernel}",
+        64 / side,
+        include_str!("tile.wgsl"),
+    );
     let source = product.source(None, &tile);
     product
         .weight
