@@ -12,22 +12,22 @@ use web_time::Instant;
 pub struct Kernels {
     /// Invocations of a workgroup in the product of one row: a power of two from 4 to 256.
     pub matvec_lanes: u32,
-    /// Rows and columns that an invocation computes in the product of many rows: 4, 8 or 16.
-    pub matmul_side: u32,
-    /// Quarters of a block of 32 columns that the product of many rows stages at once: 1, 2 or 4, of 4 KiB of workgroup memory each.
-    pub matmul_quarters: u32,
+    /// Rows and columns that an invocation of the product of many rows computes from weights that it decodes itself; columns are a multiple
+    /// of 4. `None` stages decoded weights for 64 invocations in workgroup memory.
+    pub matmul_registers: Option<[u32; 2]>,
     /// Rows that a workgroup of the attention of many rows computes, an invocation each: a multiple of 8 up to 64.
     pub attention_rows: u32,
+    /// Invocations of a workgroup in the attention of one row: a power of two from 32 to 256.
+    pub decode_lanes: u32,
     /// Products of many rows with quantized weights round activations to 8 bits, in blocks of 32, for packed integer products.
     pub packed: bool,
 }
 
 impl Kernels {
     /// What suits GPUs, and the choice where nothing is known.
-    pub const PLAIN: Self = Self { matvec_lanes: 64, matmul_side: 8, matmul_quarters: 4, attention_rows: 64, packed: false };
-    /// What suits adapters that run on the CPU. SwiftShader compiles a store for each word of workgroup memory, to clear it: of 16 KiB
-    /// that takes longer than of all the rest of a kernel.
-    pub const CPU: Self = Self { matvec_lanes: 8, matmul_side: 16, matmul_quarters: 1, attention_rows: 16, packed: false };
+    pub const PLAIN: Self = Self { matvec_lanes: 64, matmul_registers: None, attention_rows: 64, decode_lanes: 128, packed: false };
+    /// What suits adapters that run on the CPU: few large invocations, and little workgroup memory, which SwiftShader compiles code to clear.
+    pub const CPU: Self = Self { matvec_lanes: 8, matmul_registers: Some([16, 16]), attention_rows: 16, decode_lanes: 32, packed: false };
     /// What suits GPUs with packed integer products, where results may change a little.
     pub const PACKED: Self = Self { packed: true, ..Self::PLAIN };
 }
@@ -53,9 +53,14 @@ impl FromStr for Kernels {
 
 impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { matvec_lanes, matmul_side, packed, .. } = self;
-        let activations = if *packed { "8-bit" } else { "f32" };
-        write!(f, "matvec of {matvec_lanes} lanes, matmul of {matmul_side} x {matmul_side}, {activations} activations")
+        let Self { matvec_lanes, matmul_registers, attention_rows, decode_lanes, packed } = self;
+        write!(f, "matvec of {matvec_lanes} lanes, matmul ")?;
+        match matmul_registers {
+            _ if *packed => write!(f, "with 8-bit activations")?,
+            None => write!(f, "of staged tiles")?,
+            Some([rows, columns]) => write!(f, "of {rows} x {columns} an invocation")?,
+        }
+        write!(f, ", attention of {attention_rows} rows, or of one by {decode_lanes} lanes")
     }
 }
 

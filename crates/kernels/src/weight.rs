@@ -85,7 +85,6 @@ impl Weight {
             wgsl += include_str!("weight_scale.wgsl");
         }
         wgsl += source;
-        wgsl += include_str!("weight_block.wgsl");
         if !matches!(self.scheme, Scheme::Q4 { .. } | Scheme::Int4 { .. }) {
             wgsl += include_str!("weight_dot.wgsl");
         }

@@ -9,6 +9,17 @@ fn values(nibbles: u32) -> vec4<f32> {
   return floor(t * (10.75 + 0.078125 * t * t) + 0.5);
 }
 
+fn load_block(row: u32, block: u32, blocks: u32) -> array<vec4<f32>, 8> {
+  let codes = weight_data[row * blocks + block];
+  let low = codes & vec4<u32>(0x0f0f0f0fu);
+  let high = (codes >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+  let scale = block_scale(row, block, blocks);
+  return array<vec4<f32>, 8>(
+    values(low.x) * scale, values(high.x) * scale, values(low.y) * scale, values(high.y) * scale,
+    values(low.z) * scale, values(high.z) * scale, values(low.w) * scale, values(high.w) * scale);
+}
+
+// Two vectors of a block.
 fn load_quarter(row: u32, block: u32, blocks: u32, quarter: u32) -> array<vec4<f32>, 2> {
   let codes = weight_data[row * blocks + block][quarter];
   let scale = block_scale(row, block, blocks);

@@ -128,8 +128,7 @@ fn known_answers_are_given_by_every_choice_of_kernels() {
 #[test]
 fn matmul_matches_oracle() {
     check_matmul(Kernels::PLAIN, &SCHEMES);
-    // Compiling takes long: the others are run where they differ.
-    check_matmul(Kernels::CPU, &[Scheme::Q4 { group_size: 32 }]);
+    check_matmul(Kernels::CPU, &SCHEMES);
     check_matmul(Kernels::PACKED, &[Scheme::Q8 { group_size: 32 }, Scheme::Q4 { group_size: 32 }, Scheme::Int4 { group_size: 128 }]);
 }
 
@@ -229,7 +228,12 @@ fn norm_matches_oracle() {
 
 #[test]
 fn attention_matches_oracle() {
-    let gpu = gpu();
+    check_attention(Kernels::PLAIN);
+    check_attention(Kernels::CPU);
+}
+
+fn check_attention(kernels: Kernels) {
+    let gpu = gpu_with(Some(kernels));
     let step = StepBuffer::new(&gpu);
     // rows, keys, heads, head_dim, position of the first row when causal
     let cases = [
@@ -245,7 +249,7 @@ fn attention_matches_oracle() {
     ];
     for (m, keys, heads, head_dim, causal_start) in cases {
         let width = heads * head_dim;
-        let what = format!("{m} rows, {keys} keys, {heads} heads of {head_dim}, causal from {causal_start:?}");
+        let what = format!("{m} rows, {keys} keys, {heads} heads of {head_dim}, causal from {causal_start:?}, {kernels}");
         let (q, k, v) = (noise(3, m * width), noise(5, keys * width), noise(7, keys * width));
         let want = attention::oracle::attention(&q, &k, &v, heads, head_dim, causal_start);
         let (q_rows, k_rows, v_rows) = (rows(&gpu, m, width, &q), rows(&gpu, keys, width, &k), rows(&gpu, keys, width, &v));

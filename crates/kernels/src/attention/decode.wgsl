@@ -1,20 +1,21 @@
 // The same for one row: output = softmax(q · kᵀ * sizes.scale) · v over all step.keys keys.
 //
-// A workgroup of 128 does one head, or one of SPLITS slices of the context for one head: for 128 keys at a time a lane scores one key, then
+// A workgroup of LANES does one head, or one of SPLITS slices of the context for one head: for LANES keys at a time a lane scores one, then
 // lanes (group, vector) sum the values of every GROUPS-th key. With several slices the output is not the attention but, for each head and
-// slice, VECTORS sums and then its largest score and total: see merge.wgsl. Dispatch: x = heads, y = SPLITS. Workgroup memory: 3.5 KiB.
+// slice, VECTORS sums and then its largest score and total: see merge.wgsl. Dispatch: x = heads, y = SPLITS. Workgroup memory:
+// 16 bytes * VECTORS + 24 * LANES.
 
-const GROUPS: u32 = 128u / VECTORS;
+const GROUPS: u32 = LANES / VECTORS;
 
 var<workgroup> query: array<vec4<f32>, VECTORS>;
-var<workgroup> scores: array<f32, 128>;
-var<workgroup> scratch: array<f32, 128>;
-var<workgroup> sums: array<vec4<f32>, 128>;
+var<workgroup> scores: array<f32, LANES>;
+var<workgroup> scratch: array<f32, LANES>;
+var<workgroup> sums: array<vec4<f32>, LANES>;
 
 fn workgroup_max(value: f32, lane: u32) -> f32 {
   scratch[lane] = value;
   workgroupBarrier();
-  for (var half = 64u; half > 0u; half >>= 1u) {
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
     if (lane < half) {
       scratch[lane] = max(scratch[lane], scratch[lane + half]);
     }
@@ -28,7 +29,7 @@ fn workgroup_max(value: f32, lane: u32) -> f32 {
 fn workgroup_sum(value: f32, lane: u32) -> f32 {
   scratch[lane] = value;
   workgroupBarrier();
-  for (var half = 64u; half > 0u; half >>= 1u) {
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
     if (lane < half) {
       scratch[lane] += scratch[lane + half];
     }
@@ -39,7 +40,7 @@ fn workgroup_sum(value: f32, lane: u32) -> f32 {
   return sum;
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let head = workgroup.x * VECTORS;
   if (lane < VECTORS) {
@@ -53,7 +54,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var acc = vec4<f32>(0.0);
   let slice = (step.keys + SPLITS - 1u) / SPLITS;
   let last = min((workgroup.y + 1u) * slice, step.keys);
-  for (var tile = workgroup.y * slice; tile < last; tile += 128u) {
+  for (var tile = workgroup.y * slice; tile < last; tile += LANES) {
     let key = tile + lane;
     var score = -3.0e38;
     if (key < last) {
@@ -75,7 +76,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     total = total * correction + workgroup_sum(probability, lane);
     acc *= correction;
     if (group < GROUPS) {
-      let count = min(128u, last - tile);
+      let count = min(LANES, last - tile);
       for (var j = group; j < count; j += GROUPS) {
         acc += scores[j] * v_scale(tile + j, workgroup.x) * v_vector((tile + j) * sizes.v_stride + sizes.v_offset + head + vector);
       }

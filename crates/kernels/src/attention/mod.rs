@@ -126,9 +126,14 @@ pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Disp
 
 /// Attention for row 0 alone, at the last position of the step.
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let source = attention.source(concat!("const SPLITS: u32 = 1u;\n", include_str!("decode.wgsl")));
+    let source = attention.source(&decode_kernel(gpu, 1));
     let grid = Grid::Fixed([attention.heads as u32, 1, 1]);
     Dispatch::new(gpu, "attention_decode", &source, attention.sizes(), Some(step), attention.buffers(), grid)
+}
+
+fn decode_kernel(gpu: &Gpu, splits: usize) -> String {
+    let lanes = gpu.kernels().decode_lanes;
+    format!("const LANES: u32 = {lanes}u;\nconst SPLITS: u32 = {splits}u;\n{}", include_str!("decode.wgsl"))
 }
 
 /// Slices of the context in [`attention_split`].
@@ -142,7 +147,7 @@ pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
 /// [`attention_decode`] in slices of the context, for long ones: few heads do not fill a GPU. `partial` is of [`split_bytes`].
 pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, partial: &wgpu::Buffer) -> [Dispatch; 2] {
     let (heads, vectors) = (attention.heads as u32, attention.head_dim / 4);
-    let source = attention.source(&format!("const SPLITS: u32 = {SPLITS}u;\n{}", include_str!("decode.wgsl")));
+    let source = attention.source(&decode_kernel(gpu, SPLITS));
     let buffers = attention.buffers().map(|(binding, buffer)| (binding, if binding == 4 { partial } else { buffer }));
     let slices =
         Dispatch::new(gpu, "attention_slices", &source, attention.sizes(), Some(step), buffers, Grid::Fixed([heads, SPLITS as u32, 1]));

@@ -1,7 +1,7 @@
 // The same product with 8-bit activations: a block of 32 of a row is divided by its scale, the largest absolute value being 127, and rounded;
 // its inner product with the codes of a weight block is a sum of integers, exact, and is multiplied by both scales.
 //
-// A workgroup of 64 computes a tile of 64 rows x 64 weight rows, an invocation 8 x 8 of it, placed as in matmul.wgsl (SIDE is 8). Lines with $s are
+// A workgroup of 64 computes a tile of 64 rows x 64 weight rows, an invocation 8 x 8 of it, placed as in matmul.wgsl. Lines with $s are
 // repeated for its 8 rows, those with $q for its 2 vectors of columns. Dispatch: x = ceil(sizes.rows / 64), y = ceil(step.rows / 64).
 // Workgroup memory: 4.5 KiB.
 

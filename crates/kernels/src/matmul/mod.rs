@@ -91,26 +91,29 @@ impl Product<'_> {
     }
 }
 
+/// Rows of an invocation, its vectors of sums, and the vectors of a block, in the products that stage tiles in workgroup memory.
+const STAGED: [(char, usize); 3] = [('s', 8), ('q', 2), ('k', 8)];
+
 /// The product for all rows of the step; one launch for each part of the weight.
 pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatch> {
     product.check();
-    let Kernels { matmul_side, matmul_quarters, packed, .. } = gpu.kernels();
+    let Kernels { matmul_registers, packed, .. } = gpu.kernels();
     let packed = packed && product.weight.scheme.group_size().is_some();
-    let side = if packed { 8 } else { matmul_side };
-    let kernel = if packed { include_str!("matmul_packed.wgsl") } else { include_str!("matmul.wgsl") };
-    let kernel = unroll(kernel, &[('k', 8), ('h', matmul_quarters as usize), ('s', side as usize), ('q', side as usize / 4)]);
-    let tile = format!(
-        "const SIDE: u32 = {side}u;\nconst ACROSS: u32 = {}u;\nconst QUARTERS: u32 = {matmul_quarters}u;\n{}{kernel}",
-        64 / side,
-        include_str!("tile.wgsl"),
-    );
-    let source = product.source(None, &tile);
+    let (kernel, [tile_rows, tile_columns]) = match (packed, matmul_registers) {
+        (true, _) => (format!("{}{}", include_str!("tile.wgsl"), unroll(include_str!("matmul_packed.wgsl"), &STAGED)), [64, 64]),
+        (false, None) => (format!("{}{}", include_str!("tile.wgsl"), unroll(include_str!("matmul.wgsl"), &STAGED)), [64, 64]),
+        (false, Some([rows, columns])) => {
+            let kernel = unroll(include_str!("matmul_registers.wgsl"), &[('s', rows as usize), ('q', columns as usize / 4)]);
+            (format!("const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\n{kernel}"), [rows, 8 * columns])
+        }
+    };
+    let source = product.source(None, &kernel);
     product
         .weight
         .parts_from()
         .map(|(first_row, part)| {
             let sizes = product.sizes(first_row, part.rows, None);
-            let grid = Grid::Rows { tile: 64, x: part.rows.div_ceil(64) as u32, z: 1 };
+            let grid = Grid::Rows { tile: tile_rows, x: (part.rows as u32).div_ceil(tile_columns), z: 1 };
             Dispatch::new(gpu, "matmul", &source, sizes, Some(step), product.bindings(gpu, part, None), grid)
         })
         .collect()

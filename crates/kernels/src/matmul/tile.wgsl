@@ -1,13 +1,13 @@
-// Stores what an invocation of a tile of 64 x 64 has summed: SIDE rows, ACROSS apart, and in each SIDE / 4 vectors of two pairs of columns.
+// Stores what an invocation of a tile of 64 x 64 has summed: 8 rows, 8 apart, and in each 2 vectors of two pairs of columns.
 // Only this copy is indexed, so that the sums themselves can stay in registers.
-fn store_tile(first_m: u32, first_n: u32, computed: array<vec4<f32>, SIDE * SIDE / 4u>) {
+fn store_tile(first_m: u32, first_n: u32, computed: array<vec4<f32>, 16>) {
   var sums = computed;
-  for (var i = 0u; i < SIDE * SIDE / 4u; i++) {
-    let m = first_m + i / (SIDE / 4u) * ACROSS;
+  for (var i = 0u; i < 16u; i++) {
+    let m = first_m + i / 2u * 8u;
     if (m < step.rows) {
-      let n = first_n + i % (SIDE / 4u) * ACROSS * 4u;
+      let n = first_n + i % 2u * 32u;
       store_pair(m, n, sums[i].x, sums[i].y);
-      store_pair(m, n + ACROSS * 2u, sums[i].z, sums[i].w);
+      store_pair(m, n + 16u, sums[i].z, sums[i].w);
     }
   }
 }
