@@ -14,15 +14,15 @@ async function cases(set) {
 }
 
 /** Loads a checkpoint into `window.model`. */
-function load(page, checkpoint, contextLength) {
+function load(page, checkpoint, options) {
   return page.evaluate(
-    async (url, contextLength) => {
+    async (url, options) => {
       const { QwenVL } = await import("qwen-vl-web");
       await window.model?.dispose();
-      window.model = await QwenVL.load(url, { contextLength });
+      window.model = await QwenVL.load(url, options);
     },
     `/checkpoints/${checkpoint}/`,
-    contextLength,
+    options,
   );
 }
 
@@ -47,11 +47,11 @@ export async function goldenTests(context, bed) {
   for (const set of bed.sets) {
     const all = await cases(set);
     assert.ok(all.length > 0, `${set.name} has no cases`);
-    const contextLength = Math.max(...all.map((golden) => golden.input_ids.length)) + 32;
+    const options = { ...bed.loadOptions, contextLength: Math.max(...all.map((golden) => golden.input_ids.length)) + 32 };
 
     await context.test(`${set.name} f32: the tokens of the original`, (context) =>
       bed.open(async (page) => {
-        await load(page, `${set.name}-f32`, contextLength);
+        await load(page, `${set.name}-f32`, options);
         for (const golden of all) {
           await context.test(golden.case, async () => {
             const { tokens } = await run(page, set, golden);
@@ -69,7 +69,7 @@ export async function goldenTests(context, bed) {
         assert.equal(chosen.length, 2);
         const results = [];
         for (const checkpoint of [`${set.name}-q4`, `${set.name}-q4-dequantized`]) {
-          await load(page, checkpoint, contextLength);
+          await load(page, checkpoint, options);
           const runs = [];
           for (const golden of chosen) runs.push(await run(page, set, golden));
           results.push(runs);

@@ -1,7 +1,7 @@
 //! What has to be on the machine, and how it gets there.
 
-use crate::process::{command, installed, output, root, run};
-use anyhow::{Result, bail};
+use crate::process::{command, installed, output, root, run, target_dir};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,54 @@ pub fn lavapipe_icd() -> Option<PathBuf> {
     });
     files.sort();
     files.into_iter().next()
+}
+
+/// The description of a lavapipe that Dawn takes. It refuses that of Mesa 22, which Debian 12 has: there the backport is unpacked beside the
+/// build, and not installed.
+pub fn dawn_icd() -> Result<PathBuf> {
+    let unpacked = target_dir().join("mesa/lvp_icd.json");
+    let taken = |icd: &PathBuf| {
+        let mut probe = command("node pkg-tests/dawn/adapter.mjs");
+        icd.is_file() && output(probe.env("VK_DRIVER_FILES", icd)).is_ok()
+    };
+    if let Some(icd) = lavapipe_icd().into_iter().chain([unpacked.clone()]).find(taken) {
+        return Ok(icd);
+    }
+    unpack_backport(&unpacked).context("Dawn refuses the lavapipe that is installed: a newer mesa-vulkan-drivers is needed")?;
+    if !taken(&unpacked) {
+        bail!("Dawn does not take the lavapipe of {} either", unpacked.display());
+    }
+    Ok(unpacked)
+}
+
+/// Downloads Debian's backport of the Mesa drivers with lists of packages of its own, so that the system's stay what they are.
+fn unpack_backport(icd: &Path) -> Result<()> {
+    let folder = icd.parent().context("no folder")?;
+    let lists = folder.join("lists");
+    fs::create_dir_all(lists.join("partial"))?;
+    let release = fs::read_to_string("/etc/os-release").context("this is no Debian")?;
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).context("/etc/os-release names no Debian")?;
+    let sources = folder.join("sources.list");
+    let archive = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian";
+    fs::write(&sources, format!("deb {archive} {codename}-backports main\n"))?;
+    let apt = |line: &str| {
+        let mut apt = command(line);
+        apt.arg(format!("-oDir::Etc::sourcelist={}", sources.display()));
+        apt.arg(format!("-oDir::State::Lists={}", lists.display()));
+        apt.arg("-oDir::Etc::sourceparts=-").current_dir(folder);
+        apt
+    };
+    run(&mut apt("apt-get update"))?;
+    run(&mut apt("apt-get download mesa-vulkan-drivers"))?;
+    let package = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|name| name == "deb"));
+    run(command("dpkg-deb --extract").arg(package.context("apt-get downloaded nothing")?).arg(folder))?;
+    let library =
+        fs::read_dir(folder.join("usr/lib"))?.flatten().map(|entry| entry.path().join("libvulkan_lvp.so")).find(|path| path.is_file());
+    let description = serde_json::json!({
+        "file_format_version": "1.0.0",
+        "ICD": { "library_path": library.context("the package has no lavapipe")?, "api_version": "1.3.0" },
+    });
+    Ok(fs::write(icd, description.to_string())?)
 }
 
 fn vulkan_loader() -> bool {

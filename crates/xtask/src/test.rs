@@ -30,6 +30,8 @@ enum Part {
     Checkpoints,
     /// What of the package runs without a browser
     Node,
+    /// The package in Node, on Dawn (Chromium's WebGPU) with a newer lavapipe than the native tests may have
+    Dawn,
     /// The package and the page in Chromium
     Chromium,
     /// The package and the page in Firefox
@@ -45,7 +47,7 @@ impl Part {
             Self::Setup | Self::Format => &[],
             Self::Lint | Self::Native | Self::Package | Self::Checkpoints => &[Self::Setup],
             Self::Node => &[Self::Setup, Self::Package],
-            Self::Chromium | Self::Firefox | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
+            Self::Dawn | Self::Chromium | Self::Firefox | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
         }
     }
 
@@ -66,6 +68,7 @@ impl Part {
             }
             Self::Checkpoints => checkpoints::for_tests(),
             Self::Node => node(),
+            Self::Dawn => dawn(),
             Self::Chromium => browser("chromium", system::chromium_program()),
             Self::Firefox => browser("firefox", system::firefox_program()),
             Self::Packaging => packaging(),
@@ -124,6 +127,14 @@ fn node() -> Result<()> {
         node.args(files);
     }
     run_command(&mut node)
+}
+
+fn dawn() -> Result<()> {
+    run_command(
+        command("node --test --test-reporter=spec pkg-tests/dawn/dawn.test.mjs")
+            .env("VK_DRIVER_FILES", system::dawn_icd()?)
+            .env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder()),
+    )
 }
 
 fn browser(name: &str, program: Option<&str>) -> Result<()> {
