@@ -1,0 +1,88 @@
+// A text, or a picture and a text, continued by a large model on a software adapter: in Node on Dawn, or in Chromium.
+//   VK_DRIVER_FILES=ICD node pkg-tests/full-size.mjs --model FOLDER --image FILE
+//   node pkg-tests/full-size.mjs --model FOLDER --chromium PROGRAM
+// A model of the published size with random weights is made by (19 GB on the way):
+//   cargo run --release -p qwen-vl-testkit --example full_size -- CONFIG.json QWEN.TIKTOKEN FOLDER    # and lies in FOLDER/web then
+
+import { readFile } from "node:fs/promises";
+import { basename, dirname } from "node:path";
+import { parseArgs } from "node:util";
+import { launch, openPage } from "./browser.mjs";
+import { serve } from "./server.mjs";
+import { importMap } from "./weights/import-map.mjs";
+import { residentBytes } from "./weights/memory-watch.mjs";
+
+const text = { type: "string" };
+const { values } = parseArgs({
+  options: {
+    model: text,
+    package: { ...text, default: "web" },
+    chromium: text,
+    image: text,
+    prompt: { ...text, default: "What is in the picture? Answer:" },
+    tokens: { ...text, default: "4" },
+    kv: { ...text, default: "f16" },
+  },
+});
+
+const page = `<!doctype html><meta charset="utf-8"><script type="importmap">${await importMap(values.package)}</script>`;
+const folders = { "/package/": values.package, "/model/": values.model, ...(values.image ? { "/image/": dirname(values.image) } : {}) };
+const server = await serve(folders, {
+  handle(path, response) {
+    if (path !== "/" && path !== "/favicon.ico") return false;
+    response.writeHead(200, { "content-type": "text/html" }).end(path === "/" ? page : "");
+    return true;
+  },
+});
+const image = values.image && `${server.origin}/image/${basename(values.image)}`;
+const job = {
+  url: `${server.origin}/model/`,
+  prompt: `${image ? "<img>a</img>" : ""}${values.prompt}`,
+  images: image ? [image] : [],
+  tokens: Number(values.tokens),
+  options: { cache: "none", kv: values.kv, contextLength: 512, selfCheck: false },
+};
+// Launches take a software adapter longer than the watchdog of Chromium's GPU process waits.
+const browser = values.chromium && (await launch({ name: "chromium", program: values.chromium, flags: ["--disable-gpu-watchdog"] }));
+try {
+  let resident;
+  if (browser) {
+    const { page, problems } = await openPage(browser, server.origin);
+    print(await page.evaluate(answer, job));
+    problems.forEach((problem) => console.error(problem));
+    resident = await residentBytes(browser);
+  } else {
+    const { becomePage } = await import("./dawn/page.mjs");
+    job.options.worker = false;
+    print(await becomePage(server.origin).evaluate(answer, job));
+    const status = await readFile("/proc/self/status", "utf8");
+    resident = Number(/VmHWM:\s+(\d+) kB/.exec(status)[1]) * 1024;
+  }
+  console.log(`resident memory    ${(resident / 1024 ** 3).toFixed(2)} GiB${browser ? " (GPU process and renderers, at the end)" : " at most"}`);
+} finally {
+  await browser?.close();
+  server.close();
+}
+// Dawn would wait for what nobody needs any more.
+process.exit();
+
+function print({ loadMs, info, tokens, text, usage, timings }) {
+  const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
+  console.log(`adapter            ${info.adapter.name}`);
+  console.log(`loaded             ${(info.downloadBytes / 1024 ** 3).toFixed(2)} GiB in ${seconds(loadMs)}`);
+  console.log(`buffers            ${(info.gpuBytes / 1024 ** 3).toFixed(2)} GiB`);
+  console.log(`picture            ${seconds(timings.encodeMs)}`);
+  console.log(`prompt             ${usage.promptTokens} tokens in ${seconds(timings.prefillMs)}`);
+  console.log(`answer             ${timings.decodeTokensPerSecond.toFixed(3)} tokens/s`);
+  console.log(`tokens             ${tokens.join(" ")}  ${JSON.stringify(text)}`);
+}
+
+/** Runs in the page. */
+async function answer({ url, prompt, images, tokens, options }) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const began = performance.now();
+  const model = await QwenVL.load(url, options);
+  const loadMs = performance.now() - began;
+  const { tokens: ids, text, usage, timings } = await model.complete(prompt, images, { greedy: true, maxTokens: tokens });
+  return { loadMs, info: model.info, tokens: ids, text, usage, timings };
+}
