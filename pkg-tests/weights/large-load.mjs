@@ -1,12 +1,16 @@
 // Loads a large model in Chromium, without its warm-up, and prints a table of memory and rates:
-//   node pkg-tests/weights/large-load.mjs --package web --model FOLDER --chromium PROGRAM [--rounds N]
+//   node pkg-tests/weights/large-load.mjs --package web --model FOLDER --chromium PROGRAM [--rounds N] [--mbit N]
+// The server sends as fast as it can, or N megabits a second over all connections together.
 // Any converted model will do. One of 2.2 GB, of random weights, with CONFIG.json as the published one but for 4 layers, 4 of the vision
 // tower, 4352 words and `image_start_id` 4310:
 //   cargo run --release -p qwen-vl-testkit --example synthetic -- CONFIG.json tests/fixtures/tokenizer/qwen.tiktoken target/random
 //   cargo run --release -p quantize -- target/random target/large --scheme f16
 
-import { readFile } from "node:fs/promises";
+import { createReadStream } from "node:fs";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { launch, openPage } from "../browser.mjs";
 import { serve } from "../server.mjs";
@@ -14,18 +18,26 @@ import { importMap } from "./import-map.mjs";
 import { MemoryWatch, mib } from "./memory-watch.mjs";
 
 const text = { type: "string" };
-const { values } = parseArgs({ options: { package: text, model: text, chromium: text, rounds: { ...text, default: "3" } } });
+const { values } = parseArgs({ options: { package: text, model: text, chromium: text, rounds: { ...text, default: "3" }, mbit: text } });
 const rounds = Number(values.rounds);
 
 const page = `<!doctype html><meta charset="utf-8"><script type="importmap">${await importMap(values.package)}</script>`;
 const folders = { "/package/": values.package, "/model/": values.model, "/tests/": new URL(".", import.meta.url).pathname };
 const server = await serve(folders, {
-  handle(path, response) {
+  async handle(path, response) {
+    if (values.mbit && path.startsWith("/model/shard-")) {
+      const file = join(values.model, path.slice("/model/".length));
+      response.writeHead(200, { "content-type": "application/octet-stream", "content-length": (await stat(file)).size });
+      await pipeline(createReadStream(file, { highWaterMark: 256 << 10 }), paced, response);
+      return true;
+    }
     if (path !== "/" && path !== "/favicon.ico") return false;
     response.writeHead(200, { "content-type": "text/html" }).end(path === "/" ? page : "");
     return true;
   },
 });
+/** When the connection that is shared is free again. */
+let free = 0;
 const manifest = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
 const shards = manifest.shards.map(({ file, sha256, bytes }) => ({ url: `${server.origin}/model/${file}`, sha256, bytes }));
 const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
@@ -67,6 +79,16 @@ try {
   }
 } finally {
   server.close();
+}
+
+/** Lets chunks through at the rate of `--mbit`, which all connections share. */
+async function* paced(chunks) {
+  for await (const chunk of chunks) {
+    const now = performance.now();
+    free = Math.max(free, now) + (chunk.length * 8) / 1000 / Number(values.mbit);
+    if (free - now > 1) await sleep(free - now);
+    yield chunk;
+  }
 }
 
 function rate(ms) {

@@ -4,6 +4,7 @@
 import { readFile } from "node:fs/promises";
 
 const INTERVAL_MS = 50;
+const PATIENCE_MS = 5000;
 
 export const mib = (bytes) => (bytes / 1024 / 1024).toFixed(0);
 
@@ -30,8 +31,9 @@ export class MemoryWatch {
   async #run(session, page) {
     while (!this.#stopped) {
       const worker = page.workers()[0];
-      // A worker that has just begun, or ended, does not answer.
-      const heap = await worker?.client.send("Runtime.getHeapUsage").catch(() => undefined);
+      // A worker that has just begun, or ended, does not answer, or never.
+      const asked = worker?.client.send("Runtime.getHeapUsage").catch(() => undefined);
+      const heap = await Promise.race([asked, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
       if (heap) {
         this.#note("JavaScript heap of the worker", heap.usedSize);
         this.#note("its array buffers, wasm memory among them", heap.backingStorageSize);
