@@ -54,8 +54,12 @@ try {
     const browser = await launch({ name: "chromium", program: values.chromium });
     try {
       const { page, problems } = await openPage(browser, server.origin);
-      const bare = (kind) => page.evaluate(measureBare, kind, shards);
+      const bare = (kind) => {
+        console.error(`round ${round + 1}: ${kind}`);
+        return page.evaluate(measureBare, kind, shards);
+      };
       const load = async (cache, watched) => {
+        console.error(`round ${round + 1}: load, cache ${cache}${watched ? ", watched" : ""}`);
         const watch = watched && (await MemoryWatch.start(browser, page));
         const result = await page.evaluate(measureLoad, `${server.origin}/model/`, cache);
         if (problems.length > 0) throw new Error(problems.join("\n"));
