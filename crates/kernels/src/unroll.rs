@@ -23,4 +23,9 @@ mod tests {
     fn lines_are_repeated_for_every_number() {
         assert_eq!(super::unroll("a$r$p\nb\n", &[('r', 2), ('p', 2)]), "a00\na01\na10\na11\nb\n");
     }
+
+    #[test]
+    fn comments_at_the_margin_are_left_out() {
+        assert_eq!(super::unroll("// $r\na$r\n  // b\n", &[('r', 2)]), "a0\na1\n  // b\n");
+    }
 }
