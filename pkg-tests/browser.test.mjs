@@ -10,8 +10,8 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { serveBlank } from "./blank.mjs";
 import { launch, openPage } from "./browser.mjs";
-import { serve } from "./server.mjs";
 import { adapterTests } from "./suites/adapter.mjs";
 import { apiTests, pictureTests } from "./suites/api.mjs";
 import { backendTests } from "./suites/backends.mjs";
@@ -40,23 +40,13 @@ let server;
 
 before(async () => {
   const folders = {
-    "/package/": packageFolder,
     "/checkpoints/": checkpoints,
     "/nano/": join(repository, "models/nano"),
     "/sample/": join(repository, "models/sample"),
     "/page/": join(repository, "www/dist"),
     ...Object.fromEntries(sets.map((set) => [`/golden/${set.name}/`, set.root])),
   };
-  const blank = await blankPage();
-  server = await serve(folders, {
-    handle(path, response) {
-      if (path === "/" || path === "/favicon.ico") {
-        response.writeHead(200, { "content-type": path === "/" ? "text/html" : "image/x-icon" }).end(path === "/" ? blank : "");
-        return true;
-      }
-      return bed.handle?.(path, response) ?? false;
-    },
-  });
+  server = await serveBlank(packageFolder, folders, { handle: (path, response) => bed.handle?.(path, response) });
   bed.origin = server.origin;
   browser = await launch({ name, program: setting("QWEN_VL_BROWSER_PROGRAM"), vulkanIcd: setting("QWEN_VL_VULKAN_ICD") });
 });
@@ -65,17 +55,6 @@ after(async () => {
   await browser?.close();
   server?.close();
 });
-
-/** An empty page that knows the package by its name, from the `exports` of the packed package.json. */
-async function blankPage() {
-  const { exports } = JSON.parse(await readFile(join(packageFolder, "package.json"), "utf8"));
-  const imports = {};
-  for (const [path, entry] of Object.entries(exports)) {
-    const file = typeof entry === "string" ? entry : entry.default;
-    imports[path.replace(".", "qwen-vl-web")] = file.replace(".", "/package");
-  }
-  return `<!doctype html><meta charset="utf-8"><script type="importmap">${JSON.stringify({ imports })}</script>`;
-}
 
 /**
  * Runs a test on a page of its own; whatever the page reports as an error fails it.

@@ -7,9 +7,8 @@
 import { readFile } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { parseArgs } from "node:util";
+import { serveBlank } from "./blank.mjs";
 import { launch, openPage } from "./browser.mjs";
-import { serve } from "./server.mjs";
-import { importMap } from "./weights/import-map.mjs";
 import { residentBytes } from "./weights/memory-watch.mjs";
 
 const text = { type: "string" };
@@ -25,15 +24,7 @@ const { values } = parseArgs({
   },
 });
 
-const page = `<!doctype html><meta charset="utf-8"><script type="importmap">${await importMap(values.package)}</script>`;
-const folders = { "/package/": values.package, "/model/": values.model, ...(values.image ? { "/image/": dirname(values.image) } : {}) };
-const server = await serve(folders, {
-  handle(path, response) {
-    if (path !== "/" && path !== "/favicon.ico") return false;
-    response.writeHead(200, { "content-type": "text/html" }).end(path === "/" ? page : "");
-    return true;
-  },
-});
+const server = await serveBlank(values.package, { "/model/": values.model, ...(values.image ? { "/image/": dirname(values.image) } : {}) });
 const image = values.image && `${server.origin}/image/${basename(values.image)}`;
 const job = {
   url: `${server.origin}/model/`,

@@ -12,27 +12,21 @@ import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { serveBlank } from "../blank.mjs";
 import { launch, openPage } from "../browser.mjs";
-import { serve } from "../server.mjs";
-import { importMap } from "./import-map.mjs";
 import { MemoryWatch, mib } from "./memory-watch.mjs";
 
 const text = { type: "string" };
 const { values } = parseArgs({ options: { package: text, model: text, chromium: text, rounds: { ...text, default: "3" }, mbit: text } });
 const rounds = Number(values.rounds);
 
-const page = `<!doctype html><meta charset="utf-8"><script type="importmap">${await importMap(values.package)}</script>`;
-const folders = { "/package/": values.package, "/model/": values.model, "/tests/": new URL(".", import.meta.url).pathname };
-const server = await serve(folders, {
+const folders = { "/model/": values.model, "/tests/": new URL(".", import.meta.url).pathname };
+const server = await serveBlank(values.package, folders, {
   async handle(path, response) {
-    if (values.mbit && path.startsWith("/model/shard-")) {
-      const file = join(values.model, path.slice("/model/".length));
-      response.writeHead(200, { "content-type": "application/octet-stream", "content-length": (await stat(file)).size });
-      await pipeline(createReadStream(file, { highWaterMark: 256 << 10 }), paced, response);
-      return true;
-    }
-    if (path !== "/" && path !== "/favicon.ico") return false;
-    response.writeHead(200, { "content-type": "text/html" }).end(path === "/" ? page : "");
+    if (!values.mbit || !path.startsWith("/model/shard-")) return false;
+    const file = join(values.model, path.slice("/model/".length));
+    response.writeHead(200, { "content-type": "application/octet-stream", "content-length": (await stat(file)).size });
+    await pipeline(createReadStream(file, { highWaterMark: 256 << 10 }), paced, response);
     return true;
   },
 });
