@@ -12,22 +12,48 @@ use web_time::Instant;
 pub struct Kernels {
     /// Invocations of a workgroup in the product of one row: a power of two from 4 to 256.
     pub matvec_lanes: u32,
+    /// Whether the product of one row takes f16 and f32 weights in a loop over quarters of a block: a third of the code, and of the time to
+    /// compile it, for a seventh more time to run. (Blocks of codes compile faster, and would run a fourth longer.)
+    pub matvec_float_quarters: bool,
     /// Rows and columns that an invocation of the product of many rows computes from weights that it decodes itself; columns are a multiple
     /// of 4. `None` stages decoded weights for 64 invocations in workgroup memory.
     pub matmul_registers: Option<[u32; 2]>,
     /// Rows that a workgroup of the attention of many rows computes, an invocation each: a multiple of 8 up to 64.
     pub attention_rows: u32,
+    /// Whether one kernel does the attention of many rows for heads of any width: one thing less to compile.
+    pub attention_of_any_width: bool,
     /// Invocations of a workgroup in the attention of one row: a power of two from 32 to 256.
     pub decode_lanes: u32,
+    /// Invocations of the only workgroup of argmax: a power of two up to 256.
+    pub argmax_lanes: u32,
     /// Products of many rows with quantized weights round activations to 8 bits, in blocks of 32, for packed integer products.
     pub packed: bool,
 }
 
 impl Kernels {
     /// What suits GPUs, and the choice where nothing is known.
-    pub const PLAIN: Self = Self { matvec_lanes: 64, matmul_registers: None, attention_rows: 64, decode_lanes: 128, packed: false };
-    /// What suits adapters that run on the CPU: few large invocations, and little workgroup memory, which SwiftShader compiles code to clear.
-    pub const CPU: Self = Self { matvec_lanes: 8, matmul_registers: Some([16, 16]), attention_rows: 16, decode_lanes: 32, packed: false };
+    pub const PLAIN: Self = Self {
+        matvec_lanes: 64,
+        matvec_float_quarters: false,
+        matmul_registers: None,
+        attention_rows: 64,
+        attention_of_any_width: false,
+        decode_lanes: 128,
+        argmax_lanes: 256,
+        packed: false,
+    };
+    /// What suits adapters that run on the CPU: few large invocations, and little code and workgroup memory, as SwiftShader compiles long,
+    /// also to clear that memory.
+    pub const CPU: Self = Self {
+        matvec_lanes: 8,
+        matvec_float_quarters: true,
+        matmul_registers: Some([16, 16]),
+        attention_rows: 16,
+        attention_of_any_width: true,
+        decode_lanes: 32,
+        argmax_lanes: 32,
+        packed: false,
+    };
     /// What suits GPUs with packed integer products, where results may change a little.
     pub const PACKED: Self = Self { packed: true, ..Self::PLAIN };
 }
@@ -53,14 +79,16 @@ impl FromStr for Kernels {
 
 impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { matvec_lanes, matmul_registers, attention_rows, decode_lanes, packed } = self;
-        write!(f, "matvec of {matvec_lanes} lanes, matmul ")?;
-        match matmul_registers {
-            _ if *packed => write!(f, "with 8-bit activations")?,
+        let quarters = if self.matvec_float_quarters { " (floats by quarters of a block)" } else { "" };
+        write!(f, "matvec of {} lanes{quarters}, matmul ", self.matvec_lanes)?;
+        match self.matmul_registers {
+            _ if self.packed => write!(f, "with 8-bit activations")?,
             None => write!(f, "of staged tiles")?,
             Some([rows, columns]) => write!(f, "of {rows} x {columns} an invocation")?,
         }
-        write!(f, ", attention of {attention_rows} rows, or of one by {decode_lanes} lanes")
+        let heads = if self.attention_of_any_width { " and heads of any width" } else { "" };
+        let Self { attention_rows, decode_lanes, argmax_lanes, .. } = self;
+        write!(f, ", attention of {attention_rows} rows{heads}, or of one by {decode_lanes} lanes, argmax of {argmax_lanes} lanes")
     }
 }
 

@@ -55,7 +55,7 @@ impl KvFormat {
         };
         let scale = match self {
             Self::F32 | Self::F16 => "1.0".to_owned(),
-            Self::Q8 => format!("bitcast<f32>({name}[key * sizes.{name}_stride + sizes.heads * VECTORS + head])"),
+            Self::Q8 => format!("bitcast<f32>({name}[key * sizes.{name}_stride + sizes.heads * sizes.vectors + head])"),
         };
         format!(
             "fn {name}_vector(at: u32) -> vec4<f32> {{ return {vector}; }}\n\

@@ -173,7 +173,7 @@ fn check_matmul(kernels: Kernels, schemes: &[Scheme]) {
 #[test]
 fn matvec_matches_oracle() {
     check_matvec(Kernels::PLAIN, &SCHEMES);
-    check_matvec(Kernels::CPU, &[Scheme::F32, Scheme::Q4 { group_size: 32 }]);
+    check_matvec(Kernels::CPU, &SCHEMES);
 }
 
 fn check_matvec(kernels: Kernels, schemes: &[Scheme]) {
@@ -433,7 +433,12 @@ fn add_adds() {
 
 #[test]
 fn argmax_finds_the_first_largest_and_reports_broken_logits() {
-    let gpu = gpu();
+    check_argmax(Kernels::PLAIN);
+    check_argmax(Kernels::CPU);
+}
+
+fn check_argmax(kernels: Kernels) {
+    let gpu = gpu_with(Some(kernels));
     let token = gpu.storage("token", 4).unwrap();
     let find = |values: &[f32]| {
         let logits = rows(&gpu, 1, values.len(), values);

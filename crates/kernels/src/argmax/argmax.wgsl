@@ -1,41 +1,42 @@
-// token[0] = index of the largest of sizes.cols logits, the lowest of equals; all bits set if any logit is NaN or infinite.
-// One workgroup of 256. Workgroup memory: 3 KiB.
+// token[0] = index of the largest of sizes.cols logits, the lowest of equals; NOT_FINITE (all bits set) if any logit is NaN or infinite.
+// One workgroup of LANES. Only indices are shared, not the logits with them: workgroup memory of 4 bytes a lane.
 
-var<workgroup> best_value: array<f32, 256>;
-var<workgroup> best_index: array<u32, 256>;
-var<workgroup> broken: array<u32, 256>;
+const NOT_FINITE: u32 = 0xffffffffu;
 
-@compute @workgroup_size(256)
+var<workgroup> best: array<u32, LANES>;
+
+@compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32) {
-  var value = -3.4e38;
-  var index = sizes.cols;
-  var not_finite = 0u;
-  for (var i = lane; i < sizes.cols; i += 256u) {
+  var index = min(lane, sizes.cols - 1u);
+  var value = logits[index];
+  for (var i = lane; i < sizes.cols; i += LANES) {
     let logit = logits[i];
     // On the bits: a compiler may assume that floats are never NaN.
-    not_finite |= u32((bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u);
+    if ((bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u) {
+      index = NOT_FINITE;
+      break;
+    }
     if (logit > value) {
       value = logit;
       index = i;
     }
   }
-  best_value[lane] = value;
-  best_index[lane] = index;
-  broken[lane] = not_finite;
+  best[lane] = index;
   workgroupBarrier();
-  for (var half = 128u; half > 0u; half >>= 1u) {
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
     if (lane < half) {
-      let other = best_value[lane + half];
-      let other_index = best_index[lane + half];
-      if (other > best_value[lane] || (other == best_value[lane] && other_index < best_index[lane])) {
-        best_value[lane] = other;
-        best_index[lane] = other_index;
-      }
-      broken[lane] |= broken[lane + half];
+      best[lane] = better(best[lane], best[lane + half]);
     }
     workgroupBarrier();
   }
   if (lane == 0u) {
-    token[0] = select(best_index[0], 0xffffffffu, broken[0] != 0u);
+    token[0] = best[0];
   }
+}
+
+fn better(a: u32, b: u32) -> u32 {
+  if (max(a, b) == NOT_FINITE) {
+    return NOT_FINITE;
+  }
+  return select(a, b, logits[b] > logits[a] || (logits[b] == logits[a] && b < a));
 }

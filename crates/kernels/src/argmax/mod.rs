@@ -11,11 +11,13 @@ pub const NOT_FINITE: u32 = u32::MAX;
 /// # Shapes
 /// - `logits`: `[1, vocab]`, `token`: one u32
 pub fn argmax(gpu: &Gpu, logits: &Activation, token: &wgpu::Buffer) -> Dispatch {
-    let source = concat!(
-        "@group(0) @binding(1) var<storage, read> logits: array<f32>;\n\
-         @group(0) @binding(2) var<storage, read_write> token: array<u32>;\n",
+    let source = format!(
+        "const LANES: u32 = {}u;\n\
+         @group(0) @binding(1) var<storage, read> logits: array<f32>;\n\
+         @group(0) @binding(2) var<storage, read_write> token: array<u32>;\n{}",
+        gpu.kernels().argmax_lanes,
         include_str!("argmax.wgsl"),
     );
     let sizes = Sizes::default().u32("cols", logits.cols);
-    Dispatch::new(gpu, "argmax", source, sizes, None, [(1, &logits.buffer), (2, token)], Grid::Fixed([1, 1, 1]))
+    Dispatch::new(gpu, "argmax", &source, sizes, None, [(1, &logits.buffer), (2, token)], Grid::Fixed([1, 1, 1]))
 }

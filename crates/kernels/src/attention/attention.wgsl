@@ -1,7 +1,7 @@
 // output = softmax(q · kᵀ * sizes.scale) · v, head by head, in one pass over the keys (online softmax): no score matrix in memory.
 // sizes.causal: row m stands at position step.start + m and sees keys 0 ..= that position. Otherwise every row sees all step.keys keys.
 //
-// q, k, v, output  rows of sizes.*_stride elements of four values; head h begins at sizes.*_offset + h * VECTORS. k_vector and v_vector
+// q, k, v, output  rows of sizes.*_stride elements of four values; head h begins at sizes.*_offset + h * vectors. k_vector and v_vector
 // unpack an element, k_scale and v_scale are what it was divided by
 // A workgroup of ROWS does as many rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then takes care of one row's
 // softmax, then sums values for 8 rows x PARTS vectors. Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
@@ -20,7 +20,8 @@ fn dots(x: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) ->
 
 @compute @workgroup_size(ROWS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let head = workgroup.x * VECTORS;
+  let vectors = head_vectors();
+  let head = workgroup.x * vectors;
   let first = workgroup.y * ROWS;
   let column = lane & 7u;
   let band = (lane >> 3u) * 8u;  // first of this lane's 8 rows
@@ -41,7 +42,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let key$k = key[$k] * sizes.k_stride + sizes.k_offset + head;
     let scale$k = k_scale(key[$k], workgroup.x);
     var score$r = vec4<f32>(0.0);
-    for (var i = 0u; i < VECTORS; i++) {
+    for (var i = 0u; i < vectors; i++) {
       let k$k = k_vector(key$k + i);
       score$r += dots(q[query$r + i], k0, k1, k2, k3);
     }
@@ -83,7 +84,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var j = 0u; j < count; j++) {
       let value = (tile + j) * sizes.v_stride + sizes.v_offset + head;
       let v_factor = v_scale(tile + j, workgroup.x);
-      let v$p = v_vector(value + min(column + $pu * 8u, VECTORS - 1u)) * v_factor;
+      let v$p = v_vector(value + min(column + $pu * 8u, vectors - 1u)) * v_factor;
       let p$r = scores[(band + $ru) * STRIDE + j];
       acc$r_$p += p$r * v$p;
     }
@@ -98,7 +99,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   for (var i = 0u; i < 8u * PARTS; i++) {
     let row = band + i / PARTS;
     let vector = column + i % PARTS * 8u;
-    if (first + row < step.rows && vector < VECTORS) {
+    if (first + row < step.rows && vector < vectors) {
       output[(first + row) * sizes.out_stride + head + vector] = sums[i] * factors[row];
     }
   }

@@ -4,7 +4,7 @@ pub mod oracle;
 
 use crate::dispatch::Sizes;
 use crate::unroll::unroll;
-use crate::{Activation, Dispatch, Gpu, Grid, KvCache, KvFormat, StepBuffer};
+use crate::{Activation, Dispatch, Gpu, Grid, Kernels, KvCache, KvFormat, StepBuffer};
 
 /// A slice of columns of activations that holds `heads × head_dim` values a row.
 #[derive(Clone, Copy)]
@@ -84,12 +84,10 @@ impl Attention<'_> {
         assert!(self.head_dim.is_multiple_of(4) && self.head_dim <= 128, "heads of {} values", self.head_dim);
         // Queries, keys and values are often one buffer: bound under three names, which is allowed as all are read-only.
         let mut source = format!(
-            "const VECTORS: u32 = {}u;\n\
-             @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;\n\
+            "@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;\n\
              @group(0) @binding(2) var<storage, read> k: array<{}>;\n\
              @group(0) @binding(3) var<storage, read> v: array<{}>;\n\
              @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;\n",
-            self.head_dim / 4,
             self.keys.format().element(),
             self.values.format().element(),
         );
@@ -101,6 +99,7 @@ impl Attention<'_> {
     fn sizes(&self) -> Sizes {
         let sizes = Sizes::default()
             .u32("heads", self.heads)
+            .u32("vectors", self.head_dim / 4)
             .u32("causal", self.causal.into())
             .f32("scale", (1.0 / (self.head_dim as f64).sqrt()) as f32)
             .u32("out_stride", self.output.stride() / 4);
@@ -117,23 +116,28 @@ impl Attention<'_> {
 
 /// Attention for all rows of the step.
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let (rows, parts) = (gpu.kernels().attention_rows, attention.head_dim.div_ceil(32));
+    let Kernels { attention_rows: rows, attention_of_any_width: any, .. } = gpu.kernels();
+    let parts = attention.head_dim.div_ceil(32);
+    let vectors = if any { "sizes.vectors".to_owned() } else { format!("{}u", attention.head_dim / 4) };
     let kernel = unroll(include_str!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
-    let source = attention.source(&format!("const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\n{kernel}"));
+    let source = attention.source(&format!(
+        "const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\nfn head_vectors() -> u32 {{ return {vectors}; }}\n{kernel}"
+    ));
     let grid = Grid::Rows { tile: rows, x: attention.heads as u32, z: 1 };
     Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }
 
 /// Attention for row 0 alone, at the last position of the step.
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let source = attention.source(&decode_kernel(gpu, 1));
+    let source = attention.source(&decode_kernel(gpu, attention.head_dim, 1));
     let grid = Grid::Fixed([attention.heads as u32, 1, 1]);
     Dispatch::new(gpu, "attention_decode", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }
 
-fn decode_kernel(gpu: &Gpu, splits: usize) -> String {
-    let lanes = gpu.kernels().decode_lanes;
-    format!("const LANES: u32 = {lanes}u;\nconst SPLITS: u32 = {splits}u;\n{}", include_str!("decode.wgsl"))
+fn decode_kernel(gpu: &Gpu, head_dim: usize, splits: usize) -> String {
+    let (vectors, lanes) = (head_dim / 4, gpu.kernels().decode_lanes);
+    let kernel = include_str!("decode.wgsl");
+    format!("const VECTORS: u32 = {vectors}u;\nconst LANES: u32 = {lanes}u;\nconst SPLITS: u32 = {splits}u;\n{kernel}")
 }
 
 /// Slices of the context in [`attention_split`].
@@ -147,7 +151,7 @@ pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
 /// [`attention_decode`] in slices of the context, for long ones: few heads do not fill a GPU. `partial` is of [`split_bytes`].
 pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, partial: &wgpu::Buffer) -> [Dispatch; 2] {
     let (heads, vectors) = (attention.heads as u32, attention.head_dim / 4);
-    let source = attention.source(&decode_kernel(gpu, SPLITS));
+    let source = attention.source(&decode_kernel(gpu, attention.head_dim, SPLITS));
     let buffers = attention.buffers().map(|(binding, buffer)| (binding, if binding == 4 { partial } else { buffer }));
     let slices =
         Dispatch::new(gpu, "attention_slices", &source, attention.sizes(), Some(step), buffers, Grid::Fixed([heads, SPLITS as u32, 1]));

@@ -4,6 +4,7 @@
 // input   1 x blocks*32 f32, as vec4               bias    f32, as many as weight rows (sizes.has_bias)
 // output  f32                                      weight  rows x blocks*32, see weight_*.wgsl
 // A workgroup of LANES computes 8 weight rows, its lanes striding over the blocks of 32: a block of the input is loaded once for all eight.
+// QUARTERS: a quarter of a block at a time, in a loop, which is a third of the code where adapters do not compile fast.
 // Lines with $i are repeated for the 8 vectors of a block, those with $r for the 8 rows. Dispatch: ceil(rows / 8) workgroups, folded into
 // x and y. Workgroup memory: 36 bytes a lane.
 
@@ -22,10 +23,22 @@ fn main(
   var acc$r = 0.0;
   var squares = 0.0;
   for (var block = lane; block < sizes.blocks; block += LANES) {
-    let at = block * 8u;
-    var x$i = input[at + $iu];
-    if (NORM) { squares += dot(x$i, x$i); x$i *= norm_at(at + $iu); }
-    acc$r += block_dot(row$r, block, sizes.blocks, x0, x1, x2, x3, x4, x5, x6, x7);
+    if (QUARTERS) {
+      for (var quarter = 0u; quarter < 4u; quarter++) {
+        let at = block * 8u + quarter * 2u;
+        var a = input[at];
+        var b = input[at + 1u];
+        if (NORM) { squares += dot(a, a) + dot(b, b); a *= norm_at(at); b *= norm_at(at + 1u); }
+        let w$r = load_quarter(row$r, block, sizes.blocks, quarter);
+        let product$r = w$r[0] * a + w$r[1] * b;
+        acc$r += product$r.x + product$r.y + product$r.z + product$r.w;
+      }
+    } else {
+      let at = block * 8u;
+      var x$i = input[at + $iu];
+      if (NORM) { squares += dot(x$i, x$i); x$i *= norm_at(at + $iu); }
+      acc$r += block_dot(row$r, block, sizes.blocks, x0, x1, x2, x3, x4, x5, x6, x7);
+    }
   }
   partial[lane][0] = vec4<f32>(acc0, acc1, acc2, acc3);
   partial[lane][1] = vec4<f32>(acc4, acc5, acc6, acc7);

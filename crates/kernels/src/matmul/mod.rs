@@ -127,7 +127,9 @@ pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispa
     product.check();
     assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");
     let kernel = unroll(include_str!("matvec.wgsl"), &[('i', 8), ('r', 8)]);
-    let source = product.source(norm, &format!("const LANES: u32 = {}u;\n{kernel}", gpu.kernels().matvec_lanes));
+    let Kernels { matvec_lanes: lanes, matvec_float_quarters, .. } = gpu.kernels();
+    let quarters = matvec_float_quarters && product.weight.scheme.group_size().is_none();
+    let source = product.source(norm, &format!("const LANES: u32 = {lanes}u;\nconst QUARTERS: bool = {quarters};\n{kernel}"));
     product
         .weight
         .parts_from()
