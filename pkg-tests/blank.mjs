@@ -4,9 +4,9 @@ import { serve } from "./server.mjs";
 
 /**
  * Serves folders (see `serve`) and at `/` an empty page that knows the package, which is at `/package/`, by its name: from the `exports` of
- * its package.json.
+ * its package.json. `isolated` from other origins, the page may share memory between threads.
  */
-export async function serveBlank(packageFolder, folders, { handle } = {}) {
+export async function serveBlank(packageFolder, folders, { handle, isolated = false } = {}) {
   const { exports } = JSON.parse(await readFile(join(packageFolder, "package.json"), "utf8"));
   const imports = {};
   for (const [path, entry] of Object.entries(exports)) {
@@ -18,6 +18,10 @@ export async function serveBlank(packageFolder, folders, { handle } = {}) {
     { ...folders, "/package/": packageFolder },
     {
       handle(path, response) {
+        if (isolated) {
+          response.setHeader("cross-origin-opener-policy", "same-origin");
+          response.setHeader("cross-origin-embedder-policy", "require-corp");
+        }
         if (path !== "/" && path !== "/favicon.ico") return handle?.(path, response) ?? false;
         response.writeHead(200, { "content-type": path === "/" ? "text/html" : "image/x-icon" }).end(path === "/" ? page : "");
         return true;

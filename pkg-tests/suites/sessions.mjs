@@ -29,12 +29,16 @@ export async function sessionTests(context, bed, where = "on WebGPU", options = 
         const { report, table, steps } = await page.evaluate(async () => {
           const steps = [];
           const onProgress = (step) => steps.push(step);
-          const report = await window.model.benchmark({ contexts: [40], promptTokens: 16, decodeTokens: 4, runs: 1, bandwidth: 100, onProgress });
+          const report = await window.model.benchmark({ contexts: [40], prompts: [16], decodeTokens: 4, runs: 1, bandwidth: 100, onProgress });
           return { report: structuredClone({ ...report }), table: String(report), steps };
         });
         assert.deepEqual(steps, [1, 2, 3].map((done) => ({ done, total: 3 })));
         assert.equal(report.decode.length, 1);
-        assert.ok(report.encodeMs > 0 && report.prefillTokensPerSecond > 0 && report.decode[0].tokensPerSecond > 0, table);
+        assert.equal(report.prefill.length, 1);
+        const measured = [report.resamplerMs, report.visionBlockMs, ...Object.values(report.limits ?? { none: undefined })];
+        if (options.backend === "cpu") assert.deepEqual(measured, [undefined, undefined, undefined]);
+        else assert.ok(measured.every((number) => number > 0), table);
+        assert.ok(report.encodeMs > 0 && report.prefill[0].tokensPerSecond > 0 && report.decode[0].tokensPerSecond > 0, table);
         assert.ok((report.dispatchesPerToken > 6 || options.backend === "cpu") && report.gpuBytes > 1e6 && report.loadMs > 0);
         for (const row of ["adapter", "decode at 40", "dispatches a token", "% of the bandwidth"]) assert.ok(table.includes(row), table);
         console.log(table.replaceAll(/^/gm, "    "));

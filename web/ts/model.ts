@@ -405,12 +405,13 @@ export class QwenVLModel extends EventTarget {
 
   /** Measures load, picture, prompt and answer on this machine; `String(report)` is a table. The model is busy meanwhile. */
   async benchmark(options: BenchmarkOptions = {}): Promise<BenchmarkReport> {
-    const { contexts, promptTokens, decodeTokens, runs, signal, onProgress } = options;
+    const { contexts, prompts, decodeTokens, runs, picture, signal, onProgress } = options;
     const engine = {
       ...(contexts ? { contexts: [...contexts] } : {}),
-      ...(promptTokens === undefined ? {} : { prompt_tokens: promptTokens }),
+      ...(prompts ? { prompts: [...prompts] } : {}),
       ...(decodeTokens === undefined ? {} : { decode_tokens: decodeTokens }),
       ...(runs === undefined ? {} : { runs }),
+      ...(picture === undefined ? {} : { picture }),
     };
     const { client, info, ms, restoredBytes } = await this.#ready();
     const call = { ...(signal ? { signal } : {}), ...(onProgress ? { onNote: onProgress } : {}) };

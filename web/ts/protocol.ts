@@ -35,19 +35,20 @@ export interface EngineRequest {
 /** What a benchmark measures, `crates/runtime/src/benchmark.rs`. */
 export interface EngineBenchmark {
   contexts?: number[];
-  prompt_tokens?: number;
+  prompts?: number[];
   decode_tokens?: number;
   runs?: number;
+  picture?: boolean;
 }
 
 /** Its result. */
 export interface EngineBenchmarkReport {
   encode_ms: number;
-  prompt_tokens: number;
-  prefill_ms: number;
-  prefill_tokens_per_second: number;
+  picture_parts: { block_ms: number; resampler_ms: number } | null;
+  prefill: { tokens: number; millis: number; tokens_per_second: number }[];
   decode: { context: number; tokens_per_second: number; bytes_per_token: number }[];
   dispatches_per_token: number;
+  limits: { copy_gigabytes_per_second: number; microseconds_per_dispatch: number; upload_gigabytes_per_second: number } | null;
 }
 
 /** A picture as the engine knows it. */

@@ -21,15 +21,18 @@ pub struct BenchArgs {
     /// A configuration as published with a checkpoint (config.json): a model of this geometry with random 4-bit weights is timed.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "export"])]
     geometry: Option<PathBuf>,
+    /// So many layers of the decoder instead of what the configuration says.
+    #[arg(long, value_name = "N", requires = "geometry")]
+    layers: Option<usize>,
     /// Do not time a picture.
     #[arg(long)]
     no_picture: bool,
     /// How the model keeps keys and values: f32, f16 or q8.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     kv: KvFormat,
-    /// Tokens of the prompt that is timed.
-    #[arg(long, value_name = "N", default_value_t = 320)]
-    prompt_tokens: usize,
+    /// Lengths of the prompts that are timed.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [128, 320, 1024])]
+    prompts: Vec<usize>,
     /// Lengths of the sequence at which decoding is timed.
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [512, 2048])]
     contexts: Vec<usize>,
@@ -52,17 +55,20 @@ pub struct BenchArgs {
 
 /// Prints a line as each case is done.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let gpu = pollster::block_on(Gpu::request(GpuOptions { kernels: args.kernels, ..GpuOptions::default() }))?;
+    let whole_model = args.model.is_some() || args.geometry.is_some();
+    let options = GpuOptions { kernels: args.kernels, timestamps: !whole_model, ..GpuOptions::default() };
+    let gpu = pollster::block_on(Gpu::request(options))?;
     if let Some(file) = &args.export {
         let cases = bench::export(&gpu, &args.only)?;
         return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("can not write {}", file.display()));
     }
-    if args.model.is_some() || args.geometry.is_some() {
+    if whole_model {
         return run_model(args, gpu);
     }
     let info = gpu.info();
     if !args.json {
         println!("{} ({}, {}); {}", info.name, info.backend, info.driver_info, gpu.kernels());
+        println!("{}", if bench::has_timestamps(&gpu) { "times by the GPU's clock" } else { "wall-clock times" });
         println!("{:52} {:>10} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s");
     }
     let mut print = |case: &bench::Measurement| {
@@ -79,14 +85,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 
 /// A whole model, with what the adapter can do at best beside it.
 fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
-    let limits = pollster::block_on(bench::limits(&gpu))?;
     let info = gpu.info().clone();
-    let longest = args.contexts.iter().copied().max().unwrap_or(0).max(args.prompt_tokens + 1);
+    let longest = args.contexts.iter().copied().max().unwrap_or(0).max(args.prompts.iter().max().map_or(1, |tokens| tokens + 1));
     let options = ModelOptions { context_length: longest, kv: args.kv, ..ModelOptions::default() };
     let before = gpu.allocated_bytes();
     let mut model = if let Some(file) = &args.geometry {
         let config = std::fs::read_to_string(file).with_context(|| format!("can not read {}", file.display()))?;
-        let config = ModelConfig::from_hf_json(&config).with_context(|| format!("{} is no configuration", file.display()))?;
+        let mut config = ModelConfig::from_hf_json(&config).with_context(|| format!("{} is no configuration", file.display()))?;
+        config.num_hidden_layers = args.layers.unwrap_or(config.num_hidden_layers);
         pollster::block_on(synthetic::model(gpu, config, options))?
     } else {
         let folder = args.model.as_deref().context("neither a model nor a geometry")?;
@@ -96,7 +102,7 @@ fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     let allocated = model.gpu().allocated_bytes() - before;
     let cases = BenchmarkOptions {
         contexts: args.contexts.clone(),
-        prompt_tokens: args.prompt_tokens,
+        prompts: args.prompts.clone(),
         decode_tokens: args.decode_tokens,
         runs: args.runs,
         picture: !args.no_picture,
@@ -105,14 +111,18 @@ fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     let report = report.context("the benchmark was stopped")?;
     if args.json {
         let json = serde_json::json!({
-            "adapter": info.name, "driver": info.driver_info, "limits": limits, "budget": budget, "allocated": allocated, "report": report
+            "adapter": info.name, "driver": info.driver_info, "budget": budget, "allocated": allocated, "report": report
         });
         println!("{json}");
         return Ok(());
     }
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     println!("{} ({}, {}); {}", info.name, info.backend, info.driver_info, model.gpu().kernels());
-    println!("copy {:.1} GB/s, {:.2} µs a dispatch", limits.copy_gigabytes_per_second, limits.microseconds_per_dispatch);
+    let limits = report.limits.context("the adapter was not measured")?;
+    println!(
+        "copy {:.1} GB/s, upload {:.2} GB/s, {:.2} µs a dispatch",
+        limits.copy_gigabytes_per_second, limits.upload_gigabytes_per_second, limits.microseconds_per_dispatch
+    );
     println!(
         "memory {:.2} GiB: weights {:.2}, keys and values {:.2}, scratch {:.2}; allocated {:.2}",
         gib(budget.total()),
@@ -124,7 +134,12 @@ fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     if !args.no_picture {
         println!("picture {:.0} ms", report.encode_ms);
     }
-    println!("prompt of {}: {:.0} ms, {:.1} tokens/s", report.prompt_tokens, report.prefill_ms, report.prefill_tokens_per_second);
+    if let Some(parts) = report.picture_parts {
+        println!("one block of the vision tower {:.2} ms, resampler {:.2} ms", parts.block_ms, parts.resampler_ms);
+    }
+    for speed in &report.prefill {
+        println!("prompt of {}: {:.0} ms, {:.1} tokens/s", speed.tokens, speed.millis, speed.tokens_per_second);
+    }
     for speed in &report.decode {
         let rate = speed.tokens_per_second * speed.bytes_per_token as f64 / 1e9;
         println!(

@@ -69,6 +69,13 @@ pub struct GpuOptions {
     pub kernels: Option<Kernels>,
     /// Whether the measurement may choose [`Kernels::packed`], which changes results a little.
     pub packed: bool,
+    /// Ask for [`Self::TIMESTAMPS`] where the adapter has them: for benches, not for browsers.
+    pub timestamps: bool,
+}
+
+impl GpuOptions {
+    /// What it takes to note on the GPU when work begins and ends.
+    pub const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
 }
 
 /// A device, its queue, and the pipelines compiled on it.
@@ -134,8 +141,9 @@ impl Gpu {
             .map_err(|error| GpuError::NoAdapter { reason: error.to_string() })?;
         let info = adapter.get_info();
         let required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let required_features = if options.timestamps { adapter.features() & GpuOptions::TIMESTAMPS } else { wgpu::Features::empty() };
         let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor { label: Some("qwen-vl"), required_limits, ..Default::default() })
+            .request_device(&wgpu::DeviceDescriptor { label: Some("qwen-vl"), required_features, required_limits, ..Default::default() })
             .await
             .map_err(|error| GpuError::NoDevice { adapter: info.name.clone(), reason: error.to_string() })?;
 

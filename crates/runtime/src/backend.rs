@@ -1,5 +1,7 @@
 //! What a session needs of a model.
 
+use crate::bench::Limits;
+use crate::benchmark::PictureParts;
 use crate::{KvReuse, RuntimeError, Sampler, Trace};
 use qwen_vl_format::Manifest;
 use std::ops::ControlFlow;
@@ -48,6 +50,15 @@ pub trait Backend {
     fn rewind(&mut self, length: usize);
     /// Waits for all work so far.
     async fn settle(&self) -> Result<(), RuntimeError>;
+
+    /// Runs the parts of [`Self::encode_image`] apart and times them; `None` where they are one.
+    async fn time_picture_parts(&mut self) -> Result<Option<PictureParts>, RuntimeError> {
+        Ok(None)
+    }
+    /// What the adapter can do at best; `None` where there is no adapter.
+    async fn adapter_limits(&self) -> Result<Option<Limits>, RuntimeError> {
+        Ok(None)
+    }
 
     /// Bytes that a decode step reads at a sequence of `context` tokens.
     fn decode_bytes(&self, context: usize) -> u64;

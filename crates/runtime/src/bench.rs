@@ -9,7 +9,7 @@ use qwen_vl_format::{MAX_PART_BYTES, Scheme};
 use qwen_vl_kernels::add::add;
 use qwen_vl_kernels::attention::{Attention, Heads, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::matmul::{Epilogue, Product, matmul, matvec};
-use qwen_vl_kernels::{Dispatch, Launch, StepBuffer, Weight, encode};
+use qwen_vl_kernels::{Dispatch, GpuOptions, Launch, StepBuffer, Temporary, Weight, encode};
 use serde::Serialize;
 use web_time::Instant;
 
@@ -137,45 +137,56 @@ pub async fn run(gpu: &Gpu, only: &str, on_measurement: &mut dyn FnMut(&Measurem
     Ok(measurements)
 }
 
-/// What an adapter can do at best: decoding is bound by one or the other.
-#[derive(Debug, Clone, Copy, Serialize)]
+/// Whether [`run`] times by the GPU's clock.
+pub fn has_timestamps(gpu: &Gpu) -> bool {
+    gpu.device().features().contains(GpuOptions::TIMESTAMPS)
+}
+
+/// What an adapter can do at best: decoding is bound by one or the other of the first two, loading by the last.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limits {
     /// Bytes read and as many written, each counted, by a copy of a large buffer.
     pub copy_gigabytes_per_second: f64,
     /// A launch that does next to nothing, one of many in a submission.
     pub microseconds_per_dispatch: f64,
+    /// Bytes written from memory to a buffer on the adapter, in pieces as weights come.
+    pub upload_gigabytes_per_second: f64,
 }
 
 /// Measures the limits.
 pub async fn limits(gpu: &Gpu) -> Result<Limits, RuntimeError> {
-    const BYTES: u64 = 64 << 20;
+    const BYTES: usize = 64 << 20;
+    const PIECE_BYTES: usize = 2 << 20;
     const DISPATCHES: usize = 1000;
     let bench = Bench::new(gpu)?;
-    let (from, to) = (gpu.storage("bench.from", BYTES)?, gpu.storage("bench.to", BYTES)?);
-    let mut copies = Vec::with_capacity(SAMPLES);
-    for _ in 0..=SAMPLES {
+    let (from, to) = (gpu.temporary("bench.from", 1, BYTES / 4)?, gpu.temporary("bench.to", 1, BYTES / 4)?);
+    let copies = bench.median(async || {
         let started = Instant::now();
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&from, 0, &to, 0, BYTES);
+        encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, BYTES as u64);
         gpu.queue().submit([encoder.finish()]);
-        gpu.read(&bench.token, 0, 4).await?;
-        copies.push(started.elapsed().as_secs_f64());
-    }
-    let (a, b) = (gpu.activation("bench.add", 1, 32)?, gpu.activation("bench.sum", 1, 32)?);
+        bench.settle().await?;
+        Ok(started.elapsed().as_secs_f64())
+    });
+    let copy_seconds = copies.await?;
+    let piece = vec![1; PIECE_BYTES];
+    let uploads = bench.median(async || {
+        let started = Instant::now();
+        for at in (0..BYTES).step_by(PIECE_BYTES) {
+            gpu.queue().write_buffer(&to.buffer, at as u64, &piece);
+        }
+        bench.settle().await?;
+        Ok(started.elapsed().as_secs_f64())
+    });
+    let upload_seconds = uploads.await?;
+    let (a, b) = (gpu.temporary("bench.add", 1, 32)?, gpu.temporary("bench.sum", 1, 32)?);
     bench.step.write(gpu, 1, 0, 1);
     let nothing = [add(gpu, &bench.step, &a, &a, &b)];
-    let mut launches = Vec::with_capacity(SAMPLES);
-    for _ in 0..=SAMPLES {
-        launches.push(bench.sample(&nothing, 1, DISPATCHES).await?);
-    }
-    // The first of each warms up.
-    let median = |samples: &mut [f64]| {
-        samples[1..].sort_by(f64::total_cmp);
-        samples[1 + SAMPLES / 2]
-    };
+    let launch_millis = bench.median(async || bench.sample(&nothing, 1, DISPATCHES).await).await?;
     Ok(Limits {
-        copy_gigabytes_per_second: 2.0 * BYTES as f64 / median(&mut copies) / 1e9,
-        microseconds_per_dispatch: median(&mut launches) * 1e3 / DISPATCHES as f64,
+        copy_gigabytes_per_second: 2.0 * BYTES as f64 / copy_seconds / 1e9,
+        microseconds_per_dispatch: launch_millis * 1e3 / DISPATCHES as f64,
+        upload_gigabytes_per_second: BYTES as f64 / upload_seconds / 1e9,
     })
 }
 
@@ -236,12 +247,28 @@ struct Bench<'a> {
     gpu: &'a Gpu,
     step: StepBuffer,
     /// Read back to wait for the work before.
-    token: wgpu::Buffer,
+    token: Temporary,
+    /// Where the GPU notes when a submission began and ended, if it can.
+    timestamps: Option<Timestamps>,
+}
+
+struct Timestamps {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
 }
 
 impl<'a> Bench<'a> {
     fn new(gpu: &'a Gpu) -> Result<Self, RuntimeError> {
-        Ok(Self { gpu, step: StepBuffer::new(gpu), token: gpu.storage("bench.token", 4)? })
+        let timestamps = has_timestamps(gpu).then(|| Timestamps {
+            queries: gpu.device().create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count: 2 }),
+            resolved: gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("bench.timestamps"),
+                size: 16,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            }),
+        });
+        Ok(Self { gpu, step: StepBuffer::new(gpu), token: gpu.temporary("bench.token", 1, 1)?, timestamps })
     }
 
     fn prepare(&self, shape: Shape) -> Result<Vec<Dispatch>, RuntimeError> {
@@ -281,23 +308,50 @@ impl<'a> Bench<'a> {
         self.sample(dispatches, rows, 1).await?;
         let once = self.sample(dispatches, rows, 1).await?;
         let runs = (SAMPLE_MILLIS / once.max(0.01)).clamp(1.0, 500.0) as usize;
-        let mut samples = Vec::with_capacity(SAMPLES);
-        for _ in 0..SAMPLES {
-            samples.push(self.sample(dispatches, rows, runs).await? / runs as f64);
-        }
-        samples.sort_by(f64::total_cmp);
-        let millis = samples[SAMPLES / 2];
+        let millis = self.median(async || Ok(self.sample(dispatches, rows, runs).await? / runs as f64)).await?;
         let (flop, bytes) = (shape.flop(), shape.bytes());
         Ok(Measurement { name, millis, gflop_per_second: flop / millis / 1e6, gigabytes_per_second: bytes / millis / 1e6 })
     }
 
-    /// Time of one submission that runs the dispatches `runs` times, milliseconds.
+    /// The median of several samples, after one that warms up.
+    async fn median(&self, mut sample: impl AsyncFnMut() -> Result<f64, RuntimeError>) -> Result<f64, RuntimeError> {
+        sample().await?;
+        let mut samples = [0.0; SAMPLES];
+        for slot in &mut samples {
+            *slot = sample().await?;
+        }
+        samples.sort_by(f64::total_cmp);
+        Ok(samples[SAMPLES / 2])
+    }
+
+    /// Waits for all work so far.
+    async fn settle(&self) -> Result<(), RuntimeError> {
+        self.gpu.read(&self.token.buffer, 0, 4).await?;
+        Ok(())
+    }
+
+    /// Time of one submission that runs the dispatches `runs` times, milliseconds: by the GPU's clock if it shows one, else by ours.
     async fn sample(&self, dispatches: &[Dispatch], rows: usize, runs: usize) -> Result<f64, RuntimeError> {
         let started = Instant::now();
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        let stamp = |encoder: &mut wgpu::CommandEncoder, index| {
+            if let Some(Timestamps { queries, .. }) = &self.timestamps {
+                encoder.write_timestamp(queries, index);
+            }
+        };
+        stamp(&mut encoder, 0);
         encode(&mut encoder, (0..runs).flat_map(|_| dispatches), rows);
+        stamp(&mut encoder, 1);
+        if let Some(Timestamps { queries, resolved }) = &self.timestamps {
+            encoder.resolve_query_set(queries, 0..2, resolved, 0);
+        }
         self.gpu.queue().submit([encoder.finish()]);
-        self.gpu.read(&self.token, 0, 4).await?;
-        Ok(started.elapsed().as_secs_f64() * 1e3)
+        self.settle().await?;
+        let Some(Timestamps { resolved, .. }) = &self.timestamps else {
+            return Ok(started.elapsed().as_secs_f64() * 1e3);
+        };
+        let bytes = self.gpu.read(resolved, 0, 16).await?;
+        let [began, ended] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte])));
+        Ok(ended.saturating_sub(began) as f64 * f64::from(self.gpu.queue().get_timestamp_period()) / 1e6)
     }
 }

@@ -1,5 +1,6 @@
 //! How fast a loaded model is on this machine: what `model.benchmark()` prints.
 
+use crate::bench::Limits;
 use crate::{Backend, KvReuse, RuntimeError};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -11,8 +12,8 @@ use web_time::Instant;
 pub struct BenchmarkOptions {
     /// Lengths of the sequence at which decoding is timed; those beyond the context are left out.
     pub contexts: Vec<usize>,
-    /// Tokens of the prompt that is timed.
-    pub prompt_tokens: usize,
+    /// Lengths of prompts, tokens; those beyond the context are left out.
+    pub prompts: Vec<usize>,
     /// Tokens that are decoded at each length.
     pub decode_tokens: usize,
     /// Times that everything is repeated; the median counts.
@@ -23,29 +24,49 @@ pub struct BenchmarkOptions {
 
 impl Default for BenchmarkOptions {
     fn default() -> Self {
-        Self { contexts: vec![512, 2048], prompt_tokens: 512, decode_tokens: 32, runs: 3, picture: true }
+        Self { contexts: vec![512, 2048], prompts: vec![128, 320, 1024], decode_tokens: 32, runs: 3, picture: true }
     }
 }
 
 /// What was measured: medians of wall-clock times.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BenchmarkReport {
     /// One picture through vision tower and resampler, milliseconds; 0 if it was not asked for.
     pub encode_ms: f64,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Prompt through the decoder, milliseconds.
-    pub prefill_ms: f64,
-    /// Tokens of the prompt by its time.
-    pub prefill_tokens_per_second: f64,
+    /// A block of the tower and the resampler apart, where they can run so.
+    pub picture_parts: Option<PictureParts>,
+    /// Prompts through the decoder.
+    pub prefill: Vec<PrefillSpeed>,
     /// Greedy decoding.
     pub decode: Vec<DecodeSpeed>,
     /// Launches for one token, at the longest sequence of `decode`.
     pub dispatches_per_token: usize,
+    /// What the adapter can do at best.
+    pub limits: Option<Limits>,
+}
+
+/// Parts of encoding a picture, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PictureParts {
+    /// One block of the vision tower, the mean of all.
+    pub block_ms: f64,
+    /// The resampler.
+    pub resampler_ms: f64,
+}
+
+/// A prompt through the decoder.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrefillSpeed {
+    /// Its length.
+    pub tokens: usize,
+    /// Milliseconds.
+    pub millis: f64,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
 }
 
 /// Greedy decoding at a length of the sequence.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecodeSpeed {
     /// Length of the sequence at the last token.
     pub context: usize,
@@ -64,10 +85,10 @@ pub async fn benchmark<B: Backend>(
     let limit = model.context_length();
     let runs = options.runs.max(1);
     let decoded = options.decode_tokens.clamp(1, limit / 2);
-    let prompt_tokens = options.prompt_tokens.clamp(1, limit - 1);
+    let prompts: Vec<_> = options.prompts.iter().copied().filter(|tokens| (1..limit).contains(tokens)).collect();
     let contexts: Vec<_> = options.contexts.iter().copied().filter(|context| (decoded + 1..=limit).contains(context)).collect();
-    let longest = contexts.iter().copied().max().unwrap_or(prompt_tokens);
-    let total = (1 + usize::from(options.picture) + contexts.len()) * runs;
+    let longest = contexts.iter().chain(&prompts).copied().max().unwrap_or(1);
+    let total = (usize::from(options.picture) + prompts.len() + contexts.len()) * runs;
     let mut done = 0;
     let mut step = || {
         done += 1;
@@ -92,18 +113,25 @@ pub async fn benchmark<B: Backend>(
         }
     }
 
+    let picture_parts = if options.picture { model.time_picture_parts().await? } else { None };
+
     let ids = ids(model, limit);
     let mut go_on = |_| ControlFlow::Continue(());
-    let _ = model.prefill(&ids[..prompt_tokens.min(8)], &[], KvReuse::Exact, &mut go_on, None).await?;
-    let mut prefill = Vec::with_capacity(runs);
-    for _ in 0..runs {
-        model.rewind(0);
-        let started = Instant::now();
-        let _ = model.prefill(&ids[..prompt_tokens], &[], KvReuse::Exact, &mut go_on, None).await?;
-        prefill.push(millis(started));
-        if step().is_break() {
-            return Ok(None);
+    let _ = model.prefill(&ids[..limit.min(9) - 1], &[], KvReuse::Exact, &mut go_on, None).await?;
+    let mut prefill = Vec::with_capacity(prompts.len());
+    for tokens in prompts {
+        let mut samples = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            model.rewind(0);
+            let started = Instant::now();
+            let _ = model.prefill(&ids[..tokens], &[], KvReuse::Exact, &mut go_on, None).await?;
+            samples.push(millis(started));
+            if step().is_break() {
+                return Ok(None);
+            }
         }
+        let millis = median(samples);
+        prefill.push(PrefillSpeed { tokens, millis, tokens_per_second: tokens as f64 * 1e3 / millis });
     }
 
     let mut decode = Vec::with_capacity(contexts.len());
@@ -126,15 +154,14 @@ pub async fn benchmark<B: Backend>(
         let tokens_per_second = decoded as f64 * 1e3 / median(samples);
         decode.push(DecodeSpeed { context, tokens_per_second, bytes_per_token: model.decode_bytes(context) });
     }
-    let prefill_ms = median(prefill);
     model.rewind(0);
     Ok(Some(BenchmarkReport {
         encode_ms: if options.picture { median(encode) } else { 0.0 },
-        prompt_tokens,
-        prefill_ms,
-        prefill_tokens_per_second: prompt_tokens as f64 * 1e3 / prefill_ms,
+        picture_parts,
+        prefill,
         decode,
         dispatches_per_token: model.decode_dispatches(longest),
+        limits: model.adapter_limits().await?,
     }))
 }
 

@@ -1,5 +1,7 @@
 //! The whole model on the GPU: encode a picture, prefill a prompt, decode token by token.
 
+use crate::bench::{self, Limits};
+use crate::benchmark::PictureParts;
 use crate::decoder::Decoder;
 use crate::loader::ModelOptions;
 use crate::positions::{logn_factors, rotary_angles};
@@ -447,6 +449,28 @@ impl Backend for Model {
     async fn settle(&self) -> Result<(), RuntimeError> {
         self.gpu.read(&self.decoder.token, 0, 4).await?;
         Ok(())
+    }
+
+    async fn time_picture_parts(&mut self) -> Result<Option<PictureParts>, RuntimeError> {
+        let (visual, resampler) = (&self.manifest.config.visual, &self.resampler);
+        Backend::settle(self).await?;
+        let started = Instant::now();
+        for block in &self.vision.blocks {
+            self.submit(block, visual.patches());
+        }
+        Backend::settle(self).await?;
+        let blocks_done = Instant::now();
+        self.submit(&resampler.over_patches, visual.patches());
+        self.submit(&resampler.over_queries, visual.n_queries);
+        Backend::settle(self).await?;
+        Ok(Some(PictureParts {
+            block_ms: (blocks_done - started).as_secs_f64() * 1e3 / self.vision.blocks.len().max(1) as f64,
+            resampler_ms: blocks_done.elapsed().as_secs_f64() * 1e3,
+        }))
+    }
+
+    async fn adapter_limits(&self) -> Result<Option<Limits>, RuntimeError> {
+        bench::limits(&self.gpu).await.map(Some)
     }
 
     fn decode_bytes(&self, context: usize) -> u64 {

@@ -114,10 +114,14 @@ fn likelihoods_penalties_and_endings() {
     let kernels = engine.model().gpu().pipelines();
     pollster::block_on(engine.model_mut().self_check()).unwrap();
     assert_eq!(engine.model().gpu().pipelines(), kernels);
-    let options = BenchmarkOptions { contexts: vec![40, 9999], prompt_tokens: 8, decode_tokens: 4, runs: 1, ..Default::default() };
+    let options = BenchmarkOptions { contexts: vec![40, 9999], prompts: vec![8, 9999], decode_tokens: 4, runs: 1, ..Default::default() };
     let report = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Continue(()))).unwrap().unwrap();
     assert_eq!(report.decode.iter().map(|speed| speed.context).collect::<Vec<_>>(), [40], "lengths beyond the context are left out");
-    assert!(report.encode_ms > 0.0 && report.prefill_tokens_per_second > 0.0 && report.decode[0].tokens_per_second > 0.0);
+    assert_eq!(report.prefill.iter().map(|speed| speed.tokens).collect::<Vec<_>>(), [8], "so are prompts");
+    assert!(report.encode_ms > 0.0 && report.prefill[0].tokens_per_second > 0.0 && report.decode[0].tokens_per_second > 0.0);
+    let (parts, limits) = (report.picture_parts.unwrap(), report.limits.unwrap());
+    assert!(parts.block_ms > 0.0 && parts.resampler_ms > 0.0 && parts.block_ms < report.encode_ms);
+    assert!(limits.copy_gigabytes_per_second > 0.0 && limits.upload_gigabytes_per_second > 0.0 && limits.microseconds_per_dispatch > 0.0);
     let none = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Break(()))).unwrap();
     assert_eq!(none, None);
     assert_eq!(ask(&mut engine, raw("Hello"), greedy(12)).tokens, plain.tokens);
