@@ -22,8 +22,8 @@ pub mod matmul;
 pub mod norm;
 pub mod rotary;
 pub mod sample;
-mod unroll;
 mod weight;
+mod wgsl;
 
 pub use choice::Kernels;
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};

@@ -1,5 +1,6 @@
 //! Weight matrices on the GPU.
 
+use crate::wgsl::wgsl;
 use crate::{Gpu, GpuError};
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::EncodedRows;
@@ -67,11 +68,11 @@ impl Weight {
     /// `load_block(row, block, blocks)`, `load_quarter(row, block, blocks, quarter)` and `block_dot(row, block, blocks, x0 … x7)`.
     pub(crate) fn wgsl(&self, binding: u32) -> String {
         let (name, source, group_size) = match self.scheme {
-            Scheme::F32 => ("f32", include_str!("weight_f32.wgsl"), 32),
-            Scheme::F16 => ("f16", include_str!("weight_f16.wgsl"), 32),
-            Scheme::Q8 { group_size } => ("q8", include_str!("weight_q8.wgsl"), group_size),
-            Scheme::Q4 { group_size } => ("q4", concat!("const EVEN: bool = false;\n", include_str!("weight_q4.wgsl")), group_size),
-            Scheme::Int4 { group_size } => ("int4", concat!("const EVEN: bool = true;\n", include_str!("weight_q4.wgsl")), group_size),
+            Scheme::F32 => ("f32", wgsl!("weight_f32.wgsl"), 32),
+            Scheme::F16 => ("f16", wgsl!("weight_f16.wgsl"), 32),
+            Scheme::Q8 { group_size } => ("q8", wgsl!("weight_q8.wgsl"), group_size),
+            Scheme::Q4 { group_size } => ("q4", wgsl!("weight_q4.wgsl"), group_size),
+            Scheme::Int4 { group_size } => ("int4", wgsl!("weight_q4.wgsl"), group_size),
         };
         let blocks_per_scale = group_size / 32;
         let element = match self.scheme {
@@ -82,12 +83,15 @@ impl Weight {
         if self.scheme.group_size().is_some() {
             wgsl += &format!("@group(0) @binding({}) var<storage, read> weight_scales: array<u32>;\n", binding + 1);
             wgsl += &format!("const BLOCKS_PER_SCALE: u32 = {blocks_per_scale}u;\n");
-            wgsl += include_str!("weight_scale.wgsl");
+            wgsl += wgsl!("weight_scale.wgsl");
+        }
+        match self.scheme {
+            Scheme::Q4 { .. } | Scheme::Int4 { .. } => {
+                wgsl += &format!("const EVEN: bool = {};\n", matches!(self.scheme, Scheme::Int4 { .. }))
+            }
+            _ => wgsl += wgsl!("weight_dot.wgsl"),
         }
         wgsl += source;
-        if !matches!(self.scheme, Scheme::Q4 { .. } | Scheme::Int4 { .. }) {
-            wgsl += include_str!("weight_dot.wgsl");
-        }
         wgsl
     }
 }

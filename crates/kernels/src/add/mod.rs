@@ -1,6 +1,7 @@
 //! Sum of two matrices of the same shape.
 
 use crate::dispatch::Sizes;
+use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
 /// `output = left + right` for all rows of the step.
@@ -9,13 +10,14 @@ use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 /// - all `[rows, cols]`; `output` is another buffer than the two others
 pub fn add(gpu: &Gpu, step: &StepBuffer, left: &Activation, right: &Activation, output: &Activation) -> Dispatch {
     assert!(left.cols == right.cols && left.cols == output.cols, "a sum keeps the columns");
-    let source = concat!(
+    let source = [
         "@group(0) @binding(1) var<storage, read> left: array<vec4<f32>>;\n\
          @group(0) @binding(2) var<storage, read> right: array<vec4<f32>>;\n\
          @group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>;\n",
-        include_str!("add.wgsl"),
-    );
+        wgsl!("add.wgsl"),
+    ]
+    .concat();
     let sizes = Sizes::default().u32("vectors", left.stride() / 4);
     let buffers = [(1, &left.buffer), (2, &right.buffer), (3, &output.buffer)];
-    Dispatch::new(gpu, "add", source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+    Dispatch::new(gpu, "add", &source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
 }

@@ -1,6 +1,7 @@
 //! The most likely token.
 
 use crate::dispatch::Sizes;
+use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid};
 
 /// What [`argmax`] writes when a logit is NaN or infinite: no token has this id.
@@ -16,7 +17,7 @@ pub fn argmax(gpu: &Gpu, logits: &Activation, token: &wgpu::Buffer) -> Dispatch 
          @group(0) @binding(1) var<storage, read> logits: array<f32>;\n\
          @group(0) @binding(2) var<storage, read_write> token: array<u32>;\n{}",
         gpu.kernels().argmax_lanes,
-        include_str!("argmax.wgsl"),
+        wgsl!("argmax.wgsl"),
     );
     let sizes = Sizes::default().u32("cols", logits.cols);
     Dispatch::new(gpu, "argmax", &source, sizes, None, [(1, &logits.buffer), (2, token)], Grid::Fixed([1, 1, 1]))

@@ -3,7 +3,7 @@
 pub mod oracle;
 
 use crate::dispatch::Sizes;
-use crate::unroll::unroll;
+use crate::wgsl::{unroll, wgsl};
 use crate::{Activation, Dispatch, Gpu, Grid, Kernels, KvCache, KvFormat, StepBuffer};
 
 /// A slice of columns of activations that holds `heads × head_dim` values a row.
@@ -119,7 +119,7 @@ pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Disp
     let Kernels { attention_rows: rows, attention_of_any_width: any, .. } = gpu.kernels();
     let parts = attention.head_dim.div_ceil(32);
     let vectors = if any { "sizes.vectors".to_owned() } else { format!("{}u", attention.head_dim / 4) };
-    let kernel = unroll(include_str!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
+    let kernel = unroll(wgsl!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
     let source = attention.source(&format!(
         "const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\nfn head_vectors() -> u32 {{ return {vectors}; }}\n{kernel}"
     ));
@@ -136,7 +136,7 @@ pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) 
 
 fn decode_kernel(gpu: &Gpu, head_dim: usize, splits: usize) -> String {
     let (vectors, lanes) = (head_dim / 4, gpu.kernels().decode_lanes);
-    let kernel = include_str!("decode.wgsl");
+    let kernel = wgsl!("decode.wgsl");
     format!("const VECTORS: u32 = {vectors}u;\nconst LANES: u32 = {lanes}u;\nconst SPLITS: u32 = {splits}u;\n{kernel}")
 }
 
@@ -159,7 +159,7 @@ pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, p
         "const VECTORS: u32 = {vectors}u;\n\
          @group(0) @binding(1) var<storage, read> partial: array<vec4<f32>>;\n\
          @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n{}",
-        include_str!("merge.wgsl"),
+        wgsl!("merge.wgsl"),
     );
     let buffers = [(1, partial), (2, &attention.output.buffer)];
     [

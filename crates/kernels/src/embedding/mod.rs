@@ -1,6 +1,7 @@
 //! Rows of the embedding matrix for token ids.
 
 use crate::dispatch::Sizes;
+use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight};
 
 /// Looks up the embedding of each id; one launch for each part of the matrix, each writing the rows whose ids it holds.
@@ -16,7 +17,7 @@ pub fn embedding(gpu: &Gpu, step: &StepBuffer, weight: &Weight, ids: &wgpu::Buff
                 "@group(0) @binding(1) var<storage, read> ids: array<u32>;\n\
                  @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n{}{}",
                 weight.wgsl(4),
-                include_str!("embedding.wgsl"),
+                wgsl!("embedding.wgsl"),
             );
             let sizes = Sizes::default().u32("blocks", output.stride() / 32).u32("first_row", first_row).u32("rows", part.rows);
             let buffers = [(1, ids), (2, &output.buffer)].into_iter().chain(part.bindings(4));

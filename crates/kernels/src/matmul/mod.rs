@@ -4,7 +4,7 @@ pub mod oracle;
 
 use crate::dispatch::Sizes;
 use crate::norm::Norm;
-use crate::unroll::unroll;
+use crate::wgsl::{unroll, wgsl};
 use crate::{Activation, Dispatch, Gpu, Grid, Kernels, StepBuffer, Weight, WeightPart};
 
 /// What happens to a product before it is stored.
@@ -80,7 +80,7 @@ impl Product<'_> {
             }
             None => "fn norm_at(at: u32) -> vec4<f32> { return vec4<f32>(1.0); }\n",
         };
-        source + include_str!("epilogue.wgsl") + kernel
+        source + wgsl!("epilogue.wgsl") + kernel
     }
 
     fn bindings<'a>(&'a self, gpu: &'a Gpu, part: &'a WeightPart, norm: Option<&'a Norm>) -> impl Iterator<Item = (u32, &'a wgpu::Buffer)> {
@@ -100,10 +100,10 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
     let Kernels { matmul_registers, packed, .. } = gpu.kernels();
     let packed = packed && product.weight.scheme.group_size().is_some();
     let (kernel, [tile_rows, tile_columns]) = match (packed, matmul_registers) {
-        (true, _) => (format!("{}{}", include_str!("tile.wgsl"), unroll(include_str!("matmul_packed.wgsl"), &STAGED)), [64, 64]),
-        (false, None) => (format!("{}{}", include_str!("tile.wgsl"), unroll(include_str!("matmul.wgsl"), &STAGED)), [64, 64]),
+        (true, _) => (format!("{}{}", wgsl!("tile.wgsl"), unroll(wgsl!("matmul_packed.wgsl"), &STAGED)), [64, 64]),
+        (false, None) => (format!("{}{}", wgsl!("tile.wgsl"), unroll(wgsl!("matmul.wgsl"), &STAGED)), [64, 64]),
         (false, Some([rows, columns])) => {
-            let kernel = unroll(include_str!("matmul_registers.wgsl"), &[('s', rows as usize), ('q', columns as usize / 4)]);
+            let kernel = unroll(wgsl!("matmul_registers.wgsl"), &[('s', rows as usize), ('q', columns as usize / 4)]);
             (format!("const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\n{kernel}"), [rows, 8 * columns])
         }
     };
@@ -126,7 +126,7 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
 pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispatch> {
     product.check();
     assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");
-    let kernel = unroll(include_str!("matvec.wgsl"), &[('i', 8), ('r', 8)]);
+    let kernel = unroll(wgsl!("matvec.wgsl"), &[('i', 8), ('r', 8)]);
     let Kernels { matvec_lanes: lanes, matvec_float_quarters, .. } = gpu.kernels();
     let quarters = matvec_float_quarters && product.weight.scheme.group_size().is_none();
     let source = product.source(norm, &format!("const LANES: u32 = {lanes}u;\nconst QUARTERS: bool = {quarters};\n{kernel}"));

@@ -3,6 +3,7 @@
 pub mod oracle;
 
 use crate::dispatch::Sizes;
+use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
 /// Weight and bias of a norm on the GPU, with its epsilon.
@@ -22,13 +23,14 @@ pub struct Norm {
 /// - `input`, `output`: `[rows, cols]`, different buffers
 pub fn norm(gpu: &Gpu, step: &StepBuffer, norm: &Norm, input: &Activation, output: &Activation) -> Dispatch {
     assert_eq!(input.cols, output.cols, "a norm keeps the columns");
-    let source = concat!(
+    let source = [
         "@group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;\n\
          @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n\
          @group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;\n\
          @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;\n",
-        include_str!("norm.wgsl"),
-    );
+        wgsl!("norm.wgsl"),
+    ]
+    .concat();
     let sizes = Sizes::default()
         .u32("cols", input.cols)
         .u32("vectors", input.stride() / 4)
@@ -36,5 +38,5 @@ pub fn norm(gpu: &Gpu, step: &StepBuffer, norm: &Norm, input: &Activation, outpu
         .f32("epsilon", norm.epsilon);
     let bias = norm.bias.as_ref().unwrap_or(gpu.zeros());
     let buffers = [(1, &input.buffer), (2, &output.buffer), (3, &norm.weight), (4, bias)];
-    Dispatch::new(gpu, "norm", source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+    Dispatch::new(gpu, "norm", &source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
 }

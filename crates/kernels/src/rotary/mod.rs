@@ -3,6 +3,7 @@
 pub mod oracle;
 
 use crate::dispatch::Sizes;
+use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, KvCache, KvFormat, StepBuffer};
 
 /// Positions that a prompt's rotary base gives, as [`rotary`] reads them.
@@ -35,7 +36,7 @@ pub fn rotary(gpu: &Gpu, step: &StepBuffer, tables: &PositionTables, qkv: &Activ
          fn store_scales(at: u32, key: f32, value: f32) {{ {store_scales} }}\n{}{}{}",
         format.wgsl_store("key"),
         format.wgsl_store("value"),
-        include_str!("rotary.wgsl"),
+        wgsl!("rotary.wgsl"),
     );
     let sizes = Sizes::default()
         .u32("heads", heads)

@@ -1,6 +1,7 @@
 //! A token drawn by temperature, top-k and top-p.
 
 use crate::dispatch::Sizes;
+use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid};
 
 /// What changes from draw to draw: `struct Draw` in the shader.
@@ -43,14 +44,15 @@ impl DrawBuffer {
 /// # Shapes
 /// - `logits`: `[1, vocab]`, `token`: one u32
 pub fn sample(gpu: &Gpu, logits: &Activation, draw: &DrawBuffer, token: &wgpu::Buffer) -> Dispatch {
-    let source = concat!(
+    let source = [
         "struct Draw { temperature: f32, top_p: f32, top_k: u32, random: f32 }\n\
          @group(0) @binding(1) var<storage, read> logits: array<f32>;\n\
          @group(0) @binding(2) var<storage, read_write> token: array<u32>;\n\
          @group(0) @binding(3) var<uniform> draw: Draw;\n",
-        include_str!("sample.wgsl"),
-    );
+        wgsl!("sample.wgsl"),
+    ]
+    .concat();
     let sizes = Sizes::default().u32("cols", logits.cols);
     let buffers = [(1, &logits.buffer), (2, token), (3, &draw.0)];
-    Dispatch::new(gpu, "sample", source, sizes, None, buffers, Grid::Fixed([1, 1, 1]))
+    Dispatch::new(gpu, "sample", &source, sizes, None, buffers, Grid::Fixed([1, 1, 1]))
 }
