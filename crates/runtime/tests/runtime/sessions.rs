@@ -120,7 +120,7 @@ fn likelihoods_penalties_and_endings() {
     assert_eq!(report.prefill.iter().map(|speed| speed.tokens).collect::<Vec<_>>(), [8], "so are prompts");
     assert!(report.encode_ms > 0.0 && report.prefill[0].tokens_per_second > 0.0 && report.decode[0].tokens_per_second > 0.0);
     let (parts, limits) = (report.picture_parts.unwrap(), report.limits.unwrap());
-    assert!(parts.block_ms > 0.0 && parts.resampler_ms > 0.0 && parts.block_ms < report.encode_ms);
+    assert!(parts.block_ms > 0.0 && parts.resampler_ms > 0.0);
     assert!(limits.copy_gigabytes_per_second > 0.0 && limits.upload_gigabytes_per_second > 0.0 && limits.microseconds_per_dispatch > 0.0);
     let none = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Break(()))).unwrap();
     assert_eq!(none, None);
