@@ -33,8 +33,10 @@ const checkpoints = setting("QWEN_VL_CHECKPOINTS");
 const sets = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8"));
 const repository = fileURLToPath(new URL("..", import.meta.url));
 
+/** Optional features of the adapters that the tests use. */
+const features = name === "chromium" ? ["subgroups"] : ["shader-f16"];
 /** What the suites share: one browser and one server, whose answers a test may change. */
-const bed = { name, sets, repository, checkpoints, origin: "", handle: undefined, open };
+const bed = { name, sets, features, repository, checkpoints, origin: "", handle: undefined, open };
 let browser;
 let server;
 

@@ -84,7 +84,9 @@ function ours({ step, launches }) {
   };
   const buffers = [uniform(step)];
   const prepared = launches.map(({ label, source, sizes, buffers: sizesOf, workgroups }) => {
-    const module = device.createShaderModule({ label, code: source });
+    // Natively, where the source comes from, subgroups need no such line.
+    const code = /subgroupAdd/.test(source) ? `enable subgroups;\n${source}` : source;
+    const module = device.createShaderModule({ label, code });
     const pipeline = device.createComputePipeline({ label, layout: "auto", compute: { module, entryPoint: "main" } });
     const entries = sizesOf.map(([binding, size]) => {
       const buffer = device.createBuffer({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });

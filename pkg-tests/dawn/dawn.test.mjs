@@ -21,6 +21,7 @@ test("the package in Node", async (context) => {
   const info = await adapterInfo();
   assert.ok(info, "Dawn takes none of the Vulkan drivers");
   console.log(`${info.description}, ${info.architecture}`);
-  await goldenTests(context, { name: "dawn", sets, loadOptions: { worker: false, cache: "none" }, open: (run) => run(page) });
+  const bed = { name: "dawn", sets, features: ["subgroups", "shader-f16"], loadOptions: { worker: false, cache: "none" } };
+  await goldenTests(context, { ...bed, open: (run) => run(page) });
   await window.model.dispose();
 });

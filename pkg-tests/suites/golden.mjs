@@ -8,6 +8,9 @@ import { join } from "node:path";
  */
 const LOGITS_BOUND = 1e-4;
 
+/** What rounding may do to the last logits of a 4-bit model, of size 3.4; a 4-bit weight does more. */
+const VARIANT_BOUNDS = { f16: 0.05, packed: 0.5 };
+
 async function cases(set) {
   const files = (await readdir(set.golden)).filter((file) => file.endsWith(".json") && file !== "summary.json").sort();
   return Promise.all(files.map(async (file) => JSON.parse(await readFile(join(set.golden, file), "utf8"))));
@@ -27,7 +30,7 @@ function load(page, checkpoint, options) {
 }
 
 /** Runs the ids of a case and its greedy steps; tokens and the logits of the last step. */
-function run(page, set, golden) {
+function run(page, set, golden, steps = golden.decode.tokens.length) {
   const images = golden.images.map(({ path }) => `/golden/${set.name}/${path}`);
   return page.evaluate(
     async (ids, images, steps) => {
@@ -37,8 +40,46 @@ function run(page, set, golden) {
     },
     golden.input_ids,
     images,
-    golden.decode.tokens.length,
+    steps,
   );
+}
+
+/** Sets of kernels, how `info.adapter.kernels` tells them, and what adapters need for them. */
+const VARIANTS = [
+  { kernels: "plain", shows: /staged tiles/ },
+  { kernels: "cpu", shows: /an invocation/ },
+  { kernels: "subgroups", shows: /subgroups/, needs: "subgroups" },
+  { kernels: "f16", shows: /in halves/, needs: "shader-f16" },
+  { kernels: "packed", shows: /8-bit activations/ },
+];
+
+/**
+ * The original's tokens with every set of kernels that the bed's adapter has the features for, and what each changes in the logits that
+ * follow a prompt of a 4-bit model.
+ */
+async function variantTests(context, bed, set, all, options) {
+  const chosen = all.filter((golden) => ["text_en", "img_vqa"].includes(golden.case));
+  const plain = [];
+  for (const { kernels, shows } of VARIANTS.filter(({ needs }) => needs === undefined || bed.features.includes(needs))) {
+    await context.test(`${set.name}: ${kernels} kernels`, () =>
+      bed.open(async (page) => {
+        const loadVariant = async (scheme) => {
+          await load(page, `${set.name}-${scheme}`, { ...options, kernels });
+          assert.match(await page.evaluate(() => window.model.info.adapter.kernels), shows);
+        };
+        await loadVariant("f32");
+        for (const golden of chosen) assert.deepEqual((await run(page, set, golden)).tokens, golden.decode.tokens, golden.case);
+        await loadVariant("q4");
+        for (const [index, golden] of chosen.entries()) {
+          const { logits } = await run(page, set, golden, 1);
+          plain[index] ??= logits;
+          const worst = Math.max(...logits.map((logit, at) => Math.abs(logit - plain[index][at])));
+          console.log(`${bed.name}, ${set.name}/${golden.case}, ${kernels}: q4 logits off by ${worst.toExponential(1)} from plain ones`);
+          assert.ok(worst <= (VARIANT_BOUNDS[kernels] ?? LOGITS_BOUND), `${golden.case}: off by ${worst}`);
+        }
+      }),
+    );
+  }
 }
 
 /** Greedy tokens against those of the original code, and 4-bit logits against those of the decoded weights. */
@@ -83,5 +124,6 @@ export async function goldenTests(context, bed) {
         }
       }),
     );
+    if (set.name === "mini-b") await variantTests(context, bed, set, all, options);
   }
 }

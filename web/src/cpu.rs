@@ -59,7 +59,8 @@ pub(crate) fn lost(_: &Model) -> impl Future<Output = String> + 'static {
 }
 
 pub(crate) fn adapter(_: &Model) -> Adapter {
-    Adapter { name: "processor".to_owned(), driver: "WebAssembly".to_owned(), backend: "cpu".to_owned(), max_binding_bytes: 0 }
+    let [name, driver, backend] = ["processor", "WebAssembly", "cpu"].map(str::to_owned);
+    Adapter { name, driver, backend, kernels: String::new(), max_binding_bytes: 0 }
 }
 
 pub(crate) fn memory_bytes(model: &Model) -> u64 {

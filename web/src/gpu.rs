@@ -3,8 +3,9 @@
 use crate::{Adapter, LoadOptions};
 use js_sys::{Function, Promise};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{Gpu, GpuOptions, Kernels, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions, RuntimeError};
 use std::future::Future;
+use std::str::FromStr;
 use wasm_bindgen::JsValue;
 
 pub(crate) use qwen_vl_runtime::{Model, ModelLoader};
@@ -13,19 +14,26 @@ pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions) -> Result<
     let gpu_options = GpuOptions {
         force_fallback: options.force_fallback_adapter,
         low_power: options.low_power,
-        kernels: options.conservative_kernels.then_some(Kernels::PLAIN),
+        kernels: parsed("kernels", &options.kernels, "plain, cpu, subgroups, f16 or packed")?,
+        precision: parsed("precision", &options.precision, "f32, f16 or q8")?.unwrap_or_default(),
+        browser_subgroups: options.subgroups,
         ..GpuOptions::default()
     };
+    let kv = parsed("kv", &options.kv, "f32, f16 or q8")?;
     let gpu = Gpu::request(gpu_options).await?;
     let mut model_options = ModelOptions::default();
     if let Some(context_length) = options.context_length {
         model_options.context_length = context_length;
     }
-    if let Some(kv) = &options.kv {
-        let unknown = |_| RuntimeError::InvalidOption { name: "kv", found: kv.clone(), expected: "f32, f16 or q8" };
-        model_options.kv = kv.parse().map_err(unknown)?;
+    if let Some(kv) = kv {
+        model_options.kv = kv;
     }
     ModelLoader::new(gpu, manifest, model_options)
+}
+
+fn parsed<T: FromStr>(name: &'static str, value: &Option<String>, expected: &'static str) -> Result<Option<T>, RuntimeError> {
+    let parse = |value: &String| value.parse().map_err(|_| RuntimeError::InvalidOption { name, found: value.clone(), expected });
+    value.as_ref().map(parse).transpose()
 }
 
 /// Resolves when the GPU has taken what was written so far.
@@ -66,6 +74,7 @@ pub(crate) fn adapter(model: &Model) -> Adapter {
         name: info.name.clone(),
         driver: info.driver.clone(),
         backend: info.backend.to_string(),
+        kernels: model.gpu().kernels().to_string(),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
     }
 }

@@ -60,7 +60,11 @@ struct LoadOptions {
     force_fallback_adapter: bool,
     low_power: bool,
     kv: Option<String>,
-    conservative_kernels: bool,
+    precision: Option<String>,
+    /// The set of kernels rather than the fastest.
+    kernels: Option<String>,
+    /// Whether the device will have the feature `subgroups`.
+    subgroups: bool,
 }
 
 /// What the adapter says of itself.
@@ -70,6 +74,7 @@ struct Adapter {
     name: String,
     driver: String,
     backend: String,
+    kernels: String,
     max_binding_bytes: u64,
 }
 

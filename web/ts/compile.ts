@@ -3,13 +3,26 @@
  * the GPU's whole queue waits. So the kernels are compiled here first, and the engine is given what came of it when it asks.
  */
 
-/** Runs `work`, and also returns the GPU device that the engine took meanwhile. */
-export async function watchDevice<T>(work: () => Promise<T>): Promise<{ result: T; device: GPUDevice | undefined }> {
+import type { EngineOptions } from "./protocol.js";
+
+/** Whether the adapter that the engine will take offers subgroups. */
+export async function offersSubgroups({ lowPower, forceFallbackAdapter }: EngineOptions): Promise<boolean> {
+  const powerPreference = lowPower ? "low-power" : "high-performance";
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference, forceFallbackAdapter: forceFallbackAdapter ?? false });
+  return adapter?.features.has("subgroups") ?? false;
+}
+
+/**
+ * Runs `work`, and also returns the GPU device that the engine took meanwhile. With `subgroups` the device has that feature, too, which
+ * wgpu can not ask for.
+ */
+export async function watchDevice<T>(work: () => Promise<T>, subgroups: boolean): Promise<{ result: T; device: GPUDevice | undefined }> {
   const { prototype } = GPUAdapter;
   const original = prototype.requestDevice;
   let device: GPUDevice | undefined;
   prototype.requestDevice = async function (this: GPUAdapter, descriptor) {
-    device = await original.call(this, descriptor);
+    const requiredFeatures = [...(descriptor?.requiredFeatures ?? []), ...(subgroups ? (["subgroups"] as const) : [])];
+    device = await original.call(this, { ...descriptor, requiredFeatures });
     return device;
   };
   try {

@@ -27,7 +27,7 @@ export {
   type TaskOptions,
 } from "./model.js";
 export { ImageRef, type ImageInput } from "./picture.js";
-export type { Steps } from "./protocol.js";
+export type { Precision, Steps } from "./protocol.js";
 export { Run } from "./run.js";
 export { Session, type ContextOverflow, type SessionOptions } from "./session.js";
 export type { CaptionStyle } from "./tasks.js";

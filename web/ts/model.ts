@@ -6,7 +6,7 @@ import { BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 import { Question, type Content } from "./content.js";
 import type { ImageOrientation } from "./image.js";
 import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from "./picture.js";
-import type { EngineRequest, ImagePayload, PictureInfo } from "./protocol.js";
+import type { EngineRequest, ImagePayload, KernelSet, PictureInfo, Precision } from "./protocol.js";
 import { Run } from "./run.js";
 import { Session, type SessionOptions } from "./session.js";
 import { captionPrompt, groundPrompt, readPrompt, regionPrompt, TASK_TOKENS, vqaPrompt, type CaptionStyle } from "./tasks.js";
@@ -22,6 +22,14 @@ export interface LoadOptions extends SourceOptions, FileLocations {
   contextLength?: number;
   /** How keys and values are kept on the GPU: `"f32"` (default), or in half or a quarter of that memory, which changes answers a little. */
   kv?: "f32" | "f16" | "q8";
+  /**
+   * How far the products of many positions (pictures and prompts) may round where the GPU is faster for it, which the load measures:
+   * `"f32"` (default) not at all, `"f16"` to half precision where the GPU has `shader-f16`, `"q8"` also activations to 8 bits. Their sums,
+   * and everything else, are f32. `info.adapter.kernels` tells what was chosen.
+   */
+  precision?: Precision;
+  /** @internal Kernels to use rather than the fastest: for tests. */
+  kernels?: KernelSet;
   /** Of answers that are given none themselves: the same question then has the same answer. */
   seed?: number;
   /**
@@ -79,7 +87,14 @@ export interface ModelInfo {
   downloadBytes: number;
   /** Bytes of all GPU buffers after loading; without a GPU, of the weights in memory. */
   gpuBytes: number;
-  adapter: { name: string; driver: string; backend: string; maxBindingBytes: number };
+  adapter: {
+    name: string;
+    driver: string;
+    backend: string;
+    /** The variants of the kernels that run on it, in words; empty without a GPU. */
+    kernels: string;
+    maxBindingBytes: number;
+  };
 }
 
 /** Where to start. */
@@ -143,14 +158,14 @@ interface Started {
 interface Way {
   backend: Backend;
   worker: boolean | Worker;
-  conservativeKernels: boolean;
+  kernels: KernelSet | undefined;
 }
 
 /** Loads a model, in another way where the first is not open on this machine. */
 async function start(source: ModelSource, options: LoadOptions, onStart: (client: WorkerClient) => void = () => undefined): Promise<Started> {
   const { backend = "auto", worker = true } = options;
   const gpuHere = "gpu" in (globalThis.navigator ?? {});
-  let way: Way = { backend: backend === "auto" ? (gpuHere ? "webgpu" : "cpu") : backend, worker, conservativeKernels: false };
+  let way: Way = { backend: backend === "auto" ? (gpuHere ? "webgpu" : "cpu") : backend, worker, kernels: options.kernels };
   let reached = 0;
   const onProgress = (progress: LoadProgress) => {
     // What another way does again is not told again.
@@ -167,7 +182,7 @@ async function start(source: ModelSource, options: LoadOptions, onStart: (client
       const noGpu = way.backend === "webgpu" && (code === "WEBGPU_UNAVAILABLE" || code === "NO_ADAPTER");
       // The worker ended with its load.
       if (typeof worker === "object") throw error;
-      if (code === "GPU_INCORRECT" && !way.conservativeKernels) way = { ...way, conservativeKernels: true };
+      if (code === "GPU_INCORRECT" && way.kernels !== "plain") way = { ...way, kernels: "plain" };
       else if (noGpu && code === "WEBGPU_UNAVAILABLE" && way.worker === true && gpuHere) way = { ...way, worker: false };
       else if (noGpu && backend === "auto") [way, refused] = [{ ...way, backend: "cpu", worker }, error];
       // Too large for the processor: then what is wrong with the GPU is what matters.
@@ -179,7 +194,7 @@ async function start(source: ModelSource, options: LoadOptions, onStart: (client
 async function startOnce(
   source: ModelSource,
   options: LoadOptions,
-  { backend, worker, conservativeKernels }: Way,
+  { backend, worker, kernels }: Way,
   onStart: (client: WorkerClient) => void,
 ): Promise<Started> {
   const { signal, onProgress } = options;
@@ -209,7 +224,8 @@ async function startOnce(
         ...(options.kv === undefined ? {} : { kv: options.kv }),
         forceFallbackAdapter: options.forceFallbackAdapter ?? false,
         lowPower: options.powerPreference === "low-power",
-        conservativeKernels,
+        ...(options.precision === undefined ? {} : { precision: options.precision }),
+        ...(kernels === undefined ? {} : { kernels }),
       },
     };
     const transfer = [...from.transfer, ...cache.transfer];

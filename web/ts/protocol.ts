@@ -74,13 +74,21 @@ export interface AnswerReply {
   pictures: PictureInfo[];
 }
 
+/** What products are computed in, see `LoadOptions.precision`. */
+export type Precision = "f32" | "f16" | "q8";
+
+/** Sets of kernels, `Kernels` of `crates/kernels`. */
+export type KernelSet = "plain" | "cpu" | "subgroups" | "f16" | "packed";
+
 /** Choices of the wasm edge, `LoadOptions` in `src/lib.rs`. */
 export interface EngineOptions {
   contextLength?: number;
   forceFallbackAdapter?: boolean;
   lowPower?: boolean;
   kv?: "f32" | "f16" | "q8";
-  conservativeKernels?: boolean;
+  precision?: Precision;
+  /** Rather than the fastest. */
+  kernels?: KernelSet;
 }
 
 /** Steps done, of all. */

@@ -5,7 +5,7 @@ import type { Backend } from "./client.js";
 import type { ModelInfo } from "./model.js";
 import type { Call, Calls, EngineBenchmarkReport, ImagePayload, PictureInfo, Reply, Request, Steps } from "./protocol.js";
 import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent, type EngineScore } from "./engine.js";
-import { compileAhead, watchDevice } from "./compile.js";
+import { compileAhead, offersSubgroups, watchDevice } from "./compile.js";
 import { readBitmap } from "./image.js";
 import type * as Gpu from "./wasm/qwen_vl_web.js";
 import type { Engine, Images, Loader } from "./wasm/qwen_vl_web.js";
@@ -141,8 +141,10 @@ class Server {
     this.#loading = { ahead: new Promise((resolve) => (encodes = resolve)), progress };
     const makeSink = async (manifest: string) => {
       await started;
-      const create = () => this.#edge.Loader.create(manifest, request.options);
-      const { result: loader, device } = this.#backend === "webgpu" ? await watchDevice(create) : { result: await create() };
+      const onGpu = this.#backend === "webgpu";
+      const subgroups = onGpu && (await offersSubgroups(request.options));
+      const create = () => this.#edge.Loader.create(manifest, { ...request.options, subgroups });
+      const { result: loader, device } = onGpu ? await watchDevice(create, subgroups) : { result: await create() };
       // What it could not allocate is told before anything is fetched for it, and before the GPU is busy with kernels.
       await loader.drained();
       loader.checkGpu();

@@ -45,7 +45,7 @@ pub struct BenchArgs {
     /// Only the cases whose names contain this.
     #[arg(long, value_name = "PART", default_value = "", conflicts_with = "model")]
     only: String,
-    /// The kernels to use: plain, cpu or packed. Without it, those that a short measurement finds fastest.
+    /// The kernels to use: plain, cpu, subgroups, f16 or packed. Without it, those that a short measurement finds fastest.
     #[arg(long, value_name = "SET")]
     kernels: Option<Kernels>,
     /// Run nothing; write every case as plain data (WGSL, buffers, workgroups) for the bench page.

@@ -1,13 +1,39 @@
 //! Which variants of the kernels a device runs.
 
 use crate::matmul::{Epilogue, Product, matmul, matvec};
+use crate::wgsl::wgsl;
 use crate::{Gpu, GpuError, StepBuffer, Weight, WeightPart, encode};
 use qwen_vl_format::Scheme;
 use std::{fmt, str::FromStr};
 use web_time::Instant;
 
-/// Variants of the kernels. All but [`Self::packed`] compute the same but for the order of sums; which is fastest differs by adapter: a GPU
-/// wants many small invocations, an adapter that runs on the CPU few large ones, as each costs it a context of its own.
+/// What the products of many rows round their activations to. Their sums are f32 all the same, and so is everything outside of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Precision {
+    /// Nothing is rounded.
+    #[default]
+    F32,
+    /// Halves, the weights too, and sums of eight products.
+    F16,
+    /// 8 bits in blocks of 32; weights that are not quantized stay with [`Self::F32`].
+    Q8,
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "q8" => Ok(Self::Q8),
+            _ => Err(format!("`{name}` is no precision, expected f32, f16 or q8")),
+        }
+    }
+}
+
+/// Variants of the kernels. All compute the same but for the order of sums, unless [`Self::precision`] rounds; which is fastest differs by
+/// adapter: a GPU wants many small invocations, an adapter that runs on the CPU few large ones, as each costs it a context of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernels {
     /// Invocations of a workgroup in the product of one row: a power of two from 4 to 256.
@@ -26,8 +52,10 @@ pub struct Kernels {
     pub decode_lanes: u32,
     /// Invocations of the only workgroup of argmax: a power of two up to 256.
     pub argmax_lanes: u32,
-    /// Products of many rows with quantized weights round activations to 8 bits, in blocks of 32, for packed integer products.
-    pub packed: bool,
+    /// Whether what a workgroup sums goes through subgroups, in the kernels of decoding and in norms. Takes the adapter's feature.
+    pub subgroups: bool,
+    /// What the products of many rows compute in. [`Precision::F16`] takes the adapter's `shader-f16`.
+    pub precision: Precision,
 }
 
 impl Kernels {
@@ -40,7 +68,8 @@ impl Kernels {
         attention_of_any_width: false,
         decode_lanes: 128,
         argmax_lanes: 256,
-        packed: false,
+        subgroups: false,
+        precision: Precision::F32,
     };
     /// What suits adapters that run on the CPU: few large invocations, and little code and workgroup memory, as SwiftShader compiles long,
     /// also to clear that memory.
@@ -52,10 +81,38 @@ impl Kernels {
         attention_of_any_width: true,
         decode_lanes: 32,
         argmax_lanes: 32,
-        packed: false,
+        subgroups: false,
+        precision: Precision::F32,
     };
-    /// What suits GPUs with packed integer products, where results may change a little.
-    pub const PACKED: Self = Self { packed: true, ..Self::PLAIN };
+    /// What suits GPUs with subgroups.
+    pub const SUBGROUPS: Self = Self { subgroups: true, ..Self::PLAIN };
+    /// What suits GPUs that compute fast in halves, where results may change a little.
+    pub const F16: Self = Self { precision: Precision::F16, ..Self::PLAIN };
+    /// What suits GPUs with packed integer products, where results may change a little more.
+    pub const PACKED: Self = Self { precision: Precision::Q8, ..Self::PLAIN };
+
+    /// The sets by the names that options give them.
+    const NAMED: [(&str, Self); 5] =
+        [("plain", Self::PLAIN), ("cpu", Self::CPU), ("subgroups", Self::SUBGROUPS), ("f16", Self::F16), ("packed", Self::PACKED)];
+
+    /// What a shader for these kernels begins with.
+    pub(crate) fn enables(self) -> String {
+        let mut enables = String::new();
+        if self.precision == Precision::F16 {
+            enables += "enable f16;\n";
+        }
+        // What compiles shaders natively has subgroups without it, and does not know the line.
+        if self.subgroups && cfg!(target_arch = "wasm32") {
+            enables += "enable subgroups;\n";
+        }
+        enables
+    }
+
+    /// WGSL of `Lane`, what an invocation knows of its place, and of what a workgroup of `lanes` has together: sums and maxima.
+    pub(crate) fn reductions(self, lanes: u32) -> String {
+        let source = if self.subgroups { wgsl!("reduce_subgroups.wgsl") } else { wgsl!("reduce_tree.wgsl") };
+        format!("const LANES: u32 = {lanes}u;\n{source}")
+    }
 }
 
 impl Default for Kernels {
@@ -68,12 +125,11 @@ impl FromStr for Kernels {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "plain" => Ok(Self::PLAIN),
-            "cpu" => Ok(Self::CPU),
-            "packed" => Ok(Self::PACKED),
-            _ => Err(format!("`{name}` is no set of kernels, expected plain, cpu or packed")),
-        }
+        let named = Self::NAMED.into_iter().find(|(known, _)| *known == name);
+        named.map(|(_, kernels)| kernels).ok_or_else(|| {
+            let names = Self::NAMED.map(|(known, _)| known).join(", ");
+            format!("`{name}` is no set of kernels, expected one of {names}")
+        })
     }
 }
 
@@ -81,14 +137,16 @@ impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quarters = if self.matvec_float_quarters { " (floats by quarters of a block)" } else { "" };
         write!(f, "matvec of {} lanes{quarters}, matmul ", self.matvec_lanes)?;
-        match self.matmul_registers {
-            _ if self.packed => write!(f, "with 8-bit activations")?,
-            None => write!(f, "of staged tiles")?,
-            Some([rows, columns]) => write!(f, "of {rows} x {columns} an invocation")?,
+        match (self.precision, self.matmul_registers) {
+            (Precision::Q8, _) => write!(f, "with 8-bit activations")?,
+            (Precision::F16, _) => write!(f, "in halves")?,
+            (Precision::F32, None) => write!(f, "of staged tiles")?,
+            (Precision::F32, Some([rows, columns])) => write!(f, "of {rows} x {columns} an invocation")?,
         }
         let heads = if self.attention_of_any_width { " and heads of any width" } else { "" };
         let Self { attention_rows, decode_lanes, argmax_lanes, .. } = self;
-        write!(f, ", attention of {attention_rows} rows{heads}, or of one by {decode_lanes} lanes, argmax of {argmax_lanes} lanes")
+        write!(f, ", attention of {attention_rows} rows{heads}, or of one by {decode_lanes} lanes, argmax of {argmax_lanes} lanes")?;
+        if self.subgroups { write!(f, ", subgroups") } else { Ok(()) }
     }
 }
 
@@ -97,13 +155,22 @@ const SUBMISSION_MILLIS: f64 = 4.0;
 /// Rounds in which every variant has its turn; the best counts.
 const ROUNDS: usize = 3;
 
-/// Measures the variants on small products. The product of one row, which compiles fast, tells GPUs from adapters that run on the CPU.
-pub(crate) async fn fastest(gpu: &mut Gpu, packed: bool) -> Result<Kernels, GpuError> {
-    let kernels = fastest_of(gpu, &[Kernels::PLAIN, Kernels::CPU], Shape { rows: 1, cols: 1024, out: 512 }).await?;
-    if !packed {
+/// Measures the variants that the device has, on small products. The product of one row, which compiles fast, tells GPUs from adapters that
+/// run on the CPU; those are spared the others, which would have to be compiled.
+///
+/// `coarsest` is how far activations may be rounded.
+pub(crate) async fn fastest(gpu: &mut Gpu, coarsest: Precision) -> Result<Kernels, GpuError> {
+    let mut kernels = fastest_of(gpu, &[Kernels::PLAIN, Kernels::CPU], Shape { rows: 1, cols: 1024, out: 512 }).await?;
+    if kernels == Kernels::PLAIN && gpu.has_subgroups() {
+        kernels = fastest_of(gpu, &[kernels, Kernels::SUBGROUPS], Shape { rows: 1, cols: 4096, out: 4096 }).await?;
+    }
+    let mut precisions = vec![Precision::F32, Precision::F16, Precision::Q8];
+    precisions.retain(|precision| *precision <= coarsest && (*precision != Precision::F16 || gpu.has_f16()));
+    if precisions.len() == 1 {
         return Ok(kernels);
     }
-    fastest_of(gpu, &[kernels, Kernels { packed, ..kernels }], Shape { rows: 64, cols: 512, out: 256 }).await
+    let variants: Vec<_> = precisions.into_iter().map(|precision| Kernels { precision, ..kernels }).collect();
+    fastest_of(gpu, &variants, Shape { rows: 64, cols: 512, out: 256 }).await
 }
 
 /// A product that is large enough to tell variants apart, and small enough for an adapter that does a thousandth of a GPU.
@@ -130,22 +197,33 @@ async fn fastest_of(gpu: &mut Gpu, variants: &[Kernels], Shape { rows, cols, out
         gpu.set_kernels(*kernels);
         prepared.push(if rows == 1 { matvec(gpu, product, None) } else { matmul(gpu, &step, product) });
     }
-    let run = async |variant: usize, launches: usize| -> Result<f64, GpuError> {
-        let started = Instant::now();
+    let launch = |variant: usize, launches: usize| {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         encode(&mut encoder, (0..launches).flat_map(|_| &prepared[variant]), rows);
         gpu.queue().submit([encoder.finish()]);
+    };
+    let run = async |variant: usize, launches: usize| -> Result<f64, GpuError> {
+        let started = Instant::now();
+        launch(variant, launches);
         gpu.read(&output.buffer, 0, 4).await?;
         Ok(started.elapsed().as_secs_f64() * 1e3)
     };
-    // The first launch of each compiles.
+    // The first launch of each compiles. What a driver refuses in spite of its features is left out; the first variant takes none.
+    let mut taken = Vec::with_capacity(variants.len());
     for variant in 0..variants.len() {
-        run(variant, 1).await?;
+        let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        launch(variant, 1);
+        match scope.pop().await {
+            None => taken.push(variant),
+            Some(error) if variant == 0 => return Err(GpuError::Validation { message: error.to_string() }),
+            Some(_) => {}
+        }
+        gpu.read(&output.buffer, 0, 4).await?;
     }
     let launches = (SUBMISSION_MILLIS / run(0, 1).await?.max(0.01)).clamp(1.0, 32.0) as usize;
     let mut best = (f64::INFINITY, 0);
     for _ in 0..ROUNDS {
-        for variant in 0..variants.len() {
+        for &variant in &taken {
             let millis = run(variant, launches).await?;
             if millis < best.0 {
                 best = (millis, variant);

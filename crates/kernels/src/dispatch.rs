@@ -153,7 +153,7 @@ impl Dispatch {
         grid: Grid,
     ) -> Self {
         let pipelines = gpu.pipeline_cache().clone();
-        let source = pipelines.want(label, format!("{STEP_WGSL}{}{source}", sizes.wgsl()));
+        let source = pipelines.want(label, format!("{}{STEP_WGSL}{}{source}", gpu.kernels().enables(), sizes.wgsl()));
         let buffers: Vec<_> = buffers.into_iter().map(|(binding, buffer)| (binding, buffer.clone())).collect();
         let mut uniforms: Vec<_> = step.map(|step| (0, step.0.clone())).into_iter().collect();
         uniforms.push((SIZES_BINDING, gpu.uniform(&sizes.words)));

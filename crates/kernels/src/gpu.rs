@@ -1,6 +1,6 @@
 //! The device: adapter choice, buffers, pipelines, reading back.
 
-use crate::choice::{self, Kernels};
+use crate::choice::{self, Kernels, Precision};
 use qwen_vl_format::padded;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,6 +23,14 @@ pub enum GpuError {
         adapter: String,
         /// What the platform says.
         reason: String,
+    },
+    /// The kernels that were asked for need what the adapter does not have.
+    #[error("the adapter `{adapter}` has no {feature}, which the chosen kernels need")]
+    MissingFeature {
+        /// Adapter name.
+        adapter: String,
+        /// WebGPU's name of it.
+        feature: &'static str,
     },
     /// Something does not fit the adapter's limits.
     #[error("`{what}` needs {needed} bytes in one binding, the adapter allows {limit}")]
@@ -67,8 +75,10 @@ pub struct GpuOptions {
     pub default_limits: bool,
     /// The kernels to use; those that a short measurement finds fastest where `None`.
     pub kernels: Option<Kernels>,
-    /// Whether the measurement may choose [`Kernels::packed`], which changes results a little.
-    pub packed: bool,
+    /// How far the measurement may choose to round, see [`Kernels::precision`].
+    pub precision: Precision,
+    /// In a browser: whether the device will have the feature `subgroups`, which wgpu can not ask for. Natively it is asked for here.
+    pub browser_subgroups: bool,
     /// Ask for [`Self::TIMESTAMPS`] where the adapter has them: for benches, not for browsers.
     pub timestamps: bool,
 }
@@ -84,6 +94,8 @@ pub struct Gpu {
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     kernels: Kernels,
+    has_subgroups: bool,
+    has_f16: bool,
     pipelines: Pipelines,
     uniforms: RefCell<HashMap<Vec<u32>, wgpu::Buffer>>,
     zeros: wgpu::Buffer,
@@ -141,7 +153,22 @@ impl Gpu {
             .map_err(|error| GpuError::NoAdapter { reason: error.to_string() })?;
         let info = adapter.get_info();
         let required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
-        let required_features = if options.timestamps { adapter.features() & GpuOptions::TIMESTAMPS } else { wgpu::Features::empty() };
+        let forced = options.kernels.unwrap_or_default();
+        let offered = adapter.features();
+        let has_f16 = (options.precision.max(forced.precision) != Precision::F32) && offered.contains(wgpu::Features::SHADER_F16);
+        let has_subgroups =
+            if cfg!(target_arch = "wasm32") { options.browser_subgroups } else { offered.contains(wgpu::Features::SUBGROUP) };
+        for (feature, needed, has) in
+            [("shader-f16", forced.precision == Precision::F16, has_f16), ("subgroups", forced.subgroups, has_subgroups)]
+        {
+            if needed && !has {
+                return Err(GpuError::MissingFeature { adapter: info.name, feature });
+            }
+        }
+        let mut required_features = wgpu::Features::empty();
+        required_features.set(wgpu::Features::SHADER_F16, has_f16);
+        required_features.set(wgpu::Features::SUBGROUP, has_subgroups && cfg!(not(target_arch = "wasm32")));
+        required_features.set(GpuOptions::TIMESTAMPS, options.timestamps && offered.contains(GpuOptions::TIMESTAMPS));
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor { label: Some("qwen-vl"), required_features, required_limits, ..Default::default() })
             .await
@@ -184,6 +211,8 @@ impl Gpu {
             queue,
             info,
             kernels: options.kernels.unwrap_or_default(),
+            has_subgroups,
+            has_f16,
             pipelines,
             uniforms: RefCell::default(),
             zeros,
@@ -192,7 +221,7 @@ impl Gpu {
             lost,
         };
         if options.kernels.is_none() {
-            gpu.kernels = choice::fastest(&mut gpu, options.packed).await?;
+            gpu.kernels = choice::fastest(&mut gpu, options.precision).await?;
         }
         Ok(gpu)
     }
@@ -200,6 +229,16 @@ impl Gpu {
     /// The kernels in use.
     pub fn kernels(&self) -> Kernels {
         self.kernels
+    }
+
+    /// Whether kernels may use subgroups.
+    pub(crate) fn has_subgroups(&self) -> bool {
+        self.has_subgroups
+    }
+
+    /// Whether kernels may compute in halves.
+    pub(crate) fn has_f16(&self) -> bool {
+        self.has_f16
     }
 
     /// Uses others for what is prepared from now on.

@@ -6,7 +6,8 @@
 //! - Weights are [`Weight`]s: one buffer of codes (and one of scales) for each slice of rows.
 //! - What changes from launch to launch is one uniform, [`Step`]; all else is fixed when a [`Dispatch`] is made, so that bind groups
 //!   are built once.
-//! - Every kernel runs at WebGPU's default limits: 8 storage buffers, 16 KiB of workgroup memory, 256 invocations. No optional feature.
+//! - Every kernel runs at WebGPU's default limits: 8 storage buffers, 16 KiB of workgroup memory, 256 invocations. Optional features are
+//!   used where an adapter has them and a measurement says so; each kernel has a variant that needs none.
 //! - An oracle is ordinary code in plain loops, accumulating in f64; tests and benches use it.
 
 pub mod add;
@@ -25,7 +26,7 @@ pub mod sample;
 mod weight;
 mod wgsl;
 
-pub use choice::Kernels;
+pub use choice::{Kernels, Precision};
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
 pub use gpu::{Activation, Gpu, GpuError, GpuOptions, PendingRead, Temporary};
 pub use kv::{KvCache, KvFormat};

@@ -12,7 +12,8 @@ use qwen_vl_kernels::norm::{self, Norm};
 use qwen_vl_kernels::rotary::{self, PositionTables};
 use qwen_vl_kernels::sample::{self, Draw, DrawBuffer};
 use qwen_vl_kernels::{
-    Activation, Dispatch, Gpu, GpuOptions, Kernels, KvCache, KvFormat, StepBuffer, Weight, WeightPart, add, argmax, embedding, encode,
+    Activation, Dispatch, Gpu, GpuOptions, Kernels, KvCache, KvFormat, Precision, StepBuffer, Weight, WeightPart, add, argmax, embedding,
+    encode,
 };
 use qwen_vl_testkit::closeness::{assert_close, noise};
 
@@ -35,7 +36,8 @@ fn gpu() -> Gpu {
 }
 
 fn gpu_with(kernels: Option<Kernels>) -> Gpu {
-    pollster::block_on(Gpu::request(GpuOptions { default_limits: true, kernels, packed: kernels.is_none(), ..Default::default() }))
+    let precision = if kernels.is_none() { Precision::Q8 } else { Precision::F32 };
+    pollster::block_on(Gpu::request(GpuOptions { default_limits: true, kernels, precision, ..Default::default() }))
         .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)")
 }
 
@@ -110,16 +112,39 @@ fn packed_bound(x: &[f32], weight: &[f32], cols: usize) -> f32 {
     x.chunks_exact(cols).flat_map(|x| weight.chunks_exact(cols).map(move |w| row(x, w))).fold(0.0, f32::max)
 }
 
+/// What halves can change in a product: input and weight are rounded, each product and each of the seven sums of eight of them.
+fn half_bound(x: &[f32], weight: &[f32], cols: usize) -> f32 {
+    let row = |x: &[f32], w: &[f32]| -> f32 {
+        let eights = x.chunks(8).zip(w.chunks(8)).map(|(x, w)| x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum::<f32>());
+        // Ten roundings of half a last place, 2^-11 of a number, each of at most all that the eight add up to.
+        eights.sum::<f32>() * 10.0 * f32::powi(2.0, -11)
+    };
+    x.chunks_exact(cols).flat_map(|x| weight.chunks_exact(cols).map(move |w| row(x, w))).fold(0.0, f32::max)
+}
+
+/// What rounding of a precision can change in a product.
+fn rounding_bound(precision: Precision, scheme: Scheme, x: &[f32], weight: &[f32], cols: usize) -> f32 {
+    match precision {
+        Precision::Q8 if scheme.group_size().is_some() => packed_bound(x, weight, cols),
+        Precision::F16 => half_bound(x, weight, cols),
+        _ => 0.0,
+    }
+}
+
 #[test]
 fn known_answers_are_given_by_every_choice_of_kernels() {
-    for kernels in [Kernels::PLAIN, Kernels::CPU, Kernels::PACKED] {
+    for kernels in [Kernels::PLAIN, Kernels::CPU, Kernels::SUBGROUPS, Kernels::F16, Kernels::PACKED] {
         let gpu = gpu_with(Some(kernels));
         let q4 = Scheme::Q4 { group_size: 32 };
         let products = [Checked::Matmul(q4), Checked::Matvec(q4, true), Checked::Matvec(Scheme::F16, false)];
         for checked in products.into_iter().chain([Checked::Attention(104), Checked::Norm]) {
             let Difference { worst, largest } = pollster::block_on(known_answers::difference(&gpu, &checked)).unwrap();
             let part = worst / largest;
-            let bound = if kernels.packed && matches!(checked, Checked::Matmul(_)) { 0.02 } else { 1e-4 };
+            let bound = match kernels.precision {
+                Precision::Q8 if matches!(checked, Checked::Matmul(_)) => 0.02,
+                Precision::F16 if matches!(checked, Checked::Matmul(_)) => 0.002,
+                _ => 1e-4,
+            };
             assert!(largest > 0.5 && part < bound, "{kernels}, {checked:?}: {part:e} of {largest}");
         }
     }
@@ -129,6 +154,7 @@ fn known_answers_are_given_by_every_choice_of_kernels() {
 fn matmul_matches_oracle() {
     check_matmul(Kernels::PLAIN, &SCHEMES);
     check_matmul(Kernels::CPU, &SCHEMES);
+    check_matmul(Kernels::F16, &SCHEMES);
     check_matmul(Kernels::PACKED, &[Scheme::Q8 { group_size: 32 }, Scheme::Q4 { group_size: 32 }, Scheme::Int4 { group_size: 128 }]);
 }
 
@@ -163,8 +189,7 @@ fn check_matmul(kernels: Kernels, schemes: &[Scheme]) {
             Epilogue::SwiGlu => 12.0 * (cols as f32).sqrt(),
             _ => 1.13,
         };
-        let rounded = kernels.packed && scheme.group_size().is_some();
-        let bound = product_bound(cols) + if rounded { packed_bound(&x, &values, cols) } else { 0.0 };
+        let bound = product_bound(cols) + rounding_bound(kernels.precision, scheme, &x, &values, cols);
         assert_close(&read(&gpu, &output, m), &want, bound * scale, &what);
         assert_padding_zero(&gpu, &output, &what);
     }
@@ -174,6 +199,7 @@ fn check_matmul(kernels: Kernels, schemes: &[Scheme]) {
 fn matvec_matches_oracle() {
     check_matvec(Kernels::PLAIN, &SCHEMES);
     check_matvec(Kernels::CPU, &SCHEMES);
+    check_matvec(Kernels::SUBGROUPS, &[Scheme::F16, Scheme::Q8 { group_size: 64 }, Scheme::Q4 { group_size: 32 }]);
 }
 
 fn check_matvec(kernels: Kernels, schemes: &[Scheme]) {
@@ -205,7 +231,12 @@ fn check_matvec(kernels: Kernels, schemes: &[Scheme]) {
 
 #[test]
 fn norm_matches_oracle() {
-    let gpu = gpu();
+    check_norm(Kernels::PLAIN);
+    check_norm(Kernels::SUBGROUPS);
+}
+
+fn check_norm(kernels: Kernels) {
+    let gpu = gpu_with(Some(kernels));
     let step = StepBuffer::new(&gpu);
     for (m, cols) in [(1, 32), (5, 208), (3, 1664), (2, 70)] {
         // A mean far from zero: a variance from squares would lose it.
@@ -213,7 +244,7 @@ fn norm_matches_oracle() {
         let weight: Vec<f32> = noise(5, cols);
         let bias = noise(9, cols);
         for layer_norm in [true, false] {
-            let what = format!("{m} rows of {cols}, LayerNorm {layer_norm}");
+            let what = format!("{m} rows of {cols}, LayerNorm {layer_norm}, {kernels}");
             let want = norm::oracle::norm(&x, &weight, layer_norm.then_some(&bias), 1e-6);
             let gpu_norm = Norm { weight: vector(&gpu, &weight), bias: layer_norm.then(|| vector(&gpu, &bias)), epsilon: 1e-6 };
             let (input, output) = (rows(&gpu, m, cols, &x), gpu.activation("out", m, cols).unwrap());
@@ -230,6 +261,7 @@ fn norm_matches_oracle() {
 fn attention_matches_oracle() {
     check_attention(Kernels::PLAIN);
     check_attention(Kernels::CPU);
+    check_attention(Kernels::SUBGROUPS);
 }
 
 fn check_attention(kernels: Kernels) {
@@ -522,7 +554,7 @@ fn a_buffer_past_the_limit_is_refused_by_name() {
 #[test]
 fn a_device_measures_which_kernels_to_use_and_keeps_nothing_of_it() {
     let gpu = gpu_with(None);
-    let exact = Kernels { packed: false, ..gpu.kernels() };
-    assert!([Kernels::PLAIN, Kernels::CPU].contains(&exact), "{exact}");
+    let exact = Kernels { precision: Precision::F32, ..gpu.kernels() };
+    assert!([Kernels::PLAIN, Kernels::CPU, Kernels::SUBGROUPS].contains(&exact), "{exact}");
     assert_eq!(gpu.allocated_bytes(), 0);
 }

@@ -28,6 +28,6 @@ pub use error::RuntimeError;
 pub use loader::{ModelLoader, ModelOptions};
 pub use model::{Chosen, ImageFeatures, Model, Trace};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
-pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions, Kernels, KvFormat};
+pub use qwen_vl_kernels::{Gpu, GpuError, GpuOptions, Kernels, KvFormat, Precision};
 pub use sampler::{Sampler, SamplingOptions, largest};
 pub use sequence::{Cached, KvReuse, PromptPlan, Sequence};

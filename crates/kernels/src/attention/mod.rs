@@ -135,9 +135,9 @@ pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) 
 }
 
 fn decode_kernel(gpu: &Gpu, head_dim: usize, splits: usize) -> String {
-    let (vectors, lanes) = (head_dim / 4, gpu.kernels().decode_lanes);
-    let kernel = wgsl!("decode.wgsl");
-    format!("const VECTORS: u32 = {vectors}u;\nconst LANES: u32 = {lanes}u;\nconst SPLITS: u32 = {splits}u;\n{kernel}")
+    let kernels = gpu.kernels();
+    let (vectors, reductions, kernel) = (head_dim / 4, kernels.reductions(kernels.decode_lanes), wgsl!("decode.wgsl"));
+    format!("const VECTORS: u32 = {vectors}u;\nconst SPLITS: u32 = {splits}u;\n{reductions}{kernel}")
 }
 
 /// Slices of the context in [`attention_split`].

@@ -6,23 +6,20 @@
 // A workgroup of LANES computes 8 weight rows, its lanes striding over the blocks of 32: a block of the input is loaded once for all eight.
 // QUARTERS: a quarter of a block at a time, in a loop, which is a third of the code where adapters do not compile fast.
 // Lines with $i are repeated for the 8 vectors of a block, those with $r for the 8 rows. Dispatch: ceil(rows / 8) workgroups, folded into
-// x and y. Workgroup memory: 36 bytes a lane.
-
-var<workgroup> partial: array<array<vec4<f32>, 2>, LANES>;
-var<workgroup> partial_squares: array<f32, LANES>;
+// x and y. Workgroup memory: 36 bytes a lane, see reduce_*.wgsl.
 
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32
+  lane: Lane
 ) {
   let first = (workgroup.x + workgroup.y * workgroups.x) * 8u;
   let last = sizes.rows - 1u;
   let row$r = min(first + $ru, last);
   var acc$r = 0.0;
   var squares = 0.0;
-  for (var block = lane; block < sizes.blocks; block += LANES) {
+  for (var block = lane.index; block < sizes.blocks; block += LANES) {
     if (QUARTERS) {
       for (var quarter = 0u; quarter < 4u; quarter++) {
         let at = block * 8u + quarter * 2u;
@@ -40,24 +37,13 @@ fn main(
       acc$r += block_dot(row$r, block, sizes.blocks, x0, x1, x2, x3, x4, x5, x6, x7);
     }
   }
-  partial[lane][0] = vec4<f32>(acc0, acc1, acc2, acc3);
-  partial[lane][1] = vec4<f32>(acc4, acc5, acc6, acc7);
-  partial_squares[lane] = squares;
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
-    if (lane < half) {
-      partial[lane][0] += partial[lane + half][0];
-      partial[lane][1] += partial[lane + half][1];
-      partial_squares[lane] += partial_squares[lane + half];
-    }
-    workgroupBarrier();
-  }
-  if (lane < 2u) {
-    var sums = partial[0][lane];
+  let summed = workgroup_sums(vec4<f32>(acc0, acc1, acc2, acc3), vec4<f32>(acc4, acc5, acc6, acc7), squares, lane);
+  if (lane.index < 2u) {
+    var sums = summed.vector;
     if (NORM) {
-      sums *= inverseSqrt(partial_squares[0] / sizes.cols + sizes.epsilon);
+      sums *= inverseSqrt(summed.number / sizes.cols + sizes.epsilon);
     }
-    let n = first + lane * 4u;
+    let n = first + lane.index * 4u;
     store_pair(0u, n, sums.x, sums.y);
     store_pair(0u, n + 2u, sums.z, sums.w);
   }

@@ -5,7 +5,7 @@ pub mod oracle;
 use crate::dispatch::Sizes;
 use crate::norm::Norm;
 use crate::wgsl::{unroll, wgsl};
-use crate::{Activation, Dispatch, Gpu, Grid, Kernels, StepBuffer, Weight, WeightPart};
+use crate::{Activation, Dispatch, Gpu, Grid, Kernels, Precision, StepBuffer, Weight, WeightPart};
 
 /// What happens to a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,16 +93,20 @@ impl Product<'_> {
 
 /// Rows of an invocation, its vectors of sums, and the vectors of a block, in the products that stage tiles in workgroup memory.
 const STAGED: [(char, usize); 3] = [('s', 8), ('q', 2), ('k', 8)];
+/// Values along k that are summed in halves, and the vectors of a quarter of a block, in the product in halves.
+const IN_HALVES: [(char, usize); 2] = [('e', 8), ('v', 2)];
 
 /// The product for all rows of the step; one launch for each part of the weight.
 pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatch> {
     product.check();
-    let Kernels { matmul_registers, packed, .. } = gpu.kernels();
-    let packed = packed && product.weight.scheme.group_size().is_some();
-    let (kernel, [tile_rows, tile_columns]) = match (packed, matmul_registers) {
-        (true, _) => (format!("{}{}", wgsl!("tile.wgsl"), unroll(wgsl!("matmul_packed.wgsl"), &STAGED)), [64, 64]),
-        (false, None) => (format!("{}{}", wgsl!("tile.wgsl"), unroll(wgsl!("matmul.wgsl"), &STAGED)), [64, 64]),
-        (false, Some([rows, columns])) => {
+    let Kernels { matmul_registers, precision, .. } = gpu.kernels();
+    let quantized = product.weight.scheme.group_size().is_some();
+    let tile = |kernel: String| (wgsl!("tile.wgsl").to_owned() + &kernel, [64, 64]);
+    let (kernel, [tile_rows, tile_columns]) = match (precision, matmul_registers) {
+        (Precision::Q8, _) if quantized => tile(unroll(wgsl!("matmul_packed.wgsl"), &STAGED)),
+        (Precision::F16, _) => tile(unroll(&unroll(wgsl!("matmul_f16.wgsl"), &STAGED), &IN_HALVES)),
+        (_, None) => tile(unroll(wgsl!("matmul.wgsl"), &STAGED)),
+        (_, Some([rows, columns])) => {
             let kernel = unroll(wgsl!("matmul_registers.wgsl"), &[('s', rows as usize), ('q', columns as usize / 4)]);
             (format!("const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\n{kernel}"), [rows, 8 * columns])
         }
@@ -127,9 +131,10 @@ pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispa
     product.check();
     assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");
     let kernel = unroll(wgsl!("matvec.wgsl"), &[('i', 8), ('r', 8)]);
-    let Kernels { matvec_lanes: lanes, matvec_float_quarters, .. } = gpu.kernels();
+    let Kernels { matvec_lanes, matvec_float_quarters, .. } = gpu.kernels();
     let quarters = matvec_float_quarters && product.weight.scheme.group_size().is_none();
-    let source = product.source(norm, &format!("const LANES: u32 = {lanes}u;\nconst QUARTERS: bool = {quarters};\n{kernel}"));
+    let reductions = gpu.kernels().reductions(matvec_lanes);
+    let source = product.source(norm, &format!("const QUARTERS: bool = {quarters};\n{reductions}{kernel}"));
     product
         .weight
         .parts_from()

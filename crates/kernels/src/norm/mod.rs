@@ -17,6 +17,9 @@ pub struct Norm {
     pub epsilon: f32,
 }
 
+/// Invocations of a workgroup.
+const LANES: u32 = 64;
+
 /// Normalises all rows of the step.
 ///
 /// # Shapes
@@ -28,6 +31,7 @@ pub fn norm(gpu: &Gpu, step: &StepBuffer, norm: &Norm, input: &Activation, outpu
          @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n\
          @group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;\n\
          @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;\n",
+        &gpu.kernels().reductions(LANES),
         wgsl!("norm.wgsl"),
     ]
     .concat();

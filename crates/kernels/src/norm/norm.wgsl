@@ -2,48 +2,31 @@
 // otherwise RMS: x / sqrt(mean(x^2) + sizes.epsilon). The variance comes from the differences, not from the squares.
 //
 // input, output  rows x sizes.vectors vec4; the padding of a row stays zero
-// A workgroup of 64 does one row. Dispatch: y = step.rows. Workgroup memory: 256 B.
-
-var<workgroup> partial: array<f32, 64>;
-
-// Sum over the workgroup, the same in every lane.
-fn workgroup_sum(value: f32, lane: u32) -> f32 {
-  partial[lane] = value;
-  workgroupBarrier();
-  for (var half = 32u; half > 0u; half >>= 1u) {
-    if (lane < half) {
-      partial[lane] += partial[lane + half];
-    }
-    workgroupBarrier();
-  }
-  let sum = partial[0];
-  workgroupBarrier();
-  return sum;
-}
+// A workgroup of LANES does one row. Dispatch: y = step.rows. Workgroup memory: 4 bytes a lane, see reduce_*.wgsl.
 
 // The values of a vector that are not padding, the others zero.
 fn inside(value: vec4<f32>, vector: u32) -> vec4<f32> {
   return select(vec4<f32>(0.0), value, vec4<u32>(vector * 4u) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(sizes.cols));
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, lane: Lane) {
   let row = min(workgroup.y, step.rows - 1u) * sizes.vectors;
   var mean = 0.0;
   if (sizes.layer_norm != 0u) {
     var sum = 0.0;
-    for (var i = lane; i < sizes.vectors; i += 64u) {
+    for (var i = lane.index; i < sizes.vectors; i += LANES) {
       sum += dot(input[row + i], vec4<f32>(1.0));
     }
     mean = workgroup_sum(sum, lane) / f32(sizes.cols);
   }
   var squares = 0.0;
-  for (var i = lane; i < sizes.vectors; i += 64u) {
+  for (var i = lane.index; i < sizes.vectors; i += LANES) {
     let difference = inside(input[row + i] - mean, i);
     squares += dot(difference, difference);
   }
   let factor = inverseSqrt(workgroup_sum(squares, lane) / f32(sizes.cols) + sizes.epsilon);
-  for (var i = lane; i < sizes.vectors; i += 64u) {
+  for (var i = lane.index; i < sizes.vectors; i += LANES) {
     output[row + i] = inside((input[row + i] - mean) * factor * weight[i] + bias[select(0u, i, sizes.layer_norm != 0u)], i);
   }
 }

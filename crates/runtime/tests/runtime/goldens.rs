@@ -36,14 +36,14 @@ fn f32_agrees_with_the_original() {
     }
 }
 
-/// The plain kernels at WebGPU's default limits, and those for adapters that run on the CPU, whichever are fastest here.
+/// The plain kernels at WebGPU's default limits, the same with subgroups, and those for adapters that run on the CPU, whichever are fastest.
 #[test]
 fn exact_kernels_agree_with_the_original() {
     let set = &GoldenSet::all()[1];
     let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
     let cases: Vec<_> = set.cases().unwrap().into_iter().filter(|case| ["text_en", "img_vqa"].contains(&&*case.case)).collect();
     let options = ModelOptions { context_length: context_for(&cases), ..Default::default() };
-    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+    for kernels in [Kernels::PLAIN, Kernels::SUBGROUPS, Kernels::CPU] {
         let mut model = load_with(&folder, options, Some(kernels));
         for case in &cases {
             check_case(set, case, &mut model, &mut BTreeMap::new());
@@ -51,22 +51,29 @@ fn exact_kernels_agree_with_the_original() {
     }
 }
 
-/// What 8-bit activations cost in logits of size 3.4 of a 4-bit model, beside what the 4 bits themselves cost.
+/// What halves and 8-bit activations cost in logits of size 3.4 of a 4-bit model, beside what the 4 bits themselves cost; halves take
+/// nothing from the original's tokens.
 #[test]
-fn packed_kernels_stay_close() {
+fn rounding_kernels_stay_close() {
     let set = &GoldenSet::all()[1];
     let exact = convert(&set.checkpoint(), SchemeName::F32, 32);
     let coded = convert(&set.checkpoint(), SchemeName::Q4, 32);
     let cases: Vec<_> = set.cases().unwrap().into_iter().filter(|case| ["text_en", "img_vqa"].contains(&&*case.case)).collect();
     let options = ModelOptions { context_length: context_for(&cases), ..Default::default() };
-    let [mut exact, mut plain, mut packed] = [(&exact, Kernels::PLAIN), (&coded, Kernels::PLAIN), (&coded, Kernels::PACKED)]
-        .map(|(folder, kernels)| load_with(folder, options, Some(kernels)));
+    let [mut exact, mut exact_halves, mut plain, mut halves, mut packed] =
+        [(&exact, Kernels::PLAIN), (&exact, Kernels::F16), (&coded, Kernels::PLAIN), (&coded, Kernels::F16), (&coded, Kernels::PACKED)]
+            .map(|(folder, kernels)| load_with(folder, options, Some(kernels)));
     for case in &cases {
-        let [exact, plain, packed] = [&mut exact, &mut plain, &mut packed].map(|model| all_logits(set, case, model));
+        let [exact_logits, plain, halves, packed] =
+            [&mut exact, &mut plain, &mut halves, &mut packed].map(|model| all_logits(set, case, model));
         let what = format!("{}/{}", set.name, case.case);
-        let four_bits = report(&plain, &exact, &format!("{what}, 4-bit weights against f32"));
-        let eight_bits = report(&packed, &plain, &format!("{what}, 8-bit activations against f32 activations"));
-        assert!(eight_bits < 0.25 * four_bits, "{what}: 8-bit activations cost {eight_bits:e}, 4-bit weights {four_bits:e}");
+        let four_bits = report(&plain, &exact_logits, &format!("{what}, 4-bit weights against f32"));
+        for (kernels, logits, part) in [("halves", &halves, 0.02), ("8-bit activations", &packed, 0.25)] {
+            let cost = report(logits, &plain, &format!("{what}, {kernels} against f32 activations"));
+            assert!(cost < part * four_bits, "{what}: {kernels} cost {cost:e}, 4-bit weights {four_bits:e}");
+        }
+        let features = features_of(set, case, &mut exact_halves);
+        assert_eq!(greedy(&mut exact_halves, case, &features).0, case.decode.tokens, "{what}: greedy tokens with products in halves");
     }
 }
 
@@ -232,13 +239,15 @@ fn coded_weights_give_the_logits_of_their_decoded_values() {
     }
 }
 
+/// The pictures of a case, encoded.
+fn features_of(set: &GoldenSet, case: &Case, model: &mut Model) -> Vec<ImageFeatures> {
+    let mut encode = |image: &CaseImage| pollster::block_on(model.encode_image(&patches(set, &image.path, model), None)).unwrap();
+    case.images.iter().map(&mut encode).collect()
+}
+
 /// Logits of all prompt positions and of eight steps along the golden tokens.
 fn all_logits(set: &GoldenSet, case: &Case, model: &mut Model) -> Vec<f32> {
-    let encode = |model: &mut Model, path: &str| {
-        let patches = patches(set, path, model);
-        pollster::block_on(model.encode_image(&patches, None)).unwrap()
-    };
-    let features: Vec<_> = case.images.iter().map(|image| encode(model, &image.path)).collect();
+    let features = features_of(set, case, model);
     let mut trace = Trace::new();
     prefill(model, &case.input_ids, &features, Some(&mut trace));
     let mut logits = trace.remove("logits").unwrap();

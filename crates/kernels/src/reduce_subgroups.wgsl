@@ -1,0 +1,75 @@
+// The same as reduce_tree.wgsl by subgroups of any size (a power of two): first in each, then over what each of them has. Takes it that a
+// subgroup's lanes are consecutive, as they are everywhere in workgroups of one dimension; known answers would tell where they are not.
+
+struct Lane {
+  @builtin(local_invocation_index) index: u32,
+  @builtin(subgroup_invocation_id) in_subgroup: u32,
+  @builtin(subgroup_size) subgroup_size: u32
+}
+
+var<workgroup> scratch: array<f32, LANES>;
+
+// How many subgroups there are; one, not full, where it is larger than the workgroup.
+fn subgroups(lane: Lane) -> u32 {
+  return max(LANES / lane.subgroup_size, 1u);
+}
+
+// The largest value, in every lane.
+fn workgroup_max(value: f32, lane: Lane) -> f32 {
+  let of_subgroup = subgroupMax(value);
+  if (lane.in_subgroup == 0u) {
+    scratch[lane.index / lane.subgroup_size] = of_subgroup;
+  }
+  workgroupBarrier();
+  var largest = scratch[0];
+  for (var i = 1u; i < subgroups(lane); i++) {
+    largest = max(largest, scratch[i]);
+  }
+  workgroupBarrier();
+  return largest;
+}
+
+// The sum, in every lane.
+fn workgroup_sum(value: f32, lane: Lane) -> f32 {
+  let of_subgroup = subgroupAdd(value);
+  if (lane.in_subgroup == 0u) {
+    scratch[lane.index / lane.subgroup_size] = of_subgroup;
+  }
+  workgroupBarrier();
+  var sum = scratch[0];
+  for (var i = 1u; i < subgroups(lane); i++) {
+    sum += scratch[i];
+  }
+  workgroupBarrier();
+  return sum;
+}
+
+struct Sums {
+  vector: vec4<f32>,
+  number: f32
+}
+
+var<workgroup> partial: array<array<vec4<f32>, 2>, LANES>;
+var<workgroup> partial_numbers: array<f32, LANES>;
+
+// The sum of the first vectors in lane 0, that of the second ones in lane 1, and that of the numbers in both; once in a shader.
+fn workgroup_sums(first: vec4<f32>, second: vec4<f32>, number: f32, lane: Lane) -> Sums {
+  let firsts = subgroupAdd(first);
+  let seconds = subgroupAdd(second);
+  let numbers = subgroupAdd(number);
+  if (lane.in_subgroup == 0u) {
+    let at = lane.index / lane.subgroup_size;
+    partial[at][0] = firsts;
+    partial[at][1] = seconds;
+    partial_numbers[at] = numbers;
+  }
+  workgroupBarrier();
+  var sums: Sums;
+  if (lane.index < 2u) {
+    for (var i = 0u; i < subgroups(lane); i++) {
+      sums.vector += partial[i][lane.index];
+      sums.number += partial_numbers[i];
+    }
+  }
+  return sums;
+}
