@@ -20,7 +20,7 @@ import { serve } from "../server.mjs";
 const TEXT = "This is a person.";
 /** Bytes of the whole package's code, compressed as servers do it. What passes these has to be argued for. */
 const LIMITS = {
-  wasm: { brotli: 420_000, gzip: 530_000 },
+  wasm: { brotli: 425_000, gzip: 530_000 },
   "wasm of the processor": { brotli: 550_000, gzip: 740_000 },
   // Two glues among them, of which a page has one.
   scripts: { brotli: 54_000, gzip: 70_000 },
