@@ -1,12 +1,13 @@
 //! `qwenvl ask`: one question, one answer.
 
 use crate::checkpoint::Checkpoint;
+use crate::gpu::GpuArgs;
 use crate::preprocess::{orientation, read_picture};
 use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_processor::Orientation;
 use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PromptInput, Request};
-use qwen_vl_runtime::{Backend, Gpu, GpuOptions, KvFormat, ModelOptions, Trace};
+use qwen_vl_runtime::{Backend, KvFormat, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -44,6 +45,8 @@ pub struct AskArgs {
     /// How keys and values are kept: f32, f16 or q8.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     kv: KvFormat,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Longest answer, tokens [default: the checkpoint's].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_new_tokens: Option<usize>,
@@ -114,7 +117,7 @@ pub fn run(args: &AskArgs) -> Result<()> {
     let options = ModelOptions { context_length, kv: args.kv, ..ModelOptions::default() };
 
     let started = Instant::now();
-    let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))?;
+    let gpu = args.gpu.request(false)?;
     let mut engine = Engine::new(checkpoint.load(gpu, options)?, &vocabulary)?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
 
@@ -213,6 +216,7 @@ fn print_json(answer: &Answer, engine: &Engine, load_ms: f64) -> Result<()> {
         "device_type": format!("{:?}", info.device_type),
         "driver": info.driver,
         "driver_info": info.driver_info,
+        "kernels": gpu.kernels().to_string(),
         "allocated_bytes": gpu.allocated_bytes(),
     });
     println!("{object}");

@@ -1,11 +1,12 @@
 //! `qwenvl bench`: how fast the kernels are on this machine.
 
 use crate::checkpoint::Checkpoint;
+use crate::gpu::GpuArgs;
 use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_format::ModelConfig;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, Kernels, KvFormat, ModelOptions, bench, synthetic};
+use qwen_vl_runtime::{Backend, Budget, Gpu, KvFormat, ModelOptions, bench, synthetic};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -45,9 +46,8 @@ pub struct BenchArgs {
     /// Only the cases whose names contain this.
     #[arg(long, value_name = "PART", default_value = "", conflicts_with = "model")]
     only: String,
-    /// The kernels to use: plain, cpu, subgroups, f16 or packed. Without it, those that a short measurement finds fastest.
-    #[arg(long, value_name = "SET")]
-    kernels: Option<Kernels>,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Run nothing; write every case as plain data (WGSL, buffers, workgroups) for the bench page.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
@@ -56,8 +56,7 @@ pub struct BenchArgs {
 /// Prints a line as each case is done.
 pub fn run(args: &BenchArgs) -> Result<()> {
     let whole_model = args.model.is_some() || args.geometry.is_some();
-    let options = GpuOptions { kernels: args.kernels, timestamps: !whole_model, ..GpuOptions::default() };
-    let gpu = pollster::block_on(Gpu::request(options))?;
+    let gpu = args.gpu.request(!whole_model)?;
     if let Some(file) = &args.export {
         let cases = bench::export(&gpu, &args.only)?;
         return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("can not write {}", file.display()));

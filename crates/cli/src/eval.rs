@@ -1,6 +1,7 @@
 //! `qwenvl eval`: the metrics of the paper over data files.
 
 use crate::checkpoint::Checkpoint;
+use crate::gpu::GpuArgs;
 use crate::preprocess::read_picture;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -12,7 +13,7 @@ use qwen_vl_eval::{
 use qwen_vl_format::ShardHash;
 use qwen_vl_processor::{KeepSpecials, Orientation};
 use qwen_vl_runtime::session::{Engine, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest};
-use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions};
+use qwen_vl_runtime::{ModelOptions, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -67,6 +68,8 @@ pub struct EvalArgs {
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    gpu: GpuArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -195,7 +198,13 @@ fn evaluate(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Resul
     let checkpoint = Checkpoint::open(folder)?;
     let vocabulary = checkpoint.vocabulary()?;
     let tokenizer = checkpoint.tokenizer()?;
-    let model_hash = ShardHash::of(&serde_json::to_vec(checkpoint.manifest())?).to_string();
+    let gpu = args.gpu.request(false)?;
+    let mut answers_as = serde_json::to_vec(checkpoint.manifest())?;
+    // What rounds gives answers of its own.
+    if gpu.kernels().precision != Precision::F32 {
+        answers_as.extend(format!("{:?}", gpu.kernels().precision).bytes());
+    }
+    let model_hash = ShardHash::of(&answers_as).to_string();
     let chat = |part: &Part| args.chat || part.task.settings().chat;
 
     // The context has to hold the longest question with its answer.
@@ -209,7 +218,6 @@ fn evaluate(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Resul
         }
     }
     let options = ModelOptions { context_length, ..ModelOptions::default() };
-    let gpu = pollster::block_on(Gpu::request(GpuOptions::default()))?;
     let mut engine = Engine::new(checkpoint.load(gpu, options)?, &vocabulary)?;
 
     let mut scores = Vec::new();

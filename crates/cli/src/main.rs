@@ -4,6 +4,7 @@ mod ask;
 mod bench;
 mod checkpoint;
 mod eval;
+mod gpu;
 mod preprocess;
 mod tokenize;
 

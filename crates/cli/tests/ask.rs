@@ -46,6 +46,25 @@ fn cases_give_the_tokens_of_the_original() {
     }
 }
 
+/// The trained model's answer in halves, and with 8-bit activations, is the one without rounding.
+#[test]
+fn kernels_can_be_chosen() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let (model, picture) = (models.join("nano"), models.join("sample/images/00006.png"));
+    let answer = |kernels: &str| -> Value {
+        let args = ["ask", "--model", model.to_str().unwrap(), "--image", picture.to_str().unwrap(), "--kernels", kernels];
+        let more = ["--prompt", "What is in the picture? Answer:", "--greedy", "--json"];
+        serde_json::from_str(&succeeds(qwenvl(args.iter().chain(&more), b""))).unwrap()
+    };
+    let exact = answer("cpu");
+    for (kernels, shown) in [("subgroups", "subgroups"), ("f16", "in halves"), ("packed", "8-bit activations")] {
+        let answer = answer(kernels);
+        assert_eq!(answer["text"], exact["text"], "{kernels}");
+        let found = answer["adapter"]["kernels"].as_str().unwrap();
+        assert!(found.contains(shown), "{kernels}: {found}");
+    }
+}
+
 #[test]
 fn a_prompt_and_a_chat_are_the_cases_written_out() {
     let model = model();
@@ -142,6 +161,8 @@ fn what_can_not_be_asked_is_named_before_the_weights_are_loaded() {
         (&["--prompt", "x", "--chat", "y"], "cannot be used with"),
         (&["--prompt", "x", "--top-p", "1.5"], "above 0, at most 1"),
         (&["--prompt", "x", "--max-new-tokens", "0"], "above 0"),
+        (&["--prompt", "x", "--kernels", "fast"], "`fast` is no set of kernels, expected one of plain, cpu, subgroups, f16, packed"),
+        (&["--prompt", "x", "--precision", "f8"], "`f8` is no precision, expected f32, f16 or q8"),
     ] {
         let error = fails(ask(&model, args));
         // `Caused by` is on lines of its own.
