@@ -175,10 +175,10 @@ export async function backendTests(context, bed) {
         GPUDevice.prototype.createShaderModule = function ({ code, ...rest }) {
           return create.call(this, { ...rest, code: (${change})(code) });
         };`;
-      const wrong = wrap((code) => (code.includes("partial_squares") ? code.replaceAll("+=", "-=") : code));
+      const wrong = wrap((code) => (code.includes("let summed = workgroup_sums") ? code.replaceAll("+=", "-=") : code));
       // The second time others than the plainest would be told by.
       const plainest = wrap((code) => {
-        if (/partial_squares/.test(code) && !/const LANES: u32 = 64u;/.test(code)) throw new Error("not the plainest kernels");
+        if (/let summed = workgroup_sums/.test(code) && !/const LANES: u32 = 64u;/.test(code)) throw new Error("not the plainest kernels");
         return code;
       });
       let loads = 0;

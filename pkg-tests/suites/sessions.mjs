@@ -395,7 +395,7 @@ export async function lossTests(context, bed) {
       const wrong = `
         const create = GPUDevice.prototype.createShaderModule;
         GPUDevice.prototype.createShaderModule = function (descriptor) {
-          const product = descriptor.code.includes("partial_squares");
+          const product = descriptor.code.includes("let summed = workgroup_sums");
           const wrong = product ? descriptor.code.replaceAll("+=", "-=") : descriptor.code;
           return create.call(this, { ...descriptor, code: wrong });
         };`;
