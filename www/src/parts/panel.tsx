@@ -18,6 +18,7 @@ export function Panel() {
     [t.panelContext, t.panelTokens(info.contextLength)],
     [t.panelAdapter, info.backend === "cpu" ? t.panelCpu : gpu],
   ];
+  if (info.backend === "webgpu") rows.push([t.panelKernels, info.adapter.kernels]);
   if (facts) {
     const { usage, timings } = facts;
     rows.push(

@@ -183,6 +183,7 @@ export const en = {
   panelCpu: "none: the processor computes, without WebGPU",
   panelContext: "Context",
   panelAdapter: "Adapter",
+  panelKernels: "Kernels",
   panelFallback: "a program on the processor",
   panelEncode: "Pictures",
   panelPrefill: "Prompt",

@@ -174,6 +174,7 @@ export const zh: Texts = {
   panelCpu: "无：没有 WebGPU，由处理器计算",
   panelContext: "上下文",
   panelAdapter: "适配器",
+  panelKernels: "计算内核",
   panelFallback: "处理器上的软件",
   panelEncode: "图片",
   panelPrefill: "提示",
