@@ -13,11 +13,10 @@ import { reshard } from "../weights/reshard.mjs";
 const CHUNK = 64 * 1024;
 /** What a cut may cost at worst: what the browser had received and not handed out yet. Chromium's pipe holds 512 KiB. */
 const PIPE = 1024 * 1024;
-/**
- * Browsers report failed requests on their consoles; here they belong to the tests. The last is Firefox's wording, seen once where a worker was
- * ended in mid-fetch; a promise of ours that nobody hears would show in Chromium, too, which words it otherwise.
- */
-const expected = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked|AbortError: The operation was aborted/;
+/** Browsers report failed requests on their consoles; here they belong to the tests. */
+const FAILED_REQUEST = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked/;
+/** What Firefox may report besides, about once in twelve times, when a worker is terminated while it fetches, told to abort or not. */
+const ENDED_IN_FETCH = new RegExp(`${FAILED_REQUEST.source}|^page error: AbortError: The operation was aborted`);
 
 export async function weightsTests(context, bed) {
   const [set] = bed.sets;
@@ -34,8 +33,8 @@ export async function weightsTests(context, bed) {
   const sent = () => server.requests.filter(({ path }) => needed.has(path.slice("/model/".length))).reduce((sum, { sent }) => sum + sent, 0);
 
   /** A test on a page of its own that begins with an empty cache. */
-  const weightsTest = (name, body, options) =>
-    context.test(name, { ...options }, () =>
+  const weightsTest = (name, body, { expected = FAILED_REQUEST, ...options } = {}) =>
+    context.test(name, options, () =>
       bed.open(
         async (page) => {
           server.reset();
@@ -204,7 +203,7 @@ export async function weightsTests(context, bed) {
         const { last } = await arrives(page);
         assert.equal(sent(), model.bytes - last.restoredBytes);
         if (["upload", "compile", "warmup"].includes(abortAt)) assert.equal(last.restoredBytes, model.bytes);
-      });
+      }, bed.name === "firefox" && abortAt === "download" ? { expected: ENDED_IN_FETCH } : {});
     }
     await weightsTest("an abort while restoring rejects with the signal's reason and loses nothing", async (page) => {
       await arrives(page);
@@ -234,7 +233,7 @@ export async function weightsTests(context, bed) {
           const { phases } = await waiting;
           assert.ok(phases.includes("wait"), phases.join());
         },
-        { expected },
+        { expected: FAILED_REQUEST },
       );
       await first;
     });

@@ -111,7 +111,7 @@ impl Kernels {
     /// WGSL of `Lane`, what an invocation knows of its place, and of what a workgroup of `lanes` has together: sums and maxima.
     pub(crate) fn reductions(self, lanes: u32) -> String {
         let source = if self.subgroups { wgsl!("reduce_subgroups.wgsl") } else { wgsl!("reduce_tree.wgsl") };
-        format!("const LANES: u32 = {lanes}u;\n{source}")
+        format!("const LANES: u32 = {lanes}u;\n{}{source}", wgsl!("reduce.wgsl"))
     }
 }
 

@@ -7,8 +7,6 @@ struct Lane {
   @builtin(subgroup_size) subgroup_size: u32
 }
 
-var<workgroup> scratch: array<f32, LANES>;
-
 // How many subgroups there are; one, not full, where it is larger than the workgroup.
 fn subgroups(lane: Lane) -> u32 {
   return max(LANES / lane.subgroup_size, 1u);
@@ -44,15 +42,7 @@ fn workgroup_sum(value: f32, lane: Lane) -> f32 {
   return sum;
 }
 
-struct Sums {
-  vector: vec4<f32>,
-  number: f32
-}
-
-var<workgroup> partial: array<array<vec4<f32>, 2>, LANES>;
-var<workgroup> partial_numbers: array<f32, LANES>;
-
-// The sum of the first vectors in lane 0, that of the second ones in lane 1, and that of the numbers in both; once in a shader.
+// See Sums.
 fn workgroup_sums(first: vec4<f32>, second: vec4<f32>, number: f32, lane: Lane) -> Sums {
   let firsts = subgroupAdd(first);
   let seconds = subgroupAdd(second);

@@ -1,10 +1,8 @@
-// What a workgroup of LANES has together, by halves, through workgroup memory: 4 bytes a lane for one number, 36 for workgroup_sums.
+// What a workgroup of LANES has together (see reduce.wgsl), by halves.
 
 struct Lane {
   @builtin(local_invocation_index) index: u32
 }
-
-var<workgroup> scratch: array<f32, LANES>;
 
 // The largest value, in every lane.
 fn workgroup_max(value: f32, lane: Lane) -> f32 {
@@ -36,15 +34,7 @@ fn workgroup_sum(value: f32, lane: Lane) -> f32 {
   return sum;
 }
 
-struct Sums {
-  vector: vec4<f32>,
-  number: f32
-}
-
-var<workgroup> partial: array<array<vec4<f32>, 2>, LANES>;
-var<workgroup> partial_numbers: array<f32, LANES>;
-
-// The sum of the first vectors in lane 0, that of the second ones in lane 1, and that of the numbers in both; once in a shader.
+// See Sums.
 fn workgroup_sums(first: vec4<f32>, second: vec4<f32>, number: f32, lane: Lane) -> Sums {
   partial[lane.index][0] = first;
   partial[lane.index][1] = second;

@@ -112,12 +112,13 @@ fn packed_bound(x: &[f32], weight: &[f32], cols: usize) -> f32 {
     x.chunks_exact(cols).flat_map(|x| weight.chunks_exact(cols).map(move |w| row(x, w))).fold(0.0, f32::max)
 }
 
-/// What halves can change in a product: input and weight are rounded, each product and each of the seven sums of eight of them.
+/// What halves can change in a product: input and weight are rounded, each product and each of the seven sums of eight of them. The worst
+/// case within eight, whose errors are independent of those of other eights and add up like them.
 fn half_bound(x: &[f32], weight: &[f32], cols: usize) -> f32 {
     let row = |x: &[f32], w: &[f32]| -> f32 {
-        let eights = x.chunks(8).zip(w.chunks(8)).map(|(x, w)| x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum::<f32>());
         // Ten roundings of half a last place, 2^-11 of a number, each of at most all that the eight add up to.
-        eights.sum::<f32>() * 10.0 * f32::powi(2.0, -11)
+        let worst = |(x, w): (&[f32], &[f32])| 10.0 * f32::powi(2.0, -11) * x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum::<f32>();
+        x.chunks(8).zip(w.chunks(8)).map(worst).map(|worst| worst * worst).sum::<f32>().sqrt()
     };
     x.chunks_exact(cols).flat_map(|x| weight.chunks_exact(cols).map(move |w| row(x, w))).fold(0.0, f32::max)
 }

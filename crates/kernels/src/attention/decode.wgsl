@@ -3,7 +3,7 @@
 // A workgroup of LANES does one head, or one of SPLITS slices of the context for one head: for LANES keys at a time a lane scores one, then
 // lanes (group, vector) sum the values of every GROUPS-th key. With several slices the output is not the attention but, for each head and
 // slice, VECTORS sums and then its largest score and total: see merge.wgsl. Dispatch: x = heads, y = SPLITS. Workgroup memory:
-// 16 bytes * VECTORS + 24 * LANES, see reduce_*.wgsl.
+// 16 bytes * VECTORS + 24 * LANES, see reduce.wgsl.
 
 const GROUPS: u32 = LANES / VECTORS;
 

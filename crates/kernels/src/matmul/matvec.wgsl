@@ -6,7 +6,7 @@
 // A workgroup of LANES computes 8 weight rows, its lanes striding over the blocks of 32: a block of the input is loaded once for all eight.
 // QUARTERS: a quarter of a block at a time, in a loop, which is a third of the code where adapters do not compile fast.
 // Lines with $i are repeated for the 8 vectors of a block, those with $r for the 8 rows. Dispatch: ceil(rows / 8) workgroups, folded into
-// x and y. Workgroup memory: 36 bytes a lane, see reduce_*.wgsl.
+// x and y. Workgroup memory: 36 bytes a lane, see reduce.wgsl.
 
 @compute @workgroup_size(LANES)
 fn main(

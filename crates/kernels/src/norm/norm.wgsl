@@ -2,7 +2,7 @@
 // otherwise RMS: x / sqrt(mean(x^2) + sizes.epsilon). The variance comes from the differences, not from the squares.
 //
 // input, output  rows x sizes.vectors vec4; the padding of a row stays zero
-// A workgroup of LANES does one row. Dispatch: y = step.rows. Workgroup memory: 4 bytes a lane, see reduce_*.wgsl.
+// A workgroup of LANES does one row. Dispatch: y = step.rows. Workgroup memory: 4 bytes a lane, see reduce.wgsl.
 
 // The values of a vector that are not padding, the others zero.
 fn inside(value: vec4<f32>, vector: u32) -> vec4<f32> {
