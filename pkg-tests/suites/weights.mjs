@@ -9,8 +9,10 @@ import { MemoryWatch, mib, residentBytes } from "../weights/memory-watch.mjs";
 import { misbehavingServer } from "../weights/misbehaving.mjs";
 import { reshard } from "../weights/reshard.mjs";
 
-/** What a cut may cost while the reader keeps up: the piece that was on its way. */
+/** What a cut may cost while the reader keeps up: the chunk that was on its way. */
 const CHUNK = 64 * 1024;
+/** The model's pieces. Those after the first of an answer are handed on whole: a cut costs what had come of one besides. */
+const PIECE = 256 * 1024;
 /** What a cut may cost at worst: what the browser had received and not handed out yet. Chromium's pipe holds 512 KiB. */
 const PIPE = 1024 * 1024;
 /** Browsers report failed requests on their consoles; here they belong to the tests. */
@@ -22,7 +24,7 @@ export async function weightsTests(context, bed) {
   const [set] = bed.sets;
   const golden = JSON.parse(await readFile(join(set.golden, "text_en.json"), "utf8"));
   // One with hashes of pieces, as the converter writes them now, the other without.
-  const model = await reshard(join(bed.checkpoints, `${set.name}-f32`), 4, 256 * 1024);
+  const model = await reshard(join(bed.checkpoints, `${set.name}-f32`), 4, PIECE);
   assert.ok(model.manifest.shards.length >= 3);
   const other = await reshard(join(bed.checkpoints, `${bed.sets[1].name}-f32`), 4);
   let served = model;
@@ -76,7 +78,8 @@ export async function weightsTests(context, bed) {
       "a cut in every shard": { fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 100_003 } : undefined), cuts: 4 },
       "a cut at the first byte": { fault: (path, nth) => (nth === 0 ? { cut: 0 } : undefined) },
       "many cuts": { fault: (path, nth) => (path === shardPath(0) && nth < 5 ? { cut: 50_001 } : undefined), cuts: 5 },
-      "a cut at the last byte": { fault: (path, nth) => (path === shardPath(1) && nth === 0 ? { cut: model.manifest.shards[1].bytes - 1 } : undefined), cuts: 1 },
+      "a cut at the last byte": { fault: (path, nth) => (path === shardPath(1) && nth === 0 ? { cut: model.manifest.shards[1].bytes - 1 } : undefined), cuts: 1, again: PIECE },
+      "a cut in a piece that is handed on whole": { fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 2 * PIECE + 10_000 } : undefined), cuts: 4, again: 4 * 10_000 },
       "503 bursts": { fault: (path, nth) => (nth < 2 ? { status: 503 } : undefined) },
       "429 with Retry-After": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { status: 429, headers: { "retry-after": "1" } } : undefined) },
       "no ranges": { again: 100_000, fault: (path, nth) => ({ noRange: true, ...(path === shardPath(0) && nth === 0 ? { cut: 100_000 } : {}) }), cuts: 1 },

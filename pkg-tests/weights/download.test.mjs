@@ -8,8 +8,10 @@ import { misbehavingServer } from "./misbehaving.mjs";
 
 const BYTES = 300_000;
 const file = Buffer.from(Uint8Array.from({ length: BYTES }, (_, index) => (index * 2654435761) >>> 24));
-/** What a cut may cost while the reader keeps up: the piece that was on its way, which the stream drops when it fails. */
+/** What a cut may cost while the reader keeps up: the chunk that was on its way, which the stream drops when it fails. */
 const CHUNK = 65536;
+/** What a cut may cost besides after the first piece of an answer: what had come of a piece that is handed on whole. */
+const PIECE = 50_000;
 
 let server;
 before(async () => {
@@ -64,6 +66,21 @@ test("a cut at any byte costs at most a chunk", async (context) => {
       // Clients repeat a request by themselves if a connection that was used before ends without an answer.
       assert.equal(server.requests.length, 2);
       assert.ok(server.sent() - BYTES <= CHUNK, `${server.sent() - BYTES} bytes came twice`);
+    });
+  }
+});
+
+test("where pieces are handed on whole, a cut costs what came of one besides, and it arrives however often it is cut", async (context) => {
+  for (const cut of [1, 49_999, 50_000, 50_001, 99_999, 100_000, 225_000, 299_999]) {
+    await context.test(String(cut), async () => {
+      server.reset();
+      server.fault = once({ cut });
+      await arrives({ pieceBytes: PIECE });
+      const lost = cut < PIECE ? 0 : cut % PIECE;
+      assert.ok(server.sent() - BYTES <= CHUNK + lost, `${server.sent() - BYTES} bytes came twice`);
+      server.reset();
+      server.fault = always({ cut: Math.max(cut, 10_000) });
+      await arrives({ pieceBytes: PIECE, retries: 2 });
     });
   }
 });

@@ -16,7 +16,7 @@ extern "C" {
     fn set_timeout(callback: &Function, millis: i32) -> i32;
 }
 
-pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions) -> Result<ModelLoader, RuntimeError> {
+pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, _: &Function) -> Result<ModelLoader, RuntimeError> {
     ModelLoader::new(manifest, options.context_length.unwrap_or(ModelOptions::default().context_length))
 }
 
@@ -27,10 +27,6 @@ pub(crate) fn drained(_: &ModelLoader) -> Promise {
 
 pub(crate) fn check(_: &Model) -> Result<(), RuntimeError> {
     Ok(())
-}
-
-pub(crate) fn uncompiled(_: &Model) -> Vec<String> {
-    Vec::new()
 }
 
 /// Makes ready what is not yet.

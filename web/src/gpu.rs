@@ -1,7 +1,7 @@
 //! The model on the GPU.
 
 use crate::{Adapter, LoadOptions};
-use js_sys::{Function, Promise};
+use js_sys::{Array, Function, Promise};
 use qwen_vl_format::Manifest;
 use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions, RuntimeError};
 use std::future::Future;
@@ -10,7 +10,8 @@ use wasm_bindgen::JsValue;
 
 pub(crate) use qwen_vl_runtime::{Model, ModelLoader};
 
-pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions) -> Result<ModelLoader, RuntimeError> {
+/// Allocates a model. `compile` is given the WGSL of its kernels before that, if there are any.
+pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, compile: &Function) -> Result<ModelLoader, RuntimeError> {
     let gpu_options = GpuOptions {
         force_fallback: options.force_fallback_adapter,
         low_power: options.low_power,
@@ -28,6 +29,10 @@ pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions) -> Result<
     if let Some(kv) = kv {
         model_options.kv = kv;
     }
+    Model::note_kernels(&gpu, &manifest, model_options)?;
+    let shaders: Array = gpu.uncompiled().iter().map(|source| JsValue::from_str(source)).collect();
+    // Kernels that could not be compiled ahead are compiled when they are needed.
+    let _ = compile.call1(&JsValue::UNDEFINED, &shaders);
     ModelLoader::new(gpu, manifest, model_options)
 }
 
@@ -48,10 +53,6 @@ pub(crate) fn drained(loader: &ModelLoader) -> Promise {
 
 pub(crate) fn check(model: &Model) -> Result<(), RuntimeError> {
     Ok(model.gpu().check()?)
-}
-
-pub(crate) fn uncompiled(model: &Model) -> Vec<String> {
-    model.gpu().uncompiled().iter().map(|source| source.to_string()).collect()
 }
 
 /// Makes ready what is not yet.

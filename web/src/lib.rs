@@ -84,11 +84,12 @@ pub struct Loader(ModelLoader);
 
 #[wasm_bindgen]
 impl Loader {
-    /// Checks the manifest, takes a GPU device and allocates all that the model will need.
-    pub async fn create(manifest_json: String, options: JsValue) -> Result<Loader, JsValue> {
+    /// Checks the manifest, takes a GPU device and allocates all that the model will need. `compile` is given the WGSL of the kernels that
+    /// are to be compiled, an array, before the GPU is busy with allocating.
+    pub async fn create(manifest_json: String, options: JsValue, compile: Function) -> Result<Loader, JsValue> {
         let options: LoadOptions = from_js("load options", options)?;
         let manifest = Manifest::from_json(&manifest_json).map_err(EdgeError::from)?;
-        Ok(Self(backend::loader(manifest, &options).await.map_err(EdgeError::from)?))
+        Ok(Self(backend::loader(manifest, &options, &compile).await.map_err(EdgeError::from)?))
     }
 
     /// Takes the next bytes of a shard straight to the GPU. Unless they are `checked`, their hash is made here, and compared at the last.
@@ -111,11 +112,6 @@ impl Loader {
     #[wasm_bindgen(js_name = checkGpu)]
     pub fn check_gpu(&self) -> Result<(), JsValue> {
         Ok(self.0.model().map_or(Ok(()), backend::check).map_err(EdgeError::from)?)
-    }
-
-    /// WGSL of the kernels that are still to be compiled.
-    pub fn shaders(&self) -> Vec<String> {
-        self.0.model().map(backend::uncompiled).unwrap_or_default()
     }
 
     /// The engine while the weights are still coming: it can encode pictures once [`Self::encodes`], and all else when [`Self::complete`].

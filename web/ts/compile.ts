@@ -13,10 +13,10 @@ export async function offersSubgroups({ lowPower, forceFallbackAdapter }: Engine
 }
 
 /**
- * Runs `work`, and also returns the GPU device that the engine took meanwhile. With `subgroups` the device has that feature, too, which
- * wgpu can not ask for.
+ * Runs `work`, which can ask which GPU device the engine has taken meanwhile. With `subgroups` the device has that feature, too, which wgpu
+ * can not ask for.
  */
-export async function watchDevice<T>(work: () => Promise<T>, subgroups: boolean): Promise<{ result: T; device: GPUDevice | undefined }> {
+export async function watchDevice<T>(work: (taken: () => GPUDevice | undefined) => Promise<T>, subgroups: boolean): Promise<T> {
   const { prototype } = GPUAdapter;
   const original = prototype.requestDevice;
   let device: GPUDevice | undefined;
@@ -26,8 +26,7 @@ export async function watchDevice<T>(work: () => Promise<T>, subgroups: boolean)
     return device;
   };
   try {
-    const result = await work();
-    return { result, device };
+    return await work(() => device);
   } finally {
     prototype.requestDevice = original;
   }

@@ -143,12 +143,15 @@ class Server {
       await started;
       const onGpu = this.#backend === "webgpu";
       const subgroups = onGpu && (await offersSubgroups(request.options));
-      const create = () => this.#edge.Loader.create(manifest, { ...request.options, subgroups });
-      const { result: loader, device } = onGpu ? await watchDevice(create, subgroups) : { result: await create() };
-      // What it could not allocate is told before anything is fetched for it, and before the GPU is busy with kernels.
+      const create = (taken: () => GPUDevice | undefined) =>
+        this.#edge.Loader.create(manifest, { ...request.options, subgroups }, (shaders: readonly string[]) => {
+          const device = taken();
+          if (device) compiled = compileAhead(device, shaders);
+        });
+      const loader = await (onGpu ? watchDevice(create, subgroups) : create(() => undefined));
+      // What it could not allocate is told before anything is fetched for it.
       await loader.drained();
       loader.checkGpu();
-      if (device) compiled = compileAhead(device, loader.shaders());
       return new EngineSink(loader, (engine) => (this.#engine = engine), () => compiled.then(encodes));
     };
     const { concurrency, whenBusy } = request;

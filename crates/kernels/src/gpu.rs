@@ -2,7 +2,7 @@
 
 use crate::choice::{self, Kernels, Precision};
 use qwen_vl_format::padded;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -100,6 +100,7 @@ pub struct Gpu {
     uniforms: RefCell<HashMap<Vec<u32>, wgpu::Buffer>>,
     zeros: wgpu::Buffer,
     live: LiveBuffers,
+    rehearsing: Cell<bool>,
     error: Arc<Mutex<Option<GpuError>>>,
     lost: Arc<MapSlot>,
 }
@@ -217,6 +218,7 @@ impl Gpu {
             uniforms: RefCell::default(),
             zeros,
             live: LiveBuffers::default(),
+            rehearsing: Cell::default(),
             error,
             lost,
         };
@@ -301,6 +303,9 @@ impl Gpu {
         if bytes > limit {
             return Err(GpuError::BindingTooLarge { what: label.to_owned(), needed: bytes, limit });
         }
+        if self.rehearsing.get() {
+            return Ok(self.zeros.clone());
+        }
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes,
@@ -309,6 +314,15 @@ impl Gpu {
         });
         self.live.lock().push(buffer.clone());
         Ok(buffer)
+    }
+
+    /// Runs `work` without allocating: the storage that it asks for is not there. What it prepares can not be launched, but its kernels are
+    /// known afterwards, see [`Self::uncompiled`].
+    pub fn rehearse<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
+        self.rehearsing.set(true);
+        let result = work(self);
+        self.rehearsing.set(false);
+        result
     }
 
     /// Zeroed activations `[rows, cols]`.

@@ -10,7 +10,7 @@ use crate::sequence::{Cached, PromptPlan, Sequence};
 use crate::vision::VisionTower;
 use crate::weights::Weights;
 use crate::{Backend, Budget, Gpu, KvReuse, RuntimeError, Sampler, SamplingOptions};
-use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
+use qwen_vl_format::config::{ModelConfig, RESAMPLER_HEAD_DIM};
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{Manifest, TensorKind, TensorSpec};
 use qwen_vl_kernels::known_answers::{self, Checked, Difference};
@@ -69,19 +69,39 @@ pub struct Model {
     row_millis: Option<f64>,
 }
 
+/// What a model launches, and on what.
+struct Parts {
+    vision: VisionTower,
+    resampler: Resampler,
+    decoder: Decoder,
+    step: StepBuffer,
+}
+
+impl Parts {
+    fn new(gpu: &Gpu, config: &ModelConfig, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
+        let [patch_step, query_step, step] = std::array::from_fn(|_| StepBuffer::new(gpu));
+        patch_step.write(gpu, config.visual.patches(), 0, config.visual.patches());
+        query_step.write(gpu, config.visual.n_queries, 0, config.visual.patches());
+        let vision = VisionTower::new(gpu, config, weights, &patch_step)?;
+        let resampler = Resampler::new(gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
+        let ModelOptions { context_length, prefill_chunk, kv } = options;
+        let decoder = Decoder::new(gpu, config, weights, &step, context_length, prefill_chunk.clamp(1, context_length), kv)?;
+        Ok(Self { vision, resampler, decoder, step })
+    }
+}
+
 impl Model {
+    /// Makes the kernels of a model known to [`Gpu::uncompiled`], without a model: allocating one takes some adapters seconds, in which they
+    /// can be compiled.
+    pub fn note_kernels(gpu: &Gpu, manifest: &Manifest, options: ModelOptions) -> Result<(), RuntimeError> {
+        gpu.rehearse(|gpu| Parts::new(gpu, &manifest.config, options, &Weights::allocate(gpu, &manifest.tensors)?)).map(|_| ())
+    }
+
     pub(crate) fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
-        let config = &manifest.config;
-        let [patch_step, query_step, step] = std::array::from_fn(|_| StepBuffer::new(&gpu));
-        patch_step.write(&gpu, config.visual.patches(), 0, config.visual.patches());
-        query_step.write(&gpu, config.visual.n_queries, 0, config.visual.patches());
-        let vision = VisionTower::new(&gpu, config, weights, &patch_step)?;
-        let resampler = Resampler::new(&gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
-        let chunk = options.prefill_chunk.clamp(1, options.context_length);
-        let decoder = Decoder::new(&gpu, config, weights, &step, options.context_length, chunk, options.kv)?;
-        let logn = logn_factors(config, options.context_length);
+        let Parts { vision, resampler, decoder, step } = Parts::new(&gpu, &manifest.config, options, weights)?;
+        let options = ModelOptions { prefill_chunk: options.prefill_chunk.clamp(1, options.context_length), ..options };
+        let logn = logn_factors(&manifest.config, options.context_length);
         gpu.queue().write_buffer(&decoder.tables.logn, 0, bytemuck::cast_slice(&logn));
-        let options = ModelOptions { prefill_chunk: chunk, ..options };
         let mut model = Self {
             gpu,
             manifest,

@@ -1,6 +1,7 @@
 /** Files over HTTP that arrive in spite of cut connections, busy servers and servers without byte ranges. */
 
 import { QwenVLError } from "../errors.js";
+import { readBody } from "./body.js";
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
@@ -19,6 +20,8 @@ export interface DownloadOptions {
   backoffMs?: number;
   /** An attempt ends when nothing came for so long. */
   stallMs?: number;
+  /** Pieces of the file that are best handed on whole. */
+  pieceBytes?: number | undefined;
 }
 
 const BACKOFF_MS = 500;
@@ -63,7 +66,7 @@ export async function* download(
   while (at < bytes) {
     const start = at;
     try {
-      for await (const piece of openBody(url, at, served, options)) {
+      for await (const piece of openBody(url, at, bytes, served, options)) {
         const wanted = piece.subarray(0, bytes - at);
         at += wanted.byteLength;
         yield wanted;
@@ -90,7 +93,7 @@ export async function downloadWhole(url: string, options: DownloadOptions): Prom
   for (let failures = 1; ; failures++) {
     try {
       const pieces: Uint8Array<ArrayBuffer>[] = [];
-      for await (const piece of openBody(url, 0, { etag: null, ranges: false }, options)) pieces.push(piece.slice());
+      for await (const piece of openBody(url, 0, Infinity, { etag: null, ranges: false }, options)) pieces.push(piece.slice());
       return concat(pieces);
     } catch (error) {
       await waitToRetry(url, error, failures, options);
@@ -117,10 +120,11 @@ async function waitToRetry(url: string, error: unknown, failures: number, option
   await sleep(Math.max(longest * (0.5 + Math.random() / 2), retryAfterMs), options.signal);
 }
 
-/** One request: the pieces of its body from byte `at` of the file on. */
+/** One request: the pieces of its body from byte `at` of the file on, which has `bytes`. */
 async function* openBody(
   url: string,
   at: number,
+  bytes: number,
   served: Served,
   options: DownloadOptions,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
@@ -131,89 +135,53 @@ async function* openBody(
   // Not every stream ends when its request is aborted, so waiting is ended here too.
   let endWait: (reason: unknown) => void = () => undefined;
   attempt.signal.addEventListener("abort", () => endWait(attempt.signal.reason));
-  const waited = <T>(work: Promise<T>) =>
-    new Promise<T>((resolve, reject) => {
-      endWait = reject;
-      const timer = setTimeout(() => attempt.abort(new Passing(`nothing came for ${stallMs} ms`)), stallMs);
-      work.then(resolve, reject).finally(() => clearTimeout(timer));
-    });
-  const passing = (what: string, error: unknown) => (error instanceof Passing ? error : new Passing(what, {}, error));
-  let body: Body | undefined;
+  const waited = async <T>(work: Promise<T>, failure: string) => {
+    waitingSince = performance.now();
+    try {
+      attempt.signal.throwIfAborted();
+      return await new Promise<T>((resolve, reject) => {
+        endWait = reject;
+        work.then(resolve, reject);
+      });
+    } catch (error) {
+      throw error instanceof Passing ? error : new Passing(failure, {}, error);
+    } finally {
+      waitingSince = undefined;
+    }
+  };
+  // One timer for all reads: to set one takes as long as some of them.
+  let waitingSince: number | undefined;
+  const watch = () => {
+    const waited = waitingSince === undefined ? 0 : performance.now() - waitingSince;
+    if (waited >= stallMs) attempt.abort(new Passing(`nothing came for ${stallMs} ms`));
+    else timer = setTimeout(watch, stallMs - waited);
+  };
+  let timer = setTimeout(watch, stallMs);
+  let response: Response | undefined;
   try {
     signal.throwIfAborted();
     const headers = new Headers(options.requestInit?.headers);
     const ranged = at > 0 && served.ranges;
     if (ranged) headers.set("range", `bytes=${at}-`);
     const request = options.fetch(url, { ...options.requestInit, headers, signal: attempt.signal });
-    const response = await waited(request).catch((error: unknown) => {
-      throw passing("no answer from the server", error);
-    });
-    body = response.body ? readBody(response.body) : undefined;
+    response = await waited(request, "no answer from the server");
     let skip = bytesToSkip(url, response, at, ranged, served);
-    for (;;) {
-      const next = await waited(body?.read() ?? Promise.resolve({ done: true as const, value: undefined })).catch((error: unknown) => {
-        throw passing("the connection broke", error);
-      });
-      if (next.done) return;
-      const skipped = Math.min(skip, next.value.byteLength);
+    if (!response.body) return;
+    const wait = <T>(work: Promise<T>) => waited(work, "the connection broke");
+    for await (const piece of readBody(response.body, { at: at - skip, bytes, pieceBytes: options.pieceBytes, wait })) {
+      const skipped = Math.min(skip, piece.byteLength);
       skip -= skipped;
       if (skipped > 0) options.onRefetched?.(skipped);
-      if (skipped < next.value.byteLength) yield next.value.subarray(skipped);
+      if (skipped < piece.byteLength) yield piece.subarray(skipped);
     }
   } finally {
+    clearTimeout(timer);
     signal.removeEventListener("abort", abort);
     // Where it ended early, the rest need not come.
     attempt.abort();
-    body?.cancel().catch(() => undefined);
+    // Where nobody has begun to read.
+    response?.body?.cancel().catch(() => undefined);
   }
-}
-
-/** Bytes of a body that are read at once. */
-const READ_BYTES = 256 << 10;
-
-type Piece = { done: true; value: undefined } | { done: false; value: Uint8Array<ArrayBuffer> };
-
-interface Body {
-  read(): Promise<Piece>;
-  cancel(): Promise<void>;
-}
-
-/**
- * Reads a body into two buffers, again and again: pieces of their own would pile up until the browser collects its garbage. One buffer is
- * always waiting while the other's bytes are used, because what comes when no buffer waits is put into a piece of its own.
- */
-function readBody(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Body {
-  let reader: ReadableStreamBYOBReader;
-  try {
-    reader = stream.getReader({ mode: "byob" });
-  } catch {
-    // Not a stream of bytes: one that a page made, or an older browser's.
-    const reader = stream.getReader();
-    const read = async (): Promise<Piece> => {
-      const { done, value } = await reader.read();
-      return done ? { done, value: undefined } : { done, value };
-    };
-    return { read, cancel: () => reader.cancel() };
-  }
-  const waiting: Promise<ReadableStreamReadResult<Uint8Array<ArrayBuffer>>>[] = [];
-  const ask = (buffer: ArrayBuffer) => {
-    const asked = reader.read(new Uint8Array(buffer));
-    // The second may fail before anybody waits for it.
-    asked.catch(() => undefined);
-    waiting.push(asked);
-  };
-  ask(new ArrayBuffer(READ_BYTES));
-  let idle: ArrayBuffer | undefined = new ArrayBuffer(READ_BYTES);
-  return {
-    async read() {
-      if (idle) ask(idle);
-      const { done, value } = await waiting.shift()!;
-      // It is the same memory, in another object.
-      idle = value?.buffer;
-      return done || !value ? { done: true, value: undefined } : { done: false, value };
-    },
-    cancel: () => reader.cancel(),
-  };
 }
 
 /** Judges an answer: how many bytes of its body lie before byte `at` of the file. */

@@ -53,7 +53,8 @@ export class UrlSource implements Source {
   read(entry: FileEntry, from: number, hooks: ReadHooks): AsyncIterable<Uint8Array> {
     // The browser's own cache would keep a second copy of the weights.
     const requestInit: RequestInit = { cache: "no-store", ...this.#options.requestInit };
-    return download(new URL(entry.file, this.url).href, entry.bytes, from, { ...this.#options, ...hooks, requestInit });
+    const pieceBytes = entry.pieces?.bytes;
+    return download(new URL(entry.file, this.url).href, entry.bytes, from, { ...this.#options, ...hooks, requestInit, pieceBytes });
   }
 }
 
