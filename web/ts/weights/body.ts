@@ -23,7 +23,10 @@ export interface BodyOptions {
  * fast they are read on until a piece of the file is whole, so that it can be hashed where it lies; if the connection breaks, what had come
  * of that piece is lost. So the first piece of a body is handed on as it comes: a body that breaks early has brought something all the same.
  */
-export async function* readBody(stream: ReadableStream<Uint8Array<ArrayBuffer>>, options: BodyOptions): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
+export async function* readBody(
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
+  options: BodyOptions,
+): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
   const { bytes, wait } = options;
   const pieceBytes = Math.min(options.pieceBytes ?? PIECE_BYTES, bytes);
   const reader = bytesReader(stream);
@@ -38,9 +41,11 @@ export async function* readBody(stream: ReadableStream<Uint8Array<ArrayBuffer>>,
       let given = 0;
       for (let came = 0; came < missing; ) {
         const { done, value } = await wait(reader.read(new Uint8Array(memory, came, missing - came)));
-        // It is the same memory, in another object; a stream that was cancelled keeps it.
-        if (value) memory = value.buffer;
-        came += value?.byteLength ?? 0;
+        // Of a stream that was cancelled.
+        if (!value) return;
+        // It is the same memory, in another object.
+        memory = value.buffer;
+        came += value.byteLength;
         if (came > given && (done || !fast || came === missing)) {
           yield new Uint8Array(memory, given, came - given);
           given = came;

@@ -1,7 +1,7 @@
 //! What the published geometry takes, without its weights.
 
 use qwen_vl_format::ModelConfig;
-use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, KvFormat, KvReuse, ModelOptions, synthetic};
+use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, KvFormat, KvReuse, Model, ModelLoader, ModelOptions, synthetic};
 use std::ops::ControlFlow;
 
 fn published() -> serde_json::Value {
@@ -31,8 +31,7 @@ fn the_published_model_reads_four_gigabytes_a_token() {
     assert!(budget.scratch < 200 << 20, "{budget:?}");
 }
 
-#[test]
-fn a_model_of_random_weights_runs_within_its_budget() {
+fn small() -> ModelConfig {
     let mut config = published();
     for (key, value) in [("hidden_size", 128), ("intermediate_size", 96), ("kv_channels", 32), ("num_attention_heads", 4)] {
         config[key] = value.into();
@@ -40,9 +39,31 @@ fn a_model_of_random_weights_runs_within_its_budget() {
     (config["num_hidden_layers"], config["vocab_size"]) = (2.into(), 576.into());
     config["visual"] = serde_json::json!({"heads": 2, "image_size": 448, "image_start_id": 534, "layers": 1, "mlp_ratio": 2.0,
         "output_dim": 128, "patch_size": 14, "width": 32});
+    ModelConfig::from_hf_json(&config.to_string()).unwrap()
+}
+
+#[test]
+fn all_kernels_of_a_model_are_known_before_a_byte_is_allocated() {
+    let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
+    let manifest = synthetic::manifest(ModelConfig::from_hf_json(&published().to_string()).unwrap());
+    Model::note_kernels(&gpu, &manifest, ModelOptions::default()).unwrap();
+    assert!(gpu.uncompiled().len() > 5);
+    assert_eq!(gpu.allocated_bytes(), 0);
+
+    let manifest = synthetic::manifest(small());
+    Model::note_kernels(&gpu, &manifest, ModelOptions::default()).unwrap();
+    let noted = gpu.pipelines();
+    let loader = ModelLoader::new(gpu, manifest, ModelOptions::default()).unwrap();
+    let gpu = loader.model().unwrap().gpu();
+    assert_eq!(gpu.pipelines(), noted);
+    assert!(gpu.allocated_bytes() > 0);
+}
+
+#[test]
+fn a_model_of_random_weights_runs_within_its_budget() {
     let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
     let options = ModelOptions { context_length: 40, ..Default::default() };
-    let mut model = pollster::block_on(synthetic::model(gpu, ModelConfig::from_hf_json(&config.to_string()).unwrap(), options)).unwrap();
+    let mut model = pollster::block_on(synthetic::model(gpu, small(), options)).unwrap();
     assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options).total());
     let _ = pollster::block_on(model.prefill(&[5, 6, 7], &[], KvReuse::Exact, &mut |_| ControlFlow::Continue(()), None)).unwrap();
     let logits = pollster::block_on(model.logits()).unwrap();
