@@ -240,6 +240,16 @@ test("abort ends a request, a stalled body and a wait, with the signal's reason"
   }
 });
 
+test("an abort between two reads ends a body that does not hear of it", async () => {
+  const body = new ReadableStream({ start: (to) => to.enqueue(new Uint8Array(10)) });
+  const controller = new AbortController();
+  const reason = new Error("enough");
+  const pieces = download("memory:", BYTES, 0, { fetch: async () => new Response(body), retries: 0, signal: controller.signal });
+  assert.equal((await pieces.next()).value.byteLength, 10);
+  controller.abort(reason);
+  await assert.rejects(pieces.next(), (error) => error === reason);
+});
+
 test("a reader that stops early ends the request", async () => {
   const options = { fetch: (url, init) => fetch(url, init), retries: 0, signal: new AbortController().signal };
   for await (const piece of download(`${server.origin}/shard`, BYTES, 0, options)) {

@@ -37,6 +37,7 @@ export async function* readBody(
   try {
     for (;;) {
       const began = performance.now();
+      // To the end of the piece, or of the file; a server's file may be longer.
       const missing = Math.min(pieceBytes - (at % pieceBytes), at < bytes ? bytes - at : Infinity);
       let given = 0;
       for (let came = 0; came < missing; ) {

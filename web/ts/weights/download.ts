@@ -138,10 +138,10 @@ async function* openBody(
   const waited = async <T>(work: Promise<T>, failure: string) => {
     waitingSince = performance.now();
     try {
-      attempt.signal.throwIfAborted();
       return await new Promise<T>((resolve, reject) => {
         endWait = reject;
         work.then(resolve, reject);
+        if (attempt.signal.aborted) reject(attempt.signal.reason);
       });
     } catch (error) {
       throw error instanceof Passing ? error : new Passing(failure, {}, error);
