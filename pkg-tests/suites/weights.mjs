@@ -13,7 +13,7 @@ import { reshard } from "../weights/reshard.mjs";
 const CHUNK = 64 * 1024;
 /** The model's pieces. Those after the first of an answer are handed on whole: a cut costs what had come of one besides. */
 const PIECE = 256 * 1024;
-/** What a cut may cost at worst: what the browser had received and not handed out yet. Chromium's pipe holds 512 KiB. */
+/** What a cut may cost at worst: what the browser had received and not handed out yet, Chromium's pipe holds 512 KiB, and a piece. */
 const PIPE = 1024 * 1024;
 /** Browsers report failed requests on their consoles; here they belong to the tests. */
 const FAILED_REQUEST = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked/;
@@ -101,7 +101,7 @@ export async function weightsTests(context, bed) {
       });
     }
 
-    await weightsTest("sudden cuts of a fast connection cost a pipe each at most", async (page) => {
+    await weightsTest("sudden cuts of a fast connection cost a pipe and a piece each at most", async (page) => {
       served = other;
       server.linger = 0;
       const cuts = 3;
