@@ -1,10 +1,14 @@
 // Reading bodies, with streams that give what a test wants when it wants it, in Node.
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { after, before, mock, test } from "node:test";
 import { readBody } from "../../web/dist/weights/body.js";
 
 const wait = (work) => work;
+/** What the time is, for the reader: it goes on only where a test says so. */
+let clock = 0;
+before(() => mock.method(performance, "now", () => clock));
+after(() => mock.restoreAll());
 
 /** A stream of bytes, and what fills it: each byte is its own place in the file. */
 function bytes(at = 0) {
@@ -89,7 +93,7 @@ test("after a slow piece bytes are handed on as they come, until they come fast 
   assert.deepEqual(await next(body), [0, 100]);
   source.give(50);
   assert.equal(await next(body), undefined);
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  clock += 300;
   source.give(50);
   assert.deepEqual(await next(body), [100, 100]);
   source.give(10);
