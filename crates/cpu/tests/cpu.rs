@@ -77,7 +77,7 @@ fn the_original_s_tokens() {
             asked += 1;
         }
     }
-    assert!(asked > 10);
+    assert!(asked >= 10, "{asked} cases");
 }
 
 #[test]
