@@ -4,15 +4,15 @@
  * @packageDocumentation
  */
 
-export { BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
-export type { CacheOptions, StorageEstimate } from "./cache.js";
-export type { CheckOptions, CheckReason, CheckReport } from "./check.js";
-export type { Backend, FileLocations } from "./client.js";
-export { promptText, type Content, type Message, type Part } from "./content.js";
-export { drawBoxes, type DrawStyle } from "./draw.js";
-export { QwenVLError, type ErrorCode, type ErrorData } from "./errors.js";
-export { parse } from "./grounding.js";
-export { sampleFrames, type ImageOrientation, type ImageSize, type ImageSource, type VideoSource } from "./image.js";
+export { BenchmarkReport, type BenchmarkOptions } from "./api/benchmark.js";
+export type { CacheOptions, StorageEstimate } from "./api/cache.js";
+export type { CheckOptions, CheckReason, CheckReport } from "./api/check.js";
+export type { Backend, FileLocations } from "./wire/client.js";
+export { promptText, type Content, type Message, type Part } from "./api/content.js";
+export { drawBoxes, type DrawStyle } from "./api/draw.js";
+export { QwenVLError, type ErrorCode, type ErrorData } from "./wire/errors.js";
+export { parse } from "./api/grounding.js";
+export { sampleFrames, type ImageOrientation, type ImageSize, type ImageSource, type VideoSource } from "./api/image.js";
 export {
   LostEvent,
   QwenVL,
@@ -25,12 +25,12 @@ export {
   type RawPrompt,
   type ScoreOptions,
   type TaskOptions,
-} from "./model.js";
-export { ImageRef, type ImageInput } from "./picture.js";
-export type { Precision, Steps } from "./protocol.js";
-export { Run } from "./run.js";
-export { Session, type ContextOverflow, type SessionOptions } from "./session.js";
-export type { CaptionStyle } from "./tasks.js";
+} from "./api/model.js";
+export { ImageRef, type ImageInput } from "./api/picture.js";
+export type { Precision, Steps } from "./wire/protocol.js";
+export { Run } from "./api/run.js";
+export { Session, type ContextOverflow, type SessionOptions } from "./api/session.js";
+export type { CaptionStyle } from "./api/tasks.js";
 export type {
   Answer,
   AnswerEvent,
@@ -45,7 +45,7 @@ export type {
   Timings,
   TokenLogprob,
   Usage,
-} from "./types.js";
+} from "./wire/types.js";
 export type { CacheBackend, CacheFile, StoredFile } from "./weights/backend.js";
 export type { CachedModel } from "./weights/cache.js";
 export type { Fetch } from "./weights/download.js";

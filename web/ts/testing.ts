@@ -1,8 +1,8 @@
 /** For this project's own tests: what no page needs. Not covered by semantic versioning. */
 
-import type { QwenVLModel } from "./model.js";
-import { Picture, type ImageInput } from "./picture.js";
-import type { Run } from "./run.js";
+import type { QwenVLModel } from "./api/model.js";
+import { Picture, type ImageInput } from "./api/picture.js";
+import type { Run } from "./api/run.js";
 
 /** Runs token ids with their pictures and then exactly `steps` greedy steps, past stop tokens too. */
 export function runIds(model: QwenVLModel, ids: number[], images: readonly ImageInput[], steps: number): Run {

@@ -1,6 +1,6 @@
 /** Files over HTTP that arrive in spite of cut connections, busy servers and servers without byte ranges. */
 
-import { QwenVLError } from "../errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import { readBody } from "./body.js";
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;

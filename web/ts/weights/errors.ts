@@ -1,4 +1,4 @@
-import { QwenVLError } from "../errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import type { FileEntry } from "./manifest.js";
 
 /** The error for a file, or a piece of it, whose length or hash is not the manifest's. */

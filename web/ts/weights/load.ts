@@ -1,6 +1,6 @@
 /** A model's files, from wherever they are, checked: the part of loading that the browser's engine has no share in. */
 
-import { errorData, QwenVLError } from "../errors.js";
+import { errorData, QwenVLError } from "../wire/errors.js";
 import { filesOf, sha256, type WeightCache } from "./cache.js";
 import { concat } from "./download.js";
 import type { FileEntry, Manifest } from "./manifest.js";

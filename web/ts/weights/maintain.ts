@@ -1,6 +1,6 @@
 /** What can be done with stored models beside loading them. */
 
-import { QwenVLError } from "../errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import { filesOf, type CachedModel, type WeightCache } from "./cache.js";
 import { loadWeights, withModelLock } from "./load.js";
 import type { FileEntry, Manifest } from "./manifest.js";

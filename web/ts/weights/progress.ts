@@ -1,4 +1,4 @@
-import type { ErrorData } from "../errors.js";
+import type { ErrorData } from "../wire/errors.js";
 
 /** Steps of a load, in this order; those without work are left out. `wait`: another tab is loading the same model. */
 export const PHASES = ["manifest", "wait", "restore", "download", "verify", "upload", "compile", "warmup", "ready"] as const;

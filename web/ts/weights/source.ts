@@ -1,6 +1,6 @@
 /** Where a model's files come from. */
 
-import { QwenVLError } from "../errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import { download, downloadWhole, type Fetch } from "./download.js";
 import type { FileEntry } from "./manifest.js";
 

@@ -5,7 +5,7 @@ import { CacheApiBackend } from "./cache-api.js";
 import { OpfsBackend } from "./opfs.js";
 import { exposeBackend, exposeFetch, plainRequest, RemoteBackend, remoteFetch } from "./remote.js";
 import { FolderSource, UrlSource, type Source } from "./source.js";
-import { QwenVLError } from "../errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import type { Fetch } from "./download.js";
 
 /**

@@ -1,5 +1,5 @@
 import type { ModelInfo } from "./model.js";
-import type { EngineBenchmarkReport, Steps } from "./protocol.js";
+import type { EngineBenchmarkReport, Steps } from "../wire/protocol.js";
 
 export interface BenchmarkOptions {
   /** Lengths of the sequence at which decoding is timed; 512 and 2048 by default, as far as the context allows. */

@@ -1,11 +1,11 @@
 /** What users can do with the models that their site keeps. */
 
-import { WorkerClient, type Backend, type FileLocations } from "./client.js";
-import { QwenVLError } from "./errors.js";
-import type { CachedModel } from "./weights/cache.js";
-import type { CacheOperation } from "./weights/maintain.js";
-import type { LoadProgress } from "./weights/progress.js";
-import { absolute, cacheSpec, manifestUrl, sourceSpec, type CacheChoice, type SourceOptions } from "./weights/spec.js";
+import { WorkerClient, type Backend, type FileLocations } from "../wire/client.js";
+import { QwenVLError } from "../wire/errors.js";
+import type { CachedModel } from "../weights/cache.js";
+import type { CacheOperation } from "../weights/maintain.js";
+import type { LoadProgress } from "../weights/progress.js";
+import { absolute, cacheSpec, manifestUrl, sourceSpec, type CacheChoice, type SourceOptions } from "../weights/spec.js";
 
 export interface CacheOptions extends FileLocations {
   /** The cache in question; the site's private file system by default. */

@@ -1,11 +1,11 @@
 import { Question, type Content, type Message } from "./content.js";
-import { QwenVLError } from "./errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import type { ImageOrientation } from "./image.js";
 import type { QwenVLModel } from "./model.js";
-import type { EngineRequest } from "./protocol.js";
+import type { EngineRequest } from "../wire/protocol.js";
 import type { Picture } from "./picture.js";
 import { Run } from "./run.js";
-import type { AskOptions, GenerationOptions } from "./types.js";
+import type { AskOptions, GenerationOptions } from "../wire/types.js";
 
 /** What happens to a conversation that does not fit the context. */
 export type ContextOverflow =

@@ -1,4 +1,4 @@
-import type { Grounded } from "./types.js";
+import type { Grounded } from "../wire/types.js";
 
 /** How boxes look. What is left out follows from the picture's size, as in the original. */
 export interface DrawStyle {

@@ -113,15 +113,15 @@ export class WorkerClient {
     // The literals let bundlers find the workers.
     return new WorkerClient(
       backend === "cpu"
-        ? new Worker(new URL("./worker-cpu.js", import.meta.url), { type: "module" })
-        : new Worker(new URL("./worker.js", import.meta.url), { type: "module" }),
+        ? new Worker(new URL("../worker-cpu.js", import.meta.url), { type: "module" })
+        : new Worker(new URL("../worker.js", import.meta.url), { type: "module" }),
     );
   }
 
   /** Serves this thread by itself. */
   static async here(backend: Backend): Promise<WorkerClient> {
     const { port1, port2 } = new MessageChannel();
-    const end = await (await import("./here.js")).serveHere(port2, backend);
+    const end = await (await import("../worker/page-thread.js")).serveHere(port2, backend);
     const remote: Remote = Object.assign(port1, {
       onerror: null,
       terminate() {

@@ -1,18 +1,18 @@
 import { wasmLocation, weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
-import { WorkerClient, type Backend, type FileLocations } from "./client.js";
-import { QwenVLError } from "./errors.js";
+import { WorkerClient, type Backend, type FileLocations } from "../wire/client.js";
+import { QwenVLError } from "../wire/errors.js";
 import { BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 import { Question, type Content } from "./content.js";
 import type { ImageOrientation } from "./image.js";
 import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from "./picture.js";
-import type { EngineRequest, ImagePayload, KernelSet, PictureInfo, Precision } from "./protocol.js";
+import type { EngineRequest, ImagePayload, KernelSet, PictureInfo, Precision } from "../wire/protocol.js";
 import { Run } from "./run.js";
 import { Session, type SessionOptions } from "./session.js";
 import { captionPrompt, groundPrompt, readPrompt, regionPrompt, TASK_TOKENS, vqaPrompt, type CaptionStyle } from "./tasks.js";
-import type { Answer, AskOptions, Box, GenerationOptions, Grounded, Score } from "./types.js";
-import { PHASES, type LoadProgress } from "./weights/progress.js";
-import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "./weights/spec.js";
+import type { Answer, AskOptions, Box, GenerationOptions, Grounded, Score } from "../wire/types.js";
+import { PHASES, type LoadProgress } from "../weights/progress.js";
+import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
 
 export interface LoadOptions extends SourceOptions, FileLocations {
   /** Ends the load; its promise then rejects with the signal's reason. */

@@ -1,9 +1,9 @@
 /** Questions: text, pictures and regions, and how the model was trained to read them. */
 
-import { QwenVLError } from "./errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import { sampleFrames, type ImageOrientation, type VideoSource } from "./image.js";
 import { Picture, type ImageInput } from "./picture.js";
-import type { Box } from "./types.js";
+import type { Box } from "../wire/types.js";
 
 /** A piece of a question. */
 export type Part =

@@ -1,7 +1,7 @@
 /** The prompts that the model was trained on, beside chat: of the original's evaluation scripts and of its paper. */
 
 import { regionText } from "./content.js";
-import type { Box } from "./types.js";
+import type { Box } from "../wire/types.js";
 
 /** Where the picture of a task stands. */
 const PICTURE = "<img>picture</img>";

@@ -1,21 +1,21 @@
 /** Inside a worker: loads a checkpoint into the engine and answers requests, one after the other. */
 
-import { errorData, QwenVLError } from "./errors.js";
-import type { Backend } from "./client.js";
-import type { ModelInfo } from "./model.js";
-import type { Call, Calls, EngineBenchmarkReport, ImagePayload, PictureInfo, Reply, Request, Steps } from "./protocol.js";
-import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent, type EngineScore } from "./engine.js";
+import { errorData, QwenVLError } from "../wire/errors.js";
+import type { Backend } from "../wire/client.js";
+import type { ModelInfo } from "../api/model.js";
+import type { Call, Calls, EngineBenchmarkReport, ImagePayload, PictureInfo, Reply, Request, Steps } from "../wire/protocol.js";
+import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent, type EngineScore } from "../wire/engine.js";
 import { compileAhead, offersSubgroups, watchDevice } from "./compile.js";
-import { readBitmap } from "./image.js";
-import type * as Gpu from "./wasm/qwen_vl_web.js";
-import type { Engine, Images, Loader } from "./wasm/qwen_vl_web.js";
-import { filesOf, WeightCache, type CachedModel } from "./weights/cache.js";
-import { cacheProblem, loadWeights, type ShardSink } from "./weights/load.js";
-import { maintain } from "./weights/maintain.js";
-import type { Manifest } from "./weights/manifest.js";
-import { ProgressCounter } from "./weights/progress.js";
-import { makeBackend, makeSource, type CacheSpec } from "./weights/spec.js";
-import type { Target } from "./weights/transfer.js";
+import { readBitmap } from "../api/image.js";
+import type * as Gpu from "../wasm/qwen_vl_web.js";
+import type { Engine, Images, Loader } from "../wasm/qwen_vl_web.js";
+import { filesOf, WeightCache, type CachedModel } from "../weights/cache.js";
+import { cacheProblem, loadWeights, type ShardSink } from "../weights/load.js";
+import { maintain } from "../weights/maintain.js";
+import type { Manifest } from "../weights/manifest.js";
+import { ProgressCounter } from "../weights/progress.js";
+import { makeBackend, makeSource, type CacheSpec } from "../weights/spec.js";
+import type { Target } from "../weights/transfer.js";
 
 /** What is used of a worker's global scope; a port will do as well. */
 export interface Scope {

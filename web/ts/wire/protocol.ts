@@ -1,13 +1,13 @@
 /** What the page and the worker say to each other. */
 
 import type { ErrorData } from "./errors.js";
-import type { ModelInfo } from "./model.js";
+import type { ModelInfo } from "../api/model.js";
 import type { EngineScore } from "./engine.js";
 import type { Answer, AnswerEvent } from "./types.js";
-import type { CachedModel } from "./weights/cache.js";
-import type { CacheOperation } from "./weights/maintain.js";
-import type { LoadProgress } from "./weights/progress.js";
-import type { CacheSpec, SourceSpec } from "./weights/spec.js";
+import type { CachedModel } from "../weights/cache.js";
+import type { CacheOperation } from "../weights/maintain.js";
+import type { LoadProgress } from "../weights/progress.js";
+import type { CacheSpec, SourceSpec } from "../weights/spec.js";
 
 /** Request of the runtime, `crates/runtime/src/session.rs`. */
 export interface EngineRequest {

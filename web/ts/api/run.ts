@@ -1,4 +1,4 @@
-import type { Answer, AnswerEvent } from "./types.js";
+import type { Answer, AnswerEvent } from "../wire/types.js";
 
 /** Starts the work of a run; events go to `emit`. `cancel` ends it early, and the answer is then what there is so far. */
 export type StartRun = (emit: (event: AnswerEvent) => void) => { answer: Promise<Answer>; cancel(): void };

@@ -1,6 +1,6 @@
 /** Pictures of every kind, as they are handed to the worker. */
 
-import { QwenVLError } from "./errors.js";
+import { QwenVLError } from "../wire/errors.js";
 
 /**
  * A picture: a file or its bytes, an address (`data:` too), or anything that can be drawn to a canvas; a video is its current frame.

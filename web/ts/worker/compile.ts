@@ -3,7 +3,7 @@
  * the GPU's whole queue waits. So the kernels are compiled here first, and the engine is given what came of it when it asks.
  */
 
-import type { EngineOptions } from "./protocol.js";
+import type { EngineOptions } from "../wire/protocol.js";
 
 /** Whether the adapter that the engine will take offers subgroups. */
 export async function offersSubgroups({ lowPower, forceFallbackAdapter }: EngineOptions): Promise<boolean> {

@@ -1,5 +1,5 @@
 import type { ImageSize } from "./image.js";
-import type { Box, Grounded, Quad } from "./types.js";
+import type { Box, Grounded, Quad } from "../wire/types.js";
 
 const TAG = /<(\/?)(ref|box|quad)>/g;
 const COORDINATES = /^[\d(),.\-\s]{0,128}$/;

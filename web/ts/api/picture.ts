@@ -1,9 +1,9 @@
 /** Pictures as questions, sessions and references share them. */
 
-import type { WorkerClient } from "./client.js";
-import { QwenVLError } from "./errors.js";
+import type { WorkerClient } from "../wire/client.js";
+import { QwenVLError } from "../wire/errors.js";
 import { capture, dataUrl, EXACT, type CapturedImage, type ImageOrientation, type ImageSource } from "./image.js";
-import type { ImagePayload, PictureInfo } from "./protocol.js";
+import type { ImagePayload, PictureInfo } from "../wire/protocol.js";
 
 /** A picture, or a reference to one that {@link QwenVLModel.encodeImage} has made. */
 export type ImageInput = ImageSource | ImageRef;

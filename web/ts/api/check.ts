@@ -1,10 +1,10 @@
 /** Whether this machine can run a model, before it is fetched. */
 
-import { QwenVLError, type ErrorCode } from "./errors.js";
-import { filesOf, WeightCache } from "./weights/cache.js";
-import type { FileEntry, Manifest } from "./weights/manifest.js";
-import { OpfsBackend } from "./weights/opfs.js";
-import { manifestUrl, type SourceOptions } from "./weights/spec.js";
+import { QwenVLError, type ErrorCode } from "../wire/errors.js";
+import { filesOf, WeightCache } from "../weights/cache.js";
+import type { FileEntry, Manifest } from "../weights/manifest.js";
+import { OpfsBackend } from "../weights/opfs.js";
+import { manifestUrl, type SourceOptions } from "../weights/spec.js";
 
 export interface CheckOptions extends Pick<SourceOptions, "fetch" | "requestInit"> {
   /** As it will be given to `load`; 2048 by default. */
