@@ -45,7 +45,13 @@ async function which(program) {
   if (isAbsolute(program)) return program;
   for (const folder of (process.env.PATH ?? "").split(delimiter)) {
     const path = join(folder, program);
-    if (await access(path, constants.X_OK).then(() => true, () => false)) return path;
+    if (
+      await access(path, constants.X_OK).then(
+        () => true,
+        () => false,
+      )
+    )
+      return path;
   }
   throw new Error(`${program} is not on the path`);
 }

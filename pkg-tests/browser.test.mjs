@@ -72,7 +72,10 @@ async function open(body, { path = "/", expected } = {}) {
     bed.handle = undefined;
     await page.close();
   }
-  assert.deepEqual(problems.filter((problem) => !expected?.test(problem)), []);
+  assert.deepEqual(
+    problems.filter((problem) => !expected?.test(problem)),
+    [],
+  );
 }
 
 test(name, { concurrency: false }, async (context) => {

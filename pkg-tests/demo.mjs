@@ -40,7 +40,9 @@ async function askWithoutScreen() {
           answer: text("answer"),
           timings: text("timings"),
           finished: find("timings")?.dataset.finished,
-          model: [...document.querySelectorAll('[data-testid="model"] div')].map((row) => [...row.children].map((cell) => cell.textContent).join(": ")),
+          model: [...document.querySelectorAll('[data-testid="model"] div')].map((row) =>
+            [...row.children].map((cell) => cell.textContent).join(": "),
+          ),
           objects: [...document.querySelectorAll("[data-object]")].map((item) => JSON.parse(item.dataset.object)),
         };
       });

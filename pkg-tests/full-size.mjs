@@ -49,7 +49,9 @@ try {
     const status = await readFile("/proc/self/status", "utf8");
     resident = Number(/VmHWM:\s+(\d+) kB/.exec(status)[1]) * 1024;
   }
-  console.log(`resident memory    ${(resident / 1024 ** 3).toFixed(2)} GiB${browser ? " (GPU process and renderers, at the end)" : " at most"}`);
+  console.log(
+    `resident memory    ${(resident / 1024 ** 3).toFixed(2)} GiB${browser ? " (GPU process and renderers, at the end)" : " at most"}`,
+  );
 } finally {
   await browser?.close();
   server.close();

@@ -46,7 +46,11 @@ export async function serve(folders, { port = 0, handle } = {}) {
       response.writeHead(404, { "content-type": "text/plain" }).end(`not found: ${path}\n`);
       return;
     }
-    const headers = { "content-type": TYPES[extname(file.path)] ?? "application/octet-stream", "cache-control": "no-cache", "accept-ranges": "bytes" };
+    const headers = {
+      "content-type": TYPES[extname(file.path)] ?? "application/octet-stream",
+      "cache-control": "no-cache",
+      "accept-ranges": "bytes",
+    };
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
     let [start, end] = [0, file.size - 1];
     if (range) {

@@ -42,7 +42,9 @@ export default defineConfig({
         maximumFileSizeToCacheInBytes: 8 << 20,
         // What computes without WebGPU is kept where it was needed once.
         globIgnores: ["**/*cpu*"],
-        runtimeCaching: [{ urlPattern: /assets\/[^/]*cpu[^/]*$/, handler: "CacheFirst", options: { cacheName: "cpu", expiration: { maxEntries: 4 } } }],
+        runtimeCaching: [
+          { urlPattern: /assets\/[^/]*cpu[^/]*$/, handler: "CacheFirst", options: { cacheName: "cpu", expiration: { maxEntries: 4 } } },
+        ],
         // `?model=…` is the same page.
         ignoreURLParametersMatching: [/./],
         navigateFallback: null,

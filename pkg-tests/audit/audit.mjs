@@ -16,7 +16,13 @@ const CATEGORIES = ["performance", "accessibility", "best-practices"];
 const text = { type: "string" };
 const { values } = parseArgs({ options: { site: text, model: text, chromium: text } });
 /** What every host of static files compresses. */
-const COMPRESSED = { ".css": "text/css", ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".svg": "image/svg+xml", ".wasm": "application/wasm" };
+const COMPRESSED = {
+  ".css": "text/css",
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript",
+  ".svg": "image/svg+xml",
+  ".wasm": "application/wasm",
+};
 const server = await serve(
   { "/": values.site, "/model/": values.model },
   {
@@ -34,7 +40,10 @@ const browser = await launch({ name: "chromium", program: values.chromium });
 let passed = true;
 try {
   const port = Number(new URL(browser.wsEndpoint()).port);
-  for (const [name, config] of [["phone", undefined], ["desktop", desktopConfig]]) {
+  for (const [name, config] of [
+    ["phone", undefined],
+    ["desktop", desktopConfig],
+  ]) {
     const { lhr } = await lighthouse(`${server.origin}/`, { port, onlyCategories: CATEGORIES, logLevel: "error" }, config);
     const scores = CATEGORIES.map((id) => [id, Math.round((lhr.categories[id].score ?? 0) * 100)]);
     console.log(`${name.padEnd(8)} ${scores.map(([id, score]) => `${id} ${score}`).join(", ")}`);

@@ -10,8 +10,14 @@ const browser = await launch({ name: "chromium", program: process.env.QWEN_VL_BR
 try {
   const { page, problems } = await openPage(browser, server.origin);
   const kernels = await page.evaluate(compileAll, `${server.origin}/model/`);
-  for (const { ms, name, bytes } of kernels) console.log(`${ms.toFixed(0).padStart(6)} ms  ${String(bytes).padStart(6)} bytes of WGSL  ${name}`);
-  console.log(`${kernels.reduce((sum, { ms }) => sum + ms, 0).toFixed(0).padStart(6)} ms  ${kernels.length} kernels`);
+  for (const { ms, name, bytes } of kernels)
+    console.log(`${ms.toFixed(0).padStart(6)} ms  ${String(bytes).padStart(6)} bytes of WGSL  ${name}`);
+  console.log(
+    `${kernels
+      .reduce((sum, { ms }) => sum + ms, 0)
+      .toFixed(0)
+      .padStart(6)} ms  ${kernels.length} kernels`,
+  );
   problems.forEach((problem) => console.error(problem));
 } finally {
   await browser.close();

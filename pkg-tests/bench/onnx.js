@@ -39,13 +39,10 @@ function valueInfo(name, type, shape) {
  */
 export function model(operator, attributes, inputs, output) {
   const integer = ([name, value]) => [5, message([1, name], [3, value], [20, 2])];
-  const node = message(
-    ...inputs.map(([name]) => [1, name]),
-    [2, "output"],
-    [4, operator],
-    ...Object.entries(attributes).map(integer),
-    [7, "com.microsoft"],
-  );
+  const node = message(...inputs.map(([name]) => [1, name]), [2, "output"], [4, operator], ...Object.entries(attributes).map(integer), [
+    7,
+    "com.microsoft",
+  ]);
   const graph = message(
     [1, node],
     [2, operator],

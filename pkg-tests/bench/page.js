@@ -13,7 +13,11 @@ let keeper;
 
 async function session(operator, attributes, inputs, output) {
   const bytes = model(operator, attributes, inputs, output);
-  const made = await ort.InferenceSession.create(bytes, { executionProviders: ["webgpu"], preferredOutputLocation: "gpu-buffer", graphOptimizationLevel: "disabled" });
+  const made = await ort.InferenceSession.create(bytes, {
+    executionProviders: ["webgpu"],
+    preferredOutputLocation: "gpu-buffer",
+    graphOptimizationLevel: "disabled",
+  });
   if (!keeper) {
     keeper = made;
     device = await ort.env.webgpu.device;
@@ -71,7 +75,9 @@ async function rivals({ shape }, skip) {
   if (rows !== keys) return {};
   const width = heads * head_dim;
   const inputs = ["query", "key", "value"].map((name) => [name, "float32", [1, rows, width]]);
-  return { MultiHeadAttention: await session("MultiHeadAttention", { num_heads: heads, unidirectional: causal ? 1 : 0 }, inputs, [1, rows, width]) };
+  return {
+    MultiHeadAttention: await session("MultiHeadAttention", { num_heads: heads, unidirectional: causal ? 1 : 0 }, inputs, [1, rows, width]),
+  };
 }
 
 /** Our launches of a case, as `qwenvl bench --export` wrote them. */

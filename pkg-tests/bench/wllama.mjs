@@ -18,21 +18,32 @@ const DECODED_TOKENS = 8;
 
 const text = { type: "string" };
 const { values } = parseArgs({
-  options: { model: text, package: { ...text, default: "web" }, chromium: { ...text, default: "chromium" }, rounds: { ...text, default: "5" }, threads: { ...text, default: "2" }, native: text },
+  options: {
+    model: text,
+    package: { ...text, default: "web" },
+    chromium: { ...text, default: "chromium" },
+    rounds: { ...text, default: "5" },
+    threads: { ...text, default: "2" },
+    native: text,
+  },
 });
 if (!values.model) throw new Error("--model is missing: the folder of a converted model");
 const { config } = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
 const gguf = randomGguf(config);
 
 const wllama = fileURLToPath(new URL("node_modules/@wllama/wllama/esm/", import.meta.url));
-const server = await serveBlank(values.package, { "/model/": values.model, "/wllama/": wllama }, {
-  isolated: true,
-  handle(path, response) {
-    if (path !== "/random.gguf") return false;
-    response.writeHead(200, { "content-type": "application/octet-stream", "content-length": gguf.length }).end(gguf);
-    return true;
+const server = await serveBlank(
+  values.package,
+  { "/model/": values.model, "/wllama/": wllama },
+  {
+    isolated: true,
+    handle(path, response) {
+      if (path !== "/random.gguf") return false;
+      response.writeHead(200, { "content-type": "application/octet-stream", "content-length": gguf.length }).end(gguf);
+      return true;
+    },
   },
-});
+);
 // A launch of hundreds of rows takes a software adapter longer than the watchdog waits.
 const browser = await launch({ name: "chromium", program: values.chromium, flags: ["--disable-gpu-watchdog"] });
 const rates = { ours: [], wllama: [], ...(values.native ? { native: [] } : {}) };
@@ -54,11 +65,16 @@ try {
 }
 const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 const medians = Object.fromEntries(
-  Object.entries(rates).map(([name, of]) => [name, { prompt: median(of.map(({ prompt }) => prompt)), decode: median(of.map(({ decode }) => decode)) }]),
+  Object.entries(rates).map(([name, of]) => [
+    name,
+    { prompt: median(of.map(({ prompt }) => prompt)), decode: median(of.map(({ decode }) => decode)) },
+  ]),
 );
 for (const [name, of] of Object.entries(medians)) {
   const { prompt, decode } = medians.wllama;
-  console.log(`medians  ${describe(name, of)}${name === "wllama" ? "" : `  ${(of.prompt / prompt).toFixed(2)}x and ${(of.decode / decode).toFixed(2)}x`}`);
+  console.log(
+    `medians  ${describe(name, of)}${name === "wllama" ? "" : `  ${(of.prompt / prompt).toFixed(2)}x and ${(of.decode / decode).toFixed(2)}x`}`,
+  );
 }
 
 function describe(name, { prompt, decode }) {
@@ -67,7 +83,16 @@ function describe(name, { prompt, decode }) {
 
 function runNative(command) {
   const [program, ...options] = command.split(" ");
-  const lengths = ["--prompts", PROMPT_TOKENS, "--contexts", PROMPT_TOKENS + DECODED_TOKENS, "--decode-tokens", DECODED_TOKENS, "--runs", 1];
+  const lengths = [
+    "--prompts",
+    PROMPT_TOKENS,
+    "--contexts",
+    PROMPT_TOKENS + DECODED_TOKENS,
+    "--decode-tokens",
+    DECODED_TOKENS,
+    "--runs",
+    1,
+  ];
   const output = execFileSync(program, [...options, "bench", "--json", "--no-picture", "--model", values.model, ...lengths.map(String)]);
   const { report } = JSON.parse(output);
   return { prompt: report.prefill[0].tokens_per_second, decode: report.decode[0].tokens_per_second };
@@ -89,14 +114,26 @@ async function load(origin, threads) {
 }
 
 async function runOurs({ prompt, decoded }) {
-  const { prefill, decode } = await window.model.benchmark({ prompts: [prompt], contexts: [prompt + decoded], decodeTokens: decoded, runs: 1, picture: false });
+  const { prefill, decode } = await window.model.benchmark({
+    prompts: [prompt],
+    contexts: [prompt + decoded],
+    decodeTokens: decoded,
+    runs: 1,
+    picture: false,
+  });
   return { prompt: prefill[0].tokensPerSecond, decode: decode[0].tokensPerSecond };
 }
 
 /** A text of its own each round: nothing may be reused. */
 async function runWllama({ prompt, decoded }, round) {
   const text = Array.from({ length: prompt }, (_, at) => String.fromCharCode(97 + ((at * 7 + round * 11) % 26))).join("");
-  const { timings } = await window.wllama.createCompletion({ prompt: text, max_tokens: decoded, temperature: 0, cache_prompt: false, ignore_eos: true });
+  const { timings } = await window.wllama.createCompletion({
+    prompt: text,
+    max_tokens: decoded,
+    temperature: 0,
+    cache_prompt: false,
+    ignore_eos: true,
+  });
   if (timings.prompt_n !== prompt || timings.predicted_n < decoded) throw new Error(`wllama ran ${JSON.stringify(timings)}`);
   // The first token comes with the prompt.
   return { prompt: timings.prompt_per_second, decode: ((timings.predicted_n - 1) * 1000) / timings.predicted_ms };

@@ -13,7 +13,19 @@ test("the package can be imported where there is no browser", () => {
 });
 
 test("a message is written as the original writes it", () => {
-  const parts = [{ image: "a.png" }, { image: "b.png" }, "Where is ", { ref: "the dog", boxes: [[1, 2, 3, 4], [5, 6, 7, 8]] }, { text: "?" }];
+  const parts = [
+    { image: "a.png" },
+    { image: "b.png" },
+    "Where is ",
+    {
+      ref: "the dog",
+      boxes: [
+        [1, 2, 3, 4],
+        [5, 6, 7, 8],
+      ],
+    },
+    { text: "?" },
+  ];
   const text = "Where is <ref>the dog</ref><box>(1,2),(3,4)</box><box>(5,6),(7,8)</box>?";
   assert.equal(promptText(parts), `Picture 1: <img>a.png</img>\nPicture 2: <img>b.png</img>\n${text}`);
   assert.equal(promptText(parts.slice(1), 7), `Picture 7: <img>b.png</img>\n${text}`);

@@ -40,7 +40,8 @@ const scratch = setting("QWEN_VL_SCRATCH");
 const installed = join(scratch, "node_modules/qwen-vl-web");
 const run = promisify(execFile);
 const CAT = await readFile(join(here, "../../tests/fixtures/images/photo_cat.png"));
-const tool = (name, ...parameters) => run(process.execPath, [join(scratch, "node_modules", name), ...parameters], { cwd: scratch, maxBuffer: 1 << 26 });
+const tool = (name, ...parameters) =>
+  run(process.execPath, [join(scratch, "node_modules", name), ...parameters], { cwd: scratch, maxBuffer: 1 << 26 });
 const browsers = {};
 
 before(async () => {
@@ -85,14 +86,30 @@ test("the package's sizes", async () => {
   ];
   for (const [name, bytes] of kinds) {
     const sizes = { bytes: bytes.length, gzip: gzipSync(bytes, { level: 9 }).length, brotli: brotliCompressSync(bytes).length };
-    console.log(`${name.padEnd(22)} ${Object.entries(sizes).map(([how, size]) => `${how} ${(size / 1024).toFixed(0).padStart(5)} KiB`).join("  ")}`);
-    for (const [how, limit] of Object.entries(LIMITS[name])) assert.ok(sizes[how] <= limit, `${name}: ${sizes[how]} bytes by ${how}, allowed are ${limit}`);
+    console.log(
+      `${name.padEnd(22)} ${Object.entries(sizes)
+        .map(([how, size]) => `${how} ${(size / 1024).toFixed(0).padStart(5)} KiB`)
+        .join("  ")}`,
+    );
+    for (const [how, limit] of Object.entries(LIMITS[name]))
+      assert.ok(sizes[how] <= limit, `${name}: ${sizes[how]} bytes by ${how}, allowed are ${limit}`);
   }
 });
 
 test("what npm publishes", async () => {
   const manifest = JSON.parse(await readFile(join(installed, "package.json"), "utf8"));
-  for (const key of ["description", "keywords", "license", "repository", "homepage", "bugs", "exports", "types", "sideEffects", "engines"]) {
+  for (const key of [
+    "description",
+    "keywords",
+    "license",
+    "repository",
+    "homepage",
+    "bugs",
+    "exports",
+    "types",
+    "sideEffects",
+    "engines",
+  ]) {
     assert.ok(key in manifest, `package.json has no ${key}`);
   }
   assert.deepEqual(manifest.dependencies ?? {}, {});
@@ -101,14 +118,18 @@ test("what npm publishes", async () => {
     if (typeof target === "object") assert.equal(Object.keys(target)[0], "types", `${entry}: types come first`);
   }
   const files = await readdir(installed, { recursive: true });
-  for (const file of ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js.map"]) assert.ok(files.includes(file), `${file} is missing`);
+  for (const file of ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js.map"])
+    assert.ok(files.includes(file), `${file} is missing`);
   for (const file of files.filter((file) => extname(file) === ".js")) {
     const code = (await readFile(join(installed, file), "utf8")).replaceAll(/^\s*(\/\/|\/?\*).*$/gm, "");
     assert.doesNotMatch(code, /\beval\(|new Function\(|https?:\/\/(?![\w-]+\.invalid)[a-z]/, `${file} evaluates text or names a host`);
   }
 });
 
-for (const resolution of [["bundler", "ESNext"], ["nodenext", "NodeNext"]]) {
+for (const resolution of [
+  ["bundler", "ESNext"],
+  ["nodenext", "NodeNext"],
+]) {
   test(`types, resolved as ${resolution[0]}`, async () => {
     const [moduleResolution, module] = resolution;
     const parameters = ["--project", join(scratch, "projects/types"), "--moduleResolution", moduleResolution, "--module", module];
@@ -120,14 +141,17 @@ for (const resolution of [["bundler", "ESNext"], ["nodenext", "NodeNext"]]) {
 async function answers(context, folders, { policy, place = "p[data-done=true]", check, backends = ["auto", "cpu"] } = {}) {
   const pages = { "/cat.png": ["image/png", CAT], "/favicon.ico": ["image/x-icon", ""] };
   if (policy) pages["/"] = ["text/html", await readFile(join(folders["/"], "index.html"))];
-  const server = await serve({ "/model/": join(checkpoints, "scripted"), ...folders }, {
-    handle(path, response) {
-      if (!(path in pages)) return false;
-      const [type, body] = pages[path];
-      response.writeHead(200, { "content-type": type, ...(policy ? { "content-security-policy": policy } : {}) }).end(body);
-      return true;
+  const server = await serve(
+    { "/model/": join(checkpoints, "scripted"), ...folders },
+    {
+      handle(path, response) {
+        if (!(path in pages)) return false;
+        const [type, body] = pages[path];
+        response.writeHead(200, { "content-type": type, ...(policy ? { "content-security-policy": policy } : {}) }).end(body);
+        return true;
+      },
     },
-  });
+  );
   try {
     for (const name of Object.keys(browsers)) {
       for (const backend of backends) {
@@ -194,7 +218,11 @@ test("Next: imported on the server, used by a client component", async (context)
   const root = join(scratch, "projects/next");
   await writeFile(join(root, "package.json"), JSON.stringify({ name: "next-project", private: true }));
   const environment = { ...process.env, NEXT_TELEMETRY_DISABLED: "1", CI: "1" };
-  await run(process.execPath, [join(scratch, "node_modules/next/dist/bin/next"), "build"], { cwd: root, env: environment, maxBuffer: 1 << 26 });
+  await run(process.execPath, [join(scratch, "node_modules/next/dist/bin/next"), "build"], {
+    cwd: root,
+    env: environment,
+    maxBuffer: 1 << 26,
+  });
   const html = await readFile(join(root, "out/index.html"), "utf8");
   assert.match(html, /function a dog 1/, "the server has rendered what the helpers say");
   await answers(context, { "/": join(root, "out") });
@@ -208,7 +236,10 @@ test("the quick start of the README, pasted into a fresh Vite project", async (c
   const root = join(scratch, "projects/quickstart");
   await rm(root, { recursive: true, force: true });
   await mkdir(root);
-  await writeFile(join(root, "index.html"), `<!doctype html><link rel="icon" href="data:," /><script type="module" src="/main.js"></script>`);
+  await writeFile(
+    join(root, "index.html"),
+    `<!doctype html><link rel="icon" href="data:," /><script type="module" src="/main.js"></script>`,
+  );
   await mkdir(join(root, "public"));
   await writeFile(join(root, "public/cat.png"), CAT);
   const options = {

@@ -23,21 +23,34 @@ const STREET = `
     <text x="475" y="168" font-size="52" text-anchor="middle" fill="#fff">STOP</text>
     ${[0, 1, 2, 3].map((at) => `<rect x="${30 + at * 165}" y="418" width="95" height="14" fill="#fff"/>`).join("")}
   </svg>`;
-const DISHES = [["Noodle soup", "8"], ["Fried rice", "7"], ["Green tea", "3"], ["Lemon cake", "5"]];
+const DISHES = [
+  ["Noodle soup", "8"],
+  ["Fried rice", "7"],
+  ["Green tea", "3"],
+  ["Lemon cake", "5"],
+];
 const MENU = `
   <svg xmlns="http://www.w3.org/2000/svg" width="480" height="600" font-family="DejaVu Serif, serif">
     <rect width="480" height="600" fill="#efe3cc"/><rect x="24" y="24" width="432" height="552" fill="#fffaf0" stroke="#7a5c35" stroke-width="4"/>
     <text x="240" y="110" font-size="54" font-weight="700" text-anchor="middle" fill="#5b3d1a">MENU</text>
     <line x1="90" y1="140" x2="390" y2="140" stroke="#7a5c35" stroke-width="3"/>
-    ${DISHES.map(([name, price], at) => `<text x="62" y="${218 + at * 84}" font-size="33" fill="#222">${name}</text>
-      <text x="418" y="${218 + at * 84}" font-size="33" text-anchor="end" fill="#222">$${price}</text>`).join("")}
+    ${DISHES.map(
+      ([name, price], at) => `<text x="62" y="${218 + at * 84}" font-size="33" fill="#222">${name}</text>
+      <text x="418" y="${218 + at * 84}" font-size="33" text-anchor="end" fill="#222">$${price}</text>`,
+    ).join("")}
     <text x="240" y="545" font-size="22" text-anchor="middle" fill="#7a5c35">Open from 11 to 22</text>
   </svg>`;
 /** Places in the atlas of dog, house and apple, and where they stand: a picture of the embedded model's world. */
-const SCENE_ITEMS = [[18, 20, 270, 150], [59, 272, 248, 160], [0, 150, 28, 145]];
+const SCENE_ITEMS = [
+  [18, 20, 270, 150],
+  [59, 272, 248, 160],
+  [0, 150, 28, 145],
+];
 const SCENE = `<div style="position:relative;width:448px;height:448px;background:rgb(170 232 236);overflow:hidden">
-  ${SCENE_ITEMS.map(([kind, x, y, side]) => `<div style="position:absolute;left:${x}px;top:${y}px;width:${side}px;height:${side}px;
-    background:url(${atlas}) ${((kind % 12) / 11) * 100}% ${(Math.floor(kind / 12) / 7) * 100}%/1200% 800%"></div>`).join("")}</div>`;
+  ${SCENE_ITEMS.map(
+    ([kind, x, y, side]) => `<div style="position:absolute;left:${x}px;top:${y}px;width:${side}px;height:${side}px;
+    background:url(${atlas}) ${((kind % 12) / 11) * 100}% ${(Math.floor(kind / 12) / 7) * 100}%/1200% 800%"></div>`,
+  ).join("")}</div>`;
 const scaled = (side) => icon.replace("<svg ", `<svg width="${side}" height="${side}" `);
 const maskable = `<div style="width:512px;height:512px;background:#5b4bdb;padding:80px;box-sizing:border-box">${scaled(352)}</div>`;
 

@@ -8,7 +8,16 @@ import { launch, openPage } from "../browser.mjs";
 import { ask, click, compose, part, present, ready, serveSite, until } from "./site.mjs";
 
 const text = { type: "string" };
-const { values } = parseArgs({ options: { chromium: text, site: text, model: text, out: text, languages: { ...text, default: "en,zh" }, schemes: { ...text, default: "light,dark" } } });
+const { values } = parseArgs({
+  options: {
+    chromium: text,
+    site: text,
+    model: text,
+    out: text,
+    languages: { ...text, default: "en,zh" },
+    schemes: { ...text, default: "light,dark" },
+  },
+});
 const VIEWS = [
   { name: "desktop", viewport: { width: 1280, height: 800 } },
   { name: "wide", viewport: { width: 1920, height: 1000 }, only: ["answer"] },
@@ -78,7 +87,8 @@ try {
   ]);
   for (const question of ["What is in the picture?", "Find the banana."]) console.log(`${question} ${await ask(page, question)}`);
   await shoot("boxes");
-  for (const question of ["Is there a dog?", "猫在哪里？", "What color is the circle?"]) console.log(`${question} ${await ask(page, question)}`);
+  for (const question of ["Is there a dog?", "猫在哪里？", "What color is the circle?"])
+    console.log(`${question} ${await ask(page, question)}`);
   await page.$eval(`${part("panel")}`, (panel) => (panel.open = true));
   await shoot("answer");
   await click(page, "task-region");

@@ -67,14 +67,20 @@ async function answers(context, page) {
     assert.deepEqual({ text, raw, objects, finishReason }, { ...SCRIPTED, objects: [OBJECT], finishReason: "stop" });
     assert.equal(usage.imageTokens, 256);
     assert.ok(usage.promptTokens > 256 && usage.completionTokens === answer.tokens.length);
-    assert.ok(Object.values(timings).every((value) => value > 0), JSON.stringify(timings));
+    assert.ok(
+      Object.values(timings).every((value) => value > 0),
+      JSON.stringify(timings),
+    );
     assert.deepEqual(events.at(-1).answer, answer);
     assert.equal(text.slice(...objects[0].range), OBJECT.ref);
   });
 
   await context.test("a session keeps its turns, and questions wait for each other", async () => {
     const { history, tokens, counts } = await page.evaluate(async (url) => {
-      const history = [{ role: "user", content: "Hello" }, { role: "assistant", content: "Hello!" }];
+      const history = [
+        { role: "user", content: "Hello" },
+        { role: "assistant", content: "Hello!" },
+      ];
       const session = window.model.createSession({ system: "Be brief.", history });
       const runs = [session.ask([{ image: url }, "One?"]), session.ask("Two?")];
       const answers = await Promise.all(runs);
@@ -105,8 +111,18 @@ async function helpers(context, page) {
           {
             kind: "quad",
             image: 0,
-            norm: [[1, 2], [3, 4], [5, 6], [7, 8]],
-            pixels: [[1, 1], [3, 2], [5, 3], [7, 4]],
+            norm: [
+              [1, 2],
+              [3, 4],
+              [5, 6],
+              [7, 8],
+            ],
+            pixels: [
+              [1, 1],
+              [3, 2],
+              [5, 3],
+              [7, 4],
+            ],
             range: [3, 3],
           },
         ],
@@ -124,26 +140,30 @@ async function helpers(context, page) {
 
   await context.test("drawBoxes draws along the objects' pixels", async () => {
     const [x1, y1, x2, y2] = OBJECT.pixels;
-    const { size, inside, edges, outside } = await page.evaluate(async (url, object) => {
-      const { drawBoxes } = await import("qwen-vl-web");
-      const bitmap = await createImageBitmap(await (await fetch(url)).blob());
-      const pixels = (canvas) => {
-        const context = canvas.getContext("2d");
-        return (x, y) => [...context.getImageData(x, y, 1, 1).data];
-      };
-      const [plain, boxed] = [document.createElement("canvas"), document.createElement("canvas")];
-      drawBoxes(plain, bitmap, []);
-      drawBoxes(boxed, bitmap, [object], { colors: ["#00ff00"], fontSize: 12 });
-      const [before, after] = [pixels(plain), pixels(boxed)];
-      const [x1, y1, x2, y2] = object.pixels;
-      const [x, y] = [Math.round((x1 + x2) / 2), Math.round((y1 + y2) / 2)];
-      return {
-        size: [boxed.width, boxed.height],
-        edges: [after(x, y2), after(x2, y), after(x1, y)],
-        inside: [before(x, y), after(x, y)],
-        outside: [before(x2 + 9, y2 + 9), after(x2 + 9, y2 + 9)],
-      };
-    }, CAT.url, OBJECT);
+    const { size, inside, edges, outside } = await page.evaluate(
+      async (url, object) => {
+        const { drawBoxes } = await import("qwen-vl-web");
+        const bitmap = await createImageBitmap(await (await fetch(url)).blob());
+        const pixels = (canvas) => {
+          const context = canvas.getContext("2d");
+          return (x, y) => [...context.getImageData(x, y, 1, 1).data];
+        };
+        const [plain, boxed] = [document.createElement("canvas"), document.createElement("canvas")];
+        drawBoxes(plain, bitmap, []);
+        drawBoxes(boxed, bitmap, [object], { colors: ["#00ff00"], fontSize: 12 });
+        const [before, after] = [pixels(plain), pixels(boxed)];
+        const [x1, y1, x2, y2] = object.pixels;
+        const [x, y] = [Math.round((x1 + x2) / 2), Math.round((y1 + y2) / 2)];
+        return {
+          size: [boxed.width, boxed.height],
+          edges: [after(x, y2), after(x2, y), after(x1, y)],
+          inside: [before(x, y), after(x, y)],
+          outside: [before(x2 + 9, y2 + 9), after(x2 + 9, y2 + 9)],
+        };
+      },
+      CAT.url,
+      OBJECT,
+    );
     assert.ok(x2 > x1 && y2 > y1);
     assert.deepEqual(size, [CAT.width, CAT.height]);
     for (const edge of edges) assert.deepEqual(edge, [0, 255, 0, 255]);
@@ -166,7 +186,13 @@ async function cancelling(context, page) {
           for await (const event of run) if (event.type === when) controller.abort();
           failures.push("none");
         } catch (error) {
-          failures.push(error.name, await run.then(() => "answered", (again) => (again === error ? "same" : String(again))));
+          failures.push(
+            error.name,
+            await run.then(
+              () => "answered",
+              (again) => (again === error ? "same" : String(again)),
+            ),
+          );
         }
       }
       return { failures, history: session.history.length, answer: await session.ask("And now?") };
@@ -226,10 +252,20 @@ async function badRequests(context, page) {
   const garbage = [137, 80, 78, 71, 13, 10, 26, 10, 1, 2, 3];
   const long = "x".repeat(300);
   const cases = [
-    ["a damaged picture", "IMAGE_DECODE", /picture can not be read/, `await model.complete("<img>a</img>", [new Uint8Array(${JSON.stringify(garbage)})])`],
+    [
+      "a damaged picture",
+      "IMAGE_DECODE",
+      /picture can not be read/,
+      `await model.complete("<img>a</img>", [new Uint8Array(${JSON.stringify(garbage)})])`,
+    ],
     ["a text as a picture", "IMAGE_DECODE", /does not begin like/, `await model.complete("<img>a</img>", [new Blob(["hello"])])`],
     ["a picture that is not there", "DOWNLOAD", /404/, `await model.complete("<img>a</img>", ["/nothing.png"])`],
-    ["a path that is too long", "INVALID_ARGUMENT", /300 bytes.*room for 256/, `await model.complete("<img>${long}</img>", [new Blob([])])`],
+    [
+      "a path that is too long",
+      "INVALID_ARGUMENT",
+      /300 bytes.*room for 256/,
+      `await model.complete("<img>${long}</img>", [new Blob([])])`,
+    ],
     ["a tag that is not closed", "INVALID_ARGUMENT", /`<img>` at character 2 has no `<\/img>`/, `await model.complete("Hi<img>a", [])`],
     ["a picture too few", "INVALID_ARGUMENT", /1 pictures, 0 were given/, `await model.complete("<img>a</img>", [])`],
     ["a prompt that is too long", "CONTEXT_OVERFLOW", /context of 2048/, `await model.complete("1 ".repeat(1500), [])`],
@@ -245,7 +281,10 @@ async function badRequests(context, page) {
 
   await context.test("after all these the model still answers; disposed of, it says so", async () => {
     assert.equal((await describe(page, `return (await window.model.createSession().ask("?")).raw`)).value, SCRIPTED.raw);
-    const pending = await describe(page, `const run = window.model.createSession().ask("?"); await window.model.dispose(); return (await run).finishReason`);
+    const pending = await describe(
+      page,
+      `const run = window.model.createSession().ask("?"); await window.model.dispose(); return (await run).finishReason`,
+    );
     assert.ok(pending.value === "cancelled" || pending.code === "DISPOSED", JSON.stringify(pending));
     assert.equal((await describe(page, `await window.model.createSession().ask("?")`)).code, "DISPOSED");
   });
@@ -317,8 +356,18 @@ async function badCheckpoints(context, bed) {
 async function badMachines(context, bed) {
   const cases = [
     ["no adapter", `GPU.prototype.requestAdapter = async () => null;`, "NO_ADAPTER", /no GPU adapter/],
-    ["small limits", `Object.defineProperty(GPUSupportedLimits.prototype, "maxStorageBufferBindingSize", { get: () => 1024 });`, "INSUFFICIENT_LIMITS", /needs \d+ bytes in one binding/],
-    ["a driver that throws", `GPUDevice.prototype.createBindGroup = () => { throw new Error("sabotage"); };`, "INTERNAL", /panicked|sabotage/],
+    [
+      "small limits",
+      `Object.defineProperty(GPUSupportedLimits.prototype, "maxStorageBufferBindingSize", { get: () => 1024 });`,
+      "INSUFFICIENT_LIMITS",
+      /needs \d+ bytes in one binding/,
+    ],
+    [
+      "a driver that throws",
+      `GPUDevice.prototype.createBindGroup = () => { throw new Error("sabotage"); };`,
+      "INTERNAL",
+      /panicked|sabotage/,
+    ],
     ["a worker that fails", `setTimeout(() => { throw new Error("sabotage"); });`, "INTERNAL", /the worker failed.*sabotage/],
     ["no worker script", undefined, "INTERNAL", /the worker failed/],
   ];
@@ -356,52 +405,55 @@ async function badMachines(context, bed) {
 export async function pictureTests(context, bed) {
   const golden = JSON.parse(await readFile(join(bed.sets[0].golden, "img_vqa.json"), "utf8"));
   await context.test("pictures of every kind", (context) =>
-    bed.open(async (page) => {
-      await page.evaluate(async (url) => {
-        const { QwenVL } = await import("qwen-vl-web");
-        window.model = await QwenVL.load("/checkpoints/mini-a-f32/");
-        const blob = await (await fetch(url)).blob();
-        const bytes = await blob.arrayBuffer();
-        const bitmap = await createImageBitmap(blob);
-        const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
-        canvas.getContext("2d").drawImage(bitmap, 0, 0);
-        const image = Object.assign(new Image(), { src: url });
-        await image.decode();
-        const offscreen = new OffscreenCanvas(bitmap.width, bitmap.height);
-        offscreen.getContext("2d").drawImage(bitmap, 0, 0);
-        const vector = document.createElementNS("http://www.w3.org/2000/svg", "image");
-        vector.setAttribute("href", url);
-        window.kinds = {
-          "an address": url,
-          "a URL": new URL(url, location.href),
-          "a data URL": canvas.toDataURL(),
-          "a Blob": blob,
-          "an ArrayBuffer": bytes,
-          "a part of a buffer": new Uint8Array([...new Uint8Array(5), ...new Uint8Array(bytes)].slice(0)).subarray(5),
-          "an ImageBitmap": bitmap,
-          "an ImageData": canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height),
-          "a canvas": canvas,
-          "an <img>": image,
-          "an OffscreenCanvas": offscreen,
-          "an <image> of an SVG": vector,
-          "a VideoFrame": new VideoFrame(offscreen, { timestamp: 0 }),
-        };
-      }, `/golden/${bed.sets[0].name}/${golden.images[0].path}`);
-      for (const kind of await page.evaluate(() => Object.keys(window.kinds))) {
-        await context.test(kind, async () => {
-          const tokens = await page.evaluate(
-            async (kind, ids) => {
-              const { runIds } = await import("qwen-vl-web/testing");
-              return (await runIds(window.model, ids, [window.kinds[kind]], 4)).tokens;
-            },
-            kind,
-            golden.input_ids,
-          );
-          assert.deepEqual(tokens, golden.decode.tokens.slice(0, 4));
-        });
-      }
-      await videoAndVectors(context, page);
-    }, { expected: FAILED_REQUEST }),
+    bed.open(
+      async (page) => {
+        await page.evaluate(async (url) => {
+          const { QwenVL } = await import("qwen-vl-web");
+          window.model = await QwenVL.load("/checkpoints/mini-a-f32/");
+          const blob = await (await fetch(url)).blob();
+          const bytes = await blob.arrayBuffer();
+          const bitmap = await createImageBitmap(blob);
+          const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+          canvas.getContext("2d").drawImage(bitmap, 0, 0);
+          const image = Object.assign(new Image(), { src: url });
+          await image.decode();
+          const offscreen = new OffscreenCanvas(bitmap.width, bitmap.height);
+          offscreen.getContext("2d").drawImage(bitmap, 0, 0);
+          const vector = document.createElementNS("http://www.w3.org/2000/svg", "image");
+          vector.setAttribute("href", url);
+          window.kinds = {
+            "an address": url,
+            "a URL": new URL(url, location.href),
+            "a data URL": canvas.toDataURL(),
+            "a Blob": blob,
+            "an ArrayBuffer": bytes,
+            "a part of a buffer": new Uint8Array([...new Uint8Array(5), ...new Uint8Array(bytes)].slice(0)).subarray(5),
+            "an ImageBitmap": bitmap,
+            "an ImageData": canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height),
+            "a canvas": canvas,
+            "an <img>": image,
+            "an OffscreenCanvas": offscreen,
+            "an <image> of an SVG": vector,
+            "a VideoFrame": new VideoFrame(offscreen, { timestamp: 0 }),
+          };
+        }, `/golden/${bed.sets[0].name}/${golden.images[0].path}`);
+        for (const kind of await page.evaluate(() => Object.keys(window.kinds))) {
+          await context.test(kind, async () => {
+            const tokens = await page.evaluate(
+              async (kind, ids) => {
+                const { runIds } = await import("qwen-vl-web/testing");
+                return (await runIds(window.model, ids, [window.kinds[kind]], 4)).tokens;
+              },
+              kind,
+              golden.input_ids,
+            );
+            assert.deepEqual(tokens, golden.decode.tokens.slice(0, 4));
+          });
+        }
+        await videoAndVectors(context, page);
+      },
+      { expected: FAILED_REQUEST },
+    ),
   );
 }
 
@@ -419,7 +471,10 @@ async function videoAndVectors(context, page) {
       const pictures = [new Blob([svg], { type: "image/svg+xml" }), new TextEncoder().encode(svg), canvas];
       const refs = [];
       for (const picture of pictures) refs.push(await window.model.encodeImage(picture));
-      const broken = await window.model.encodeImage(new Blob(["<svg"], { type: "image/svg+xml" })).then(() => "drawn", ({ code }) => code);
+      const broken = await window.model.encodeImage(new Blob(["<svg"], { type: "image/svg+xml" })).then(
+        () => "drawn",
+        ({ code }) => code,
+      );
       return { ids: refs.map(({ id, width, height }) => `${width}×${height} ${id}`), broken };
     });
     assert.equal(new Set(found.ids).size, 1, JSON.stringify(found.ids));
@@ -437,7 +492,12 @@ async function videoAndVectors(context, page) {
       canvas.getContext("2d").drawImage(image, 0, 0);
       const tried = [];
       for (const picture of [image, canvas, "data:image/png;base64,%%%"]) {
-        tried.push(await window.model.encodeImage(picture).then(() => "encoded", ({ code }) => code));
+        tried.push(
+          await window.model.encodeImage(picture).then(
+            () => "encoded",
+            ({ code }) => code,
+          ),
+        );
       }
       return tried;
     }, CAT.url);
@@ -472,18 +532,27 @@ async function videoAndVectors(context, page) {
       });
 
       const element = Object.assign(document.createElement("video"), { muted: true });
-      const early = await window.model.encodeImage(element).then(() => "encoded", ({ code }) => code);
+      const early = await window.model.encodeImage(element).then(
+        () => "encoded",
+        ({ code }) => code,
+      );
       element.src = URL.createObjectURL(video);
       await new Promise((resolve) => (element.onloadeddata = resolve));
       element.currentTime = 0.2;
       await new Promise((resolve) => (element.onseeked = resolve));
       const { width, height } = await window.model.encodeImage(element);
-      const broken = await sampleFrames(new Blob(["no video"]), 2).then(() => "sampled", ({ code }) => code);
+      const broken = await sampleFrames(new Blob(["no video"]), 2).then(
+        () => "sampled",
+        ({ code }) => code,
+      );
       const { usage } = await window.model.createSession().ask([{ video, frames: 2 }, "What moves?"], { maxTokens: 1 });
       return { shown, early, size: [width, height], broken, imageTokens: usage.imageTokens };
     });
     // A recorder on a busy machine leaves frames out, so when a colour changes is not certain; in which order is.
-    assert.ok(found.shown.every(([width, height]) => width === 64 && height === 48), JSON.stringify(found.shown));
+    assert.ok(
+      found.shown.every(([width, height]) => width === 64 && height === 48),
+      JSON.stringify(found.shown),
+    );
     const order = found.shown.map(([, , colour]) => colour);
     assert.ok(order[0] === 0 && order[2] > 0 && order[1] <= order[2], JSON.stringify(order));
     assert.deepEqual([found.early, found.size, found.broken, found.imageTokens], ["IMAGE_DECODE", [64, 48], "IMAGE_DECODE", 512]);

@@ -51,7 +51,10 @@ export async function backendTests(context, bed) {
       await page.evaluate(NO_WEBGPU);
       const cpu = await page.evaluate(ask, {});
       assert.deepEqual([cpu.backend, cpu.adapter, cpu.text], ["cpu", "cpu", gpu.text]);
-      assert.ok(scripts.some((path) => path.endsWith("qwen_vl_web_cpu_bg.wasm")), String(scripts));
+      assert.ok(
+        scripts.some((path) => path.endsWith("qwen_vl_web_cpu_bg.wasm")),
+        String(scripts),
+      );
     }),
   );
 
@@ -63,7 +66,10 @@ export async function backendTests(context, bed) {
       // Nothing that was told goes back.
       const order = ["manifest", "wait", "restore", "download", "verify", "upload", "compile", "warmup", "ready"];
       const steps = found.phases.map((phase) => order.indexOf(phase));
-      assert.deepEqual(steps, steps.toSorted((a, b) => a - b));
+      assert.deepEqual(
+        steps,
+        steps.toSorted((a, b) => a - b),
+      );
       assert.equal(found.phases.at(-1), "ready");
     }),
   );
@@ -91,7 +97,10 @@ export async function backendTests(context, bed) {
       assert.equal(found.error.code, "WEBGPU_UNAVAILABLE");
       assert.match(found.error.message, /without WebGPU a model runs on the processor, with weights of up to 268435456 bytes/);
       assert.match(found.error.hint, /small models/);
-      assert.ok(requests.every((path) => path.endsWith("manifest.json")), String(requests));
+      assert.ok(
+        requests.every((path) => path.endsWith("manifest.json")),
+        String(requests),
+      );
     });
   });
 
@@ -121,10 +130,16 @@ export async function backendTests(context, bed) {
 
   await context.test("on the page's own thread, and in a worker of its own", () =>
     bed.open(async (page) => {
-      bed.handle = serve({ "/own-worker.js": `import "/package/dist/worker.js";`, "/own-cpu-worker.js": `import "/package/dist/worker-cpu.js";` });
-            const cpuHere = await page.evaluate(ask, { worker: false, backend: "cpu" });
+      bed.handle = serve({
+        "/own-worker.js": `import "/package/dist/worker.js";`,
+        "/own-cpu-worker.js": `import "/package/dist/worker-cpu.js";`,
+      });
+      const cpuHere = await page.evaluate(ask, { worker: false, backend: "cpu" });
       assert.deepEqual([cpuHere.text, cpuHere.backend], [said, "cpu"]);
-      for (const [script, backend] of [["/own-worker.js", "webgpu"], ["/own-cpu-worker.js", "cpu"]]) {
+      for (const [script, backend] of [
+        ["/own-worker.js", "webgpu"],
+        ["/own-cpu-worker.js", "cpu"],
+      ]) {
         const own = await page.evaluate(
           async (script, ask) => {
             window.ask ??= new Function(`return ${ask}`)();
@@ -155,7 +170,11 @@ export async function backendTests(context, bed) {
       const { gpuBytes, text } = await page.evaluate(ask, { kv: "q8", selfCheck: false });
       assert.ok(gpuBytes < bytes && text === said, `${gpuBytes} of ${bytes} bytes: ${text}`);
       const wrong = await page.evaluate(ask, { kv: "q3" });
-      assert.deepEqual([wrong.code, /kv is q3, expected f32, f16 or q8/.test(wrong.message)], ["INVALID_ARGUMENT", true], JSON.stringify(wrong));
+      assert.deepEqual(
+        [wrong.code, /kv is q3, expected f32, f16 or q8/.test(wrong.message)],
+        ["INVALID_ARGUMENT", true],
+        JSON.stringify(wrong),
+      );
       const answers = await page.evaluate(async () => {
         const { QwenVL } = await import("qwen-vl-web");
         const options = { maxTokens: 12, temperature: 3, topP: 1, topK: 0, greedy: false };

@@ -6,7 +6,10 @@ const SAMPLE = "models/sample";
 
 async function lines(bed, file) {
   const text = await readFile(join(bed.repository, SAMPLE, file), "utf8");
-  return text.trim().split("\n").map((line) => JSON.parse(line));
+  return text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
 }
 
 /** Questions of a file with their true answers and those of the native runtime, whose first line says which model and data they are of. */
@@ -31,32 +34,32 @@ export async function nanoTests(context, bed, backend = "webgpu") {
       }, backend);
       for (const name of ["vqa", "ocr"]) {
         const all = await questions(bed, name);
-        const answers = await page.evaluate(
-          async (all) => {
-            const answers = [];
-            for (const { image, question } of all) answers.push((await window.model.vqa(`/sample/${image}`, question)).text.trim());
-            return answers;
-          },
-          all,
-        );
+        const answers = await page.evaluate(async (all) => {
+          const answers = [];
+          for (const { image, question } of all) answers.push((await window.model.vqa(`/sample/${image}`, question)).text.trim());
+          return answers;
+        }, all);
         const right = answers.filter((answer, at) => answer === all[at].answer).length;
         context.diagnostic(`${bed.name}, ${name}: ${right} of ${all.length} right`);
-        assert.deepEqual(answers, all.map(({ native }) => native.trim()));
+        assert.deepEqual(
+          answers,
+          all.map(({ native }) => native.trim()),
+        );
         // Random words are never right.
         assert.ok(right >= all.length / 2, `${name}: ${right} of ${all.length} right`);
       }
       const all = await questions(bed, "grounding");
-      const boxes = await page.evaluate(
-        async (all) => {
-          const boxes = [];
-          for (const { image, sent } of all) boxes.push((await window.model.ground(`/sample/${image}`, sent))[0]?.norm ?? null);
-          return boxes;
-        },
-        all,
-      );
+      const boxes = await page.evaluate(async (all) => {
+        const boxes = [];
+        for (const { image, sent } of all) boxes.push((await window.model.ground(`/sample/${image}`, sent))[0]?.norm ?? null);
+        return boxes;
+      }, all);
       const right = boxes.filter((box, at) => box && overlap(box, all[at]) >= 0.5).length;
       context.diagnostic(`${bed.name}, grounding: ${right} of ${all.length} boxes with IoU of 0.5 or more`);
-      assert.deepEqual(boxes.map((box) => box && `(${box[0]},${box[1]}),(${box[2]},${box[3]})`), all.map(({ native }) => native));
+      assert.deepEqual(
+        boxes.map((box) => box && `(${box[0]},${box[1]}),(${box[2]},${box[3]})`),
+        all.map(({ native }) => native),
+      );
       assert.ok(right >= all.length / 2);
     }),
   );

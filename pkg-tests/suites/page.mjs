@@ -64,36 +64,33 @@ export async function pageTests(context, bed) {
     await test.test("no violations of accessibility rules", () => accessible(page));
   });
 
-  await visit(
-    "the page: models from folders",
-    async (page) => {
-      await ready(page);
-      const shards = JSON.parse(await readFile(join(model, "manifest.json"), "utf8")).shards.map(({ file }) => file);
-      const files = ["manifest.json", "qwen.tiktoken", ...shards].map((name) => ({ name, url: `/model/${name}`, type: "" }));
-      await click(page, "models");
-      await present(page, "folder");
-      await giveFiles(page, "folder", files.slice(1));
-      await present(page, "error");
-      assert.equal(await textOf(page, "error-code"), "MANIFEST_INVALID");
-      // The model in use stays.
-      assert.equal(await textOf(page, "status"), "Ready");
+  await visit("the page: models from folders", async (page) => {
+    await ready(page);
+    const shards = JSON.parse(await readFile(join(model, "manifest.json"), "utf8")).shards.map(({ file }) => file);
+    const files = ["manifest.json", "qwen.tiktoken", ...shards].map((name) => ({ name, url: `/model/${name}`, type: "" }));
+    await click(page, "models");
+    await present(page, "folder");
+    await giveFiles(page, "folder", files.slice(1));
+    await present(page, "error");
+    assert.equal(await textOf(page, "error-code"), "MANIFEST_INVALID");
+    // The model in use stays.
+    assert.equal(await textOf(page, "status"), "Ready");
 
-      await click(page, "models");
-      await present(page, "folder");
-      await giveFiles(page, "folder", files);
-      await ready(page);
-      assert.equal((await page.$$(part("error"))).length, 0);
-      assert.equal(await ask(page, "What is this?"), ANSWER);
+    await click(page, "models");
+    await present(page, "folder");
+    await giveFiles(page, "folder", files);
+    await ready(page);
+    assert.equal((await page.$$(part("error"))).length, 0);
+    assert.equal(await ask(page, "What is this?"), ANSWER);
 
-      // A file of another size is told by its name.
-      await click(page, "models");
-      await present(page, "folder");
-      await giveFiles(page, "folder", [...files.slice(0, -1), { name: shards.at(-1), url: "/icon.svg", type: "" }]);
-      await present(page, "error");
-      assert.equal(await textOf(page, "error-code"), "INTEGRITY");
-      assert.match(await textOf(page, "error-message"), new RegExp(shards.at(-1)));
-    },
-  );
+    // A file of another size is told by its name.
+    await click(page, "models");
+    await present(page, "folder");
+    await giveFiles(page, "folder", [...files.slice(0, -1), { name: shards.at(-1), url: "/icon.svg", type: "" }]);
+    await present(page, "error");
+    assert.equal(await textOf(page, "error-code"), "INTEGRITY");
+    assert.match(await textOf(page, "error-message"), new RegExp(shards.at(-1)));
+  });
 
   await visit(
     "the page: without a connection, and a new version",
@@ -127,7 +124,11 @@ export async function pageTests(context, bed) {
           await ready(page);
           assert.equal(await page.title(), "Qwen-VL Web, next");
           assert.equal(await textOf(page, "answer"), ANSWER);
-          assert.deepEqual(fetched.filter((path) => /shard|tiktoken/.test(path)), [], "weights were fetched again");
+          assert.deepEqual(
+            fetched.filter((path) => /shard|tiktoken/.test(path)),
+            [],
+            "weights were fetched again",
+          );
         } finally {
           await rm(next, { recursive: true });
         }
@@ -609,7 +610,9 @@ async function accessible(page) {
   const check = async (state) => {
     const violations = await page.evaluate(async () => {
       const { violations } = await window.axe.run(document, { resultTypes: ["violations"] });
-      return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html} ${failureSummary}`).join(" | ")}`);
+      return violations.map(
+        ({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html} ${failureSummary}`).join(" | ")}`,
+      );
     });
     assert.deepEqual(violations, [], state);
   };
@@ -642,7 +645,10 @@ async function installable(page) {
   assert.equal(JSON.parse(data).display, "standalone");
   const { installabilityErrors } = await client.send("Page.getInstallabilityErrors");
   // Windows without a profile, as those of tests, can not install anything.
-  assert.deepEqual(installabilityErrors.filter(({ errorId }) => errorId !== "in-incognito"), []);
+  assert.deepEqual(
+    installabilityErrors.filter(({ errorId }) => errorId !== "in-incognito"),
+    [],
+  );
   await until(page, async () => (await navigator.serviceWorker.getRegistration())?.active?.state === "activated");
 }
 

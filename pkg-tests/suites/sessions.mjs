@@ -29,15 +29,29 @@ export async function sessionTests(context, bed, where = "on WebGPU", options = 
         const { report, table, steps } = await page.evaluate(async () => {
           const steps = [];
           const onProgress = (step) => steps.push(step);
-          const report = await window.model.benchmark({ contexts: [40], prompts: [16], decodeTokens: 4, runs: 1, bandwidth: 100, onProgress });
+          const report = await window.model.benchmark({
+            contexts: [40],
+            prompts: [16],
+            decodeTokens: 4,
+            runs: 1,
+            bandwidth: 100,
+            onProgress,
+          });
           return { report: structuredClone({ ...report }), table: String(report), steps };
         });
-        assert.deepEqual(steps, [1, 2, 3].map((done) => ({ done, total: 3 })));
+        assert.deepEqual(
+          steps,
+          [1, 2, 3].map((done) => ({ done, total: 3 })),
+        );
         assert.equal(report.decode.length, 1);
         assert.equal(report.prefill.length, 1);
         const measured = [report.resamplerMs, report.visionBlockMs, ...Object.values(report.limits ?? { none: undefined })];
         if (options.backend === "cpu") assert.deepEqual(measured, [undefined, undefined, undefined]);
-        else assert.ok(measured.every((number) => number > 0), table);
+        else
+          assert.ok(
+            measured.every((number) => number > 0),
+            table,
+          );
         assert.ok(report.encodeMs > 0 && report.prefill[0].tokensPerSecond > 0 && report.decode[0].tokensPerSecond > 0, table);
         assert.ok((report.dispatchesPerToken > 6 || options.backend === "cpu") && report.gpuBytes > 1e6 && report.loadMs > 0);
         for (const row of ["adapter", "decode at 40", "dispatches a token", "% of the bandwidth"]) assert.ok(table.includes(row), table);
@@ -68,7 +82,14 @@ async function turns(context, page) {
     assert.ok(found.first.reusedTokens > 256, "the picture of the first turn is not run again");
     assert.equal(found.again.promptTokens, found.first.promptTokens);
     assert.equal(found.again.reusedTokens, found.first.promptTokens - 1);
-    assert.deepEqual([found.lengths, found.undone, found.left], [[4, 6], [1, 1, 0], [0, 0]]);
+    assert.deepEqual(
+      [found.lengths, found.undone, found.left],
+      [
+        [4, 6],
+        [1, 1, 0],
+        [0, 0],
+      ],
+    );
   });
 
   await context.test("a session is plain JSON, and goes on from there", async () => {
@@ -84,7 +105,9 @@ async function turns(context, page) {
       const text = JSON.stringify(session);
       const restored = window.model.createSession(JSON.parse(text));
       const [next, same] = [await session.ask("Next?"), await restored.ask("Next?")];
-      const images = JSON.parse(text).history[0].content.filter((part) => part.image).map(({ image }) => image.slice(0, 16));
+      const images = JSON.parse(text)
+        .history[0].content.filter((part) => part.image)
+        .map(({ image }) => image.slice(0, 16));
       const kinds = session.history[0].content.map((part) => part.image?.constructor.name ?? "text");
       return { images, kinds, next: next.usage, same: same.usage, twice: JSON.stringify(restored.history.length) };
     }, CAT.url);
@@ -97,10 +120,16 @@ async function turns(context, page) {
   await context.test("a conversation that is too long: an error, or its oldest turns are left out", async () => {
     const found = await page.evaluate(async () => {
       const long = "1 ".repeat(300);
-      const history = Array.from({ length: 4 }, () => [{ role: "user", content: long }, { role: "assistant", content: "No." }]).flat();
+      const history = Array.from({ length: 4 }, () => [
+        { role: "user", content: long },
+        { role: "assistant", content: "No." },
+      ]).flat();
       const session = window.model.createSession({ history });
       const needed = await session.countTokens("And?");
-      const failure = await session.ask("And?").then(() => "answered", ({ code, details }) => ({ code, details }));
+      const failure = await session.ask("And?").then(
+        () => "answered",
+        ({ code, details }) => ({ code, details }),
+      );
       session.onContextOverflow = "drop-oldest";
       const { usage, raw } = await session.ask("And?");
       return { needed, failure, usage, raw, kept: session.history.length };
@@ -120,9 +149,25 @@ async function turns(context, page) {
       } catch ({ code }) {
         codes.push(code);
       }
-      codes.push(await window.model.createSession().regenerate().then(() => "", ({ code }) => code));
+      codes.push(
+        await window.model
+          .createSession()
+          .regenerate()
+          .then(
+            () => "",
+            ({ code }) => code,
+          ),
+      );
       const run = window.model.createSession().ask("?");
-      codes.push(await window.model.createSession().ask("?", { queue: false }).then(() => "", ({ code }) => code));
+      codes.push(
+        await window.model
+          .createSession()
+          .ask("?", { queue: false })
+          .then(
+            () => "",
+            ({ code }) => code,
+          ),
+      );
       await run;
       codes.push((await window.model.createSession().ask("?", { queue: false })).finishReason);
       return codes;
@@ -161,13 +206,22 @@ async function endings(context, page) {
       const cut = await session.ask("?", { ...options, stopTokens: [whole.tokens[2]] });
       const longer = await session.ask("?", { ...options, minTokens: whole.tokens.length + 3, maxTokens: whole.tokens.length + 3 });
       const likely = await session.ask("?", { ...options, logprobs: 2 });
-      return { whole: whole.tokens, cut: [cut.tokens, cut.finishReason], longer: longer.tokens, likely: likely.logprobs, plain: "logprobs" in whole };
+      return {
+        whole: whole.tokens,
+        cut: [cut.tokens, cut.finishReason],
+        longer: longer.tokens,
+        likely: likely.logprobs,
+        plain: "logprobs" in whole,
+      };
     });
     assert.equal(found.plain, false);
     assert.deepEqual(found.cut, [found.whole.slice(0, 3), "stop"]);
     assert.equal(found.longer.length, found.whole.length + 3);
     assert.deepEqual(found.longer.slice(0, found.whole.length - 1), found.whole.slice(0, -1));
-    assert.deepEqual(found.likely.map(({ token }) => token), found.whole);
+    assert.deepEqual(
+      found.likely.map(({ token }) => token),
+      found.whole,
+    );
     for (const { token, logprob, top } of found.likely) {
       assert.equal(top.length, 2);
       assert.deepEqual([top[0].token, top[0].logprob], [token, logprob]);
@@ -179,7 +233,11 @@ async function endings(context, page) {
   await context.test("settings that can not be: INVALID_ARGUMENT", async () => {
     const found = await page.evaluate(async () => {
       const wrong = [{ temperature: -1 }, { topP: 2 }, { repetitionPenalty: 0 }, { maxTokens: -1 }, { seed: "x" }];
-      const ask = (options) => window.model.complete("Hello\n", [], options).then(() => "answered", ({ code }) => code);
+      const ask = (options) =>
+        window.model.complete("Hello\n", [], options).then(
+          () => "answered",
+          ({ code }) => code,
+        );
       return Promise.all(wrong.map(ask));
     });
     assert.deepEqual(found, Array(5).fill("INVALID_ARGUMENT"));
@@ -218,7 +276,8 @@ async function pictures(context, page) {
       };
       const session = window.model.createSession({ imageOrientation: "none" });
       const boxes = [];
-      for (const part of [{ image: url }, { image: url, imageOrientation: "from-image" }]) boxes.push((await session.ask([part, "?"])).objects[0].pixels);
+      for (const part of [{ image: url }, { image: url, imageOrientation: "from-image" }])
+        boxes.push((await session.ask([part, "?"])).objects[0].pixels);
       return { shown: [naturalWidth, naturalHeight], turned: await size(), stored: await size({ imageOrientation: "none" }), boxes };
     }, TURNED);
     assert.deepEqual(found.turned, found.shown);
@@ -228,12 +287,24 @@ async function pictures(context, page) {
   });
 
   await context.test("objects of several pictures point at the latest", async () => {
-    const images = await page.evaluate(async (url, other) => {
-      const session = window.model.createSession();
-      const answers = [await session.ask([{ image: url }, "?"]), await session.ask([{ image: other }, { image: url }, "?"]), await session.ask("?")];
-      return answers.map(({ objects, usage }) => [objects[0].image, usage.imageTokens]);
-    }, CAT.url, TURNED);
-    assert.deepEqual(images, [[0, 256], [2, 768], [2, 768]]);
+    const images = await page.evaluate(
+      async (url, other) => {
+        const session = window.model.createSession();
+        const answers = [
+          await session.ask([{ image: url }, "?"]),
+          await session.ask([{ image: other }, { image: url }, "?"]),
+          await session.ask("?"),
+        ];
+        return answers.map(({ objects, usage }) => [objects[0].image, usage.imageTokens]);
+      },
+      CAT.url,
+      TURNED,
+    );
+    assert.deepEqual(images, [
+      [0, 256],
+      [2, 768],
+      [2, 768],
+    ]);
   });
 }
 
@@ -261,8 +332,18 @@ async function tasks(context, page) {
         others: others.map(({ tokens, finishReason }) => [tokens.length, finishReason]),
       };
     }, CAT.url);
-    assert.deepEqual(found.one, { ref: "the cat", kind: "box", image: 0, norm: [12, 34, 567, 890], pixels: [3, 8, 163, 227], range: [0, 0] });
-    assert.deepEqual(found.two, [["the cat", found.one.pixels], ["a dog", found.one.pixels]]);
+    assert.deepEqual(found.one, {
+      ref: "the cat",
+      kind: "box",
+      image: 0,
+      norm: [12, 34, 567, 890],
+      pixels: [3, 8, 163, 227],
+      range: [0, 0],
+    });
+    assert.deepEqual(found.two, [
+      ["the cat", found.one.pixels],
+      ["a dog", found.one.pixels],
+    ]);
     assert.deepEqual(found.region, ["a person.", 1]);
     assert.equal(found.reused[1], found.reused[0] - 1, "half the picture is 500 thousandths");
     assert.deepEqual(found.others, Array(4).fill([3, "length"]));
@@ -273,7 +354,10 @@ async function tasks(context, page) {
       const { model } = window;
       const chat = await model.score([{ image: url }, "?"], ["This is a", "This was a", "That"], { normalize: "sum" });
       const raw = await model.score({ prompt: "<img>x</img>It is\n", images: [url] }, ["This", "That"]);
-      const empty = await model.score("?", [""]).then(() => "scored", ({ code }) => code);
+      const empty = await model.score("?", [""]).then(
+        () => "scored",
+        ({ code }) => code,
+      );
       const answer = await model.createSession().ask("?");
       return { chat, raw: raw.map(({ logprob }) => logprob), empty, answer: answer.raw };
     }, CAT.url);
@@ -296,7 +380,13 @@ async function facade(context, page) {
         { role: "system", content: "Be brief." },
         { role: "user", content: "Hello" },
         { role: "assistant", content: "Hello!" },
-        { role: "user", content: [{ type: "image_url", image_url: { url } }, { type: "text", text: "What is this?" }] },
+        {
+          role: "user",
+          content: [
+            { type: "image_url", image_url: { url } },
+            { type: "text", text: "What is this?" },
+          ],
+        },
       ];
       const whole = await chat.completions.create({ messages, temperature: 0, logprobs: true, top_logprobs: 1 });
       const stopped = await chat.completions.create({ messages, stop: [" is"], max_tokens: 9 });
@@ -309,7 +399,13 @@ async function facade(context, page) {
       for await (const chunk of await tags.create({ messages, stream: true })) tagged.push(chunk.choices[0].delta.content ?? "");
       const refused = [{ tools: [{}] }, { n: 2 }, { messages: messages.slice(0, 3) }];
       const codes = [];
-      for (const other of refused) codes.push(await chat.completions.create({ messages, ...other }).then(() => "", ({ code }) => code));
+      for (const other of refused)
+        codes.push(
+          await chat.completions.create({ messages, ...other }).then(
+            () => "",
+            ({ code }) => code,
+          ),
+        );
       return { whole, stopped, cut, chunks, tagged, codes, id: (await models.list()).data[0].id, source: window.model.info.source };
     }, CAT.url);
     const [choice] = found.whole.choices;
@@ -358,7 +454,8 @@ export async function lossTests(context, bed) {
         const { QwenVL } = await import("qwen-vl-web");
         const model = await QwenVL.load("/checkpoints/scripted", { workerUrl: "/changed-worker.js" });
         const events = [];
-        for (const type of ["lost", "recovered"]) model.addEventListener(type, (event) => events.push(`${type} ${event.error?.code ?? ""}`));
+        for (const type of ["lost", "recovered"])
+          model.addEventListener(type, (event) => events.push(`${type} ${event.error?.code ?? ""}`));
         const session = model.createSession({ generation: { greedy: true } });
         const ref = await model.encodeImage(url);
         const expected = await session.ask([{ image: ref }, "One?"]);
@@ -372,14 +469,20 @@ export async function lossTests(context, bed) {
         } catch ({ code, retryable }) {
           failure = [code, retryable];
         }
-        const meanwhile = await session.ask("Two?").then(() => "answered", ({ code }) => code);
+        const meanwhile = await session.ask("Two?").then(
+          () => "answered",
+          ({ code }) => code,
+        );
         // The question waits for the model.
         const recovered = model.recover();
         const after = await session.ask("Two?");
         await recovered;
         const history = session.history.length;
         await model.dispose();
-        const gone = await model.recover().then(() => "recovered", ({ code }) => code);
+        const gone = await model.recover().then(
+          () => "recovered",
+          ({ code }) => code,
+        );
         return { failure, meanwhile, events, tokens: [before.tokens, after.tokens], raw: expected.raw, history, gone };
       }, CAT.url);
       assert.deepEqual(found.failure, ["DEVICE_LOST", true]);

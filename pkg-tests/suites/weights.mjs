@@ -30,7 +30,8 @@ export async function weightsTests(context, bed) {
   const url = `${server.origin}/model/`;
   const shardPath = (index) => `/model/${model.manifest.shards[index].file}`;
   const needed = new Set([...model.manifest.shards.map(({ file }) => file), model.manifest.processor.tokenizer_file]);
-  const sent = () => server.requests.filter(({ path }) => needed.has(path.slice("/model/".length))).reduce((sum, { sent }) => sum + sent, 0);
+  const sent = () =>
+    server.requests.filter(({ path }) => needed.has(path.slice("/model/".length))).reduce((sum, { sent }) => sum + sent, 0);
 
   /** A test on a page of its own that begins with an empty cache. */
   const weightsTest = (name, body, { expected = FAILED_REQUEST, ...options } = {}) =>
@@ -55,7 +56,8 @@ export async function weightsTests(context, bed) {
    * Moves the model into the cache with every check of a load but without a GPU, whose software adapter takes half a minute to compile
    * the kernels. `engine`: really loads and disposes. `ask`: asks in between what the golden asks. `abortAt`: a phase in which to abort.
    */
-  const load = (page, options = {}, source = url) => page.evaluate(loadInPage, source, options, golden.input_ids, golden.decode.tokens.length);
+  const load = (page, options = {}, source = url) =>
+    page.evaluate(loadInPage, source, options, golden.input_ids, golden.decode.tokens.length);
   const arrives = async (page, options, source) => {
     const result = await load(page, options, source);
     assert.equal(result.error, undefined, JSON.stringify(result.error));
@@ -76,16 +78,49 @@ export async function weightsTests(context, bed) {
       "a cut in every shard": { fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 100_003 } : undefined), cuts: 4 },
       "a cut at the first byte": { fault: (path, nth) => (nth === 0 ? { cut: 0 } : undefined) },
       "many cuts": { fault: (path, nth) => (path === shardPath(0) && nth < 5 ? { cut: 50_001 } : undefined), cuts: 5 },
-      "a cut at the last byte": { fault: (path, nth) => (path === shardPath(1) && nth === 0 ? { cut: model.manifest.shards[1].bytes - 1 } : undefined), cuts: 1, again: (model.manifest.shards[1].bytes - 1) % PIECE },
-      "a cut in a piece that is handed on whole": { fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 2 * PIECE + 10_000 } : undefined), cuts: 4, again: 4 * 10_000 },
+      "a cut at the last byte": {
+        fault: (path, nth) => (path === shardPath(1) && nth === 0 ? { cut: model.manifest.shards[1].bytes - 1 } : undefined),
+        cuts: 1,
+        again: (model.manifest.shards[1].bytes - 1) % PIECE,
+      },
+      "a cut in a piece that is handed on whole": {
+        fault: (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 2 * PIECE + 10_000 } : undefined),
+        cuts: 4,
+        again: 4 * 10_000,
+      },
       "503 bursts": { fault: (path, nth) => (nth < 2 ? { status: 503 } : undefined) },
-      "429 with Retry-After": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { status: 429, headers: { "retry-after": "1" } } : undefined) },
-      "no ranges": { again: 100_000, fault: (path, nth) => ({ noRange: true, ...(path === shardPath(0) && nth === 0 ? { cut: 100_000 } : {}) }), cuts: 1 },
-      "416 to every range": { again: 100_000, fault: (path, nth, range) => (range === undefined ? { cut: nth === 0 && path === shardPath(0) ? 100_000 : undefined } : { status: 416 }), cuts: 1 },
-      "a declared length that is too large": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { declare: 1000 } : undefined), cuts: 1 },
-      "a declared length that is too small": { fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { declare: -1000 } : undefined), cuts: 1 },
+      "429 with Retry-After": {
+        fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { status: 429, headers: { "retry-after": "1" } } : undefined),
+      },
+      "no ranges": {
+        again: 100_000,
+        fault: (path, nth) => ({ noRange: true, ...(path === shardPath(0) && nth === 0 ? { cut: 100_000 } : {}) }),
+        cuts: 1,
+      },
+      "416 to every range": {
+        again: 100_000,
+        fault: (path, nth, range) =>
+          range === undefined ? { cut: nth === 0 && path === shardPath(0) ? 100_000 : undefined } : { status: 416 },
+        cuts: 1,
+      },
+      "a declared length that is too large": {
+        fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { declare: 1000 } : undefined),
+        cuts: 1,
+      },
+      "a declared length that is too small": {
+        fault: (path, nth) => (path === shardPath(0) && nth === 0 ? { declare: -1000 } : undefined),
+        cuts: 1,
+      },
       "gzip, cut": { fault: (path, nth) => ({ gzip: true, ...(path === shardPath(0) && nth === 0 ? { cut: 50_000 } : {}) }), cuts: 1 },
-      "cuts and one wrong answer": { ask: true, cuts: 1, fault: (path, nth) => (nth === 0 ? { [shardPath(0)]: { cut: 77_777 }, [shardPath(1)]: { body: Buffer.alloc(model.manifest.shards[1].bytes) } }[path] : undefined), again: model.manifest.shards[1].bytes },
+      "cuts and one wrong answer": {
+        ask: true,
+        cuts: 1,
+        fault: (path, nth) =>
+          nth === 0
+            ? { [shardPath(0)]: { cut: 77_777 }, [shardPath(1)]: { body: Buffer.alloc(model.manifest.shards[1].bytes) } }[path]
+            : undefined,
+        again: model.manifest.shards[1].bytes,
+      },
     };
     for (const [name, { fault, cuts = 0, again = 0, ask = false }] of Object.entries(faults)) {
       await weightsTest(`loads in spite of ${name}`, async (page) => {
@@ -105,7 +140,9 @@ export async function weightsTests(context, bed) {
       const cuts = 3;
       server.fault = (path, nth) => (path.includes("shard-1") && nth < cuts ? { cut: 900_000 } : undefined);
       const { last } = await arrives(page);
-      const twice = server.requests.reduce((sum, { sent, path }) => sum + (path.includes("shard") ? sent : 0), 0) - other.manifest.shards.reduce((sum, { bytes }) => sum + bytes, 0);
+      const twice =
+        server.requests.reduce((sum, { sent, path }) => sum + (path.includes("shard") ? sent : 0), 0) -
+        other.manifest.shards.reduce((sum, { bytes }) => sum + bytes, 0);
       console.log(`${bed.name}, sudden cuts: ${last.retries} retries, ${twice} bytes sent more than once`);
       // No bound: browsers drop what they have received and not handed out, up to all of an answer. The lingering cuts above have theirs.
       assert.ok(last.retries >= cuts);
@@ -116,7 +153,10 @@ export async function weightsTests(context, bed) {
       "a web page instead of the manifest": ["DOWNLOAD", (path) => (path.endsWith(".json") ? { html: true } : undefined)],
       "a shard that is not there": ["DOWNLOAD", (path) => (path === shardPath(2) ? { status: 404 } : undefined)],
       "a server that stays busy": ["DOWNLOAD", (path) => (path === shardPath(2) ? { status: 503 } : undefined)],
-      "a wrong hash": ["INTEGRITY", (path) => (path === shardPath(2) ? { body: Buffer.alloc(model.manifest.shards[2].bytes, 1) } : undefined)],
+      "a wrong hash": [
+        "INTEGRITY",
+        (path) => (path === shardPath(2) ? { body: Buffer.alloc(model.manifest.shards[2].bytes, 1) } : undefined),
+      ],
       "a shard that is too short": ["INTEGRITY", (path) => (path === shardPath(2) ? { body: Buffer.alloc(1000) } : undefined)],
       "a manifest of something else": ["MANIFEST_INVALID", (path) => (path.endsWith(".json") ? { body: Buffer.from("{}") } : undefined)],
     };
@@ -158,7 +198,10 @@ export async function weightsTests(context, bed) {
         server.requests = [];
         const again = await arrives(page, { cache, ask: cache === "opfs" });
         assert.equal(again.last.restoredBytes, model.bytes);
-        assert.deepEqual(server.requests.map(({ path }) => path), ["/model/manifest.json"]);
+        assert.deepEqual(
+          server.requests.map(({ path }) => path),
+          ["/model/manifest.json"],
+        );
         server.fault = () => ({ cut: 0 });
         assert.equal((await arrives(page, { cache })).last.restoredBytes, model.bytes);
         if (cache === "cache-api") await page.evaluate(() => caches.delete("qwen-vl-web"));
@@ -189,7 +232,10 @@ export async function weightsTests(context, bed) {
         await page.evaluate(damage, model.manifest.shards[1].sha256);
         server.requests = [];
         await arrives(page);
-        assert.deepEqual(server.requests.map(({ path }) => path), ["/model/manifest.json", shardPath(1)]);
+        assert.deepEqual(
+          server.requests.map(({ path }) => path),
+          ["/model/manifest.json", shardPath(1)],
+        );
         server.requests = [];
         await arrives(page);
         assert.equal(sent(), 0);
@@ -197,15 +243,19 @@ export async function weightsTests(context, bed) {
     }
 
     for (const abortAt of ["manifest", "download", "verify", "upload", "compile", "warmup"]) {
-      await weightsTest(`an abort in phase ${abortAt} rejects with the signal's reason and loses nothing`, async (page) => {
-        const { error } = await load(page, { abortAt, engine: true });
-        assert.equal(error?.message, `aborted in ${abortAt}`);
-        await server.quiet();
-        server.requests = [];
-        const { last } = await arrives(page);
-        assert.equal(sent(), model.bytes - last.restoredBytes);
-        if (["upload", "compile", "warmup"].includes(abortAt)) assert.equal(last.restoredBytes, model.bytes);
-      }, bed.name === "firefox" && abortAt === "download" ? { expected: ENDED_IN_FETCH } : {});
+      await weightsTest(
+        `an abort in phase ${abortAt} rejects with the signal's reason and loses nothing`,
+        async (page) => {
+          const { error } = await load(page, { abortAt, engine: true });
+          assert.equal(error?.message, `aborted in ${abortAt}`);
+          await server.quiet();
+          server.requests = [];
+          const { last } = await arrives(page);
+          assert.equal(sent(), model.bytes - last.restoredBytes);
+          if (["upload", "compile", "warmup"].includes(abortAt)) assert.equal(last.restoredBytes, model.bytes);
+        },
+        bed.name === "firefox" && abortAt === "download" ? { expected: ENDED_IN_FETCH } : {},
+      );
     }
     await weightsTest("an abort while restoring rejects with the signal's reason and loses nothing", async (page) => {
       await arrives(page);
@@ -307,7 +357,10 @@ export async function weightsTests(context, bed) {
         const { status, reasons } = await check(spoil, { probeMemory: true });
         // The model of these tests is small enough for the processor.
         assert.equal(status, ["adapter", "gpu"].includes(spoil) ? "slow" : "unsupported");
-        assert.ok(reasons.some((reason) => reason.code === code && reason.message && reason.hint), `${spoil}: ${JSON.stringify(reasons)}`);
+        assert.ok(
+          reasons.some((reason) => reason.code === code && reason.message && reason.hint),
+          `${spoil}: ${JSON.stringify(reasons)}`,
+        );
       }
       server.fault = () => ({ status: 404 });
       const { status, reasons } = await check();
@@ -328,14 +381,20 @@ export async function weightsTests(context, bed) {
       }
       assert.equal(new Set(taken).size, 1);
       if (resident.length === 0) return;
-      console.log(`${bed.name}, MiB resident in GPU process and renderers after each round: ${resident.map((bytes) => Math.round(bytes / 1024 / 1024)).join(" ")}`);
+      console.log(
+        `${bed.name}, MiB resident in GPU process and renderers after each round: ${resident.map((bytes) => Math.round(bytes / 1024 / 1024)).join(" ")}`,
+      );
       // The first rounds warm up caches of the browser; from then on a model that stayed behind would be seen in every round.
       const growth = (Math.min(...resident.slice(-5)) - Math.min(...resident.slice(4, 9))) / (rounds - 9);
       assert.ok(growth < taken[0] / 4, `${growth} bytes more a round, a model takes ${taken[0]}`);
     });
 
     await weightsTest("a picture is encoded before the decoder is here", async (page) => {
-      const seen = new Set(model.manifest.tensors.filter(({ name }) => /^(vision|resampler)\./.test(name)).flatMap(({ parts }) => parts.map(({ shard }) => shard)));
+      const seen = new Set(
+        model.manifest.tensors
+          .filter(({ name }) => /^(vision|resampler)\./.test(name))
+          .flatMap(({ parts }) => parts.map(({ shard }) => shard)),
+      );
       const decoderShard = model.manifest.shards.findLastIndex((_, index) => !seen.has(index));
       assert.ok(decoderShard >= 0);
       const lastShard = shardPath(decoderShard);
@@ -425,7 +484,11 @@ export async function weightsTests(context, bed) {
         const { error, gpuBytes } = await page.evaluate(loadAndKeepInPage, url, cache);
         assert.equal(error, undefined);
         const memory = await watch.end(gpuBytes);
-        console.log(`${bed.name}, ${mib(large.bytes)} MiB loaded with the cache ${cache}; most memory, MiB: ${Object.entries(memory).map(([what, bytes]) => `${what} ${mib(bytes)}`).join("; ")}`);
+        console.log(
+          `${bed.name}, ${mib(large.bytes)} MiB loaded with the cache ${cache}; most memory, MiB: ${Object.entries(memory)
+            .map(([what, bytes]) => `${what} ${mib(bytes)}`)
+            .join("; ")}`,
+        );
         assert.ok(memory["heap and array buffers together"] > 1 << 20 && memory["wasm memory"] > 1 << 20);
         assert.ok(memory["heap and array buffers together"] + memory["wasm memory"] <= 64 << 20, JSON.stringify(memory));
         assert.ok(gpuBytes > large.bytes);
@@ -434,11 +497,20 @@ export async function weightsTests(context, bed) {
     }
 
     await weightsTest("a page that has the manifest gives it", async (page) => {
-      const { last, error } = await page.evaluate(loadInPage, "", { manifest: model.manifest, baseUrl: url, engine: true, selfCheck: false }, [], 0);
+      const { last, error } = await page.evaluate(
+        loadInPage,
+        "",
+        { manifest: model.manifest, baseUrl: url, engine: true, selfCheck: false },
+        [],
+        0,
+      );
       assert.equal(error, undefined);
       assert.equal(last.bytes, model.bytes);
       assert.ok(!server.requests.some(({ path }) => path.endsWith(".json")));
-      assert.deepEqual((await models(page)).map(({ url, complete }) => [url, complete]), [[`${url}manifest.json`, true]]);
+      assert.deepEqual(
+        (await models(page)).map(({ url, complete }) => [url, complete]),
+        [[`${url}manifest.json`, true]],
+      );
     });
 
     await weightsTest("a dropped folder loads", async (page) => {
@@ -473,7 +545,8 @@ export async function weightsTests(context, bed) {
       if (bed.name === "chromium") await page.browser().defaultBrowserContext().overridePermissions(bed.origin, ["persistent-storage"]);
       const granted = await page.evaluate(async () => (await import("qwen-vl-web")).QwenVL.cache.persist());
       assert.deepEqual([granted, await asked()], [true, 1]);
-      if (bed.name === "chromium") assert.equal(await page.evaluate(async () => (await (await import("qwen-vl-web")).QwenVL.cache.estimate()).persisted), true);
+      if (bed.name === "chromium")
+        assert.equal(await page.evaluate(async () => (await (await import("qwen-vl-web")).QwenVL.cache.estimate()).persisted), true);
       await arrives(page, { persist: true, engine: true, selfCheck: false });
       assert.equal(await asked(), 2);
     });
@@ -513,7 +586,13 @@ async function loadInPage(url, { ask, engine = ask, abortAt, from, fileNames, ow
           get bytes() {
             return files.get(name).size;
           },
-          read: async (at, length) => new Uint8Array(await files.get(name).slice(at, at + length).arrayBuffer()),
+          read: async (at, length) =>
+            new Uint8Array(
+              await files
+                .get(name)
+                .slice(at, at + length)
+                .arrayBuffer(),
+            ),
           append: async (bytes) => void files.set(name, new Blob([files.get(name), bytes])),
           truncate: async () => void files.set(name, new Blob()),
           close: async () => undefined,

@@ -61,7 +61,7 @@ async function drainAll({ url, bytes }) {
   const { body } = await fetch(url, { cache: "no-store" });
   const reader = body.getReader({ mode: "byob" });
   let buffer = new ArrayBuffer(PIECE_BYTES);
-  for (let at = 0; at < bytes; ) {
+  for (let at = 0; at < bytes;) {
     let filled = 0;
     const whole = Math.min(PIECE_BYTES, bytes - at);
     while (filled < whole) {

@@ -116,7 +116,12 @@ test("all of a body is read into the same memory", async () => {
 
 test("a stream that is not one of bytes is handed on as it is", async () => {
   const chunks = [new Uint8Array(3), new Uint8Array(200)];
-  const body = readBody(new ReadableStream({ start: (to) => (chunks.forEach((chunk) => to.enqueue(chunk)), to.close()) }), { at: 0, bytes: 1000, pieceBytes: 100, wait });
+  const body = readBody(new ReadableStream({ start: (to) => (chunks.forEach((chunk) => to.enqueue(chunk)), to.close()) }), {
+    at: 0,
+    bytes: 1000,
+    pieceBytes: 100,
+    wait,
+  });
   const got = [];
   for await (const chunk of body) got.push(chunk);
   assert.ok(got.length === 2 && got.every((chunk, index) => chunk === chunks[index]));

@@ -43,7 +43,8 @@ async function fetchShard({ from = 0, retries = 3, signal = new AbortController(
 
 const once = (fault) => (path, nth) => (nth === 0 ? fault : undefined);
 const always = (fault) => () => fault;
-const fails = (promise, expected) => assert.rejects(promise, (error) => (assert.deepEqual({ ...expected, code: error.code }, expected), error.name === "QwenVLError"));
+const fails = (promise, expected) =>
+  assert.rejects(promise, (error) => (assert.deepEqual({ ...expected, code: error.code }, expected), error.name === "QwenVLError"));
 
 async function arrives(options) {
   const got = await fetchShard(options);
@@ -193,7 +194,10 @@ test("a server that stays busy fails with its status", async () => {
 
 test("Retry-After is kept to, in seconds and as a date", async (context) => {
   const inTwoSeconds = () => new Date(Date.now() + 2500).toUTCString();
-  for (const [name, value, least] of [["seconds", () => "1", 990], ["date", inTwoSeconds, 1000]]) {
+  for (const [name, value, least] of [
+    ["seconds", () => "1", 990],
+    ["date", inTwoSeconds, 1000],
+  ]) {
     await context.test(name, async () => {
       server.reset();
       server.fault = (path, nth) => (nth === 0 ? { status: 429, headers: { "retry-after": value() } } : undefined);
@@ -234,7 +238,10 @@ test("abort ends a request, a stalled body and a wait, with the signal's reason"
       const reason = new Error("enough");
       setTimeout(() => controller.abort(reason), 100);
       const started = performance.now();
-      await assert.rejects(fetchShard({ signal: controller.signal, retries: 1000, stallMs: 10_000, backoffMs: 20 }), (error) => error === reason);
+      await assert.rejects(
+        fetchShard({ signal: controller.signal, retries: 1000, stallMs: 10_000, backoffMs: 20 }),
+        (error) => error === reason,
+      );
       assert.ok(performance.now() - started < 1000);
     });
   }

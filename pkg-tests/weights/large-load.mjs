@@ -38,8 +38,12 @@ let free = 0;
 const manifest = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
 const shards = manifest.shards.map(({ file, sha256, bytes }) => ({ url: `${server.origin}/model/${file}`, sha256, bytes }));
 const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
-const weights = manifest.tensors.flatMap(({ parts }) => parts).reduce((sum, { data, scales }) => sum + data[1] - data[0] + (scales ? scales[1] - scales[0] : 0), 0);
-console.log(`${manifest.provenance.source}: ${shards.length} shards, ${mib(bytes)} MiB, ${mib(weights)} MiB of them tensors; ${rounds} rounds`);
+const weights = manifest.tensors
+  .flatMap(({ parts }) => parts)
+  .reduce((sum, { data, scales }) => sum + data[1] - data[0] + (scales ? scales[1] - scales[0] : 0), 0);
+console.log(
+  `${manifest.provenance.source}: ${shards.length} shards, ${mib(bytes)} MiB, ${mib(weights)} MiB of them tensors; ${rounds} rounds`,
+);
 
 /** What was measured in every round, by name. */
 const rates = { drain: [], drainAll: [], first: [], upload: [], opfs: [], opfsAll: [], cached: [] };
@@ -115,7 +119,13 @@ function note(kind, { ms }) {
 
 const middle = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 const ratios = (loads, bare) => loads.map((load, round) => load / bare[round]);
-const row = (name, numbers, digits) => console.log(name.padEnd(48), numbers.map((number) => number.toFixed(digits).padStart(8)).join(""), "  middle", middle(numbers).toFixed(digits));
+const row = (name, numbers, digits) =>
+  console.log(
+    name.padEnd(48),
+    numbers.map((number) => number.toFixed(digits).padStart(8)).join(""),
+    "  middle",
+    middle(numbers).toFixed(digits),
+  );
 console.log("\nMiB a second, by round");
 row("bare fetch, 4 at once, to its end", rates.drain, 0);
 row("bare fetch, SHA-256 and writeBuffer", rates.drainAll, 0);
@@ -131,10 +141,20 @@ row("  ratio to the bare reading", ratios(rates.cached, rates.opfs), 2);
 row("  ratio to bare OPFS, SHA-256 and writeBuffer", ratios(rates.cached, rates.opfsAll), 2);
 for (const [kind, name] of Object.entries({ first: "first load", cached: "load from the cache" })) {
   console.log(`\nseconds of a ${name}, by round`);
-  for (const phase of ["transfer", "compile", "all"]) row(phase, phases[kind].map((ms) => ms[phase] / 1000), 1);
+  for (const phase of ["transfer", "compile", "all"])
+    row(
+      phase,
+      phases[kind].map((ms) => ms[phase] / 1000),
+      1,
+    );
 }
 console.log("\nmost memory while loading and filling the cache, MiB, by round");
-for (const key of Object.keys(memories[0])) row(key, memories.map((memory) => memory[key] / 1024 / 1024), 1);
+for (const key of Object.keys(memories[0]))
+  row(
+    key,
+    memories.map((memory) => memory[key] / 1024 / 1024),
+    1,
+  );
 
 // What follows runs in the page.
 

@@ -42,12 +42,22 @@ async function load({ source, cache = backend, signal = new AbortController().si
   source ??= new UrlSource(`${server.origin}/model/manifest.json`, { fetch: fetchNow, requestInit: {}, retries: 2 });
   const makeSink = async (manifest) => (lastSink = new MemorySink(manifest));
   try {
-    const { sink, vocabulary } = await loadWeights({ source, cache: weightCache, makeSink, progress, concurrency: 3, whenBusy: "wait", signal, ...more });
+    const { sink, vocabulary } = await loadWeights({
+      source,
+      cache: weightCache,
+      makeSink,
+      progress,
+      concurrency: 3,
+      whenBusy: "wait",
+      signal,
+      ...more,
+    });
     want.manifest.shards.forEach(({ file }, index) => assert.ok(sink.shards[index].equals(want.files.get(file)), file));
     assert.ok(want.files.get("qwen.tiktoken").equals(vocabulary));
   } finally {
     events.reduce((before, event) => {
-      for (const key of ["bytes", "restoredBytes", "refetchedBytes", "shard", "retries"]) assert.ok(event[key] >= before[key], `${key} went back`);
+      for (const key of ["bytes", "restoredBytes", "refetchedBytes", "shard", "retries"])
+        assert.ok(event[key] >= before[key], `${key} went back`);
       assert.ok(PHASES.indexOf(event.phase) >= PHASES.indexOf(before.phase), `${before.phase} before ${event.phase}`);
       assert.ok(event.bytes <= event.totalBytes);
       return event;
@@ -71,7 +81,10 @@ test("a model is fetched once and then comes from the cache", async () => {
   server.reset();
   const second = await load();
   assert.equal(second.restoredBytes, model.bytes);
-  assert.deepEqual(server.requests.map(({ path }) => path), ["/model/manifest.json"]);
+  assert.deepEqual(
+    server.requests.map(({ path }) => path),
+    ["/model/manifest.json"],
+  );
 });
 
 test("without a cache it is fetched each time", async () => {
@@ -82,12 +95,20 @@ test("without a cache it is fetched each time", async () => {
 
 test("it loads without a connection once it is in the cache", async () => {
   await load();
-  const source = new UrlSource(`${server.origin}/model/manifest.json`, { fetch: () => Promise.reject(new TypeError("offline")), requestInit: {}, retries: 9 });
+  const source = new UrlSource(`${server.origin}/model/manifest.json`, {
+    fetch: () => Promise.reject(new TypeError("offline")),
+    requestInit: {},
+    retries: 9,
+  });
   assert.equal((await load({ source })).restoredBytes, model.bytes);
 });
 
 test("without a connection and without a cache it says so", async () => {
-  const source = new UrlSource("http://127.0.0.1:1/manifest.json", { fetch: () => Promise.reject(new TypeError("offline")), requestInit: {}, retries: 0 });
+  const source = new UrlSource("http://127.0.0.1:1/manifest.json", {
+    fetch: () => Promise.reject(new TypeError("offline")),
+    requestInit: {},
+    retries: 0,
+  });
   await assert.rejects(load({ source }), { code: "DOWNLOAD" });
 });
 
@@ -155,7 +176,10 @@ test("a model that is replaced during the load fails, and loads as the new one a
   const before = backend.files.size;
   assert.equal((await load()).restoredBytes, 0);
   // The old model's files are gone.
-  assert.deepEqual((await cacheOf().models()).map(({ source, complete }) => [source, complete]), [["model 2", true]]);
+  assert.deepEqual(
+    (await cacheOf().models()).map(({ source, complete }) => [source, complete]),
+    [["model 2", true]],
+  );
   assert.ok(before > 0);
   assert.ok(!backend.files.has(model.manifest.shards[0].sha256));
 });
@@ -176,7 +200,10 @@ test("a stored file that lost bytes, changed or vanished is fetched again, alone
       server.reset();
       damage(shardHash(1));
       await load();
-      assert.deepEqual(server.requests.map(({ path }) => path).filter((path) => !["/model/manifest.json", "/model/shard-1"].includes(path)), []);
+      assert.deepEqual(
+        server.requests.map(({ path }) => path).filter((path) => !["/model/manifest.json", "/model/shard-1"].includes(path)),
+        [],
+      );
       server.reset();
       await load();
       assert.equal(shardBytesSent(), 0);
@@ -234,10 +261,13 @@ test("models are listed and deleted; shared files stay while another model has t
   await load({ source: new FolderSource(folder, "folder:1"), want: model });
   const url = `${server.origin}/model/manifest.json`;
   const cache = cacheOf();
-  assert.deepEqual((await cache.models()).map(({ url, source, bytes, storedBytes, complete }) => [url, source, bytes, storedBytes, complete]), [
-    [url, "model 1", model.bytes, model.bytes, true],
-    ["folder:1", "model 1", model.bytes, model.bytes, true],
-  ]);
+  assert.deepEqual(
+    (await cache.models()).map(({ url, source, bytes, storedBytes, complete }) => [url, source, bytes, storedBytes, complete]),
+    [
+      [url, "model 1", model.bytes, model.bytes, true],
+      ["folder:1", "model 1", model.bytes, model.bytes, true],
+    ],
+  );
   assert.equal(await cache.delete(url), true);
   assert.equal((await cache.models())[0].complete, true);
   assert.equal(await cache.delete(url), false);
@@ -249,7 +279,10 @@ test("files and folders that are wrong say what is wrong with them", async () =>
   const folder = [...model.files].map(([name, bytes]) => new File([bytes], name));
   const from = (files) => load({ source: new FolderSource(files, "folder:"), cache: null });
   await assert.rejects(from(folder.filter(({ name }) => name !== "manifest.json")), { code: "MANIFEST_INVALID" });
-  await assert.rejects(from(folder.filter(({ name }) => name !== "shard-2")), (error) => error.code === "INTEGRITY" && error.details.shard === "shard-2");
+  await assert.rejects(
+    from(folder.filter(({ name }) => name !== "shard-2")),
+    (error) => error.code === "INTEGRITY" && error.details.shard === "shard-2",
+  );
   const short = folder.map((file) => (file.name === "shard-0" ? new File([file.slice(0, 1000)], file.name) : file));
   await assert.rejects(from(short), (error) => error.details.expected === 200_000 && error.details.found === 1000);
 });

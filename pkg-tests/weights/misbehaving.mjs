@@ -43,7 +43,8 @@ export async function misbehavingServer(read) {
     /** @type {{ path: string, range: number | undefined, sent: number, at: number }[]} */
     requests: [],
     /** Bytes of bodies, those of answers with an error too. */
-    sent: (path) => server.requests.filter((request) => path === undefined || request.path === path).reduce((sum, { sent }) => sum + sent, 0),
+    sent: (path) =>
+      server.requests.filter((request) => path === undefined || request.path === path).reduce((sum, { sent }) => sum + sent, 0),
     /** Waits until nothing has been asked or answered for a while: requests of an aborted load may still be on their way. */
     async quiet() {
       while (server.active > 0 || performance.now() - server.last < 300) await sleep(50);

@@ -28,7 +28,12 @@ export async function reshard(folder, count, pieceBytes) {
     const bytes = whole.subarray(begin, cuts[index + 1]);
     const name = `shard-${index}.safetensors`;
     files.set(name, bytes);
-    return { file: name, bytes: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex"), ...(pieceBytes && { pieces: piecesOf(bytes, pieceBytes) }) };
+    return {
+      file: name,
+      bytes: bytes.length,
+      sha256: createHash("sha256").update(bytes).digest("hex"),
+      ...(pieceBytes && { pieces: piecesOf(bytes, pieceBytes) }),
+    };
   });
   files.set("manifest.json", Buffer.from(JSON.stringify(manifest)));
   const tokenizer = manifest.files.find(({ file }) => file === manifest.processor.tokenizer_file);

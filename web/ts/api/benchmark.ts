@@ -112,7 +112,10 @@ export class BenchmarkReport {
       ["browser", this.browser],
       ["load", `${seconds(this.loadMs)}, ${megabytes(this.restoredBytes)} of ${megabytes(this.downloadBytes)} from the cache`],
       ...(this.encodeMs > 0 ? [["encode a picture", `${this.encodeMs.toFixed(1)} ms${this.#parts()}`] satisfies [string, string]] : []),
-      ...this.prefill.map(({ tokens, tokensPerSecond }): [string, string] => [`prefill, ${tokens} tokens`, `${tokensPerSecond.toFixed(1)} tokens/s`]),
+      ...this.prefill.map(({ tokens, tokensPerSecond }): [string, string] => [
+        `prefill, ${tokens} tokens`,
+        `${tokensPerSecond.toFixed(1)} tokens/s`,
+      ]),
       ...this.decode.map(({ context, tokensPerSecond, gigabytesPerSecond, percentOfBandwidth }): [string, string] => [
         `decode at ${context}`,
         `${tokensPerSecond.toFixed(1)} tokens/s, ${gigabytesPerSecond.toPrecision(3)} GB/s` +

@@ -159,7 +159,8 @@ async function checkAdapter(
   const parts = manifest?.tensors.flatMap(({ parts }) => parts.map(({ data: [begin, end] }) => end - begin)) ?? [];
   const largest = parts.reduce((largest, bytes) => Math.max(largest, bytes), 0);
   const limit = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
-  if (largest > limit) tell("unsupported", "INSUFFICIENT_LIMITS", `the GPU allows ${limit} bytes in one buffer, the model needs ${largest}`);
+  if (largest > limit)
+    tell("unsupported", "INSUFFICIENT_LIMITS", `the GPU allows ${limit} bytes in one buffer, the model needs ${largest}`);
   else if (probeMemory && report.bytes && !(await fits(adapter, report.bytes.gpu))) {
     tell("unsupported", "GPU_OUT_OF_MEMORY", `the GPU can not hold the ${report.bytes.gpu} bytes of the model`);
   }

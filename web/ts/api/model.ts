@@ -162,7 +162,11 @@ interface Way {
 }
 
 /** Loads a model, in another way where the first is not open on this machine. */
-async function start(source: ModelSource, options: LoadOptions, onStart: (client: WorkerClient) => void = () => undefined): Promise<Started> {
+async function start(
+  source: ModelSource,
+  options: LoadOptions,
+  onStart: (client: WorkerClient) => void = () => undefined,
+): Promise<Started> {
   const { backend = "auto", worker = true } = options;
   const gpuHere = "gpu" in (globalThis.navigator ?? {});
   let way: Way = { backend: backend === "auto" ? (gpuHere ? "webgpu" : "cpu") : backend, worker, kernels: options.kernels };
@@ -174,7 +178,7 @@ async function start(source: ModelSource, options: LoadOptions, onStart: (client
     reached = at;
     options.onProgress?.(progress);
   };
-  for (let refused: unknown; ; ) {
+  for (let refused: unknown; ;) {
     try {
       return await startOnce(source, { ...options, onProgress }, way, onStart);
     } catch (error) {
@@ -200,11 +204,7 @@ async function startOnce(
   const { signal, onProgress } = options;
   const from = sourceSpec(source, options);
   const client =
-    worker === true
-      ? WorkerClient.start(options, backend)
-      : worker === false
-        ? await WorkerClient.here(backend)
-        : new WorkerClient(worker);
+    worker === true ? WorkerClient.start(options, backend) : worker === false ? await WorkerClient.here(backend) : new WorkerClient(worker);
   onStart(client);
   // Files that are read piece by piece are for workers.
   const usual = worker === false ? "cache-api" : "opfs";

@@ -40,7 +40,7 @@ export async function* readBody(
       // To the end of the piece, or of the file; a server's file may be longer.
       const missing = Math.min(pieceBytes - (at % pieceBytes), at < bytes ? bytes - at : Infinity);
       let given = 0;
-      for (let came = 0; came < missing; ) {
+      for (let came = 0; came < missing;) {
         const { done, value } = await wait(reader.read(new Uint8Array(memory, came, missing - came)));
         // Of a stream that was cancelled.
         if (!value) return;

@@ -212,7 +212,7 @@ export class CachedFile {
   /** The stored bytes from the beginning on. */
   async *read(pieceBytes: number): AsyncGenerator<Uint8Array, void, undefined> {
     const end = this.#file.bytes;
-    for (let at = 0; at < end; ) {
+    for (let at = 0; at < end;) {
       const piece = await this.#file.read(at, Math.min(pieceBytes, end - at)).catch(() => new Uint8Array(0));
       if (piece.byteLength === 0) {
         // It can not be continued where it stopped, for the bytes behind are unreadable.

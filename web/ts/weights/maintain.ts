@@ -72,10 +72,22 @@ async function locked(
   const text = await cache.manifest(url);
   if (text === undefined) return;
   const manifest = JSON.parse(text) as Manifest;
-  await withModelLock(manifest.shards, "fail", signal, () => undefined, () => work(manifest, text));
+  await withModelLock(
+    manifest.shards,
+    "fail",
+    signal,
+    () => undefined,
+    () => work(manifest, text),
+  );
 }
 
-async function verify(cache: WeightCache, manifest: Manifest, checks: Checks, progress: ProgressCounter, signal: AbortSignal): Promise<void> {
+async function verify(
+  cache: WeightCache,
+  manifest: Manifest,
+  checks: Checks,
+  progress: ProgressCounter,
+  signal: AbortSignal,
+): Promise<void> {
   const entries = filesOf(manifest);
   progress.begin(total(entries), entries.length);
   for (const entry of entries) {

@@ -25,7 +25,7 @@ export class PieceChecker {
 
   /** Takes the next bytes. Throws `INTEGRITY` where a piece is wrong. */
   async write(bytes: Uint8Array): Promise<void> {
-    for (let rest = bytes; rest.byteLength > 0; ) {
+    for (let rest = bytes; rest.byteLength > 0;) {
       const whole = Math.min(this.#piece.byteLength, this.#entry.bytes - this.#passed);
       const part = rest.subarray(0, whole - this.#filled);
       if (part.byteLength === 0) throw wrongFile(this.#entry, this.#entry.bytes, this.#passed + rest.byteLength);

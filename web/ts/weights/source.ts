@@ -70,7 +70,11 @@ export class FolderSource implements Source {
     this.url = url;
     this.#find =
       "getFileHandle" in folder
-        ? (name) => folder.getFileHandle(name).then((handle) => handle.getFile(), () => undefined)
+        ? (name) =>
+            folder.getFileHandle(name).then(
+              (handle) => handle.getFile(),
+              () => undefined,
+            )
         : (name) => Promise.resolve(folder.find((file) => file.name === name));
   }
 
@@ -86,9 +90,13 @@ export class FolderSource implements Source {
     const found = file?.size ?? 0;
     if (!file || found !== entry.bytes) {
       const details = { shard: entry.file, expected: entry.bytes, found };
-      throw new QwenVLError("INTEGRITY", `\`${entry.file}\`: ${file ? `${found} bytes` : "not in the folder"}, the manifest says ${entry.bytes} bytes`, {
-        details,
-      });
+      throw new QwenVLError(
+        "INTEGRITY",
+        `\`${entry.file}\`: ${file ? `${found} bytes` : "not in the folder"}, the manifest says ${entry.bytes} bytes`,
+        {
+          details,
+        },
+      );
     }
     for (let at = from; at < entry.bytes; at += LOCAL_PIECE_BYTES) {
       signal.throwIfAborted();

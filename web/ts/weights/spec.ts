@@ -100,7 +100,11 @@ export function makeSource(spec: SourceSpec): Source {
   if (spec.kind === "folder") return new FolderSource(spec.folder, spec.url);
   const { url, requestInit, retries, manifest } = spec;
   return new UrlSource(url, {
-    manifest, fetch: spec.fetch ? remoteFetch(spec.fetch) : (url, init) => fetch(url, init), requestInit, retries });
+    manifest,
+    fetch: spec.fetch ? remoteFetch(spec.fetch) : (url, init) => fetch(url, init),
+    requestInit,
+    retries,
+  });
 }
 
 /** Fails where the browser does not give this page any storage, as in some private windows. */

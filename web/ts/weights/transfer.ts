@@ -60,7 +60,7 @@ async function moveFile({ entry, target }: Job, options: TransferOptions): Promi
   const pass = gate(entry, target);
   let right = false;
   try {
-    for (let fetches = 0; !right; ) {
+    for (let fetches = 0; !right;) {
       signal.throwIfAborted();
       try {
         const restored = await restore(cached, pass, options, (bytes) => progress.add(bytes, true));

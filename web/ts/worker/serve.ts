@@ -152,7 +152,11 @@ class Server {
       // What it could not allocate is told before anything is fetched for it.
       await loader.drained();
       loader.checkGpu();
-      return new EngineSink(loader, (engine) => (this.#engine = engine), () => compiled.then(encodes));
+      return new EngineSink(
+        loader,
+        (engine) => (this.#engine = engine),
+        () => compiled.then(encodes),
+      );
     };
     const { concurrency, whenBusy } = request;
     try {

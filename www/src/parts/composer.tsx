@@ -2,20 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { useRef } from "preact/hooks";
-import {
-  askDraft,
-  choosingRegion,
-  detach,
-  draft,
-  newChat,
-  pending,
-  pictures,
-  region,
-  run,
-  stage,
-  stop,
-  turns,
-} from "../state/chat";
+import { askDraft, choosingRegion, detach, draft, newChat, pending, pictures, region, run, stage, stop, turns } from "../state/chat";
 import { kind, model } from "../state/model";
 import { announcement, fail, failure } from "../state/notices";
 import { settings } from "../state/settings";
@@ -211,4 +198,3 @@ function tell(text: string): void {
   announcement.value = text;
   failure.value = { code: "", message: text, hint: "" };
 }
-

@@ -191,7 +191,8 @@ function Stored() {
         {list?.map(({ url, source, bytes, storedBytes, complete }) => (
           <li key={url} data-url={url}>
             <span>
-              <strong>{source}</strong> · {complete ? t.storedWhole(formatBytes(bytes)) : t.storedPart(formatBytes(storedBytes), formatBytes(bytes))}
+              <strong>{source}</strong> ·{" "}
+              {complete ? t.storedWhole(formatBytes(bytes)) : t.storedPart(formatBytes(storedBytes), formatBytes(bytes))}
               <small>{url}</small>
             </span>
             <span class="row">

@@ -23,7 +23,10 @@ export function Panel() {
     const { usage, timings } = facts;
     rows.push(
       [t.panelEncode, formatMillis(timings.encodeMs)],
-      [t.panelPrefill, `${t.panelPrompt(usage.promptTokens, usage.imageTokens, usage.reusedTokens ?? 0)}: ${formatMillis(timings.prefillMs)}`],
+      [
+        t.panelPrefill,
+        `${t.panelPrompt(usage.promptTokens, usage.imageTokens, usage.reusedTokens ?? 0)}: ${formatMillis(timings.prefillMs)}`,
+      ],
       [t.panelFirst, formatMillis(timings.firstTokenMs)],
       [
         t.panelDecode,

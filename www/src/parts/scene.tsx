@@ -57,7 +57,12 @@ export function SceneComposer() {
     return [(event.clientX - left) / width, (event.clientY - top) / height];
   };
   const key = (event: KeyboardEvent, { id }: SceneItem) => {
-    const moves: Record<string, [number, number]> = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
+    const moves: Record<string, [number, number]> = {
+      ArrowLeft: [-STEP, 0],
+      ArrowRight: [STEP, 0],
+      ArrowUp: [0, -STEP],
+      ArrowDown: [0, STEP],
+    };
     const move = moves[event.key];
     if (move) change(id, (item) => placed(item, item.x + move[0], item.y + move[1]));
     else if (event.key === "+" || event.key === "=") change(id, (item) => resized(item, GROWTH));
@@ -135,10 +140,20 @@ export function SceneComposer() {
             </button>
             {selected !== undefined && (
               <>
-                <button type="button" class="quiet" aria-label={t.sceneLarger} onClick={() => change(selected, (item) => resized(item, GROWTH))}>
+                <button
+                  type="button"
+                  class="quiet"
+                  aria-label={t.sceneLarger}
+                  onClick={() => change(selected, (item) => resized(item, GROWTH))}
+                >
                   +
                 </button>
-                <button type="button" class="quiet" aria-label={t.sceneSmaller} onClick={() => change(selected, (item) => resized(item, 1 / GROWTH))}>
+                <button
+                  type="button"
+                  class="quiet"
+                  aria-label={t.sceneSmaller}
+                  onClick={() => change(selected, (item) => resized(item, 1 / GROWTH))}
+                >
                   −
                 </button>
                 <button type="button" class="quiet" aria-label={t.sceneDelete} onClick={() => remove(selected)}>
@@ -149,7 +164,13 @@ export function SceneComposer() {
           </div>
         </div>
         <div class="palette">
-          <Swatches legend={t.sceneBackground} name="background" colors={BACKGROUNDS} value={scene.background} onChange={(background) => setScene({ ...scene, background })} />
+          <Swatches
+            legend={t.sceneBackground}
+            name="background"
+            colors={BACKGROUNDS}
+            value={scene.background}
+            onChange={(background) => setScene({ ...scene, background })}
+          />
           <ul class="kinds" aria-label={t.sceneObjects}>
             {palette(color).map((thing) => (
               <li key={nameOf(thing, "en")}>
@@ -197,7 +218,10 @@ export function SceneComposer() {
 }
 
 /** What can be added: pictograms, and shapes in the colour that is chosen. */
-const palette = (color: number): Thing[] => [...KINDS.map(({ index }) => ({ kind: index })), ...SHAPES.map((_, shape) => ({ shape, color }))];
+const palette = (color: number): Thing[] => [
+  ...KINDS.map(({ index }) => ({ kind: index })),
+  ...SHAPES.map((_, shape) => ({ shape, color })),
+];
 
 function Drawn({ thing }: { thing: Thing }) {
   if ("word" in thing) return <>{thing.word}</>;

@@ -33,14 +33,28 @@ export function SettingsDialog() {
         </label>
         {now.sampling === "own" && (
           <div class="row">
-            <NumberField label={t.temperature} value={now.temperature} min={0} max={2} step={0.05} onChange={(temperature) => change({ temperature: temperature ?? 1 })} />
+            <NumberField
+              label={t.temperature}
+              value={now.temperature}
+              min={0}
+              max={2}
+              step={0.05}
+              onChange={(temperature) => change({ temperature: temperature ?? 1 })}
+            />
             <NumberField label={t.topP} value={now.topP} min={0} max={1} step={0.05} onChange={(topP) => change({ topP: topP ?? 0.3 })} />
             <NumberField label={t.topK} value={now.topK} min={0} max={1000} step={1} onChange={(topK) => change({ topK: topK ?? 0 })} />
           </div>
         )}
         <div class="row">
           <NumberField label={t.seed} value={now.seed} min={0} max={2 ** 32 - 1} step={1} onChange={(seed) => change({ seed })} />
-          <NumberField label={t.maxTokens} value={now.maxTokens} min={1} max={8192} step={1} onChange={(maxTokens) => change({ maxTokens })} />
+          <NumberField
+            label={t.maxTokens}
+            value={now.maxTokens}
+            min={1}
+            max={8192}
+            step={1}
+            onChange={(maxTokens) => change({ maxTokens })}
+          />
         </div>
         <div class="row">
           <label>
@@ -55,7 +69,11 @@ export function SettingsDialog() {
           </label>
           <label>
             {t.theme}
-            <select value={now.theme} data-testid="theme" onChange={(event) => change({ theme: event.currentTarget.value as Settings["theme"] })}>
+            <select
+              value={now.theme}
+              data-testid="theme"
+              onChange={(event) => change({ theme: event.currentTarget.value as Settings["theme"] })}
+            >
               {Object.entries(t.themes).map(([key, name]): ComponentChildren => (
                 <option key={key} value={key}>
                   {name}

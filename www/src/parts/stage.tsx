@@ -117,7 +117,14 @@ function Shape({ object, index }: { object: Grounded; index: number }) {
 function RegionShape({ box, width, height }: { box: Box; width: number; height: number }) {
   const [x1, y1, x2, y2] = box;
   const scaled: Box = [(x1 / 1000) * width, (y1 / 1000) * height, (x2 / 1000) * width, (y2 / 1000) * height];
-  return <polygon class="region" points={boxCorners(scaled).map((corner) => corner.join()).join(" ")} />;
+  return (
+    <polygon
+      class="region"
+      points={boxCorners(scaled)
+        .map((corner) => corner.join())
+        .join(" ")}
+    />
+  );
 }
 
 function boxCorners([x1, y1, x2, y2]: Box): [number, number][] {

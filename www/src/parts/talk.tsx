@@ -44,7 +44,12 @@ function TurnItem({ turn, first, last }: { turn: Turn; first: number; last: bool
         {question.pictures.length > 0 && (
           <span class="asked-pictures">
             {question.pictures.map((picture, index) => (
-              <button type="button" key={picture.id} aria-label={t.pictureNamed(first + index, picture.name)} onClick={() => showPicture(picture)}>
+              <button
+                type="button"
+                key={picture.id}
+                aria-label={t.pictureNamed(first + index, picture.name)}
+                onClick={() => showPicture(picture)}
+              >
                 <img src={picture.url} alt="" width="48" height="48" />
                 <span aria-hidden="true">{first + index}</span>
               </button>

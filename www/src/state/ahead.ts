@@ -21,7 +21,10 @@ effect(() => {
   for (const { id, blob } of shown) {
     if (references.has(id)) continue;
     // If this fails, so will the question, which then says why.
-    references.set(id, now.encodeImage(blob).catch(() => undefined));
+    references.set(
+      id,
+      now.encodeImage(blob).catch(() => undefined),
+    );
   }
   for (const [id, reference] of references) {
     if (shown.some((picture) => picture.id === id)) continue;

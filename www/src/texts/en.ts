@@ -73,10 +73,12 @@ export const en = {
   encoding: "Looking at the pictures …",
   prefill: (done: number, total: number) => `Reading: ${done} of ${total} tokens`,
   writing: "Writing …",
-  ends: { length: "cut at the token limit", context: "the context is full", cancelled: "stopped", "stop-string": "ended at a stop text" } as Record<
-    string,
-    string
-  >,
+  ends: {
+    length: "cut at the token limit",
+    context: "the context is full",
+    cancelled: "stopped",
+    "stop-string": "ended at a stop text",
+  } as Record<string, string>,
   dropped: (turns: number) => `${turns} oldest ${turns === 1 ? "turn" : "turns"} left out to make room`,
 
   add: "Add pictures",
@@ -196,14 +198,16 @@ export const en = {
   panelNone: "Measured with the next answer.",
   panelMeasure: "Measure this machine",
   panelMeasuring: "Measuring …",
-  panelMeasureHint: "Times pictures, prompts and answers of several lengths, and counts the dispatches of a token. The model is busy meanwhile.",
+  panelMeasureHint:
+    "Times pictures, prompts and answers of several lengths, and counts the dispatches of a token. The model is busy meanwhile.",
   unknown: "not told by the browser",
 
   failed: "This did not work",
   tryAgain: "Try again",
   recover: "Load again",
   noWebGpu: "This browser can not run the model",
-  noWebGpuHelp: "Without WebGPU only small models run. It is in a current Chrome, Edge or Firefox on a computer, and in Safari 26. Pages must come over https or from this machine.",
+  noWebGpuHelp:
+    "Without WebGPU only small models run. It is in a current Chrome, Edge or Firefox on a computer, and in Safari 26. Pages must come over https or from this machine.",
   notAPicture: (name: string) => `“${name}” is not a picture or a video that this browser can read.`,
   notAModel: "the folder has no manifest.json",
   notAChat: "This file is not a saved chat.",

@@ -193,7 +193,8 @@ export const zh: Texts = {
   tryAgain: "重试",
   recover: "重新加载",
   noWebGpu: "这个浏览器无法运行模型",
-  noWebGpuHelp: "没有 WebGPU 只能运行小模型。支持 WebGPU 的有：电脑上的新版 Chrome、Edge、Firefox，或 Safari 26。页面须通过 https 或从本机打开。",
+  noWebGpuHelp:
+    "没有 WebGPU 只能运行小模型。支持 WebGPU 的有：电脑上的新版 Chrome、Edge、Firefox，或 Safari 26。页面须通过 https 或从本机打开。",
   notAPicture: (name) => `“${name}”不是浏览器能读取的图片或视频。`,
   notAModel: "文件夹中没有 manifest.json",
   notAChat: "这个文件不是保存的对话。",
