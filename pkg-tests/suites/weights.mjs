@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { largeModel } from "../weights/large-model.mjs";
 import { MemoryWatch, mib, residentBytes } from "../weights/memory-watch.mjs";
-import { misbehavingServer } from "../weights/misbehaving.mjs";
+import { misbehavingServer } from "../../web/test/misbehaving.mjs";
 import { reshard } from "../weights/reshard.mjs";
 
 /** What a cut may cost while the reader keeps up: the chunk that was on its way. */

@@ -2,7 +2,7 @@
 // neither this process nor the network has to hold them.
 
 import { createHash } from "node:crypto";
-import { piecesOf } from "./memory.mjs";
+import { piecesOf } from "../../web/test/memory.mjs";
 
 const PART_BYTES = 16 << 20;
 const PIECE_BYTES = 512 << 10;

@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { piecesOf } from "./memory.mjs";
+import { piecesOf } from "../../web/test/memory.mjs";
 
 /**
  * @param {number} pieceBytes if given, shards are hashed in pieces of this size

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { after, before, beforeEach, test } from "node:test";
-import { download, downloadWhole } from "../../web/dist/weights/download.js";
+import { download, downloadWhole } from "../dist/weights/download.js";
 import { misbehavingServer } from "./misbehaving.mjs";
 
 const BYTES = 300_000;

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, mock, test } from "node:test";
-import { readBody } from "../../web/dist/weights/body.js";
+import { readBody } from "../dist/weights/body.js";
 
 const wait = (work) => work;
 /** What the time is, for the reader: it goes on only where a test says so. */

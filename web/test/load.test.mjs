@@ -4,11 +4,11 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { after, before, beforeEach, test } from "node:test";
-import { WeightCache } from "../../web/dist/weights/cache.js";
-import { cacheProblem, loadWeights } from "../../web/dist/weights/load.js";
-import { maintain } from "../../web/dist/weights/maintain.js";
-import { PHASES, ProgressCounter } from "../../web/dist/weights/progress.js";
-import { FolderSource, UrlSource } from "../../web/dist/weights/source.js";
+import { WeightCache } from "../dist/weights/cache.js";
+import { cacheProblem, loadWeights } from "../dist/weights/load.js";
+import { maintain } from "../dist/weights/maintain.js";
+import { PHASES, ProgressCounter } from "../dist/weights/progress.js";
+import { FolderSource, UrlSource } from "../dist/weights/source.js";
 import { makeModel, MemoryBackend, MemorySink } from "./memory.mjs";
 import { misbehavingServer } from "./misbehaving.mjs";
 
