@@ -1,15 +1,13 @@
 // Loading with a cache, in Node: what is fetched, what is kept, and what happens when either goes wrong.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { after, before, beforeEach, test } from "node:test";
 import { WeightCache } from "../dist/weights/cache.js";
 import { cacheProblem, loadWeights } from "../dist/weights/load.js";
-import { maintain } from "../dist/weights/maintain.js";
 import { PHASES, ProgressCounter } from "../dist/weights/progress.js";
 import { FolderSource, UrlSource } from "../dist/weights/source.js";
-import { makeModel, MemoryBackend, MemorySink } from "./memory.mjs";
+import { makeModel, MemoryStore, MemorySink } from "./memory.mjs";
 import { misbehavingServer } from "./misbehaving.mjs";
 
 const CHUNK = 65536;
@@ -18,7 +16,7 @@ const newer = makeModel(2);
 const pieced = makeModel(3, { pieceBytes: 65_536 });
 let served = model;
 let lastSink;
-let backend;
+let store;
 let server;
 before(async () => {
   server = await misbehavingServer(async (path) => served.files.get(path.slice("/model/".length)));
@@ -26,12 +24,12 @@ before(async () => {
 beforeEach(() => {
   server.reset();
   served = model;
-  backend = new MemoryBackend();
+  store = new MemoryStore();
 });
 after(() => server.close());
 
 /** Loads the model that is served and checks every event and every byte. */
-async function load({ source, cache = backend, signal = new AbortController().signal, onProgress, want = served, ...more } = {}) {
+async function load({ source, cache = store, signal = new AbortController().signal, onProgress, want = served, ...more } = {}) {
   const events = [];
   const progress = new ProgressCounter((event) => {
     events.push(event);
@@ -72,7 +70,7 @@ async function load({ source, cache = backend, signal = new AbortController().si
 /** Without the manifest and the licence, which a load only keeps. */
 const shardBytesSent = () => server.requests.filter(({ path }) => /shard|tiktoken/.test(path)).reduce((sum, { sent }) => sum + sent, 0);
 const shardHash = (index) => served.manifest.shards[index].sha256;
-const cacheOf = () => new WeightCache(backend);
+const cacheOf = () => new WeightCache(store);
 
 test("a model is fetched once and then comes from the cache", async () => {
   const first = await load();
@@ -115,7 +113,7 @@ test("without a connection and without a cache it says so", async () => {
 test("a load that was aborted anywhere goes on where it was", async (context) => {
   for (const stop of [1, 50_000, 210_000, 400_000, model.bytes - 1]) {
     await context.test(`after ${stop} bytes`, async () => {
-      backend = new MemoryBackend();
+      store = new MemoryStore();
       server.reset();
       const controller = new AbortController();
       const reason = new Error("enough");
@@ -173,7 +171,7 @@ test("a model that is replaced during the load fails, and loads as the new one a
   };
   await assert.rejects(load({ concurrency: 1 }), { code: "INTEGRITY" });
   server.reset();
-  const before = backend.files.size;
+  const before = store.files.size;
   assert.equal((await load()).restoredBytes, 0);
   // The old model's files are gone.
   assert.deepEqual(
@@ -181,21 +179,21 @@ test("a model that is replaced during the load fails, and loads as the new one a
     [["model 2", true]],
   );
   assert.ok(before > 0);
-  assert.ok(!backend.files.has(model.manifest.shards[0].sha256));
+  assert.ok(!store.files.has(model.manifest.shards[0].sha256));
 });
 
 test("a stored file that lost bytes, changed or vanished is fetched again, alone", async (context) => {
   const damages = {
-    shorter: (name) => backend.files.set(name, backend.files.get(name).subarray(0, 100_000)),
-    longer: (name) => backend.files.set(name, Buffer.concat([backend.files.get(name), Buffer.alloc(1)])),
-    "a changed bit": (name) => (backend.files.get(name)[5000] ^= 4),
-    gone: (name) => backend.files.delete(name),
-    "without its record": (name) => backend.files.delete(`${name}.complete`),
-    "with a broken record": (name) => backend.files.set(`${name}.complete`, Buffer.from("2")),
+    shorter: (name) => store.files.set(name, store.files.get(name).subarray(0, 100_000)),
+    longer: (name) => store.files.set(name, Buffer.concat([store.files.get(name), Buffer.alloc(1)])),
+    "a changed bit": (name) => (store.files.get(name)[5000] ^= 4),
+    gone: (name) => store.files.delete(name),
+    "without its record": (name) => store.files.delete(`${name}.complete`),
+    "with a broken record": (name) => store.files.set(`${name}.complete`, Buffer.from("2")),
   };
   for (const [name, damage] of Object.entries(damages)) {
     await context.test(name, async () => {
-      backend = new MemoryBackend();
+      store = new MemoryStore();
       await load();
       server.reset();
       damage(shardHash(1));
@@ -213,34 +211,34 @@ test("a stored file that lost bytes, changed or vanished is fetched again, alone
 
 test("a manifest record that was cut off counts as none", async () => {
   await load();
-  const [record] = [...backend.files.keys()].filter((name) => name.endsWith(".model"));
-  backend.files.set(record, backend.files.get(record).subarray(0, 50));
+  const [record] = [...store.files.keys()].filter((name) => name.endsWith(".model"));
+  store.files.set(record, store.files.get(record).subarray(0, 50));
   assert.deepEqual(await cacheOf().models(), []);
   assert.equal((await load()).restoredBytes, model.bytes);
   assert.equal((await cacheOf().models()).length, 1);
 });
 
 test("full storage does not end a load, and is told", async () => {
-  backend.capacity = 260_000;
+  store.capacity = 260_000;
   const { cacheProblem: problem } = await load({ concurrency: 1 });
   assert.equal(problem.code, "QUOTA_EXCEEDED");
-  backend.capacity = Infinity;
+  store.capacity = Infinity;
   server.reset();
   const { restoredBytes } = await load();
   assert.ok(restoredBytes >= 200_000, `${restoredBytes} bytes were kept`);
 });
 
-test("a backend that fails altogether does not end a load", async () => {
-  backend.open = () => Promise.reject(new Error("broken"));
+test("a store that fails altogether does not end a load", async () => {
+  store.open = () => Promise.reject(new Error("broken"));
   const { cacheProblem: problem } = await load();
   assert.equal(problem.code, "INTERNAL");
   assert.match(problem.message, /broken/);
 });
 
-test("a backend that can not be read any more does not end a load", async () => {
+test("a store that can not be read any more does not end a load", async () => {
   await load();
-  const open = backend.open.bind(backend);
-  backend.open = async (name, create) => {
+  const open = store.open.bind(store);
+  store.open = async (name, create) => {
     const file = await open(name, create);
     if (file && name === shardHash(0)) {
       const read = file.read;
@@ -249,7 +247,7 @@ test("a backend that can not be read any more does not end a load", async () => 
     return file;
   };
   await load();
-  backend.open = open;
+  store.open = open;
   server.reset();
   await load();
   assert.equal(shardBytesSent(), 200_000);
@@ -272,7 +270,7 @@ test("models are listed and deleted; shared files stay while another model has t
   assert.equal((await cache.models())[0].complete, true);
   assert.equal(await cache.delete(url), false);
   assert.equal(await cache.delete("folder:1"), true);
-  assert.deepEqual(await backend.list(), []);
+  assert.deepEqual(await store.list(), []);
 });
 
 test("files and folders that are wrong say what is wrong with them", async () => {
@@ -303,7 +301,7 @@ test("shards that are hashed in pieces are checked piece by piece, from the serv
   server.reset();
   assert.equal((await load()).restoredBytes, pieced.bytes);
   assert.equal(lastSink.checkedBytes, shardBytes);
-  backend.files.get(shardHash(1))[140_000] ^= 1;
+  store.files.get(shardHash(1))[140_000] ^= 1;
   await load();
   assert.equal(server.sent("/model/shard-1"), 150_001);
   assert.equal(server.sent("/model/shard-0"), 0);
@@ -332,21 +330,4 @@ test("a load of pieces that was cut and aborted goes on where it was", async () 
   server.reset();
   assert.equal((await load()).restoredBytes, stored);
   assert.equal(shardBytesSent(), pieced.bytes - stored);
-});
-
-test("maintenance finds a wrong piece", async () => {
-  served = pieced;
-  await load();
-  const cache = cacheOf();
-  const newHash = () => {
-    const hash = createHash("sha256");
-    return { update: (bytes) => hash.update(bytes), finish: () => hash.digest("hex") };
-  };
-  const checks = { checkManifest() {}, newHash };
-  const url = `${server.origin}/model/manifest.json`;
-  const verify = () => maintain({ kind: "verify", url }, cache, checks, new ProgressCounter(() => undefined), new AbortController().signal);
-  assert.equal((await verify())[0].complete, true);
-  backend.files.get(shardHash(1))[140_000] ^= 1;
-  const [{ complete, storedBytes }] = await verify();
-  assert.deepEqual([complete, storedBytes], [false, pieced.bytes - 150_001]);
 });

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 
-export class MemoryBackend {
+export class MemoryStore {
   kind = "memory";
   /** @type {Map<string, Buffer>} */
   files = new Map();
@@ -18,21 +18,21 @@ export class MemoryBackend {
     }
     if (this.#open.has(name)) throw new DOMException(name, "NoModificationAllowedError");
     this.#open.add(name);
-    const backend = this;
+    const store = this;
     return {
       get bytes() {
-        return backend.files.get(name).length;
+        return store.files.get(name).length;
       },
-      read: async (at, length) => backend.files.get(name).subarray(at, at + length),
+      read: async (at, length) => store.files.get(name).subarray(at, at + length),
       async append(bytes) {
-        const used = [...backend.files.values()].reduce((sum, { length }) => sum + length, 0);
-        if (used + bytes.length > backend.capacity) throw new DOMException("full", "QuotaExceededError");
-        backend.files.set(name, Buffer.concat([backend.files.get(name), bytes]));
+        const used = [...store.files.values()].reduce((sum, { length }) => sum + length, 0);
+        if (used + bytes.length > store.capacity) throw new DOMException("full", "QuotaExceededError");
+        store.files.set(name, Buffer.concat([store.files.get(name), bytes]));
       },
       async truncate() {
-        backend.files.set(name, Buffer.alloc(0));
+        store.files.set(name, Buffer.alloc(0));
       },
-      close: async () => void backend.#open.delete(name),
+      close: async () => void store.#open.delete(name),
     };
   }
 

@@ -46,7 +46,7 @@ export type {
   TokenLogprob,
   Usage,
 } from "./wire/types.js";
-export type { CacheBackend, CacheFile, StoredFile } from "./weights/backend.js";
+export type { CacheFile, CacheStore, StoredFile } from "./weights/store.js";
 export type { CachedModel } from "./weights/cache.js";
 export type { Fetch } from "./weights/download.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";

@@ -3,7 +3,7 @@
 import { QwenVLError, type ErrorCode } from "../wire/errors.js";
 import { filesOf, WeightCache } from "../weights/cache.js";
 import type { FileEntry, Manifest } from "../weights/manifest.js";
-import { OpfsBackend } from "../weights/opfs.js";
+import { OpfsStore } from "../weights/opfs.js";
 import { manifestUrl, type SourceOptions } from "../weights/spec.js";
 
 export interface CheckOptions extends Pick<SourceOptions, "fetch" | "requestInit"> {
@@ -127,8 +127,8 @@ async function readManifest(url: string, options: CheckOptions): Promise<SizedMa
 async function sizes(manifest: SizedManifest, contextLength: number): Promise<NonNullable<CheckReport["bytes"]>> {
   const total = filesOf(manifest).reduce((sum, { bytes }: FileEntry) => sum + bytes, 0);
   // A page without storage has nothing stored.
-  const missing = await OpfsBackend.make()
-    .then((backend) => new WeightCache(backend).missingBytes(manifest))
+  const missing = await OpfsStore.create()
+    .then((store) => new WeightCache(store).missingBytes(manifest))
     .catch(() => total);
   const ranges = manifest.tensors.flatMap(({ parts }) => parts).flatMap(({ data, scales }) => (scales ? [data, scales] : [data]));
   const weights = ranges.reduce((sum, [begin, end]) => sum + end - begin, 0);

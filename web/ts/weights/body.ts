@@ -1,27 +1,30 @@
-/** Reading the body of an answer, without garbage and without copies. */
+/** Reads the body of a response into one reused buffer. */
 
-/** Bytes that are gathered where nothing is said. */
+/** Bytes to collect at a time if the caller does not name a piece size. */
 const PIECE_BYTES = 256 << 10;
-/** A piece that took longer than this came over a slow connection: whoever waits wants to see every byte, and none may come twice. */
+/**
+ * A piece that took longer than this came over a slow link. After it, every chunk is passed on at once, so that progress moves and a broken
+ * connection loses nothing.
+ */
 const FAST_MS = 250;
 
 export interface BodyOptions {
-  /** Where in its file the body begins. */
+  /** Offset in the file at which the body begins. */
   at: number;
-  /** Of the file; `Infinity` where that is not known. */
+  /** Size of the file; `Infinity` if it is not known. */
   bytes: number;
-  /** Pieces of the file that are best handed on whole. */
+  /** Size of the file's pieces. Whole pieces are yielded where the connection is fast enough. */
   pieceBytes?: number | undefined;
-  /** Waits for a read, for as long as one may take. */
+  /** Waits for one read and applies the timeout for it. */
   wait: <T>(work: Promise<T>) => Promise<T>;
 }
 
 /**
- * The bytes of a body, in order. What is given is overwritten when the next bytes are asked for.
+ * Yields the bytes of a body in order. The next step of the iterator overwrites the bytes that the last one yielded.
  *
- * They are read into one buffer, again and again: pieces of their own would pile up until the browser collects its garbage. While they come
- * fast they are read on until a piece of the file is whole, so that it can be hashed where it lies; if the connection breaks, what had come
- * of that piece is lost. So the first piece of a body is handed on as it comes: a body that breaks early has brought something all the same.
+ * The body is read into one buffer, because the browser collects separate chunks late and they would pile up. On a fast connection a piece
+ * is yielded when it is whole, so that it can be hashed in place; if the connection breaks, the bytes of the unfinished piece are lost. The
+ * first piece of a body is yielded chunk by chunk, so that a body that breaks early still makes progress.
  */
 export async function* readBody(
   stream: ReadableStream<Uint8Array<ArrayBuffer>>,
@@ -37,19 +40,19 @@ export async function* readBody(
   try {
     for (;;) {
       const began = performance.now();
-      // To the end of the piece, or of the file; a server's file may be longer.
+      // Up to the end of the piece or of the file. The server's file can be longer than expected.
       const missing = Math.min(pieceBytes - (at % pieceBytes), at < bytes ? bytes - at : Infinity);
-      let given = 0;
-      for (let came = 0; came < missing;) {
-        const { done, value } = await wait(reader.read(new Uint8Array(memory, came, missing - came)));
-        // Of a stream that was cancelled.
+      let yielded = 0;
+      for (let received = 0; received < missing;) {
+        const { done, value } = await wait(reader.read(new Uint8Array(memory, received, missing - received)));
+        // There is no value if the stream was cancelled.
         if (!value) return;
-        // It is the same memory, in another object.
+        // The read detaches the buffer and returns the same memory in a new one.
         memory = value.buffer;
-        came += value.byteLength;
-        if (came > given && (done || !fast || came === missing)) {
-          yield new Uint8Array(memory, given, came - given);
-          given = came;
+        received += value.byteLength;
+        if (received > yielded && (done || !fast || received === missing)) {
+          yield new Uint8Array(memory, yielded, received - yielded);
+          yielded = received;
         }
         if (done) return;
       }
@@ -57,7 +60,7 @@ export async function* readBody(
       fast = performance.now() - began < FAST_MS;
     }
   } finally {
-    reader.cancel().catch(() => undefined);
+    cancel(reader);
   }
 }
 
@@ -65,7 +68,7 @@ function bytesReader(stream: ReadableStream): ReadableStreamBYOBReader | undefin
   try {
     return stream.getReader({ mode: "byob" });
   } catch {
-    // Not a stream of bytes: one that a page made, or an older browser's.
+    // Not a byte stream: it was made by a page, or by an older browser. The caller reads it by chunks.
     return undefined;
   }
 }
@@ -81,6 +84,11 @@ async function* readChunks(
       yield value;
     }
   } finally {
-    reader.cancel().catch(() => undefined);
+    cancel(reader);
   }
+}
+
+function cancel(reader: ReadableStreamGenericReader): void {
+  // Rejects if the stream has failed already; the read has thrown that error.
+  reader.cancel().catch(() => undefined);
 }

@@ -1,10 +1,10 @@
-import type { CacheBackend, CacheFile, StoredFile } from "./backend.js";
 import { concat } from "./download.js";
+import type { CacheFile, CacheStore, StoredFile } from "./store.js";
 
 const CACHE = "qwen-vl-web";
-/** Responses can not grow, so a file is a row of them. */
+/** Size of one response. A response cannot grow, so a file is a sequence of them. */
 const PIECE_BYTES = 4 << 20;
-/** Responses need addresses; nothing is ever fetched from these. */
+/** Base of the addresses that identify the responses. Nothing is fetched from them. */
 const BASE = "https://qwen-vl-web.invalid/";
 
 interface Piece {
@@ -13,8 +13,8 @@ interface Piece {
   end: number;
 }
 
-/** Files as rows of responses in the Cache API, for places where the origin private file system is missing. */
-export class CacheApiBackend implements CacheBackend {
+/** Stores files as sequences of responses in the Cache API, for contexts without the origin private file system. */
+export class CacheApiStore implements CacheStore {
   readonly kind = "cache-api";
   readonly #cache: Cache;
 
@@ -22,14 +22,14 @@ export class CacheApiBackend implements CacheBackend {
     this.#cache = cache;
   }
 
-  static async make(): Promise<CacheApiBackend> {
-    return new CacheApiBackend(await caches.open(CACHE));
+  static async create(): Promise<CacheApiStore> {
+    return new CacheApiStore(await caches.open(CACHE));
   }
 
   async open(name: string, create: boolean): Promise<CacheFile | undefined> {
     const pieces = (await this.#pieces()).filter((piece) => piece.name === name).sort((a, b) => a.begin - b.begin);
     if (pieces.length === 0 && !create) return undefined;
-    // A piece that is missing, evicted or never written, ends the file.
+    // The file ends at the first piece that is missing: it was evicted or never written.
     const gap = pieces.findIndex((piece, index) => piece.begin !== (pieces[index - 1]?.end ?? 0));
     return new CacheApiFile(this.#cache, name, gap < 0 ? pieces : pieces.slice(0, gap));
   }
@@ -60,7 +60,7 @@ class CacheApiFile implements CacheFile {
   readonly #cache: Cache;
   readonly #name: string;
   #stored: Piece[];
-  /** What is not enough for a piece yet. */
+  /** Bytes that do not fill a piece yet. */
   #tail: Uint8Array[] = [];
   #tailBytes = 0;
 

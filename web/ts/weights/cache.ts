@@ -1,15 +1,15 @@
-/** What is known about the files of a backend: which are complete, and to which models they belong. */
+/** Knows which files of a cache store are complete, and which models they belong to. */
 
-import type { CacheBackend, CacheFile, StoredFile } from "./backend.js";
 import type { FileEntry, Manifest } from "./manifest.js";
+import type { CacheFile, CacheStore, StoredFile } from "./store.js";
 
-/** Files are named by their content, so a model that changed never meets the bytes of the old one. */
+/** Files are named by their content, so that a new version of a model never uses bytes of the old one. */
 const dataName = ({ sha256 }: FileEntry) => sha256;
-/** Written after the data, its hash checked: without it, what is stored is only the beginning of a download. */
+/** The record is written after the data, once the hash is verified. A file without a record is an unfinished download. */
 const recordName = ({ sha256 }: FileEntry) => `${sha256}.complete`;
 const MODEL_SUFFIX = ".model";
 
-/** What is kept of a model beside its files, by address. */
+/** Record of a model: its address and manifest. */
 interface ModelRecord {
   url: string;
   manifest: string;
@@ -17,32 +17,32 @@ interface ModelRecord {
 
 /** A model in the cache. */
 export interface CachedModel {
-  /** The address that it is loaded from. */
+  /** Address of the model's manifest. */
   url: string;
   /** Name of the checkpoint that was converted. */
   source: string;
-  /** Bytes of the model's files. */
+  /** Size of the model's files. */
   bytes: number;
-  /** Those that are stored. */
+  /** Bytes of these files that are stored. */
   storedBytes: number;
-  /** Whether it can be loaded without a connection. */
+  /** True if the model can be loaded without a connection. */
   complete: boolean;
 }
 
-/** The files that loading a model needs. */
+/** Returns the files that loading a model needs. */
 export function filesOf(manifest: Manifest): FileEntry[] {
   const tokenizer = manifest.files.filter(({ file }) => file === manifest.processor.tokenizer_file);
   return [...tokenizer, ...manifest.shards];
 }
 
-/** The cache of weights. A failure to write is told once and ends the writing, never a load. */
+/** The weight cache. The first failure to write is reported and ends writing; it never ends a load. */
 export class WeightCache {
-  readonly backend: CacheBackend;
+  readonly store: CacheStore;
   readonly #onProblem: (problem: unknown) => void;
   #writable = true;
 
-  constructor(backend: CacheBackend, onProblem: (problem: unknown) => void = () => undefined) {
-    this.backend = backend;
+  constructor(store: CacheStore, onProblem: (problem: unknown) => void = () => undefined) {
+    this.store = store;
     this.#onProblem = onProblem;
   }
 
@@ -50,43 +50,44 @@ export class WeightCache {
     return this.#writable;
   }
 
-  /** Nothing more is written; what is stored stays usable. */
+  /** Reports a problem of the store and writes nothing more. Stored files stay usable. */
   stopWriting(problem: unknown): void {
     if (this.#writable) this.#onProblem(problem);
     this.#writable = false;
   }
 
-  /** Opens a model's file; none if the backend fails. */
+  /** Opens a file of a model. Returns `undefined` if the store fails. */
   async open(entry: FileEntry): Promise<CachedFile | undefined> {
     let file: CacheFile | undefined;
     try {
       const complete = (await this.#readRecord(recordName(entry))) === String(entry.bytes);
-      file = await this.#make(dataName(entry));
+      file = await this.#create(dataName(entry));
       const cached = new CachedFile(this, entry, file, complete);
-      // A record without its data was left by an eviction; more data than the file has, by a fault.
+      // An eviction can leave a record without its data; a fault can leave more data than the file has.
       if (complete ? file.bytes !== entry.bytes : file.bytes > entry.bytes) await cached.reset();
       return cached;
     } catch (problem) {
+      // The first problem is reported; closing after it can fail for the same reason.
       await file?.close().catch(() => undefined);
       this.stopWriting(problem);
       return undefined;
     }
   }
 
-  /** Bytes that a model still lacks here. */
+  /** Returns the number of bytes of a model that are not stored. */
   async missingBytes(manifest: Manifest): Promise<number> {
-    const stored = new Map((await this.backend.list()).map(({ name, bytes }) => [name, bytes]));
+    const stored = new Map((await this.store.list()).map(({ name, bytes }) => [name, bytes]));
     return filesOf(manifest).reduce((sum, entry) => sum + Math.max(entry.bytes - (stored.get(dataName(entry)) ?? 0), 0), 0);
   }
 
-  /** Keeps a model's manifest, so that it can be loaded without a connection. Files of the model that was there before go. */
+  /** Stores a model's manifest for loads without a connection. Deletes the files that only the previous model at this address used. */
   async remember(url: string, manifest: string): Promise<void> {
     if (!this.#writable) return;
     try {
       const before = await this.#records();
       const name = await modelName(url);
       if (before.get(name)?.manifest === manifest) return;
-      await this.backend.delete(name);
+      await this.store.delete(name);
       await this.#writeRecord(name, JSON.stringify({ url, manifest } satisfies ModelRecord));
       if (before.has(name)) await this.#deleteUnused();
     } catch (problem) {
@@ -94,13 +95,13 @@ export class WeightCache {
     }
   }
 
-  /** The manifest that was kept for an address. */
+  /** Returns the stored manifest of a model. */
   async manifest(url: string): Promise<string | undefined> {
     return (await this.#records()).get(await modelName(url))?.manifest;
   }
 
   async models(): Promise<CachedModel[]> {
-    const files = await this.backend.list();
+    const files = await this.store.list();
     return [...(await this.#records()).values()].map(({ url, manifest: text }) => {
       const manifest = JSON.parse(text) as Manifest;
       const entries = filesOf(manifest);
@@ -115,33 +116,33 @@ export class WeightCache {
     });
   }
 
-  /** Deletes a model and the files that no other model has. Returns whether it was there. */
+  /** Deletes a model and the files that no other model uses. Returns true if it was stored. */
   async delete(url: string): Promise<boolean> {
     const name = await modelName(url);
     const known = (await this.#records()).has(name);
-    await this.backend.delete(name);
+    await this.store.delete(name);
     await this.#deleteUnused();
     return known;
   }
 
-  /** Deletes everything. */
+  /** Deletes all files. */
   async clear(): Promise<void> {
-    for (const { name } of await this.backend.list()) await this.backend.delete(name);
+    for (const { name } of await this.store.list()) await this.store.delete(name);
   }
 
-  /** @internal */
+  /** Records that a file is stored completely and verified. */
   async markComplete(entry: FileEntry): Promise<void> {
     await this.#writeRecord(recordName(entry), String(entry.bytes));
   }
 
-  /** @internal */
+  /** Deletes the record of {@link markComplete}. */
   async unmark(entry: FileEntry): Promise<void> {
-    await this.backend.delete(recordName(entry));
+    await this.store.delete(recordName(entry));
   }
 
   async #records(): Promise<Map<string, ModelRecord>> {
     const records = new Map<string, ModelRecord>();
-    for (const { name } of await this.backend.list()) {
+    for (const { name } of await this.store.list()) {
       if (!name.endsWith(MODEL_SUFFIX)) continue;
       const record = parseRecord(await this.#readRecord(name));
       if (record) records.set(name, record);
@@ -156,13 +157,13 @@ export class WeightCache {
       const { files, shards } = JSON.parse(manifest) as Manifest;
       for (const entry of [...files, ...shards]) used.add(dataName(entry)).add(recordName(entry));
     }
-    // Records before their data.
-    const unused = (await this.backend.list()).map(({ name }) => name).filter((name) => !used.has(name));
-    for (const name of unused.sort((a, b) => b.length - a.length)) await this.backend.delete(name);
+    // Longer names first: a record is deleted before its data.
+    const unused = (await this.store.list()).map(({ name }) => name).filter((name) => !used.has(name));
+    for (const name of unused.sort((a, b) => b.length - a.length)) await this.store.delete(name);
   }
 
   async #readRecord(name: string): Promise<string | undefined> {
-    const file = await this.backend.open(name, false);
+    const file = await this.store.open(name, false);
     if (!file) return undefined;
     try {
       return new TextDecoder().decode(await file.read(0, file.bytes));
@@ -171,14 +172,14 @@ export class WeightCache {
     }
   }
 
-  async #make(name: string): Promise<CacheFile> {
-    const file = await this.backend.open(name, true);
-    if (!file) throw new Error(`the cache made no file \`${name}\``);
+  async #create(name: string): Promise<CacheFile> {
+    const file = await this.store.open(name, true);
+    if (!file) throw new Error(`the cache store \`${this.store.kind}\` did not create the file \`${name}\``);
     return file;
   }
 
   async #writeRecord(name: string, text: string): Promise<void> {
-    const file = await this.#make(name);
+    const file = await this.#create(name);
     try {
       await file.truncate();
       await file.append(new TextEncoder().encode(text));
@@ -188,13 +189,12 @@ export class WeightCache {
   }
 }
 
-/** A model's file in the cache, perhaps only its beginning. Nothing here throws: what fails is told to the cache. */
+/** A model's file in the cache, possibly incomplete. No method throws; problems are reported to the cache. */
 export class CachedFile {
   readonly #cache: WeightCache;
   readonly #entry: FileEntry;
   readonly #file: CacheFile;
-  /** Whether what is stored is the beginning of the file without a gap. */
-  #sound = true;
+  #intact = true;
   #complete: boolean;
 
   constructor(cache: WeightCache, entry: FileEntry, file: CacheFile, complete: boolean) {
@@ -204,19 +204,25 @@ export class CachedFile {
     this.#complete = complete;
   }
 
-  /** Whether all of it is here and was checked. */
+  /** True if the whole file is stored and was verified. */
   get complete(): boolean {
     return this.#complete;
   }
 
-  /** The stored bytes from the beginning on. */
+  /** True if all stored bytes could be read and written: they are the beginning of the file without a gap. */
+  get intact(): boolean {
+    return this.#intact;
+  }
+
+  /** Yields the stored bytes from the start. Ends at the first byte that cannot be read. */
   async *read(pieceBytes: number): AsyncGenerator<Uint8Array, void, undefined> {
     const end = this.#file.bytes;
     for (let at = 0; at < end;) {
+      // An unreadable piece counts as empty: the caller gets the bytes after it from the source.
       const piece = await this.#file.read(at, Math.min(pieceBytes, end - at)).catch(() => new Uint8Array(0));
       if (piece.byteLength === 0) {
-        // It can not be continued where it stopped, for the bytes behind are unreadable.
-        this.#sound = false;
+        // Appending is not possible any more, because the bytes after this place are unreadable.
+        this.#intact = false;
         return;
       }
       at += piece.byteLength;
@@ -225,41 +231,41 @@ export class CachedFile {
   }
 
   async append(bytes: Uint8Array): Promise<void> {
-    if (!this.#sound || !this.#cache.writable) {
-      this.#sound = false;
+    if (!this.#intact || !this.#cache.writable) {
+      this.#intact = false;
       return;
     }
     try {
       await this.#file.append(bytes);
     } catch (problem) {
-      this.#sound = false;
+      this.#intact = false;
       this.#cache.stopWriting(problem);
     }
   }
 
-  /** Forgets what is stored. */
+  /** Discards the stored bytes and the record. */
   async reset(): Promise<void> {
     try {
       this.#complete = false;
       await this.#cache.unmark(this.#entry);
       await this.#file.truncate();
-      this.#sound = true;
+      this.#intact = true;
     } catch (problem) {
-      this.#sound = false;
+      this.#intact = false;
       this.#cache.stopWriting(problem);
     }
   }
 
-  /** Closes the file. If `right`, all of it was given and its hash is the one expected, which is recorded. */
-  async close(right: boolean): Promise<void> {
+  /** Closes the file. `verified` means that all bytes were passed on and have the expected hash; this is recorded. */
+  async close(verified: boolean): Promise<void> {
     try {
-      if (right && !this.#sound) {
+      if (verified && !this.#intact) {
         await this.#cache.unmark(this.#entry);
         await this.#file.truncate();
       }
       const whole = this.#file.bytes === this.#entry.bytes;
       await this.#file.close();
-      if (right && whole && !this.#complete) await this.#cache.markComplete(this.#entry);
+      if (verified && whole && !this.#complete) await this.#cache.markComplete(this.#entry);
     } catch (problem) {
       this.#cache.stopWriting(problem);
     }
@@ -275,7 +281,7 @@ async function modelName(url: string): Promise<string> {
   return (await sha256(new TextEncoder().encode(url))) + MODEL_SUFFIX;
 }
 
-/** A crash while it was written may have left anything. */
+/** Returns `undefined` if the text is not a record: a crash during writing can leave any bytes. */
 function parseRecord(text: string | undefined): ModelRecord | undefined {
   try {
     const record = JSON.parse(text ?? "") as ModelRecord;
@@ -288,7 +294,7 @@ function parseRecord(text: string | undefined): ModelRecord | undefined {
 
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
 
-/** SHA-256 in lower-case hexadecimal. */
+/** Returns the SHA-256 in lower-case hexadecimal. */
 export async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
   let text = "";
   for (const byte of new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))) text += HEX[byte];

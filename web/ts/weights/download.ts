@@ -1,37 +1,38 @@
-/** Files over HTTP that arrive in spite of cut connections, busy servers and servers without byte ranges. */
+/** Downloads files over HTTP. Handles broken connections, busy servers and servers without byte ranges. */
 
 import { QwenVLError } from "../wire/errors.js";
+import { excerpt } from "../wire/quote.js";
 import { readBody } from "./body.js";
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export interface DownloadOptions {
   fetch: Fetch;
-  /** Credentials, headers and the like for every request. */
+  /** Credentials, headers and other settings of every request. */
   requestInit?: RequestInit;
-  /** Attempts in a row that may bring nothing before the download fails. */
+  /** Consecutive attempts without progress after which the download fails. */
   retries: number;
   signal: AbortSignal;
-  /** A request failed and will be repeated. */
+  /** Called when a request failed and will be repeated. */
   onRetry?: (() => void) | undefined;
-  /** Bytes came that had come before. */
+  /** Called with the number of bytes that were received a second time. */
   onRefetched?: ((bytes: number) => void) | undefined;
-  /** The first wait, which doubles. */
+  /** Wait before the first retry, in milliseconds. Doubles with each failure. */
   backoffMs?: number;
-  /** An attempt ends when nothing came for so long. */
+  /** An attempt fails after this many milliseconds without a byte. */
   stallMs?: number;
-  /** Pieces of the file that are best handed on whole. */
+  /** Size of the file's pieces, see `readBody`. */
   pieceBytes?: number | undefined;
 }
 
 const BACKOFF_MS = 500;
 const MAX_BACKOFF_MS = 30_000;
-/** Servers may ask for more patience than this; then it is for the user to come back. */
+/** Longest `Retry-After` to wait for. After a longer one the download fails, and the user can retry later. */
 const MAX_RETRY_AFTER_MS = 120_000;
 const STALL_MS = 30_000;
 
-/** What an attempt ended with that may go better the next time. */
-class Passing extends Error {
+/** A transient error: the download is retried. */
+class RetryableError extends Error {
   constructor(
     message: string,
     readonly details: { status?: number; retryAfterMs?: number } = {},
@@ -41,17 +42,17 @@ class Passing extends Error {
   }
 }
 
-/** What the answers so far have told about a file on its server. */
-interface Served {
+/** Properties of the file on its server, as seen in the responses so far. */
+interface ServedFile {
   etag: string | null;
-  /** Whether to ask for byte ranges. */
+  /** False once the server has ignored a byte range. */
   ranges: boolean;
 }
 
 /**
- * Fetches the bytes `from..bytes` of a file, in order, each once. After a failure it goes on where the last byte came in. Neither the length
- * that a server declares nor its status alone is trusted: exactly the missing bytes are given, and it is for the caller to check their hash.
- * What is given is overwritten when the next bytes are asked for.
+ * Yields the bytes `from..bytes` of a file in order, each once. After a failure it resumes behind the last byte received. The length that a
+ * server declares is not trusted: exactly the missing bytes are yielded, and the caller verifies their hash. The next step of the iterator
+ * overwrites the bytes that the last one yielded.
  */
 export async function* download(
   url: string,
@@ -59,7 +60,7 @@ export async function* download(
   from: number,
   options: DownloadOptions,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-  const served: Served = { etag: null, ranges: true };
+  const served: ServedFile = { etag: null, ranges: true };
   let at = from;
   let failures = 0;
   let endedAt: number | undefined;
@@ -72,10 +73,10 @@ export async function* download(
         yield wanted;
         if (at === bytes) return;
       }
-      // A file that ends twice at the same place, without a fault of the connection, is a shorter one.
+      // The file ended twice at the same offset without a connection error: it is shorter on the server.
       if (at === start && endedAt === at) throw shorterFile(url, bytes, at);
       endedAt = at;
-      throw new Passing(`the file ended after ${at} of ${bytes} bytes`);
+      throw new RetryableError(`the file ended after ${at} of ${bytes} bytes`);
     } catch (error) {
       failures = at > start ? 1 : failures + 1;
       await waitToRetry(url, error, failures, options);
@@ -84,11 +85,11 @@ export async function* download(
 }
 
 function shorterFile(url: string, expected: number, found: number): QwenVLError {
-  const message = `${url} has ${found} bytes on the server, the manifest says ${expected} bytes`;
+  const message = `${excerpt(url)}: expected ${expected} bytes as in the manifest, the server has ${found}`;
   return new QwenVLError("INTEGRITY", message, { details: { shard: url, expected, found } });
 }
 
-/** Fetches a small file whose size is not known, whole. */
+/** Downloads a small file of unknown size. */
 export async function downloadWhole(url: string, options: DownloadOptions): Promise<Uint8Array<ArrayBuffer>> {
   for (let failures = 1; ; failures++) {
     try {
@@ -101,38 +102,38 @@ export async function downloadWhole(url: string, options: DownloadOptions): Prom
   }
 }
 
-/** Waits before the next attempt, or throws what the download fails with. */
+/** Waits before the next attempt, or throws the error with which the download fails. */
 async function waitToRetry(url: string, error: unknown, failures: number, options: DownloadOptions): Promise<void> {
   options.signal.throwIfAborted();
-  if (!(error instanceof Passing)) throw error;
+  if (!(error instanceof RetryableError)) throw error;
   const { status, retryAfterMs = 0 } = error.details;
   if (failures > options.retries || retryAfterMs > MAX_RETRY_AFTER_MS) {
     const details = { url, attempts: failures, ...error.details };
     const offline = status === undefined && globalThis.navigator?.onLine === false;
-    throw new QwenVLError(offline ? "OFFLINE_MISSING" : "DOWNLOAD", `${error.message}, attempt ${failures}: ${url}`, {
+    throw new QwenVLError(offline ? "OFFLINE_MISSING" : "DOWNLOAD", `${error.message}, attempt ${failures}: ${excerpt(url)}`, {
       details,
       cause: error.cause,
     });
   }
   options.onRetry?.();
-  // Half of the wait is random, so that many clients do not come back at once.
+  // Half of the wait is random, so that many clients do not retry at the same moment.
   const longest = Math.min((options.backoffMs ?? BACKOFF_MS) * 2 ** (failures - 1), MAX_BACKOFF_MS);
   await sleep(Math.max(longest * (0.5 + Math.random() / 2), retryAfterMs), options.signal);
 }
 
-/** One request: the pieces of its body from byte `at` of the file on, which has `bytes`. */
+/** Sends one request and yields its body from offset `at` of the file, whose size is `bytes`. */
 async function* openBody(
   url: string,
   at: number,
   bytes: number,
-  served: Served,
+  served: ServedFile,
   options: DownloadOptions,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
   const { signal, stallMs = STALL_MS } = options;
   const attempt = new AbortController();
   const abort = () => attempt.abort(signal.reason);
   signal.addEventListener("abort", abort);
-  // Not every stream ends when its request is aborted, so waiting is ended here too.
+  // Not every stream ends when its request is aborted, so an abort also ends the wait itself.
   let endWait: (reason: unknown) => void = () => undefined;
   attempt.signal.addEventListener("abort", () => endWait(attempt.signal.reason));
   const waited = async <T>(work: Promise<T>, failure: string) => {
@@ -144,16 +145,16 @@ async function* openBody(
         if (attempt.signal.aborted) reject(attempt.signal.reason);
       });
     } catch (error) {
-      throw error instanceof Passing ? error : new Passing(failure, {}, error);
+      throw error instanceof RetryableError ? error : new RetryableError(failure, {}, error);
     } finally {
       waitingSince = undefined;
     }
   };
-  // One timer for all reads: to set one takes as long as some of them.
+  // One timer for all reads: setting a timer takes as long as a fast read.
   let waitingSince: number | undefined;
   const watch = () => {
     const waited = waitingSince === undefined ? 0 : performance.now() - waitingSince;
-    if (waited >= stallMs) attempt.abort(new Passing(`nothing came for ${stallMs} ms`));
+    if (waited >= stallMs) attempt.abort(new RetryableError(`no data for ${stallMs} ms`));
     else timer = setTimeout(watch, stallMs - waited);
   };
   let timer = setTimeout(watch, stallMs);
@@ -164,7 +165,7 @@ async function* openBody(
     const ranged = at > 0 && served.ranges;
     if (ranged) headers.set("range", `bytes=${at}-`);
     const request = options.fetch(url, { ...options.requestInit, headers, signal: attempt.signal });
-    response = await waited(request, "no answer from the server");
+    response = await waited(request, "no response from the server");
     let skip = bytesToSkip(url, response, at, ranged, served);
     if (!response.body) return;
     const wait = <T>(work: Promise<T>) => waited(work, "the connection broke");
@@ -177,62 +178,62 @@ async function* openBody(
   } finally {
     clearTimeout(timer);
     signal.removeEventListener("abort", abort);
-    // Where it ended early, the rest need not come.
+    // Ends the transfer if the caller stopped early.
     attempt.abort();
-    // Where nobody has begun to read.
+    // Releases a body that was not read. Rejects if it was: then its reader has released it.
     response?.body?.cancel().catch(() => undefined);
   }
 }
 
-/** Judges an answer: how many bytes of its body lie before byte `at` of the file. */
-function bytesToSkip(url: string, response: Response, at: number, ranged: boolean, served: Served): number {
+/** Checks a response. Returns how many bytes of its body lie before offset `at` of the file. */
+function bytesToSkip(url: string, response: Response, at: number, ranged: boolean, served: ServedFile): number {
   const { status, headers } = response;
   if (status === 416) {
-    // The server knows ranges, but not this one: what it has can only be seen from the start.
+    // The file seems to be shorter on the server. A request without a range shows its size.
     served.ranges = false;
-    throw new Passing("the server does not have the rest of the file (status 416)", { status });
+    throw new RetryableError("the server does not have the rest of the file (status 416)", { status });
   }
   if (status === 408 || status === 425 || status === 429 || status >= 500) {
     const retryAfterMs = retryAfter(headers.get("retry-after"));
-    throw new Passing(`the server answered with status ${status}`, { status, ...(retryAfterMs ? { retryAfterMs } : {}) });
+    throw new RetryableError(`the server answered with status ${status}`, { status, ...(retryAfterMs ? { retryAfterMs } : {}) });
   }
   const failed = (problem: string, details: Record<string, unknown>) =>
-    new QwenVLError("DOWNLOAD", `${problem}: ${url}`, { details: { url, status, attempts: 1, ...details } });
+    new QwenVLError("DOWNLOAD", `${problem}: ${excerpt(url)}`, { details: { url, status, attempts: 1, ...details } });
   if (!response.ok) throw failed(`the server answered with status ${status}`, {});
   const contentType = headers.get("content-type");
-  // Servers of web applications answer with their page to whatever they do not have.
+  // Servers of web applications send their page for every unknown address.
   if (contentType?.startsWith("text/html")) throw failed("the server answered with a web page", { contentType });
 
-  // A weak tag does not promise the same bytes, and other sites need not show any.
+  // A weak tag does not guarantee the same bytes, and other origins can hide the tag.
   const etag = headers.get("etag");
   if (etag && !etag.startsWith("W/")) {
     if (served.etag && etag !== served.etag) {
       const details = { shard: url, expected: served.etag, found: etag };
-      throw new QwenVLError("INTEGRITY", `the file changed on the server while it was being loaded: ${url}`, { details });
+      throw new QwenVLError("INTEGRITY", `the file changed on the server during the download: ${excerpt(url)}`, { details });
     }
     served.etag = etag;
   }
   const encoding = headers.get("content-encoding");
   if (encoding && encoding !== "identity") {
-    // A range would be one of the compressed bytes.
+    // A range would count compressed bytes.
     served.ranges = false;
-    if (status === 206) throw new Passing("the server sent a range of compressed bytes", { status });
+    if (status === 206) throw new RetryableError("the server sent a range of compressed bytes", { status });
   }
   if (!ranged || status !== 206) {
     if (ranged) served.ranges = false;
     return at;
   }
   const begin = /^bytes (\d+)-/.exec(headers.get("content-range") ?? "")?.[1];
-  // Other sites may hide the header; then the hash will tell.
+  // Other origins can hide the header. The hash then detects a wrong range.
   const skip = begin === undefined ? 0 : at - Number(begin);
   if (skip < 0) {
     served.ranges = false;
-    throw new Passing("the server sent another range than asked for", { status });
+    throw new RetryableError("the server sent another range than requested", { status });
   }
   return skip;
 }
 
-/** `Retry-After` in milliseconds: it holds seconds or a date. */
+/** Returns `Retry-After`, which holds seconds or a date, in milliseconds. */
 function retryAfter(value: string | null): number {
   if (value === null) return 0;
   const millis = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
@@ -253,7 +254,7 @@ function sleep(millis: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Puts pieces together. */
+/** Joins pieces. */
 export function concat(pieces: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const whole = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.byteLength, 0));
   let at = 0;

@@ -1,9 +1,9 @@
 import { QwenVLError } from "../wire/errors.js";
 import type { FileEntry } from "./manifest.js";
 
-/** The error for a file, or a piece of it, whose length or hash is not the manifest's. */
+/** Returns the error for a file, or a piece of it, whose size or hash differs from the manifest's. */
 export function wrongFile({ file }: FileEntry, expected: number | string, found: number | string): QwenVLError {
-  const what = typeof expected === "number" ? "bytes" : "SHA-256";
+  const wanted = typeof expected === "number" ? `${expected} bytes` : `SHA-256 ${expected}`;
   const details = { shard: file, expected, found };
-  return new QwenVLError("INTEGRITY", `\`${file}\`: ${what} ${found}, the manifest says ${expected}`, { details });
+  return new QwenVLError("INTEGRITY", `\`${file}\`: expected ${wanted} as in the manifest, found ${found}`, { details });
 }

@@ -1,25 +1,26 @@
-/** A model's files, from wherever they are, checked: the part of loading that the browser's engine has no share in. */
+/** Fetches, verifies and caches a model's files. Contains no engine code, so it also runs in Node tests. */
 
-import { errorData, QwenVLError } from "../wire/errors.js";
+import { errorData, QwenVLError, type ErrorData } from "../wire/errors.js";
 import { filesOf, sha256, type WeightCache } from "./cache.js";
 import { concat } from "./download.js";
+import { wrongFile } from "./errors.js";
+import { withModelLock } from "./locks.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import { ProgressCounter } from "./progress.js";
 import type { Source } from "./source.js";
-import { wrongFile } from "./errors.js";
 import { transfer, type Job, type Target } from "./transfer.js";
 
-/** Takes the shards; made once the manifest is known. */
+/** Takes the shards of one model. */
 export interface ShardSink {
   target(shard: number): Target;
-  /** Takes the vocabulary, which comes before the shards are complete. */
+  /** Takes the vocabulary, which can arrive before the shards are complete. */
   vocabulary?(bytes: Uint8Array<ArrayBuffer>): void;
 }
 
 export interface WeightsOptions<S extends ShardSink> {
   source: Source;
   cache: WeightCache | undefined;
-  /** Checks the manifest fully and makes what takes the shards. */
+  /** Validates the whole manifest and creates the sink. */
   makeSink: (manifest: string) => Promise<S>;
   progress: ProgressCounter;
   concurrency: number;
@@ -36,10 +37,10 @@ export interface Weights<S extends ShardSink> {
 
 export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S>): Promise<Weights<S>> {
   const { cache, progress, signal } = options;
-  progress.tell();
+  progress.report();
   const text = await readManifest(options);
   if (!cache) return loadFiles(text, options);
-  // The lock comes before everything that costs something: a tab that waits, or is told that another is busy, leaves the GPU alone.
+  // The lock comes before all expensive steps: a tab that waits, or fails with BUSY, does not use the GPU.
   return withModelLock(
     shardsOf(text),
     options.whenBusy,
@@ -49,7 +50,7 @@ export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S
   );
 }
 
-/** The shards of a manifest that was not checked yet; none if it is none. */
+/** Returns the shards of a manifest that is not validated yet; none if it is malformed, which `makeSink` reports. */
 function shardsOf(text: string): readonly FileEntry[] {
   try {
     const { shards } = JSON.parse(text) as Partial<Manifest>;
@@ -70,83 +71,70 @@ async function loadFiles<S extends ShardSink>(text: string, options: WeightsOpti
     entries.length,
   );
   const tokenizer = entries.find((entry) => !manifest.shards.includes(entry));
-  if (!tokenizer) throw new QwenVLError("MANIFEST_INVALID", "the manifest lists no tokenizer file");
+  if (!tokenizer)
+    throw new QwenVLError("MANIFEST_INVALID", "manifest.json: `files` does not have the tokenizer file: convert the checkpoint again");
   const vocabulary = new WholeFile(tokenizer, (bytes) => sink.vocabulary?.(bytes));
   const shards = manifest.shards.map((entry, shard): Job => ({ entry, target: sink.target(shard) }));
   if (cache) await prepareCache(cache, manifest, text, source.url);
   await transfer([{ entry: tokenizer, target: vocabulary }, ...shards], options);
-  if (cache?.writable) await keepNotices(manifest, options);
+  if (cache?.writable) await storeNotices(manifest, options);
   return { manifest, vocabulary: vocabulary.bytes(), sink };
 }
 
-/** The newest manifest, or without a connection the one that was kept. */
+/** Returns the newest manifest, or the stored one if the source does not have it. */
 async function readManifest<S extends ShardSink>({ source, cache, progress, signal }: WeightsOptions<S>): Promise<string> {
-  const kept = await cache?.manifest(source.url).catch(() => undefined);
+  const stored = await cache?.manifest(source.url).catch((problem: unknown) => cache.stopWriting(problem));
   try {
-    return await source.manifest({ signal, onRetry: () => progress.retry() }, kept !== undefined);
+    return await source.manifest({ signal, onRetry: () => progress.retry() }, stored !== undefined);
   } catch (error) {
     signal.throwIfAborted();
-    // Also where there is no such file any more: a model that was imported need not be on a server at all.
-    if (kept !== undefined && error instanceof QwenVLError) return kept;
+    // This covers every error of the source, "not found" too: an imported model is not on a server at all.
+    if (stored !== undefined && error instanceof QwenVLError) return stored;
     throw error;
   }
 }
 
-/** Before the first byte: whether the model will fit, and a note that it is here. */
+/** Checks that the model fits the storage, and stores its manifest. */
 async function prepareCache(cache: WeightCache, manifest: Manifest, text: string, url: string): Promise<void> {
   const needed = await cache.missingBytes(manifest).catch((problem: unknown) => cache.stopWriting(problem));
-  const { quota, usage } = (await globalThis.navigator?.storage?.estimate()) ?? {};
+  // Without an estimate the load goes ahead: a store that is full reports it when it is written.
+  const { quota, usage } = (await globalThis.navigator?.storage?.estimate().catch(() => undefined)) ?? {};
   if (needed && quota !== undefined && usage !== undefined && needed > quota - usage) {
     const details = { needed, available: Math.max(quota - usage, 0), quota };
-    const message = `the model needs ${needed} bytes of storage, the browser allows ${details.available} more`;
-    return cache.stopWriting(new QwenVLError("QUOTA_EXCEEDED", message, { details }));
+    return cache.stopWriting(new QwenVLError("QUOTA_EXCEEDED", quotaMessage(needed, details.available), { details }));
   }
   await cache.remember(url, text);
 }
 
-/** A server that has lost the notices must not keep the model waiting. */
+export function quotaMessage(needed: number, available: number): string {
+  return `the model needs ${needed} bytes of storage, the browser allows ${available} more`;
+}
+
+/** Longest time for a notice: a server without the notices must not delay the model. */
 const NOTICE_MS = 3000;
 
-/** Licence and notices belong to the weights where these are copied on; a model without them runs all the same. */
-async function keepNotices<S extends ShardSink>(manifest: Manifest, options: WeightsOptions<S>): Promise<void> {
+/** Stores the licence and the notices, which belong to the weights when these are exported. */
+async function storeNotices<S extends ShardSink>(manifest: Manifest, options: WeightsOptions<S>): Promise<void> {
   const needed = filesOf(manifest);
   const notices = manifest.files.filter((entry) => !needed.includes(entry));
   const progress = new ProgressCounter(() => undefined);
   const signal = AbortSignal.any([options.signal, AbortSignal.timeout(NOTICE_MS)]);
   for (const entry of notices) {
     const job = { entry, target: new WholeFile(entry) };
+    // A model works without its notices. An abort by the caller is thrown below.
     await transfer([job], { ...options, progress, concurrency: 1, signal }).catch(() => undefined);
   }
   options.signal.throwIfAborted();
 }
 
-/** What a cache's failure is called. */
-export function cacheProblem(problem: unknown): ReturnType<typeof errorData> {
+/** Returns the error of a cache store as data. */
+export function cacheProblem(problem: unknown): ErrorData {
   if (!(problem instanceof DOMException)) return errorData(problem);
   const code = problem.name === "QuotaExceededError" ? "QUOTA_EXCEEDED" : "INTERNAL";
-  return { code, message: `the cache can not be written: ${problem.message || problem.name}` };
+  return { code, message: `could not use the weight cache: ${problem.message || problem.name}` };
 }
 
-/** Runs `work` while no other tab loads or changes the same model. */
-export async function withModelLock<T>(
-  shards: readonly FileEntry[],
-  whenBusy: "wait" | "fail",
-  signal: AbortSignal,
-  onWait: () => void,
-  work: () => Promise<T>,
-): Promise<T> {
-  const locks = globalThis.navigator?.locks;
-  if (!locks) return work();
-  // By content: the same model under two addresses has the same files here.
-  const name = `qwen-vl-web ${shards[0]?.sha256 ?? ""}`;
-  const first = await locks.request(name, { ifAvailable: true }, async (lock) => lock && { result: await work() });
-  if (first) return first.result;
-  if (whenBusy === "fail") throw new QwenVLError("BUSY", "another tab is loading this model");
-  onWait();
-  return locks.request(name, { signal }, work);
-}
-
-/** A small file that is needed whole. */
+/** Collects a small file that is needed whole. */
 class WholeFile implements Target {
   readonly #entry: FileEntry;
   readonly #onDone: (bytes: Uint8Array<ArrayBuffer>) => void;

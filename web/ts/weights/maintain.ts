@@ -1,13 +1,14 @@
-/** What can be done with stored models beside loading them. */
+/** Operations on stored models other than loading. */
 
 import { QwenVLError } from "../wire/errors.js";
 import { filesOf, type CachedModel, type WeightCache } from "./cache.js";
-import { loadWeights, withModelLock } from "./load.js";
+import { wrongFile } from "./errors.js";
+import { loadWeights } from "./load.js";
+import { withCacheLock, withModelLock } from "./locks.js";
 import type { FileEntry, Manifest } from "./manifest.js";
+import { PieceChecker } from "./pieces.js";
 import type { ProgressCounter } from "./progress.js";
 import { makeSource, type SourceSpec } from "./spec.js";
-import { wrongFile } from "./errors.js";
-import { PieceChecker } from "./pieces.js";
 import { PIECE_BYTES, type Target } from "./transfer.js";
 
 export type CacheOperation =
@@ -16,7 +17,7 @@ export type CacheOperation =
   | { kind: "fill"; source: SourceSpec }
   | { kind: "export"; url: string; folder: FileSystemDirectoryHandle };
 
-/** What only the engine's wasm can do. */
+/** Checks that need the engine's wasm. */
 export interface Checks {
   checkManifest(manifest: string): void;
   newHash(): RunningHash;
@@ -29,7 +30,7 @@ export interface RunningHash {
 
 const CONCURRENCY = 4;
 
-/** Does it, and returns the models that it was about, as they are then; for `delete`, as they were. */
+/** Runs an operation. Returns the models that it concerns as they are after it; for `delete`, as they were before it. */
 export async function maintain(
   operation: CacheOperation,
   cache: WeightCache,
@@ -42,7 +43,7 @@ export async function maintain(
     case "list":
       return cache.models();
     case "clear":
-      await cache.clear();
+      await withCacheLock(() => cache.clear());
       return [];
     case "delete": {
       const { url } = operation;
@@ -62,7 +63,7 @@ export async function maintain(
   }
 }
 
-/** Works on a stored model, unless a tab is loading it. */
+/** Runs `work` on a stored model, or fails with `BUSY` if a tab is loading it. */
 async function locked(
   cache: WeightCache,
   url: string,
@@ -91,35 +92,49 @@ async function verify(
   const entries = filesOf(manifest);
   progress.begin(total(entries), entries.length);
   for (const entry of entries) {
-    const cached = await cache.open(entry);
-    if (!cached) continue;
-    const target = hashTarget(entry, checks);
-    const pass = entry.pieces && new PieceChecker(entry, entry.pieces, () => Promise.resolve());
-    const file = progress.file();
-    let bytes = 0;
-    let right = true;
-    try {
-      for await (const piece of cached.read(PIECE_BYTES)) {
-        signal.throwIfAborted();
-        progress.phase("verify");
-        if (pass) await pass.write(piece);
-        else target.write(piece, false);
-        bytes += piece.byteLength;
-        file.add(piece.byteLength, true);
-      }
-      if (bytes === entry.bytes && !pass) await target.finish?.();
-    } catch (error) {
-      signal.throwIfAborted();
-      right = false;
-    }
-    // The beginning of a download is left as it is, unless a piece of it is wrong.
-    if (!right) await cached.reset();
-    await cached.close(right && bytes === entry.bytes);
+    await verifyFile(cache, entry, checks, progress, signal);
     progress.fileDone();
   }
 }
 
-/** Stores what is missing, and checks all of it on the way. */
+/** Verifies what is stored of a file. Discards it if it is wrong or unreadable; keeps the valid beginning of a download. */
+async function verifyFile(
+  cache: WeightCache,
+  entry: FileEntry,
+  checks: Checks,
+  progress: ProgressCounter,
+  signal: AbortSignal,
+): Promise<void> {
+  const cached = await cache.open(entry);
+  // The cache has reported why the file cannot be opened.
+  if (!cached) return cache.unmark(entry);
+  const target = hashTarget(entry, checks);
+  const pieces = entry.pieces && new PieceChecker(entry, entry.pieces, () => Promise.resolve());
+  const file = progress.file();
+  let bytes = 0;
+  let valid = true;
+  try {
+    for await (const piece of cached.read(PIECE_BYTES)) {
+      signal.throwIfAborted();
+      progress.phase("verify");
+      if (pieces) await pieces.write(piece);
+      else target.write(piece, false);
+      bytes += piece.byteLength;
+      file.add(piece.byteLength, true);
+    }
+    if (bytes === entry.bytes && !pieces) await target.finish?.();
+  } catch (error) {
+    if (!(error instanceof QwenVLError && error.code === "INTEGRITY")) {
+      await cached.close(false);
+      throw error;
+    }
+    valid = false;
+  }
+  if (!valid || !cached.intact) await cached.reset();
+  await cached.close(valid && bytes === entry.bytes);
+}
+
+/** Stores the missing files and verifies all. */
 async function fill(spec: SourceSpec, cache: WeightCache, checks: Checks, progress: ProgressCounter, signal: AbortSignal): Promise<void> {
   const makeSink = (text: string) => {
     checks.checkManifest(text);
@@ -130,11 +145,12 @@ async function fill(spec: SourceSpec, cache: WeightCache, checks: Checks, progre
   await loadWeights(options);
 }
 
+/** Returns a target that verifies the hash of a file and discards its bytes. */
 function hashTarget(entry: FileEntry, checks: Checks): Target {
   let hash = checks.newHash();
   return {
-    write(bytes, checked) {
-      if (!checked) hash.update(bytes);
+    write(bytes, verified) {
+      if (!verified) hash.update(bytes);
     },
     finish() {
       if (entry.pieces) return Promise.resolve();
@@ -173,13 +189,14 @@ async function exportTo(
           await writer.write(piece.slice());
           file.add(piece.byteLength, true);
         }
+        if (!cached.intact) throw new QwenVLError("INTEGRITY", `could not read \`${entry.file}\` from the cache: repair the model first`);
       });
     } finally {
       await cached?.close(false);
       progress.fileDone();
     }
   }
-  // Last: a folder with a manifest is a whole one.
+  // The manifest comes last: a folder with a manifest is complete.
   await writeFile(folder, "manifest.json", (writer) => writer.write(text));
 }
 
@@ -194,6 +211,7 @@ async function writeFile(
     await fill(writer);
     await writer.close();
   } catch (error) {
+    // Rejects if the writer has failed already, with the error that is thrown here.
     await writer.abort().catch(() => undefined);
     throw error;
   }

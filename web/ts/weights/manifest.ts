@@ -1,13 +1,13 @@
-/** What loading reads of `manifest.json`; the engine checks all of it before its names and sizes are used. */
+/** The parts of `manifest.json` that loading reads. The engine validates the whole manifest before its names and sizes are used. */
 
 /** A file of a web checkpoint. */
 export interface FileEntry {
   /** Name in the checkpoint's folder. */
   file: string;
   bytes: number;
-  /** Lower-case hexadecimal. */
+  /** SHA-256 of the file, lower-case hexadecimal. */
   sha256: string;
-  /** Of its pieces of `bytes` bytes each, the last perhaps shorter: what is checked instead where it is there. */
+  /** SHA-256 of each piece of `bytes` bytes; the last piece can be shorter. If present, the pieces are verified instead of the file. */
   pieces?: { bytes: number; sha256: string[] };
 }
 
@@ -18,6 +18,6 @@ export interface Manifest {
   provenance: { source: string; modifications: string };
   /** Tokenizer and licence files. */
   files: FileEntry[];
-  /** The weights, in load order. */
+  /** Weight files in the order of loading. */
   shards: FileEntry[];
 }

@@ -1,6 +1,6 @@
-import type { CacheBackend, CacheFile, StoredFile } from "./backend.js";
+import type { CacheFile, CacheStore, StoredFile } from "./store.js";
 
-/** The parts of the File System standard that exist in workers only. */
+/** Parts of the File System standard that only workers have. */
 interface SyncAccessHandle {
   read(buffer: Uint8Array, options: { at: number }): number;
   write(buffer: Uint8Array, options: { at: number }): number;
@@ -14,12 +14,12 @@ interface WorkerFileHandle extends FileSystemFileHandle {
 }
 
 const FOLDER = "qwen-vl-web";
-/** A worker that was ended, with its tab or by an abort, holds its files for a moment longer. */
-const LOCKED_TRIES = 20;
+/** Attempts to open or delete a file that is locked: a terminated worker keeps its files locked for a moment. */
+const LOCKED_ATTEMPTS = 20;
 const LOCKED_WAIT_MS = 100;
 
-/** Files in the browser's own file system for this site: fast, and out of the way of other caches. */
-export class OpfsBackend implements CacheBackend {
+/** Stores files in the origin private file system. It is fast and separate from the site's own caches. */
+export class OpfsStore implements CacheStore {
   readonly kind = "opfs";
   readonly #folder: FileSystemDirectoryHandle;
 
@@ -27,9 +27,9 @@ export class OpfsBackend implements CacheBackend {
     this.#folder = folder;
   }
 
-  static async make(): Promise<OpfsBackend> {
+  static async create(): Promise<OpfsStore> {
     const root = await navigator.storage.getDirectory();
-    return new OpfsBackend(await root.getDirectoryHandle(FOLDER, { create: true }));
+    return new OpfsStore(await root.getDirectoryHandle(FOLDER, { create: true }));
   }
 
   async open(name: string, create: boolean): Promise<CacheFile | undefined> {
@@ -55,11 +55,11 @@ function unlessMissing(error: unknown): undefined {
 }
 
 async function whenUnlocked<T>(work: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++) {
+  for (let attempt = 1; ; attempt++) {
     try {
       return await work();
     } catch (error) {
-      if ((error as DOMException).name !== "NoModificationAllowedError" || tries === LOCKED_TRIES) throw error;
+      if ((error as DOMException).name !== "NoModificationAllowedError" || attempt === LOCKED_ATTEMPTS) throw error;
       await new Promise((resolve) => setTimeout(resolve, LOCKED_WAIT_MS));
     }
   }
@@ -88,7 +88,7 @@ class OpfsFile implements CacheFile {
   append(bytes: Uint8Array): Promise<void> {
     const written = this.#handle.write(bytes, { at: this.#bytes });
     this.#bytes += written;
-    // Some browsers write what fits instead of throwing.
+    // Some browsers write only the bytes that fit instead of throwing.
     if (written < bytes.byteLength) return Promise.reject(new DOMException("the file system is full", "QuotaExceededError"));
     return Promise.resolve();
   }

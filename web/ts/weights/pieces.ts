@@ -1,21 +1,21 @@
-/** Checking a file while it streams, by the hashes of its pieces: the browser's own SHA-256 is fast, but takes only what is whole. */
+/** Verifies a file piece by piece while it streams. The browser's SHA-256 is fast, but needs the whole input at once. */
 
 import { sha256 } from "./cache.js";
 import type { FileEntry } from "./manifest.js";
 import { wrongFile } from "./errors.js";
 
-/** Regroups bytes into the pieces of a file, and hands on only those that are right. */
+/** Regroups bytes into the pieces of a file and passes on those with the expected hash. */
 export class PieceChecker {
   readonly #entry: FileEntry;
   readonly #hashes: readonly string[];
   readonly #piece: Uint8Array<ArrayBuffer>;
   readonly #take: (piece: Uint8Array) => Promise<void>;
-  /** Bytes that were handed on. */
+  /** Bytes that were passed on. */
   #passed = 0;
-  /** Bytes of the piece that is not whole yet. */
+  /** Bytes of the unfinished piece. */
   #filled = 0;
 
-  /** @param take gets the pieces in order; what it is given is overwritten once it has settled */
+  /** @param take gets the pieces in order and must not use one after its promise has settled */
   constructor(entry: FileEntry, { bytes, sha256 }: NonNullable<FileEntry["pieces"]>, take: (piece: Uint8Array) => Promise<void>) {
     this.#entry = entry;
     this.#hashes = sha256;
@@ -23,7 +23,7 @@ export class PieceChecker {
     this.#take = take;
   }
 
-  /** Takes the next bytes. Throws `INTEGRITY` where a piece is wrong. */
+  /** Takes the next bytes. Throws `INTEGRITY` if the hash of a piece differs. */
   async write(bytes: Uint8Array): Promise<void> {
     for (let rest = bytes; rest.byteLength > 0;) {
       const whole = Math.min(this.#piece.byteLength, this.#entry.bytes - this.#passed);
@@ -48,14 +48,14 @@ export class PieceChecker {
     }
   }
 
-  /** Forgets what came: the first byte comes next. */
+  /** Discards the bytes so far and starts over at the first byte. */
   restart(): void {
     this.#passed = 0;
     this.#filled = 0;
   }
 }
 
-/** Memory that threads share is not hashed by the browser. */
+/** True if the browser can hash the bytes: it does not hash shared memory. */
 function isUnshared(bytes: Uint8Array): bytes is Uint8Array<ArrayBuffer> {
   return bytes.buffer instanceof ArrayBuffer;
 }

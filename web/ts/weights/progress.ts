@@ -1,41 +1,41 @@
 import type { ErrorData } from "../wire/errors.js";
 
-/** Steps of a load, in this order; those without work are left out. `wait`: another tab is loading the same model. */
+/** Phases of a load in order. A phase without work is left out. In `wait`, another tab is loading the same model. */
 export const PHASES = ["manifest", "wait", "restore", "download", "verify", "upload", "compile", "warmup", "ready"] as const;
 export type LoadPhase = (typeof PHASES)[number];
 
-/** How far a load is. No number but the rate and the time left ever goes back. */
+/** Progress of a load. Only `bytesPerSecond` and `etaSeconds` can decrease. */
 export interface LoadProgress {
   phase: LoadPhase;
-  /** Bytes of the model's files that came, from the cache or its source. */
+  /** Bytes of the model's files that were read from the cache or the source. */
   bytes: number;
   totalBytes: number;
-  /** Those of `bytes` that came from the cache. */
+  /** The part of `bytes` that was read from the cache. */
   restoredBytes: number;
-  /** Bytes that had to be fetched again. */
+  /** Bytes that were downloaded more than once. */
   refetchedBytes: number;
-  /** Over the last seconds; 0 while nothing comes. */
+  /** Rate over the last seconds; 0 while no data arrives. */
   bytesPerSecond: number;
-  /** Of the files; `undefined` while the rate is not known. */
+  /** Time until all files are read; `undefined` while the rate is unknown. */
   etaSeconds: number | undefined;
-  /** Files that are complete: the vocabulary and the shards. */
+  /** Complete files: the vocabulary and the shards. */
   shard: number;
   shards: number;
   /** Requests that failed and were repeated. */
   retries: number;
-  /** Pictures that were encoded while weights still came. */
+  /** Pictures that were encoded during the download. */
   pictures: number;
-  /** Why the model is not being kept in the cache, if it was asked for. */
+  /** Reason why the model is not being stored, if a cache was requested. */
   cacheProblem?: ErrorData;
 }
 
-/** Progress is told this often at most, so that the page is not flooded. */
+/** Shortest time between two reports, so that the page is not flooded. */
 const INTERVAL_MS = 100;
 const RATE_WINDOW_MS = 5000;
 
-/** Counts what happens to files that are loaded side by side. */
+/** Sums up the progress of files that are loaded in parallel. */
 export class ProgressCounter {
-  readonly #tell: (progress: LoadProgress) => void;
+  readonly #onReport: (progress: LoadProgress) => void;
   readonly #state: LoadProgress = {
     phase: "manifest",
     bytes: 0,
@@ -49,24 +49,24 @@ export class ProgressCounter {
     retries: 0,
     pictures: 0,
   };
-  /** When how many bytes had come. */
+  /** Byte counts of the last reports, for the rate. */
   #samples: { at: number; bytes: number }[] = [];
-  #told = -Infinity;
+  #reportedAt = -Infinity;
 
-  constructor(tell: (progress: LoadProgress) => void) {
-    this.#tell = tell;
+  constructor(onReport: (progress: LoadProgress) => void) {
+    this.#onReport = onReport;
   }
 
   begin(totalBytes: number, shards: number): void {
     Object.assign(this.#state, { totalBytes, shards });
-    this.tell();
+    this.report();
   }
 
-  /** Moves on to a phase; never back. */
+  /** Enters a phase, unless the load is past it. */
   phase(phase: LoadPhase): void {
     if (PHASES.indexOf(phase) <= PHASES.indexOf(this.#state.phase)) return;
     this.#state.phase = phase;
-    this.tell();
+    this.report();
   }
 
   file(): FileProgress {
@@ -76,24 +76,24 @@ export class ProgressCounter {
   add(bytes: number, restored: boolean): void {
     this.#state.bytes += bytes;
     if (restored) this.#state.restoredBytes += bytes;
-    // All is here; the hashes of the last pieces are still to come.
+    // The last hashes are computed after the last byte has arrived.
     if (this.#state.bytes === this.#state.totalBytes) this.phase("verify");
-    if (performance.now() - this.#told > INTERVAL_MS) this.tell();
+    if (performance.now() - this.#reportedAt > INTERVAL_MS) this.report();
   }
 
   fileDone(): void {
     this.#state.shard += 1;
-    this.tell();
+    this.report();
   }
 
   retry(): void {
     this.#state.retries += 1;
-    this.tell();
+    this.report();
   }
 
   pictureEncoded(): void {
     this.#state.pictures += 1;
-    this.tell();
+    this.report();
   }
 
   refetched(bytes: number): void {
@@ -102,22 +102,22 @@ export class ProgressCounter {
 
   cacheProblem(problem: ErrorData): void {
     this.#state.cacheProblem = problem;
-    this.tell();
+    this.report();
   }
 
-  tell(): void {
-    const at = (this.#told = performance.now());
+  report(): void {
+    const at = (this.#reportedAt = performance.now());
     const state = this.#state;
     this.#samples = this.#samples.filter((sample) => at - sample.at <= RATE_WINDOW_MS);
     const oldest = this.#samples[0];
     this.#samples.push({ at, bytes: state.bytes });
     state.bytesPerSecond = oldest && at > oldest.at ? ((state.bytes - oldest.bytes) * 1000) / (at - oldest.at) : 0;
     state.etaSeconds = state.bytesPerSecond > 0 ? (state.totalBytes - state.bytes) / state.bytesPerSecond : undefined;
-    this.#tell({ ...state });
+    this.#onReport({ ...state });
   }
 }
 
-/** The part of one file. A file that starts over counts nothing until it has passed where it was. */
+/** Progress of one file. A file that starts over counts nothing until it has passed its highest offset. */
 export class FileProgress {
   readonly #all: ProgressCounter;
   #at = 0;

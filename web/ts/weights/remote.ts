@@ -1,6 +1,6 @@
-/** A page's own `fetch` and cache, used by the worker: functions do not cross the border, so their calls do, over a port. */
+/** Lets the worker use a page's own `fetch` and cache store: functions cannot be posted, so their calls go over a port. */
 
-import type { CacheBackend, CacheFile, StoredFile } from "./backend.js";
+import type { CacheFile, CacheStore, StoredFile } from "./store.js";
 import type { Fetch } from "./download.js";
 
 type Values = readonly unknown[];
@@ -12,7 +12,7 @@ interface CallMessage {
 }
 type ReplyMessage = { id: number; result: unknown } | { id: number; error: { name: string; message: string } };
 
-/** Answers the calls that come over a port. Bytes are copied: who gave them keeps them. */
+/** Answers calls from a port. Bytes are copied. */
 function expose(port: MessagePort, handlers: Handlers): void {
   port.onmessage = async ({ data: { id, name, values } }: MessageEvent<CallMessage>) => {
     let reply: ReplyMessage;
@@ -26,14 +26,14 @@ function expose(port: MessagePort, handlers: Handlers): void {
   };
 }
 
-/** Calls what the other side of a port exposes. */
+/** Returns a function that calls the handlers which the other side of a port exposes. */
 function connect(port: MessagePort): (name: string, ...values: Values) => Promise<unknown> {
   const pending = new Map<number, { resolve(result: unknown): void; reject(error: unknown): void }>();
   let nextId = 0;
   port.onmessage = ({ data }: MessageEvent<ReplyMessage>) => {
     const call = pending.get(data.id);
     pending.delete(data.id);
-    // Errors of the platform keep their names, by which they are told apart.
+    // The names distinguish the errors of the platform.
     if ("error" in data) call?.reject(new DOMException(data.error.message, data.error.name));
     else call?.resolve(data.result);
   };
@@ -51,7 +51,7 @@ interface RemoteResponse {
   headers: [string, string][];
 }
 
-/** Page: makes `fetch` callable over a port. */
+/** For the page: makes a `fetch` callable over a port. */
 export function exposeFetch(port: MessagePort, fetch: Fetch): void {
   const requests = new Map<number, { controller: AbortController; reader?: ReadableStreamDefaultReader<Uint8Array> }>();
   expose(port, {
@@ -60,6 +60,11 @@ export function exposeFetch(port: MessagePort, fetch: Fetch): void {
       requests.set(id, { controller });
       const response = await fetch(url, { ...init, signal: controller.signal });
       const reader = response.body?.getReader();
+      if (!requests.has(id)) {
+        // The worker ended the request, and this `fetch` ignored it. Rejects if the body has failed, which no longer matters.
+        reader?.cancel().catch(() => undefined);
+        throw new DOMException("the request was ended", "AbortError");
+      }
       requests.set(id, { controller, ...(reader ? { reader } : {}) });
       return { body: id, status: response.status, headers: [...response.headers] };
     },
@@ -68,12 +73,13 @@ export function exposeFetch(port: MessagePort, fetch: Fetch): void {
       const request = requests.get(id);
       requests.delete(id);
       request?.controller.abort();
+      // Rejects if the body has failed; the worker has seen that error.
       request?.reader?.cancel().catch(() => undefined);
     },
   });
 }
 
-/** Worker: the `fetch` of the page. */
+/** For the worker: returns the `fetch` of the page. */
 export function remoteFetch(port: MessagePort): Fetch {
   const call = connect(port);
   let nextId = 0;
@@ -95,23 +101,23 @@ export function remoteFetch(port: MessagePort): Fetch {
   };
 }
 
-/** What of a request can be posted. */
+/** Returns the parts of a request that can be posted. */
 export function plainRequest({ headers, signal: _signal, ...init }: RequestInit): RequestInit {
   return { ...init, headers: [...new Headers(headers)] };
 }
 
-/** Page: makes a cache callable over a port. */
-export function exposeBackend(port: MessagePort, backend: CacheBackend): void {
+/** For the page: makes a cache store callable over a port. */
+export function exposeStore(port: MessagePort, store: CacheStore): void {
   const files = new Map<number, CacheFile>();
   let nextId = 0;
   const file = (id: number) => {
-    const found = files.get(id);
-    if (!found) throw new DOMException("the file is closed", "InvalidStateError");
-    return found;
+    const open = files.get(id);
+    if (!open) throw new DOMException("the file is closed", "InvalidStateError");
+    return open;
   };
   expose(port, {
     async open(name: string, create: boolean) {
-      const opened = await backend.open(name, create);
+      const opened = await store.open(name, create);
       if (!opened) return undefined;
       files.set(nextId, opened);
       return { id: nextId++, bytes: opened.bytes };
@@ -126,13 +132,13 @@ export function exposeBackend(port: MessagePort, backend: CacheBackend): void {
       await file(id).close();
       files.delete(id);
     },
-    list: () => backend.list(),
-    delete: (name: string) => backend.delete(name),
+    list: () => store.list(),
+    delete: (name: string) => store.delete(name),
   });
 }
 
-/** Worker: the cache of the page. */
-export class RemoteBackend implements CacheBackend {
+/** For the worker: the cache store of the page. */
+export class RemoteStore implements CacheStore {
   readonly kind: string;
   readonly #call: ReturnType<typeof connect>;
 

@@ -1,24 +1,25 @@
-/** Where a model's files come from. */
+/** Sources of a model's files: a web server or a local folder. */
 
 import { QwenVLError } from "../wire/errors.js";
 import { download, downloadWhole, type Fetch } from "./download.js";
+import { wrongFile } from "./errors.js";
 import type { FileEntry } from "./manifest.js";
 
-/** What a source tells while it reads. */
+/** Callbacks of a read. */
 export interface ReadHooks {
   signal: AbortSignal;
-  /** A request failed and will be repeated. */
+  /** Called when a request failed and will be repeated. */
   onRetry?(): void;
-  /** Bytes came that had come before. */
+  /** Called with the number of bytes that were received a second time. */
   onRefetched?(bytes: number): void;
 }
 
 export interface Source {
-  /** What the cache knows the model by. */
+  /** Key of the model in the cache. */
   readonly url: string;
-  /** Reads `manifest.json`; with `hasty`, a connection that does not work at once is given up. */
-  manifest(hooks: ReadHooks, hasty: boolean): Promise<string>;
-  /** The bytes of a file from byte `from` on. What is given is overwritten when the next bytes are asked for. */
+  /** Reads `manifest.json`. If `quick` is true, gives up on a connection that does not work at once. */
+  manifest(hooks: ReadHooks, quick: boolean): Promise<string>;
+  /** Yields the bytes of a file from offset `from`. The next step of the iterator overwrites the bytes that the last one yielded. */
   read(entry: FileEntry, from: number, hooks: ReadHooks): AsyncIterable<Uint8Array>;
 }
 
@@ -26,12 +27,12 @@ export interface UrlSourceOptions {
   fetch: Fetch;
   requestInit: RequestInit;
   retries: number;
-  /** Given by the page, so that it need not be fetched. */
+  /** Manifest that the page already has. */
   manifest?: string | undefined;
 }
 
-/** How long a model that is in the cache waits to hear whether there is a newer one. */
-const HASTY_MS = 5000;
+/** Longest wait for a newer manifest if the model is in the cache. */
+const QUICK_TIMEOUT_MS = 5000;
 
 /** The folder of a `manifest.json` on a web server. */
 export class UrlSource implements Source {
@@ -43,25 +44,25 @@ export class UrlSource implements Source {
     this.#options = options;
   }
 
-  async manifest(hooks: ReadHooks, hasty: boolean): Promise<string> {
+  async manifest(hooks: ReadHooks, quick: boolean): Promise<string> {
     if (this.#options.manifest !== undefined) return this.#options.manifest;
     const requestInit: RequestInit = { cache: "no-cache", ...this.#options.requestInit };
-    const haste = hasty ? { retries: 0, stallMs: HASTY_MS } : {};
-    return new TextDecoder().decode(await downloadWhole(this.url, { ...this.#options, ...hooks, requestInit, ...haste }));
+    const limits = quick ? { retries: 0, stallMs: QUICK_TIMEOUT_MS } : {};
+    return new TextDecoder().decode(await downloadWhole(this.url, { ...this.#options, ...hooks, requestInit, ...limits }));
   }
 
   read(entry: FileEntry, from: number, hooks: ReadHooks): AsyncIterable<Uint8Array> {
-    // The browser's own cache would keep a second copy of the weights.
+    // The browser's HTTP cache would keep a second copy of the weights.
     const requestInit: RequestInit = { cache: "no-store", ...this.#options.requestInit };
     const pieceBytes = entry.pieces?.bytes;
     return download(new URL(entry.file, this.url).href, entry.bytes, from, { ...this.#options, ...hooks, requestInit, pieceBytes });
   }
 }
 
-/** Bytes of a local file that are in memory at once. */
+/** Bytes of a local file to read at a time. */
 const LOCAL_PIECE_BYTES = 2 << 20;
 
-/** A folder of this machine, as files that the user chose or dropped or as a directory handle. */
+/** A local folder: files that the user chose or dropped, or a directory handle. */
 export class FolderSource implements Source {
   readonly url: string;
   readonly #find: (name: string) => Promise<File | undefined>;
@@ -69,38 +70,48 @@ export class FolderSource implements Source {
   constructor(folder: readonly File[] | FileSystemDirectoryHandle, url: string) {
     this.url = url;
     this.#find =
-      "getFileHandle" in folder
-        ? (name) =>
-            folder.getFileHandle(name).then(
-              (handle) => handle.getFile(),
-              () => undefined,
-            )
-        : (name) => Promise.resolve(folder.find((file) => file.name === name));
+      "getFileHandle" in folder ? (name) => fileIn(folder, name) : (name) => Promise.resolve(folder.find((file) => file.name === name));
   }
 
   async manifest({ signal }: ReadHooks): Promise<string> {
     const file = await this.#find("manifest.json");
     signal.throwIfAborted();
-    if (!file) throw new QwenVLError("MANIFEST_INVALID", "the folder has no manifest.json");
-    return file.text();
+    if (!file) throw new QwenVLError("MANIFEST_INVALID", "the folder has no manifest.json: choose a folder that `quantize` wrote");
+    return readable(file.name, file.text());
   }
 
   async *read(entry: FileEntry, from: number, { signal }: ReadHooks): AsyncGenerator<Uint8Array, void, undefined> {
     const file = await this.#find(entry.file);
-    const found = file?.size ?? 0;
-    if (!file || found !== entry.bytes) {
-      const details = { shard: entry.file, expected: entry.bytes, found };
-      throw new QwenVLError(
-        "INTEGRITY",
-        `\`${entry.file}\`: ${file ? `${found} bytes` : "not in the folder"}, the manifest says ${entry.bytes} bytes`,
-        {
-          details,
-        },
-      );
+    if (!file) {
+      const details = { shard: entry.file, expected: entry.bytes, found: 0 };
+      throw new QwenVLError("INTEGRITY", `\`${entry.file}\` is not in the folder`, { details });
     }
+    if (file.size !== entry.bytes) throw wrongFile(entry, entry.bytes, file.size);
     for (let at = from; at < entry.bytes; at += LOCAL_PIECE_BYTES) {
       signal.throwIfAborted();
-      yield new Uint8Array(await file.slice(at, at + LOCAL_PIECE_BYTES).arrayBuffer());
+      yield new Uint8Array(await readable(entry.file, file.slice(at, at + LOCAL_PIECE_BYTES).arrayBuffer()));
     }
   }
+}
+
+async function fileIn(folder: FileSystemDirectoryHandle, name: string): Promise<File | undefined> {
+  try {
+    return await (await folder.getFileHandle(name)).getFile();
+  } catch (cause) {
+    if ((cause as DOMException).name === "NotFoundError") return undefined;
+    throw unreadable(name, cause);
+  }
+}
+
+async function readable<T>(name: string, content: Promise<T>): Promise<T> {
+  try {
+    return await content;
+  } catch (cause) {
+    throw unreadable(name, cause);
+  }
+}
+
+/** Returns the error for a local file that changed after it was chosen, or that the page may not read. */
+function unreadable(name: string, cause: unknown): QwenVLError {
+  return new QwenVLError("INTEGRITY", `could not read \`${name}\` (${String(cause)}): choose the folder again`, { cause });
 }

@@ -1,36 +1,34 @@
-/** Where weights come from and where they are kept, as the page says it to the worker. */
+/** The source and the cache of a load, in a form that the page can post to the worker. */
 
-import type { CacheBackend } from "./backend.js";
-import { CacheApiBackend } from "./cache-api.js";
-import { OpfsBackend } from "./opfs.js";
-import { exposeBackend, exposeFetch, plainRequest, RemoteBackend, remoteFetch } from "./remote.js";
-import { FolderSource, UrlSource, type Source } from "./source.js";
 import { QwenVLError } from "../wire/errors.js";
+import { describe, excerpt } from "../wire/quote.js";
+import { CacheApiStore } from "./cache-api.js";
 import type { Fetch } from "./download.js";
+import { OpfsStore } from "./opfs.js";
+import { exposeFetch, exposeStore, plainRequest, remoteFetch, RemoteStore } from "./remote.js";
+import { FolderSource, UrlSource, type Source } from "./source.js";
+import type { CacheStore } from "./store.js";
 
-/**
- * A model's address, or its folder on this machine: chosen or dropped files, or a directory handle; or a manifest that the page has
- * already, with the address of the folder that its files are in.
- */
+/** A model: its address, its local folder (chosen or dropped files, or a directory handle), or its manifest. */
 export type ModelSource = string | URL | readonly File[] | FileSystemDirectoryHandle | ManifestSource;
 
-/** A manifest without a request for it. */
+/** A manifest that the page already has. */
 export interface ManifestSource {
-  /** What `manifest.json` holds, as an object or as text. */
+  /** Content of `manifest.json`, as an object or as text. */
   manifest: object | string;
-  /** Where its files are. */
+  /** Address of the folder with the model's files. */
   baseUrl: string | URL;
 }
 
-/** Where weights are kept between visits. */
-export type CacheChoice = "opfs" | "cache-api" | "none" | CacheBackend;
+/** Store for weights between visits. */
+export type CacheChoice = "opfs" | "cache-api" | "none" | CacheStore;
 
 export interface SourceOptions {
   /** Used instead of the browser's `fetch`. */
   fetch?: Fetch;
-  /** Credentials, headers and the like for every request. */
+  /** Credentials, headers and other settings of every request. */
   requestInit?: RequestInit;
-  /** Attempts in a row that may fail; 5 by default. */
+  /** Consecutive attempts without progress after which a download fails; 5 by default. */
   retries?: number;
 }
 
@@ -40,7 +38,7 @@ export type SourceSpec =
 
 export type CacheSpec = { kind: "opfs" | "cache-api" | "none" } | { kind: "custom"; name: string; port: MessagePort };
 
-/** What can be posted, and the ports that go with it. */
+/** A value to post with its ports. */
 export interface Posted<T> {
   spec: T;
   transfer: MessagePort[];
@@ -48,17 +46,18 @@ export interface Posted<T> {
 
 const RETRIES = 5;
 
-/** @param url what a folder is known by in the cache */
+/** @param url key of a folder in the cache */
 export function sourceSpec(source: ModelSource, options: SourceOptions, url = "folder:"): Posted<SourceSpec> {
   if (isFolder(source)) return { spec: { kind: "folder", folder: source, url }, transfer: [] };
   const { requestInit = {}, retries = RETRIES } = options;
+  if (!(Number.isInteger(retries) && retries >= 0)) throw invalid(`\`retries\` is ${describe(retries)}, expected a whole number from 0`);
   const common = { kind: "url", requestInit: plainRequest(requestInit), retries } as const;
   let spec: Extract<SourceSpec, { kind: "url" }>;
-  if (typeof source === "object" && "manifest" in source) {
+  if (typeof source === "string" || source instanceof URL) {
+    spec = { ...common, url: manifestUrl(source) };
+  } else {
     const { manifest, baseUrl } = source;
     spec = { ...common, url: manifestUrl(baseUrl), manifest: typeof manifest === "string" ? manifest : JSON.stringify(manifest) };
-  } else {
-    spec = { ...common, url: manifestUrl(source) };
   }
   if (!options.fetch) return { spec, transfer: [] };
   const { port1, port2 } = new MessageChannel();
@@ -67,26 +66,35 @@ export function sourceSpec(source: ModelSource, options: SourceOptions, url = "f
 }
 
 function isFolder(source: ModelSource): source is readonly File[] | FileSystemDirectoryHandle {
-  return typeof source === "object" && !(source instanceof URL) && !("manifest" in source);
+  if (typeof source === "string" || source instanceof URL) return false;
+  if (typeof source === "object" && source !== null) {
+    if ("getFileHandle" in source || (Array.isArray(source) && source.every((file) => file instanceof Blob))) return true;
+    if ("manifest" in source && "baseUrl" in source) return false;
+  }
+  throw invalid(`the model is ${describe(source)}, expected an address, files, a directory handle or { manifest, baseUrl }`);
 }
 
 export function cacheSpec(choice: CacheChoice): Posted<CacheSpec> {
-  if (typeof choice === "string") return { spec: { kind: choice }, transfer: [] };
+  if (choice === "opfs" || choice === "cache-api" || choice === "none") return { spec: { kind: choice }, transfer: [] };
+  const isStore =
+    typeof choice === "object" && choice !== null && [choice.open, choice.list, choice.delete].every((it) => it instanceof Function);
+  if (!isStore)
+    throw invalid(`\`cache\` is ${describe(choice)}, expected "opfs", "cache-api", "none" or a store with open, list and delete`);
   const { port1, port2 } = new MessageChannel();
-  exposeBackend(port1, choice);
+  exposeStore(port1, choice);
   return { spec: { kind: "custom", name: choice.kind, port: port2 }, transfer: [port2] };
 }
 
-/** Relative to the page, not to the worker's script. */
+/** Resolves an address relative to the page, not to the worker's script. */
 export function absolute(address: string | URL): URL {
   try {
     return new URL(address, globalThis.document?.baseURI);
   } catch (cause) {
-    throw new QwenVLError("INVALID_ARGUMENT", `not an address: ${String(address)}`, { cause });
+    throw new QwenVLError("INVALID_ARGUMENT", `not an address: ${excerpt(address)}`, { cause });
   }
 }
 
-/** The address of a manifest, of its own or of its folder's. */
+/** Returns the address of a manifest, given it or its folder's. */
 export function manifestUrl(source: string | URL): string {
   const url = absolute(source);
   if (!url.pathname.endsWith(".json")) {
@@ -99,24 +107,24 @@ export function manifestUrl(source: string | URL): string {
 export function makeSource(spec: SourceSpec): Source {
   if (spec.kind === "folder") return new FolderSource(spec.folder, spec.url);
   const { url, requestInit, retries, manifest } = spec;
-  return new UrlSource(url, {
-    manifest,
-    fetch: spec.fetch ? remoteFetch(spec.fetch) : (url, init) => fetch(url, init),
-    requestInit,
-    retries,
-  });
+  const ownFetch: Fetch = (url, init) => fetch(url, init);
+  return new UrlSource(url, { manifest, fetch: spec.fetch ? remoteFetch(spec.fetch) : ownFetch, requestInit, retries });
 }
 
-/** Fails where the browser does not give this page any storage, as in some private windows. */
-export async function makeBackend(spec: CacheSpec): Promise<CacheBackend | undefined> {
+/** Opens a cache store. Fails if the browser does not give the page any storage, as in some private windows. */
+export async function openStore(spec: CacheSpec): Promise<CacheStore | undefined> {
   switch (spec.kind) {
     case "opfs":
-      return OpfsBackend.make();
+      return OpfsStore.create();
     case "cache-api":
-      return CacheApiBackend.make();
+      return CacheApiStore.create();
     case "custom":
-      return new RemoteBackend(spec.name, spec.port);
+      return new RemoteStore(spec.name, spec.port);
     case "none":
       return undefined;
   }
+}
+
+function invalid(message: string): QwenVLError {
+  return new QwenVLError("INVALID_ARGUMENT", message);
 }

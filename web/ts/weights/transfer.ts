@@ -1,4 +1,4 @@
-/** Moves a model's files from the cache and its source to where they are used, several side by side. */
+/** Moves a model's files from the cache and the source to their targets, several in parallel. */
 
 import type { CachedFile, WeightCache } from "./cache.js";
 import type { FileEntry } from "./manifest.js";
@@ -6,15 +6,15 @@ import { PieceChecker } from "./pieces.js";
 import type { ProgressCounter } from "./progress.js";
 import type { Source } from "./source.js";
 
-/** Takes a file's bytes, from the first to the last, and checks their hash unless that was done piece by piece before. */
+/** Takes the bytes of a file in order. */
 export interface Target {
-  /** May throw `INTEGRITY` at the last byte. */
-  write(bytes: Uint8Array, checked: boolean): void;
-  /** After the last byte; may throw `INTEGRITY` too. */
+  /** Takes the next bytes. Computes their hash unless they are `verified`. May throw `INTEGRITY` at the last byte. */
+  write(bytes: Uint8Array, verified: boolean): void;
+  /** Called after the last byte. May reject with `INTEGRITY`. */
   finish?(): Promise<void>;
-  /** Forgets what was written; the file comes again. */
+  /** Discards what was written. The file starts over. */
   restart(): void;
-  /** Waits until what was written is where it belongs, so that it does not pile up. */
+  /** Waits until the written bytes have left the queue, so that they do not pile up. */
   drain?(): Promise<void>;
 }
 
@@ -31,14 +31,14 @@ export interface TransferOptions {
   signal: AbortSignal;
 }
 
-/** Bytes that are read from the cache at once. */
+/** Bytes to read from the cache at a time, and to write between two drains. */
 export const PIECE_BYTES = 2 << 20;
 
-/** A file with the wrong hash is fetched again; the second time the server's file itself must be wrong. */
-const FETCHES = 2;
+/** Downloads of a file with a wrong hash. If the second one is wrong too, so is the file on the server. */
+const DOWNLOADS = 2;
 
 export async function transfer(jobs: readonly Job[], options: TransferOptions): Promise<void> {
-  // One file that fails ends the others.
+  // A file that fails ends the others.
   const failure = new AbortController();
   const signal = AbortSignal.any([options.signal, failure.signal]);
   const waiting = jobs[Symbol.iterator]();
@@ -57,49 +57,49 @@ async function moveFile({ entry, target }: Job, options: TransferOptions): Promi
   const { cache, signal } = options;
   const progress = options.progress.file();
   const cached = await cache?.open(entry);
-  const pass = gate(entry, target);
-  let right = false;
+  const gate = gateTo(entry, target);
+  let verified = false;
   try {
-    for (let fetches = 0; !right;) {
+    for (let downloads = 0; !verified;) {
       signal.throwIfAborted();
       try {
-        const restored = await restore(cached, pass, options, (bytes) => progress.add(bytes, true));
-        if (restored === 0) fetches += 1;
-        if (restored < entry.bytes) await fetchRest(entry, restored, cached, pass, options, (bytes) => progress.add(bytes, false));
+        const restored = await restore(cached, gate, options, (bytes) => progress.add(bytes, true));
+        if (restored === 0) downloads += 1;
+        if (restored < entry.bytes) await fetchRest(entry, restored, cached, gate, options, (bytes) => progress.add(bytes, false));
         await target.finish?.();
-        right = true;
+        verified = true;
       } catch (error) {
-        // Only this file is wrong, in the cache or as it came: once more from its first byte.
-        if (!(isIntegrityError(error) && fetches < FETCHES)) throw error;
+        // Only this file is wrong, in the cache or as received: start it over.
+        if (!(isIntegrityError(error) && downloads < DOWNLOADS)) throw error;
         await cached?.reset();
-        pass.restart();
+        gate.restart();
         target.restart();
         progress.restart();
         options.progress.retry();
       }
     }
   } finally {
-    await cached?.close(right);
+    await cached?.close(verified);
   }
   options.progress.fileDone();
 }
 
-/** What stands before a target: lets bytes pass, and waits so that they do not pile up. */
+/** Passes bytes on to a target, verified where the file has piece hashes, and waits so that they do not pile up. */
 interface Gate {
   write(bytes: Uint8Array): Promise<void>;
   restart(): void;
 }
 
-function gate(entry: FileEntry, target: Target): Gate {
+function gateTo(entry: FileEntry, target: Target): Gate {
   let undrained = 0;
   let drained: Promise<void> | undefined;
-  const take = async (bytes: Uint8Array, checked: boolean) => {
-    target.write(bytes, checked);
+  const take = async (bytes: Uint8Array, verified: boolean) => {
+    target.write(bytes, verified);
     undrained += bytes.byteLength;
     if (undrained < PIECE_BYTES) return;
     undrained = 0;
-    // The one before: so there is work for the target while this waits for bytes and hashes. Reading from the cache is synchronous:
-    // without waiting for a task, no message and no abort would ever come through.
+    // Wait for the previous drain, so that the target stays one batch behind and does not idle. Reading from the cache is synchronous:
+    // without a task in between, no message and no abort would arrive.
     await drained;
     drained = target.drain?.() ?? nextTask();
   };
@@ -107,10 +107,10 @@ function gate(entry: FileEntry, target: Target): Gate {
   return { write: (bytes) => take(bytes, false), restart: () => undefined };
 }
 
-/** Hands over what is stored of a file; returns how many bytes that is. */
+/** Passes on the stored bytes of a file. Returns their number. */
 async function restore(
   cached: CachedFile | undefined,
-  pass: Gate,
+  gate: Gate,
   { progress, signal }: TransferOptions,
   onBytes: (bytes: number) => void,
 ): Promise<number> {
@@ -119,7 +119,7 @@ async function restore(
     progress.phase("restore");
     restored += piece.byteLength;
     onBytes(piece.byteLength);
-    await pass.write(piece);
+    await gate.write(piece);
     signal.throwIfAborted();
   }
   return restored;
@@ -129,7 +129,7 @@ async function fetchRest(
   entry: FileEntry,
   from: number,
   cached: CachedFile | undefined,
-  pass: Gate,
+  gate: Gate,
   { source, progress, signal }: TransferOptions,
   onBytes: (bytes: number) => void,
 ): Promise<void> {
@@ -139,7 +139,7 @@ async function fetchRest(
     progress.phase("download");
     await cached?.append(piece);
     onBytes(piece.byteLength);
-    await pass.write(piece);
+    await gate.write(piece);
   }
 }
 

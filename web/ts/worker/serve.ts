@@ -14,7 +14,7 @@ import { cacheProblem, loadWeights, type ShardSink } from "../weights/load.js";
 import { maintain } from "../weights/maintain.js";
 import type { Manifest } from "../weights/manifest.js";
 import { ProgressCounter } from "../weights/progress.js";
-import { makeBackend, makeSource, type CacheSpec } from "../weights/spec.js";
+import { openStore, makeSource, type CacheSpec } from "../weights/spec.js";
 import type { Target } from "../weights/transfer.js";
 
 /** What is used of a worker's global scope; a port will do as well. */
@@ -215,7 +215,7 @@ class Server {
 
   async #maintainCache(request: Extract<Request, { kind: "cache" }>, signal: AbortSignal): Promise<CachedModel[]> {
     const progress = this.#progressOf(request.id);
-    const backend = await makeBackend(request.cache);
+    const backend = await openStore(request.cache);
     if (!backend) throw new QwenVLError("INVALID_ARGUMENT", "there is no cache to work on");
     let problem: unknown;
     const cache = new WeightCache(backend, (found) => (problem = found));
@@ -234,7 +234,7 @@ class Server {
   async #openCache(spec: CacheSpec, progress: ProgressCounter): Promise<WeightCache | undefined> {
     const tell = (problem: unknown) => progress.cacheProblem(cacheProblem(problem));
     try {
-      const backend = await makeBackend(spec);
+      const backend = await openStore(spec);
       return backend && new WeightCache(backend, tell);
     } catch (problem) {
       tell(problem);

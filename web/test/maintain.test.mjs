@@ -1,0 +1,204 @@
+// Operations on stored models, in Node: what they find, what they discard, and what they do while a tab is loading.
+
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test } from "node:test";
+import { createHash } from "node:crypto";
+import { WeightCache } from "../dist/weights/cache.js";
+import { loadWeights } from "../dist/weights/load.js";
+import { maintain } from "../dist/weights/maintain.js";
+import { ProgressCounter } from "../dist/weights/progress.js";
+import { FolderSource } from "../dist/weights/source.js";
+import { MemoryLocks } from "./locks.mjs";
+import { makeModel, MemorySink, MemoryStore } from "./memory.mjs";
+
+const signal = new AbortController().signal;
+const models = { plain: makeModel(1), pieces: makeModel(3, { pieceBytes: 65_536 }) };
+const url = "https://example.org/model/manifest.json";
+const checks = {
+  checkManifest() {},
+  newHash() {
+    const hash = createHash("sha256");
+    return { update: (bytes) => hash.update(bytes), finish: () => hash.digest("hex") };
+  },
+};
+const nodeNavigator = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+let store;
+let locks;
+before(() => {
+  locks = new MemoryLocks();
+  Object.defineProperty(globalThis, "navigator", { value: { locks }, configurable: true });
+});
+after(() => {
+  if (nodeNavigator) Object.defineProperty(globalThis, "navigator", nodeNavigator);
+  else delete globalThis.navigator;
+});
+beforeEach(() => {
+  store = new MemoryStore();
+});
+
+const filesOf = (model) => [...model.files].map(([name, bytes]) => new File([bytes], name));
+
+/** Loads a model into the store. `hold` runs when the load has begun to write. */
+function load(model, { address = url, hold } = {}) {
+  const source = new FolderSource(filesOf(model), address);
+  const read = source.read.bind(source);
+  if (hold) {
+    source.read = async function* (entry, from, hooks) {
+      await hold();
+      yield* read(entry, from, hooks);
+    };
+  }
+  const makeSink = async (manifest) => new MemorySink(manifest);
+  const progress = new ProgressCounter(() => undefined);
+  return loadWeights({ source, cache: new WeightCache(store), makeSink, progress, concurrency: 2, whenBusy: "wait", signal });
+}
+
+function run(operation, problems = []) {
+  const cache = new WeightCache(store, (problem) => problems.push(problem));
+  return maintain(operation, cache, checks, new ProgressCounter(() => undefined), signal);
+}
+
+/** Makes the bytes of a file behind offset `from` unreadable. */
+function breakFile(name, from) {
+  const open = store.open.bind(store);
+  store.open = async (opened, create) => {
+    const file = await open(opened, create);
+    if (!file || opened !== name) return file;
+    const read = file.read;
+    file.read = (at, length) => (at >= from ? Promise.reject(new Error("input/output error")) : read(at, Math.min(length, from - at)));
+    return file;
+  };
+  return () => (store.open = open);
+}
+
+for (const [name, model] of Object.entries(models)) {
+  const shard = model.manifest.shards[1];
+
+  test(`verify discards a changed file, ${name}`, async () => {
+    await load(model);
+    assert.equal((await run({ kind: "verify", url }))[0].complete, true);
+    store.files.get(shard.sha256)[140_000] ^= 1;
+    const [{ complete, storedBytes }] = await run({ kind: "verify", url });
+    assert.deepEqual([complete, storedBytes], [false, model.bytes - shard.bytes]);
+  });
+
+  test(`verify of a file that cannot be read: the model is not complete, and the next load fetches the file, ${name}`, async () => {
+    for (const from of [0, 70_000, shard.bytes - 1]) {
+      store = new MemoryStore();
+      await load(model);
+      const mend = breakFile(shard.sha256, from);
+      const [{ complete }] = await run({ kind: "verify", url });
+      assert.equal(complete, false, `unreadable from ${from}`);
+      assert.ok(!store.files.has(`${shard.sha256}.complete`), "the record is still there");
+      mend();
+      await load(model);
+      assert.equal((await run({ kind: "list" }))[0].complete, true);
+    }
+  });
+
+  test(`verify keeps the valid beginning of a download, ${name}`, async () => {
+    await load(model);
+    store.files.set(shard.sha256, store.files.get(shard.sha256).subarray(0, 100_000));
+    store.files.delete(`${shard.sha256}.complete`);
+    const [{ complete, storedBytes }] = await run({ kind: "verify", url });
+    assert.deepEqual([complete, storedBytes], [false, model.bytes - shard.bytes + 100_000]);
+  });
+}
+
+test("verify of a file that cannot be opened: its record is gone, and the problem is reported", async () => {
+  await load(models.plain);
+  const { sha256 } = models.plain.manifest.shards[0];
+  const open = store.open.bind(store);
+  store.open = (name, create) => (name === sha256 ? Promise.reject(new Error("input/output error")) : open(name, create));
+  const problems = [];
+  const [{ complete }] = await run({ kind: "verify", url }, problems);
+  assert.equal(complete, false);
+  assert.match(String(problems), /input\/output error/);
+});
+
+test("verify of a store that fails in an unexpected way throws, and discards nothing", async () => {
+  await load(models.plain);
+  const before = store.files.size;
+  const broken = { ...checks, newHash: () => ({ update: () => { throw new TypeError("no memory"); }, finish: () => "" }) }; // prettier-ignore
+  const cache = new WeightCache(store);
+  await assert.rejects(maintain({ kind: "verify", url }, cache, broken, new ProgressCounter(() => undefined), signal), /no memory/);
+  assert.equal(store.files.size, before);
+  assert.equal((await run({ kind: "list" }))[0].complete, true);
+});
+
+/** A folder to export to. `files` holds what was closed. */
+function memoryFolder() {
+  const files = new Map();
+  return {
+    files,
+    async getFileHandle(name) {
+      const pieces = [];
+      return {
+        createWritable: async () => ({
+          write: async (piece) => void pieces.push(Buffer.from(piece)),
+          close: async () => void files.set(name, Buffer.concat(pieces)),
+          abort: async () => undefined,
+        }),
+      };
+    },
+  };
+}
+
+test("export writes all files, the manifest last", async () => {
+  await load(models.plain);
+  const folder = memoryFolder();
+  await run({ kind: "export", url, folder });
+  assert.equal([...folder.files.keys()].at(-1), "manifest.json");
+  for (const [name, bytes] of models.plain.files) assert.ok(bytes.equals(folder.files.get(name)), name);
+});
+
+test("export of a file that cannot be read fails, and writes no manifest", async () => {
+  await load(models.plain);
+  breakFile(models.plain.manifest.shards[1].sha256, 1000);
+  const folder = memoryFolder();
+  await assert.rejects(run({ kind: "export", url, folder }), { code: "INTEGRITY", message: /shard-1.*repair/ });
+  assert.ok(!folder.files.has("manifest.json") && !folder.files.has("shard-1"));
+});
+
+test("clear, delete and verify fail with BUSY while a tab loads, and delete nothing", async () => {
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  let reached;
+  const loading = new Promise((resolve) => (reached = resolve));
+  const load1 = load(models.plain, {
+    async hold() {
+      reached();
+      await held;
+    },
+  });
+  await loading;
+  await load(models.pieces, { address: "https://example.org/other/manifest.json" });
+  const before = [...store.files.keys()].sort();
+  for (const operation of [{ kind: "clear" }, { kind: "delete", url }, { kind: "verify", url }]) {
+    await assert.rejects(run(operation), { code: "BUSY" }, operation.kind);
+  }
+  assert.deepEqual([...store.files.keys()].sort(), before);
+  release();
+  await load1;
+  await run({ kind: "clear" });
+  assert.equal(store.files.size, 0);
+  assert.deepEqual(locks.held, []);
+});
+
+test("a load that starts while the cache is cleared waits, and then stores the model", async () => {
+  await load(models.plain);
+  let release;
+  const list = store.list.bind(store);
+  store.list = async () => {
+    store.list = list;
+    await new Promise((resolve) => (release = resolve));
+    return list();
+  };
+  const cleared = run({ kind: "clear" });
+  const loaded = load(models.plain);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  release();
+  await cleared;
+  await loaded;
+  assert.equal((await run({ kind: "list" }))[0].complete, true);
+});
