@@ -31,7 +31,7 @@ pub fn run(options: &Options) -> Result<()> {
     packages::site()?;
     let model = checkpoints::for_demo(options.model.as_deref())?;
 
-    let mut node = command("node pkg-tests/demo.mjs --site www/dist");
+    let mut node = command("node tools/demo.mjs --site www/dist");
     node.arg("--model").arg(model).arg("--port").arg(options.port.to_string());
     if let Some(question) = &options.ask {
         node.arg("--ask").arg(question);

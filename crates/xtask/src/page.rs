@@ -20,7 +20,7 @@ pub fn site() -> Result<()> {
 /// Takes pictures of the page's main states.
 pub fn screenshots(out: &Path) -> Result<()> {
     let (model, chromium) = prepare()?;
-    run(command("node pkg-tests/page/screenshots.mjs --site www/dist")
+    run(command("node tools/screenshots.mjs --site www/dist")
         .arg("--model")
         .arg(model)
         .arg("--chromium")
@@ -32,8 +32,8 @@ pub fn screenshots(out: &Path) -> Result<()> {
 /// Runs Lighthouse on the page.
 pub fn audit() -> Result<()> {
     let (model, chromium) = prepare()?;
-    run(command("npm ci --no-fund --no-audit").current_dir(root().join("pkg-tests/audit")))?;
-    run(command("node pkg-tests/audit/audit.mjs --site www/dist").arg("--model").arg(model).arg("--chromium").arg(chromium))
+    run(command("npm ci --no-fund --no-audit").current_dir(root().join("tools/audit")))?;
+    run(command("node tools/audit/audit.mjs --site www/dist").arg("--model").arg(model).arg("--chromium").arg(chromium))
 }
 
 fn prepare() -> Result<(String, &'static str)> {

@@ -1,14 +1,14 @@
 // Lighthouse on the built page, as a phone and as a desktop computer; prints the table and fails below 95.
 // A package of its own, because Lighthouse is large and only this needs it. `cargo xtask audit` installs and calls it:
-//   node pkg-tests/audit/audit.mjs --site FOLDER --model FOLDER --chromium PROGRAM
+//   node tools/audit/audit.mjs --site FOLDER --model FOLDER --chromium PROGRAM
 
 import { readFile } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import lighthouse, { desktopConfig } from "lighthouse";
-import { launch } from "../browser.mjs";
-import { serve } from "../server.mjs";
+import { launch } from "../../pkg-tests/browser.mjs";
+import { serve } from "../../pkg-tests/server.mjs";
 
 const LEAST = 95;
 const CATEGORIES = ["performance", "accessibility", "best-practices"];

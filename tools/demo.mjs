@@ -3,9 +3,9 @@
 //   --site FOLDER --model FOLDER_OR_URL --port N [--ask TEXT [--image FILE] --chromium PROGRAM]
 
 import { parseArgs } from "node:util";
-import { launch, openPage } from "./browser.mjs";
-import { click, part, write } from "./page/site.mjs";
-import { serve } from "./server.mjs";
+import { launch, openPage } from "../pkg-tests/browser.mjs";
+import { click, part, write } from "../pkg-tests/page/site.mjs";
+import { serve } from "../pkg-tests/server.mjs";
 
 const text = { type: "string" };
 const { values } = parseArgs({ options: { site: text, model: text, port: text, ask: text, image: text, chromium: text } });

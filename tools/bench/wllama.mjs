@@ -1,6 +1,6 @@
 // The decoder of a converted model beside llama.cpp's build for browsers (@wllama/wllama), with random Q4_0 weights of the same geometry, in
 // turns, in one page of Chromium on its software adapter:
-//   node pkg-tests/bench/wllama.mjs --model FOLDER --chromium PROGRAM [--rounds N] [--threads N] [--native "PROGRAM …"]
+//   node tools/bench/wllama.mjs --model FOLDER --chromium PROGRAM [--rounds N] [--threads N] [--native "PROGRAM …"]
 // wllama gets what makes it fast: threads (the page is isolated from other origins) and its WebGPU build, where the adapter has shader-f16.
 // --native: `qwenvl` has its turn, too, on the machine's own adapter.
 
@@ -9,8 +9,8 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { serveBlank } from "../blank.mjs";
-import { launch, openPage } from "../browser.mjs";
+import { serveBlank } from "../../pkg-tests/blank.mjs";
+import { launch, openPage } from "../../pkg-tests/browser.mjs";
 import { randomGguf } from "./gguf.mjs";
 
 const PROMPT_TOKENS = 128;

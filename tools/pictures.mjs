@@ -1,11 +1,11 @@
 // Draws what the page brings along: its icons, and the pictures of the gallery that are not photos. The results are committed.
-//   node pkg-tests/page/pictures.mjs CHROMIUM
+//   node tools/pictures.mjs CHROMIUM
 
 import { readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { launch } from "../browser.mjs";
+import { launch } from "../pkg-tests/browser.mjs";
 
-const repository = new URL("../../", import.meta.url);
+const repository = new URL("../", import.meta.url);
 const pub = new URL("www/public/", repository);
 const icon = await readFile(new URL("icon.svg", pub), "utf8");
 const atlas = `data:image/png;base64,${await readFile(new URL("crates/world/assets/atlas.png", repository), "base64")}`;

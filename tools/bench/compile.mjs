@@ -1,7 +1,7 @@
 // node compile.mjs MODEL [PACKAGE]: how long Chromium's software adapter compiles each kernel of a converted model, one after another.
 
-import { launch, openPage } from "../browser.mjs";
-import { serveBlank } from "../blank.mjs";
+import { launch, openPage } from "../../pkg-tests/browser.mjs";
+import { serveBlank } from "../../pkg-tests/blank.mjs";
 
 const [model, packageFolder = "web"] = process.argv.slice(2);
 if (!model) throw new Error("usage: node compile.mjs MODEL [PACKAGE]");

@@ -1,5 +1,5 @@
 // Loads a large model in Chromium, without its warm-up, and prints a table of memory and rates:
-//   node pkg-tests/weights/large-load.mjs --package web --model FOLDER --chromium PROGRAM [--rounds N] [--mbit N]
+//   node tools/large-load.mjs --package web --model FOLDER --chromium PROGRAM [--rounds N] [--mbit N]
 // The server sends as fast as it can, or N megabits a second over all connections together.
 // Any converted model will do. One of 2.2 GB, of random weights, with CONFIG.json as the published one but for 4 layers, 4 of the vision
 // tower, 4352 words and `image_start_id` 4310:
@@ -12,9 +12,9 @@ import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { serveBlank } from "../blank.mjs";
-import { launch, openPage } from "../browser.mjs";
-import { MemoryWatch, mib } from "./memory-watch.mjs";
+import { serveBlank } from "../pkg-tests/blank.mjs";
+import { launch, openPage } from "../pkg-tests/browser.mjs";
+import { MemoryWatch, mib } from "../pkg-tests/weights/memory-watch.mjs";
 
 /** Reading from OPFS takes a few seconds at most. */
 const OPFS_PATIENCE_MS = 60_000;

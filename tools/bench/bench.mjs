@@ -5,8 +5,8 @@
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { launch, openPage } from "../browser.mjs";
-import { serve } from "../server.mjs";
+import { launch, openPage } from "../../pkg-tests/browser.mjs";
+import { serve } from "../../pkg-tests/server.mjs";
 
 const [files, ...parts] = process.argv.slice(2);
 if (!files) throw new Error("usage: node bench.mjs CASES.json[,OTHER.json] [part of a name …]");

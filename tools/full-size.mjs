@@ -1,15 +1,15 @@
 // A text, or a picture and a text, continued by a large model on a software adapter: in Node on Dawn, or in Chromium.
-//   VK_DRIVER_FILES=ICD node pkg-tests/full-size.mjs --model FOLDER --image FILE
-//   node pkg-tests/full-size.mjs --model FOLDER --chromium PROGRAM
+//   VK_DRIVER_FILES=ICD node tools/full-size.mjs --model FOLDER --image FILE
+//   node tools/full-size.mjs --model FOLDER --chromium PROGRAM
 // A model of the published size with random weights is made by (19 GB on the way):
 //   cargo run --release -p qwen-vl-testkit --example full_size -- CONFIG.json QWEN.TIKTOKEN FOLDER    # and lies in FOLDER/web then
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { serveBlank } from "./blank.mjs";
-import { launch, openPage } from "./browser.mjs";
-import { residentBytes } from "./weights/memory-watch.mjs";
+import { serveBlank } from "../pkg-tests/blank.mjs";
+import { launch, openPage } from "../pkg-tests/browser.mjs";
+import { residentBytes } from "../pkg-tests/weights/memory-watch.mjs";
 
 const text = { type: "string" };
 const { values } = parseArgs({
@@ -43,7 +43,7 @@ try {
     problems.forEach((problem) => console.error(problem));
     resident = await residentBytes(browser);
   } else {
-    const { becomePage } = await import("./dawn/page.mjs");
+    const { becomePage } = await import("../pkg-tests/dawn/page.mjs");
     job.options.worker = false;
     print(await becomePage(server.origin).evaluate(answer, job));
     const status = await readFile("/proc/self/status", "utf8");

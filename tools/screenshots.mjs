@@ -1,11 +1,11 @@
 // Pictures of the main states of the page: desktop and phone, light and dark, English and Chinese.
-//   cargo xtask screenshots        (or: node pkg-tests/page/screenshots.mjs --chromium PROGRAM --site www/dist --model FOLDER --out FOLDER)
+//   cargo xtask screenshots        (or: node tools/screenshots.mjs --chromium PROGRAM --site www/dist --model FOLDER --out FOLDER)
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { launch, openPage } from "../browser.mjs";
-import { ask, click, compose, part, present, ready, serveSite, until } from "./site.mjs";
+import { launch, openPage } from "../pkg-tests/browser.mjs";
+import { ask, click, compose, part, present, ready, serveSite, until } from "../pkg-tests/page/site.mjs";
 
 const text = { type: "string" };
 const { values } = parseArgs({
