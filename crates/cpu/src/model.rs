@@ -4,7 +4,7 @@ use crate::loader::Shards;
 use qwen_vl_format::Manifest;
 use qwen_vl_reference::burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_reference::{KvCache, QwenVl, Splice, ignore};
-use qwen_vl_runtime::{Backend, Cached, KvReuse, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
+use qwen_vl_runtime::{Backend, Cached, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
 use std::cell::RefCell;
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -209,7 +209,9 @@ impl Backend for CpuModel {
     async fn settle(&self) -> Result<(), RuntimeError> {
         Ok(())
     }
+}
 
+impl Measured for CpuModel {
     fn decode_bytes(&self, context: usize) -> u64 {
         let decoder = |name: &str| name.starts_with("decoder.layers") || name.starts_with("head");
         let tensors = self.manifest.tensors.iter().filter(|tensor| decoder(&tensor.name));

@@ -88,7 +88,7 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
         let (mut theirs, mut ours) = (Vec::<ImageFeatures>::new(), Vec::new());
         for patches in &prompt.pictures {
             let mut trace = Trace::new();
-            theirs.push(pollster::block_on(runtime.encode_image(patches, Some(&mut trace))).unwrap());
+            theirs.push(pollster::block_on(runtime.encode_image_traced(patches, &mut trace)).unwrap());
             let shape = [1, config.visual.patches(), config.visual.patch_values()];
             let patches = Tensor::from_data(TensorData::new(patches.clone(), shape), &device);
             let features = reference.transformer.visual.forward(patches, &mut ignore);
@@ -100,7 +100,7 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
         let ours = (!ours.is_empty()).then(|| Tensor::cat(ours, 0));
 
         let mut trace = Trace::new();
-        runtime.reset();
+        runtime.rewind(0);
         let mut go_on = |_| ControlFlow::Continue(());
         let prefill = runtime.prefill(&prompt.ids, &theirs, KvReuse::Exact, &mut go_on, Some(&mut trace));
         assert!(pollster::block_on(prefill).unwrap().is_continue());
@@ -111,7 +111,7 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
 
         let mut row = logits[logits.len() - config.vocab_size..].to_vec();
         for step in 0..STEPS {
-            let token = pollster::block_on(runtime.most_likely()).unwrap();
+            let token = pollster::block_on(runtime.next_token(None, false)).unwrap();
             let best = (0..row.len()).fold(0, |best, id| if row[id] > row[best] { id } else { best });
             // Where two logits are closer than the tolerance, either may win.
             let lost = row[best] - row[token as usize];

@@ -1,7 +1,7 @@
 //! How fast a loaded model is on this machine: what `model.benchmark()` prints.
 
 use crate::bench::Limits;
-use crate::{Backend, KvReuse, RuntimeError};
+use crate::{Backend, KvReuse, Measured, RuntimeError};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use web_time::Instant;
@@ -77,7 +77,7 @@ pub struct DecodeSpeed {
 }
 
 /// Measures a model. `on_step` hears how many of how many steps are done and may stop; there is no report then.
-pub async fn benchmark<B: Backend>(
+pub async fn benchmark<B: Measured>(
     model: &mut B,
     options: &BenchmarkOptions,
     on_step: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,

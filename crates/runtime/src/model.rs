@@ -9,11 +9,8 @@ use crate::resampler::Resampler;
 use crate::sequence::{Cached, PromptPlan, Sequence};
 use crate::vision::VisionTower;
 use crate::weights::Weights;
-use crate::{Backend, Budget, Gpu, KvReuse, RuntimeError, Sampler, SamplingOptions};
-use qwen_vl_format::config::{ModelConfig, RESAMPLER_HEAD_DIM};
-use qwen_vl_format::tensors::tensor_table;
-use qwen_vl_format::{Manifest, TensorKind, TensorSpec};
-use qwen_vl_kernels::known_answers::{self, Checked, Difference};
+use crate::{Backend, Budget, Gpu, KvReuse, Measured, RuntimeError, Sampler, SamplingOptions};
+use qwen_vl_format::{Manifest, ModelConfig};
 use qwen_vl_kernels::sample::Draw;
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
 use std::collections::BTreeMap;
@@ -32,20 +29,12 @@ pub struct ImageFeatures {
     id: u64,
 }
 
-/// Worst difference to a known answer in parts of the largest one: activations of 8 bits take a hundredth.
-const KNOWN_ANSWERS_TOLERANCE: f32 = 0.05;
-/// Tokens of [`Model::self_check`].
-const SELF_CHECK_TOKENS: usize = 5;
-/// Worst difference of two logits in standard deviations of all. Orders of summation differ by 1e-4, half precision by less than a tenth;
-/// a kernel that computes wrongly is off by whole deviations.
-const SELF_CHECK_TOLERANCE: f32 = 0.25;
-
 /// How long the work of one submission should take: long enough that submitting costs nothing, short enough that no watchdog resets the GPU
 /// and that the desktop gets its turns.
 const SUBMISSION_MILLIS: f64 = 100.0;
 
 /// A token that the GPU chose, on its way back.
-pub struct Chosen {
+struct Chosen {
     read: PendingRead,
     /// Where it stands in the sequence if it is run.
     position: usize,
@@ -124,11 +113,13 @@ impl Model {
         &self.gpu
     }
 
-    /// Runs the vision tower and the resampler.
-    ///
-    /// # Shapes
-    /// - `patches`: `[patches, 3·patch²]`, normalised, see the processor's `patches`
-    pub async fn encode_image(&mut self, patches: &[f32], mut trace: Option<&mut Trace>) -> Result<ImageFeatures, RuntimeError> {
+    /// [`Backend::encode_image`] that also collects the output of every stage: `ln_pre`, `block0` …, `resampler_ln_kv`, `resampler_out`,
+    /// `ln_post` and `image_features`.
+    pub async fn encode_image_traced(&mut self, patches: &[f32], trace: &mut Trace) -> Result<ImageFeatures, RuntimeError> {
+        self.run_vision(patches, Some(trace)).await
+    }
+
+    async fn run_vision(&mut self, patches: &[f32], mut trace: Option<&mut Trace>) -> Result<ImageFeatures, RuntimeError> {
         let (config, vision, resampler) = (&self.manifest.config, &self.vision, &self.resampler);
         let (rows, queries) = (config.visual.patches(), config.visual.n_queries);
         assert_eq!(patches.len(), rows * config.visual.patch_values(), "patches of one picture");
@@ -160,14 +151,9 @@ impl Model {
         Ok(ImageFeatures { rows: Arc::new(features), id: self.encodings })
     }
 
-    /// Forgets the sequence: the next prompt is run from its first position.
-    pub fn reset(&mut self) {
-        self.sequence.rewind(0);
-    }
-
     /// Like [`Self::decode`] with the token that the GPU chose last, without waiting for it: the work is queued behind that which chooses.
     /// [`Self::learn`] tells the sequence which token it was.
-    pub fn decode_chosen(&mut self) -> Result<(), RuntimeError> {
+    fn decode_chosen(&mut self) -> Result<(), RuntimeError> {
         self.sequence.check_room(self.options.context_length)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&self.decoder.token, 0, &self.decoder.ids, 0, 4);
@@ -177,7 +163,7 @@ impl Model {
     }
 
     /// Draws the next token from the latest logits on the GPU, in place of the most likely one. `random` is from 0 up to 1.
-    pub fn draw(&self, options: &SamplingOptions, random: f64) {
+    fn draw(&self, options: &SamplingOptions, random: f64) {
         let draw = Draw {
             temperature: options.temperature.max(1e-6),
             top_p: options.top_p,
@@ -189,12 +175,12 @@ impl Model {
     }
 
     /// Begins to read back which token the GPU chose: the most likely one, or the one that [`Self::draw`] drew.
-    pub fn chosen(&self) -> Chosen {
+    fn chosen(&self) -> Chosen {
         Chosen { read: self.gpu.begin_read(&self.decoder.token, 0, 4), position: self.length() }
     }
 
     /// The token that [`Self::chosen`] began to read back: four bytes.
-    pub async fn learn(&mut self, chosen: Chosen) -> Result<u32, RuntimeError> {
+    async fn learn(&mut self, chosen: Chosen) -> Result<u32, RuntimeError> {
         let bytes = self.gpu.finish_read(chosen.read).await?;
         let token = bytemuck::pod_read_unaligned(&bytes);
         if token == NOT_FINITE {
@@ -211,79 +197,6 @@ impl Model {
         encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| layer.decode(length + 1))), 1);
         self.encode_head(&mut encoder, 0);
         self.gpu.queue().submit([encoder.finish()]);
-    }
-
-    /// Whether this GPU computes rightly. The kernels of products, norms and attention give known answers on small inputs; and the two
-    /// plans of the decoder agree: some tokens run at once, and one by one, give the same logits. It compiles and warms up what an answer
-    /// needs, too.
-    pub async fn self_check(&mut self) -> Result<(), RuntimeError> {
-        for kernel in self.checked_kernels() {
-            let Difference { worst, largest } = known_answers::difference(&self.gpu, &kernel).await?;
-            let bound = KNOWN_ANSWERS_TOLERANCE * largest;
-            if worst > bound {
-                return Err(RuntimeError::Incorrect { what: format!("the known answers of {kernel:?}"), worst, bound });
-            }
-        }
-        if self.options.context_length <= SELF_CHECK_TOKENS {
-            return Ok(());
-        }
-        let vocab = self.manifest.config.vocab_size;
-        let image_start = self.manifest.config.visual.image_start_id;
-        let ids: Vec<u32> = (0..vocab as u32).filter(|id| *id != image_start).cycle().step_by(37).take(SELF_CHECK_TOKENS).collect();
-        let mut go_on = |_| ControlFlow::Continue(());
-        self.reset();
-        let _ = self.prefill(&ids, &[], KvReuse::Exact, &mut go_on, None).await?;
-        let at_once = self.logits().await?;
-        self.reset();
-        let _ = self.prefill(&ids[..1], &[], KvReuse::Exact, &mut go_on, None).await?;
-        for id in &ids[1..] {
-            self.decode(*id)?;
-        }
-        let one_by_one = self.logits().await?;
-        self.reset();
-
-        let count = at_once.len() as f32;
-        let mean = at_once.iter().sum::<f32>() / count;
-        let deviation = (at_once.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / count).sqrt();
-        let worst = at_once.iter().zip(&one_by_one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        let bound = SELF_CHECK_TOLERANCE * deviation + f32::EPSILON;
-        if worst <= bound { Ok(()) } else { Err(RuntimeError::Incorrect { what: "two ways to the same logits".to_owned(), worst, bound }) }
-    }
-
-    /// The kernels that this model's weights and heads need.
-    fn checked_kernels(&self) -> Vec<Checked> {
-        let config = &self.manifest.config;
-        let mut kernels = vec![Checked::Norm];
-        let mut add = |kernel| {
-            if !kernels.contains(&kernel) {
-                kernels.push(kernel);
-            }
-        };
-        add(Checked::Attention(config.vision_head_dim()));
-        add(Checked::Attention(RESAMPLER_HEAD_DIM));
-        let matrices = self.manifest.tensors.iter().zip(tensor_table(config)).filter(|(_, spec)| spec.kind == TensorKind::Matrix);
-        for (tensor, TensorSpec { name, .. }) in matrices {
-            match name.split('.').next() {
-                Some("head") => add(Checked::Matvec(tensor.scheme, true)),
-                Some("decoder") if name == "decoder.embedding.weight" => {}
-                Some("decoder") => {
-                    let normed = name.ends_with("attn.qkv.weight") || name.ends_with("mlp.gate_up.weight");
-                    add(Checked::Matvec(tensor.scheme, normed));
-                    add(Checked::Matmul(tensor.scheme));
-                }
-                _ => add(Checked::Matmul(tensor.scheme)),
-            }
-        }
-        kernels
-    }
-
-    /// The most likely next token: four bytes are read back.
-    pub async fn most_likely(&self) -> Result<u32, RuntimeError> {
-        let bytes = self.gpu.read(&self.decoder.token, 0, 4).await?;
-        match bytemuck::pod_read_unaligned(&bytes) {
-            NOT_FINITE => Err(RuntimeError::NotFinite { position: self.length() - 1 }),
-            token => Ok(token),
-        }
     }
 
     /// One chunk of a prompt, after the positions that the cache holds.
@@ -401,7 +314,7 @@ impl Backend for Model {
     }
 
     async fn encode_image(&mut self, patches: &[f32]) -> Result<ImageFeatures, RuntimeError> {
-        self.encode_image(patches, None).await
+        self.run_vision(patches, None).await
     }
 
     async fn read_features(&self, features: &ImageFeatures) -> Result<Vec<f32>, RuntimeError> {
@@ -470,7 +383,9 @@ impl Backend for Model {
         self.gpu.read(&self.decoder.token, 0, 4).await?;
         Ok(())
     }
+}
 
+impl Measured for Model {
     async fn time_picture_parts(&mut self) -> Result<Option<PictureParts>, RuntimeError> {
         let (visual, resampler) = (&self.manifest.config.visual, &self.resampler);
         Backend::settle(self).await?;

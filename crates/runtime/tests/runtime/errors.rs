@@ -67,7 +67,7 @@ fn a_shard_may_come_again_after_a_wrong_or_an_unfinished_one() {
     let mut again = loader.finish().unwrap();
     let mut straight = load(&folder, ModelOptions::default());
     let logits = |model: &mut qwen_vl_runtime::Model| {
-        model.reset();
+        model.rewind(0);
         let done = pollster::block_on(model.prefill(&[1, 2, 3], &[], KvReuse::Exact, &mut |_| ControlFlow::Continue(()), None)).unwrap();
         assert!(done.is_continue());
         pollster::block_on(model.logits()).unwrap()

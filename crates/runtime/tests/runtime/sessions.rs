@@ -195,7 +195,7 @@ fn a_change_of_the_rotary_base_is_run_again_or_passed_over() {
     // Another conversation gets its own base.
     let other: Vec<u32> = (0..WINDOW as u32 + 20).map(|id| (id + 7) % 200).collect();
     let fresh = ask(&mut engine, PromptInput::Ids { ids: other.clone() }, with(KvReuse::Fast));
-    engine.model_mut().reset();
+    engine.model_mut().rewind(0);
     let alone = ask(&mut engine, PromptInput::Ids { ids: other }, with(KvReuse::Exact));
     assert_eq!((fresh.reused_tokens, fresh.tokens), (0, alone.tokens));
 }

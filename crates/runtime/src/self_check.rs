@@ -1,0 +1,81 @@
+//! The self-check of a loaded model: detects drivers that compute incorrectly.
+
+use crate::{Backend, KvReuse, Model, RuntimeError};
+use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
+use qwen_vl_format::tensors::tensor_table;
+use qwen_vl_format::{Manifest, TensorKind, TensorSpec};
+use qwen_vl_kernels::known_answers::{self, Checked, Difference};
+use std::ops::ControlFlow;
+
+/// Largest error of a known answer, relative to the largest answer: 8-bit activations cost a hundredth.
+const KNOWN_ANSWERS_TOLERANCE: f32 = 0.05;
+/// Tokens of the comparison of the decoder's two plans.
+const TOKENS: usize = 5;
+/// Largest difference of two logits, in standard deviations of all logits. Orders of summation differ by 1e-4, half precision by less than
+/// a tenth; a kernel that computes incorrectly is off by whole deviations.
+const PLANS_TOLERANCE: f32 = 0.25;
+
+impl Model {
+    /// Checks that this GPU computes correctly: products, norms and attention give known answers on small inputs, and the two plans of the
+    /// decoder agree on the logits of a few tokens. It also compiles and warms up the kernels that an answer needs.
+    pub async fn self_check(&mut self) -> Result<(), RuntimeError> {
+        for kernel in checked_kernels(self.manifest()) {
+            let Difference { worst, largest } = known_answers::difference(self.gpu(), &kernel).await?;
+            let bound = KNOWN_ANSWERS_TOLERANCE * largest;
+            if worst > bound {
+                return Err(RuntimeError::Incorrect { what: format!("the known answers of {kernel:?}"), worst, bound });
+            }
+        }
+        if self.context_length() <= TOKENS {
+            return Ok(());
+        }
+        let vocab = self.manifest().config.vocab_size;
+        let image_start = self.manifest().config.visual.image_start_id;
+        let ids: Vec<u32> = (0..vocab as u32).filter(|id| *id != image_start).cycle().step_by(37).take(TOKENS).collect();
+        let mut on_chunk = |_| ControlFlow::Continue(());
+        self.rewind(0);
+        let _ = self.prefill(&ids, &[], KvReuse::Exact, &mut on_chunk, None).await?;
+        let at_once = self.logits().await?;
+        self.rewind(0);
+        let _ = self.prefill(&ids[..1], &[], KvReuse::Exact, &mut on_chunk, None).await?;
+        for id in &ids[1..] {
+            self.decode(*id)?;
+        }
+        let one_by_one = self.logits().await?;
+        self.rewind(0);
+
+        let count = at_once.len() as f32;
+        let mean = at_once.iter().sum::<f32>() / count;
+        let deviation = (at_once.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / count).sqrt();
+        let worst = at_once.iter().zip(&one_by_one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let bound = PLANS_TOLERANCE * deviation + f32::EPSILON;
+        if worst <= bound { Ok(()) } else { Err(RuntimeError::Incorrect { what: "two ways to the same logits".to_owned(), worst, bound }) }
+    }
+}
+
+/// The kernels that the model's weights and heads need.
+fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
+    let config = &manifest.config;
+    let mut kernels = vec![Checked::Norm];
+    let mut add = |kernel| {
+        if !kernels.contains(&kernel) {
+            kernels.push(kernel);
+        }
+    };
+    add(Checked::Attention(config.vision_head_dim()));
+    add(Checked::Attention(RESAMPLER_HEAD_DIM));
+    let matrices = manifest.tensors.iter().zip(tensor_table(config)).filter(|(_, spec)| spec.kind == TensorKind::Matrix);
+    for (tensor, TensorSpec { name, .. }) in matrices {
+        match name.split('.').next() {
+            Some("head") => add(Checked::Matvec(tensor.scheme, true)),
+            Some("decoder") if name == "decoder.embedding.weight" => {}
+            Some("decoder") => {
+                let normed = name.ends_with("attn.qkv.weight") || name.ends_with("mlp.gate_up.weight");
+                add(Checked::Matvec(tensor.scheme, normed));
+                add(Checked::Matmul(tensor.scheme));
+            }
+            _ => add(Checked::Matmul(tensor.scheme)),
+        }
+    }
+    kernels
+}

@@ -1,0 +1,116 @@
+//! The choice of each next token.
+
+use super::request::{GenerationOptions, TokenLogprob, TokenLogprobs};
+use crate::sampler::{largest, log_sum_exp, most_likely, penalize};
+use crate::{Backend, RuntimeError, Sampler, SamplingOptions, Trace};
+use qwen_vl_format::manifest::GenerationConfig;
+use qwen_vl_processor::{KeepSpecials, Tokenizer};
+use std::collections::BTreeSet;
+
+/// Chooses tokens by the options of a request and the defaults of the checkpoint.
+pub(super) struct Chooser {
+    sampler: Option<Sampler>,
+    pub(super) max_new_tokens: usize,
+    min_new_tokens: usize,
+    stop_tokens: Vec<u32>,
+    /// Absent if it changes nothing.
+    penalty: Option<f32>,
+    /// Tokens of prompt and answer, if there is a penalty.
+    seen: BTreeSet<u32>,
+    /// Number of alternatives to report, if log-probabilities were requested.
+    logprobs: Option<usize>,
+}
+
+/// The next token of an answer.
+pub(super) struct Choice {
+    pub(super) token: u32,
+    pub(super) logprobs: Option<TokenLogprobs>,
+    /// True if the token's decode step is already queued.
+    pub(super) queued: bool,
+}
+
+impl Chooser {
+    /// `stop_tokens` are those of the checkpoint.
+    pub(super) fn new(options: &GenerationOptions, defaults: &GenerationConfig, stop_tokens: &[u32]) -> Self {
+        let greedy = options.greedy.unwrap_or(!defaults.do_sample) || options.temperature == Some(0.0);
+        let sampler = (!greedy).then(|| {
+            Sampler::new(SamplingOptions {
+                temperature: options.temperature.unwrap_or(1.0),
+                top_k: options.top_k.unwrap_or(defaults.top_k),
+                top_p: options.top_p.unwrap_or(defaults.top_p),
+                seed: options.seed.unwrap_or_else(|| {
+                    let since_epoch = web_time::SystemTime::now().duration_since(web_time::UNIX_EPOCH);
+                    since_epoch.map_or(0, |elapsed| elapsed.as_nanos() as u64)
+                }),
+            })
+        });
+        Self {
+            sampler,
+            max_new_tokens: options.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1),
+            min_new_tokens: options.min_new_tokens,
+            stop_tokens: stop_tokens.iter().chain(&options.stop_tokens).copied().collect(),
+            penalty: options.repetition_penalty.filter(|penalty| *penalty != 1.0),
+            seen: BTreeSet::new(),
+            logprobs: options.logprobs,
+        }
+    }
+
+    /// True if the token ends the answer.
+    pub(super) fn stops_at(&self, token: u32) -> bool {
+        self.stop_tokens.contains(&token)
+    }
+
+    /// Records tokens for the repetition penalty.
+    pub(super) fn record(&mut self, tokens: &[u32]) {
+        if self.penalty.is_some() {
+            self.seen.extend(tokens);
+        }
+    }
+
+    /// Chooses the token after the model's last position; the answer has `generated` tokens so far. Where no option needs the logits, the
+    /// model chooses on its own and queues the decode step at once.
+    pub(super) async fn next<B: Backend>(
+        &mut self,
+        model: &mut B,
+        tokenizer: &Tokenizer,
+        generated: usize,
+        trace: Option<&mut Trace>,
+    ) -> Result<Choice, RuntimeError> {
+        let too_early = generated < self.min_new_tokens;
+        if self.penalty.is_none() && self.logprobs.is_none() && !too_early && trace.is_none() {
+            let queued = generated + 1 < self.max_new_tokens && model.length() < model.context_length();
+            let token = model.next_token(self.sampler.as_mut(), queued).await?;
+            return Ok(Choice { token, logprobs: None, queued });
+        }
+        let original = model.logits().await?;
+        if let Some(trace) = trace {
+            trace.entry("decode_logits".to_owned()).or_default().extend(&original);
+        }
+        let mut logits = original.clone();
+        if let Some(penalty) = self.penalty {
+            penalize(&mut logits, &self.seen, penalty);
+        }
+        if too_early {
+            for token in &self.stop_tokens {
+                if let Some(logit) = logits.get_mut(*token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let token = match &mut self.sampler {
+            Some(sampler) => sampler.sample(&logits),
+            None => largest(&logits),
+        };
+        self.record(&[token]);
+        let logprobs = self.logprobs.map(|count| {
+            let log_sum = log_sum_exp(&original);
+            let logprob = |token: u32| TokenLogprob {
+                token,
+                text: tokenizer.decode(&[token], KeepSpecials::All),
+                logprob: f64::from(original[token as usize]) - log_sum,
+            };
+            TokenLogprobs { chosen: logprob(token), top: most_likely(&original, count).into_iter().map(logprob).collect() }
+        });
+        Ok(Choice { token, logprobs, queued: false })
+    }
+}

@@ -1,0 +1,392 @@
+//! The engine: runs requests on a model.
+
+use super::chooser::{Choice, Chooser};
+use super::pictures::{EncodedImage, Pictures};
+use super::request::{
+    Answer, EncodedPrompt, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PromptInput, Request, Score, ScoreRequest,
+    Timings,
+};
+use crate::sampler::log_sum_exp;
+use crate::{Backend, KvReuse, Model, RuntimeError, Trace};
+use qwen_vl_format::ShardHash;
+use qwen_vl_processor::{AnswerStream, GroundingEvent, Picture, PictureSize, SpecialTokens, Tokenizer};
+use std::ops::ControlFlow;
+use web_time::Instant;
+
+/// A listener for events. It stops the run by returning [`ControlFlow::Break`].
+type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+
+/// A model with its processor. It runs one request at a time.
+pub struct Engine<B: Backend = Model> {
+    model: B,
+    tokenizer: Tokenizer,
+    pictures: Pictures<B::Features>,
+}
+
+impl<B: Backend> Engine<B> {
+    /// Joins a model with the vocabulary file of its checkpoint.
+    pub fn new(model: B, vocabulary: &[u8]) -> Result<Self, RuntimeError> {
+        let vision = &model.manifest().config.visual;
+        let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(vision.n_queries);
+        tokenizer.check_image_start(vision.image_start_id)?;
+        Ok(Self { model, tokenizer, pictures: Pictures::new() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &B {
+        &self.model
+    }
+
+    /// Direct access to the model for benchmarks and self-checks, which bypass the tokenizer.
+    pub fn model_mut(&mut self) -> &mut B {
+        &mut self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Answers a request. If `on_event` stops the run, the answer is the part generated so far.
+    ///
+    /// With a `trace`, collects `logits` of all prompt positions, `decode_logits` of all steps, `pixels.N` and `image_features.N`.
+    pub async fn ask(
+        &mut self,
+        request: &Request,
+        images: &[ImageInput],
+        on_event: OnEvent<'_>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<Answer, RuntimeError> {
+        let started = Instant::now();
+        request.generation.check()?;
+        let chooser = Chooser::new(&request.generation, &self.model.manifest().generation, &self.stop_tokens());
+        let (encoded, images) = self.encode_prompt(&request.prompt, images, chooser.max_new_tokens)?;
+        let mut answer = Answer {
+            prompt_ids: encoded.prompt.ids,
+            reused_tokens: 0,
+            dropped_turns: encoded.dropped_turns,
+            images: Vec::new(),
+            tokens: Vec::new(),
+            text: String::new(),
+            raw: String::new(),
+            objects: Vec::new(),
+            finish_reason: FinishReason::Cancelled,
+            timings: Timings::default(),
+            logprobs: request.generation.logprobs.map(|_| Vec::new()),
+        };
+
+        let (pictures, flow) = self.encode_all(images, on_event, trace.as_deref_mut()).await?;
+        answer.images = pictures.iter().map(|picture| picture.info.clone()).collect();
+        answer.timings.encode_ms = millis(started);
+        if flow.is_break() {
+            return Ok(answer);
+        }
+
+        let prefill_started = Instant::now();
+        let flow = self.prefill(&answer.prompt_ids, &pictures, request.generation.kv_reuse, on_event, trace.as_deref_mut()).await?;
+        answer.timings.prefill_ms = millis(prefill_started);
+        answer.reused_tokens = self.model.reused();
+        if flow.is_break() {
+            return Ok(answer);
+        }
+
+        let mut writer = AnswerWriter::new(request, &answer.images, encoded.dropped_images, on_event);
+        self.generate(&request.generation, chooser, &mut answer, &mut writer, started, trace).await?;
+        writer.finish(&mut answer);
+        Ok(answer)
+    }
+
+    /// Generates tokens until the answer ends; fills in its tokens, its finish reason and the rest of its times.
+    async fn generate(
+        &mut self,
+        options: &GenerationOptions,
+        mut chooser: Chooser,
+        answer: &mut Answer,
+        writer: &mut AnswerWriter<'_>,
+        started: Instant,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<(), RuntimeError> {
+        let mut decode_started = started;
+        chooser.record(&answer.prompt_ids);
+        answer.finish_reason = loop {
+            let generated = answer.tokens.len();
+            let Choice { token, logprobs, queued } =
+                chooser.next(&mut self.model, &self.tokenizer, generated, trace.as_deref_mut()).await?;
+            answer.tokens.push(token);
+            if let (Some(all), Some(logprobs)) = (&mut answer.logprobs, logprobs) {
+                all.push(logprobs);
+            }
+            if generated == 0 {
+                answer.timings.first_token_ms = millis(started);
+                decode_started = Instant::now();
+            }
+            if !options.ignore_stop && chooser.stops_at(token) {
+                break FinishReason::Stop;
+            }
+            if writer.push(answer, &self.tokenizer, token).is_break() {
+                break FinishReason::Cancelled;
+            }
+            if writer.stream.stopped() {
+                break FinishReason::StopString;
+            }
+            if answer.tokens.len() >= chooser.max_new_tokens {
+                break FinishReason::Length;
+            }
+            if !queued {
+                if self.model.length() >= self.model.context_length() {
+                    break FinishReason::Context;
+                }
+                self.model.decode(token)?;
+            }
+        };
+        // Drop the decode step that was queued before the last token was known to end the answer.
+        self.model.rewind(answer.prompt_ids.len() + answer.tokens.len() - 1);
+        answer.timings.decode_ms = millis(decode_started);
+        if answer.tokens.len() > 1 {
+            answer.timings.decode_tokens_per_second = (answer.tokens.len() - 1) as f64 * 1e3 / answer.timings.decode_ms;
+        }
+        Ok(())
+    }
+
+    /// Returns the likelihood of each candidate after the prompt. The prompt runs once. Returns `None` if `on_event` stops the run.
+    pub async fn score(
+        &mut self,
+        request: &ScoreRequest,
+        images: &[ImageInput],
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<Vec<Score>>, RuntimeError> {
+        let special = match request.prompt {
+            PromptInput::Chat { .. } => SpecialTokens::ImageAndGrounding,
+            PromptInput::Raw { .. } | PromptInput::Ids { .. } => SpecialTokens::All,
+        };
+        let candidates = request.candidates.iter().map(|text| self.tokenizer.encode(text, special)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(index) = candidates.iter().position(Vec::is_empty) {
+            return Err(RuntimeError::EmptyCandidate { index });
+        }
+        let vocab = self.model.manifest().config.vocab_size;
+        if let Some((position, id)) = candidates.iter().flatten().copied().enumerate().find(|(_, id)| *id as usize >= vocab) {
+            return Err(RuntimeError::TokenOutOfRange { id, position, vocab });
+        }
+        let longest = candidates.iter().map(Vec::len).max().unwrap_or(1);
+        let (encoded, images) = self.encode_prompt(&request.prompt, images, longest)?;
+        let used = encoded.prompt.ids.len() + longest;
+        if used > self.model.context_length() {
+            return Err(RuntimeError::ContextOverflow { used, limit: self.model.context_length() });
+        }
+        let (pictures, flow) = self.encode_all(images, on_event, None).await?;
+        if flow.is_break() || self.prefill(&encoded.prompt.ids, &pictures, KvReuse::Exact, on_event, None).await?.is_break() {
+            return Ok(None);
+        }
+        let prefix = self.model.length();
+        let first = self.model.logits().await?;
+        let mut scores = Vec::with_capacity(candidates.len());
+        for (done, tokens) in candidates.into_iter().enumerate() {
+            self.model.rewind(prefix);
+            let mut logprobs = Vec::with_capacity(tokens.len());
+            logprobs.push(logprob(&first, tokens[0]));
+            for pair in tokens.windows(2) {
+                self.model.decode(pair[0])?;
+                logprobs.push(logprob(&self.model.logits().await?, pair[1]));
+            }
+            scores.push(Score { tokens, logprobs });
+            if on_event(Event::Score { done: done + 1, total: request.candidates.len() }).is_break() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(scores))
+    }
+
+    /// Encodes a picture before its question and keeps its features until [`Self::release_image`]. Every hold needs a release.
+    pub async fn hold_image(&mut self, image: &ImageInput) -> Result<PictureInfo, RuntimeError> {
+        let encoded = self.encode(0, image, None).await?;
+        let info = encoded.info.clone();
+        self.pictures.hold(encoded);
+        Ok(info)
+    }
+
+    /// Ends one [`Self::hold_image`].
+    pub fn release_image(&mut self, id: &str) {
+        self.pictures.release(id);
+    }
+
+    /// Sets the number of pictures whose features are kept in addition to held ones.
+    pub fn keep_images(&mut self, count: usize) {
+        self.pictures.keep(count);
+    }
+
+    /// True if [`ImageInput::Kept`] can name the picture.
+    pub fn keeps_image(&self, id: &str) -> bool {
+        self.pictures.contains(id)
+    }
+
+    /// Number of tokens of a prompt, with all its turns.
+    pub fn count(&self, prompt: &PromptInput) -> Result<usize, RuntimeError> {
+        Ok(prompt.encode(&self.tokenizer, usize::MAX, None)?.prompt.ids.len())
+    }
+
+    /// Tokenizes a prompt so that an answer has room, and returns it with the pictures that are still in it.
+    fn encode_prompt<'a>(
+        &self,
+        input: &PromptInput,
+        images: &'a [ImageInput],
+        max_new_tokens: usize,
+    ) -> Result<(EncodedPrompt, &'a [ImageInput]), RuntimeError> {
+        let context = self.model.context_length();
+        // Drop old turns for an answer of usual length, not for the longest possible one.
+        let room = max_new_tokens.min(context / 4).max(1);
+        let encoded = input.encode(&self.tokenizer, self.model.manifest().generation.max_window_size, Some(context - room))?;
+        let spans = encoded.prompt.images.len();
+        match images.get(encoded.dropped_images..) {
+            Some(images) if images.len() == spans => Ok((encoded, images)),
+            _ => Err(RuntimeError::ImageCount { spans: spans + encoded.dropped_images, given: images.len() }),
+        }
+    }
+
+    async fn prefill(
+        &mut self,
+        ids: &[u32],
+        pictures: &[EncodedImage<B::Features>],
+        kv_reuse: KvReuse,
+        on_event: OnEvent<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<ControlFlow<()>, RuntimeError> {
+        let features: Vec<_> = pictures.iter().map(|image| image.features.clone()).collect();
+        let mut on_chunk = |done| on_event(Event::Prefill { done, total: ids.len() });
+        self.model.prefill(ids, &features, kv_reuse, &mut on_chunk, trace).await
+    }
+
+    /// Encodes all pictures, or fewer if `on_event` stops the run.
+    async fn encode_all(
+        &mut self,
+        images: &[ImageInput],
+        on_event: OnEvent<'_>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<(Vec<EncodedImage<B::Features>>, ControlFlow<()>), RuntimeError> {
+        let mut pictures = Vec::with_capacity(images.len());
+        for (done, image) in images.iter().enumerate() {
+            if on_event(Event::Encode { done, total: images.len() }).is_break() {
+                return Ok((pictures, ControlFlow::Break(())));
+            }
+            let encoded = self.encode(done, image, trace.as_deref_mut()).await?;
+            self.pictures.insert(encoded.clone());
+            pictures.push(encoded);
+        }
+        let flow =
+            if images.is_empty() { ControlFlow::Continue(()) } else { on_event(Event::Encode { done: images.len(), total: images.len() }) };
+        Ok((pictures, flow))
+    }
+
+    /// Returns the features of a picture; encodes it unless they are kept.
+    async fn encode(
+        &mut self,
+        index: usize,
+        image: &ImageInput,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<EncodedImage<B::Features>, RuntimeError> {
+        let picture = match image {
+            ImageInput::Encoded { bytes, orientation } => Picture::decode(bytes, *orientation)?,
+            ImageInput::Rgba { width, height, pixels } => Picture::from_rgba(*width, *height, pixels)?,
+            ImageInput::Kept { id } => return self.pictures.get(id).ok_or_else(|| RuntimeError::UnknownImage { id: id.clone() }),
+        };
+        let (width, height) = (picture.width(), picture.height());
+        let mut hash = ShardHash::new();
+        hash.update(&width.to_le_bytes());
+        hash.update(picture.rgb());
+        let info = PictureInfo { id: hash.finish(), width, height };
+        if trace.is_none()
+            && let Some(encoded) = self.pictures.get(&info.id)
+        {
+            return Ok(encoded);
+        }
+        let manifest = self.model.manifest();
+        let (vision, processor) = (&manifest.config.visual, &manifest.processor);
+        let pixels = picture.pixels(vision.image_size, processor.image_mean, processor.image_std);
+        let patches = pixels.patches(vision.patch_size, vision.patch_values());
+        if let Some(trace) = &mut trace {
+            trace.insert(format!("pixels.{index}"), pixels.values().to_vec());
+        }
+        let features = self.model.encode_image(&patches).await?;
+        if let Some(trace) = &mut trace {
+            trace.insert(format!("image_features.{index}"), self.model.read_features(&features).await?);
+        }
+        // Wait here so that encoding is timed as encoding, and so that a cancelled run leaves at most one picture in flight.
+        self.model.settle().await?;
+        Ok(EncodedImage { info, features })
+    }
+
+    fn stop_tokens(&self) -> [u32; 4] {
+        let special = self.tokenizer.special();
+        [self.model.manifest().generation.eos_token_id, special.endoftext, special.im_end, special.im_start]
+    }
+}
+
+/// Turns generated tokens into events and into the texts and objects of an answer.
+struct AnswerWriter<'a> {
+    stream: AnswerStream,
+    on_event: OnEvent<'a>,
+    /// The text without tags.
+    clean: String,
+    /// Length of the raw text that events have reported, bytes.
+    raw_reported: usize,
+    dropped_images: usize,
+}
+
+impl<'a> AnswerWriter<'a> {
+    fn new(request: &Request, images: &[PictureInfo], dropped_images: usize, on_event: OnEvent<'a>) -> Self {
+        let sizes: Vec<_> = images.iter().map(|info| PictureSize { width: info.width, height: info.height }).collect();
+        let mut stream = AnswerStream::new(&sizes).stopping_at(&request.generation.stop);
+        if let PromptInput::Raw { text } = &request.prompt {
+            stream = stream.continuing(text);
+        }
+        Self { stream, on_event, clean: String::new(), raw_reported: 0, dropped_images }
+    }
+
+    fn push(&mut self, answer: &mut Answer, tokenizer: &Tokenizer, token: u32) -> ControlFlow<()> {
+        let events = self.stream.push(tokenizer, token);
+        self.report(answer, events)
+    }
+
+    fn report(&mut self, answer: &mut Answer, events: Vec<GroundingEvent>) -> ControlFlow<()> {
+        for event in events {
+            let event = match event {
+                GroundingEvent::Text(delta) => {
+                    self.clean.push_str(&delta);
+                    let raw = self.stream.raw();
+                    let raw = raw[std::mem::replace(&mut self.raw_reported, raw.len())..].to_owned();
+                    Event::Text { delta, raw }
+                }
+                GroundingEvent::Object(mut object) => {
+                    // Count over the whole conversation, as its pictures are numbered.
+                    object.image = object.image.map(|image| image + self.dropped_images);
+                    answer.objects.push(object.clone());
+                    Event::Object { object }
+                }
+            };
+            (self.on_event)(event)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Reports the text that was held back and fills in the answer's texts.
+    fn finish(mut self, answer: &mut Answer) {
+        let events = self.stream.finish();
+        if self.report(answer, events).is_break() {
+            answer.finish_reason = FinishReason::Cancelled;
+        }
+        self.stream.raw().trim().clone_into(&mut answer.raw);
+        self.clean.trim().clone_into(&mut answer.text);
+        // Ranges were counted from the first generated character.
+        let stripped: usize = self.clean[..self.clean.len() - self.clean.trim_start().len()].chars().map(char::len_utf16).sum();
+        for object in &mut answer.objects {
+            object.range = object.range.map(|at| at.saturating_sub(stripped));
+        }
+    }
+}
+
+fn logprob(logits: &[f32], token: u32) -> f64 {
+    f64::from(logits[token as usize]) - log_sum_exp(logits)
+}
+
+fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}

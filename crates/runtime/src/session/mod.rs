@@ -1,0 +1,14 @@
+//! From a question about pictures to an answer: the processor and the model together.
+//!
+//! [`Request`], [`Event`] and [`Answer`] are what the command line and the browser exchange with the [`Engine`], as JSON.
+
+mod chooser;
+mod engine;
+mod pictures;
+mod request;
+
+pub use engine::Engine;
+pub use request::{
+    Answer, EncodedPrompt, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PictureInfo, PromptInput, Request, Score,
+    ScoreRequest, Timings, TokenLogprob, TokenLogprobs,
+};

@@ -1,0 +1,144 @@
+//! The features of the latest pictures, kept so that the next question about them needs no encoding.
+
+use super::request::PictureInfo;
+
+/// Number of pictures that are kept by default, in addition to held ones: 4 MiB each at the published size.
+const KEPT: usize = 16;
+
+/// A picture with its features.
+#[derive(Debug, Clone)]
+pub(super) struct EncodedImage<F> {
+    pub(super) info: PictureInfo,
+    pub(super) features: F,
+}
+
+/// Pictures by their id. Held ones stay until they are released; of the others, the latest `kept` stay.
+#[derive(Debug)]
+pub(super) struct Pictures<F> {
+    /// The latest picture is the last.
+    entries: Vec<Entry<F>>,
+    kept: usize,
+}
+
+#[derive(Debug)]
+struct Entry<F> {
+    image: EncodedImage<F>,
+    /// Number of holds that are not released.
+    holds: usize,
+}
+
+impl<F: Clone> Pictures<F> {
+    pub(super) fn new() -> Self {
+        Self { entries: Vec::new(), kept: KEPT }
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.entries.iter().any(|entry| entry.image.info.id == id)
+    }
+
+    /// Returns a picture and makes it the latest.
+    pub(super) fn get(&mut self, id: &str) -> Option<EncodedImage<F>> {
+        let at = self.entries.iter().position(|entry| entry.image.info.id == id)?;
+        let entry = self.entries.remove(at);
+        let image = entry.image.clone();
+        self.entries.push(entry);
+        Some(image)
+    }
+
+    /// Adds a picture as the latest, in place of one with the same id.
+    pub(super) fn insert(&mut self, image: EncodedImage<F>) {
+        self.put(image, 0);
+    }
+
+    /// Adds a picture, if it is not there, and holds it until [`Self::release`]. Every hold needs a release.
+    pub(super) fn hold(&mut self, image: EncodedImage<F>) {
+        self.put(image, 1);
+    }
+
+    fn put(&mut self, image: EncodedImage<F>, new_holds: usize) {
+        let at = self.entries.iter().position(|entry| entry.image.info.id == image.info.id);
+        let holds = at.map_or(0, |at| self.entries.remove(at).holds);
+        self.entries.push(Entry { image, holds: holds + new_holds });
+        self.forget();
+    }
+
+    /// Ends one hold of a picture.
+    pub(super) fn release(&mut self, id: &str) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.image.info.id == id) {
+            entry.holds = entry.holds.saturating_sub(1);
+        }
+        self.forget();
+    }
+
+    /// Sets the number of pictures to keep in addition to held ones.
+    pub(super) fn keep(&mut self, count: usize) {
+        self.kept = count;
+        self.forget();
+    }
+
+    /// Drops the oldest pictures that are not held.
+    fn forget(&mut self) {
+        let mut surplus = self.entries.iter().filter(|entry| entry.holds == 0).count().saturating_sub(self.kept);
+        self.entries.retain(|entry| {
+            let dropped = entry.holds == 0 && surplus > 0;
+            surplus -= usize::from(dropped);
+            !dropped
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(id: &str) -> EncodedImage<()> {
+        EncodedImage { info: PictureInfo { id: id.to_owned(), width: 1, height: 1 }, features: () }
+    }
+
+    fn ids(pictures: &Pictures<()>) -> Vec<&str> {
+        pictures.entries.iter().map(|entry| entry.image.info.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_held_picture_stays_even_if_no_others_are_kept() {
+        let mut pictures = Pictures::new();
+        pictures.keep(0);
+        pictures.insert(image("a"));
+        assert!(!pictures.contains("a"));
+        pictures.hold(image("a"));
+        assert!(pictures.contains("a"));
+        // An encoding of the same picture for a question does not end the hold.
+        pictures.insert(image("a"));
+        pictures.insert(image("b"));
+        assert_eq!(ids(&pictures), ["a"]);
+        pictures.release("a");
+        assert!(!pictures.contains("a"));
+    }
+
+    #[test]
+    fn a_picture_that_is_held_twice_needs_two_releases() {
+        let mut pictures = Pictures::new();
+        pictures.keep(0);
+        pictures.hold(image("a"));
+        pictures.hold(image("a"));
+        pictures.release("a");
+        assert!(pictures.contains("a"));
+        pictures.release("a");
+        assert!(!pictures.contains("a"));
+        pictures.release("a");
+        pictures.hold(image("a"));
+        assert!(pictures.contains("a"), "a release without a hold counts for nothing");
+    }
+
+    #[test]
+    fn the_oldest_picture_goes_first_and_use_makes_one_the_latest() {
+        let mut pictures = Pictures::new();
+        pictures.keep(2);
+        for id in ["a", "b"] {
+            pictures.insert(image(id));
+        }
+        assert!(pictures.get("a").is_some() && pictures.get("z").is_none());
+        pictures.insert(image("c"));
+        assert_eq!(ids(&pictures), ["a", "c"]);
+    }
+}
