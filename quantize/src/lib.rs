@@ -26,15 +26,12 @@ pub use write::partial_path;
 use anyhow::{Context, Result, ensure};
 use convert::Converter;
 use qwen_vl_format::manifest::{FORMAT_NAME, FORMAT_VERSION, GenerationConfig, Manifest, ProcessorConfig, Provenance};
-use qwen_vl_format::{ModelConfig, Scheme};
+use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD, ModelConfig, Scheme, SpecialIds};
 use source::{Input, Source};
 use write::OutputFolder;
 
 /// The vocabulary's file name, in the source and in the web checkpoint.
 const TOKENIZER_FILE: &str = "qwen.tiktoken";
-/// `visual.py`, class `VisionTransformer`: fixed, in no config file.
-const IMAGE_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
-const IMAGE_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
 
 /// Converts a checkpoint into a web checkpoint. The output folder appears when it is whole.
 pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summary> {
@@ -118,16 +115,19 @@ fn read_generation_config(input: &Input, config: &ModelConfig) -> Result<Generat
         serde_json::Value::Null => Ok(default),
         found => found.as_u64().with_context(|| wrong(key)),
     };
-    // `<|endoftext|>` is the first special token; `<img>` comes 214 ids later.
-    let end_of_text = u64::from(config.visual.image_start_id.saturating_sub(214));
+    let end_of_text = SpecialIds::of_model(config.visual.image_start_id).map_or(0, |special| u64::from(special.endoftext));
     let generation = GenerationConfig {
         chat_format: value["chat_format"].as_str().unwrap_or("chatml").to_owned(),
         eos_token_id: u32::try_from(number("eos_token_id", end_of_text)?).with_context(|| wrong("eos_token_id"))?,
+        extra_eos_token_ids: Vec::new(),
         max_new_tokens: number("max_new_tokens", 512)? as usize,
+        max_length: None,
         max_window_size: number("max_window_size", 6144)? as usize,
         do_sample: value["do_sample"].as_bool().unwrap_or(true),
+        temperature: None,
         top_k: number("top_k", 0)? as usize,
         top_p: value["top_p"].as_f64().unwrap_or(0.3) as f32,
+        repetition_penalty: None,
     };
     ensure!(["chatml", "raw"].contains(&generation.chat_format.as_str()), "{}, expected `chatml` or `raw`", wrong("chat_format"));
     ensure!(

@@ -100,9 +100,7 @@ fn gpu(error: &GpuError) -> (&'static str, Details) {
 
 fn processor(error: &ProcessorError) -> &'static str {
     match error {
-        ProcessorError::VocabularyLine { .. } | ProcessorError::Vocabulary { .. } | ProcessorError::ImageStartId { .. } => {
-            "MANIFEST_INVALID"
-        }
+        ProcessorError::Vocabulary(_) => "VOCABULARY_INVALID",
         ProcessorError::UnreadablePicture { .. }
         | ProcessorError::EmptyPicture { .. }
         | ProcessorError::PictureTooLarge { .. }

@@ -22,7 +22,7 @@
 //! The nibble order lets a kernel take four consecutive weights with one mask: `w & 0x0f0f0f0f` is w0..w3 as bytes,
 //! `(w >> 4) & 0x0f0f0f0f` is w4..w7.
 
-use crate::padded;
+use crate::{ROW_ALIGN, padded};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
@@ -57,9 +57,29 @@ pub const GROUP_SIZES: [u32; 3] = [32, 64, 128];
 /// What the nibbles of a 4-bit code stand for, in units of the group's scale: `floor(t * (10.75 + 0.078125 t²) + 0.5)`, t = nibble - 8.
 pub const Q4_VALUES: [i8; 16] = [-126, -102, -81, -64, -48, -34, -22, -11, 0, 11, 22, 34, 48, 64, 81, 102];
 
+// Kernels read whole words and whole groups: a padded row has no other length, and a code is what its scheme names.
+const _: () = {
+    assert!(size_of::<f16>() == 2 && size_of::<f32>() == 4);
+    let mut index = 0;
+    while index < GROUP_SIZES.len() {
+        // The shortest group fills a padded row; longer ones are whole numbers of it, so only a row's last group is shorter.
+        assert!((GROUP_SIZES[index] as usize).is_multiple_of(ROW_ALIGN));
+        index += 1;
+    }
+    let cols = ROW_ALIGN;
+    assert!(Scheme::F32.row_data_bytes(cols) == 4 * cols && Scheme::F16.row_data_bytes(cols) == 2 * cols);
+    assert!(Scheme::Q8 { group_size: 32 }.row_data_bytes(cols) == cols);
+    assert!(Scheme::Q4 { group_size: 32 }.row_data_bytes(cols) == cols / 2);
+    assert!(Scheme::Int4 { group_size: 32 }.row_data_bytes(cols) == cols / 2);
+    // A stored row begins at a word, whatever its columns: one column becomes a padded row.
+    assert!(Scheme::Q4 { group_size: 32 }.row_data_bytes(1).is_multiple_of(4));
+    assert!(Scheme::Q4 { group_size: 128 }.row_scale_bytes(1) == 4 && Scheme::Q4 { group_size: 32 }.row_scale_bytes(33) == 4);
+    assert!(Scheme::F32.row_scale_bytes(cols) == 0 && Scheme::F16.row_scale_bytes(cols) == 0);
+};
+
 impl Scheme {
     /// Bytes of the stored values or codes of one row.
-    pub fn row_data_bytes(self, cols: usize) -> usize {
+    pub const fn row_data_bytes(self, cols: usize) -> usize {
         let cols = padded(cols);
         match self {
             Scheme::F32 => cols * 4,
@@ -70,7 +90,7 @@ impl Scheme {
     }
 
     /// Weights that share a scale; `None` for float schemes.
-    pub fn group_size(self) -> Option<usize> {
+    pub const fn group_size(self) -> Option<usize> {
         match self {
             Scheme::F32 | Scheme::F16 => None,
             Scheme::Q8 { group_size } | Scheme::Q4 { group_size } | Scheme::Int4 { group_size } => Some(group_size as usize),
@@ -78,12 +98,15 @@ impl Scheme {
     }
 
     /// Scales of one row, padded to an even count; 0 for float schemes.
-    pub fn row_scales(self, cols: usize) -> usize {
-        self.group_size().map_or(0, |group_size| padded(cols).div_ceil(group_size).next_multiple_of(2))
+    pub const fn row_scales(self, cols: usize) -> usize {
+        match self.group_size() {
+            Some(group_size) => padded(cols).div_ceil(group_size).next_multiple_of(2),
+            None => 0,
+        }
     }
 
     /// Bytes of the stored scales of one row.
-    pub fn row_scale_bytes(self, cols: usize) -> usize {
+    pub const fn row_scale_bytes(self, cols: usize) -> usize {
         self.row_scales(cols) * 2
     }
 }

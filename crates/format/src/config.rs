@@ -8,6 +8,10 @@ pub const RESAMPLER_HEAD_DIM: usize = 128;
 pub const POSITION_TABLE_SIDE: usize = 16;
 /// LayerNorm epsilon of the whole visual part; `layer_norm_epsilon` of the config does not touch it.
 pub const VISION_NORM_EPSILON: f32 = 1e-6;
+/// Mean of each channel of a picture scaled to 0..1. In no config key: `visual.py`, class `VisionTransformer`.
+pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Standard deviation of each channel, from the same place as [`IMAGE_MEAN`].
+pub const IMAGE_STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 
 fn default_queries() -> usize {
     256

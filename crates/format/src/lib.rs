@@ -7,21 +7,26 @@
 //! - [`tensors`]: the one table of our tensor names and shapes, in load order;
 //! - [`block`]: how one row of weights is stored in each [`Scheme`];
 //! - [`manifest`]: the index of a web checkpoint, validated before anything is loaded;
-//! - [`hash`]: the checksum of a shard, taken piece by piece.
+//! - [`shard`]: the checks of shards while their bytes arrive;
+//! - [`vocabulary`]: the file `qwen.tiktoken`; [`special`]: the tokens that follow its ranks.
 
 pub mod block;
 pub mod config;
-pub mod hash;
 pub mod manifest;
 mod resize;
+pub mod shard;
+pub mod special;
 pub mod tensors;
+pub mod vocabulary;
 
 pub use block::Scheme;
-pub use config::{ConfigError, ModelConfig, VisionConfig};
-pub use hash::ShardHash;
+pub use config::{ConfigError, IMAGE_MEAN, IMAGE_STD, ModelConfig, VisionConfig};
 pub use manifest::{Manifest, ManifestError};
 pub use resize::resize_table;
+pub use shard::{ShardCheck, ShardError, ShardHash};
+pub use special::{SPECIALS_BEFORE_IMG, SpecialIds};
 pub use tensors::{TensorKind, TensorSpec};
+pub use vocabulary::{Vocabulary, VocabularyError};
 
 /// Rows of every stored tensor are padded with zeros to a multiple of this many columns, so that kernels read whole
 /// vectors and the shortest group of weights without bounds checks. Activations use the same row stride.

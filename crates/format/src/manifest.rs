@@ -94,23 +94,45 @@ pub struct ProcessorConfig {
     pub image_std: [f32; 3],
 }
 
-/// Settings of generation, with the keys of the published `generation_config.json`.
+/// Default settings of generation, with the keys of the published `generation_config.json`.
+///
+/// Optional keys are absent where the checkpoint does not set them. Manifests of before these keys existed have none of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerationConfig {
     /// `chatml` for chat checkpoints, `raw` for base models.
     pub chat_format: String,
-    /// The token that ends everything.
+    /// The token that ends a sequence.
     pub eos_token_id: u32,
-    /// Longest answer by default, tokens.
+    /// Further tokens that end a sequence, where the checkpoint lists several. [`Self::eos_token_ids`] returns all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_eos_token_ids: Vec<u32>,
+    /// Length limit of an answer, tokens.
     pub max_new_tokens: usize,
-    /// History longer than this is dropped from its oldest turn on, tokens.
+    /// Length limit of prompt and answer together, tokens. It holds in addition to `max_new_tokens`; a converter sets it only where
+    /// the checkpoint has no `max_new_tokens`, which would override it in the original.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// Length limit of system text and history, tokens: the oldest turns are dropped.
     pub max_window_size: usize,
-    /// Whether answers are sampled by default.
+    /// True if answers are sampled; otherwise each token is the most likely one.
     pub do_sample: bool,
-    /// Most likely tokens to keep; 0 keeps all.
+    /// Divisor of the logits; 1 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// Number of most likely tokens to sample from; 0 for all.
     pub top_k: usize,
-    /// Probability mass to keep.
+    /// Probability mass of the most likely tokens to sample from.
     pub top_p: f32,
+    /// Divisor of the positive logits, and factor of the negative ones, of tokens that occurred before; 1 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
+}
+
+impl GenerationConfig {
+    /// Iterates over all tokens that end a sequence.
+    pub fn eos_token_ids(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.eos_token_id).chain(self.extra_eos_token_ids.iter().copied())
+    }
 }
 
 /// Where the weights come from.
@@ -328,8 +350,22 @@ impl Manifest {
         if !["chatml", "raw"].contains(&generation.chat_format.as_str()) {
             return setting("generation.chat_format", format!("`{}`", generation.chat_format), "`chatml` or `raw`");
         }
-        if generation.eos_token_id as usize >= self.config.vocab_size {
+        let in_vocabulary = |id: u32| (id as usize) < self.config.vocab_size;
+        if !in_vocabulary(generation.eos_token_id) {
             return setting("generation.eos_token_id", generation.eos_token_id.to_string(), "below config.vocab_size");
+        }
+        if !generation.extra_eos_token_ids.iter().copied().all(in_vocabulary) {
+            return setting("generation.extra_eos_token_ids", format!("{:?}", generation.extra_eos_token_ids), "below config.vocab_size");
+        }
+        if generation.max_length == Some(0) {
+            return setting("generation.max_length", "0".into(), "above 0");
+        }
+        let positive = |value: Option<f32>| value.is_none_or(|value| value.is_finite() && value > 0.0);
+        if !positive(generation.temperature) {
+            return setting("generation.temperature", format!("{:?}", generation.temperature.unwrap_or_default()), "above 0");
+        }
+        if !positive(generation.repetition_penalty) {
+            return setting("generation.repetition_penalty", format!("{:?}", generation.repetition_penalty.unwrap_or_default()), "above 0");
         }
         if !(generation.top_p > 0.0 && generation.top_p <= 1.0) {
             return setting("generation.top_p", generation.top_p.to_string(), "above 0, at most 1");
@@ -404,82 +440,98 @@ impl Manifest {
         Ok(())
     }
 
-    /// Every range has the bytes of its rows, lies in its shard, begins at a word, and follows the one before it.
+    /// Checks that every range has the bytes of its rows, lies in its shard, begins at a word, and follows the range before it.
     fn validate_ranges(&self) -> Result<(), ManifestError> {
-        // End of the last range of each shard so far. Ranges in file order can not overlap.
-        let mut ends: Vec<u64> = vec![0; self.shards.len()];
-        let mut current_shard = 0;
+        let mut layout = Layout { shards: &self.shards, current: 0, free_from: vec![0; self.shards.len()] };
         for tensor in &self.tensors {
-            let (scheme, [rows, cols]) = (tensor.scheme, tensor.shape);
-            let parts_rows: u128 = tensor.parts.iter().map(|part| part.rows as u128).sum();
-            if parts_rows != rows as u128 {
-                return Err(ManifestError::Rows { name: tensor.name.clone(), found: parts_rows, expected: rows });
+            let rows: u128 = tensor.parts.iter().map(|part| part.rows as u128).sum();
+            if rows != tensor.shape[0] as u128 {
+                return Err(ManifestError::Rows { name: tensor.name.clone(), found: rows, expected: tensor.shape[0] });
             }
-            for (index, part) in tensor.parts.iter().enumerate() {
-                let wrong = |what, found: String, expected: String| {
-                    Err(ManifestError::Part { name: tensor.name.clone(), part: index, what, found, expected })
-                };
-                let last = index + 1 == tensor.parts.len();
-                if part.rows == 0 || !(last || part.rows.is_multiple_of(PART_ROW_ALIGN)) {
-                    return wrong("its number of rows", part.rows.to_string(), format!("a multiple of {PART_ROW_ALIGN}"));
-                }
-                if part.shard >= self.shards.len() {
-                    return wrong("its shard", part.shard.to_string(), format!("below {}", self.shards.len()));
-                }
-                if part.shard < current_shard {
-                    return wrong("its shard", part.shard.to_string(), format!("{current_shard} or a later one (load order)"));
-                }
-                current_shard = part.shard;
-
-                // Neither product overflows: rows are below 2^24 here and a row below 2^32 bytes (`ModelConfig::validate`).
-                let data_bytes = part.rows as u64 * scheme.row_data_bytes(cols) as u64;
-                let scale_bytes = part.rows as u64 * scheme.row_scale_bytes(cols) as u64;
-                if data_bytes > MAX_PART_BYTES {
-                    return wrong("its data in bytes", data_bytes.to_string(), format!("at most {MAX_PART_BYTES}"));
-                }
-                match (part.scales.is_some(), scale_bytes > 0) {
-                    (true, false) => return wrong("`scales`", "present".into(), format!("none in scheme {scheme:?}")),
-                    (false, true) => return wrong("`scales`", "absent".into(), format!("{scale_bytes} bytes")),
-                    _ => {}
-                }
-                for (what, range, bytes) in [("data", Some(part.data), data_bytes), ("scales", part.scales, scale_bytes)]
-                    .into_iter()
-                    .filter_map(|(w, r, b)| Some((w, r?, b)))
-                {
-                    let [begin, end] = range;
-                    if end.checked_sub(begin) != Some(bytes) {
-                        return wrong(
-                            what,
-                            format!("bytes {begin} to {end}"),
-                            format!("{bytes} bytes for {} rows of {scheme:?}", part.rows),
-                        );
-                    }
-                    if !begin.is_multiple_of(4) {
-                        return wrong(what, format!("at byte {begin}"), "a multiple of 4".into());
-                    }
-                    let shard = &self.shards[part.shard];
-                    if end > shard.bytes {
-                        return wrong(
-                            what,
-                            format!("bytes {begin} to {end}"),
-                            format!("at most {}, the size of `{}`", shard.bytes, shard.file),
-                        );
-                    }
-                    let free_from = &mut ends[part.shard];
-                    if begin < *free_from {
-                        return wrong(
-                            what,
-                            format!("at byte {begin}"),
-                            format!("{free_from} or later: the range before it in `{}` ends there", shard.file),
-                        );
-                    }
-                    *free_from = end;
-                }
+            for index in 0..tensor.parts.len() {
+                layout.check_part(tensor, index).map_err(|PartProblem { what, found, expected }| ManifestError::Part {
+                    name: tensor.name.clone(),
+                    part: index,
+                    what,
+                    found,
+                    expected,
+                })?;
             }
         }
-        match ends.iter().position(|end| *end == 0) {
+        match layout.free_from.iter().position(|free_from| *free_from == 0) {
             Some(unused) => Err(ManifestError::UnusedShard { file: self.shards[unused].file.clone() }),
             None => Ok(()),
         }
+    }
+}
+
+/// The shards as far as their ranges were checked. Ranges that are in the order of the file cannot overlap.
+struct Layout<'a> {
+    shards: &'a [FileEntry],
+    /// Shard of the last part.
+    current: usize,
+    /// End of the last range of each shard.
+    free_from: Vec<u64>,
+}
+
+/// What is wrong with a part of a tensor.
+struct PartProblem {
+    what: &'static str,
+    found: String,
+    expected: String,
+}
+
+fn problem(what: &'static str, found: impl ToString, expected: impl ToString) -> Result<(), PartProblem> {
+    Err(PartProblem { what, found: found.to_string(), expected: expected.to_string() })
+}
+
+impl Layout<'_> {
+    fn check_part(&mut self, tensor: &TensorEntry, index: usize) -> Result<(), PartProblem> {
+        let (part, scheme, cols) = (&tensor.parts[index], tensor.scheme, tensor.shape[1]);
+        let is_last = index + 1 == tensor.parts.len();
+        if part.rows == 0 || !(is_last || part.rows.is_multiple_of(PART_ROW_ALIGN)) {
+            return problem("its number of rows", part.rows, format!("a multiple of {PART_ROW_ALIGN}"));
+        }
+        if part.shard >= self.shards.len() {
+            return problem("its shard", part.shard, format!("below {}", self.shards.len()));
+        }
+        if part.shard < self.current {
+            return problem("its shard", part.shard, format!("{} or a later one (load order)", self.current));
+        }
+        self.current = part.shard;
+
+        // Neither product overflows: there are less than 2^24 rows of less than 2^32 bytes (`ModelConfig::validate`).
+        let data_bytes = part.rows as u64 * scheme.row_data_bytes(cols) as u64;
+        let scale_bytes = part.rows as u64 * scheme.row_scale_bytes(cols) as u64;
+        if data_bytes > MAX_PART_BYTES {
+            return problem("its data in bytes", data_bytes, format!("at most {MAX_PART_BYTES}"));
+        }
+        self.check_range("data", part.shard, part.data, data_bytes)?;
+        match part.scales {
+            Some(_) if scale_bytes == 0 => problem("`scales`", "present", format!("none in scheme {scheme:?}")),
+            None if scale_bytes > 0 => problem("`scales`", "absent", format!("{scale_bytes} bytes")),
+            Some(scales) => self.check_range("scales", part.shard, scales, scale_bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks one range and moves the end of its shard's last range to its end.
+    fn check_range(&mut self, what: &'static str, shard: usize, [begin, end]: [u64; 2], bytes: u64) -> Result<(), PartProblem> {
+        let (file, free_from) = (&self.shards[shard], self.free_from[shard]);
+        let found = || format!("bytes {begin} to {end}");
+        if end.checked_sub(begin) != Some(bytes) {
+            return problem(what, found(), format!("{bytes} bytes for its rows"));
+        }
+        if !begin.is_multiple_of(4) {
+            return problem(what, found(), "a multiple of 4 as its first byte");
+        }
+        if end > file.bytes {
+            return problem(what, found(), format!("at most {}, the size of `{}`", file.bytes, file.file));
+        }
+        if begin < free_from {
+            return problem(what, found(), format!("{free_from} or later: the range before it in `{}` ends there", file.file));
+        }
+        self.free_from[shard] = end;
+        Ok(())
     }
 }

@@ -59,11 +59,15 @@ fn valid() -> Manifest {
         generation: GenerationConfig {
             chat_format: "chatml".into(),
             eos_token_id: 86,
+            extra_eos_token_ids: Vec::new(),
             max_new_tokens: 512,
+            max_length: None,
             max_window_size: 6144,
             do_sample: true,
+            temperature: None,
             top_k: 0,
             top_p: 0.3,
+            repetition_penalty: None,
         },
         provenance: Provenance { converter: "test".into(), source: "test".into(), source_files: Vec::new(), modifications: "none".into() },
         files: vec![entry("qwen.tiktoken", 10)],
@@ -155,6 +159,37 @@ fn settings() {
     assert_refused(|manifest| manifest["generation"]["chat_format"] = "llama".into(), &["chat_format", "`llama`"]);
     assert_refused(|manifest| manifest["generation"]["eos_token_id"] = 320.into(), &["eos_token_id", "320"]);
     assert_refused(|manifest| manifest["generation"]["top_p"] = 0.into(), &["top_p"]);
+    assert_refused(|manifest| manifest["generation"]["extra_eos_token_ids"] = json!([3, 320]), &["extra_eos_token_ids", "320"]);
+    assert_refused(|manifest| manifest["generation"]["max_length"] = 0.into(), &["max_length", "above 0"]);
+    for key in ["temperature", "repetition_penalty"] {
+        for value in [0.0, -1.0, 1e39] {
+            assert_refused(|manifest| manifest["generation"][key] = value.into(), &[key, "above 0"]);
+        }
+    }
+}
+
+/// Optional settings survive the round trip, and a manifest without them, as version 1 began, is written again without them.
+#[test]
+fn optional_settings_of_generation() {
+    let optional = ["extra_eos_token_ids", "max_length", "temperature", "repetition_penalty"];
+    let without = serde_json::to_value(valid()).unwrap();
+    for key in optional {
+        assert!(without["generation"].get(key).is_none(), "{key}");
+    }
+    let mut manifest = Manifest::from_json(&without.to_string()).unwrap();
+    assert_eq!(manifest, valid());
+    assert_eq!(manifest.generation.eos_token_ids().collect::<Vec<_>>(), [86]);
+
+    manifest.generation.extra_eos_token_ids = vec![88, 5];
+    manifest.generation.max_length = Some(2048);
+    manifest.generation.temperature = Some(0.2);
+    manifest.generation.repetition_penalty = Some(1.5);
+    let json = serde_json::to_string(&manifest).unwrap();
+    for key in optional {
+        assert!(json.contains(key), "{key}");
+    }
+    assert_eq!(Manifest::from_json(&json).unwrap(), manifest);
+    assert_eq!(manifest.generation.eos_token_ids().collect::<Vec<_>>(), [86, 88, 5]);
 }
 
 #[test]

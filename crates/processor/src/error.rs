@@ -1,35 +1,14 @@
 //! Everything that can be wrong with what this crate is given.
 
+use qwen_vl_format::VocabularyError;
+
 /// Why a vocabulary, a text or a picture can not be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessorError {
-    /// A line of the vocabulary file is garbled.
-    #[error("vocabulary (qwen.tiktoken), line {line}: {reason}")]
-    VocabularyLine {
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The lines are fine, but together they are no vocabulary.
-    #[error("vocabulary (qwen.tiktoken): {reason}")]
-    Vocabulary {
-        /// What is missing or too much.
-        reason: String,
-    },
-    /// The vocabulary belongs to another model.
-    #[error(
-        "the vocabulary has {ranks} ranks, so `<img>` would be id {found}; the model's `visual.image_start_id` is {expected}: the vocabulary is cut short or of another model"
-    )]
-    ImageStartId {
-        /// Number of ranks.
-        ranks: usize,
-        /// Id of `<img>` by the vocabulary.
-        found: u32,
-        /// Id of `<img>` by the model's configuration.
-        expected: u32,
-    },
+    /// The vocabulary is damaged or belongs to another model.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
     /// The path does not fit the positions of an image.
     #[error(
         "the path in `<img>` at character {at} takes {bytes} bytes of UTF-8, an image has room for {limit}: use a shorter path; it starts `{start}`"

@@ -4,10 +4,6 @@ use crate::{ProcessorError, resize};
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, metadata};
 use std::io::Cursor;
 
-/// Mean of each channel that the published model was trained with.
-pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// Standard deviation of each channel.
-pub const IMAGE_STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 /// Most pixels of a picture that is decoded: 8192×8192, 192 MiB as RGB.
 pub const MAX_PICTURE_PIXELS: u64 = 1 << 26;
 

@@ -1,33 +1,13 @@
 //! Text to token ids and back.
 
-use crate::{ProcessorError, split, vocabulary::Vocabulary};
+use crate::{ProcessorError, split, vocabulary::merges};
+use qwen_vl_format::{SpecialIds, Vocabulary, VocabularyError};
 use std::{borrow::Cow, ops::Range};
 use tokenizers::{Model, models::bpe::BPE};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// Positions of an image in the published model.
 pub const DEFAULT_QUERIES: usize = 256;
-/// Special tokens without a meaning of their own, after `<|im_end|>`.
-const EXTRAS: u32 = 205;
-const NAMED: [&str; 12] = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<ref>",
-    "</ref>",
-    "<box>",
-    "</box>",
-    "<quad>",
-    "</quad>",
-    "<img>",
-    "</img>",
-    "<imgpad>",
-];
-/// Bytes of `<|endoftext|>` and `<|extra_204|>`.
-const LONGEST_SPECIAL: usize = 13;
-/// All special tokens.
-const SPECIALS: u32 = NAMED.len() as u32 + EXTRAS;
-
 /// Which special tokens are read as such in a text; the others are ordinary text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
@@ -48,88 +28,6 @@ pub enum KeepSpecials {
     Grounding,
     /// None (the path of an image stays).
     None,
-}
-
-/// Ids of the special tokens. They follow the ranks of the vocabulary, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpecialIds {
-    /// `<|endoftext|>`; also the number of ranks.
-    pub endoftext: u32,
-    /// `<|im_start|>`
-    pub im_start: u32,
-    /// `<|im_end|>`
-    pub im_end: u32,
-    /// `<ref>`
-    pub ref_start: u32,
-    /// `</ref>`
-    pub ref_end: u32,
-    /// `<box>`
-    pub box_start: u32,
-    /// `</box>`
-    pub box_end: u32,
-    /// `<quad>`
-    pub quad_start: u32,
-    /// `</quad>`
-    pub quad_end: u32,
-    /// `<img>`
-    pub img_start: u32,
-    /// `</img>`
-    pub img_end: u32,
-    /// `<imgpad>`
-    pub imgpad: u32,
-}
-
-impl SpecialIds {
-    fn after(ranks: u32) -> Self {
-        let tags = ranks + 3 + EXTRAS;
-        Self {
-            endoftext: ranks,
-            im_start: ranks + 1,
-            im_end: ranks + 2,
-            ref_start: tags,
-            ref_end: tags + 1,
-            box_start: tags + 2,
-            box_end: tags + 3,
-            quad_start: tags + 4,
-            quad_end: tags + 5,
-            img_start: tags + 6,
-            img_end: tags + 7,
-            imgpad: tags + 8,
-        }
-    }
-
-    /// The id of a special token's text.
-    fn id(&self, text: &str) -> Option<u32> {
-        if let Some(index) = NAMED.iter().position(|name| *name == text) {
-            return Some(self.endoftext + index as u32 + if index < 3 { 0 } else { EXTRAS });
-        }
-        let number = text.strip_prefix("<|extra_")?.strip_suffix("|>")?;
-        let index: u32 = number.parse().ok()?;
-        // `+5` and `05` are numbers, not names of tokens.
-        (index < EXTRAS && index.to_string() == number).then_some(self.im_end + 1 + index)
-    }
-
-    /// The text of a special token.
-    fn text(&self, id: u32) -> Option<Cow<'static, str>> {
-        match id.checked_sub(self.endoftext)? {
-            index @ 0..3 => Some(NAMED[index as usize].into()),
-            index if index < 3 + EXTRAS => Some(format!("<|extra_{}|>", index - 3).into()),
-            index if index < SPECIALS => Some(NAMED[(index - EXTRAS) as usize].into()),
-            _ => None,
-        }
-    }
-
-    fn is_grounding(&self, id: u32) -> bool {
-        (self.ref_start..=self.quad_end).contains(&id)
-    }
-
-    fn allowed(&self, id: u32, allowed: SpecialTokens) -> bool {
-        match allowed {
-            SpecialTokens::All => true,
-            SpecialTokens::ImageAndGrounding => id >= self.ref_start,
-            SpecialTokens::None => false,
-        }
-    }
 }
 
 /// The tokenizer of a Qwen-VL: NFC, byte-level BPE by ranks, special tokens, and images as spans of path bytes.
@@ -155,15 +53,15 @@ impl Tokenizer {
         let vocabulary = Vocabulary::parse(file)?;
         let word = |id| latin1(vocabulary.token(id).unwrap_or_default());
         let words = (0..vocabulary.len() as u32).map(|id| (word(id), id)).collect::<tokenizers::models::bpe::Vocab>();
-        let merges = vocabulary.merges().into_iter().map(|(left, right)| (word(left), word(right))).collect();
+        let merges = merges(&vocabulary).into_iter().map(|(left, right)| (word(left), word(right))).collect();
         let bpe = BPE::builder()
             .vocab_and_merges(words, merges)
             // tiktoken takes a word that is a token as a whole, also where no merges lead to it.
             .ignore_merges(true)
             .cache_capacity(0)
             .build()
-            .map_err(|error| ProcessorError::Vocabulary { reason: error.to_string() })?;
-        let special = SpecialIds::after(vocabulary.len() as u32);
+            .map_err(|error| VocabularyError::File { problem: error.to_string() })?;
+        let special = vocabulary.special();
         Ok(Self { vocabulary, bpe, special, queries: DEFAULT_QUERIES })
     }
 
@@ -185,7 +83,7 @@ impl Tokenizer {
 
     /// Number of ids: ranks and special tokens.
     pub fn len(&self) -> usize {
-        self.vocabulary.len() + SPECIALS as usize
+        self.vocabulary.len() + SpecialIds::COUNT as usize
     }
 
     /// Never: a vocabulary has at least the single bytes.
@@ -200,8 +98,7 @@ impl Tokenizer {
 
     /// Checks the vocabulary against the id of `<img>` in a model's configuration.
     pub fn check_image_start(&self, expected: u32) -> Result<(), ProcessorError> {
-        let found = self.special.img_start;
-        if found == expected { Ok(()) } else { Err(ProcessorError::ImageStartId { ranks: self.vocabulary.len(), found, expected }) }
+        Ok(self.vocabulary.check_image_start(expected)?)
     }
 
     /// Token ids of a text.
@@ -260,13 +157,21 @@ impl Tokenizer {
         loop {
             // Every special token starts with its only `<` and ends with its only `>`.
             let start = from + text[from..].find('<')?;
-            let end = text[start..].bytes().take(LONGEST_SPECIAL).position(|byte| byte == b'>').map(|length| start + length + 1);
+            let end = text[start..].bytes().take(SpecialIds::LONGEST).position(|byte| byte == b'>').map(|length| start + length + 1);
             if let Some(end) = end
-                && let Some(id) = self.special.id(&text[start..end]).filter(|id| self.special.allowed(*id, allowed))
+                && let Some(id) = self.special.id(&text[start..end]).filter(|id| self.is_allowed(*id, allowed))
             {
                 return Some((id, start..end));
             }
             from = start + 1;
+        }
+    }
+
+    fn is_allowed(&self, id: u32, allowed: SpecialTokens) -> bool {
+        match allowed {
+            SpecialTokens::All => true,
+            SpecialTokens::ImageAndGrounding => id >= self.special.ref_start,
+            SpecialTokens::None => false,
         }
     }
 
@@ -313,7 +218,7 @@ impl Tokenizer {
     fn decode_id(&self, id: u32, keep: KeepSpecials, bytes: &mut Vec<u8>) {
         let kept = match keep {
             KeepSpecials::All => true,
-            KeepSpecials::Grounding => self.special.is_grounding(id),
+            KeepSpecials::Grounding => (self.special.ref_start..=self.special.quad_end).contains(&id),
             KeepSpecials::None => false,
         };
         if let Some(token) = self.vocabulary.token(id) {

@@ -4,6 +4,7 @@
 //! `CONVENTIONS.md`: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4 up to 600 tokens and 2e-3 above.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD};
 use qwen_vl_processor::{Orientation, Picture};
 use qwen_vl_reference::{KvCache, Place, Positions, QwenVl, Splice, burn, ignore, packed_mask};
 use qwen_vl_testkit::closeness::{assert_close, worst};
@@ -13,9 +14,6 @@ use std::path::Path;
 
 const VISION_TOLERANCE: f32 = 2e-4;
 const FEATURES_TOLERANCE: f32 = 1e-4;
-/// `visual.py`, class `VisionTransformer`.
-const IMAGE_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
-const IMAGE_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
 
 fn logits_tolerance(tokens: usize) -> f32 {
     if tokens <= 600 { 5e-4 } else { 2e-3 }

@@ -5,7 +5,7 @@ use qwen_vl_format::manifest::{
     FORMAT_NAME, FORMAT_VERSION, FileEntry, GenerationConfig, ProcessorConfig, Provenance, TensorEntry, TensorPart,
 };
 use qwen_vl_format::tensors::{TensorKind, TensorSpec, tensor_table};
-use qwen_vl_format::{MAX_PART_BYTES, Manifest, ModelConfig, PART_ROW_ALIGN, Scheme};
+use qwen_vl_format::{MAX_PART_BYTES, Manifest, ModelConfig, PART_ROW_ALIGN, Scheme, SpecialIds};
 
 /// Bytes that are uploaded at once, and repeated.
 const PIECE_BYTES: usize = 1 << 20;
@@ -13,19 +13,22 @@ const PIECE_BYTES: usize = 1 << 20;
 /// A manifest for this geometry with matrices in 4 bits and every tensor in a shard of its own. No file stands behind it.
 pub fn manifest(config: ModelConfig) -> Manifest {
     let (tensors, shards) = tensor_table(&config).into_iter().enumerate().map(|(shard, spec)| place(shard, spec)).unzip();
-    let end_of_text = config.visual.image_start_id.saturating_sub(214);
     Manifest {
         format: FORMAT_NAME.to_owned(),
         version: FORMAT_VERSION,
         processor: ProcessorConfig { tokenizer_file: String::new(), image_mean: [0.5; 3], image_std: [0.25; 3] },
         generation: GenerationConfig {
             chat_format: "raw".to_owned(),
-            eos_token_id: end_of_text,
+            eos_token_id: SpecialIds::of_model(config.visual.image_start_id).map_or(0, |special| special.endoftext),
+            extra_eos_token_ids: Vec::new(),
             max_new_tokens: 16,
+            max_length: None,
             max_window_size: config.seq_length,
             do_sample: false,
+            temperature: None,
             top_k: 0,
             top_p: 1.0,
+            repetition_penalty: None,
         },
         provenance: Provenance {
             converter: "qwen-vl-runtime".to_owned(),

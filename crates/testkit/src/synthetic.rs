@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use half::bf16;
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::{ModelConfig, SpecialIds};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -23,8 +23,7 @@ pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, to
         std::fs::write(out_dir.join(name), bytes).with_context(|| format!("can not write {}", out_dir.join(name).display()))
     };
     write("config.json", serde_json::to_string_pretty(config_json)?.as_bytes())?;
-    // `<|endoftext|>` is the first special token, `<img>` comes 214 ids later.
-    let end_of_text = config.visual.image_start_id.saturating_sub(214);
+    let end_of_text = SpecialIds::of_model(config.visual.image_start_id).map_or(0, |special| special.endoftext);
     let generation = serde_json::json!({
         "chat_format": "chatml", "do_sample": true, "eos_token_id": end_of_text, "pad_token_id": end_of_text,
         "max_new_tokens": 512, "max_window_size": 6144, "top_k": 0, "top_p": 0.3

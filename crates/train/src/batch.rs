@@ -2,16 +2,12 @@
 
 use crate::recipe::{Recipe, StageRecipe};
 use anyhow::{Context, Result, ensure};
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD, ModelConfig};
 use qwen_vl_processor::Tokenizer;
 use qwen_vl_reference::{Place, Splice};
 use qwen_vl_world::{Encoded, Sample, Split, World};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// `visual.py`, class `VisionTransformer`.
-pub const IMAGE_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
-/// As [`IMAGE_MEAN`].
-pub const IMAGE_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
 /// Numbers of pictures and of targets are rounded up to a multiple of this, so that a GPU sees few shapes.
 const PICTURES_STEP: usize = 4;
 const TARGETS_STEP: usize = 64;

@@ -13,6 +13,7 @@ export type ErrorCode =
   | "QUOTA_EXCEEDED"
   | "MANIFEST_INVALID"
   | "MANIFEST_VERSION"
+  | "VOCABULARY_INVALID"
   | "UNSUPPORTED_MODEL"
   | "IMAGE_DECODE"
   | "INVALID_ARGUMENT"
@@ -36,6 +37,7 @@ const HINTS: Record<ErrorCode, string> = {
   QUOTA_EXCEEDED: "Free disk space or delete other models; the model runs from the network meanwhile.",
   MANIFEST_INVALID: "The address must be of a folder that `quantize` wrote.",
   MANIFEST_VERSION: "Update this package, or convert the checkpoint again.",
+  VOCABULARY_INVALID: "The vocabulary of this model is damaged: convert the checkpoint again, with its own qwen.tiktoken.",
   UNSUPPORTED_MODEL: "Only Qwen-VL and Qwen-VL-Chat (2023) run here.",
   IMAGE_DECODE: "Give a PNG, JPEG, WebP, GIF or BMP picture, or draw it to a canvas first.",
   INVALID_ARGUMENT: "",
