@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until, write } from "../page/site.mjs";
+import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until } from "../page/site.mjs";
 
 /** What the model of these tests says; `crates/xtask/src/scripted.rs`. */
 const ANSWER = "This is a person.";

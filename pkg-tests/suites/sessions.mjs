@@ -54,7 +54,7 @@ export async function sessionTests(context, bed, where = "on WebGPU", options = 
           );
         assert.ok(report.encodeMs > 0 && report.prefill[0].tokensPerSecond > 0 && report.decode[0].tokensPerSecond > 0, table);
         assert.ok((report.dispatchesPerToken > 6 || options.backend === "cpu") && report.gpuBytes > 1e6 && report.loadMs > 0);
-        for (const row of ["adapter", "decode at 40", "dispatches a token", "% of the bandwidth"]) assert.ok(table.includes(row), table);
+        for (const row of ["adapter", "decode at 40", "dispatches per token", "% of the bandwidth"]) assert.ok(table.includes(row), table);
         console.log(table.replaceAll(/^/gm, "    "));
       });
     }),

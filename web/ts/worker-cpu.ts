@@ -1,6 +1,6 @@
-/** The worker where there is no WebGPU: the engine on the processor. */
+/** Worker script of the CPU fallback: the engine on the processor. */
 
-import { serve, type Scope } from "./worker/serve.js";
 import * as edge from "./wasm/qwen_vl_web_cpu.js";
+import { serve, type Scope } from "./worker/serve.js";
 
 serve(globalThis as unknown as Scope, edge, "cpu");

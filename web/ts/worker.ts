@@ -1,6 +1,6 @@
-/** The worker: the engine on the GPU. */
+/** Worker script: the engine on WebGPU. */
 
-import { serve, type Scope } from "./worker/serve.js";
 import * as edge from "./wasm/qwen_vl_web.js";
+import { serve, type Scope } from "./worker/serve.js";
 
 serve(globalThis as unknown as Scope, edge, "webgpu");

@@ -1,67 +1,81 @@
-import type { ModelInfo } from "./model.js";
-import type { EngineBenchmarkReport, Steps } from "../wire/protocol.js";
+import type { EngineBenchmarkReport } from "../wire/engine.js";
+import type { ModelInfo, Steps } from "../wire/protocol.js";
+import { abortSignal, anyBoolean, anyFunction, arrayOf, whole, type Checks } from "./options.js";
 
 export interface BenchmarkOptions {
-  /** Lengths of the sequence at which decoding is timed; 512 and 2048 by default, as far as the context allows. */
+  /** Sequence lengths at which decoding is timed, in tokens; 512 and 2048 by default, if the context allows them. */
   contexts?: readonly number[];
-  /** Lengths of the prompts that are timed; 128, 320 and 1024 by default, as far as the context allows. */
+  /** Prompt lengths that are timed, in tokens; 128, 320 and 1024 by default, if the context allows them. */
   prompts?: readonly number[];
-  /** Tokens that are decoded at each length; 32 by default. */
+  /** Tokens to decode at each length; 32 by default. */
   decodeTokens?: number;
-  /** Times that everything is repeated, of which the median counts; 3 by default. */
+  /** Repetitions, of which the median counts; 3 by default. */
   runs?: number;
-  /** Whether a picture is timed, too; `true` by default. */
+  /** True (default) if a picture is timed, too. */
   picture?: boolean;
-  /** What the GPU's memory can do by its data sheet, GB/s: decoding is told as a part of that, or else of what a copy does. */
+  /** Bandwidth of the GPU's memory according to its data sheet, in GB/s; that of a copy by default. Decoding is reported as a part of it. */
   bandwidth?: number;
   signal?: AbortSignal;
   onProgress?: (progress: Steps) => void;
 }
 
-/** How fast a model is on this machine: wall-clock medians. `String(report)` is a table. */
+/** Checks of the options. Lengths that do not fit the context are refused by the runtime. */
+export const BENCHMARK_CHECKS: Checks<BenchmarkOptions> = {
+  contexts: arrayOf(whole(1), "whole numbers from 1"),
+  prompts: arrayOf(whole(1), "whole numbers from 1"),
+  decodeTokens: whole(1),
+  runs: whole(1),
+  picture: anyBoolean,
+  bandwidth: { expected: "a number above 0", accepts: (value) => typeof value === "number" && value > 0 && Number.isFinite(value) },
+  signal: abortSignal,
+  onProgress: anyFunction,
+};
+
+/** Speed of a model on this machine: medians of wall-clock times. `String(report)` is a table. */
 export class BenchmarkReport {
   readonly model: string;
-  /** What the browser tells of the GPU; most tell little. */
+  /** Description of the GPU by the browser; most browsers say little. */
   readonly adapter: string;
   readonly browser: string;
-  /** Whether the adapter is a program on the processor: such speeds say nothing about a GPU. */
+  /** True if the adapter is software: such speeds say nothing about a GPU. */
   readonly software: boolean;
   readonly contextLength: number;
-  /** From the call of `load` to its end. */
+  /** Duration of the load, in milliseconds. */
   readonly loadMs: number;
-  /** Bytes of the model's files that came from the cache in that load, and all. */
+  /** Bytes that the load took from the cache. */
   readonly restoredBytes: number;
+  /** Bytes of the model's files. */
   readonly downloadBytes: number;
-  /** Bytes of all GPU buffers, by our own count. */
+  /** Bytes of all GPU buffers, by our own accounting. */
   readonly gpuBytes: number;
   readonly runs: number;
-  /** One picture through vision tower and resampler; 0 if it was not asked for. */
+  /** Duration of vision tower and resampler for one picture, in milliseconds; 0 if pictures were not timed. */
   readonly encodeMs: number;
-  /** Its parts: one block of the vision tower, and the resampler. Not where the model runs on the processor. */
+  /** Parts of it, in milliseconds: one block of the vision tower, and the resampler. Absent on the CPU backend. */
   readonly visionBlockMs?: number;
   readonly resamplerMs?: number;
   readonly prefill: readonly {
-    /** Length of the prompt. */
+    /** Length of the prompt, in tokens. */
     tokens: number;
     tokensPerSecond: number;
   }[];
   readonly decode: readonly {
-    /** Length of the sequence. */
+    /** Length of the sequence, in tokens. */
     context: number;
     tokensPerSecond: number;
-    /** Weights, keys and values read, GB/s. */
+    /** Weights, keys and values that are read, in GB/s. */
     gigabytesPerSecond: number;
-    /** Of the bandwidth that was given, or else of a copy's. */
+    /** Part of `BenchmarkOptions.bandwidth`, or of the bandwidth of a copy. */
     percentOfBandwidth?: number;
   }[];
   readonly dispatchesPerToken: number;
-  /** What the adapter can do at best. Not where the model runs on the processor. */
+  /** Limits of the adapter. Absent on the CPU backend. */
   readonly limits?: {
-    /** Bytes read and as many written, both counted, by a copy on the GPU. */
+    /** Copy on the GPU; bytes read and bytes written are both counted. */
     copyGigabytesPerSecond: number;
-    /** Bytes written to the GPU. */
+    /** Writing from the page to the GPU. */
     uploadGigabytesPerSecond: number;
-    /** A launch that does next to nothing, one of many. */
+    /** Duration of a nearly empty dispatch among many. */
     microsecondsPerDispatch: number;
   };
 
@@ -108,7 +122,7 @@ export class BenchmarkReport {
   toString(): string {
     const rows: [string, string][] = [
       ["model", `${this.model}, context of ${this.contextLength}`],
-      ["adapter", this.adapter + (this.software ? " (software: not a speed of any GPU)" : "")],
+      ["adapter", this.adapter + (this.software ? " (software: not the speed of a GPU)" : "")],
       ["browser", this.browser],
       ["load", `${seconds(this.loadMs)}, ${megabytes(this.restoredBytes)} of ${megabytes(this.downloadBytes)} from the cache`],
       ...(this.encodeMs > 0 ? [["encode a picture", `${this.encodeMs.toFixed(1)} ms${this.#parts()}`] satisfies [string, string]] : []),
@@ -121,7 +135,7 @@ export class BenchmarkReport {
         `${tokensPerSecond.toFixed(1)} tokens/s, ${gigabytesPerSecond.toPrecision(3)} GB/s` +
           (percentOfBandwidth === undefined ? "" : `, ${percentOfBandwidth.toPrecision(3)} % of the bandwidth`),
       ]),
-      ["dispatches a token", String(this.dispatchesPerToken)],
+      ["dispatches per token", String(this.dispatchesPerToken)],
       ...this.#limitRows(),
       ["GPU memory", megabytes(this.gpuBytes)],
       ["runs", `${this.runs}, medians of wall-clock times`],
@@ -132,14 +146,14 @@ export class BenchmarkReport {
 
   #parts(): string {
     if (this.visionBlockMs === undefined || this.resamplerMs === undefined) return "";
-    return `, of it a block of the tower ${this.visionBlockMs.toFixed(2)} ms and the resampler ${this.resamplerMs.toFixed(2)} ms`;
+    return `, of which a block of the tower takes ${this.visionBlockMs.toFixed(2)} ms and the resampler ${this.resamplerMs.toFixed(2)} ms`;
   }
 
   #limitRows(): [string, string][] {
     if (!this.limits) return [];
     const { copyGigabytesPerSecond, uploadGigabytesPerSecond, microsecondsPerDispatch } = this.limits;
     const copy = `copies ${copyGigabytesPerSecond.toPrecision(3)} GB/s, uploads ${uploadGigabytesPerSecond.toPrecision(3)} GB/s`;
-    return [["at best", `${copy}, ${microsecondsPerDispatch.toPrecision(3)} µs a dispatch`]];
+    return [["limits", `${copy}, ${microsecondsPerDispatch.toPrecision(3)} µs per dispatch`]];
   }
 }
 

@@ -1,11 +1,11 @@
 /** What users can do with the models that their site keeps. */
 
-import { WorkerClient, type Backend, type FileLocations } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { CachedModel } from "../weights/cache.js";
 import type { CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
-import { absolute, cacheSpec, manifestUrl, sourceSpec, type CacheChoice, type SourceOptions } from "../weights/spec.js";
+import { cacheSpec, manifestUrl, sourceSpec, type CacheChoice, type SourceOptions } from "../weights/spec.js";
+import { startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
 export interface CacheOptions extends FileLocations {
   /** The cache in question; the site's private file system by default. */
@@ -78,22 +78,16 @@ export const weightsCache = {
   },
 };
 
-/** The package's wasm file, if it was moved. */
-export function wasmLocation({ wasmUrl, cpuWasmUrl }: FileLocations, backend: Backend = "webgpu"): { wasmUrl?: string } {
-  const moved = backend === "cpu" ? cpuWasmUrl : wasmUrl;
-  return moved ? { wasmUrl: absolute(moved).href } : {};
-}
-
 /** Runs an operation in a worker of its own: only workers can read and write files piece by piece. */
 async function operate(operation: CacheOperation, options: CacheOptions, transfer: Transferable[] = []): Promise<CachedModel[]> {
   const { signal, onProgress } = options;
   const cache = cacheSpec(options.cache ?? "opfs");
-  const client = WorkerClient.start(options);
+  const client = startWorker(options);
   try {
     const callOptions = {
       transfer: [...transfer, ...cache.transfer],
       ...(signal ? { signal } : {}),
-      ...(onProgress ? { onNote: onProgress } : {}),
+      ...(onProgress ? { onEvent: onProgress } : {}),
     };
     return await client.call("cache", { operation, cache: cache.spec, ...wasmLocation(options) }, callOptions).result;
   } finally {

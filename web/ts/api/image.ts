@@ -1,5 +1,6 @@
 /** Pictures of every kind, as they are handed to the worker. */
 
+import { context2d, readBitmap } from "../wire/bitmap.js";
 import { QwenVLError } from "../wire/errors.js";
 
 /**
@@ -172,19 +173,6 @@ export function dataUrl(image: CapturedImage): string {
 
 function pixelsOf(image: Exclude<CapturedImage, { kind: "encoded" }>): ImageData {
   return image.kind === "data" ? image.data : readBitmap(image.bitmap);
-}
-
-/** The pixels of a bitmap. */
-export function readBitmap(bitmap: ImageBitmap): ImageData {
-  const context = context2d(new OffscreenCanvas(bitmap.width, bitmap.height));
-  context.drawImage(bitmap, 0, 0);
-  return context.getImageData(0, 0, bitmap.width, bitmap.height);
-}
-
-function context2d(canvas: OffscreenCanvas): OffscreenCanvasRenderingContext2D {
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  if (!context) throw new QwenVLError("IMAGE_DECODE", "there is no 2D canvas");
-  return context;
 }
 
 /** A BMP file of 24 bits a pixel: the one lossless format that can be written at once, without a callback. */

@@ -3,7 +3,8 @@
 import type { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import { capture, dataUrl, EXACT, type CapturedImage, type ImageOrientation, type ImageSource } from "./image.js";
-import type { ImagePayload, PictureInfo } from "../wire/protocol.js";
+import type { PictureInfo } from "../wire/engine.js";
+import type { ImagePayload } from "../wire/protocol.js";
 
 /** A picture, or a reference to one that {@link QwenVLModel.encodeImage} has made. */
 export type ImageInput = ImageSource | ImageRef;

@@ -1,11 +1,11 @@
 import type { Answer, AnswerEvent } from "../wire/types.js";
 
-/** Starts the work of a run; events go to `emit`. `cancel` ends it early, and the answer is then what there is so far. */
-export type StartRun = (emit: (event: AnswerEvent) => void) => { answer: Promise<Answer>; cancel(): void };
+/** Starts a run and emits its events. `cancel` ends it early: the answer is then what has been generated so far. */
+export type StartRun = (emit: (event: AnswerEvent) => void) => { answer: Promise<Answer>; cancel: () => void };
 
 /**
- * An answer in the making: iterate over its events, or await the whole, or both. It runs from the start, whether anybody listens or not.
- * Leaving the loop early cancels it.
+ * A question in progress: iterate over its events, await the whole answer, or both. A run starts at once, even if nobody listens. Leaving
+ * the loop early cancels it.
  *
  * ```js
  * for await (const event of session.ask("What is this?")) if (event.type === "text") show(event.delta);
@@ -25,7 +25,7 @@ export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
     const { answer, cancel } = start((event) => this.#push(event));
     this.#cancel = cancel;
     this.#answer = answer;
-    // Who only iterates gets the failure there; this keeps the promise from counting as unhandled.
+    // A caller that only iterates gets the failure there. This handler keeps the promise from being reported as unhandled.
     answer.then(
       (answer) => {
         this.#settled = true;
@@ -39,11 +39,12 @@ export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
     );
   }
 
-  /** Ends the run at the next step. The answer is then what there is so far, with `finishReason` `"cancelled"`. */
+  /** Ends the run at its next step. The answer is then what has been generated so far, with `finishReason` `"cancelled"`. */
   cancel(): void {
     if (!this.#settled) this.#cancel();
   }
 
+  // oxlint-disable-next-line unicorn/no-thenable -- a run can be awaited by design
   then<T = Answer, E = never>(
     onAnswer?: ((answer: Answer) => T | PromiseLike<T>) | null,
     onFailure?: ((reason: unknown) => E | PromiseLike<E>) | null,
@@ -51,7 +52,7 @@ export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
     return this.#answer.then(onAnswer, onFailure);
   }
 
-  /** The text alone, piece by piece, without tags. */
+  /** Iterates over the text alone, without tags. */
   async *text(): AsyncGenerator<string, void, undefined> {
     for await (const event of this) if (event.type === "text" && event.delta) yield event.delta;
   }

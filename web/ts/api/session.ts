@@ -1,24 +1,36 @@
-import { Question, type Content, type Message } from "./content.js";
 import { QwenVLError } from "../wire/errors.js";
-import type { ImageOrientation } from "./image.js";
-import type { QwenVLModel } from "./model.js";
-import type { EngineRequest } from "../wire/protocol.js";
-import type { Picture } from "./picture.js";
-import { Run } from "./run.js";
+import type { EngineRequest, PictureInfo } from "../wire/engine.js";
+import type { ModelInfo } from "../wire/protocol.js";
 import type { AskOptions, GenerationOptions } from "../wire/types.js";
+import { untilAborted } from "./abort.js";
+import { Question, type Content, type Message } from "./content.js";
+import type { ImageOrientation } from "./image.js";
+import {
+  anyString,
+  ASK_CHECKS,
+  checkArgument,
+  checkedElsewhere,
+  checkOptions,
+  imageOrientation,
+  oneOf,
+  whole,
+  type Checks,
+} from "./options.js";
+import type { Picture } from "./picture.js";
+import type { Run } from "./run.js";
 
-/** What happens to a conversation that does not fit the context. */
+/** Behaviour of a conversation that does not fit the context. */
 export type ContextOverflow =
   /** The question fails with `CONTEXT_OVERFLOW`. */
   | "error"
   /**
-   * The oldest turns are left out: those beyond the checkpoint's window (6144 tokens), as in the original, and then as many as leave
-   * room for an answer of a quarter of the context. They stay in {@link Session.history}.
+   * The oldest turns are left out: those beyond the checkpoint's window (6144 tokens), as in the original, and then as many as leave room
+   * for an answer of a quarter of the context. They stay in {@link Session.history}.
    */
   | "drop-oldest";
 
 export interface SessionOptions {
-  /** What the assistant is told at the start; the original's sentence by default. */
+  /** System prompt; the original's by default. */
   system?: string;
   /** Messages so far: user and assistant by turns. */
   history?: readonly Message[];
@@ -26,39 +38,65 @@ export interface SessionOptions {
   generation?: GenerationOptions;
   /** `"error"` by default. */
   onContextOverflow?: ContextOverflow;
-  /** For pictures that do not say it themselves; that of the model by default. */
+  /** Orientation of pictures that have no orientation option; the model's by default. */
   imageOrientation?: ImageOrientation;
 }
+
+/** Functions of a model that its sessions use. */
+export interface SessionModel {
+  readonly info: ModelInfo;
+  readonly imageOrientation: ImageOrientation;
+  start(prepare: () => Promise<PreparedRequest>, options: AskOptions): Run;
+  encode(picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo>;
+  count(prompt: EngineRequest["prompt"], signal?: AbortSignal): Promise<number>;
+}
+
+/** Request of a run. */
+export interface PreparedRequest {
+  prompt: EngineRequest["prompt"];
+  pictures: readonly Picture[];
+}
+
+/** `history` is checked where it is read. */
+const CHECKS: Checks<SessionOptions> = {
+  system: anyString,
+  history: { expected: "an array of messages", accepts: Array.isArray },
+  generation: checkedElsewhere,
+  onContextOverflow: oneOf("error", "drop-oldest"),
+  imageOrientation,
+};
 
 interface Turn {
   question: Question;
   raw: string;
-  /** Of the conversation after it; 0 where it was never run. */
+  /** Length of the conversation after the turn, in tokens; 0 if the turn was never run. */
   tokens: number;
 }
 
 /**
- * A conversation with pictures. Questions are answered one after the other. It lives on the page: the model keeps what it computed for the
- * latest conversation and goes on from there, and computes again what another one has pushed out.
+ * A conversation with pictures. Questions are answered one after the other. The session is on the page: the model keeps the state of the
+ * latest conversation and continues from there, and runs the prompt of another conversation again.
  */
 export class Session {
-  /** What happens to a conversation that does not fit the context. */
+  /** Behaviour of a conversation that does not fit the context. */
   onContextOverflow: ContextOverflow;
-  readonly #model: QwenVLModel;
+  readonly #model: SessionModel;
   readonly #options: SessionOptions;
   #turns: Turn[];
-  /** Settles when the latest question is answered or has failed. */
-  #latest: Promise<unknown> = Promise.resolve();
+  /** Resolves when all questions so far have been answered or have failed. */
+  #idle: Promise<unknown> = Promise.resolve();
 
   /** @internal */
-  constructor(model: QwenVLModel, options: SessionOptions, turns?: readonly Turn[]) {
+  constructor(model: SessionModel, options: SessionOptions, turns?: readonly Turn[]) {
+    checkOptions(options, CHECKS);
+    if (options.generation !== undefined) checkOptions<AskOptions>(options.generation, ASK_CHECKS);
     this.#model = model;
     this.#options = options;
     this.onContextOverflow = options.onContextOverflow ?? "error";
     this.#turns = turns ? [...turns] : turnsOf(options.history ?? [], this.#orientation);
   }
 
-  /** Messages so far. A question that was cancelled or failed is not among them. Pictures are as they were captured. */
+  /** Messages so far, with pictures as they were captured. Questions that were cancelled or failed are left out. */
   get history(): readonly Message[] {
     return this.#turns.flatMap(({ question, raw }): Message[] => [
       { role: "user", content: question.content() },
@@ -66,22 +104,25 @@ export class Session {
     ]);
   }
 
-  /** Tokens of the conversation after its latest answer; 0 before the first. */
+  /** Length of the conversation after its latest answer, in tokens; 0 before the first. */
   get contextUsage(): number {
     return this.#turns.at(-1)?.tokens ?? 0;
   }
 
-  /** Tokens that fit: prompt and answer. */
+  /** Longest sequence of prompt and answer, in tokens. */
   get contextWindow(): number {
     return this.#model.info.contextLength;
   }
 
-  /** Tokens of the whole prompt if `content` was asked now: system, turns so far, and the question. */
-  async countTokens(content: Content = "", options: { signal?: AbortSignal } = {}): Promise<number> {
-    await this.#latest;
-    const question = new Question(content, this.#orientation, options.signal);
-    const { prompt } = await this.#prompt(this.#turns, question, options.signal);
-    return this.#model.count(prompt, options.signal);
+  /** Returns the tokens of the whole prompt if `content` was asked now: system prompt, turns so far, and the question. */
+  async countTokens(content: Content = "", { signal }: { signal?: AbortSignal } = {}): Promise<number> {
+    const count = async () => {
+      await this.#idle;
+      const question = new Question(content, this.#orientation, signal);
+      const { prompt } = await this.#prompt(this.#turns, question, signal);
+      return this.#model.count(prompt, signal);
+    };
+    return untilAborted(signal, count());
   }
 
   /** Asks a question. Pictures are captured now, even if the question has to wait. */
@@ -89,32 +130,33 @@ export class Session {
     return this.#run(new Question(content, this.#orientation, options.signal), options);
   }
 
-  /** Asks the latest question again; the new answer takes the place of the old one. */
+  /** Asks the latest question again. The new answer replaces the old one. */
   regenerate(options: AskOptions = {}): Run {
     return this.#run(undefined, options);
   }
 
-  /** Takes the latest turns back. Returns how many there were to take. Questions that are still being answered are not touched. */
+  /** Removes the latest turns. Returns the number of turns that were removed. Questions in progress are not affected. */
   undo(turns = 1): number {
-    const kept = Math.max(this.#turns.length - Math.max(turns, 0), 0);
-    const taken = this.#turns.length - kept;
+    checkArgument("turns", turns, whole(0));
+    const kept = Math.max(this.#turns.length - turns, 0);
+    const removed = this.#turns.length - kept;
     this.#turns = this.#turns.slice(0, kept);
-    return taken;
+    return removed;
   }
 
-  /** Forgets all turns. */
+  /** Removes all turns. */
   reset(): void {
     this.#turns = [];
   }
 
-  /** A conversation that begins as this one and goes its own way. */
+  /** Returns a conversation that begins with the turns of this one and continues separately. */
   fork(): Session {
     return new Session(this.#model, { ...this.#options, onContextOverflow: this.onContextOverflow }, this.#turns);
   }
 
-  /** Plain data, pictures as data URLs: what {@link QwenVLModel.createSession} takes to go on from here. */
+  /** Returns plain data, with pictures as data URLs. {@link QwenVLModel.createSession} takes it to continue the conversation. */
   toJSON(): SessionOptions {
-    const { history: _, ...options } = this.#options;
+    const { history: _history, ...options } = this.#options;
     const history = this.#turns.flatMap(({ question, raw }): Message[] => [
       { role: "user", content: question.toJSON() },
       { role: "assistant", content: raw },
@@ -126,29 +168,29 @@ export class Session {
     return this.#options.imageOrientation ?? this.#model.imageOrientation;
   }
 
-  /** @param question the latest one again, if there is none */
+  /** @param question `undefined` asks the latest one again */
   #run(question: Question | undefined, options: AskOptions): Run {
     const merged = { ...this.#options.generation, ...options };
-    const earlier = this.#latest;
-    // What is known only when the turn comes.
+    const earlier = this.#idle;
+    // Known when the earlier questions are answered.
     let asked: { question: Question; before: Turn[]; seen: Turn[] } | undefined;
     const run = this.#model.start(async () => {
       await earlier;
+      merged.signal?.throwIfAborted();
       const before = question ? this.#turns : this.#turns.slice(0, -1);
       const latest = question ?? this.#turns.at(-1)?.question;
-      if (!latest) throw new QwenVLError("INVALID_ARGUMENT", "there is no question to ask again");
+      if (!latest) throw new QwenVLError("INVALID_ARGUMENT", "the session has no question to ask again");
       asked = { question: latest, before, seen: this.#turns };
       return this.#prompt(before, latest, merged.signal);
     }, merged);
-    this.#latest = run.then(
-      ({ finishReason, raw, usage }) => {
-        if (!asked || finishReason === "cancelled") return;
-        // Turns that were taken back meanwhile stay away.
-        const before = this.#turns === asked.seen ? asked.before : this.#turns;
-        this.#turns = [...before, { question: asked.question, raw, tokens: usage.promptTokens + usage.completionTokens }];
-      },
-      () => undefined,
-    );
+    const recorded = run.then(({ finishReason, raw, usage }) => {
+      if (!asked || finishReason === "cancelled") return;
+      // Turns that were removed in the meantime stay removed.
+      const before = this.#turns === asked.seen ? asked.before : this.#turns;
+      this.#turns = [...before, { question: asked.question, raw, tokens: usage.promptTokens + usage.completionTokens }];
+    });
+    // A run can fail while earlier ones are in progress: later questions wait for all of them.
+    this.#idle = Promise.allSettled([earlier, recorded]);
     return run;
   }
 
@@ -177,11 +219,12 @@ export class Session {
 
 function turnsOf(history: readonly Message[], orientation: ImageOrientation): Turn[] {
   const turns: Turn[] = [];
-  for (let at = 0; at < history.length; at += 2) {
-    const [question, answer] = [history[at], history[at + 1]];
+  for (let index = 0; index < history.length; index += 2) {
+    const [question, answer] = [history[index], history[index + 1]];
     if (question?.role !== "user" || answer?.role !== "assistant") {
-      throw new QwenVLError("INVALID_ARGUMENT", `history[${at}] must be of the user and history[${at + 1}] of the assistant`);
+      throw new QwenVLError("INVALID_ARGUMENT", `history[${index}] must be of the user and history[${index + 1}] of the assistant`);
     }
+    checkArgument(`history[${index + 1}].content`, answer.content, anyString);
     turns.push({ question: new Question(question.content, orientation), raw: answer.content, tokens: 0 });
   }
   return turns;

@@ -1,24 +1,28 @@
-/** The prompts that the model was trained on, beside chat: of the original's evaluation scripts and of its paper. */
+/** Prompts that the model was trained on, other than chat: from the original's evaluation scripts and the paper. */
 
-import { regionText } from "./content.js";
 import type { Box } from "../wire/types.js";
+import { regionText } from "./content.js";
+import { anyBoolean, anyString, checkArgument, checkOptions, oneOf } from "./options.js";
 
-/** Where the picture of a task stands. */
+/** Placeholder of a task's picture. */
 const PICTURE = "<img>picture</img>";
 
 export interface CaptionStyle {
-  /** English by default. */
+  /** Language of the caption; English by default. */
   lang?: "en" | "zh";
-  /** Whether the caption points at what it names. */
+  /** True if the caption has boxes of the things that it names. */
   grounded?: boolean;
 }
 
-export function captionPrompt({ lang = "en", grounded = false }: CaptionStyle): string {
+export function captionPrompt(style: CaptionStyle): string {
+  const { lang = "en", grounded = false } = style;
+  checkOptions<CaptionStyle>({ lang, grounded }, { lang: oneOf("en", "zh"), grounded: anyBoolean });
   const language = { en: "English", zh: "Chinese" }[lang];
   return PICTURE + (grounded ? `Generate the caption in ${language} with grounding:` : `Describe the image in ${language}:`);
 }
 
 export function vqaPrompt(question: string): string {
+  checkArgument("question", question, anyString);
   return `${PICTURE}${question} Answer:`;
 }
 
@@ -26,7 +30,7 @@ export function readPrompt(): string {
   return `${PICTURE}OCR with grounding:`;
 }
 
-/** The tag stays open: the answer begins with coordinates. */
+/** The `<box>` tag stays open, so that the answer begins with coordinates. */
 export function groundPrompt(phrase: string): string {
   return `${PICTURE}<ref>${phrase}</ref><box>`;
 }
@@ -35,5 +39,5 @@ export function regionPrompt(box: Box): string {
   return `${PICTURE}${regionText("This", [box])} is`;
 }
 
-/** Longest answers of these tasks, tokens, where the original says so. */
+/** Longest answers of the tasks, in tokens. They are the original's where it limits them. */
 export const TASK_TOKENS = { caption: 128, vqa: 100, read: 512, ground: 28, region: 64 } as const;

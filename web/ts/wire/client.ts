@@ -1,56 +1,46 @@
-import { QwenVLError } from "./errors.js";
-import type { Call, Calls, Reply, Request } from "./protocol.js";
+/** The page's side of the connection to a worker. */
 
-interface Pending {
-  note(note: unknown): void;
+import { QwenVLError } from "./errors.js";
+import type { CallKind, Calls, Reply, Request } from "./protocol.js";
+
+interface PendingCall {
+  emit(event: unknown): void;
   resolve(result: unknown): void;
   reject(reason: unknown): void;
 }
 
-/** Where the package's files are, if they were moved. */
-export interface FileLocations {
-  /** Where the package's wasm file is. */
-  wasmUrl?: string | URL;
-  /** Where the package's worker script is. */
-  workerUrl?: string | URL;
-  /** Where the wasm file is that computes without WebGPU. */
-  cpuWasmUrl?: string | URL;
-  /** Where its worker script is. */
-  cpuWorkerUrl?: string | URL;
-}
-
-/** What computes. */
-export type Backend = "webgpu" | "cpu";
-
-/** What requests are posted to: a worker, or the other end of a channel. */
+/** The worker, or the page's end of a channel to a server on the page's own thread. */
 export interface Remote extends Pick<Worker, "postMessage" | "terminate"> {
   onmessage: unknown;
   onmessageerror: unknown;
   onerror: unknown;
 }
 
-/** What a call may be given beside its parameters. */
-export interface CallOptions<K extends Call> {
+/** Options of a call. */
+export interface CallOptions<K extends CallKind> {
   transfer?: Transferable[];
   signal?: AbortSignal;
-  onNote?: (note: Calls[K]["note"]) => void;
+  onEvent?: (event: Calls[K]["event"]) => void;
 }
 
-/** A call that runs in the worker. */
-export interface RunningCall<K extends Call> {
+/** A call that is pending in the worker. */
+export interface RunningCall<K extends CallKind> {
   result: Promise<Calls[K]["result"]>;
   /** Asks the worker to end the call early. */
   cancel(): void;
 }
 
-/** The page's side of the worker: one pending entry per call; when the worker dies, all of them reject. */
+/** A worker that frees its memory later than this is terminated, in milliseconds. */
+const SHUT_DOWN_MS = 1000;
+
+/** Sends calls to a worker and matches its replies to them. When the worker ends, all pending calls reject. */
 export class WorkerClient {
-  /** Hears that the worker can not go on: its GPU device is gone, or the worker itself. */
+  /** Called when the GPU device is lost or the worker fails. */
   onLost: ((error: QwenVLError) => void) | undefined;
   readonly #worker: Remote;
-  readonly #pending = new Map<number, Pending>();
+  readonly #pending = new Map<number, PendingCall>();
   #nextId = 0;
-  /** Why no more calls are possible. */
+  /** Reason why the worker takes no more calls. */
   #ended: QwenVLError | undefined;
 
   constructor(worker: Remote) {
@@ -63,7 +53,7 @@ export class WorkerClient {
     worker.onmessageerror = () => this.#fail(new QwenVLError("INTERNAL", "a message from the worker could not be read"));
   }
 
-  call<K extends Call>(kind: K, params: Calls[K]["params"], options: CallOptions<K> = {}): RunningCall<K> {
+  call<K extends CallKind>(kind: K, params: Calls[K]["params"], options: CallOptions<K> = {}): RunningCall<K> {
     const { signal } = options;
     const id = this.#nextId++;
     const cancel = () => this.#post({ kind: "cancel", id });
@@ -72,18 +62,19 @@ export class WorkerClient {
       signal?.throwIfAborted();
       const abort = () => {
         cancel();
-        pending.reject(signal?.reason);
+        call.reject(signal?.reason);
       };
-      // A page that is left may be kept, frozen and with all of its locks: Chromium did so for a minute while other tabs waited to load.
-      const leave = () => this.end(new QwenVLError("DISPOSED", "the page was left in the middle of loading"));
+      // The browser may keep a page that the user has left, frozen and with its locks. Chromium did so for a minute while other tabs
+      // waited for the lock of the model.
+      const leave = () => this.end(new QwenVLError("DISPOSED", "the page was left during the load"));
       if (kind === "load" || kind === "cache") globalThis.addEventListener?.("pagehide", leave);
       const settle = () => {
         this.#pending.delete(id);
         signal?.removeEventListener("abort", abort);
         globalThis.removeEventListener?.("pagehide", leave);
       };
-      const pending: Pending = {
-        note: (note) => options.onNote?.(note as Calls[K]["note"]),
+      const call: PendingCall = {
+        emit: (event) => options.onEvent?.(event as Calls[K]["event"]),
         resolve: (result) => {
           settle();
           resolve(result as Calls[K]["result"]);
@@ -94,50 +85,40 @@ export class WorkerClient {
         },
       };
       signal?.addEventListener("abort", abort);
-      this.#pending.set(id, pending);
+      this.#pending.set(id, call);
       try {
         this.#post({ kind, id, ...params } as Request, options.transfer);
       } catch (error) {
-        // Something in it can not be copied.
-        pending.reject(error);
+        // Something in the parameters cannot be cloned.
+        call.reject(error);
       }
     });
     return { result, cancel };
   }
 
-  /** Starts the package's worker. */
-  static start({ workerUrl, cpuWorkerUrl }: FileLocations, backend: Backend = "webgpu"): WorkerClient {
-    if (typeof Worker === "undefined") throw new QwenVLError("WEBGPU_UNAVAILABLE", "there are no workers here: models run in browsers");
-    const moved = backend === "cpu" ? cpuWorkerUrl : workerUrl;
-    if (moved) return new WorkerClient(new Worker(moved, { type: "module" }));
-    // The literals let bundlers find the workers.
-    return new WorkerClient(
-      backend === "cpu"
-        ? new Worker(new URL("../worker-cpu.js", import.meta.url), { type: "module" })
-        : new Worker(new URL("../worker.js", import.meta.url), { type: "module" }),
-    );
+  /**
+   * Frees the model and ends the worker. A worker that is still busy after a second is terminated, which frees the GPU memory when the GPU
+   * has finished its current step.
+   *
+   * @returns bytes of GPU buffers that are left, by our own accounting; `undefined` if the worker was terminated before it answered
+   */
+  async shutDown(reason: QwenVLError): Promise<number | undefined> {
+    this.onLost = undefined;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, SHUT_DOWN_MS, undefined)));
+    const left = await Promise.race([this.call("dispose", {}).result.catch(() => undefined), timeout]);
+    clearTimeout(timer);
+    this.end(reason);
+    return left;
   }
 
-  /** Serves this thread by itself. */
-  static async here(backend: Backend): Promise<WorkerClient> {
-    const { port1, port2 } = new MessageChannel();
-    const end = await (await import("../worker/page-thread.js")).serveHere(port2, backend);
-    const remote: Remote = Object.assign(port1, {
-      onerror: null,
-      terminate() {
-        end();
-        port1.close();
-      },
-    });
-    return new WorkerClient(remote);
-  }
-
-  /** Ends the worker; whatever is pending rejects. */
+  /** Terminates the worker. Pending calls reject with `reason`. */
   end(reason: QwenVLError): void {
     if (this.#ended) return;
     this.#ended = reason;
+    // Callers come first: whatever happens in `terminate`, no call stays pending.
+    for (const call of Array.from(this.#pending.values())) call.reject(reason);
     this.#worker.terminate();
-    for (const pending of [...this.#pending.values()]) pending.reject(reason);
   }
 
   #post(request: Request, transfer: Transferable[] = []): void {
@@ -152,13 +133,13 @@ export class WorkerClient {
 
   #receive(reply: Reply): void {
     if (reply.kind === "fatal" || reply.kind === "lost") return this.#fail(QwenVLError.fromData(reply.error));
-    // Replies to a call that was aborted in the meantime have no entry any more.
-    const pending = this.#pending.get(reply.id);
-    if (reply.kind === "note") pending?.note(reply.note);
-    else if (reply.kind === "done") pending?.resolve(reply.result);
+    // A call that was aborted has no entry any more.
+    const call = this.#pending.get(reply.id);
+    if (reply.kind === "event") call?.emit(reply.event);
+    else if (reply.kind === "done") call?.resolve(reply.result);
     else {
       const error = QwenVLError.fromData(reply.error);
-      pending?.reject(error);
+      call?.reject(error);
       if (error.code === "DEVICE_LOST") this.#fail(error);
     }
   }

@@ -1,7 +1,56 @@
-/** Events and answers of the runtime (`crates/runtime/src/session.rs`) as those of the package. */
+/** Data of the engine (`crates/runtime/src/session`), and its translation into the package's types. */
 
-import type { PictureInfo } from "./protocol.js";
-import type { Answer, AnswerEvent, AnswerLogprob, FinishReason, Grounded } from "./types.js";
+import type { Answer, AnswerEvent, AnswerLogprob, FinishReason, GenerationOptions, Grounded } from "./types.js";
+
+/** Input of a run. */
+export interface EngineRequest {
+  prompt:
+    | { kind: "raw"; text: string }
+    | { kind: "chat"; system?: string; history: [string, string][]; query: string; overflow: "error" | "drop-oldest" }
+    | { kind: "ids"; ids: number[] };
+  generation: {
+    max_new_tokens?: number;
+    greedy?: boolean;
+    temperature?: number;
+    top_p?: number;
+    top_k?: number;
+    seed?: number;
+    ignore_stop?: boolean;
+    min_new_tokens?: number;
+    repetition_penalty?: number;
+    stop?: string[];
+    stop_tokens?: number[];
+    logprobs?: number;
+    kv_reuse?: "exact" | "fast";
+  };
+}
+
+/** Options of a benchmark, `crates/runtime/src/benchmark.rs`. */
+export interface EngineBenchmark {
+  contexts?: number[];
+  prompts?: number[];
+  decode_tokens?: number;
+  runs?: number;
+  picture?: boolean;
+}
+
+/** Result of a benchmark. */
+export interface EngineBenchmarkReport {
+  encode_ms: number;
+  picture_parts: { block_ms: number; resampler_ms: number } | null;
+  prefill: { tokens: number; millis: number; tokens_per_second: number }[];
+  decode: { context: number; tokens_per_second: number; bytes_per_token: number }[];
+  dispatches_per_token: number;
+  limits: { copy_gigabytes_per_second: number; microseconds_per_dispatch: number; upload_gigabytes_per_second: number } | null;
+}
+
+/** A picture that the engine has encoded. */
+export interface PictureInfo {
+  /** Hash of its pixels. */
+  id: string;
+  width: number;
+  height: number;
+}
 
 interface EngineObject {
   ref: string | null;
@@ -42,11 +91,37 @@ export interface EngineScore {
   logprobs: number[];
 }
 
+/** Translates generation options. Absent options stay absent, so that the engine takes the checkpoint's. */
+export function generationForEngine(options: GenerationOptions & { ignoreStop?: boolean }): EngineRequest["generation"] {
+  const { stop, logprobs } = options;
+  const settings = {
+    max_new_tokens: options.maxTokens,
+    min_new_tokens: options.minTokens,
+    greedy: options.greedy,
+    temperature: options.temperature,
+    top_p: options.topP,
+    top_k: options.topK,
+    repetition_penalty: options.repetitionPenalty,
+    seed: options.seed,
+    stop: stop === undefined ? undefined : typeof stop === "string" ? [stop] : [...stop],
+    stop_tokens: options.stopTokens && [...options.stopTokens],
+    logprobs: logprobs === true ? 0 : logprobs === false ? undefined : logprobs,
+    kv_reuse: options.kvReuse,
+    ignore_stop: options.ignoreStop,
+  };
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
+}
+
+/** Translates an event of a run. */
 export function eventFromEngine(event: EngineEvent): AnswerEvent {
   return event.type === "object" ? { type: "object", object: objectFromEngine(event.object) } : event;
 }
 
-/** @param imageTokens positions that a picture takes */
+/**
+ * Translates an answer.
+ *
+ * @param imageTokens positions of a picture in the prompt
+ */
 export function answerFromEngine(answer: EngineAnswer, imageTokens: number): Answer {
   const { timings } = answer;
   return {
@@ -75,6 +150,6 @@ export function answerFromEngine(answer: EngineAnswer, imageTokens: number): Ans
 
 function objectFromEngine({ ref, kind, image, norm, pixels, range }: EngineObject): Grounded {
   const common = { ...(ref === null ? {} : { ref }), ...(image === null ? {} : { image }), range };
-  // The engine gives four numbers for a box and four points for a quad.
+  // A box has four numbers, a quad four points.
   return { kind, norm, ...(pixels === null ? {} : { pixels }), ...common } as Grounded;
 }

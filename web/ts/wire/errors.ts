@@ -1,4 +1,4 @@
-/** What went wrong, for programs. Stable. */
+/** Kind of an error, for programs. Stable. */
 export type ErrorCode =
   | "INSECURE_CONTEXT"
   | "WEBGPU_UNAVAILABLE"
@@ -22,32 +22,32 @@ export type ErrorCode =
   | "DISPOSED"
   | "INTERNAL";
 
-/** What the user can do about it. */
+/** Advice for the user. */
 const HINTS: Record<ErrorCode, string> = {
-  INSECURE_CONTEXT: "WebGPU exists on https:// pages and on localhost only.",
-  WEBGPU_UNAVAILABLE: "Update the browser, or switch WebGPU on in its settings; without it only small models run.",
+  INSECURE_CONTEXT: "WebGPU is available on https:// pages and on localhost only.",
+  WEBGPU_UNAVAILABLE: "Update the browser, or switch WebGPU on in its settings; without WebGPU only small models run.",
   NO_ADAPTER: "The browser offers no GPU: update the graphics driver, or look at the browser's GPU page (about:gpu, about:support).",
-  INSUFFICIENT_LIMITS: "This GPU or its driver can not hold the model.",
+  INSUFFICIENT_LIMITS: "This GPU or its driver cannot hold the model.",
   GPU_OUT_OF_MEMORY: "Close other programs that use the GPU, or load with a smaller contextLength.",
   GPU_INCORRECT: "Update the graphics driver; if it happens again, the checkpoint may be damaged.",
-  DEVICE_LOST: "The driver was reset or the machine slept: load the model again.",
+  DEVICE_LOST: "The driver was reset or the machine slept: call `recover()`, or load the model again.",
   DOWNLOAD: "Check the address and the connection, then load again.",
   OFFLINE_MISSING: "Load the model once with a connection, or import its folder; after that it runs offline.",
-  INTEGRITY: "The file was cut off, changed or is of another model: load again, and if it stays, convert the checkpoint again.",
+  INTEGRITY: "The file is cut off, changed or of another model: load again; if that does not help, convert the checkpoint again.",
   QUOTA_EXCEEDED: "Free disk space or delete other models; the model runs from the network meanwhile.",
   MANIFEST_INVALID: "The address must be of a folder that `quantize` wrote.",
   MANIFEST_VERSION: "Update this package, or convert the checkpoint again.",
   VOCABULARY_INVALID: "The vocabulary of this model is damaged: convert the checkpoint again, with its own qwen.tiktoken.",
   UNSUPPORTED_MODEL: "Only Qwen-VL and Qwen-VL-Chat (2023) run here.",
-  IMAGE_DECODE: "Give a PNG, JPEG, WebP, GIF or BMP picture, or draw it to a canvas first.",
+  IMAGE_DECODE: "Pass a PNG, JPEG, WebP, GIF or BMP picture, or draw the picture to a canvas first.",
   INVALID_ARGUMENT: "",
   CONTEXT_OVERFLOW: "Start a new session, shorten the question, or load with a larger contextLength.",
-  BUSY: "Another tab is loading or changing this model: wait for it, or close it.",
+  BUSY: "Another tab or question is using this model: wait for it, or end it.",
   DISPOSED: "Load the model again.",
   INTERNAL: "This is a bug: please report it with the message.",
 };
 
-/** An error's data as it crosses the worker border. */
+/** Data of an error, as it passes between the worker and the page. */
 export interface ErrorData {
   code: ErrorCode;
   message: string;
@@ -55,14 +55,14 @@ export interface ErrorData {
   cause?: unknown;
 }
 
-/** Every error of this package but cancellation, which is the signal's reason (a DOMException `AbortError`). */
+/** Every error of this package except cancellation, which is the signal's reason (a DOMException `AbortError`). */
 export class QwenVLError extends Error {
   override readonly name = "QwenVLError";
-  /** What went wrong, for programs. */
+  /** Kind of the error, for programs. */
   readonly code: ErrorCode;
-  /** What can be done about it, for users; may be empty. */
+  /** Advice for the user; may be empty. */
   readonly hint: string;
-  /** Names and numbers behind the message, by kind of error. */
+  /** Names and numbers of the message. They depend on the kind of error. */
   readonly details: Readonly<Record<string, unknown>>;
 
   constructor(code: ErrorCode, message: string, options: { details?: Record<string, unknown>; cause?: unknown } = {}) {
@@ -72,7 +72,7 @@ export class QwenVLError extends Error {
     this.details = options.details ?? {};
   }
 
-  /** Whether doing the same again may work. */
+  /** True if the same call can succeed later. */
   get retryable(): boolean {
     return this.code === "DOWNLOAD" || this.code === "OFFLINE_MISSING" || this.code === "BUSY" || this.code === "DEVICE_LOST";
   }
@@ -83,17 +83,21 @@ export class QwenVLError extends Error {
   }
 }
 
-/** Turns whatever was thrown into data that can be posted. Errors of the wasm edge carry a code of their own. */
+/** Converts a thrown value into data that can be posted. Errors of the wasm edge have a code. */
 export function errorData(thrown: unknown): ErrorData {
   if (thrown instanceof Error) {
     const { code, details } = thrown as Error & { code?: unknown; details?: Record<string, unknown> };
-    const known = typeof code === "string" && code in HINTS;
+    const known = typeof code === "string" && Object.hasOwn(HINTS, code);
     return {
       code: known ? (code as ErrorCode) : "INTERNAL",
       message: known ? thrown.message : `${thrown.name}: ${thrown.message}`,
       ...(known && details ? { details } : {}),
-      ...(thrown.cause === undefined ? {} : { cause: String(thrown.cause) }),
+      ...(thrown.cause === undefined ? {} : { cause: causeText(thrown.cause) }),
     };
   }
   return { code: "INTERNAL", message: String(thrown) };
+}
+
+function causeText(cause: unknown): string {
+  return typeof cause === "object" && cause !== null && !(cause instanceof Error) ? JSON.stringify(cause) : String(cause);
 }

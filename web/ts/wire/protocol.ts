@@ -1,62 +1,61 @@
-/** What the page and the worker say to each other. */
+/** Messages between the page and the worker. */
 
+import type { EngineBenchmark, EngineBenchmarkReport, EngineRequest, EngineScore, PictureInfo } from "./engine.js";
 import type { ErrorData } from "./errors.js";
-import type { ModelInfo } from "../api/model.js";
-import type { EngineScore } from "./engine.js";
 import type { Answer, AnswerEvent } from "./types.js";
 import type { CachedModel } from "../weights/cache.js";
 import type { CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
 import type { CacheSpec, SourceSpec } from "../weights/spec.js";
 
-/** Request of the runtime, `crates/runtime/src/session.rs`. */
-export interface EngineRequest {
-  prompt:
-    | { kind: "raw"; text: string }
-    | { kind: "chat"; system?: string; history: [string, string][]; query: string; overflow: "error" | "drop-oldest" }
-    | { kind: "ids"; ids: number[] };
-  generation: {
-    max_new_tokens?: number;
-    greedy?: boolean;
-    temperature?: number;
-    top_p?: number;
-    top_k?: number;
-    seed?: number;
-    ignore_stop?: boolean;
-    min_new_tokens?: number;
-    repetition_penalty?: number;
-    stop?: string[];
-    stop_tokens?: number[];
-    logprobs?: number;
-    kv_reuse?: "exact" | "fast";
+/** Implementation that computes a model: WebGPU, or the processor. */
+export type Backend = "webgpu" | "cpu";
+
+/** Rounding of products, see `LoadOptions.precision`. */
+export type Precision = "f32" | "f16" | "q8";
+
+/** A kernel set of `crates/kernels`. */
+export type KernelSet = "plain" | "cpu" | "subgroups" | "f16" | "packed";
+
+/** Load options of the wasm edge, `LoadOptions` in `web/src/lib.rs`. */
+export interface EngineOptions {
+  contextLength?: number;
+  forceFallbackAdapter?: boolean;
+  lowPower?: boolean;
+  kv?: "f32" | "f16" | "q8";
+  precision?: Precision;
+  /** Kernel set to use in place of the fastest. */
+  kernels?: KernelSet;
+}
+
+/** Facts about a loaded model. */
+export interface ModelInfo {
+  /** Name of the checkpoint that was converted. */
+  source: string;
+  /** Changes that the conversion made to the weights. */
+  modifications: string;
+  /** Licence and notices of the weights: names of files in the model's folder. */
+  notices: string[];
+  /** Backend that computes the model. */
+  backend: Backend;
+  /** `chatml` for chat models, `raw` for base models. */
+  chatFormat: string;
+  /** Longest sequence of prompt and answer, in tokens. */
+  contextLength: number;
+  /** Positions of a picture in the prompt. */
+  imageTokens: number;
+  /** Bytes of all shards and the vocabulary. */
+  downloadBytes: number;
+  /** Bytes of all GPU buffers after loading; without a GPU, of the weights in memory. */
+  gpuBytes: number;
+  adapter: {
+    name: string;
+    driver: string;
+    backend: string;
+    /** Kernel variants that were chosen for the adapter, in words; empty without a GPU. */
+    kernels: string;
+    maxBindingBytes: number;
   };
-}
-
-/** What a benchmark measures, `crates/runtime/src/benchmark.rs`. */
-export interface EngineBenchmark {
-  contexts?: number[];
-  prompts?: number[];
-  decode_tokens?: number;
-  runs?: number;
-  picture?: boolean;
-}
-
-/** Its result. */
-export interface EngineBenchmarkReport {
-  encode_ms: number;
-  picture_parts: { block_ms: number; resampler_ms: number } | null;
-  prefill: { tokens: number; millis: number; tokens_per_second: number }[];
-  decode: { context: number; tokens_per_second: number; bytes_per_token: number }[];
-  dispatches_per_token: number;
-  limits: { copy_gigabytes_per_second: number; microseconds_per_dispatch: number; upload_gigabytes_per_second: number } | null;
-}
-
-/** A picture as the engine knows it. */
-export interface PictureInfo {
-  /** Hash of its pixels. */
-  id: string;
-  width: number;
-  height: number;
 }
 
 /** A picture on its way to the worker. */
@@ -64,40 +63,23 @@ export type ImagePayload =
   | { kind: "encoded"; bytes: Uint8Array<ArrayBuffer>; upright: boolean }
   | { kind: "rgba"; width: number; height: number; pixels: Uint8Array<ArrayBuffer> }
   | { kind: "bitmap"; bitmap: ImageBitmap }
-  /** One that the engine should still know. */
+  /** A picture that the engine has kept. */
   | { kind: "kept"; id: string };
 
-/** What an answer needs beside itself. */
+/** Result of a run. */
 export interface AnswerReply {
   answer: Answer;
-  /** The pictures of the prompt: the latest ones of those that were given, if turns were left out. */
+  /** Pictures of the prompt. If turns were left out, these are the last of the pictures that were sent. */
   pictures: PictureInfo[];
 }
 
-/** What products are computed in, see `LoadOptions.precision`. */
-export type Precision = "f32" | "f16" | "q8";
-
-/** Sets of kernels, `Kernels` of `crates/kernels`. */
-export type KernelSet = "plain" | "cpu" | "subgroups" | "f16" | "packed";
-
-/** Choices of the wasm edge, `LoadOptions` in `src/lib.rs`. */
-export interface EngineOptions {
-  contextLength?: number;
-  forceFallbackAdapter?: boolean;
-  lowPower?: boolean;
-  kv?: "f32" | "f16" | "q8";
-  precision?: Precision;
-  /** Rather than the fastest. */
-  kernels?: KernelSet;
-}
-
-/** Steps done, of all. */
+/** Progress in steps. */
 export interface Steps {
   done: number;
   total: number;
 }
 
-/** Everything that a load needs to know. */
+/** Input of a load. */
 export interface LoadParams {
   source: SourceSpec;
   cache: CacheSpec;
@@ -105,40 +87,45 @@ export interface LoadParams {
   whenBusy: "wait" | "fail";
   wasmUrl?: string;
   options: EngineOptions;
-  /** Whether the kernels are checked on the GPU before the model counts as loaded. */
+  /** True if the kernels are checked on the GPU before the load completes. */
   selfCheck: boolean;
   keptImages?: number;
 }
 
-/** What can be asked of the worker: what goes in, what is told meanwhile, what comes out. */
+/** Kinds of calls that the worker answers: parameters, events while a call is pending, and result. */
 export interface Calls {
-  load: { params: LoadParams; note: LoadProgress; result: ModelInfo };
-  cache: { params: { operation: CacheOperation; cache: CacheSpec; wasmUrl?: string }; note: LoadProgress; result: CachedModel[] };
-  /** `"missing"`: a picture is not kept any more, and must come whole. */
-  ask: { params: { request: EngineRequest; images: ImagePayload[] }; note: AnswerEvent; result: AnswerReply | "missing" };
+  load: { params: LoadParams; event: LoadProgress; result: ModelInfo };
+  cache: { params: { operation: CacheOperation; cache: CacheSpec; wasmUrl?: string }; event: LoadProgress; result: CachedModel[] };
+  /** The result `"missing"` means that a picture is no longer kept and must be sent whole. */
+  ask: { params: { request: EngineRequest; images: ImagePayload[] }; event: AnswerEvent; result: AnswerReply | "missing" };
   score: {
     params: { prompt: EngineRequest["prompt"]; candidates: string[]; images: ImagePayload[] };
-    note: never;
+    event: never;
     result: EngineScore[] | "missing";
   };
-  encode: { params: { image: ImagePayload; hold: boolean }; note: never; result: PictureInfo | "missing" };
-  release: { params: { image: string }; note: never; result: undefined };
-  count: { params: { prompt: EngineRequest["prompt"] }; note: never; result: number };
-  benchmark: { params: { options: EngineBenchmark }; note: Steps; result: EngineBenchmarkReport };
-  logits: { params: object; note: never; result: Float32Array };
-  /** Bytes of GPU buffers that are left by our own accounting. */
-  dispose: { params: object; note: never; result: number };
+  encode: { params: { image: ImagePayload; hold: boolean }; event: never; result: PictureInfo | "missing" };
+  release: { params: { image: string }; event: never; result: undefined };
+  count: { params: { prompt: EngineRequest["prompt"] }; event: never; result: number };
+  benchmark: { params: { options: EngineBenchmark }; event: Steps; result: EngineBenchmarkReport };
+  logits: { params: object; event: never; result: Float32Array };
+  /** Frees the model. The result is the number of bytes of GPU buffers that are left, by our own accounting. */
+  dispose: { params: object; event: never; result: number };
 }
 
-export type Call = keyof Calls;
+export type CallKind = keyof Calls;
 
-export type Request = { [K in Call]: { kind: K; id: number } & Calls[K]["params"] }[Call] | { kind: "cancel"; id: number };
+/** A call as it is posted. */
+export type Call = { [K in CallKind]: { kind: K; id: number } & Calls[K]["params"] }[CallKind];
 
+/** A message from the page to the worker. */
+export type Request = Call | { kind: "cancel"; id: number };
+
+/** A message from the worker to the page. */
 export type Reply =
-  | { kind: "note"; id: number; note: Calls[Call]["note"] }
-  | { kind: "done"; id: number; result: Calls[Call]["result"] }
+  | { kind: "event"; id: number; event: Calls[CallKind]["event"] }
+  | { kind: "done"; id: number; result: Calls[CallKind]["result"] }
   | { kind: "error"; id: number; error: ErrorData }
-  /** The GPU device is gone: nothing but a new worker helps. */
+  /** The GPU device is lost. The model must be loaded into a new worker. */
   | { kind: "lost"; error: ErrorData }
-  /** The worker can not go on. */
+  /** The worker failed and answers no more calls. */
   | { kind: "fatal"; error: ErrorData };

@@ -8,9 +8,9 @@ export type Quad = [[number, number], [number, number], [number, number], [numbe
 export type Grounded = {
   /** Its name, if the answer gives one. */
   ref?: string;
-  /** Index of the picture among all of the conversation: the latest one before the answer, as in the original. */
+  /** Index of the picture among all pictures of the conversation: the latest one before the answer, as in the original. */
   image?: number;
-  /** Where the name stands in `Answer.text`, for `text.slice(...range)`. Empty at the object's place if it has no name there. */
+  /** Range of the name in `Answer.text`, for `text.slice(...range)`; empty at the place of the object if it has no name. */
   range: [number, number];
 } & (
   | {
@@ -23,68 +23,68 @@ export type Grounded = {
   | { kind: "quad"; norm: Quad; pixels?: Quad }
 );
 
-/** How the next token is chosen, and where an answer ends. What is left out is as the checkpoint says. */
+/** Options of sampling and of the end of an answer. The checkpoint has the defaults. */
 export interface GenerationOptions {
-  /** Longest answer, tokens. */
+  /** Longest answer, in tokens. */
   maxTokens?: number;
-  /** Shortest answer, tokens: stop tokens are not chosen before. */
+  /** Shortest answer, in tokens: stop tokens are not chosen before. */
   minTokens?: number;
   /** Always take the most likely token. */
   greedy?: boolean;
-  /** Divides the logits; 0 is greedy. */
+  /** Divisor of the logits; 0 is greedy. */
   temperature?: number;
   /** Probability mass to keep. */
   topP?: number;
   /** Most likely tokens to keep; 0 keeps all. */
   topK?: number;
-  /** Divides the likelihood of tokens that occur already; 1 changes nothing. */
+  /** Divisor of the likelihood of tokens that occur already; 1 changes nothing. */
   repetitionPenalty?: number;
-  /** Start of the random numbers; the same seed gives the same answer on the same device. */
+  /** Seed of the random numbers. The same seed gives the same answer on the same device. */
   seed?: number;
-  /** Texts that end the answer; they are not part of it. Looked for in `Answer.raw`. */
+  /** Texts that end the answer, searched for in `Answer.raw`. They are not part of the answer. */
   stop?: string | readonly string[];
-  /** Token ids that end the answer, beside the checkpoint's own. */
+  /** Token ids that end the answer, in addition to the checkpoint's. */
   stopTokens?: readonly number[];
-  /** How likely each token was, and this many of those that were likelier or came next. */
+  /** Reports the log-probability of each token, and those of this many most likely tokens in its place. */
   logprobs?: boolean | number;
   /**
-   * What happens to the KV cache where a growing conversation changes the rotary base (above 2048 tokens, then at each doubling):
-   * `"exact"` (default) runs the prompt again, as the original does; `"fast"` keeps the base and what was computed with it.
+   * Behaviour when a growing conversation changes the rotary base (above 2048 tokens, then at each doubling): `"exact"` (default) runs the
+   * prompt again, as the original does; `"fast"` keeps the base and the KV cache.
    */
   kvReuse?: "exact" | "fast";
 }
 
-/** What a run may be told. */
+/** Options of a run. */
 export interface AskOptions extends GenerationOptions {
-  /** Ends the run; its promise and its iterator then reject with the signal's reason. */
+  /** Aborts the run, also while it waits. Its promise and its iterator then reject with the signal's reason. */
   signal?: AbortSignal;
-  /** `false` fails with `BUSY` where the model is at work; by default a run waits for its turn. */
+  /** `false` fails with `BUSY` if the model is busy; by default a run waits. */
   queue?: boolean;
 }
 
 /**
- * Why an answer ended: at a stop token, at `maxTokens`, at one of the `stop` texts, at the end of the context, or because somebody
- * cancelled it.
+ * Reason why an answer ended: at a stop token, at `maxTokens`, at one of the `stop` texts, at the end of the context, or because it was
+ * cancelled.
  */
 export type FinishReason = "stop" | "length" | "stop-string" | "context" | "cancelled";
 
 /** Tokens of a run. */
 export interface Usage {
   promptTokens: number;
-  /** Those of the prompt that stand for pictures. */
+  /** Prompt tokens of pictures. */
   imageTokens: number;
-  /** Those of the prompt that were computed already, by the run before. */
+  /** Prompt tokens that the previous run had computed already. */
   reusedTokens: number;
   completionTokens: number;
-  /** Oldest turns that were left out to make room, see `SessionOptions.onContextOverflow`. */
+  /** Number of oldest turns that were left out, see `SessionOptions.onContextOverflow`. */
   droppedTurns: number;
 }
 
-/** Wall-clock times of a run, milliseconds. */
+/** Wall-clock times of a run, in milliseconds. */
 export interface Timings {
-  /** Pictures: decoding, resize, vision tower and resampler. */
+  /** Decoding and resizing of pictures, vision tower and resampler. */
   encodeMs: number;
-  /** Prompt through the decoder. */
+  /** Prefill. */
   prefillMs: number;
   /** From the start to the first token. */
   firstTokenMs: number;
@@ -93,18 +93,18 @@ export interface Timings {
   decodeTokensPerSecond: number;
 }
 
-/** A token and how likely it was. */
+/** A token and its likelihood. */
 export interface TokenLogprob {
   token: number;
-  /** The token alone, as text; a part of a character shows as U+FFFD. */
+  /** Text of the token alone. Parts of a character become U+FFFD. */
   text: string;
-  /** Natural logarithm of its probability, before temperature and the like. */
+  /** Natural logarithm of its probability, before temperature and other sampling options. */
   logprob: number;
 }
 
-/** A token of an answer with its rivals. */
+/** A token of an answer with its alternatives. */
 export interface AnswerLogprob extends TokenLogprob {
-  /** The most likely tokens at this place, as many as were asked for. */
+  /** The most likely tokens in its place, as many as `logprobs` asked for. */
   top: TokenLogprob[];
 }
 
@@ -116,33 +116,33 @@ export interface Answer {
   raw: string;
   /** Token ids; the last may be a stop token. */
   tokens: number[];
-  /** What the answer points at. */
+  /** Objects that the answer points at. */
   objects: Grounded[];
   finishReason: FinishReason;
   usage: Usage;
   timings: Timings;
-  /** One for each of `tokens`, where `logprobs` were asked for. */
+  /** One for each of `tokens`, if `logprobs` was set. */
   logprobs?: AnswerLogprob[];
 }
 
-/** How likely a text was to follow a prompt. */
+/** Likelihood of a text as the continuation of a prompt. */
 export interface Score {
-  /** Natural logarithm of its probability: the mean over its tokens, or their sum. */
+  /** Natural logarithm of its probability: the mean over its tokens, or the sum. */
   logprob: number;
-  /** Of each token. */
+  /** Natural logarithm of the probability of each token. */
   perToken: number[];
   /** Token ids. */
   tokens: number[];
 }
 
-/** What happens during a run. */
+/** Event of a run. */
 export type AnswerEvent =
-  /** Pictures are going through the vision tower: `done` of `total`. */
+  /** Pictures are being encoded: `done` of `total`. */
   | { type: "encode"; done: number; total: number }
-  /** The prompt is going through the decoder; tokens. */
+  /** Prefill, in tokens: `done` of `total`. */
   | { type: "prefill"; done: number; total: number }
-  /** More text: `delta` never holds a part of a tag or of a character, `raw` is all that came since the event before, tags included. */
+  /** More text. `delta` never ends within a tag or a character. `raw` is all text since the previous event, with tags. */
   | { type: "text"; delta: string; raw: string }
-  /** A box or a quad was closed. */
+  /** A box or a quad is complete. */
   | { type: "object"; object: Grounded }
   | { type: "done"; answer: Answer };

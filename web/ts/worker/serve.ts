@@ -1,48 +1,48 @@
-/** Inside a worker: loads a checkpoint into the engine and answers requests, one after the other. */
+/** The worker's side of the connection to the page: answers calls with the engine, one after the other. */
 
+import { answerFromEngine, eventFromEngine } from "../wire/engine.js";
+import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, PictureInfo } from "../wire/engine.js";
 import { errorData, QwenVLError } from "../wire/errors.js";
-import type { Backend } from "../wire/client.js";
-import type { ModelInfo } from "../api/model.js";
-import type { Call, Calls, EngineBenchmarkReport, ImagePayload, PictureInfo, Reply, Request, Steps } from "../wire/protocol.js";
-import { answerFromEngine, eventFromEngine, type EngineAnswer, type EngineEvent, type EngineScore } from "../wire/engine.js";
-import { compileAhead, offersSubgroups, watchDevice } from "./compile.js";
-import { readBitmap } from "../api/image.js";
-import type * as Gpu from "../wasm/qwen_vl_web.js";
-import type { Engine, Images, Loader } from "../wasm/qwen_vl_web.js";
+import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
 import { filesOf, WeightCache, type CachedModel } from "../weights/cache.js";
-import { cacheProblem, loadWeights, type ShardSink } from "../weights/load.js";
+import { cacheProblem, loadWeights } from "../weights/load.js";
 import { maintain } from "../weights/maintain.js";
 import type { Manifest } from "../weights/manifest.js";
 import { ProgressCounter } from "../weights/progress.js";
-import { openStore, makeSource, type CacheSpec } from "../weights/spec.js";
-import type { Target } from "../weights/transfer.js";
+import { makeSource, openStore, type CacheSpec } from "../weights/spec.js";
+import type { Engine } from "../wasm/qwen_vl_web.js";
+import type { Edge } from "./edge.js";
+import type { EngineOwner } from "./engine-owner.js";
+import { engineImages } from "./images.js";
+import { Gate, LoadingEngine } from "./loading.js";
 
-/** What is used of a worker's global scope; a port will do as well. */
+/** The parts of a worker's global scope that are used; a message port has them, too. */
 export interface Scope {
   postMessage(message: Reply, transfer?: Transferable[]): void;
   onmessage: ((event: MessageEvent<Request>) => void) | null;
 }
 
-/** The wasm edge: `web` for the GPU, `web/cpu` for the processor. */
-export type Edge = Omit<typeof Gpu, "default" | "initSync"> & { default(options?: { module_or_path: string }): Promise<unknown> };
-
-/** Serves a page: takes its requests from `scope` and replies there. One model at a time. What is returned gives its memory back. */
+/** Answers the calls of a page that arrive at `scope`. One model at a time. Returns a function that frees the model. */
 export function serve(scope: Scope, edge: Edge, backend: Backend): () => void {
   const server = new Server(scope, edge, backend);
   return () => server.end();
 }
+
+type CallOf<K extends CallKind> = Extract<Call, { kind: K }>;
 
 class Server {
   readonly #scope: Scope;
   readonly #edge: Edge;
   readonly #backend: Backend;
   readonly #controllers = new Map<number, AbortController>();
-  #engine: Engine | undefined;
-  /** Positions that a picture takes in the prompt. */
+  #engine: EngineOwner | undefined;
+  /** Positions of a picture in the prompt. */
   #imageTokens = 0;
   #queue: Promise<void> = Promise.resolve();
-  /** While a model loads: pictures are encoded before all of it is here, one after the other. */
-  #loading: { ahead: Promise<void>; progress: ProgressCounter } | undefined;
+  /** Resolves when the model of a failed load is freed. */
+  #freeing: Promise<void> | undefined;
+  /** The load in progress: pictures can be encoded before it completes. */
+  #loading: { early: Gate; progress: ProgressCounter; model: LoadingEngine | undefined } | undefined;
 
   constructor(scope: Scope, edge: Edge, backend: Backend) {
     this.#scope = scope;
@@ -52,8 +52,8 @@ class Server {
   }
 
   end(): void {
-    for (const controller of this.#controllers.values()) controller.abort();
-    this.#dispose();
+    this.#abortAll();
+    void this.#free();
   }
 
   #receive(request: Request): void {
@@ -61,24 +61,29 @@ class Server {
       this.#controllers.get(request.id)?.abort();
       return;
     }
-    if (request.kind === "dispose") for (const controller of this.#controllers.values()) controller.abort();
+    if (request.kind === "dispose") this.#abortAll();
     const controller = new AbortController();
     this.#controllers.set(request.id, controller);
     const work = () => this.#answer(request, controller.signal);
     if (request.kind === "encode" && this.#loading) {
-      const { ahead, progress } = this.#loading;
-      this.#loading.ahead = ahead.then(work).then(() => progress.pictureEncoded());
+      const { early, progress } = this.#loading;
+      early.add(() => work().then(() => progress.pictureEncoded()));
     } else this.#queue = this.#queue.then(work);
   }
 
-  async #answer(request: Exclude<Request, { kind: "cancel" }>, signal: AbortSignal): Promise<void> {
-    const { id } = request;
+  #abortAll(): void {
+    for (const controller of this.#controllers.values()) controller.abort();
+  }
+
+  /** Never rejects. */
+  async #answer(call: Call, signal: AbortSignal): Promise<void> {
+    const { id } = call;
     try {
-      const result = await this.#serve(request, signal);
+      const result = await this.#result(call, signal);
       this.#scope.postMessage({ kind: "done", id, result });
     } catch (error) {
       const data = errorData(error);
-      // After a trap the module's memory is in no known state.
+      // After a trap the module's memory is in an unknown state.
       if (error instanceof WebAssembly.RuntimeError) this.#scope.postMessage({ kind: "fatal", error: data });
       else this.#scope.postMessage({ kind: "error", id, error: data });
     } finally {
@@ -86,119 +91,116 @@ class Server {
     }
   }
 
-  #serve(request: Exclude<Request, { kind: "cancel" }>, signal: AbortSignal): Promise<Calls[Call]["result"]> {
-    switch (request.kind) {
+  async #result(call: Call, signal: AbortSignal): Promise<Calls[CallKind]["result"]> {
+    switch (call.kind) {
       case "load":
-        return this.#load(request, signal);
+        return this.#load(call, signal);
       case "cache":
-        return this.#maintainCache(request, signal);
+        return this.#maintainCache(call, signal);
       case "ask":
-        return this.#ask(request, signal);
+        return this.#ask(call, signal);
       case "score":
-        return this.#score(request, signal);
+        return this.#score(call, signal);
       case "encode":
-        return this.#encode(request);
+        return this.#encode(call);
       case "release":
-        // It may have gone with the model.
-        this.#engine?.releaseImage(request.image);
-        return Promise.resolve(undefined);
+        // After the model is freed there is nothing to release.
+        if (this.#engine) await this.#engine.borrow((engine) => engine.releaseImage(call.image));
+        return undefined;
       case "count":
-        return Promise.resolve(this.#loaded().count(request.prompt));
+        return this.#loaded.borrow((engine) => engine.count(call.prompt));
       case "benchmark":
-        return this.#benchmark(request, signal);
+        return this.#benchmark(call, signal);
       case "logits":
-        return this.#loaded().logits();
+        return this.#loaded.borrow((engine) => engine.logits());
       case "dispose":
-        return Promise.resolve(this.#dispose());
+        return this.#free();
     }
   }
 
-  /** Returns what is left of it on the GPU, by our own accounting. */
-  #dispose(): number {
+  /** Frees the model when no call uses it any more. Returns the bytes of GPU buffers that are left. Never rejects. */
+  async #free(): Promise<number> {
+    await this.#freeing;
     const engine = this.#engine;
     this.#engine = undefined;
-    engine?.destroy();
-    return engine?.gpuBytes ?? 0;
+    return (await engine?.free()) ?? 0;
   }
 
-  #loaded(): Engine {
-    if (!this.#engine) throw new QwenVLError("DISPOSED", "no model is loaded");
-    return this.#engine;
+  get #loaded(): EngineOwner {
+    // Pictures can be encoded while the rest of the model is loaded.
+    const engine = this.#engine ?? this.#loading?.model?.engine;
+    if (!engine) throw new QwenVLError("DISPOSED", "no model is loaded");
+    return engine;
   }
 
-  async #load(request: Extract<Request, { kind: "load" }>, signal: AbortSignal): Promise<ModelInfo> {
+  async #load(call: CallOf<"load">, signal: AbortSignal): Promise<ModelInfo> {
     if (!globalThis.isSecureContext) throw new QwenVLError("INSECURE_CONTEXT", "the page is not in a secure context");
     if (this.#backend === "webgpu" && !("gpu" in navigator)) {
       throw new QwenVLError("WEBGPU_UNAVAILABLE", "this browser has no WebGPU in workers");
     }
-
-    const progress = this.#progressOf(request.id);
-    const started = this.#startEngine(request.wasmUrl);
-    // It may fail while nobody waits for it yet.
-    started.catch(() => undefined);
-    let compiled = Promise.resolve();
-    let encodes: () => void = () => undefined;
-    this.#loading = { ahead: new Promise((resolve) => (encodes = resolve)), progress };
-    const makeSink = async (manifest: string) => {
-      await started;
-      const onGpu = this.#backend === "webgpu";
-      const subgroups = onGpu && (await offersSubgroups(request.options));
-      const create = (taken: () => GPUDevice | undefined) =>
-        this.#edge.Loader.create(manifest, { ...request.options, subgroups }, (shaders: readonly string[]) => {
-          const device = taken();
-          if (device) compiled = compileAhead(device, shaders);
-        });
-      const loader = await (onGpu ? watchDevice(create, subgroups) : create(() => undefined));
-      // What it could not allocate is told before anything is fetched for it.
-      await loader.drained();
-      loader.checkGpu();
-      return new EngineSink(
-        loader,
-        (engine) => (this.#engine = engine),
-        () => compiled.then(encodes),
-      );
-    };
-    const { concurrency, whenBusy } = request;
+    await this.#free();
+    const progress = this.#progressOf(call.id);
+    const loading = { early: new Gate(), progress, model: undefined as LoadingEngine | undefined };
+    this.#loading = loading;
     try {
-      const cache = await this.#openCache(request.cache, progress);
-      const weights = { source: makeSource(request.source), cache, makeSink, progress, concurrency, whenBusy, signal };
-      const { manifest, sink } = await loadWeights(weights);
+      const { manifest, model } = await this.#loadWeights(call, signal, progress, loading.early.open, (model) => (loading.model = model));
       progress.phase("upload");
-      await sink.loader.drained();
-      sink.loader.complete();
+      await model.upload();
       signal.throwIfAborted();
       progress.phase("compile");
-      await compiled;
-      // Pictures that came by now are encoded first; from here on they wait for their turn among the other requests.
-      const ahead = this.#loading?.ahead;
+      await model.compiled;
+      // Encode the pictures that have arrived so far. From now on pictures wait in the queue, as all other calls do.
+      this.#engine = model.engine;
       this.#loading = undefined;
-      await ahead;
-      const engine = this.#loaded();
-      engine.prepare();
-      engine.checkGpu();
-      if (request.keptImages !== undefined) engine.keepImages(request.keptImages);
+      await loading.early.done;
+      await model.prepare(call.keptImages);
       signal.throwIfAborted();
-      if (request.selfCheck) {
+      if (call.selfCheck) {
         progress.phase("warmup");
-        await engine.selfCheck();
+        await model.engine.borrow((engine) => engine.selfCheck());
         signal.throwIfAborted();
       }
-      return this.#finishLoad(engine, manifest, progress);
+      return await model.engine.borrow((engine) => {
+        this.#watchLoss(engine, model.engine);
+        progress.phase("ready");
+        return this.#modelInfo(engine, manifest);
+      });
     } catch (error) {
-      this.#dispose();
+      this.#engine = undefined;
+      // The caller gets the error now, even if a picture is still being encoded.
+      this.#freeing = loading.model?.free();
       throw error;
     } finally {
       this.#loading = undefined;
-      encodes();
+      loading.early.open();
     }
   }
 
-  #finishLoad(engine: Engine, manifest: Manifest, progress: ProgressCounter): ModelInfo {
-    void engine.lost().then((reason) => {
-      this.#scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } });
-    });
+  async #loadWeights(
+    call: CallOf<"load">,
+    signal: AbortSignal,
+    progress: ProgressCounter,
+    onEncodes: () => void,
+    onModel: (model: LoadingEngine) => void,
+  ): Promise<{ manifest: Manifest; model: LoadingEngine }> {
+    const started = this.#startModule(call.wasmUrl);
+    // The manifest is fetched meanwhile. A failure is reported when `started` is awaited.
+    started.catch(() => undefined);
+    const makeSink = async (text: string) => {
+      await started;
+      const model = await LoadingEngine.create(this.#edge, this.#backend, text, call.options, onEncodes);
+      onModel(model);
+      return model;
+    };
+    const { concurrency, whenBusy } = call;
+    const cache = await this.#openCache(call.cache, progress);
+    const source = makeSource(call.source);
+    const { manifest, sink: model } = await loadWeights({ source, cache, makeSink, progress, concurrency, whenBusy, signal });
+    return { manifest, model };
+  }
+
+  #modelInfo(engine: Engine, manifest: Manifest): ModelInfo {
     this.#imageTokens = manifest.config.visual.n_queries;
-    progress.phase("ready");
     return {
       source: manifest.provenance.source,
       modifications: manifest.provenance.modifications,
@@ -213,145 +215,97 @@ class Server {
     };
   }
 
-  async #maintainCache(request: Extract<Request, { kind: "cache" }>, signal: AbortSignal): Promise<CachedModel[]> {
-    const progress = this.#progressOf(request.id);
-    const backend = await openStore(request.cache);
-    if (!backend) throw new QwenVLError("INVALID_ARGUMENT", "there is no cache to work on");
+  /** Reports the loss of the GPU device, unless it is lost because the model is freed. */
+  #watchLoss(engine: Engine, owner: EngineOwner): void {
+    void engine.lost().then((reason) => {
+      if (owner.isFreed) return;
+      this.#scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } });
+    });
+  }
+
+  async #maintainCache(call: CallOf<"cache">, signal: AbortSignal): Promise<CachedModel[]> {
+    const progress = this.#progressOf(call.id);
+    const store = await openStore(call.cache);
+    if (!store) throw new QwenVLError("INVALID_ARGUMENT", '`cache` is "none", expected a cache store to work on');
     let problem: unknown;
-    const cache = new WeightCache(backend, (found) => (problem = found));
-    await this.#startEngine(request.wasmUrl);
+    const cache = new WeightCache(store, (found) => (problem = found));
+    await this.#startModule(call.wasmUrl);
     const tools = { checkManifest: this.#edge.checkManifest, newHash: () => new this.#edge.Hasher() };
-    const models = await maintain(request.operation, cache, tools, progress, signal);
-    // Here, unlike in a load, storing is what was asked for.
+    const models = await maintain(call.operation, cache, tools, progress, signal);
+    // Unlike a load, this operation fails if the store does.
     if (problem) throw QwenVLError.fromData(cacheProblem(problem));
     return models;
   }
 
   #progressOf(id: number): ProgressCounter {
-    return new ProgressCounter((note) => this.#scope.postMessage({ kind: "note", id, note }));
+    return new ProgressCounter((event) => this.#scope.postMessage({ kind: "event", id, event }));
   }
 
+  /** Opens the cache. A load continues without it if it cannot be opened. */
   async #openCache(spec: CacheSpec, progress: ProgressCounter): Promise<WeightCache | undefined> {
-    const tell = (problem: unknown) => progress.cacheProblem(cacheProblem(problem));
+    const report = (problem: unknown) => progress.cacheProblem(cacheProblem(problem));
     try {
-      const backend = await openStore(spec);
-      return backend && new WeightCache(backend, tell);
+      const store = await openStore(spec);
+      return store && new WeightCache(store, report);
     } catch (problem) {
-      tell(problem);
+      report(problem);
       return undefined;
     }
   }
 
-  async #startEngine(wasmUrl: string | undefined): Promise<void> {
+  /** Instantiates the wasm module. */
+  async #startModule(wasmUrl: string | undefined): Promise<void> {
     try {
       await (wasmUrl === undefined ? this.#edge.default() : this.#edge.default({ module_or_path: wasmUrl }));
     } catch (cause) {
       throw new QwenVLError("DOWNLOAD", "the package's wasm file could not be loaded", { cause });
     }
-    // A panic inside a future never reaches its promise: without this the caller would wait for ever.
+    // The promise of a future that panics never settles, so the page is told by a message.
     this.#edge.onPanic((message: string) => this.#scope.postMessage({ kind: "fatal", error: { code: "INTERNAL", message } }));
   }
 
-  async #ask(request: Extract<Request, { kind: "ask" }>, signal: AbortSignal): Promise<Calls["ask"]["result"]> {
-    const images = this.#imageList(request.images);
-    if (!images) return "missing";
-    const onEvent = (event: EngineEvent) => {
-      this.#scope.postMessage({ kind: "note", id: request.id, note: eventFromEngine(event) });
-      return !signal.aborted;
-    };
-    const answer = (await this.#loaded().ask(request.request, images, onEvent)) as EngineAnswer;
-    return { answer: answerFromEngine(answer, this.#imageTokens), pictures: answer.images };
+  #ask(call: CallOf<"ask">, signal: AbortSignal): Promise<Calls["ask"]["result"]> {
+    return this.#loaded.borrow(async (engine) => {
+      const images = engineImages(this.#edge, engine, call.images);
+      if (!images) return "missing";
+      const onEvent = (event: EngineEvent) => {
+        this.#scope.postMessage({ kind: "event", id: call.id, event: eventFromEngine(event) });
+        return !signal.aborted;
+      };
+      const answer = (await engine.ask(call.request, images, onEvent)) as EngineAnswer;
+      return { answer: answerFromEngine(answer, this.#imageTokens), pictures: answer.images };
+    });
   }
 
-  async #score(request: Extract<Request, { kind: "score" }>, signal: AbortSignal): Promise<Calls["score"]["result"]> {
-    const images = this.#imageList(request.images);
-    if (!images) return "missing";
-    const { prompt, candidates } = request;
-    const scores = (await this.#loaded().score({ prompt, candidates }, images, () => !signal.aborted)) as EngineScore[] | null;
-    // Whoever aborted does not listen any more.
-    return scores ?? [];
+  #score({ prompt, candidates, images: payloads }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {
+    return this.#loaded.borrow(async (engine) => {
+      const images = engineImages(this.#edge, engine, payloads);
+      if (!images) return "missing";
+      const scores = (await engine.score({ prompt, candidates }, images, () => !signal.aborted)) as EngineScore[] | null;
+      // `null` after an abort: the caller has its rejection already.
+      return scores ?? [];
+    });
   }
 
-  async #encode({ image, hold }: Extract<Request, { kind: "encode" }>): Promise<Calls["encode"]["result"]> {
-    const images = this.#imageList([image]);
-    if (!images) return "missing";
-    const info = (await this.#loaded().holdImage(images)) as PictureInfo;
-    if (!hold) this.#loaded().releaseImage(info.id);
-    return info;
+  #encode({ image, hold }: CallOf<"encode">): Promise<Calls["encode"]["result"]> {
+    return this.#loaded.borrow(async (engine) => {
+      const images = engineImages(this.#edge, engine, [image]);
+      if (!images) return "missing";
+      const info = (await engine.holdImage(images)) as PictureInfo;
+      if (!hold) engine.releaseImage(info.id);
+      return info;
+    });
   }
 
-  async #benchmark(request: Extract<Request, { kind: "benchmark" }>, signal: AbortSignal): Promise<EngineBenchmarkReport> {
-    const onStep = (note: Steps) => {
-      this.#scope.postMessage({ kind: "note", id: request.id, note });
-      return !signal.aborted;
-    };
-    const report = (await this.#loaded().benchmark(request.options, onStep)) as EngineBenchmarkReport | null;
-    if (!report) throw new QwenVLError("INTERNAL", "the benchmark was stopped");
-    return report;
-  }
-
-  /** Pictures as the engine takes them; nothing if one that it should know is not there any more. */
-  #imageList(payloads: ImagePayload[]): Images | undefined {
-    const images = new this.#edge.Images();
-    for (const payload of payloads) {
-      switch (payload.kind) {
-        case "encoded":
-          images.pushEncoded(payload.bytes, payload.upright);
-          break;
-        case "rgba":
-          images.pushRgba(payload.width, payload.height, payload.pixels);
-          break;
-        case "bitmap": {
-          const { width, height, data } = readBitmap(payload.bitmap);
-          payload.bitmap.close();
-          images.pushRgba(width, height, new Uint8Array(data.buffer));
-          break;
-        }
-        case "kept":
-          if (!this.#loaded().keepsImage(payload.id)) return undefined;
-          images.pushKept(payload.id);
-          break;
-      }
-    }
-    return images;
-  }
-}
-
-/** The engine as it takes weights. */
-class EngineSink implements ShardSink {
-  readonly loader: Loader;
-  readonly #onEngine: (engine: Engine) => void;
-  /** Called when pictures can be encoded. */
-  #onEncodes: (() => void) | undefined;
-  #hasEngine = false;
-
-  constructor(loader: Loader, onEngine: (engine: Engine) => void, onEncodes: () => void) {
-    this.loader = loader;
-    this.#onEngine = onEngine;
-    this.#onEncodes = onEncodes;
-  }
-
-  vocabulary(bytes: Uint8Array): void {
-    this.#onEngine(this.loader.engine(bytes));
-    this.#hasEngine = true;
-    this.#look();
-  }
-
-  #look(): void {
-    if (!this.#onEncodes || !this.#hasEngine || !this.loader.encodes()) return;
-    this.#onEncodes();
-    this.#onEncodes = undefined;
-  }
-
-  target(shard: number): Target {
-    const { loader } = this;
-    return {
-      write: (bytes, checked) => {
-        loader.write(shard, bytes, checked);
-        this.#look();
-      },
-      restart: () => loader.restart(shard),
-      drain: () => loader.drained(),
-    };
+  #benchmark(call: CallOf<"benchmark">, signal: AbortSignal): Promise<EngineBenchmarkReport> {
+    return this.#loaded.borrow(async (engine) => {
+      const onStep = (event: Steps) => {
+        this.#scope.postMessage({ kind: "event", id: call.id, event });
+        return !signal.aborted;
+      };
+      const report = (await engine.benchmark(call.options, onStep)) as EngineBenchmarkReport | null;
+      if (!report) throw new QwenVLError("INTERNAL", "the benchmark was aborted");
+      return report;
+    });
   }
 }

@@ -35,7 +35,7 @@ export async function droppedFiles(transfer: DataTransfer): Promise<File[]> {
   const entries = Array.from(transfer.items, (item) => item.webkitGetAsEntry?.() ?? undefined);
   const files = Array.from(transfer.files);
   if (!entries.some((entry) => entry?.isDirectory)) return files;
-  const found = await Promise.all(entries.map((entry) => (entry ? filesOf(entry) : [])));
+  const found = await Promise.all(entries.map(async (entry) => (entry ? filesOf(entry) : [])));
   return found.flat();
 }
 

@@ -1,0 +1,198 @@
+// The life of a model from load to disposal, in Node: a real client and server over an edge that borrows as wasm-bindgen does.
+
+import assert from "node:assert/strict";
+import { before, test } from "node:test";
+import { QwenVL, QwenVLError } from "../dist/index.js";
+import { errorData } from "../dist/wire/errors.js";
+import { WorkerClient } from "../dist/wire/client.js";
+import { engineImages } from "../dist/worker/images.js";
+import { FakeEdge, fakeWorker, gate, modelFiles, settled } from "./fake-edge.mjs";
+
+before(() => {
+  globalThis.isSecureContext = true;
+});
+
+const pixels = { width: 1, height: 1, data: new Uint8ClampedArray(4) };
+globalThis.ImageData ??= class ImageData {};
+const picture = Object.assign(Object.create(ImageData.prototype), pixels);
+
+async function load(edge, options = {}) {
+  return QwenVL.load(modelFiles(), { worker: fakeWorker(edge), ...options });
+}
+
+/** The code of a rejection, or its message if it is not one of the package. */
+const failure = (promise) =>
+  promise.then(
+    () => "fulfilled",
+    (error) => error.code ?? error.message,
+  );
+
+test("a question that fails at once does not let the next one overtake the earlier one", async () => {
+  for (const fails of [{ queue: false }, { signal: AbortSignal.abort() }]) {
+    const edge = new FakeEdge();
+    const chat = (await load(edge)).createSession();
+    const first = gate();
+    edge.answering = (query) => (query === "A" ? first.passed : undefined);
+    const a = chat.ask("A");
+    await assert.rejects(async () => chat.ask("B", fails));
+    const c = chat.ask("C");
+    await settled();
+    assert.equal(edge.asked.length, 1);
+    first.open();
+    await a;
+    await c;
+    assert.deepEqual(
+      edge.asked.map(({ prompt }) => [prompt.query, prompt.history]),
+      [
+        ["A", []],
+        ["C", [["A", "answer to A"]]],
+      ],
+    );
+  }
+});
+
+test("an abort of a question that waits takes effect at once", async () => {
+  const edge = new FakeEdge();
+  const model = await load(edge);
+  const chat = model.createSession();
+  const first = gate();
+  edge.answering = (query) => (query === "A" ? first.passed : undefined);
+  const a = chat.ask("A");
+  const controller = new AbortController();
+  const b = failure(chat.ask("B", { signal: controller.signal }));
+  const count = failure(chat.countTokens("C", { signal: controller.signal }));
+  await settled();
+  controller.abort(new Error("enough"));
+  assert.equal(await b, "enough");
+  assert.equal(await count, "enough");
+  first.open();
+  assert.equal((await a).raw, "answer to A");
+  assert.equal((await chat.ask("D")).raw, "answer to D");
+  assert.deepEqual(
+    edge.asked.map(({ prompt }) => prompt.query),
+    ["A", "D"],
+  );
+});
+
+test("a load that fails while a picture is being encoded reports its own error at once, and frees the engine afterwards", async () => {
+  const edge = new FakeEdge();
+  const encoding = gate();
+  const started = gate();
+  edge.encoding = () => {
+    started.open();
+    return encoding.passed;
+  };
+  let drains = 0;
+  // The second time, the upload of all weights.
+  edge.drained = async () => {
+    drains += 1;
+    if (drains < 2) return;
+    await started.passed;
+    throw Object.assign(new Error("shard-3 is damaged"), { code: "INTEGRITY" });
+  };
+  const loading = QwenVL.load(modelFiles(), { worker: fakeWorker(edge) });
+  const reference = failure(loading.encodeImage(picture));
+  assert.equal(await failure(loading), "INTEGRITY");
+  assert.equal(await reference, "INTEGRITY");
+  assert.deepEqual(edge.log, ["created", "encoding"]);
+  encoding.open();
+  await settled();
+  assert.deepEqual(edge.log.slice(2), ["destroyed", "engine freed", "loader freed", "terminated"]);
+});
+
+test("an abort during the check of the kernels rejects at once; the engine is freed when the check has ended, and the worker then", async () => {
+  const edge = new FakeEdge();
+  const checking = gate();
+  edge.checking = () => checking.passed;
+  const controller = new AbortController();
+  const onProgress = ({ phase }) => phase === "warmup" && controller.abort(new Error("enough"));
+  assert.equal(await failure(load(edge, { signal: controller.signal, onProgress })), "enough");
+  await settled();
+  assert.ok(!edge.log.includes("destroyed") && !edge.log.includes("terminated"), edge.log.join());
+  checking.open();
+  await settled();
+  assert.deepEqual(edge.log.slice(-3), ["destroyed", "engine freed", "terminated"]);
+});
+
+test("a load that fails before the engine is made frees the loader", async () => {
+  for (const fail of [
+    (edge) => (edge.drained = () => Promise.reject(new Error("out of memory"))),
+    (edge) => {
+      edge.engineMaking = () => {
+        throw new Error("not a vocabulary");
+      };
+    },
+  ]) {
+    const edge = new FakeEdge();
+    fail(edge);
+    assert.equal(await failure(load(edge)), "INTERNAL");
+    await settled();
+    assert.deepEqual(edge.log, ["created", "loader freed", "terminated"]);
+  }
+});
+
+test("a model that is disposed of during an answer is freed when the answer has ended, and no call stays pending", async () => {
+  const edge = new FakeEdge();
+  const model = await load(edge);
+  const answering = gate();
+  edge.answering = () => answering.passed;
+  const pending = failure(model.createSession().ask("A"));
+  await settled();
+  // The answer takes longer than a worker is given for its end.
+  await model.dispose();
+  assert.equal(await pending, "DISPOSED");
+  assert.ok(!edge.log.includes("destroyed"));
+  answering.open();
+  await settled();
+  assert.deepEqual(edge.log.slice(-3), ["terminated", "destroyed", "engine freed"]);
+});
+
+test("pending calls reject before the worker is terminated, whatever happens then", async () => {
+  const worker = {
+    postMessage: () => undefined,
+    terminate() {
+      throw new Error("cannot be terminated");
+    },
+  };
+  const client = new WorkerClient(worker);
+  const pending = failure(client.call("count", { prompt: { kind: "raw", text: "A" } }).result);
+  assert.throws(() => client.end(new QwenVLError("DISPOSED", "over")), /cannot be terminated/);
+  assert.equal(await pending, "DISPOSED");
+});
+
+test("shutting down leaves no timer behind", async () => {
+  const model = await load(new FakeEdge());
+  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+  const before = timers();
+  await model.dispose();
+  assert.equal(timers(), before);
+});
+
+test("a worker of the page serves one load: recover() and another load reject with DISPOSED", async () => {
+  const edge = new FakeEdge();
+  const worker = fakeWorker(edge);
+  const model = await QwenVL.load(modelFiles(), { worker });
+  worker.onmessage({ data: { kind: "lost", error: { code: "DEVICE_LOST", message: "gone" } } });
+  await assert.rejects(model.recover(), ({ code, message }) => code === "DISPOSED" && /own worker ended with it/.test(message));
+  await assert.rejects(QwenVL.load(modelFiles(), { worker }), ({ code, message }) => code === "DISPOSED" && /new Worker/.test(message));
+});
+
+test("an error with a code of another library is INTERNAL", () => {
+  for (const code of ["toString", "constructor", "ENOENT", 3]) {
+    assert.equal(errorData(Object.assign(new Error("no"), { code })).code, "INTERNAL");
+  }
+});
+
+test("the bitmaps of a request are closed, also if a picture is missing", () => {
+  const edge = new FakeEdge();
+  const closed = [];
+  globalThis.OffscreenCanvas = class {
+    getContext = () => ({ drawImage() {}, getImageData: () => ({ width: 1, height: 1, data: new Uint8ClampedArray(4) }) });
+  };
+  const bitmap = (name) => ({ kind: "bitmap", bitmap: { width: 1, height: 1, close: () => closed.push(name) } });
+  const engine = { keepsImage: () => false };
+  assert.equal(engineImages(edge, engine, [bitmap("a"), { kind: "kept", id: "x" }, bitmap("b")]), undefined);
+  assert.deepEqual([closed, edge.log], [["a", "b"], ["images freed"]]);
+  assert.ok(engineImages(edge, engine, [bitmap("c")]));
+  assert.deepEqual(closed, ["a", "b", "c"]);
+});

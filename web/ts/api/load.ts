@@ -1,0 +1,253 @@
+/** Loads a model into a worker. */
+
+import { WorkerClient } from "../wire/client.js";
+import { QwenVLError } from "../wire/errors.js";
+import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precision } from "../wire/protocol.js";
+import { PHASES, type LoadProgress } from "../weights/progress.js";
+import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
+import type { ImageOrientation } from "./image.js";
+import {
+  abortSignal,
+  address,
+  anyBoolean,
+  anyFunction,
+  anyString,
+  checkedElsewhere,
+  checkOptions,
+  imageOrientation,
+  oneOf,
+  whole,
+  type Checks,
+} from "./options.js";
+import { adoptWorker, startOnPageThread, startWorker, wasmLocation, type FileLocations } from "./workers.js";
+
+export interface LoadOptions extends SourceOptions, FileLocations {
+  /** Aborts the load. Its promise then rejects with the signal's reason. */
+  signal?: AbortSignal;
+  onProgress?: (progress: LoadProgress) => void;
+  /** Longest sequence of prompt and answer, in tokens. GPU memory grows with it. */
+  contextLength?: number;
+  /** Format of keys and values on the GPU: `"f32"` (default), or half or a quarter of that memory, which changes answers a little. */
+  kv?: "f32" | "f16" | "q8";
+  /**
+   * Rounding that the products of many positions (pictures and prompts) may apply where the GPU is faster with it, which the load measures:
+   * `"f32"` (default) none, `"f16"` half precision where the GPU has `shader-f16`, `"q8"` also activations in 8 bits. Sums and everything
+   * else stay f32. `info.adapter.kernels` names the choice.
+   */
+  precision?: Precision;
+  /** @internal Kernel set to use in place of the fastest: for tests. */
+  kernels?: KernelSet;
+  /** Seed of answers that have no seed option. The same question then has the same answer. */
+  seed?: number;
+  /**
+   * Backend: `"auto"` (default) is WebGPU, or the processor where WebGPU is missing. The processor runs small models only; others fail with
+   * `WEBGPU_UNAVAILABLE` or `NO_ADAPTER`.
+   */
+  backend?: "auto" | Backend;
+  /**
+   * Thread of the model: `true` (default) is a worker of the package; `false` is the page's own thread, which the model then blocks; or a
+   * worker whose script imports `qwen-vl-web/worker`. Such a worker belongs to the model and ends with it.
+   */
+  worker?: boolean | Worker;
+  powerPreference?: "high-performance" | "low-power";
+  /** Use the browser's software adapter: for tests. */
+  forceFallbackAdapter?: boolean;
+  /** Orientation of pictures that have no orientation option: `"from-image"` (default), or `"none"` as in the original. */
+  imageOrientation?: ImageOrientation;
+  /**
+   * True (default) if the kernels are checked on this GPU before the load completes, which also compiles them. If a check fails, the model
+   * is loaded again with the plain kernels. If these fail too, the load fails with `GPU_INCORRECT`.
+   */
+  selfCheck?: boolean;
+  /** Encoded pictures to keep, in addition to those of {@link QwenVLModel.encodeImage}; 16 by default, up to 4 MiB each. */
+  keptImages?: number;
+  /** Cache store of the weights: by default the site's private file system, and none for a folder. */
+  cache?: CacheChoice;
+  /** Asks the browser never to evict the weights. Some browsers then ask the user. */
+  persist?: boolean;
+  /** Files to load in parallel; 4 by default. */
+  concurrency?: number;
+  /** Behaviour while another tab loads the same model: `"wait"` (default), or `"fail"` with `BUSY`. */
+  whenBusy?: "wait" | "fail";
+}
+
+/** `source` and `cache` are checked by `sourceSpec` and `cacheSpec`, `kv`, `precision` and `kernels` by the runtime. */
+const CHECKS: Checks<LoadOptions> = {
+  signal: abortSignal,
+  onProgress: anyFunction,
+  contextLength: whole(1),
+  kv: anyString,
+  precision: anyString,
+  kernels: anyString,
+  seed: whole(0, Number.MAX_SAFE_INTEGER),
+  backend: oneOf("auto", "webgpu", "cpu"),
+  worker: {
+    expected: "true, false or a Worker",
+    accepts: (value) => typeof value === "boolean" || (typeof value === "object" && value !== null && "postMessage" in value),
+  },
+  powerPreference: oneOf("high-performance", "low-power"),
+  forceFallbackAdapter: anyBoolean,
+  imageOrientation,
+  selfCheck: anyBoolean,
+  keptImages: whole(0),
+  cache: checkedElsewhere,
+  persist: anyBoolean,
+  concurrency: whole(1),
+  whenBusy: oneOf("wait", "fail"),
+  fetch: anyFunction,
+  requestInit: checkedElsewhere,
+  retries: { expected: "a number from 0", accepts: (value) => typeof value === "number" && value >= 0 },
+  wasmUrl: address,
+  workerUrl: address,
+  cpuWasmUrl: address,
+  cpuWorkerUrl: address,
+};
+
+/** HTTP/1.1 servers allow six connections. */
+const CONCURRENCY = 4;
+
+/** A worker with a loaded model. */
+export interface LoadedWorker {
+  client: WorkerClient;
+  info: ModelInfo;
+  /** Duration of the load, in milliseconds. */
+  loadMs: number;
+  /** Bytes that came from the cache. */
+  restoredBytes: number;
+}
+
+/** Attempts of one load. */
+interface Attempts {
+  /** Called with each worker that is started, before its load completes. */
+  onStart(client: WorkerClient): void;
+  /** Resolves when the memory of the previous attempt is free. */
+  freed: Promise<unknown>;
+}
+
+/** One way to run a model on this machine. */
+interface Way {
+  backend: Backend;
+  worker: boolean | Worker;
+  /** Errors of the previous attempt that lead to this way. */
+  after: readonly string[];
+}
+
+/** Returns the ways to run a model, in the order of preference. */
+function waysToRun({ backend = "auto", worker = true }: LoadOptions): Way[] {
+  const pageHasGpu = "gpu" in (globalThis.navigator ?? {});
+  const first = backend === "auto" ? (pageHasGpu ? "webgpu" : "cpu") : backend;
+  const ways: Way[] = [{ backend: first, worker, after: [] }];
+  // A worker of the page ends with its first attempt.
+  if (first === "cpu" || typeof worker === "object") return ways;
+  // Some browsers have WebGPU on the page and not in workers.
+  if (worker && pageHasGpu) ways.push({ backend: "webgpu", worker: false, after: ["WEBGPU_UNAVAILABLE"] });
+  if (backend === "auto") ways.push({ backend: "cpu", worker, after: ["WEBGPU_UNAVAILABLE", "NO_ADAPTER"] });
+  return ways;
+}
+
+/**
+ * Loads a model in the first way that this machine offers.
+ *
+ * @param onStart called with each worker that is started, before its load completes
+ */
+export async function loadIntoWorker(
+  source: ModelSource,
+  options: LoadOptions,
+  onStart: (client: WorkerClient) => void = () => undefined,
+): Promise<LoadedWorker> {
+  checkOptions(options, CHECKS);
+  options.signal?.throwIfAborted();
+  const onProgress = forwardOnly(options.onProgress);
+  const attempts: Attempts = { onStart, freed: Promise.resolve() };
+  let failure: unknown;
+  for (const way of waysToRun(options)) {
+    if (failure !== undefined && !way.after.includes(codeOf(failure) ?? "")) continue;
+    try {
+      return await loadWithCheckedKernels(source, { ...options, ...onProgress }, way, attempts);
+    } catch (error) {
+      // If the model is too large for the processor, the user needs to know why the GPU could not be used.
+      const tooLarge = way.backend === "cpu" && failure !== undefined && codeOf(error) === "WEBGPU_UNAVAILABLE";
+      if (!tooLarge) failure = error;
+    }
+  }
+  throw failure;
+}
+
+/** Loads a model. If its kernels compute incorrectly on this GPU, loads it again with the plain kernels. */
+async function loadWithCheckedKernels(source: ModelSource, options: LoadOptions, way: Way, attempts: Attempts): Promise<LoadedWorker> {
+  try {
+    return await loadOnce(source, options, way, attempts);
+  } catch (error) {
+    const canRetry = codeOf(error) === "GPU_INCORRECT" && options.kernels !== "plain" && typeof way.worker !== "object";
+    if (!canRetry) throw error;
+    return loadOnce(source, { ...options, kernels: "plain" }, way, attempts);
+  }
+}
+
+async function loadOnce(source: ModelSource, options: LoadOptions, { backend, worker }: Way, attempts: Attempts): Promise<LoadedWorker> {
+  const { signal, onProgress } = options;
+  await attempts.freed;
+  signal?.throwIfAborted();
+  const from = sourceSpec(source, options);
+  // Only workers can read files of the private file system piece by piece.
+  const store = worker === false ? "cache-api" : "opfs";
+  const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? store : "none"));
+  const client =
+    worker === true ? startWorker(options, backend) : worker === false ? await startOnPageThread(backend) : adoptWorker(worker);
+  attempts.onStart(client);
+  try {
+    if (options.persist) await navigator.storage?.persist();
+    const params: LoadParams = {
+      source: from.spec,
+      cache: cache.spec,
+      concurrency: options.concurrency ?? CONCURRENCY,
+      whenBusy: options.whenBusy ?? "wait",
+      ...wasmLocation(options, backend),
+      selfCheck: options.selfCheck ?? true,
+      ...(options.keptImages === undefined ? {} : { keptImages: options.keptImages }),
+      options: engineOptions(options),
+    };
+    const began = performance.now();
+    let restoredBytes = 0;
+    const onEvent = (progress: LoadProgress) => {
+      restoredBytes = progress.restoredBytes;
+      onProgress?.(progress);
+    };
+    const call = { transfer: [...from.transfer, ...cache.transfer], onEvent, ...(signal ? { signal } : {}) };
+    const info = await client.call("load", params, call).result;
+    return { client, info, loadMs: performance.now() - began, restoredBytes };
+  } catch (error) {
+    // The caller gets the error now. Only another attempt waits for the memory.
+    attempts.freed = client.shutDown(new QwenVLError("DISPOSED", "the load failed"));
+    throw error;
+  }
+}
+
+function engineOptions({ contextLength, kv, forceFallbackAdapter, powerPreference, precision, kernels }: LoadOptions): EngineOptions {
+  return {
+    ...(contextLength === undefined ? {} : { contextLength }),
+    ...(kv === undefined ? {} : { kv }),
+    forceFallbackAdapter: forceFallbackAdapter ?? false,
+    lowPower: powerPreference === "low-power",
+    ...(precision === undefined ? {} : { precision }),
+    ...(kernels === undefined ? {} : { kernels }),
+  };
+}
+
+/** Suppresses the progress of phases that an earlier attempt has passed. */
+function forwardOnly(onProgress: LoadOptions["onProgress"]): Pick<LoadOptions, "onProgress"> {
+  if (!onProgress) return {};
+  let reached = 0;
+  return {
+    onProgress(progress) {
+      const phase = PHASES.indexOf(progress.phase);
+      if (phase < reached) return;
+      reached = phase;
+      onProgress(progress);
+    },
+  };
+}
+
+function codeOf(error: unknown): string | undefined {
+  return error instanceof QwenVLError ? error.code : undefined;
+}

@@ -1,0 +1,120 @@
+/**
+ * Checks of the options that callers pass. JavaScript callers have no compiler, and numbers such as `NaN` have the right type, so every
+ * option is checked where it enters. Ranges that the runtime checks anyway are not repeated here.
+ */
+
+import { QwenVLError } from "../wire/errors.js";
+import type { AskOptions, Box } from "../wire/types.js";
+
+/** Check of one option. */
+export interface Check {
+  /** Accepted values, in words. */
+  expected: string;
+  accepts(value: unknown): boolean;
+}
+
+/** One check for each option of `T`. */
+export type Checks<T> = { [K in keyof T]-?: Check };
+
+/** Largest `usize` of wasm32. */
+const MAX_SIZE = 2 ** 32 - 1;
+
+export const anyBoolean: Check = { expected: "true or false", accepts: (value) => typeof value === "boolean" };
+export const anyString: Check = { expected: "a string", accepts: (value) => typeof value === "string" };
+export const anyNumber: Check = { expected: "a number", accepts: (value) => typeof value === "number" && Number.isFinite(value) };
+export const anyFunction: Check = { expected: "a function", accepts: (value) => typeof value === "function" };
+export const abortSignal: Check = {
+  expected: "an AbortSignal",
+  accepts: (value) => typeof value === "object" && value !== null && "aborted" in value && "addEventListener" in value,
+};
+export const address: Check = { expected: "a string or a URL", accepts: (value) => typeof value === "string" || value instanceof URL };
+export const imageOrientation = oneOf("from-image", "none");
+
+/** A check for another module: the value is used there. */
+export const checkedElsewhere: Check = { expected: "", accepts: () => true };
+
+/** Accepts whole numbers from `min` to `max`. */
+export function whole(min: number, max = MAX_SIZE): Check {
+  const expected = max === Number.MAX_SAFE_INTEGER ? `a whole number from ${min}` : `a whole number from ${min} to ${max}`;
+  return { expected, accepts: (value) => Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max };
+}
+
+/** Accepts one of `values`. */
+export function oneOf(...values: readonly (string | boolean)[]): Check {
+  const expected = values.map((value) => (typeof value === "string" ? `"${value}"` : String(value))).join(" or ");
+  return { expected, accepts: (value) => values.includes(value as string) };
+}
+
+/** Accepts arrays of values that `check` accepts. */
+export function arrayOf(check: Check, items: string): Check {
+  return { expected: `an array of ${items}`, accepts: (value) => Array.isArray(value) && value.every((item) => check.accepts(item)) };
+}
+
+/** Accepts what one of two checks accepts. */
+export function either(first: Check, second: Check): Check {
+  return {
+    expected: `${first.expected} or ${second.expected}`,
+    accepts: (value) => first.accepts(value) || second.accepts(value),
+  };
+}
+
+/** Throws `INVALID_ARGUMENT` unless `check` accepts the value. */
+export function checkArgument(name: string, value: unknown, check: Check): void {
+  if (check.accepts(value)) return;
+  const found = describe(value);
+  throw new QwenVLError("INVALID_ARGUMENT", `\`${name}\` is ${found}, expected ${check.expected}`, {
+    details: { argument: name, found, expected: check.expected },
+  });
+}
+
+/**
+ * Throws `INVALID_ARGUMENT` for the first option that its check does not accept. Absent options and `undefined` are accepted, and so are
+ * properties that are not options, as everywhere in the web platform.
+ */
+export function checkOptions<T extends object>(options: T, checks: Checks<T>): void {
+  checkArgument("options", options, { expected: "an object", accepts: (value) => typeof value === "object" && value !== null });
+  for (const name of Object.keys(checks) as (keyof T & string)[]) {
+    const value: unknown = options[name];
+    if (value !== undefined) checkArgument(name, value, checks[name]);
+  }
+}
+
+/** Checks of the options of a run. Ranges of `temperature`, `topP` and `repetitionPenalty` are checked by the runtime. */
+export const ASK_CHECKS: Checks<AskOptions> = {
+  maxTokens: whole(1),
+  minTokens: whole(0),
+  greedy: anyBoolean,
+  temperature: anyNumber,
+  topP: anyNumber,
+  topK: whole(0),
+  repetitionPenalty: anyNumber,
+  seed: whole(0, Number.MAX_SAFE_INTEGER),
+  stop: either(anyString, arrayOf(anyString, "strings")),
+  stopTokens: arrayOf(whole(0), `token ids, which are whole numbers from 0 to ${MAX_SIZE}`),
+  logprobs: either(anyBoolean, whole(0)),
+  kvReuse: oneOf("exact", "fast"),
+  signal: abortSignal,
+  queue: anyBoolean,
+};
+
+/** Throws `INVALID_ARGUMENT` unless `box` has four finite numbers. */
+export function checkBox(name: string, box: Box): void {
+  const fourNumbers = (value: unknown) => Array.isArray(value) && value.length === 4 && value.every((number) => anyNumber.accepts(number));
+  checkArgument(name, box, { expected: "[x1, y1, x2, y2]", accepts: fourNumbers });
+}
+
+/** Longest description of a value in an error, in characters. */
+const DESCRIPTION_LENGTH = 100;
+
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(shortened(value));
+  if (typeof value === "function") return "a function";
+  if (Array.isArray(value)) return shortened(`[${value.map((item) => describe(item)).join(", ")}]`);
+  if (typeof value === "object" && value !== null) return `an object (${value.constructor?.name ?? "without a prototype"})`;
+  // Numbers, booleans, `null`, `undefined`, symbols and bigints.
+  return typeof value === "bigint" ? `${value}n` : String(value);
+}
+
+function shortened(text: string): string {
+  return text.length > DESCRIPTION_LENGTH ? `${text.slice(0, DESCRIPTION_LENGTH)}…` : text;
+}

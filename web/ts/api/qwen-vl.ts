@@ -1,0 +1,59 @@
+/** The package's entry point. */
+
+import type { WorkerClient } from "../wire/client.js";
+import type { ModelSource } from "../weights/spec.js";
+import { weightsCache } from "./cache.js";
+import { check, type CheckOptions, type CheckReport } from "./check.js";
+import { loadIntoWorker, type LoadOptions } from "./load.js";
+import { QwenVLModel, type EncodeOptions } from "./model.js";
+import { encodePicture, Picture, type ImageInput, type ImageRef } from "./picture.js";
+
+/** A model that is being loaded. */
+export interface Loading extends Promise<QwenVLModel> {
+  /**
+   * Encodes a picture as soon as the vision tower is loaded, while the rest of the model is still being fetched. Resolves when the model
+   * is loaded.
+   */
+  encodeImage(image: ImageInput, options?: EncodeOptions): Promise<ImageRef>;
+}
+
+/** Entry point: checks, loads and stores models. */
+export const QwenVL = {
+  /** The models that this site stores. */
+  cache: weightsCache,
+
+  /** Returns whether this machine can run a model, before it is fetched: see {@link CheckReport}. Rejects only if it is aborted. */
+  check: (source?: string | URL, options: CheckOptions = {}): Promise<CheckReport> => check(source, options),
+
+  /**
+   * Loads a model into a worker.
+   *
+   * @param source address of a folder that `quantize` wrote, or of its `manifest.json`, relative to the page; or such a folder on this
+   * machine: its files, as chosen or dropped, or a directory handle
+   */
+  load(source: ModelSource, options: LoadOptions = {}): Loading {
+    let client: WorkerClient | undefined;
+    let start: () => void = () => undefined;
+    const started = new Promise<void>((resolve) => (start = resolve));
+    const loading = (async () => {
+      const loaded = await loadIntoWorker(source, options, (newClient) => {
+        client = newClient;
+        start();
+      });
+      return new QwenVLModel(loaded, source, options);
+    })();
+    return Object.assign(loading, {
+      async encodeImage(image: ImageInput, encoding: EncodeOptions = {}): Promise<ImageRef> {
+        const orientation = encoding.imageOrientation ?? options.imageOrientation ?? "from-image";
+        const picture = Picture.of(image, orientation, encoding.signal);
+        try {
+          await Promise.race([started, loading]);
+          if (client) await Promise.race([encodePicture(client, picture, false, encoding.signal), loading]);
+        } catch {
+          // The load reports its error below, and `hold` encodes the picture again.
+        }
+        return (await loading).hold(picture, encoding.signal);
+      },
+    });
+  },
+};

@@ -1,0 +1,28 @@
+/** Pictures on their way into the engine. */
+
+import { readBitmap } from "../wire/bitmap.js";
+import type { ImagePayload } from "../wire/protocol.js";
+import type { Engine, Images } from "../wasm/qwen_vl_web.js";
+import type { Edge } from "./edge.js";
+
+/** Converts pictures for the engine, and closes their bitmaps. Returns `undefined` if the engine no longer keeps one of them. */
+export function engineImages(edge: Edge, engine: Engine, payloads: readonly ImagePayload[]): Images | undefined {
+  const images = new edge.Images();
+  let complete = false;
+  try {
+    for (const payload of payloads) {
+      if (payload.kind === "encoded") images.pushEncoded(payload.bytes, payload.upright);
+      else if (payload.kind === "rgba") images.pushRgba(payload.width, payload.height, payload.pixels);
+      else if (payload.kind === "bitmap") {
+        const { width, height, data } = readBitmap(payload.bitmap);
+        images.pushRgba(width, height, new Uint8Array(data.buffer));
+      } else if (engine.keepsImage(payload.id)) images.pushKept(payload.id);
+      else return undefined;
+    }
+    complete = true;
+    return images;
+  } finally {
+    if (!complete) images.free();
+    for (const payload of payloads) if (payload.kind === "bitmap") payload.bitmap.close();
+  }
+}
