@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { drawBoxes, parse, promptText, QwenVL, QwenVLError, sampleFrames } from "qwen-vl-web";
+import { drawBoxes, parse, QwenVL, QwenVLError, sampleFrames } from "qwen-vl-web";
 import { createOpenAI } from "qwen-vl-web/openai";
 
 test("the package can be imported where there is no browser", () => {
@@ -10,25 +10,6 @@ test("the package can be imported where there is no browser", () => {
   assert.equal(typeof drawBoxes, "function");
   const { text, objects } = parse("<ref>a dog</ref><box>(1,2),(3,4)</box> runs");
   assert.deepEqual([text, objects], ["a dog runs", [{ kind: "box", norm: [1, 2, 3, 4], ref: "a dog", range: [0, 5] }]]);
-});
-
-test("a message is written as the original writes it", () => {
-  const parts = [
-    { image: "a.png" },
-    { image: "b.png" },
-    "Where is ",
-    {
-      ref: "the dog",
-      boxes: [
-        [1, 2, 3, 4],
-        [5, 6, 7, 8],
-      ],
-    },
-    { text: "?" },
-  ];
-  const text = "Where is <ref>the dog</ref><box>(1,2),(3,4)</box><box>(5,6),(7,8)</box>?";
-  assert.equal(promptText(parts), `Picture 1: <img>a.png</img>\nPicture 2: <img>b.png</img>\n${text}`);
-  assert.equal(promptText(parts.slice(1), 7), `Picture 7: <img>b.png</img>\n${text}`);
 });
 
 test("what needs a page says so", async () => {
@@ -43,7 +24,7 @@ test("an error survives the worker border with its code", () => {
   assert.ok(error.hint.length > 0);
 });
 
-test("what can not be loaded is refused before anything starts", async () => {
+test("what cannot be loaded is refused before anything starts", async () => {
   await assert.rejects(QwenVL.load("http://["), { name: "QwenVLError", code: "INVALID_ARGUMENT" });
   await assert.rejects(QwenVL.load("https://example.org/model/"), { name: "QwenVLError", code: "WEBGPU_UNAVAILABLE" });
 });

@@ -235,7 +235,7 @@ test("a store that fails altogether does not end a load", async () => {
   assert.match(problem.message, /broken/);
 });
 
-test("a store that can not be read any more does not end a load", async () => {
+test("a store that cannot be read any more does not end a load", async () => {
   await load();
   const open = store.open.bind(store);
   store.open = async (name, create) => {

@@ -1,9 +1,9 @@
 /**
- * The shape of OpenAI's chat completions over a model in the browser, for programs that speak it already: no server, no network.
+ * OpenAI's chat completions over a model in the browser, for programs that use them already: no server, no network.
  *
- * Text, pictures (`image_url`), streaming, usage, `logprobs`, `seed` and `stop` are there. What the model can not do is refused with
- * `INVALID_ARGUMENT` and not ignored: tools, several choices, an answer's prefix. What OpenAI has no place for, objects in a picture,
- * stands beside the text as `message.objects`.
+ * Supports text, pictures (`image_url`), streaming, usage, `logprobs`, `seed` and `stop`. A parameter that the model cannot follow, such as
+ * `tools` or `n: 2`, fails with `INVALID_ARGUMENT` and is never ignored. Objects in a picture, for which OpenAI has no field, are in
+ * `message.objects`. With `stream: true`, `logprobs` come with the last chunk.
  *
  * @packageDocumentation
  */

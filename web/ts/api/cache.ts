@@ -1,31 +1,36 @@
-/** What users can do with the models that their site keeps. */
+/** Operations on the models that a site stores. */
 
 import { QwenVLError } from "../wire/errors.js";
+import { excerpt } from "../wire/quote.js";
 import type { CachedModel } from "../weights/cache.js";
 import type { CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
 import { cacheSpec, manifestUrl, sourceSpec, type CacheChoice, type SourceOptions } from "../weights/spec.js";
-import { startWorker, wasmLocation, type FileLocations } from "./workers.js";
+import { abortSignal, anyFunction, checkedElsewhere, checkOptions, SOURCE_CHECKS, type Checks } from "./options.js";
+import { LOCATION_CHECKS, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
 export interface CacheOptions extends FileLocations {
-  /** The cache in question; the site's private file system by default. */
+  /** Cache store to use; the site's private file system by default. */
   cache?: Exclude<CacheChoice, "none">;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
 
-/** What the browser says of this site's storage. */
+/** The browser's estimate of the site's storage. */
 export interface StorageEstimate {
-  /** Bytes of all kinds that the site uses. */
+  /** Bytes that the site uses, including other data than weights. */
   usage: number;
-  /** Bytes that it may use. */
+  /** Bytes that the site may use. */
   quota: number;
-  /** Whether the browser has promised not to evict them. */
+  /** True if the browser has promised not to evict the data. */
   persisted: boolean;
 }
 
+/** `cache` is checked by `cacheSpec`. */
+const CHECKS: Checks<CacheOptions> = { cache: checkedElsewhere, signal: abortSignal, onProgress: anyFunction, ...LOCATION_CHECKS };
+
 export const weightsCache = {
-  /** The models that are stored, whole or in part. */
+  /** Returns the stored models, complete or not. */
   list: (options: CacheOptions = {}): Promise<CachedModel[]> => operate({ kind: "list" }, options),
 
   async estimate(): Promise<StorageEstimate> {
@@ -33,35 +38,39 @@ export const weightsCache = {
     return { usage, quota, persisted: await navigator.storage.persisted() };
   },
 
-  /** Asks the browser not to evict what the site stores; some browsers ask the user then. Returns whether it is granted. */
+  /** Asks the browser never to evict the site's data. Some browsers then ask the user. Returns true if the request is granted. */
   persist: (): Promise<boolean> => navigator.storage.persist(),
 
-  /** Reads all of a model and checks it. What is wrong is forgotten, so that the next load fetches it. Returns the model as it is then. */
+  /**
+   * Reads and verifies all stored files of a model. Discards those that are wrong or unreadable, so that the next load fetches them.
+   * Returns the model as it is after that.
+   */
   async verify(url: string | URL, options: CacheOptions = {}): Promise<CachedModel> {
     return one(await operate({ kind: "verify", url: manifestUrl(url) }, options), url);
   },
 
-  /** Checks all of a model and fetches what is missing or wrong; also fetches a model ahead of its first load. */
+  /** Verifies all files of a model and fetches those that are missing or wrong. Also fetches a model before its first load. */
   async repair(url: string | URL, options: CacheOptions & SourceOptions = {}): Promise<CachedModel> {
+    checkOptions<SourceOptions>(options, SOURCE_CHECKS);
     const { spec, transfer } = sourceSpec(url, options);
     return one(await operate({ kind: "fill", source: spec }, options, transfer), url);
   },
 
-  /** Deletes a model. Returns whether there was one. `BUSY` while a tab is loading it. */
+  /** Deletes a model. Returns true if it was stored. Fails with `BUSY` while a tab is loading it. */
   async delete(url: string | URL, options: CacheOptions = {}): Promise<boolean> {
     const deleted = await operate({ kind: "delete", url: manifestUrl(url) }, options);
     return deleted.length > 0;
   },
 
-  /** Deletes all models. */
+  /** Deletes all models. Fails with `BUSY`, and deletes nothing, while a tab is loading one. */
   async clear(options: CacheOptions = {}): Promise<void> {
     await operate({ kind: "clear" }, options);
   },
 
   /**
-   * Stores a model from a folder of this machine, as `quantize` or `exportTo` wrote it, checking all of it.
+   * Verifies and stores a model from a local folder, which `quantize` or `exportTo` wrote.
    *
-   * @param url the address under which `load` will find it, with or without a connection
+   * @param url address for `load`, which then works with and without a connection
    */
   async importFrom(
     folder: readonly File[] | FileSystemDirectoryHandle,
@@ -72,14 +81,15 @@ export const weightsCache = {
     return one(await operate({ kind: "fill", source: spec }, options, transfer), url);
   },
 
-  /** Writes a complete model into a folder of this machine, where any static server or `load` can read it. */
+  /** Writes a complete model into a local folder, for any static server or for `load`. */
   async exportTo(folder: FileSystemDirectoryHandle, url: string | URL, options: CacheOptions = {}): Promise<void> {
     await operate({ kind: "export", url: manifestUrl(url), folder }, options);
   },
 };
 
-/** Runs an operation in a worker of its own: only workers can read and write files piece by piece. */
+/** Runs an operation in a separate worker, because only workers can read and write files piece by piece. */
 async function operate(operation: CacheOperation, options: CacheOptions, transfer: Transferable[] = []): Promise<CachedModel[]> {
+  checkOptions<CacheOptions>(options, CHECKS);
   const { signal, onProgress } = options;
   const cache = cacheSpec(options.cache ?? "opfs");
   const client = startWorker(options);
@@ -96,6 +106,6 @@ async function operate(operation: CacheOperation, options: CacheOptions, transfe
 }
 
 function one([model]: CachedModel[], url: string | URL): CachedModel {
-  if (!model) throw new QwenVLError("INVALID_ARGUMENT", `no such model is stored: ${String(url)}`);
+  if (!model) throw new QwenVLError("INVALID_ARGUMENT", `no model is stored for ${excerpt(url)}: load or repair it first`);
   return model;
 }

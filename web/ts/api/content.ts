@@ -1,64 +1,69 @@
-/** Questions: text, pictures and regions, and how the model was trained to read them. */
+/** Questions: text, pictures and regions, and the form in which the model was trained to read them. */
 
 import { QwenVLError } from "../wire/errors.js";
-import { sampleFrames, type ImageOrientation, type VideoSource } from "./image.js";
-import { Picture, type ImageInput } from "./picture.js";
+import { describe } from "../wire/quote.js";
 import type { Box } from "../wire/types.js";
+import { sampleFrames, type ImageOrientation, type ImageSize, type VideoSource } from "./image.js";
+import { anyString, checkArgument, checkBox, imageOrientation, oneOf, whole, type Check } from "./options.js";
+import { Picture, type ImageInput } from "./picture.js";
 
-/** A piece of a question. */
+/** A part of a question. */
 export type Part =
   | string
   | { text: string }
   | {
       image: ImageInput;
-      /** `"from-image"` by default: photos are turned as browsers show them, and so are the objects' pixels. */
+      /** `"from-image"` by default: a photo is turned as browsers show it, and objects are in pixels of the turned photo. */
       imageOrientation?: ImageOrientation;
     }
   | {
-      /** Frames of it stand for the video, as in the paper. */
+      /** A video, of which the model sees frames, as in the paper. */
       video: VideoSource;
       /** Number of frames; 4 by default. */
       frames?: number;
     }
   | {
-      /** A name to point at. */
+      /** Name of a region. */
       ref: string;
-      /** Where it is in the latest picture before it. */
+      /** The region in the latest picture before it. */
       boxes?: readonly Box[];
-      /** Of the boxes: thousandths of the picture (default), or its pixels. */
+      /** Unit of the boxes: thousandths of the picture (default), or its pixels. */
       unit?: "norm" | "pixels";
     };
 
-/** A question: text, or text and pictures in order. */
+/** A question: text, or texts and pictures in order. */
 export type Content = string | readonly Part[];
 
 /** A question, or an answer with its tags (`Answer.raw`). */
 export type Message = { role: "user"; content: Content } | { role: "assistant"; content: string };
 
-/** A piece of a question whose pictures are captured. */
+/** A part of a question whose pictures are captured. */
 type Stored = { text: string } | { picture: Picture } | { ref: string; boxes: readonly Box[]; unit: "norm" | "pixels" };
+
+const FRAMES = 4;
+
+const anyContent: Check = {
+  expected: "a string or an array of parts",
+  accepts: (value) => typeof value === "string" || Array.isArray(value),
+};
+const anyArray: Check = { expected: "an array of [x1, y1, x2, y2]", accepts: Array.isArray };
 
 /** A question with its pictures as they were when it was asked. */
 export class Question {
   readonly #parts: Stored[];
 
-  constructor(content: Content, orientation: ImageOrientation, signal?: AbortSignal) {
+  /** @param name the argument's place, for error messages */
+  constructor(content: Content, orientation: ImageOrientation, signal?: AbortSignal, name = "content") {
+    checkArgument(name, content, anyContent);
     const parts = typeof content === "string" ? [content] : content;
-    this.#parts = parts.flatMap((part): Stored[] => {
-      if (typeof part === "string") return [{ text: part }];
-      if ("text" in part) return [{ text: part.text }];
-      if ("image" in part) return [{ picture: Picture.of(part.image, part.imageOrientation ?? orientation, signal) }];
-      if ("video" in part) return framesOf(part.video, part.frames ?? 4, signal);
-      if ("ref" in part) return [{ ref: part.ref, boxes: part.boxes ?? [], unit: part.unit ?? "norm" }];
-      throw new QwenVLError("INVALID_ARGUMENT", "a part of the question is neither text, image, video nor ref");
-    });
+    this.#parts = parts.flatMap((part, index) => stored(`${name}[${index}]`, part, orientation, signal));
   }
 
   get pictures(): Picture[] {
     return this.#parts.flatMap((part) => ("picture" in part ? [part.picture] : []));
   }
 
-  /** Pictures whose size has to be known for {@link text}. */
+  /** Returns the pictures whose size {@link text} needs and that are not encoded yet. */
   picturesWithPixelBoxes(earlier: readonly Picture[]): Picture[] {
     const needed: Picture[] = [];
     let latest = earlier.at(-1);
@@ -69,49 +74,80 @@ export class Question {
     return needed;
   }
 
-  /** The question as the model reads it; pictures are numbered over the conversation. */
+  /** Returns the question in the form that the model reads. Pictures are numbered over the conversation. */
   text(earlier: readonly Picture[]): string {
     const pictures = [...earlier];
     return this.#parts
       .map((part) => {
         if ("text" in part) return part.text;
         if ("picture" in part) return pictureText(pictures.push(part.picture));
-        return regionText(
-          part.ref,
-          part.boxes.map((box) => (part.unit === "norm" ? box : normalized(box, pictures.at(-1)))),
-        );
+        const toNorm = (box: Box) => (part.unit === "norm" ? box : toThousandths(box, pictures.at(-1)?.info));
+        return regionText(part.ref, part.boxes.map(toNorm));
       })
       .join("");
   }
 
-  /** As it can be asked again. */
+  /** Returns the question for asking it again. */
   content(): Content {
     const parts = this.#parts.map((part): Part => {
       if ("picture" in part) return { image: part.picture.input, imageOrientation: part.picture.orientation };
       return part;
     });
-    return plain(parts);
+    return simplified(parts);
   }
 
-  /** {@link content} with pictures as data URLs. */
+  /** Returns {@link content} with pictures as data URLs. */
   toJSON(): Content {
     const parts = this.#parts.map((part): Part => {
       if ("picture" in part) return { image: part.picture.toJSON(), imageOrientation: part.picture.orientation };
       return part;
     });
-    return plain(parts);
+    return simplified(parts);
   }
 }
 
-/** A text alone is a string. */
-function plain(parts: Part[]): Content {
+/** Checks a part and captures its pictures. `name` is its place, for error messages. */
+function stored(name: string, part: Part, orientation: ImageOrientation, signal?: AbortSignal): Stored[] {
+  if (typeof part === "string") return [{ text: part }];
+  if (typeof part === "object" && part !== null) {
+    if ("text" in part) {
+      checkArgument(`${name}.text`, part.text, anyString);
+      return [{ text: part.text }];
+    }
+    if ("image" in part) {
+      const asked = part.imageOrientation ?? orientation;
+      checkArgument(`${name}.imageOrientation`, asked, imageOrientation);
+      return [{ picture: Picture.of(part.image, asked, signal, `${name}.image`) }];
+    }
+    if ("video" in part) {
+      const frames = part.frames ?? FRAMES;
+      checkArgument(`${name}.frames`, frames, whole(1));
+      return framesOf(part.video, frames, signal);
+    }
+    if ("ref" in part) {
+      const { ref, boxes = [], unit = "norm" } = part;
+      checkArgument(`${name}.ref`, ref, anyString);
+      checkArgument(`${name}.unit`, unit, oneOf("norm", "pixels"));
+      checkArgument(`${name}.boxes`, boxes, anyArray);
+      boxes.forEach((box, index) => checkBox(`${name}.boxes[${index}]`, box));
+      return [{ ref, boxes, unit }];
+    }
+  }
+  throw new QwenVLError(
+    "INVALID_ARGUMENT",
+    `\`${name}\` is ${describe(part)}, expected a string, { text }, { image }, { video } or { ref }`,
+  );
+}
+
+/** Returns a single text as a string. */
+function simplified(parts: Part[]): Content {
   const [only] = parts;
   return parts.length === 1 && typeof only === "object" && "text" in only ? only.text : parts;
 }
 
 function framesOf(video: VideoSource, count: number, signal?: AbortSignal): Stored[] {
   const frames = sampleFrames(video, count, signal ? { signal } : {});
-  // Each picture tells of the failure.
+  // Each picture rejects with the same error.
   frames.catch(() => undefined);
   return Array.from({ length: count }, (_, index) => {
     const captured = frames.then((bitmaps) => {
@@ -119,28 +155,28 @@ function framesOf(video: VideoSource, count: number, signal?: AbortSignal): Stor
       if (!bitmap) throw new QwenVLError("IMAGE_DECODE", `the video has no frame ${index}`);
       return { kind: "bitmap" as const, bitmap };
     });
-    return { picture: new Picture("", captured) };
+    // A frame has no EXIF orientation: the browser has turned the video already.
+    return { picture: new Picture("", captured, "from-image") };
   });
 }
 
-function pictureText(number: number): string {
-  return `Picture ${number}: <img>picture-${number}</img>\n`;
+function pictureText(number: number, name = `picture-${number}`): string {
+  return `Picture ${number}: <img>${name}</img>\n`;
 }
 
 export function regionText(ref: string, boxes: readonly Box[]): string {
   return `<ref>${ref}</ref>${boxes.map(([x1, y1, x2, y2]) => `<box>(${x1},${y1}),(${x2},${y2})</box>`).join("")}`;
 }
 
-/** Pixels of a picture as thousandths. */
-function normalized([x1, y1, x2, y2]: Box, picture: Picture | undefined): Box {
-  const size = picture?.info;
+/** Converts a box from pixels of a picture to thousandths of its sides. */
+export function toThousandths([x1, y1, x2, y2]: Box, size: ImageSize | undefined): Box {
   if (!size) throw new QwenVLError("INVALID_ARGUMENT", "a box in pixels has no picture before it");
   const part = (value: number, whole: number) => Math.min(Math.max(Math.round((value / whole) * 1000), 0), 999);
   return [part(x1, size.width), part(y1, size.height), part(x2, size.width), part(y2, size.height)];
 }
 
 /**
- * A message as the model reads it (`from_list_format` of the original), pictures by name.
+ * Returns a message in the form that the model reads (`from_list_format` of the original tokenizer), with pictures by name.
  *
  * @param firstPicture number of the first picture: one more than the pictures before it in the conversation
  */
@@ -153,7 +189,7 @@ export function promptText(
     .map((part) => {
       if (typeof part === "string") return part;
       if ("text" in part) return part.text;
-      if ("image" in part) return `Picture ${picture++}: <img>${part.image}</img>\n`;
+      if ("image" in part) return pictureText(picture++, part.image);
       return regionText(part.ref, part.boxes ?? []);
     })
     .join("");

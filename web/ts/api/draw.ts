@@ -1,22 +1,23 @@
 import type { Grounded } from "../wire/types.js";
 
-/** How boxes look. What is left out follows from the picture's size, as in the original. */
+/** Style of boxes. Absent sizes follow from the picture's size, as in the original. */
 export interface DrawStyle {
-  /** Colours; the next one at each new name. */
+  /** Colours of the names, in order. */
   colors?: readonly string[];
-  /** Pixels of the picture. */
+  /** Width of lines, in pixels of the picture. */
   lineWidth?: number;
-  /** Pixels of the picture; 0 draws no names. */
+  /** Size of names, in pixels of the picture; 0 draws no names. */
   fontSize?: number;
 }
 
-/** Distinct on photos and from each other, also for colour-blind eyes. */
+/** Colours that are distinct on photos and from each other, also for colour-blind users. */
 const COLORS = ["#e6194b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#f032e6", "#3c7a1e"];
 
 /**
- * Draws a picture and what an answer points at in it, with names. The canvas takes the picture's size, in whose pixels the objects are.
+ * Draws a picture and the objects in it, with their names. The canvas takes the picture's size, because objects are in its pixels.
  *
- * @param image anything that can be drawn, at its full size; `null` draws on what the canvas shows already
+ * @param image the picture at its full size; `null` draws on the current content of the canvas
+ * @param objects the objects of this picture; those without `pixels` are not drawn
  */
 export function drawBoxes(
   canvas: HTMLCanvasElement | OffscreenCanvas,
@@ -29,7 +30,7 @@ export function drawBoxes(
     canvas.height = "naturalHeight" in image ? image.naturalHeight : image.height;
   }
   const context = canvas.getContext("2d") as CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D | null;
-  if (!context) throw new TypeError("the canvas has a context of another kind");
+  if (!context) throw new TypeError("the canvas has a context of another kind: expected none or 2d");
   if (image) context.drawImage(image, 0, 0);
 
   const side = Math.sqrt(canvas.width * canvas.height);
@@ -44,7 +45,7 @@ export function drawBoxes(
 
   for (const object of objects) {
     if (!object.pixels) continue;
-    // An object without a name is one of its own.
+    // Each object without a name gets a new colour.
     let index = object.ref === undefined ? -1 : names.indexOf(object.ref);
     if (index < 0) index = names.push(object.ref) - 1;
     const color = colors[index % colors.length] ?? "red";
@@ -69,7 +70,7 @@ function boxCorners([x1, y1, x2, y2]: readonly [number, number, number, number])
   ];
 }
 
-/** The name on a plate at the top left, above the shape if there is room. */
+/** Draws the name on a plate at the top left, above the shape if there is room. */
 function drawName(
   context: CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D,
   name: string,

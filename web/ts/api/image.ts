@@ -1,37 +1,38 @@
-/** Pictures of every kind, as they are handed to the worker. */
+/** Captures pictures of every kind for the worker. */
 
 import { context2d, readBitmap } from "../wire/bitmap.js";
 import { QwenVLError } from "../wire/errors.js";
+import { describe, excerpt } from "../wire/quote.js";
 
 /**
- * A picture: a file or its bytes, an address (`data:` too), or anything that can be drawn to a canvas; a video is its current frame.
- * SVG is drawn on white at its own size.
+ * A picture: a file or its bytes, an address (also `data:`), or anything that a canvas can draw. A video stands for its current frame. SVG
+ * is drawn on white at its own size.
  */
 export type ImageSource = Blob | ArrayBuffer | ArrayBufferView | string | URL | ImageData | CanvasImageSource;
 
-/** Whether a photo is turned by its EXIF orientation, as browsers show it, or its pixels count as they are stored, as in the original. */
+/** Orientation of photos: `"from-image"` applies the EXIF orientation, as browsers do; `"none"` does not, as the original. */
 export type ImageOrientation = "from-image" | "none";
 
-/** A video: a file, its address, or an element of the page. */
+/** A video: a file, an address, or an element of the page. */
 export type VideoSource = Blob | string | URL | HTMLVideoElement;
 
-/** Pixels across and down. */
+/** Size in pixels. */
 export interface ImageSize {
   width: number;
   height: number;
 }
 
-/** A picture's contents, which nobody else changes. */
+/** Content of a picture, which does not change any more. */
 export type CapturedImage =
-  /** A file as it is: decoding and resizing in the worker is exact. */
+  /** An encoded file, which the worker decodes. */
   | { kind: "encoded"; bytes: Uint8Array<ArrayBuffer>; type: string; upright: boolean }
   | { kind: "data"; data: ImageData }
   | { kind: "bitmap"; bitmap: ImageBitmap };
 
-/** Neither colours nor transparent pixels are to change on the way. */
+/** Keeps colours and transparent pixels unchanged. */
 export const EXACT: ImageBitmapOptions = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
 
-/** Formats that the worker decodes, by their first bytes. */
+/** Formats that the worker decodes, with their first bytes. */
 const FORMATS: readonly [type: string, begins: RegExp][] = [
   ["image/png", /^\x89PNG/],
   ["image/jpeg", /^\xff\xd8\xff/],
@@ -40,11 +41,55 @@ const FORMATS: readonly [type: string, begins: RegExp][] = [
   ["image/bmp", /^BM/],
 ];
 
-/** What an SVG without a size of its own is drawn at: what the vision tower sees of any picture. */
+/** Size of an SVG that does not have one: the input of the vision tower. */
 const VECTOR_SIDE = 448;
 
-/** Takes a picture as it is now. Canvases and videos may change afterwards. */
-export async function capture(image: ImageSource, orientation: ImageOrientation, signal?: AbortSignal): Promise<CapturedImage> {
+/** Base64 of the first bytes of {@link FORMATS}. */
+const BASE64: readonly [type: string, begins: string][] = [
+  ["image/png", "iVBORw0KGgo"],
+  ["image/jpeg", "/9j/"],
+  ["image/gif", "R0lGOD"],
+  ["image/webp", "UklGR"],
+];
+
+/** Length from which a text of base64 characters alone cannot be an address. */
+const LONGEST_NAME = 1000;
+
+/** Throws `INVALID_ARGUMENT` unless the value can be a picture. `name` is the argument's place, for the message. */
+export function checkImage(name: string, image: unknown): asserts image is ImageSource {
+  if (typeof image === "string") {
+    const type = typeOfBase64(image);
+    if (!type) return;
+    throw new QwenVLError("INVALID_ARGUMENT", `\`${name}\` is base64 without an address: put \`data:${type};base64,\` before it`);
+  }
+  // Objects of other windows are not instances of this window's classes, so an unknown class is accepted here and can fail when it is drawn.
+  if (typeof image !== "object" || image === null || isPlain(image)) throw notAnImage(name, image);
+}
+
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return Array.isArray(value) || prototype === Object.prototype || prototype === null;
+}
+
+function notAnImage(name: string, value: unknown, cause?: unknown): QwenVLError {
+  const expected = "an address, a Blob, bytes, ImageData or something that a canvas can draw";
+  return new QwenVLError("INVALID_ARGUMENT", `\`${name}\` is ${describe(value)}, expected ${expected}`, { cause });
+}
+
+/** Returns the type of a picture in base64 without `data:`; `undefined` if the text can be an address. */
+function typeOfBase64(text: string): string | undefined {
+  if (text.length < 64 || !/^[\w+/\s-]+=*\s*$/.test(text)) return undefined;
+  return BASE64.find(([, begins]) => text.startsWith(begins))?.[0] ?? (text.length > LONGEST_NAME ? "image/png" : undefined);
+}
+
+/** Captures a picture as it is now. Canvases and videos can change afterwards. `name` is the argument's place, for the message. */
+export async function capture(
+  image: ImageSource,
+  orientation: ImageOrientation,
+  signal?: AbortSignal,
+  name = "image",
+): Promise<CapturedImage> {
+  checkImage(name, image);
   const upright = orientation === "from-image";
   if (typeof image === "string" || image instanceof URL) return fromFile(await download(image, signal), upright);
   if (image instanceof Blob) return fromFile(image, upright);
@@ -56,16 +101,16 @@ export async function capture(image: ImageSource, orientation: ImageOrientation,
     const { data, width, height } = image as ImageData;
     return { kind: "data", data: new ImageData(new Uint8ClampedArray(data), width, height) };
   }
-  // What stands in it is a file.
+  // An `<image>` refers to a file.
   if (isA("SVGImageElement", image)) return capture((image as SVGImageElement).href.baseVal, orientation, signal);
-  const bitmap = await fromDrawable(image as Exclude<CanvasImageSource, SVGImageElement>);
+  const bitmap = await fromDrawable(image as Exclude<CanvasImageSource, SVGImageElement>, name);
   if (isReadable(bitmap)) return { kind: "bitmap", bitmap };
-  // Its server may allow reading it all the same, to who asks for that.
+  // Retry with a CORS request: the server may permit it.
   if (isA("HTMLImageElement", image)) return capture((image as HTMLImageElement).currentSrc, orientation, signal);
-  throw new QwenVLError("IMAGE_DECODE", "the picture shows something of another origin, which the browser does not let pages read");
+  throw new QwenVLError("IMAGE_DECODE", "the picture has content of another origin, which the browser does not let pages read");
 }
 
-/** `instanceof` for classes that do not exist everywhere. */
+/** `instanceof` for a class that does not exist everywhere. */
 function isA(name: "ImageData" | "SVGImageElement" | "HTMLImageElement" | "HTMLVideoElement", value: unknown): boolean {
   const type = globalThis[name] as (abstract new () => unknown) | undefined;
   return type !== undefined && value instanceof type;
@@ -78,11 +123,11 @@ async function fromFile(file: Blob, upright: boolean): Promise<CapturedImage> {
   if (type) return { kind: "encoded", bytes, type, upright };
   if (file.type.startsWith("image/svg") || isVector(bytes)) return { kind: "bitmap", bitmap: await drawVector(bytes) };
   try {
-    // Formats that only some browsers know, AVIF and HEIC among them.
+    // Formats that only some browsers decode, such as AVIF and HEIC.
     const bitmap = await createImageBitmap(file, { ...EXACT, imageOrientation: upright ? "from-image" : "none" });
     return { kind: "bitmap", bitmap };
   } catch {
-    // The worker says what is wrong with it.
+    // The browser does not decode it either. The worker's decoder reports what is wrong.
     return { kind: "encoded", bytes, type: file.type || "application/octet-stream", upright };
   }
 }
@@ -93,7 +138,7 @@ function isVector(bytes: Uint8Array): boolean {
 }
 
 async function drawVector(bytes: Uint8Array<ArrayBuffer>): Promise<ImageBitmap> {
-  if (typeof document === "undefined") throw new QwenVLError("IMAGE_DECODE", "SVG can be drawn on pages only, not in workers");
+  if (typeof document === "undefined") throw new QwenVLError("IMAGE_DECODE", "SVG can only be drawn on pages, not in workers");
   const url = URL.createObjectURL(new Blob([bytes], { type: "image/svg+xml" }));
   try {
     const image = new Image();
@@ -106,13 +151,13 @@ async function drawVector(bytes: Uint8Array<ArrayBuffer>): Promise<ImageBitmap> 
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
     return await createImageBitmap(canvas, EXACT);
   } catch (cause) {
-    throw new QwenVLError("IMAGE_DECODE", `the SVG can not be drawn: ${String(cause)}`, { cause });
+    throw new QwenVLError("IMAGE_DECODE", `could not draw the SVG: ${String(cause)}`, { cause });
   } finally {
     URL.revokeObjectURL(url);
   }
 }
 
-/** Whether the page may read its pixels, and so hand it to the worker. */
+/** True if the page may read the pixels, and so may post the bitmap. */
 function isReadable(bitmap: ImageBitmap): boolean {
   const context = context2d(new OffscreenCanvas(1, 1));
   context.drawImage(bitmap, 0, 0);
@@ -120,17 +165,20 @@ function isReadable(bitmap: ImageBitmap): boolean {
     context.getImageData(0, 0, 1, 1);
     return true;
   } catch {
+    // A `SecurityError`: the canvas is tainted by another origin.
     return false;
   }
 }
 
-async function fromDrawable(image: Exclude<CanvasImageSource, SVGImageElement>): Promise<ImageBitmap> {
+async function fromDrawable(image: Exclude<CanvasImageSource, SVGImageElement>, name: string): Promise<ImageBitmap> {
   try {
     if (isA("HTMLImageElement", image)) await (image as HTMLImageElement).decode();
     if (isA("HTMLVideoElement", image) && (image as HTMLVideoElement).readyState < 2) throw new Error("the video has no frame yet");
     return await createImageBitmap(image, EXACT);
   } catch (cause) {
-    throw new QwenVLError("IMAGE_DECODE", `the picture's pixels can not be read: ${String(cause)}`, { cause });
+    // `createImageBitmap` does not accept the type.
+    if (cause instanceof TypeError) throw notAnImage(name, image, cause);
+    throw new QwenVLError("IMAGE_DECODE", `could not read the picture's pixels: ${String(cause)}`, { cause });
   }
 }
 
@@ -141,32 +189,32 @@ async function download(address: string | URL, signal?: AbortSignal): Promise<Bl
     const response = await fetch(address, signal ? { signal } : {});
     if (!response.ok) {
       const details = { url: response.url, status: response.status };
-      throw new QwenVLError("DOWNLOAD", `the picture could not be fetched: status ${response.status} for ${response.url}`, { details });
+      throw new QwenVLError("DOWNLOAD", `could not fetch the picture: status ${response.status} for ${excerpt(response.url)}`, { details });
     }
     return await response.blob();
   } catch (cause) {
     signal?.throwIfAborted();
     if (cause instanceof QwenVLError) throw cause;
-    throw new QwenVLError("DOWNLOAD", `the picture could not be fetched: ${String(address).slice(0, 200)}`, { cause });
+    throw new QwenVLError("DOWNLOAD", `could not fetch the picture: ${excerpt(address)}`, { cause });
   }
 }
 
-/** Without `fetch`, which a page's security policy may forbid for such addresses. */
+/** Decodes a data URL without `fetch`, which a page's security policy can forbid for such addresses. */
 function decodeDataUrl(type: string, data: string): Blob {
   try {
     const text = decodeURIComponent(data);
     const bytes = type.endsWith(";base64") ? Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)) : new TextEncoder().encode(text);
     return new Blob([bytes], { type: type.split(";")[0] ?? "" });
   } catch (cause) {
-    throw new QwenVLError("IMAGE_DECODE", "the data URL can not be decoded", { cause });
+    throw new QwenVLError("IMAGE_DECODE", "could not decode the data URL", { cause });
   }
 }
 
-/** A picture as an address that holds all of it. */
+/** Returns a picture as a data URL. */
 export function dataUrl(image: CapturedImage): string {
   const { type, bytes } = image.kind === "encoded" ? image : { type: "image/bmp", bytes: bitmapFile(pixelsOf(image)) };
   let binary = "";
-  // As many arguments as every browser takes.
+  // The number of arguments that every browser accepts.
   for (let at = 0; at < bytes.length; at += 0x8000) binary += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
   return `data:${type};base64,${btoa(binary)}`;
 }
@@ -175,44 +223,63 @@ function pixelsOf(image: Exclude<CapturedImage, { kind: "encoded" }>): ImageData
   return image.kind === "data" ? image.data : readBitmap(image.bitmap);
 }
 
-/** A BMP file of 24 bits a pixel: the one lossless format that can be written at once, without a callback. */
-function bitmapFile({ width, height, data }: ImageData): Uint8Array {
-  const row = Math.ceil((width * 3) / 4) * 4;
-  const header = 54;
+/** Bytes of the file header, and of the picture header with colour masks (`BITMAPV4HEADER`) and without. */
+const FILE_HEADER = 14;
+const INFO_HEADER = 40;
+const V4_HEADER = 108;
+
+/**
+ * Encodes pixels as a BMP file, the one lossless format that can be written without a callback: 24 bits a pixel, or 32 bits with alpha if
+ * any pixel is transparent.
+ */
+function bitmapFile({ width, height, data }: ImageData): Uint8Array<ArrayBuffer> {
+  let opaque = true;
+  for (let at = 3; opaque && at < data.length; at += 4) opaque = data[at] === 255;
+  const channels = opaque ? 3 : 4;
+  const header = FILE_HEADER + (opaque ? INFO_HEADER : V4_HEADER);
+  const row = Math.ceil((width * channels) / 4) * 4;
   const file = new Uint8Array(header + row * height);
   const view = new DataView(file.buffer);
   view.setUint16(0, 0x424d);
   view.setUint32(2, file.length, true);
   view.setUint32(10, header, true);
-  view.setUint32(14, 40, true);
+  view.setUint32(14, header - FILE_HEADER, true);
   view.setInt32(18, width, true);
-  // Rows from the top down.
+  // Negative: the first row is the top one.
   view.setInt32(22, -height, true);
   view.setUint16(26, 1, true);
-  view.setUint16(28, 24, true);
+  view.setUint16(28, channels * 8, true);
+  if (!opaque) {
+    // Compression by bit fields, and the masks of red, green, blue and alpha.
+    view.setUint32(30, 3, true);
+    [0x00ff0000, 0x0000ff00, 0x000000ff, 0xff000000].forEach((mask, index) => view.setUint32(54 + 4 * index, mask, true));
+  }
   for (let y = 0; y < height; y++) {
     let to = header + y * row;
     for (let from = y * width * 4; from < (y + 1) * width * 4; from += 4) {
       file[to++] = data[from + 2] ?? 0;
       file[to++] = data[from + 1] ?? 0;
       file[to++] = data[from] ?? 0;
+      if (!opaque) file[to++] = data[from + 3] ?? 0;
     }
   }
   return file;
 }
 
 /**
- * Frames of a video at equal distances, from the middle of the first part to the middle of the last, as pictures for a question.
+ * Returns frames of a video as pictures for a question. The video is divided into `count` equal parts; each frame is from the middle of
+ * one part.
  *
- * @param count the original asks with four
+ * @param count 4 by default, as in the original
  */
 export async function sampleFrames(video: VideoSource, count = 4, options: { signal?: AbortSignal } = {}): Promise<ImageBitmap[]> {
-  if (typeof document === "undefined") throw new QwenVLError("IMAGE_DECODE", "videos can be read on pages only, not in workers");
-  if (!Number.isInteger(count) || count < 1) throw new QwenVLError("INVALID_ARGUMENT", `${count} is not a number of frames`);
+  if (typeof document === "undefined") throw new QwenVLError("IMAGE_DECODE", "videos can only be read on pages, not in workers");
+  if (!Number.isInteger(count) || count < 1)
+    throw new QwenVLError("INVALID_ARGUMENT", `\`count\` is ${describe(count)}, expected a whole number from 1`);
   const { signal } = options;
   const url =
     video instanceof Blob ? URL.createObjectURL(video) : video instanceof HTMLVideoElement ? video.currentSrc || video.src : String(video);
-  // A player of our own, so that nothing jumps on the page.
+  // A separate player, so that an element of the page does not change its position.
   const player = Object.assign(document.createElement("video"), { muted: true, preload: "auto", crossOrigin: "anonymous" });
   try {
     await arrival(player, "loadeddata", signal, () => (player.src = url));
@@ -220,7 +287,7 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
       await arrival(player, "seeked", signal, () => (player.currentTime = time));
       if (player.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) await arrival(player, "canplay", signal);
     };
-    // What a recorder has written tells its length only at its end.
+    // A recorded video has an unknown duration until the player has reached its end.
     if (!Number.isFinite(player.duration)) await arrival(player, "seeked", signal, () => (player.currentTime = Number.MAX_SAFE_INTEGER));
     const frames: ImageBitmap[] = [];
     for (let frame = 0; frame < count; frame++) {
@@ -231,7 +298,7 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
   } catch (cause) {
     signal?.throwIfAborted();
     if (cause instanceof QwenVLError) throw cause;
-    throw new QwenVLError("IMAGE_DECODE", `the video's frames can not be read: ${String(cause)}`, { cause });
+    throw new QwenVLError("IMAGE_DECODE", `could not read the video's frames: ${String(cause)}`, { cause });
   } finally {
     player.removeAttribute("src");
     player.load();
@@ -239,6 +306,7 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
   }
 }
 
+/** Resolves at the next `event` of the player. */
 function arrival(player: HTMLVideoElement, event: string, signal?: AbortSignal, start?: () => void): Promise<void> {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
@@ -249,8 +317,7 @@ function arrival(player: HTMLVideoElement, event: string, signal?: AbortSignal, 
       settle();
     };
     player.addEventListener(event, end(resolve), listening);
-    const failed = () =>
-      new QwenVLError("IMAGE_DECODE", `the browser can not play the video: ${player.error?.message ?? "unknown reason"}`);
+    const failed = () => new QwenVLError("IMAGE_DECODE", `the browser cannot play the video: ${player.error?.message ?? "unknown reason"}`);
     player.addEventListener(
       "error",
       end(() => reject(failed())),

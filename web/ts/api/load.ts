@@ -8,7 +8,6 @@ import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceO
 import type { ImageOrientation } from "./image.js";
 import {
   abortSignal,
-  address,
   anyBoolean,
   anyFunction,
   anyString,
@@ -16,10 +15,11 @@ import {
   checkOptions,
   imageOrientation,
   oneOf,
+  SOURCE_CHECKS,
   whole,
   type Checks,
 } from "./options.js";
-import { adoptWorker, startOnPageThread, startWorker, wasmLocation, type FileLocations } from "./workers.js";
+import { adoptWorker, LOCATION_CHECKS, startOnPageThread, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
 export interface LoadOptions extends SourceOptions, FileLocations {
   /** Aborts the load. Its promise then rejects with the signal's reason. */
@@ -94,13 +94,8 @@ const CHECKS: Checks<LoadOptions> = {
   persist: anyBoolean,
   concurrency: whole(1),
   whenBusy: oneOf("wait", "fail"),
-  fetch: anyFunction,
-  requestInit: checkedElsewhere,
-  retries: { expected: "a number from 0", accepts: (value) => typeof value === "number" && value >= 0 },
-  wasmUrl: address,
-  workerUrl: address,
-  cpuWasmUrl: address,
-  cpuWorkerUrl: address,
+  ...SOURCE_CHECKS,
+  ...LOCATION_CHECKS,
 };
 
 /** HTTP/1.1 servers allow six connections. */

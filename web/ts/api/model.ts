@@ -6,7 +6,7 @@ import type { Answer, AnswerEvent, AskOptions, Box, Grounded, Score } from "../w
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "./abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
-import { Question, type Content } from "./content.js";
+import { Question, toThousandths, type Content } from "./content.js";
 import type { ImageOrientation } from "./image.js";
 import { loadIntoWorker, type LoadedWorker, type LoadOptions } from "./load.js";
 import {
@@ -140,11 +140,8 @@ export class QwenVLModel extends EventTarget {
       async () => {
         checkOptions(options, TASK_CHECKS);
         checkBox("box", box);
-        const { width, height } =
-          options.unit === "pixels" ? await this.encode(picture, false, options.signal) : { width: 1000, height: 1000 };
-        const part = (value: number, whole: number) => Math.min(Math.max(Math.round((value / whole) * 1000), 0), 999);
-        const norm: Box = [part(box[0], width), part(box[1], height), part(box[2], width), part(box[3], height)];
-        return { prompt: { kind: "raw", text: regionPrompt(norm) }, pictures: [picture] };
+        const size = options.unit === "pixels" ? await this.encode(picture, false, options.signal) : { width: 1000, height: 1000 };
+        return { prompt: { kind: "raw", text: regionPrompt(toThousandths(box, size)) }, pictures: [picture] };
       },
       taskGeneration(options, TASK_TOKENS.region),
     );

@@ -4,7 +4,9 @@
  */
 
 import { QwenVLError } from "../wire/errors.js";
+import { describe } from "../wire/quote.js";
 import type { AskOptions, Box } from "../wire/types.js";
+import type { SourceOptions } from "../weights/spec.js";
 
 /** Check of one option. */
 export interface Check {
@@ -32,6 +34,13 @@ export const imageOrientation = oneOf("from-image", "none");
 
 /** A check for another module: the value is used there. */
 export const checkedElsewhere: Check = { expected: "", accepts: () => true };
+
+/** Checks of the options of a source. `requestInit` is checked by the browser. */
+export const SOURCE_CHECKS: Checks<SourceOptions> = {
+  fetch: anyFunction,
+  requestInit: checkedElsewhere,
+  retries: { expected: "a number from 0", accepts: (value) => typeof value === "number" && value >= 0 },
+};
 
 /** Accepts whole numbers from `min` to `max`. */
 export function whole(min: number, max = MAX_SIZE): Check {
@@ -101,20 +110,4 @@ export const ASK_CHECKS: Checks<AskOptions> = {
 export function checkBox(name: string, box: Box): void {
   const fourNumbers = (value: unknown) => Array.isArray(value) && value.length === 4 && value.every((number) => anyNumber.accepts(number));
   checkArgument(name, box, { expected: "[x1, y1, x2, y2]", accepts: fourNumbers });
-}
-
-/** Longest description of a value in an error, in characters. */
-const DESCRIPTION_LENGTH = 100;
-
-function describe(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(shortened(value));
-  if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return shortened(`[${value.map((item) => describe(item)).join(", ")}]`);
-  if (typeof value === "object" && value !== null) return `an object (${value.constructor?.name ?? "without a prototype"})`;
-  // Numbers, booleans, `null`, `undefined`, symbols and bigints.
-  return typeof value === "bigint" ? `${value}n` : String(value);
-}
-
-function shortened(text: string): string {
-  return text.length > DESCRIPTION_LENGTH ? `${text.slice(0, DESCRIPTION_LENGTH)}…` : text;
 }

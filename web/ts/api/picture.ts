@@ -1,25 +1,28 @@
-/** Pictures as questions, sessions and references share them. */
+/** Pictures that questions, sessions and references share. */
 
 import type { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
-import { capture, dataUrl, EXACT, type CapturedImage, type ImageOrientation, type ImageSource } from "./image.js";
 import type { PictureInfo } from "../wire/engine.js";
 import type { ImagePayload } from "../wire/protocol.js";
+import { capture, dataUrl, EXACT, type CapturedImage, type ImageOrientation, type ImageSource } from "./image.js";
 
-/** A picture, or a reference to one that {@link QwenVLModel.encodeImage} has made. */
+/** A picture, or a reference to an encoded one from {@link QwenVLModel.encodeImage}. */
 export type ImageInput = ImageSource | ImageRef;
 
-/** A picture of a conversation: captured once, sent to the worker until that knows it. */
+/** A picture of a conversation. It is captured once, and sent to the worker until the worker keeps it. */
 export class Picture {
-  /** What it was given as, or the nearest thing that does not change. */
+  /** The original input. Once the picture is captured, an input that can change is replaced by an immutable copy. */
   input: ImageInput;
-  /** What the worker calls it, and its size. */
+  /** Orientation that was asked for. */
+  readonly orientation: ImageOrientation;
+  /** Id and size; known once the worker has encoded the picture. */
   info: PictureInfo | undefined;
   readonly #captured: Promise<CapturedImage>;
   #ready: CapturedImage | undefined;
 
-  constructor(input: ImageInput, captured: Promise<CapturedImage>) {
+  constructor(input: ImageInput, captured: Promise<CapturedImage>, orientation: ImageOrientation) {
     this.input = input;
+    this.orientation = orientation;
     this.#captured = captured;
     captured.then(
       (image) => {
@@ -28,16 +31,18 @@ export class Picture {
         this.input =
           image.kind === "encoded" ? new Blob([image.bytes], { type: image.type }) : image.kind === "data" ? image.data : image.bitmap;
       },
-      // Whoever asks for it is told.
+      // `payload` rejects with the same error.
       () => undefined,
     );
   }
 
-  static of(input: ImageInput, orientation: ImageOrientation, signal?: AbortSignal): Picture {
-    return input instanceof ImageRef ? input.picture : new Picture(input, capture(input, orientation, signal));
+  /** @param name the argument's place, for error messages */
+  static of(input: ImageInput, orientation: ImageOrientation, signal?: AbortSignal, name = "image"): Picture {
+    if (input instanceof ImageRef) return input.picture;
+    return new Picture(input, capture(input, orientation, signal, name), orientation);
   }
 
-  /** @param whole even if the worker should know it */
+  /** Returns the picture for the worker: its id if the worker should keep it, unless `whole` is true. */
   async payload(whole: boolean): Promise<ImagePayload> {
     const image = await this.#captured;
     if (this.info && !whole) return { kind: "kept", id: this.info.id };
@@ -51,20 +56,15 @@ export class Picture {
     }
   }
 
-  /** The whole picture as an address. */
+  /** Returns the picture as an address that holds or names all of it. */
   toJSON(): string {
     if (this.#ready) return dataUrl(this.#ready);
     if (typeof this.input === "string" || this.input instanceof URL) return String(this.input);
-    throw new QwenVLError("INVALID_ARGUMENT", "a picture of the history has not been read yet: ask a question first");
-  }
-
-  /** How it was to be turned, for a copy of it. */
-  get orientation(): ImageOrientation {
-    return this.#ready?.kind === "encoded" && !this.#ready.upright ? "none" : "from-image";
+    throw new QwenVLError("INVALID_ARGUMENT", "a picture of the history is not read yet: ask a question first");
   }
 }
 
-/** What must be handed over and not copied. */
+/** Returns the parts of the payloads to transfer rather than copy. */
 export function transferables(images: readonly ImagePayload[]): Transferable[] {
   return images.flatMap((image): Transferable[] => {
     switch (image.kind) {
@@ -80,13 +80,13 @@ export function transferables(images: readonly ImagePayload[]): Transferable[] {
   });
 }
 
-/** A picture that the model has looked at already: asking about it costs no encoding. Usable wherever a picture is. */
+/** A reference to an encoded picture. Can be used wherever a picture can; a question about it does not encode it again. */
 export class ImageRef {
   /** Hash of its pixels. */
   readonly id: string;
   readonly width: number;
   readonly height: number;
-  /** Positions that it takes in a prompt. */
+  /** Positions of the picture in a prompt. */
   readonly tokens: number;
   /** @internal */
   readonly picture: Picture;
@@ -103,7 +103,7 @@ export class ImageRef {
     this.#release = release;
   }
 
-  /** Lets the model forget it when it needs the room. The reference can still be used; the picture may have to be encoded again then. */
+  /** Lets the model discard the encoded picture. The reference stays usable; a later question may encode the picture again. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
@@ -115,7 +115,7 @@ export class ImageRef {
   }
 }
 
-/** Has a picture encoded. With `hold` the worker keeps it until it is told otherwise. */
+/** Encodes a picture. If `hold` is true, the worker keeps it until it is released. */
 export async function encodePicture(client: WorkerClient, picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo> {
   for (let whole = false; ; whole = true) {
     const image = await picture.payload(whole);

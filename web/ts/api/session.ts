@@ -225,7 +225,11 @@ function turnsOf(history: readonly Message[], orientation: ImageOrientation): Tu
       throw new QwenVLError("INVALID_ARGUMENT", `history[${index}] must be of the user and history[${index + 1}] of the assistant`);
     }
     checkArgument(`history[${index + 1}].content`, answer.content, anyString);
-    turns.push({ question: new Question(question.content, orientation), raw: answer.content, tokens: 0 });
+    turns.push({
+      question: new Question(question.content, orientation, undefined, `history[${index}].content`),
+      raw: answer.content,
+      tokens: 0,
+    });
   }
   return turns;
 }

@@ -4,6 +4,7 @@ import { WorkerClient, type Remote } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Backend } from "../wire/protocol.js";
 import { absolute } from "../weights/spec.js";
+import { address, type Checks } from "./options.js";
 
 /** Addresses of the package's files, if the page serves them from another place. */
 export interface FileLocations {
@@ -16,6 +17,13 @@ export interface FileLocations {
   /** Address of the worker script of the CPU fallback. */
   cpuWorkerUrl?: string | URL;
 }
+
+export const LOCATION_CHECKS: Checks<FileLocations> = {
+  wasmUrl: address,
+  workerUrl: address,
+  cpuWasmUrl: address,
+  cpuWorkerUrl: address,
+};
 
 /** Workers of the page that were given to a load. They end with their model, so each serves one load. */
 const usedWorkers = new WeakSet<Worker>();

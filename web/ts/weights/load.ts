@@ -38,7 +38,7 @@ export interface Weights<S extends ShardSink> {
 export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S>): Promise<Weights<S>> {
   const { cache, progress, signal } = options;
   progress.report();
-  const text = await readManifest(options);
+  const text = await readManifest(options.source, cache, signal, () => progress.retry());
   if (!cache) return loadFiles(text, options);
   // The lock comes before all expensive steps: a tab that waits, or fails with BUSY, does not use the GPU.
   return withModelLock(
@@ -82,10 +82,15 @@ async function loadFiles<S extends ShardSink>(text: string, options: WeightsOpti
 }
 
 /** Returns the newest manifest, or the stored one if the source does not have it. */
-async function readManifest<S extends ShardSink>({ source, cache, progress, signal }: WeightsOptions<S>): Promise<string> {
+export async function readManifest(
+  source: Source,
+  cache: WeightCache | undefined,
+  signal: AbortSignal,
+  onRetry: () => void,
+): Promise<string> {
   const stored = await cache?.manifest(source.url).catch((problem: unknown) => cache.stopWriting(problem));
   try {
-    return await source.manifest({ signal, onRetry: () => progress.retry() }, stored !== undefined);
+    return await source.manifest({ signal, onRetry }, stored !== undefined);
   } catch (error) {
     signal.throwIfAborted();
     // This covers every error of the source, "not found" too: an imported model is not on a server at all.

@@ -50,7 +50,6 @@ const RETRIES = 5;
 export function sourceSpec(source: ModelSource, options: SourceOptions, url = "folder:"): Posted<SourceSpec> {
   if (isFolder(source)) return { spec: { kind: "folder", folder: source, url }, transfer: [] };
   const { requestInit = {}, retries = RETRIES } = options;
-  if (!(Number.isInteger(retries) && retries >= 0)) throw invalid(`\`retries\` is ${describe(retries)}, expected a whole number from 0`);
   const common = { kind: "url", requestInit: plainRequest(requestInit), retries } as const;
   let spec: Extract<SourceSpec, { kind: "url" }>;
   if (typeof source === "string" || source instanceof URL) {

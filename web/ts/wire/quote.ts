@@ -8,17 +8,16 @@ export function excerpt(text: string | URL): string {
   return whole.length <= LONGEST ? whole : `${whole.slice(0, LONGEST)}… (${whole.length} characters)`;
 }
 
-/** Returns what an argument is: a class name, or the value as JSON. */
+/** Returns a value, or the class of an object, in at most some 100 characters. */
 export function describe(value: unknown): string {
+  if (typeof value === "string") return value.length <= LONGEST ? JSON.stringify(value) : excerpt(JSON.stringify(value));
   if (typeof value === "function") return "a function";
-  if (typeof value === "object" && value !== null) {
-    const name = (value as { constructor?: { name?: string } }).constructor?.name;
-    if (name !== "Object" && name !== "Array") return name ? `a ${name}` : "an object";
+  if (Array.isArray(value)) {
+    // Without what is in inner arrays: an array can contain itself.
+    const items = value.slice(0, LONGEST).map((item: unknown) => (Array.isArray(item) ? "[…]" : describe(item)));
+    return excerpt(`[${items.join(", ")}]`);
   }
-  try {
-    return excerpt(JSON.stringify(value) ?? String(value));
-  } catch {
-    // JSON does not have circular objects and BigInts.
-    return excerpt(String(value));
-  }
+  if (typeof value === "object" && value !== null) return `an object (${value.constructor?.name ?? "without a prototype"})`;
+  // Numbers, booleans, `null`, `undefined`, symbols and bigints.
+  return typeof value === "bigint" ? `${value}n` : String(value);
 }

@@ -1,0 +1,80 @@
+// Questions and their pictures: what is kept of them, and what is refused. In Node, so no picture is decoded.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { promptText, QwenVL } from "../dist/index.js";
+import { Question } from "../dist/api/content.js";
+import { FakeEdge, fakeWorker, modelFiles } from "./fake-edge.mjs";
+
+globalThis.isSecureContext = true;
+const png = new Blob([new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])]);
+
+test("a picture keeps the orientation that was asked for, before it is read and after", async () => {
+  for (const imageOrientation of ["none", "from-image"]) {
+    const other = imageOrientation === "none" ? "from-image" : "none";
+    for (const image of ["https://example.org/photo.jpg", new URL("https://example.org/photo.jpg")]) {
+      const question = new Question([{ image, imageOrientation }], other);
+      assert.deepEqual(question.toJSON(), [{ image: "https://example.org/photo.jpg", imageOrientation }]);
+      assert.equal(question.content()[0].imageOrientation, imageOrientation);
+      assert.equal(new Question([{ image }], imageOrientation).content()[0].imageOrientation, imageOrientation);
+    }
+    const question = new Question([{ image: png, imageOrientation }], other);
+    await question.pictures[0].payload(true);
+    assert.deepEqual(question.toJSON(), [{ image: "data:image/png;base64,iVBORw0KGgo=", imageOrientation }]);
+  }
+});
+
+test("parts of other shapes are refused, by their place", () => {
+  for (const [content, message] of [
+    [5, "`content` is 5, expected a string or an array of parts"],
+    [undefined, "`content` is undefined, expected a string or an array of parts"],
+    [[5], "`content[0]` is 5, expected a string, { text }, { image }, { video } or { ref }"],
+    [["a", null], "`content[1]` is null, expected a string, { text }, { image }, { video } or { ref }"],
+    [[{}], "`content[0]` is an object (Object), expected a string, { text }, { image }, { video } or { ref }"],
+    [[{ text: 5 }], "`content[0].text` is 5, expected a string"],
+    [[{ image: "/a.png", imageOrientation: "up" }], '`content[0].imageOrientation` is "up", expected "from-image" or "none"'],
+    [[{ video: "/a.webm", frames: 0 }], "`content[0].frames` is 0, expected a whole number from 1 to 4294967295"],
+    [[{ ref: 5 }], "`content[0].ref` is 5, expected a string"],
+    [[{ ref: "a", unit: "cm" }], '`content[0].unit` is "cm", expected "norm" or "pixels"'],
+    [[{ ref: "a", boxes: "b" }], '`content[0].boxes` is "b", expected an array of [x1, y1, x2, y2]'],
+    [[{ ref: "a", boxes: [[1, 2, 3]] }], "`content[0].boxes[0]` is [1, 2, 3], expected [x1, y1, x2, y2]"],
+  ]) {
+    assert.throws(() => new Question(content, "from-image"), { name: "QwenVLError", code: "INVALID_ARGUMENT", message });
+  }
+});
+
+test("a value that is not a picture is refused by its place, in a question and in a task", async () => {
+  const model = await QwenVL.load(modelFiles(), { worker: fakeWorker(new FakeEdge()) });
+  const expected = "expected an address, a Blob, bytes, ImageData or something that a canvas can draw";
+  const base64 = `iVBORw0KGgo${"Abc+/9".repeat(50_000)}`;
+  const cases = [
+    { image: 5, what: `is 5, ${expected}` },
+    { image: null, what: `is null, ${expected}` },
+    { image: { url: "/a.png" }, what: `is an object (Object), ${expected}` },
+    { image: ["/a.png"], what: `is ["/a.png"], ${expected}` },
+    { image: base64, what: "is base64 without an address: put `data:image/png;base64,` before it" },
+  ];
+  for (const { image, what } of cases) {
+    const refused = (name) => ({ code: "INVALID_ARGUMENT", message: `\`${name}\` ${what}` });
+    await assert.rejects(async () => model.createSession().ask(["What is it?", { image }]), refused("content[1].image"));
+    await assert.rejects(async () => model.caption(image), refused("image"));
+    await assert.rejects(async () => model.encodeImage(image), refused("image"));
+    const history = [
+      { role: "user", content: [{ image }] },
+      { role: "assistant", content: "A cat." },
+    ];
+    await assert.rejects(async () => model.createSession({ history }).ask("Why?"), refused("history[0].content[0].image"));
+  }
+  await model.dispose();
+});
+
+test("a message is written as the original writes it", () => {
+  const boxes = [
+    [1, 2, 3, 4],
+    [5, 6, 7, 8],
+  ];
+  const parts = [{ image: "a.png" }, { image: "b.png" }, "Where is ", { ref: "the dog", boxes }, { text: "?" }];
+  const text = "Where is <ref>the dog</ref><box>(1,2),(3,4)</box><box>(5,6),(7,8)</box>?";
+  assert.equal(promptText(parts), `Picture 1: <img>a.png</img>\nPicture 2: <img>b.png</img>\n${text}`);
+  assert.equal(promptText(parts.slice(1), 7), `Picture 7: <img>b.png</img>\n${text}`);
+});

@@ -1,0 +1,186 @@
+/** Reads and checks requests in the form of OpenAI's chat completions. */
+
+import { QwenVLError } from "../wire/errors.js";
+import type { AskOptions } from "../wire/types.js";
+import type { Message, Part } from "./content.js";
+import { checkImage } from "./image.js";
+import { anyBoolean, anyNumber, anyString, arrayOf, checkArgument, either, whole, type Check } from "./options.js";
+import { ImageRef, type ImageInput } from "./picture.js";
+
+/** A part of a user's message. `url` can be any picture that this package accepts; OpenAI's clients send a string. */
+export type ChatContentPart =
+  { type: "text"; text: string } | { type: "image_url"; image_url: string | { url: ImageInput; detail?: "auto" | "low" | "high" } };
+
+export interface ChatMessage {
+  role: "system" | "developer" | "user" | "assistant";
+  content: string | readonly ChatContentPart[];
+}
+
+/** Parameters of a completion, with OpenAI's names and meanings. */
+export interface ChatCompletionParams {
+  messages: readonly ChatMessage[];
+  /** Ignored: there is one model. */
+  model?: string;
+  max_tokens?: number | null;
+  max_completion_tokens?: number | null;
+  temperature?: number | null;
+  top_p?: number | null;
+  seed?: number | null;
+  stop?: string | readonly string[] | null;
+  logprobs?: boolean | null;
+  top_logprobs?: number | null;
+  n?: number | null;
+  stream?: boolean | null;
+  stream_options?: { include_usage?: boolean } | null;
+  /** An addition of this package, see `GenerationOptions.repetitionPenalty`. */
+  repetition_penalty?: number | null;
+}
+
+export interface Conversation {
+  system: string | undefined;
+  history: Message[];
+  question: Part[];
+}
+
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
+const anyObject: Check = { expected: "an object", accepts: isObject };
+const role: Check = {
+  expected: `"system", "developer", "user" or "assistant"`,
+  accepts: (value) => ["system", "developer", "user", "assistant"].includes(value as string),
+};
+
+/** True for values that ask for nothing: clients send them for parameters that the user did not set. */
+function isEmpty(value: unknown): boolean {
+  if (value === undefined || value === null || value === false || value === 0 || value === "") return true;
+  return typeof value === "object" && Object.keys(value).length === 0;
+}
+
+/** Reads the messages. Messages of one role in a row are joined by line ends, as most servers do. */
+export function conversation(params: ChatCompletionParams): Conversation {
+  checkArgument("the request", params, anyObject);
+  checkArgument("messages", params.messages, {
+    expected: "an array of messages",
+    accepts: (value) => Array.isArray(value) && value.length > 0,
+  });
+  const system: string[] = [];
+  const turns: { role: "user" | "assistant"; parts: Part[] }[] = [];
+  params.messages.forEach((message, index) => {
+    const place = `messages[${index}]`;
+    checkArgument(place, message, anyObject);
+    checkArgument(`${place}.role`, message.role, role);
+    checkKeys(place, message);
+    const parts = partsOf(`${place}.content`, message);
+    const latest = turns.at(-1);
+    if (message.role === "system" || message.role === "developer") {
+      if (latest) throw refused(`${place}: a ${message.role} message can only be at the beginning`);
+      system.push(textOf(parts));
+    } else if (latest?.role === message.role) {
+      // A picture ends its line itself.
+      if (typeof latest.parts.at(-1) === "string") latest.parts.push("\n");
+      latest.parts.push(...parts);
+    } else {
+      if (!latest && message.role === "assistant") throw refused(`${place}: an answer has no question before it`);
+      turns.push({ role: message.role, parts });
+    }
+  });
+  const question = turns.pop();
+  if (question?.role !== "user") throw refused("messages: the last message must be of the role `user`");
+  const history = turns.map(({ role, parts }): Message => (role === "user" ? { role, content: parts } : { role, content: textOf(parts) }));
+  return { system: system.length > 0 ? system.join("\n") : undefined, history, question: question.parts };
+}
+
+/** Keys of a message that are read, and those of an answer of this facade that is sent back. */
+const MESSAGE_KEYS = new Set(["role", "content", "objects"]);
+
+function checkKeys(place: string, message: ChatMessage): void {
+  for (const [key, value] of Object.entries(message)) {
+    if (!MESSAGE_KEYS.has(key) && !isEmpty(value)) throw refused(`${place}.${key} is not possible with a model in the browser`);
+  }
+}
+
+/** Returns the parts of a message; those of other roles than `user` are texts. */
+function partsOf(place: string, { role, content }: ChatMessage): Part[] {
+  if (typeof content === "string") return [content];
+  checkArgument(place, content, { expected: "a string or an array of parts", accepts: Array.isArray });
+  return content.map((part, index): Part => {
+    const at = `${place}[${index}]`;
+    checkArgument(at, part, anyObject);
+    if (part.type === "text") {
+      checkArgument(`${at}.text`, part.text, anyString);
+      return part.text;
+    }
+    checkArgument(`${at}.type`, part.type, { expected: `"text" or "image_url"`, accepts: (type) => type === "image_url" });
+    if (role !== "user") throw refused(`${at}: only messages of the role \`user\` can have pictures`);
+    const { image_url } = part;
+    const image: unknown = isObject(image_url) ? image_url.url : image_url;
+    const url = isObject(image_url) ? `${at}.image_url.url` : `${at}.image_url`;
+    checkArgument(url, image, {
+      expected: "{ url } with an address or a picture",
+      accepts: (value) => value !== undefined && value !== null,
+    });
+    if (!(image instanceof ImageRef)) checkImage(url, image);
+    return { image };
+  });
+}
+
+/** Returns the text of parts that have no pictures. */
+function textOf(parts: readonly Part[]): string {
+  return parts.filter((part) => typeof part === "string").join("");
+}
+
+/** Checks of the parameters that become options of the run. */
+const CHECKS: Record<string, Check> = {
+  max_tokens: whole(1),
+  max_completion_tokens: whole(1),
+  temperature: anyNumber,
+  top_p: anyNumber,
+  seed: whole(0, Number.MAX_SAFE_INTEGER),
+  stop: either(anyString, arrayOf(anyString, "strings")),
+  logprobs: anyBoolean,
+  top_logprobs: whole(0),
+  n: { expected: "1", accepts: (value) => value === 1 },
+  stream: anyBoolean,
+  stream_options: anyObject,
+  repetition_penalty: anyNumber,
+};
+
+/** Parameters that do not change an answer. */
+const WITHOUT_EFFECT = new Set(["messages", "model", "user", "metadata", "store"]);
+
+/** Values of other parameters that ask for what happens anyway. */
+const DEFAULTS: Record<string, (value: unknown) => boolean> = {
+  response_format: (value) => isObject(value) && value["type"] === "text",
+  tool_choice: (value) => value === "none",
+  modalities: (value) => JSON.stringify(value) === `["text"]`,
+  service_tier: (value) => value === "auto" || value === "default",
+};
+
+/** Reads the parameters. An explicit sampling parameter means sampling, as everywhere in this package. */
+export function generation(params: ChatCompletionParams): AskOptions {
+  for (const [key, value] of Object.entries(params) as [string, unknown][]) {
+    const check = CHECKS[key];
+    if (value === null || value === undefined || WITHOUT_EFFECT.has(key)) continue;
+    if (check) checkArgument(key, value, check);
+    else if (!isEmpty(value) && !DEFAULTS[key]?.(value)) throw refused(`\`${key}\` is not possible with a model in the browser`);
+  }
+  const { max_tokens, max_completion_tokens, temperature, top_p, seed, stop, logprobs, top_logprobs, repetition_penalty } = params;
+  if (max_tokens != null && max_completion_tokens != null && max_tokens !== max_completion_tokens) {
+    throw refused(`\`max_tokens\` is ${max_tokens} and \`max_completion_tokens\` is ${max_completion_tokens}: give one of them`);
+  }
+  if (top_logprobs != null && !logprobs) throw refused("`top_logprobs` needs `logprobs: true`");
+  if (params.stream_options != null && !params.stream) throw refused("`stream_options` needs `stream: true`");
+  const maxTokens = max_completion_tokens ?? max_tokens;
+  return {
+    ...(maxTokens == null ? {} : { maxTokens }),
+    ...(temperature == null ? {} : { temperature }),
+    ...(top_p == null ? {} : { topP: top_p }),
+    ...(seed == null ? {} : { seed }),
+    ...(stop == null ? {} : { stop }),
+    ...(logprobs ? { logprobs: top_logprobs ?? true } : {}),
+    ...(repetition_penalty == null ? {} : { repetitionPenalty: repetition_penalty }),
+  };
+}
+
+function refused(message: string): QwenVLError {
+  return new QwenVLError("INVALID_ARGUMENT", message);
+}
