@@ -1,30 +1,30 @@
-//! Looking at a web checkpoint: what is inside, whether every byte is right, and how far its weights are from the source's.
+//! Inspects and verifies a web checkpoint, and measures its error against the source.
 
+use crate::Event;
+use crate::checkpoint::Checkpoint;
 use crate::convert::Converter;
 use crate::options::describe_scheme;
+use crate::parallel::in_parallel;
 use crate::rows::{RowSource, chunks};
+use crate::source::Input;
 use crate::source::file::InputFile;
-use crate::source::{Input, Source};
 use crate::web::WebCheckpoint;
-use crate::{Event, read_config};
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::EncodedRows;
 use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, TensorEntry};
-use qwen_vl_format::{Scheme, ShardHash, TensorKind, padded, tensors::tensor_table};
+use qwen_vl_format::{Scheme, ShardHash, TensorKind, Vocabulary, padded, tensors::tensor_table};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 
-/// What a web checkpoint holds.
+/// The contents of a web checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Contents {
     /// Program and version that wrote it.
     pub converter: String,
     /// Name of the converted checkpoint.
     pub source: String,
-    /// What was done to the weights.
+    /// The changes to the weights, in a sentence.
     pub modifications: String,
     /// Totals by module and scheme, in load order.
     pub modules: Vec<ModuleContents>,
@@ -67,7 +67,7 @@ fn module_of(name: &str) -> &str {
     module.unwrap_or_else(|| name.trim_end_matches(".weight").trim_end_matches(".bias"))
 }
 
-/// Says what a web checkpoint holds, from its manifest; the shards must be there with their sizes.
+/// Returns the contents of a web checkpoint by its manifest. The shards must exist in their sizes.
 pub fn inspect(dir: &Path) -> Result<Contents> {
     let web = WebCheckpoint::open(dir)?;
     let manifest = web.manifest();
@@ -102,21 +102,27 @@ pub fn inspect(dir: &Path) -> Result<Contents> {
 pub struct Problem {
     /// The file.
     pub file: String,
-    /// What is wrong with it.
+    /// The problem, in words.
     pub problem: String,
 }
 
 /// Checks every byte of a web checkpoint: the manifest, size and hash of every file, that each shard's own header agrees with the
-/// manifest, and that the stored values are ones that a conversion writes. Returns everything that is wrong.
+/// manifest, that the vocabulary can be read, and that the stored values are ones that a conversion writes. Returns all problems.
 ///
 /// # Errors
-/// If the manifest can not be read or is not valid: then nothing is known about the rest.
+/// If the manifest cannot be read or is not valid: then nothing is known about the rest.
 pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>> {
     let manifest = WebCheckpoint::read_manifest(dir)?;
     events(Event::Start { weights: manifest.tensors.iter().map(|tensor| (tensor.shape[0] * tensor.shape[1]) as u64).sum() });
     let mut problems = Vec::new();
     for entry in &manifest.files {
-        let checked = check_file(dir, entry);
+        let checked = check_file(dir, entry).and_then(|bytes| match entry.file == manifest.processor.tokenizer_file {
+            true => {
+                let vocabulary = Vocabulary::parse(&bytes)?;
+                Ok(vocabulary.check_image_start(manifest.config.visual.image_start_id)?)
+            }
+            false => Ok(()),
+        });
         problems.extend(checked.err().map(|error| Problem { file: entry.file.clone(), problem: format!("{error:#}") }));
     }
     let shards: Vec<usize> = (0..manifest.shards.len()).collect();
@@ -137,12 +143,13 @@ pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>>
         |(entry, found, weights)| {
             problems.extend(found.into_iter().map(|problem| Problem { file: entry.file.clone(), problem }));
             events(Event::Weights(weights));
+            true
         },
     );
     let mut listed: HashSet<&str> = manifest.files.iter().chain(&manifest.shards).map(|entry| entry.file.as_str()).collect();
     listed.insert(MANIFEST_FILE);
-    for entry in std::fs::read_dir(dir).with_context(|| format!("can not list {}", dir.display()))? {
-        let name = entry.with_context(|| format!("can not list {}", dir.display()))?.file_name().to_string_lossy().into_owned();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("could not list {}", dir.display()))? {
+        let name = entry.with_context(|| format!("could not list {}", dir.display()))?.file_name().to_string_lossy().into_owned();
         if !listed.contains(name.as_str()) {
             problems.push(Problem { file: name, problem: "is not in the manifest".to_owned() });
         }
@@ -151,7 +158,7 @@ pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>>
     Ok(problems)
 }
 
-/// The bytes of a file, if they are those that the manifest means.
+/// Reads a file and checks it against its manifest entry.
 fn check_file(dir: &Path, entry: &FileEntry) -> Result<Vec<u8>> {
     let file = InputFile::open(&dir.join(&entry.file))?;
     ensure!(file.len() == entry.bytes, "has {} bytes, the manifest says {}", file.len(), entry.bytes);
@@ -161,13 +168,13 @@ fn check_file(dir: &Path, entry: &FileEntry) -> Result<Vec<u8>> {
     if let Some(pieces) = &entry.pieces {
         let found = bytes.chunks(pieces.bytes as usize).map(ShardHash::of);
         if let Some(index) = found.zip(&pieces.sha256).position(|(found, expected)| found != *expected) {
-            bail!("the manifest gives its piece {index} another SHA-256 than it has");
+            bail!("its piece {index} has another SHA-256 than the manifest says");
         }
     }
     Ok(bytes)
 }
 
-/// Checks the contents of a shard whose hash is right; what is wrong with single tensors goes to `problems`.
+/// Checks the contents of a shard whose hash is right. Problems of single tensors are added to `problems`.
 fn check_shard(tensors: &[TensorEntry], shard: usize, bytes: &[u8], problems: &mut Vec<String>) -> Result<()> {
     let header_len = bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).context("has no header")?;
     let data_at = header_len.checked_add(8).filter(|at| *at <= bytes.len() as u64).context("its header is longer than the file")?;
@@ -198,7 +205,7 @@ fn check_shard(tensors: &[TensorEntry], shard: usize, bytes: &[u8], problems: &m
     Ok(())
 }
 
-/// The first thing that no conversion writes: values that are not finite, or padding that is not zero.
+/// Returns the first problem of stored values: they must be finite, and padding must be zero.
 fn check_values(tensor: &TensorEntry, encoded: &EncodedRows) -> Option<String> {
     let (scheme, cols) = (tensor.scheme, tensor.shape[1]);
     let half = |bytes: &[u8; 2]| half::f16::from_le_bytes(*bytes);
@@ -218,7 +225,7 @@ fn check_values(tensor: &TensorEntry, encoded: &EncodedRows) -> Option<String> {
     dirty.map(|row| format!("the padding of row {row} is not zero"))
 }
 
-/// How far a web checkpoint's weights are from its source's.
+/// The error of a web checkpoint's weights against its source.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Every matrix, in load order. Tables are stored exactly.
@@ -265,9 +272,8 @@ impl Sums {
 
 /// Compares every matrix of a web checkpoint with the checkpoint that it was made from.
 pub fn report(input: &Input, web_dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Report> {
-    let config = read_config(input)?;
-    let source = Source::from_input(input)?;
-    let converter = Converter::new(&source, &config)?;
+    let Checkpoint { config, source, mut notes } = Checkpoint::open(input)?;
+    let converter = Converter::new(&source, &config, &mut notes)?;
     let web = WebCheckpoint::open(web_dir)?;
     ensure!(web.manifest().config == config, "{} was not made from {input}: their configurations differ", web_dir.display());
     let kinds: Vec<TensorKind> = tensor_table(&config).into_iter().map(|spec| spec.kind).collect();
@@ -301,8 +307,12 @@ pub fn report(input: &Input, web_dir: &Path, events: &mut dyn FnMut(Event)) -> R
                 total.weight += chunk.weight;
                 total.largest = total.largest.max(chunk.largest);
                 events(Event::Weights(weights));
+                true
             }
-            Err(error) => failure = Some(error),
+            Err(error) => {
+                failure = Some(error);
+                false
+            }
         },
     );
     if let Some(error) = failure {
@@ -330,26 +340,4 @@ pub fn report(input: &Input, web_dir: &Path, events: &mut dyn FnMut(Event)) -> R
     }
     let modules = modules.into_iter().map(|(module, sums)| ModuleError { module, relative: sums.relative() }).collect();
     Ok(Report { tensors, modules })
-}
-
-/// Works on items with all cores and hands the results to `take` on this thread, in the order in which they come.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync, mut take: impl FnMut(R)) {
-    // Each holds a shard or a slice in memory: more would not fit the promised bound.
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get()).min(4);
-    let next = AtomicUsize::new(0);
-    let (sender, receiver) = mpsc::sync_channel(threads);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            let (sender, next, work) = (sender.clone(), &next, &work);
-            scope.spawn(move || {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if sender.send(work(item)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        receiver.into_iter().for_each(&mut take);
-    });
 }

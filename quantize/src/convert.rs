@@ -1,16 +1,16 @@
-//! From the original checkpoint's tensors to the web checkpoint's: names and layouts change here and nowhere else.
+//! Makes the web checkpoint's tensors from the original's: names and layouts change here and nowhere else.
 //!
-//! What the original does, as far as it concerns layouts:
-//! - `attn.in_proj` of the vision tower goes head by head: `[q of head 0; k of head 0; v of head 0; q of head 1; …]`;
+//! Layouts of the original:
+//! - `attn.in_proj` of the vision tower is stored head by head: `[q of head 0; k of head 0; v of head 0; q of head 1; …]`;
 //! - `attn_pool.attn.in_proj_weight` of the resampler and `c_attn` of the decoder are thirds: `[all q; all k; all v]`;
 //! - `visual.proj` is `[in, out]`, every other matrix `[out, in]`;
 //! - the gate of the decoder's MLP is `w2`;
 //! - position tables are stored for 16×16 patches and resized when used (`visual.py`, `get_abs_pos`).
 
-use crate::gptq::{GptqConfig, GptqModule};
+use crate::gptq::{GptqModule, QuantisationSettings};
 use crate::rows::RowSource;
 use crate::source::Source;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use qwen_vl_format::block::EncodedRows;
 use qwen_vl_format::config::{POSITION_TABLE_SIDE, VISION_NORM_EPSILON};
 use qwen_vl_format::tensors::tensor_table;
@@ -18,12 +18,12 @@ use qwen_vl_format::{ModelConfig, Scheme, TensorKind, TensorSpec};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-/// How a tensor of ours is made from the original's.
+/// The way to make a tensor of ours from the original's.
 #[derive(Debug, Clone, PartialEq)]
 enum Recipe {
-    /// Rows from `first` on, as they are.
+    /// Rows from `first` on, unchanged.
     Rows { source: String, first: usize },
-    /// `[q; k; v]`, each head by head, from the vision tower's interleaving by head.
+    /// `[q; k; v]`, each in the order of heads, from the vision tower's interleaving by head.
     PerHead { source: String, heads: usize, head_dim: usize },
     /// Row 2i from `even`, row 2i + 1 from `odd`.
     Interleaved { even: String, odd: String },
@@ -40,22 +40,15 @@ pub(crate) struct Converter<'a> {
     source: &'a Source,
     config: &'a ModelConfig,
     tensors: Vec<(TensorSpec, Recipe)>,
-    /// Matrices that the source has as GPTQ modules, by the name that the matrix would have.
+    /// GPTQ modules of the source, by the name of the matrix that they stand for.
     quantised: HashMap<String, GptqModule>,
 }
 
 const RESAMPLER: &str = "transformer.visual.attn_pool";
 
 impl<'a> Converter<'a> {
-    /// Checks that every tensor that the model needs is there, with its shape and a float type.
-    pub(crate) fn new(source: &'a Source, config: &'a ModelConfig) -> Result<Self> {
-        for name in source.names() {
-            ensure!(
-                !name.contains("lora_"),
-                "tensor `{name}`: {} holds an adapter that is not merged; merge it into the model first (`merge_and_unload`)",
-                source.input()
-            );
-        }
+    /// Checks that the source has every tensor of the model, with its shape and a float type. Adds a note if settings are ignored.
+    pub(crate) fn new(source: &'a Source, config: &'a ModelConfig, notes: &mut Vec<String>) -> Result<Self> {
         let tensors: Vec<_> = tensor_table(config)
             .into_iter()
             .map(|spec| {
@@ -63,34 +56,48 @@ impl<'a> Converter<'a> {
                 (spec, recipe)
             })
             .collect();
-        let gptq = GptqConfig::read(source.input())?;
+        let needed: Vec<_> = tensors.iter().flat_map(|(spec, recipe)| expected_sources(config, spec, recipe)).collect();
+        let quantised_module =
+            |name: &str| name.strip_suffix(".weight").filter(|module| source.contains(&format!("{module}.qweight"))).map(str::to_owned);
+        let missing = needed.iter().map(|(name, _)| name).filter(|name| !source.contains(name) && quantised_module(name).is_none());
+        let missing: Vec<String> = missing.cloned().collect();
+        if !missing.is_empty() {
+            return Err(source.missing_error(&missing));
+        }
+
+        let settings = QuantisationSettings::read(source.input())?;
         let mut quantised = HashMap::new();
-        for (spec, recipe) in &tensors {
-            for (name, shape) in expected_sources(config, spec, recipe) {
-                let module = name.strip_suffix(".weight").filter(|module| source.contains(&format!("{module}.qweight")));
-                let (Some(module), [outputs, inputs]) = (module, shape.as_slice()) else {
-                    source.expect_floats(&name, &shape)?;
-                    continue;
-                };
-                let gptq = gptq.as_ref().with_context(|| {
-                    format!("tensor `{module}.qweight` is quantised, but neither quantize_config.json nor config.json says how")
+        for (name, shape) in needed {
+            let (Some(module), [outputs, inputs]) = (quantised_module(&name), shape.as_slice()) else {
+                source.expect_floats(&name, &shape).map_err(|error| {
+                    match settings.as_ref().and_then(QuantisationSettings::other_method) {
+                        Some(method) => error.context(method),
+                        None => error,
+                    }
                 })?;
-                let opened = GptqModule::open(source, module, gptq, *outputs, *inputs)?;
-                refuse_bias(source, module, *outputs)?;
-                quantised.insert(name, opened);
-            }
+                continue;
+            };
+            let settings = settings.as_ref().with_context(|| {
+                format!("tensor `{module}.qweight` is quantised, but neither quantize_config.json nor config.json has the settings")
+            })?;
+            let opened = GptqModule::open(source, &module, &settings.gptq()?, *outputs, *inputs)?;
+            refuse_bias(source, &module, *outputs)?;
+            quantised.insert(name, opened);
+        }
+        if let Some(settings) = settings.filter(|_| quantised.is_empty()) {
+            notes.push(format!("{} are ignored: the weights are not quantised", settings.describe()));
         }
         Ok(Self { source, config, tensors, quantised })
     }
 
-    /// Tensors of the source that nothing here uses.
+    /// Returns the tensors of the source that the model does not have.
     pub(crate) fn unused(&self) -> Vec<String> {
         let used: HashSet<String> = self
             .tensors
             .iter()
             .flat_map(|(spec, recipe)| expected_sources(self.config, spec, recipe))
             .flat_map(|(name, _)| match (self.quantised.contains_key(&name), name.strip_suffix("weight")) {
-                // The bias is either used under its own name or zero: `refuse_bias`.
+                // The bias is used under its own name, or zero: see `refuse_bias`.
                 (true, Some(module)) => ["qweight", "qzeros", "scales", "g_idx", "bias"].map(|leaf| format!("{module}{leaf}")).to_vec(),
                 _ => vec![name],
             })
@@ -98,7 +105,7 @@ impl<'a> Converter<'a> {
         self.source.names().filter(|name| !used.contains(*name)).map(str::to_owned).collect()
     }
 
-    /// The scheme in which the source already has a tensor, if it has one.
+    /// The scheme of ours in which the source stores a tensor, if there is one.
     pub(crate) fn exact_scheme(&self, tensor: usize) -> Option<Scheme> {
         let scheme = |name: &String| self.quantised.get(name).and_then(GptqModule::exact_scheme);
         match &self.tensors[tensor].1 {
@@ -108,7 +115,7 @@ impl<'a> Converter<'a> {
         }
     }
 
-    /// Weights of a matrix of the source, decoded where they are quantised.
+    /// Reads weights of a matrix of the source, decoded if they are quantised.
     fn read(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<f32>> {
         match self.quantised.get(name) {
             Some(module) => module.rows(self.source, rows),
@@ -120,7 +127,7 @@ impl<'a> Converter<'a> {
         self.source.read_floats(name, 0..rows, 0..cols)
     }
 
-    /// `ln_q(query) + pos_embed`, `[queries, hidden]`: `visual.py`, `Resampler.forward`. No input changes it.
+    /// `ln_q(query) + pos_embed`, `[queries, hidden]`, which does not depend on the picture: `visual.py`, `Resampler.forward`.
     fn query(&self) -> Result<Vec<f32>> {
         let (queries, hidden) = (self.config.visual.n_queries, self.config.hidden_size);
         let query = self.whole(&format!("{RESAMPLER}.query"), queries, hidden)?;
@@ -145,7 +152,7 @@ impl RowSource for Converter<'_> {
     fn rows(&self, tensor: usize, rows: Range<usize>) -> Result<Vec<f32>> {
         let (spec, recipe) = &self.tensors[tensor];
         let [_, cols] = spec.shape;
-        // A vector of ours is one row; in the source it is a column.
+        // A vector is one row of ours and a column of the source.
         let (range, width) = if is_vector(spec) { (0..cols, 1) } else { (rows.clone(), cols) };
         match recipe {
             Recipe::Rows { source, first } => self.read(source, first + range.start..first + range.end, 0..width),
@@ -153,7 +160,7 @@ impl RowSource for Converter<'_> {
                 let mut out = Vec::with_capacity(range.len() * width);
                 let mut row = range.start;
                 while row < range.end {
-                    // Our row is (part, head, d), the source's (head, part, d): runs of one head stay together.
+                    // Our row is (part, head, d), the source's (head, part, d): the rows of one head stay together.
                     let (part, head, d) = (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
                     let run = (head_dim - d).min(range.end - row);
                     let from = (head * 3 + part) * head_dim + d;
@@ -183,7 +190,28 @@ impl RowSource for Converter<'_> {
             }
             Recipe::Query => Ok(self.query()?[range.start * cols..range.end * cols].to_vec()),
         }
-        .with_context(|| format!("can not make `{}` rows {}..{}", spec.name, rows.start, rows.end))
+        .with_context(|| format!("could not make `{}` rows {}..{}", spec.name, rows.start, rows.end))
+    }
+
+    fn origin(&self, tensor: usize, row: usize, col: usize) -> (String, String) {
+        let (spec, recipe) = &self.tensors[tensor];
+        // A vector is one row of ours and a column of the source.
+        let (row, kind) = if is_vector(spec) { (col, "element") } else { (row, "row") };
+        match recipe {
+            Recipe::Rows { source, first } => (source.clone(), format!("{kind} {}", first + row)),
+            Recipe::PerHead { source, heads, head_dim } => {
+                let (part, head, d) = (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
+                (source.clone(), format!("{kind} {}", (head * 3 + part) * head_dim + d))
+            }
+            Recipe::Interleaved { even, odd } => {
+                let source = if row.is_multiple_of(2) { even } else { odd };
+                (source.clone(), format!("{kind} {}", row / 2))
+            }
+            Recipe::Transposed { source } => (source.clone(), format!("column {row}")),
+            // Computed from several weights.
+            Recipe::Resized { source, .. } => (source.clone(), format!("row {row} after resizing")),
+            Recipe::Query => (format!("{RESAMPLER}.query"), format!("row {row} after the norm")),
+        }
     }
 
     fn encoded(&self, tensor: usize, rows: Range<usize>, scheme: Scheme) -> Result<Option<EncodedRows>> {
@@ -212,7 +240,7 @@ impl RowSource for Converter<'_> {
     }
 }
 
-/// GPTQ modules always have a bias; where the model has none it must be zero.
+/// GPTQ modules always have a bias. If the model has none there, it must be zero.
 fn refuse_bias(source: &Source, module: &str, outputs: usize) -> Result<()> {
     let name = format!("{module}.bias");
     if module.ends_with(".c_attn") || !source.contains(&name) {
@@ -221,17 +249,17 @@ fn refuse_bias(source: &Source, module: &str, outputs: usize) -> Result<()> {
     source.expect_floats(&name, &[outputs])?;
     let bias = source.read_floats(&name, 0..outputs, 0..1)?;
     if let Some((at, value)) = bias.iter().enumerate().find(|(_, value)| **value != 0.0) {
-        bail!("tensor `{name}` has the value {value} at {at}; this model has no bias there, so it must be zero");
+        bail!("tensor `{name}` has the value {value} at {at}, and it must be zero: this model has no bias there");
     }
     Ok(())
 }
 
-/// Whether a tensor of ours is a vector: a table of one row that is a bias or a norm.
+/// True if a tensor of ours is a vector: a table of one row that is a bias or a norm.
 fn is_vector(spec: &TensorSpec) -> bool {
     spec.kind == TensorKind::Table && (spec.name.ends_with(".bias") || spec.name.ends_with(".weight"))
 }
 
-/// How the tensor of this name of [`tensor_table`] is made.
+/// Returns the recipe of the tensor of this name in [`tensor_table`].
 fn recipe(config: &ModelConfig, name: &str) -> Recipe {
     let rows = |source: String| Recipe::Rows { source, first: 0 };
     let (module, leaf) = name.rsplit_once('.').expect("every name has a module");
@@ -289,7 +317,7 @@ fn recipe(config: &ModelConfig, name: &str) -> Recipe {
     }
 }
 
-/// The original's tensors that a recipe reads, with their shapes.
+/// Returns the tensors of the original that a recipe reads, with their shapes.
 fn expected_sources(config: &ModelConfig, spec: &TensorSpec, recipe: &Recipe) -> Vec<(String, Vec<usize>)> {
     let vision = &config.visual;
     let [rows, cols] = spec.shape;
@@ -314,34 +342,9 @@ fn expected_sources(config: &ModelConfig, spec: &TensorSpec, recipe: &Recipe) ->
     }
 }
 
-/// Every tensor of the original with this configuration: name and shape, in the order of the module tree of ours.
+/// Returns every tensor of the original with this configuration: name and shape, in the order of our table.
 pub fn original_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let mut seen = HashSet::new();
     let all = tensor_table(config).into_iter().flat_map(|spec| expected_sources(config, &spec, &recipe(config, &spec.name)));
     all.filter(|(name, _)| seen.insert(name.clone())).collect()
-}
-
-/// Checks the vocabulary file: lines of a base64 string and its rank, ranks counted from 0, `<img>` where the configuration has it.
-pub(crate) fn check_tokenizer(config: &ModelConfig, bytes: &[u8]) -> Result<()> {
-    /// `<img>` comes after the ranks, `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`, 205 extras and the six tags of ref, box and quad.
-    const SPECIALS_BEFORE_IMG: usize = 214;
-    let text = std::str::from_utf8(bytes).context("it is not text")?;
-    let mut ranks = 0;
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [token, rank] = fields[..] else {
-            bail!("line {} has {} fields, expected a base64 string and a rank", index + 1, fields.len())
-        };
-        let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
-        ensure!(token.len().is_multiple_of(4) && token.bytes().all(base64), "line {}: `{token}` is not base64", index + 1);
-        ensure!(rank.parse() == Ok(ranks), "line {} has rank `{rank}`, expected {ranks}", index + 1);
-        ranks += 1;
-    }
-    let image_start = ranks + SPECIALS_BEFORE_IMG;
-    ensure!(
-        image_start == config.visual.image_start_id as usize,
-        "it has {ranks} ranks, which makes {image_start} the id of `<img>`; config.json says visual.image_start_id = {}",
-        config.visual.image_start_id
-    );
-    Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! qweight  I32 [in / 8, out]      word k of an output holds inputs 8k..8k+7, the first in the lowest nibble
-//! qzeros   I32 [groups, out / 8]  the zero points likewise along the outputs, stored minus one (`gptq_v2`: as they are)
+//! qzeros   I32 [groups, out / 8]  zero points, packed likewise along the outputs; stored minus one, in `gptq_v2` unchanged
 //! scales   F16 [groups, out]
 //! g_idx    I32 [in]               the group of each input; i / group_size unless activation order was used
 //! weight[out, in] = (code - zero) * scale[g_idx[in], out]
@@ -10,54 +10,78 @@
 //!
 //! With zero points of 8 and groups in order, codes and scales are those of [`Scheme::Int4`], and nothing is lost.
 
+use crate::source::json::Json;
 use crate::source::{Dtype, Input, Source};
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::{EncodedRows, GROUP_SIZES, pack_q4};
 use qwen_vl_format::{Scheme, padded};
+use serde_json::Value;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 
-/// How a GPTQ checkpoint was made, from `quantize_config.json` or the configuration's `quantization_config`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GptqConfig {
-    group_size: usize,
-    /// What is added to stored zero points.
-    zero_offset: u8,
+/// The settings of a quantisation, from `quantize_config.json` or the configuration's `quantization_config`.
+///
+/// Fine-tuning scripts leave them in models whose weights are plain again, so they count only if quantised tensors are there.
+pub(crate) struct QuantisationSettings {
+    path: PathBuf,
+    value: Value,
 }
 
-impl GptqConfig {
-    /// Reads the settings of a checkpoint; `None` where it has none.
+impl QuantisationSettings {
+    /// Reads the settings of a checkpoint; `None` if it has none.
     pub(crate) fn read(input: &Input) -> Result<Option<Self>> {
-        let read = |path: &Path| -> Result<serde_json::Value> {
-            let json = std::fs::read_to_string(path).with_context(|| format!("can not read {}", path.display()))?;
-            serde_json::from_str(&json).with_context(|| format!("{} is not JSON", path.display()))
-        };
-        let (path, value) = if let Some(own) = input.find("quantize_config.json") {
-            let value = read(&own)?;
-            (own, value)
+        let (path, value) = if let Some(path) = input.find("quantize_config.json") {
+            let value = Json::read(&path)?.value;
+            (path, value)
         } else {
             let path = input.locate("config.json")?;
-            let value = read(&path)?["quantization_config"].take();
-            (path, value)
+            let value = Json::read(&path)?.value;
+            (path, value["quantization_config"].clone())
         };
-        if value.is_null() {
-            return Ok(None);
+        Ok((!value.is_null()).then_some(Self { path, value }))
+    }
+
+    /// The place of the settings and the method, for messages.
+    pub(crate) fn describe(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().display();
+        match self.value["quant_method"].as_str() {
+            Some(method) => format!("the quantisation settings in {name} (`{method}`)"),
+            None => format!("the quantisation settings in {name}"),
         }
+    }
+
+    /// A sentence that ends the error about a tensor that is not plain: the method that saved it, if the settings name another than GPTQ.
+    pub(crate) fn other_method(&self) -> Option<String> {
+        let method = self.value["quant_method"].as_str().filter(|method| *method != "gptq")?;
+        Some(format!("the checkpoint was quantised by `{method}` ({}): dequantise it, or convert the original", self.path.display()))
+    }
+
+    /// The settings of GPTQ.
+    pub(crate) fn gptq(&self) -> Result<GptqConfig> {
+        let Self { path, value } = self;
         let wrong =
             |key: &str, expected: &str| format!("{}: `{key}` of the quantisation is {}, expected {expected}", path.display(), value[key]);
-        ensure!(value["bits"] == 4, wrong("bits", "4"));
-        let group_size = value["group_size"].as_i64().with_context(|| wrong("group_size", "a number"))?;
-        ensure!((1..=1 << 20).contains(&group_size), wrong("group_size", "a positive number"));
         if let Some(method) = value["quant_method"].as_str() {
             ensure!(method == "gptq", wrong("quant_method", "`gptq`"));
         }
+        ensure!(value["bits"] == 4, wrong("bits", "4"));
+        let group_size = value["group_size"].as_i64().with_context(|| wrong("group_size", "a number"))?;
+        ensure!((1..=1 << 20).contains(&group_size), wrong("group_size", "a positive number"));
         let zero_offset = match value["checkpoint_format"].as_str() {
             None | Some("gptq") => 1,
             Some("gptq_v2") => 0,
             Some(_) => bail!(wrong("checkpoint_format", "`gptq` or `gptq_v2`")),
         };
-        Ok(Some(Self { group_size: group_size as usize, zero_offset }))
+        Ok(GptqConfig { group_size: group_size as usize, zero_offset })
     }
+}
+
+/// The layout of GPTQ modules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GptqConfig {
+    group_size: usize,
+    /// Added to stored zero points.
+    zero_offset: u8,
 }
 
 /// A quantised matrix of the source.
@@ -68,11 +92,11 @@ pub(crate) struct GptqModule {
     outputs: usize,
     inputs: usize,
     group_size: usize,
-    /// Group of each input, where groups are not in order.
+    /// Group of each input, if the groups are not in order.
     order: Option<Vec<usize>>,
-    /// Zero points `[groups, outputs]`, where one is not 8.
+    /// Zero points `[groups, outputs]`, unless all are 8.
     zeros: Option<Vec<u8>>,
-    /// Whether scales are f16, as ours.
+    /// True if scales are f16, as in our schemes.
     half_scales: bool,
 }
 
@@ -81,7 +105,7 @@ impl GptqModule {
     pub(crate) fn open(source: &Source, name: &str, config: &GptqConfig, outputs: usize, inputs: usize) -> Result<Self> {
         ensure!(
             inputs.is_multiple_of(8) && outputs.is_multiple_of(8),
-            "module `{name}` of {outputs} × {inputs} can not hold eight codes to a word"
+            "module `{name}` of {outputs} × {inputs} cannot hold eight codes to a word"
         );
         let groups = inputs.div_ceil(config.group_size);
         source.expect_shape(&format!("{name}.qweight"), &[inputs / 8, outputs])?;

@@ -1,4 +1,4 @@
-//! What the weights' licence asks of a folder with changed weights: the agreement, a notice, and a statement that they were changed.
+//! The files that the weights' licence requires next to changed weights: the agreement, a notice, and a statement of the change.
 
 use crate::source::Source;
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'stati
         Some((_, bytes)) => String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n\n",
         None => String::new(),
     };
-    // The sentence that section 3(c) of the agreement prescribes.
+    // Prescribed by section 3(c) of the agreement.
     const TONGYI: &str =
         "Tongyi Qianwen is licensed under the Tongyi Qianwen LICENSE AGREEMENT, Copyright (c) Alibaba Cloud. All Rights Reserved.";
     let tongyi = licence.as_ref().is_some_and(|(_, bytes)| String::from_utf8_lossy(bytes).contains("Tongyi Qianwen"));
@@ -22,7 +22,7 @@ pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'stati
         text += &format!(
             "No licence file came with the converted checkpoint. If its weights derive from the published Qwen-VL, this applies to them:\n\
              {TONGYI}\n\
-             That agreement asks for a copy of itself to be passed on with the weights.\n\n"
+             That agreement requires that a copy of it is passed on with the weights.\n\n"
         );
     }
     text += "The weights in this folder were changed: see MODIFICATIONS.\n";
@@ -36,9 +36,9 @@ pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'stati
     Ok(files)
 }
 
-/// The first of the named files that the source has.
+/// Reads the first of the named files that the source has.
 fn first_of(source: &Source, names: &[&'static str]) -> Result<Option<(&'static str, Vec<u8>)>> {
     let Some((name, path)) = names.iter().find_map(|name| Some((*name, source.input().find(name)?))) else { return Ok(None) };
-    let bytes = std::fs::read(&path).with_context(|| format!("can not read {}", path.display()))?;
+    let bytes = std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
     Ok(Some((name, bytes)))
 }

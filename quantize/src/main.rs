@@ -16,7 +16,7 @@ use std::process::ExitCode;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "Exit codes: 0 done, 1 failed (or `verify` found something), 2 wrong arguments.\n\
-                  An interrupted or failed run leaves OUT.partial behind and nothing under OUT; --resume goes on from there."
+                  An interrupted or failed run leaves OUT.partial behind and nothing under OUT; --resume continues there."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -28,32 +28,32 @@ struct Arguments {
 #[derive(Args)]
 struct Convert {
     /// The source: a Hugging Face folder, or its files one by one: config.json, qwen.tiktoken, and weights as safetensors (GPTQ Int4 too)
-    /// or pytorch_model*.bin; where there are, their index, generation_config.json, quantize_config.json, LICENSE, NOTICE.
+    /// or pytorch_model*.bin; if they exist, their index, generation_config.json, quantize_config.json, LICENSE, NOTICE.
     /// The last path is the folder to make; it appears when it is whole
     #[arg(required = true, value_name = "SOURCE... OUT")]
     paths: Vec<PathBuf>,
-    /// How matrices are stored
+    /// Scheme of the matrices
     #[arg(long, value_enum, default_value = "q4")]
     scheme: SchemeName,
-    /// Weights that share a scale in q4 and q8: 32, 64 or 128
+    /// Number of weights that share a scale in q4 and q8: 32, 64 or 128
     #[arg(long, default_value_t = 32)]
     group_size: u32,
-    /// Store the vision tower in a scheme of its own; short for `--keep vision=SCHEME`
+    /// Store the vision tower in another scheme; short for `--keep vision=SCHEME`
     #[arg(long, value_enum, value_name = "SCHEME")]
     vision: Option<SchemeName>,
-    /// Store a module in a scheme of its own, for example `lm_head=q8`; may be repeated, the last that applies counts
+    /// Store a module in another scheme, for example `lm_head=q8`; may be repeated, the last that applies counts
     #[arg(long, value_name = "MODULE=SCHEME", value_parser = |text: &str| Rule::parse(text))]
     keep: Vec<Rule>,
     /// Store NaN and infinite weights as zero instead of refusing them
     #[arg(long)]
     allow_nonfinite: bool,
-    /// Check everything and print the sizes to come, but write nothing
+    /// Check everything, every weight too, and print the sizes of the result, but write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Go on where an interrupted run with the same options stopped
+    /// Resume an interrupted run with the same options
     #[arg(long)]
     resume: bool,
-    /// Replace OUT if it has something in it
+    /// Replace OUT if it holds a web checkpoint and nothing else
     #[arg(long)]
     force: bool,
     /// Close a shard at this size
@@ -69,7 +69,7 @@ struct Convert {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show what a web checkpoint holds
+    /// Show the contents of a web checkpoint
     Inspect {
         /// The folder
         dir: PathBuf,
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// The sources and the folder after them. (As two arguments, options between the paths would end the first.)
+/// Splits the sources from the folder after them. (As two arguments, options between the paths would end the first.)
 fn split_paths(paths: &[PathBuf]) -> (&[PathBuf], &Path) {
     match paths {
         [source @ .., last] if !source.is_empty() => (source, last),
@@ -122,11 +122,12 @@ fn split_paths(paths: &[PathBuf]) -> (&[PathBuf], &Path) {
     }
 }
 
-/// Draws on stderr, and nothing where that is no terminal.
+/// Prints notes on stderr, and draws a progress bar there if it is a terminal.
 fn progress() -> impl FnMut(Event) {
     let template = "{wide_bar} {percent}% {human_pos}/{human_len} weights, {per_sec}, {eta} left {msg}";
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a constant template"));
     move |event| match event {
+        Event::Note(note) => bar.suspend(|| eprintln!("note: {note}")),
         Event::Start { weights } => bar.set_length(weights),
         Event::Weights(weights) => {
             bar.inc(weights);
@@ -156,15 +157,24 @@ fn run_convert(arguments: Convert) -> Result<ExitCode> {
     );
     options.write.shard_bytes = Some((arguments.shard_size * f64::from(1 << 20)) as u64);
 
-    let summary = quantize::convert(&options, &mut progress()).inspect_err(|_| {
-        if let Ok(partial) = quantize::partial_path(out)
-            && partial.exists()
+    let (mut progress, mut writing) = (progress(), false);
+    let mut events = |event: Event| {
+        writing |= matches!(event, Event::Start { .. }) && !arguments.dry_run;
+        progress(event);
+    };
+    let result = quantize::convert(&options, &mut events);
+    // Only a failure of the system can be different the next time. What is wrong with the source stays wrong.
+    let summary = result.inspect_err(|error| {
+        let system = error.chain().any(|cause| cause.is::<std::io::Error>());
+        if writing
+            && system
+            && let Ok(partial) = quantize::partial_path(out)
         {
-            eprintln!("what is done so far is in {}: --resume with the same options goes on from there", partial.display());
+            eprintln!("note: the finished shards are in {}: --resume with the same options continues there", partial.display());
         }
     })?;
     if arguments.json {
-        println!("{}", serde_json::to_string(&summary).context("can not write JSON")?);
+        println!("{}", serde_json::to_string(&summary).context("could not write JSON")?);
     } else {
         print_summary(&summary, &options);
     }
@@ -187,7 +197,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Inspect { dir, json } => {
             let contents = quantize::inspect(&dir)?;
             if json {
-                println!("{}", serde_json::to_string(&contents).context("can not write JSON")?);
+                println!("{}", serde_json::to_string(&contents).context("could not write JSON")?);
                 return Ok(ExitCode::SUCCESS);
             }
             println!("{} by {}\n{}\n", contents.source, contents.converter, contents.modifications);
@@ -211,7 +221,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify { dir, json } => {
             let problems = quantize::verify(&dir, &mut progress())?;
             if json {
-                println!("{}", serde_json::to_string(&problems).context("can not write JSON")?);
+                println!("{}", serde_json::to_string(&problems).context("could not write JSON")?);
             } else {
                 problems.iter().for_each(|problem| println!("{}: {}", problem.file, problem.problem));
                 println!("{}: {}", dir.display(), if problems.is_empty() { "every byte is right" } else { "damaged" });
@@ -222,7 +232,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let (source, dir) = split_paths(&paths);
             let report = quantize::report(&Input::from_paths(source)?, dir, &mut progress())?;
             if json {
-                println!("{}", serde_json::to_string(&report).context("can not write JSON")?);
+                println!("{}", serde_json::to_string(&report).context("could not write JSON")?);
                 return Ok(ExitCode::SUCCESS);
             }
             println!("{:<40} {:<20} {:>10} {:>10}", "tensor", "scheme", "relative", "largest");

@@ -1,4 +1,4 @@
-//! What a conversion is asked to do and what it says about itself.
+//! The options of a conversion, its events and its summary.
 
 use crate::plan::Plan;
 use crate::source::Input;
@@ -33,12 +33,12 @@ impl SchemeName {
     }
 }
 
-/// Stores some matrices in a scheme of their own.
+/// Stores the matrices of a module in another scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// A tensor's name or the beginning of one up to a dot: `vision`, `decoder.layers.0`, `head`.
     pub module: String,
-    /// How its matrices are stored.
+    /// The scheme of its matrices.
     pub scheme: SchemeName,
 }
 
@@ -61,19 +61,19 @@ impl Rule {
     }
 }
 
-/// How files are written.
+/// Options of writing.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct WriteOptions {
-    /// Replace an output folder that has something in it.
+    /// Replace an output folder that holds a web checkpoint and nothing else.
     pub force: bool,
-    /// Go on where an interrupted run with the same options stopped.
+    /// Resume an interrupted run with the same options.
     pub resume: bool,
     /// Store NaN and infinite weights as zero instead of refusing them.
     pub allow_nonfinite: bool,
-    /// Cores to use; all by default.
+    /// Number of cores to use; all by default.
     pub threads: Option<usize>,
-    /// A shard is closed when the next part would take its data past so many bytes; 64 MiB by default. Parts are not cut for it.
+    /// A shard is closed when the next part would make its data larger than this, in bytes; 64 MiB by default. Parts are not cut for it.
     pub shard_bytes: Option<u64>,
 }
 
@@ -85,15 +85,15 @@ pub struct Options {
     pub source: Input,
     /// The folder to make.
     pub out: PathBuf,
-    /// How matrices are stored where no rule says otherwise.
+    /// The scheme of matrices without a rule.
     pub scheme: SchemeName,
     /// Weights that share a scale, in q4 and q8.
     pub group_size: u32,
-    /// Exceptions; the last one that applies counts.
+    /// Exceptions. The last one that applies counts.
     pub rules: Vec<Rule>,
-    /// Check everything and say what would be written, but write nothing.
+    /// Check everything, every weight too, and report the sizes, but write nothing.
     pub dry_run: bool,
-    /// How files are written.
+    /// Options of writing.
     pub write: WriteOptions,
 }
 
@@ -116,21 +116,21 @@ impl Options {
         }
     }
 
-    /// The same with another scheme.
+    /// Sets the scheme.
     pub fn scheme(mut self, scheme: SchemeName) -> Self {
         self.scheme = scheme;
         self
     }
 
-    /// The same with another group size.
+    /// Sets the group size.
     pub fn group_size(mut self, group_size: u32) -> Result<Self> {
         ensure!(GROUP_SIZES.contains(&group_size), "group size {group_size}, expected 32, 64 or 128");
         self.group_size = group_size;
         Ok(self)
     }
 
-    /// How a matrix is stored: the last rule that names it; else, in q4, exactly as a quantised source has it; else the patch
-    /// embedding is at least f16, because it is small (2 MB of the full model) and every pixel goes through it; else the default.
+    /// The scheme of a matrix: that of the last rule that names it; else, in q4, the scheme `exact` of a quantised source; else, for the
+    /// patch embedding, at least f16, because it is small (2 MB of the full model) and every pixel passes it; else the default.
     pub(crate) fn scheme_of(&self, spec: &TensorSpec, exact: Option<Scheme>) -> Scheme {
         if let Some(rule) = self.rules.iter().rev().find(|rule| rule.applies_to(&spec.name)) {
             return rule.scheme.with_group_size(self.group_size);
@@ -163,16 +163,18 @@ pub(crate) fn describe_scheme(scheme: Scheme) -> String {
     }
 }
 
-/// What happens during a conversion.
+/// Progress of a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The work begins.
+    /// Something was ignored, left aside or renamed: a sentence for the user. All notes are in [`Summary::notes`].
+    Note(String),
+    /// Reading and writing of weights begins.
     Start {
-        /// Weights in all.
+        /// Number of all weights.
         weights: u64,
     },
-    /// So many more weights are done.
+    /// This number of weights is done.
     Weights(u64),
     /// A shard is on the disk.
     Shard {
@@ -196,7 +198,7 @@ pub struct TensorTotal {
     pub bytes: u64,
 }
 
-/// What a conversion made.
+/// The result of a conversion.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Summary {
@@ -214,6 +216,8 @@ pub struct Summary {
     pub bits_per_weight: f64,
     /// Tensors of the source that the model does not have.
     pub unused_tensors: Vec<String>,
+    /// Sentences about what was ignored, left aside or renamed.
+    pub notes: Vec<String>,
 }
 
 impl Summary {
@@ -242,6 +246,7 @@ impl Summary {
             shard_bytes,
             bits_per_weight: shard_bytes as f64 * 8.0 / weights as f64,
             unused_tensors: Vec::new(),
+            notes: Vec::new(),
         }
     }
 }

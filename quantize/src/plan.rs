@@ -1,27 +1,41 @@
-//! Decides where every byte of a web checkpoint goes, before the first is written.
+//! Decides the place of every byte of a web checkpoint, before the first is written.
 
 use anyhow::{Result, ensure};
-use qwen_vl_format::manifest::{TensorEntry, TensorPart};
+use qwen_vl_format::manifest::{MANIFEST_FILE, PIECE_BYTES, TensorEntry, TensorPart};
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme, TensorKind, TensorSpec, padded};
 use std::ops::Range;
 
-/// A shard grows until the next part would take its data past this, and no part is larger.
+/// A shard is closed when the next part would make its data larger than this, in bytes. No part is larger.
 pub(crate) const SHARD_BYTES: u64 = 64 << 20;
 
 /// The layout of a web checkpoint.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// As the manifest will hold them; ranges are within the shard files.
+    /// The manifest's entries. Byte ranges are within the shard files.
     pub tensors: Vec<TensorEntry>,
     pub shards: Vec<ShardPlan>,
+}
+
+impl Plan {
+    /// The names and sizes of all files of the web checkpoint; `others` are those that are neither shards nor the manifest.
+    /// The size of the manifest is an estimate from above.
+    pub(crate) fn files<'a>(&self, others: impl Iterator<Item = (&'a str, u64)>) -> Vec<(String, u64)> {
+        // A piece has a hash of 64 characters, a part of a tensor five numbers and their keys.
+        let pieces: u64 = self.shards.iter().map(|shard| shard.bytes.div_ceil(PIECE_BYTES) * 67 + 256).sum();
+        let parts: u64 = self.tensors.iter().map(|tensor| 256 + 160 * tensor.parts.len() as u64).sum();
+        let mut files: Vec<_> = self.shards.iter().map(|shard| (shard.file.clone(), shard.bytes)).collect();
+        files.extend(others.map(|(name, bytes)| (name.to_owned(), bytes)));
+        files.push((MANIFEST_FILE.to_owned(), pieces + parts + (16 << 10)));
+        files
+    }
 }
 
 /// The layout of one shard.
 #[derive(Debug)]
 pub(crate) struct ShardPlan {
     pub file: String,
-    /// The safetensors header with its length in front.
+    /// The safetensors header, after its length.
     pub header: Vec<u8>,
     /// Size of the whole file.
     pub bytes: u64,
@@ -52,7 +66,7 @@ pub(crate) fn plan(config: &ModelConfig, shard_bytes: u64, scheme_of: impl Fn(us
         })
         .collect();
 
-    // Parts in load order, packed into shards as they come. Offsets are relative to the data section for now.
+    // Packs parts into shards in load order. Offsets are relative to the data section until the headers are known.
     let mut shards: Vec<Vec<PlannedPart>> = vec![Vec::new()];
     let mut filled = 0u64;
     for (index, tensor) in tensors.iter().enumerate() {
@@ -101,7 +115,7 @@ fn part_rows(tensor: &TensorEntry) -> Result<Vec<Range<usize>>> {
     let (data_bytes, scale_bytes) = part_bytes(tensor, rows);
     let count = (data_bytes + scale_bytes).div_ceil(SHARD_BYTES).max(1);
     let mut step = rows.div_ceil(count as usize).next_multiple_of(PART_ROW_ALIGN);
-    // Rounding up to whole groups of rows may take the first parts past the limit: then it takes one part more.
+    // Rounding up to a multiple of `PART_ROW_ALIGN` can exceed the limit: then one part more is needed.
     let fits = |step: usize| {
         let (data, scales) = part_bytes(tensor, step);
         data + scales <= SHARD_BYTES && data <= MAX_PART_BYTES
@@ -113,7 +127,7 @@ fn part_rows(tensor: &TensorEntry) -> Result<Vec<Range<usize>>> {
     Ok((0..rows).step_by(step).map(|first| first..(first + step).min(rows)).collect())
 }
 
-/// The safetensors header of a shard: length, JSON, blanks up to a multiple of eight bytes.
+/// The safetensors header of a shard: length, JSON, spaces up to a multiple of eight bytes.
 fn header(tensors: &[TensorEntry], parts: &[PlannedPart]) -> Vec<u8> {
     let mut entries = vec![r#""__metadata__":{"format":"qwen-vl-web"}"#.to_owned()];
     for part in parts {

@@ -1,5 +1,8 @@
-//! Where the rows of a web checkpoint come from, and turning them into codes.
+//! Reads the rows of a web checkpoint's tensors and encodes them.
 
+use crate::Event;
+use crate::parallel::in_parallel;
+use crate::plan::Plan;
 use anyhow::{Result, bail};
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::{EncodedRows, encode_rows};
@@ -10,10 +13,13 @@ pub(crate) trait RowSource: Sync {
     /// Weights `[rows, cols]` of a tensor.
     fn rows(&self, tensor: usize, rows: Range<usize>) -> Result<Vec<f32>>;
 
-    /// The rows in a scheme where the source already has them so; `None` where they are to be encoded from [`Self::rows`].
+    /// The rows in a scheme if the source already stores them so; `None` if they are to be encoded from [`Self::rows`].
     fn encoded(&self, _tensor: usize, _rows: Range<usize>, _scheme: Scheme) -> Result<Option<EncodedRows>> {
         Ok(None)
     }
+
+    /// The place of a weight in the source, for errors: the tensor's name there and the position in it.
+    fn origin(&self, tensor: usize, row: usize, col: usize) -> (String, String);
 }
 
 /// A tensor to be stored.
@@ -25,6 +31,13 @@ pub(crate) struct Target<'a> {
     pub scheme: Scheme,
 }
 
+impl<'a> Target<'a> {
+    pub(crate) fn of(plan: &'a Plan, index: usize) -> Self {
+        let tensor = &plan.tensors[index];
+        Self { index, name: &tensor.name, shape: tensor.shape, scheme: tensor.scheme }
+    }
+}
+
 /// Weights read at once: 4 MiB as f32, which keeps a worker's scratch memory far below its shard.
 const CHUNK_WEIGHTS: usize = 1 << 20;
 
@@ -34,38 +47,82 @@ pub(crate) fn chunks(rows: Range<usize>, cols: usize) -> impl Iterator<Item = Ra
     rows.clone().step_by(step).map(move |first| first..(first + step).min(rows.end))
 }
 
-/// Encodes rows of a tensor. Weights that are not finite are refused, or taken as zero where `allow_nonfinite`.
+/// Encodes rows of a tensor. Weights that are not finite are refused, or stored as zero if `allow_nonfinite`.
 pub(crate) fn encode(source: &dyn RowSource, target: &Target<'_>, rows: Range<usize>, allow_nonfinite: bool) -> Result<EncodedRows> {
     if let Some(encoded) = source.encoded(target.index, rows.clone(), target.scheme)? {
         return Ok(encoded);
     }
+    Ok(encode_rows(target.scheme, &checked_rows(source, target, rows, allow_nonfinite)?, target.shape[1]))
+}
+
+/// Reads every weight of a plan and checks it as [`encode`] does.
+pub(crate) fn check_all(source: &dyn RowSource, plan: &Plan, allow_nonfinite: bool, events: &mut dyn FnMut(Event)) -> Result<()> {
+    let of_tensor = |index: usize| chunks(0..plan.tensors[index].shape[0], plan.tensors[index].shape[1]).map(move |rows| (index, rows));
+    let work: Vec<_> = (0..plan.tensors.len()).flat_map(of_tensor).collect();
+    let mut result = Ok(());
+    in_parallel(
+        &work,
+        |(index, rows)| -> Result<u64> {
+            let target = Target::of(plan, *index);
+            if source.encoded(*index, rows.clone(), target.scheme)?.is_none() {
+                checked_rows(source, &target, rows.clone(), allow_nonfinite)?;
+            }
+            Ok((rows.len() * target.shape[1]) as u64)
+        },
+        |checked| match checked {
+            Ok(weights) => {
+                events(Event::Weights(weights));
+                true
+            }
+            Err(error) => {
+                if result.is_ok() {
+                    result = Err(error);
+                }
+                false
+            }
+        },
+    );
+    result
+}
+
+/// Reads rows and refuses weights that the scheme cannot hold.
+fn checked_rows(source: &dyn RowSource, target: &Target<'_>, rows: Range<usize>, allow_nonfinite: bool) -> Result<Vec<f32>> {
+    let first_row = rows.start;
     let mut weights = source.rows(target.index, rows)?;
     if weights.iter().any(|weight| !weight.is_finite()) {
         if !allow_nonfinite {
-            let (nan, infinite) = count_nonfinite(source, target)?;
-            bail!(
-                "tensor `{}` has {nan} NaN and {infinite} infinite values among {}; --allow-nonfinite stores them as zero",
-                target.name,
-                target.shape[0] * target.shape[1]
-            );
+            bail!(nonfinite_error(source, target)?);
         }
         weights.iter_mut().filter(|weight| !weight.is_finite()).for_each(|weight| *weight = 0.0);
     }
     if target.scheme == Scheme::F16
-        && let Some(weight) = weights.iter().find(|weight| weight.abs() > half::f16::MAX.to_f32())
+        && let Some(at) = weights.iter().position(|weight| weight.abs() > half::f16::MAX.to_f32())
     {
-        bail!("tensor `{}` has the value {weight}, beyond f16's largest (65504): store it as f32", target.name);
+        let (name, place) = source.origin(target.index, first_row + at / target.shape[1], at % target.shape[1]);
+        bail!("tensor `{name}` has the value {} in {place}, beyond f16's largest (65504): store `{}` as f32", weights[at], target.name);
     }
-    Ok(encode_rows(target.scheme, &weights, target.shape[1]))
+    Ok(weights)
 }
 
-/// NaN and infinite values of a whole tensor.
-fn count_nonfinite(source: &dyn RowSource, target: &Target<'_>) -> Result<(usize, usize)> {
-    let (mut nan, mut infinite) = (0, 0);
-    for rows in chunks(0..target.shape[0], target.shape[1]) {
-        let weights = source.rows(target.index, rows)?;
+/// The error for a tensor with NaN or infinite values: their number, and the place of the first in the source.
+fn nonfinite_error(source: &dyn RowSource, target: &Target<'_>) -> Result<String> {
+    let (mut nan, mut infinite, mut first) = (0, 0, None);
+    let [all_rows, cols] = target.shape;
+    for rows in chunks(0..all_rows, cols) {
+        let weights = source.rows(target.index, rows.clone())?;
+        first = first.or_else(|| {
+            let at = weights.iter().position(|weight| !weight.is_finite())?;
+            Some((rows.start + at / cols, at % cols))
+        });
         nan += weights.iter().filter(|weight| weight.is_nan()).count();
         infinite += weights.iter().filter(|weight| weight.is_infinite()).count();
     }
-    Ok((nan, infinite))
+    let (row, col) = first.unwrap_or_default();
+    let (name, place) = source.origin(target.index, row, col);
+    Ok(format!(
+        "tensor `{name}` has {nan} NaN and {infinite} infinite values among {}, the first in {place} (stored as `{}`); \
+         --allow-nonfinite stores them as zero",
+        all_rows * cols,
+        target.name
+    ))
 }

@@ -1,10 +1,11 @@
-//! A web checkpoint on the disk, read back.
+//! Reads a web checkpoint from the disk.
 
 use crate::options::WriteOptions;
+use crate::output::{OutputFolder, Target};
 use crate::plan;
 use crate::rows::RowSource;
 use crate::source::file::InputFile;
-use crate::write::{OutputFolder, fingerprint};
+use crate::write::fingerprint;
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::block::{EncodedRows, decode_rows};
 use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
@@ -21,7 +22,7 @@ pub struct WebCheckpoint {
 }
 
 impl WebCheckpoint {
-    /// Reads the manifest and opens the shards, which must have the sizes that it gives.
+    /// Reads the manifest and opens the shards, which must have the manifest's sizes.
     pub fn open(dir: &Path) -> Result<Self> {
         let manifest = Self::read_manifest(dir)?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
@@ -36,8 +37,8 @@ impl WebCheckpoint {
     /// The manifest of a folder, checked.
     pub(crate) fn read_manifest(dir: &Path) -> Result<Manifest> {
         let path = dir.join(MANIFEST_FILE);
-        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
-        Manifest::from_json(&json).with_context(|| format!("{} can not be used", path.display()))
+        let json = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+        Manifest::from_json(&json).with_context(|| format!("{} cannot be used", path.display()))
     }
 
     /// The manifest.
@@ -59,7 +60,7 @@ impl WebCheckpoint {
         Ok(EncodedRows { data, scales })
     }
 
-    /// Decoded weights of a tensor, by name; for tensors that fit memory.
+    /// Returns the decoded weights of a whole tensor, by name.
     pub fn tensor(&self, name: &str) -> Result<Vec<f32>> {
         let index = self.manifest.tensors.iter().position(|tensor| tensor.name == name);
         let index = index.with_context(|| format!("{} has no tensor `{name}`", self.dir.display()))?;
@@ -82,19 +83,26 @@ impl RowSource for WebCheckpoint {
         }
         Ok(weights)
     }
+
+    fn origin(&self, tensor: usize, row: usize, _col: usize) -> (String, String) {
+        (self.manifest.tensors[tensor].name.clone(), format!("row {row}"))
+    }
 }
 
-/// Rewrites a web checkpoint with every tensor as the f32 values that its codes stand for.
+/// Rewrites a web checkpoint with the decoded value of every code, as f32.
 pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Result<()> {
     let source = WebCheckpoint::open(web_dir)?;
+    let target = Target::new(out_dir, &[web_dir.to_owned()])?;
+    target.check(options.force)?;
     let plan = plan::plan(&source.manifest.config, options.shard_bytes.unwrap_or(plan::SHARD_BYTES), |_, _| Scheme::F32)?;
-    let folder = OutputFolder::create(out_dir, options, &fingerprint(&plan, options, source.shards.iter())?)?;
-    let shards = folder.write_shards(&plan, &source, options, &mut |_| ())?;
     let mut manifest = source.manifest.clone();
+    let sizes = plan.files(manifest.files.iter().map(|entry| (entry.file.as_str(), entry.bytes)));
+    let folder = OutputFolder::create(target, options, &fingerprint(&plan, options, source.shards.iter())?, &sizes)?;
+    let shards = folder.write_shards(&plan, &source, options, &mut |_| ())?;
     for entry in &manifest.files {
         let path = web_dir.join(&entry.file);
-        let bytes = std::fs::read(&path).with_context(|| format!("can not read {}", path.display()))?;
-        ensure!(ShardHash::of(&bytes) == entry.sha256, "{} does not have the hash that the manifest gives", path.display());
+        let bytes = std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
+        ensure!(ShardHash::of(&bytes) == entry.sha256, "{} does not have the hash of its manifest entry", path.display());
         folder.write(&entry.file, &bytes)?;
     }
     manifest.provenance.modifications += " Decoded to f32 afterwards.";

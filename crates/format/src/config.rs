@@ -77,7 +77,7 @@ pub struct VisionConfig {
 pub enum ConfigError {
     /// Not JSON, or a key is missing or of the wrong type.
     #[error("config.json is not a Qwen-VL configuration: {0}")]
-    Parse(#[from] serde_json::Error),
+    Parse(serde_json::Error),
     /// The checkpoint belongs to another model.
     #[error(
         "config.json is of architecture `{found}`; this tool converts `QWenLMHeadModel` with a `visual` part (Qwen-VL, 2023), not its successors or text-only models"
@@ -98,6 +98,13 @@ pub enum ConfigError {
     },
 }
 
+// Not a `source` of the error: its text has the cause already.
+impl From<serde_json::Error> for ConfigError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Parse(error)
+    }
+}
+
 fn unsupported(key: &'static str, found: impl ToString, expected: impl ToString) -> ConfigError {
     ConfigError::Unsupported { key, found: found.to_string(), expected: expected.to_string() }
 }
@@ -106,8 +113,12 @@ impl ModelConfig {
     /// Reads the published `config.json`: checks the architecture first, so that another model's config is named as such.
     pub fn from_hf_json(json: &str) -> Result<Self, ConfigError> {
         let value: serde_json::Value = serde_json::from_str(json)?;
-        let architecture = value["architectures"][0].as_str().or_else(|| value["model_type"].as_str()).unwrap_or("unknown");
-        if architecture != "QWenLMHeadModel" {
+        let architecture = value["architectures"][0].as_str();
+        let model_type = value["model_type"].as_str();
+        // Some scripts save `architectures` as null. The model type is `qwen` for text-only models too: `visual` distinguishes them.
+        let published = architecture == Some("QWenLMHeadModel") || (architecture.is_none() && model_type == Some("qwen"));
+        let architecture = architecture.or(model_type).unwrap_or("unknown");
+        if !published {
             return Err(ConfigError::Architecture { found: architecture.to_owned() });
         }
         if !value["visual"].is_object() {
@@ -267,6 +278,18 @@ mod tests {
         assert_eq!(config.resampler_heads(), 32);
         assert_eq!(config.visual.patches(), 1024);
         assert_eq!(config.visual.n_queries, 256);
+    }
+
+    #[test]
+    fn the_model_type_stands_for_a_missing_architecture() {
+        let mut config = published();
+        config["model_type"] = "qwen".into();
+        for architectures in [serde_json::Value::Null, serde_json::json!([])] {
+            config["architectures"] = architectures;
+            assert!(ModelConfig::from_hf_json(&config.to_string()).is_ok());
+        }
+        config["model_type"] = "qwen2_vl".into();
+        assert!(ModelConfig::from_hf_json(&config.to_string()).unwrap_err().to_string().contains("`qwen2_vl`"));
     }
 
     #[test]

@@ -181,7 +181,7 @@ pub struct TensorPart {
 pub enum ManifestError {
     /// Not JSON, or a key is missing or of the wrong type.
     #[error("manifest.json can not be read: {0}")]
-    Parse(#[from] serde_json::Error),
+    Parse(serde_json::Error),
     /// Another kind of file.
     #[error("manifest.json is of format `{found}`, expected `{FORMAT_NAME}`")]
     Format {
@@ -198,7 +198,7 @@ pub enum ManifestError {
     },
     /// The sizes do not make a model.
     #[error("manifest.json: {0}")]
-    Config(#[from] ConfigError),
+    Config(ConfigError),
     /// A setting outside what the runtime can use.
     #[error("manifest.json: `{key}` is {found}, expected {expected}")]
     Setting {
@@ -277,6 +277,19 @@ pub enum ManifestError {
         /// The shard.
         file: String,
     },
+}
+
+// Neither is a `source` of the error: its text has the cause already.
+impl From<serde_json::Error> for ManifestError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Parse(error)
+    }
+}
+
+impl From<ConfigError> for ManifestError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
 }
 
 /// The part of a manifest that every version has.

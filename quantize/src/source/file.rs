@@ -1,10 +1,11 @@
-//! A file read at positions, by several threads at once.
+//! A file that several threads read at positions of their choice.
 
+use super::recognise::{HEAD_BYTES, recognise};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// An input file. Reads take `&self`, so that threads share it; nothing is mapped, so that resident memory stays what we allocate.
+/// An input file. Reads take `&self`, so that threads share it. Nothing is mapped, so that resident memory stays what we allocate.
 #[derive(Debug)]
 pub(crate) struct InputFile {
     path: PathBuf,
@@ -14,8 +15,8 @@ pub(crate) struct InputFile {
 
 impl InputFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("can not open {}", path.display()))?;
-        let metadata = file.metadata().with_context(|| format!("can not read {}", path.display()))?;
+        let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
+        let metadata = file.metadata().with_context(|| format!("could not read {}", path.display()))?;
         ensure!(metadata.is_file(), "{} is not a file", path.display());
         Ok(Self { path: path.to_owned(), file, len: metadata.len() })
     }
@@ -29,43 +30,52 @@ impl InputFile {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// Size in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// When it was last changed, as far as the system knows.
+    /// Time of the last change, if the system knows it.
     pub(crate) fn modified(&self) -> Option<std::time::SystemTime> {
         self.file.metadata().and_then(|metadata| metadata.modified()).ok()
     }
 
+    /// Replaces the error of a file that could not be parsed if its first bytes show another kind of file.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let head = self.read_vec(0, self.len.min(HEAD_BYTES as u64) as usize).unwrap_or_default();
+        match recognise(&head, self.len) {
+            Some(kind) => anyhow::anyhow!("{} {kind}", self.path.display()),
+            None => error,
+        }
+    }
+
     /// Fills `buffer` from byte `offset` on.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        ensure!(
-            offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.len),
-            "{} is truncated: it has {} bytes, {} are wanted from byte {offset} on",
-            self.path.display(),
-            self.len,
-            buffer.len()
-        );
+        self.check_range(offset, buffer.len())?;
         #[cfg(unix)]
         let result = std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset);
         #[cfg(windows)]
         let result = read_exact_at(&self.file, buffer, offset);
-        result.with_context(|| format!("can not read {} bytes of {} from byte {offset} on", buffer.len(), self.path.display()))
+        result.with_context(|| format!("could not read {} bytes of {} from byte {offset} on", buffer.len(), self.path.display()))
     }
 
     /// The bytes `offset .. offset + len`.
     pub(crate) fn read_vec(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
-        // Checked before the allocation, so that a hostile length can not exhaust the memory.
-        ensure!(
-            offset.checked_add(len as u64).is_some_and(|end| end <= self.len),
-            "{} is truncated: it has {} bytes, {len} are wanted from byte {offset} on",
-            self.path.display(),
-            self.len
-        );
+        // Checked before the allocation, so that a hostile length cannot exhaust the memory.
+        self.check_range(offset, len)?;
         let mut buffer = vec![0; len];
         self.read_at(offset, &mut buffer)?;
         Ok(buffer)
+    }
+
+    fn check_range(&self, offset: u64, len: usize) -> Result<()> {
+        ensure!(
+            offset.checked_add(len as u64).is_some_and(|end| end <= self.len),
+            "{} is truncated: it has {} bytes, and {len} are needed from byte {offset} on",
+            self.path.display(),
+            self.len
+        );
+        Ok(())
     }
 }
 

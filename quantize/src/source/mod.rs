@@ -1,22 +1,28 @@
-//! A checkpoint in the published layout: which tensors it has and where their bytes are. Nothing is loaded before it is asked for.
+//! A checkpoint in the published layout: its tensors, and the places of their bytes. Weights are read on request.
 
 pub(crate) mod file;
 mod input;
-pub mod pickle;
+pub(crate) mod json;
+mod names;
+pub(crate) mod pickle;
+pub(crate) mod recognise;
 pub(crate) mod safetensors;
+pub(crate) mod weights;
 pub(crate) mod zip;
 
 use anyhow::{Context, Result, bail, ensure};
 use file::InputFile;
 use half::slice::HalfFloatSliceExt;
 pub use input::Input;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 /// Element type of a source tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dtype {
+    /// IEEE double.
+    F64,
     /// IEEE single.
     F32,
     /// IEEE half.
@@ -25,23 +31,27 @@ pub enum Dtype {
     Bf16,
     /// Packed words of a GPTQ checkpoint.
     I32,
-    /// A type that no weight of this model has; the tensor may be there but can not be used.
-    Other(&'static str),
+    /// A type that no weight of this model has, by its name in the file. The file may have such a tensor, but it cannot be read.
+    Other(String),
 }
 
 impl Dtype {
-    /// Bytes of an element.
-    pub(crate) fn size(self) -> Option<usize> {
-        match self {
-            Self::F32 | Self::I32 => Some(4),
-            Self::F16 | Self::Bf16 => Some(2),
-            Self::Other(_) => None,
+    /// The type of this name in the safetensors format.
+    pub(crate) fn named(name: &str) -> Self {
+        match name {
+            "F64" => Self::F64,
+            "F32" => Self::F32,
+            "F16" => Self::F16,
+            "BF16" => Self::Bf16,
+            "I32" => Self::I32,
+            other => Self::Other(other.to_owned()),
         }
     }
 
     /// The type's name in the safetensors format.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(&self) -> &str {
         match self {
+            Self::F64 => "F64",
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
@@ -50,19 +60,24 @@ impl Dtype {
         }
     }
 
-    fn known_name(name: &str) -> &'static str {
-        const NAMES: [&str; 10] = ["F64", "I64", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL", "F8_E4M3"];
-        NAMES.into_iter().find(|known| *known == name).unwrap_or("of an unknown type")
+    /// Bytes of an element; `None` for types that are not read.
+    pub(crate) fn size(&self) -> Option<usize> {
+        match self {
+            Self::F64 => Some(8),
+            Self::F32 | Self::I32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::Other(_) => None,
+        }
     }
 }
 
-/// Where a tensor's elements are.
+/// The place of a tensor's elements.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceTensor {
     pub file: usize,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Steps in elements where the elements do not simply follow each other.
+    /// Steps in elements, if the elements do not simply follow each other.
     pub strides: Option<Vec<usize>>,
     /// Byte of the first element in the file.
     pub offset: u64,
@@ -74,62 +89,67 @@ pub struct Source {
     input: Input,
     files: Vec<InputFile>,
     tensors: BTreeMap<String, SourceTensor>,
+    /// Weight files of the folder that are not read.
+    left_aside: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Source {
-    /// Opens every weight file of the folder and reads its directory of tensors.
+    /// Opens the weight files of a folder and reads their directories of tensors.
     pub fn open(dir: &Path) -> Result<Self> {
         Self::from_input(&Input::from(dir))
     }
 
-    /// Opens every weight file and reads its directory of tensors.
+    /// Opens the weight files and reads their directories of tensors.
     pub fn from_input(input: &Input) -> Result<Self> {
         input.check()?;
-        let index = ["model.safetensors.index.json", "pytorch_model.bin.index.json"].into_iter().find(|name| input.find(name).is_some());
-        // A single file beats an index of the other kind, as safetensors beat pickles.
-        let index = index.filter(|name| !(name.ends_with(".bin.index.json") && input.find("model.safetensors").is_some()));
-        let weight_map = index.map(|name| read_index(&input.locate(name)?)).transpose()?;
-        let names = match &weight_map {
-            Some(map) => map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
-            None => weight_files(input)?,
-        };
-
-        let mut source = Self { input: input.clone(), files: Vec::new(), tensors: BTreeMap::new() };
-        for name in names {
-            let path = input.locate(&name).with_context(|| match index {
-                Some(index) => format!("the index {index} lists a file that is missing"),
-                None => "can not read the weights".to_owned(),
-            })?;
+        let chosen = weights::choose(input)?;
+        let mut source =
+            Self { input: input.clone(), files: Vec::new(), tensors: BTreeMap::new(), left_aside: chosen.left_aside, notes: chosen.notes };
+        for name in chosen.names {
+            let path = input.locate(&name)?;
             let file = InputFile::open(&path)?;
             let tensors = if name.ends_with(".safetensors") {
                 safetensors::read_header(&file, source.files.len())
             } else {
-                read_torch_archive(&file, source.files.len())
+                read_torch_archive(&file, source.files.len(), &mut source.notes)
             };
-            for (tensor_name, tensor) in tensors.with_context(|| format!("can not read the tensors of {}", file.path().display()))? {
-                if let Some(map) = &weight_map {
-                    let listed = map.get(&tensor_name).map(String::as_str).unwrap_or("no file");
-                    ensure!(
-                        listed == name,
-                        "the index disagrees with the files: tensor `{tensor_name}` is in {name}, the index {} says {listed}",
-                        index.unwrap_or_default()
-                    );
-                }
+            let tensors = tensors.with_context(|| format!("could not read the tensors of {}", path.display()));
+            for (tensor_name, tensor) in tensors.map_err(|error| file.explain(error))? {
                 if let Some(other) = source.tensors.insert(tensor_name.clone(), tensor) {
-                    bail!("tensor `{tensor_name}` is in {name} and in {}", source.files[other.file].name());
+                    let other = source.files.get(other.file).map_or_else(|| name.clone(), InputFile::name);
+                    bail!("tensor `{tensor_name}` is in {name} and in {other}: move one of them away");
                 }
             }
             source.files.push(file);
         }
-        if let Some(missing) = weight_map.iter().flatten().find(|(tensor, _)| !source.tensors.contains_key(*tensor)) {
-            bail!("the index disagrees with the files: tensor `{}` is not in {}", missing.0, missing.1);
+        source.refuse_lora()?;
+        if let Some(prefix) = names::take_prefix(&mut source.tensors) {
+            source.notes.push(format!("the names of the tensors begin with `{prefix}`, which was taken off"));
         }
         Ok(source)
+    }
+
+    /// Refuses weights that were saved with the LoRA adapter next to them.
+    fn refuse_lora(&self) -> Result<()> {
+        for (name, kind) in self.tensors.keys().filter_map(|name| Some((name, names::lora_part(name)?))) {
+            bail!(
+                "tensor `{name}` is {kind}: {} holds a LoRA adapter that is not merged; merge it into the model first \
+                 (`merge_and_unload` of peft) and convert the result",
+                self.input
+            );
+        }
+        Ok(())
     }
 
     /// The files that it was opened from.
     pub(crate) fn input(&self) -> &Input {
         &self.input
+    }
+
+    /// Sentences for the user about the choice of files and names.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The weight files.
@@ -146,16 +166,35 @@ impl Source {
         self.tensors.get(name).with_context(|| format!("tensor `{name}` is missing in {}", self.input))
     }
 
+    /// The error for tensors that are missing: the first, the number of all, and what is there in its place.
+    pub(crate) fn missing_error(&self, missing: &[String]) -> anyhow::Error {
+        let mut text = format!("tensor `{}` is missing in {}", missing.first().map_or("", String::as_str), self.input);
+        if missing.len() > 1 {
+            text += &format!(", and {} more", missing.len() - 1);
+        }
+        let hints = missing.first().and_then(|name| names::nearest(name, || self.names()));
+        text += &hints.map_or_else(String::new, |hint| format!(": {hint}"));
+        if !self.left_aside.is_empty() {
+            let read: Vec<String> = self.files.iter().map(InputFile::name).collect();
+            text += &format!(
+                "; only {} was read, and {} left aside: move away what is not of this model",
+                weights::list(&read),
+                weights::list(&self.left_aside)
+            );
+        }
+        anyhow::anyhow!(text)
+    }
+
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
     /// Checks that a tensor is there with this shape and elements of a float type.
     pub fn expect_floats(&self, name: &str, shape: &[usize]) -> Result<()> {
-        let dtype = self.expect_shape(name, shape)?.dtype;
+        let dtype = &self.expect_shape(name, shape)?.dtype;
         ensure!(
-            matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16),
-            "tensor `{name}` has elements of type {}, expected F32, F16 or BF16",
+            matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16),
+            "tensor `{name}` has elements of type {}, expected F64, F32, F16 or BF16",
             dtype.name()
         );
         Ok(())
@@ -164,12 +203,13 @@ impl Source {
     /// Checks that a tensor is there with this shape.
     pub(crate) fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<&SourceTensor> {
         let tensor = self.get(name)?;
+        let file = self.files[tensor.file].name();
         ensure!(
-            tensor.shape == shape,
-            "tensor `{name}` in {} has shape {:?}, config.json asks for {shape:?}",
-            self.files[tensor.file].name(),
-            tensor.shape
+            tensor.shape != [0] || shape == [0],
+            "tensor `{name}` in {file} is empty, config.json asks for {shape:?}: DeepSpeed (ZeRO-3) keeps the weights in parts elsewhere; \
+             run `zero_to_fp32.py` of its training folder to join them"
         );
+        ensure!(tensor.shape == shape, "tensor `{name}` in {file} has shape {:?}, config.json asks for {shape:?}", tensor.shape);
         Ok(tensor)
     }
 
@@ -179,6 +219,7 @@ impl Source {
         let tensor = self.get(name)?;
         let bytes = self.read_bytes(tensor, rows, cols).with_context(|| format!("tensor `{name}`"))?;
         Ok(match tensor.dtype {
+            Dtype::F64 => bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect(),
             Dtype::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             Dtype::Bf16 => bytes.as_chunks().0.iter().map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)).collect(),
             Dtype::F16 => {
@@ -257,38 +298,8 @@ pub(crate) fn matrix_of(shape: &[usize]) -> (usize, usize) {
     }
 }
 
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let json = std::fs::read_to_string(path).with_context(|| format!("can not read {}", path.display()))?;
-    let index: Index = serde_json::from_str(&json).with_context(|| format!("{} is not an index of weights", path.display()))?;
-    for (tensor, file) in &index.weight_map {
-        // The name is joined to the folder: it must not lead out of it.
-        ensure!(
-            Path::new(file).file_name().is_some_and(|name| name == file.as_str())
-                && (file.ends_with(".safetensors") || file.ends_with(".bin")),
-            "{}: tensor `{tensor}` is in `{file}`, expected the name of a .safetensors or .bin file",
-            path.display()
-        );
-    }
-    ensure!(!index.weight_map.is_empty(), "{} lists no tensors", path.display());
-    Ok(index.weight_map)
-}
-
-/// Weight files where there is no index.
-fn weight_files(input: &Input) -> Result<Vec<String>> {
-    let names = input.names()?;
-    let of = |fits: fn(&str) -> bool| names.iter().filter(|name| fits(name)).cloned().collect::<Vec<_>>();
-    let safetensors = of(|name| name.ends_with(".safetensors"));
-    let files = if safetensors.is_empty() { of(|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) } else { safetensors };
-    ensure!(!files.is_empty(), "{input} has no weights: no *.safetensors and no pytorch_model*.bin");
-    Ok(files)
-}
-
 /// The tensors of a file that `torch.save` wrote.
-fn read_torch_archive(file: &InputFile, file_index: usize) -> Result<Vec<(String, SourceTensor)>> {
+fn read_torch_archive(file: &InputFile, file_index: usize, notes: &mut Vec<String>) -> Result<Vec<(String, SourceTensor)>> {
     const MAX_PICKLE: u64 = 64 << 20;
     let entries = zip::read_directory(file)?;
     let pickle_name = entries.keys().find(|name| name.ends_with("/data.pkl")).context("no data.pkl in the archive")?;
@@ -300,7 +311,16 @@ fn read_torch_archive(file: &InputFile, file_index: usize) -> Result<Vec<(String
     let pickle = entries[pickle_name];
     ensure!(pickle.len <= MAX_PICKLE, "its data.pkl has {} bytes, expected at most {MAX_PICKLE}", pickle.len);
     let pickle = file.read_vec(pickle.offset, pickle.len as usize)?;
-    pickle::read_state_dict(&pickle)?
+    let found = pickle::read_state_dict(&pickle)?;
+    if !found.inside.is_empty() {
+        notes.push(format!("the weights of {} are those of its dictionary `{}`", file.name(), found.inside.join(".")));
+    }
+    if !found.left_out.is_empty() {
+        let entries: Vec<String> = found.left_out.iter().map(|(key, kind)| format!("`{key}` ({kind})")).collect();
+        notes.push(format!("not tensors, left out of {}: {}", file.name(), weights::list(&entries)));
+    }
+    found
+        .tensors
         .into_iter()
         .map(|tensor| {
             let name = tensor.name.clone();
@@ -313,10 +333,10 @@ fn read_torch_archive(file: &InputFile, file_index: usize) -> Result<Vec<(String
         .collect()
 }
 
-/// Where a view of a storage is in the file.
+/// Places a view of a storage in the file.
 pub(crate) fn place(tensor: pickle::PickledTensor, storage: zip::Entry, file_index: usize) -> Result<SourceTensor> {
     let size = tensor.dtype.size().unwrap_or(1) as u64;
-    // One past the last element that the view touches; an empty one lies wherever it says, so it must say something sensible.
+    // One past the last element that the view touches. Only the offset of an empty view counts.
     let steps = tensor.shape.iter().zip(&tensor.strides);
     let reach = steps.into_iter().try_fold(tensor.offset as u64 + 1, |reach, (length, stride)| {
         (*length as u64).saturating_sub(1).checked_mul(*stride as u64).and_then(|step| reach.checked_add(step))
@@ -355,6 +375,8 @@ mod tests {
             input: Input::from(folder.path()),
             files: vec![InputFile::open(&path).unwrap()],
             tensors: BTreeMap::from([("w".to_owned(), tensor)]),
+            left_aside: Vec::new(),
+            notes: Vec::new(),
         };
         (folder, source)
     }

@@ -1,4 +1,7 @@
 //! Reads the header of a safetensors file.
+//!
+//! The `safetensors` crate is not used here (only in tests), because its `read_metadata` needs the whole file as one slice, one tensor of a
+//! type that it does not know makes the whole file unreadable, and its errors name neither shape nor bytes.
 
 use super::file::InputFile;
 use super::{Dtype, SourceTensor};
@@ -32,13 +35,7 @@ pub(crate) fn parse_header(header: &[u8], data_at: u64, file_len: u64, file_inde
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, entry) in entries.into_iter().filter(|(name, _)| name != "__metadata__") {
         let entry: HeaderEntry = serde_json::from_value(entry).with_context(|| format!("its header's entry of tensor `{name}`"))?;
-        let dtype = match entry.dtype.as_str() {
-            "F32" => Dtype::F32,
-            "F16" => Dtype::F16,
-            "BF16" => Dtype::Bf16,
-            "I32" => Dtype::I32,
-            other => Dtype::Other(Dtype::known_name(other)),
-        };
+        let dtype = Dtype::named(&entry.dtype);
         let [begin, end] = entry.data_offsets;
         let elements = entry.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size as u64));
         let elements = elements.with_context(|| format!("tensor `{name}` has shape {:?}, too large to count", entry.shape))?;

@@ -1,4 +1,7 @@
-//! The directory of a ZIP archive as `torch.save` writes it: stored entries, ZIP64 where large.
+//! The directory of a ZIP archive as `torch.save` writes it: stored entries, ZIP64 if large.
+//!
+//! It is hand-written because only the positions of stored entries are needed: threads read the weights there, without a reader of the
+//! archive. The `zip` crate brings decompression and a seeking reader for each thread, and its errors name neither entry nor position.
 
 use super::file::InputFile;
 use anyhow::{Context, Result, bail, ensure};
@@ -9,7 +12,7 @@ const END_LEN: usize = 22;
 const ZIP64_LOCATOR_LEN: usize = 20;
 const ENTRY_LEN: usize = 46;
 const LOCAL_LEN: usize = 30;
-/// A directory of more bytes than this is not one of a checkpoint (a thousand tensors take some 100 KB).
+/// Upper bound for a directory, in bytes. A thousand tensors take some 100 KB.
 const MAX_DIRECTORY: u64 = 64 << 20;
 
 /// A stored (uncompressed) file in the archive.
@@ -29,7 +32,7 @@ pub(crate) fn read_directory(file: &InputFile) -> Result<HashMap<String, Entry>>
     let end = (0..=tail_len.saturating_sub(END_LEN))
         .rev()
         .find(|at| tail[*at..].starts_with(END_MAGIC))
-        .context("no ZIP directory at its end: truncated, or saved in the format of torch before 1.6 (load and save it again)")?;
+        .context("no ZIP directory at its end: the file is truncated, or torch did not write it")?;
     let mut count = u64::from(u16_at(&tail, end + 10)?);
     let mut directory_len = u64::from(u32_at(&tail, end + 12)?);
     let mut directory_at = u64::from(u32_at(&tail, end + 16)?);
@@ -78,7 +81,7 @@ pub(crate) fn read_directory(file: &InputFile) -> Result<HashMap<String, Entry>>
     Ok(entries)
 }
 
-/// The 64-bit values of an entry, in the order in which the 32-bit ones that they replace are saturated.
+/// The 64-bit values of an entry. Each replaces the next 32-bit value that is saturated.
 struct Zip64<'a>(&'a [u8]);
 
 fn zip64_fields(mut extra: &[u8]) -> Result<Zip64<'_>> {

@@ -1,17 +1,11 @@
-//! Every way in which a folder can be wrong gives an error that names what and where, and no output.
+//! Every wrong folder gives an error that names the problem and its place, and no output.
 
-use crate::support::{convert, copy, edit_json, edit_safetensors, open, refusal, replace_bytes};
+use crate::support::{assert_names, convert, copy, edit_json, edit_safetensors, open, refusal, replace_bytes, zip};
 use quantize::{Options, SchemeName};
 use std::fs;
 use std::path::Path;
 
 const SHARD: &str = "model-00002-of-00003.safetensors";
-
-fn assert_names(error: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(error.contains(part), "`{part}` is not in: {error}");
-    }
-}
 
 fn truncate(path: &Path, drop: u64) {
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
@@ -27,20 +21,24 @@ fn truncated_shards() {
     let source = copy("mini-a");
     truncate(&source.path().join("pytorch_model-00002-of-00003.bin"), 100);
     assert_names(&refusal(source.path()), &["pytorch_model-00002-of-00003.bin", "directory"]);
-    // An empty file and one that is only a header.
-    for len in [0, 8, 100] {
+    // An empty file, and files that end inside the header.
+    for (len, problem) in [(0, "is empty"), (8, "truncated"), (100, "truncated")] {
         let source = copy("mini-b");
         fs::OpenOptions::new().write(true).open(source.path().join(SHARD)).unwrap().set_len(len).unwrap();
-        assert_names(&refusal(source.path()), &[SHARD, "truncated"]);
+        assert_names(&refusal(source.path()), &[SHARD, problem]);
     }
 }
 
 #[test]
 fn missing_shard() {
-    for (model, shard) in [("mini-b", SHARD), ("mini-a", "pytorch_model-00001-of-00003.bin")] {
+    for (model, index, shard) in
+        [("mini-b", "model.safetensors.index.json", SHARD), ("mini-a", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00003.bin")]
+    {
         let source = copy(model);
         fs::remove_file(source.path().join(shard)).unwrap();
-        assert_names(&refusal(source.path()), &["can not open", shard]);
+        assert_names(&refusal(source.path()), &[index, "lists 3 files", shard]);
+        fs::remove_file(source.path().join(index)).unwrap();
+        assert_names(&refusal(source.path()), &["2 of the 3 weight files", "missing is number"]);
     }
 }
 
@@ -111,31 +109,20 @@ fn tokenizer() {
 
     let source = copy("mini-b");
     fs::write(source.path().join("qwen.tiktoken"), "IQ== 0\nIg== 1\n").unwrap();
-    assert_names(&refusal(source.path()), &["qwen.tiktoken", "2 ranks", "982"]);
+    assert_names(&refusal(source.path()), &["qwen.tiktoken", "2 tokens"]);
 
+    // One token less than the configuration says.
     let source = copy("mini-b");
-    fs::write(source.path().join("qwen.tiktoken"), "IQ== 0\nIg== 2\n").unwrap();
-    assert_names(&refusal(source.path()), &["line 2", "rank `2`", "expected 1"]);
+    let path = source.path().join("qwen.tiktoken");
+    let whole = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    fs::write(&path, lines[..lines.len() - 1].join("\n")).unwrap();
+    assert_names(&refusal(source.path()), &["qwen.tiktoken", "767 tokens", "981", "image_start_id", "982"]);
 }
 
 #[test]
-fn index_that_disagrees() {
+fn an_index_cannot_lead_out_of_the_folder() {
     let index = "model.safetensors.index.json";
-    // A tensor in another file than listed.
-    let source = copy("mini-b");
-    edit_json(&source.path().join(index), |index| index["weight_map"]["lm_head.weight"] = "model-00001-of-00003.safetensors".into());
-    assert_names(&refusal(source.path()), &["lm_head.weight", "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"]);
-    // One that is listed but nowhere.
-    let source = copy("mini-b");
-    edit_json(&source.path().join(index), |index| index["weight_map"]["transformer.extra"] = SHARD.into());
-    assert_names(&refusal(source.path()), &["transformer.extra", SHARD]);
-    // One that is there but not listed.
-    let source = copy("mini-b");
-    edit_json(&source.path().join(index), |index| {
-        index["weight_map"].as_object_mut().unwrap().remove("lm_head.weight").unwrap();
-    });
-    assert_names(&refusal(source.path()), &["lm_head.weight", "no file"]);
-    // A name that leads out of the folder.
     for name in ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "config.json"] {
         let source = copy("mini-b");
         edit_json(&source.path().join(index), |index| index["weight_map"]["lm_head.weight"] = name.into());
@@ -164,23 +151,8 @@ fn big_endian_archives() {
     let shard = source.path().join("pytorch_model-00003-of-00003.bin");
     let bytes = fs::read(&shard).unwrap();
     assert!(!bytes.windows(9).any(|window| window == b"byteorder"), "the fixture has no byteorder entry: write one");
-    fs::write(&shard, zip_with_byteorder(b"big")).unwrap();
+    fs::write(&shard, zip(&[("m/data.pkl", b"\x80\x02}."), ("m/byteorder", b"big")])).unwrap();
     assert_names(&refusal(source.path()), &["byte order", "big"]);
-}
-
-/// An archive of one pickle (an empty dictionary) and a byte order.
-fn zip_with_byteorder(order: &[u8]) -> Vec<u8> {
-    let (mut archive, mut directory) = (Vec::new(), Vec::new());
-    let entries: [(&str, &[u8]); 2] = [("m/data.pkl", b"\x80\x02}."), ("m/byteorder", order)];
-    for (name, data) in entries {
-        let at = archive.len() as u32;
-        let sizes = [(data.len() as u32).to_le_bytes(), (data.len() as u32).to_le_bytes()].concat();
-        let name_len = (name.len() as u16).to_le_bytes();
-        archive.extend([b"PK\x03\x04".as_slice(), &[0; 14], &sizes, &name_len, &[0; 2], name.as_bytes(), data].concat());
-        directory.extend([b"PK\x01\x02".as_slice(), &[0; 16], &sizes, &name_len, &[0; 12], &at.to_le_bytes(), name.as_bytes()].concat());
-    }
-    let (at, len) = ((archive.len() as u32).to_le_bytes(), (directory.len() as u32).to_le_bytes());
-    [archive, directory, [b"PK\x05\x06".as_slice(), &[0; 4], &[2, 0, 2, 0], &len, &at, &[0; 2]].concat()].concat()
 }
 
 #[test]
@@ -193,7 +165,7 @@ fn values_that_are_not_finite() {
             data[begin + 2 * element..][..2].copy_from_slice(&value.to_le_bytes());
         }
     });
-    assert_names(&refusal(source.path()), &["vision.blocks.1.mlp.fc1.weight", "2 NaN", "1 infinite", "--allow-nonfinite"]);
+    assert_names(&refusal(source.path()), &[name, "2 NaN", "1 infinite", "row 0", "vision.blocks.1.mlp.fc1.weight", "--allow-nonfinite"]);
 
     let out = tempfile::tempdir().unwrap();
     let mut options = Options::new(source.path(), out.path().join("web")).scheme(SchemeName::F32);
@@ -207,7 +179,7 @@ fn values_that_are_not_finite() {
 #[test]
 fn values_beyond_f16() {
     let source = copy("mini-a");
-    // The largest bf16 of the first weights of the head.
+    // A huge value among the first weights of the file.
     let path = source.path().join("pytorch_model-00003-of-00003.bin");
     let bytes = fs::read(&path).unwrap();
     let archive_name = b"data/0";
@@ -218,7 +190,10 @@ fn values_beyond_f16() {
     changed[data_at..data_at + 2].copy_from_slice(&half::bf16::from_f32(1e30).to_le_bytes());
     fs::write(&path, changed).unwrap();
     let Err(error) = convert(source.path(), SchemeName::F16) else { panic!("1e30 was stored as f16") };
-    assert_names(&format!("{error:#}"), &["beyond f16", "store it as f32"]);
+    assert_names(
+        &format!("{error:#}"),
+        &["beyond f16", "`transformer.visual.attn_pool.attn.out_proj.weight`", "row 0", "store `resampler.attn.out.weight` as f32"],
+    );
 }
 
 #[test]
@@ -238,12 +213,24 @@ fn adapters_that_are_not_merged() {
 
 #[test]
 fn generation_settings() {
-    for (key, value) in
-        [("chat_format", serde_json::json!("llama")), ("top_p", serde_json::json!(1.5)), ("eos_token_id", serde_json::json!(5000))]
-    {
+    use serde_json::json;
+    for (key, value, expected) in [
+        ("chat_format", json!("llama"), "`chatml` or `raw`"),
+        ("top_p", json!(1.5), "a number above 0, at most 1"),
+        ("top_p", json!("0.8"), "a number above 0, at most 1"),
+        ("do_sample", json!("true"), "true or false"),
+        ("eos_token_id", json!(5000), "a token below 1024"),
+        ("eos_token_id", json!([768, "x"]), "a list of such tokens"),
+        ("eos_token_id", json!([]), "a list of such tokens"),
+        ("top_k", json!(1.5), "an integer from 0 on"),
+        ("max_new_tokens", json!(0), "a positive integer"),
+        ("max_length", json!(-1), "a positive integer"),
+        ("temperature", json!(0), "a number above 0"),
+        ("repetition_penalty", json!([1]), "a number above 0"),
+    ] {
         let source = copy("mini-b");
-        edit_json(&source.path().join("generation_config.json"), |config| config[key] = value);
-        assert_names(&refusal(source.path()), &["generation_config.json", key]);
+        edit_json(&source.path().join("generation_config.json"), |config| config[key] = value.clone());
+        assert_names(&refusal(source.path()), &["generation_config.json", &format!("`{key}` is {value}, expected"), expected]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whole conversions of the fixtures.
 
-use crate::support::{checkpoint, convert, copy, open};
+use crate::support::{checkpoint, convert, copy, open, single};
 use quantize::{Options, Rule, SchemeName, WebCheckpoint, WriteOptions};
 use qwen_vl_format::block::{EncodedRows, decode_rows, encode_rows};
 use qwen_vl_format::tensors::tensor_table;
@@ -241,30 +241,6 @@ fn rules_name_modules() {
 }
 
 #[test]
-fn an_output_with_something_in_it_is_kept_unless_forced() {
-    let out = tempfile::tempdir().unwrap();
-    let target = out.path().join("web");
-    std::fs::create_dir(&target).unwrap();
-    std::fs::write(target.join("precious"), "data").unwrap();
-    let mut options = Options::new(checkpoint("mini-a"), &target);
-    let error = format!("{:#}", quantize::convert(&options, &mut |_| ()).unwrap_err());
-    assert!(error.contains("is not empty") && error.contains("--force"), "{error}");
-    assert!(target.join("precious").exists());
-
-    options.write.force = true;
-    quantize::convert(&options, &mut |_| ()).unwrap();
-    assert!(!target.join("precious").exists() && target.join("manifest.json").exists());
-    let left: Vec<_> = std::fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["web"], "temporary folders are left");
-
-    // An empty folder is as good as none.
-    let empty = out.path().join("empty");
-    std::fs::create_dir(&empty).unwrap();
-    quantize::convert(&Options::new(checkpoint("mini-a"), &empty), &mut |_| ()).unwrap();
-    assert!(empty.join("manifest.json").exists());
-}
-
-#[test]
 fn generation_defaults_fill_what_is_missing() {
     let source = copy("mini-a");
     std::fs::remove_file(source.path().join("generation_config.json")).unwrap();
@@ -277,32 +253,7 @@ fn generation_defaults_fill_what_is_missing() {
 /// A single file without an index, as small fine-tunes are saved.
 #[test]
 fn a_single_file_is_enough() {
-    let source = copy("mini-b");
-    let mut tensors = Vec::new();
-    let files: Vec<_> =
-        (1..=3).map(|i| std::fs::read(source.path().join(format!("model-0000{i}-of-00003.safetensors"))).unwrap()).collect();
-    for file in &files {
-        let file = safetensors::SafeTensors::deserialize(file).unwrap();
-        tensors.extend(file.names().into_iter().map(|name| {
-            (
-                name.to_owned(),
-                file.tensor(name).unwrap().shape().to_vec(),
-                file.tensor(name).unwrap().dtype(),
-                file.tensor(name).unwrap().data().to_vec(),
-            )
-        }));
-    }
-    for entry in std::fs::read_dir(source.path()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.to_string_lossy().contains("safetensors") {
-            std::fs::remove_file(path).unwrap();
-        }
-    }
-    let views = tensors
-        .iter()
-        .map(|(name, shape, dtype, data)| (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap()));
-    safetensors::serialize_to_file(views, None, &source.path().join("model.safetensors")).unwrap();
-    let (single, _) = convert(source.path(), SchemeName::Q4).unwrap();
+    let (single, _) = convert(single().path(), SchemeName::Q4).unwrap();
     let (sharded, _) = convert(&checkpoint("mini-b"), SchemeName::Q4).unwrap();
     let shard = |out: &tempfile::TempDir| std::fs::read(out.path().join("web/shard-00000.safetensors")).unwrap();
     assert_eq!(shard(&single), shard(&sharded));

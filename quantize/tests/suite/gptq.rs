@@ -141,12 +141,7 @@ fn other_zero_points_are_decoded() {
 
 #[test]
 fn bad_modules() {
-    let assert_names = |source: &Path, parts: &[&str]| {
-        let error = refusal(source);
-        for part in parts {
-            assert!(error.contains(part), "`{part}` is not in: {error}");
-        }
-    };
+    let assert_names = |source: &Path, parts: &[&str]| crate::support::assert_names(&refusal(source), parts);
     let source = checkpoint(128);
     std::fs::remove_file(source.path().join("quantize_config.json")).unwrap();
     assert_names(source.path(), &["transformer.h.0.attn.c_attn.qweight", "quantize_config.json"]);

@@ -4,4 +4,6 @@ mod bad_input;
 mod command;
 mod convert;
 mod gptq;
+mod output;
 mod support;
+mod unusual;

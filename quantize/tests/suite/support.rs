@@ -1,4 +1,4 @@
-//! Folders to convert, and ways to break them.
+//! Folders to convert, and ways to change them.
 
 use quantize::{Options, SchemeName, Summary, WebCheckpoint};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,135 @@ pub fn refusal(source: &Path) -> String {
     let error = quantize::convert(&Options::new(source, &target), &mut |_| ()).expect_err("the conversion must fail");
     assert!(!target.exists(), "a failed conversion left {}", target.display());
     format!("{error:#}")
+}
+
+pub fn assert_names(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+/// Converts a folder, which must succeed with this number of notes. Returns the notes and the bytes of the first shard.
+pub fn converted(source: &Path, notes: usize) -> (Vec<String>, Vec<u8>) {
+    let (out, summary) = convert(source, SchemeName::Q4).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(summary.notes.len(), notes, "{:?}", summary.notes);
+    (summary.notes, std::fs::read(out.path().join("web/shard-00000.safetensors")).unwrap())
+}
+
+/// A tensor of a checkpoint.
+#[derive(Clone)]
+pub struct Tensor {
+    pub name: String,
+    pub dtype: safetensors::Dtype,
+    pub shape: Vec<usize>,
+    pub data: Vec<u8>,
+}
+
+/// The tensors of all safetensors files of a folder.
+pub fn tensors(folder: &Path) -> Vec<Tensor> {
+    let mut tensors = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "safetensors") {
+            continue;
+        }
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.extend(file.iter().map(|(name, view)| Tensor {
+            name: name.to_owned(),
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data().to_vec(),
+        }));
+    }
+    tensors
+}
+
+pub fn write_tensors(path: &Path, tensors: &[Tensor]) {
+    let views = tensors
+        .iter()
+        .map(|tensor| (&tensor.name, safetensors::tensor::TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// mini-b without weights, and its tensors.
+pub fn without_weights() -> (tempfile::TempDir, Vec<Tensor>) {
+    let folder = copy("mini-b");
+    let tensors = tensors(folder.path());
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("safetensors") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    (folder, tensors)
+}
+
+/// mini-b with its weights in one `model.safetensors`.
+pub fn single() -> tempfile::TempDir {
+    let (folder, tensors) = without_weights();
+    write_tensors(&folder.path().join("model.safetensors"), &tensors);
+    folder
+}
+
+/// A ZIP archive of stored entries.
+pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut archive, mut directory) = (Vec::new(), Vec::new());
+    for (name, data) in entries {
+        let at = archive.len() as u32;
+        let sizes = [(data.len() as u32).to_le_bytes(), (data.len() as u32).to_le_bytes()].concat();
+        let name_len = (name.len() as u16).to_le_bytes();
+        archive.extend([b"PK\x03\x04".as_slice(), &[0; 14], &sizes, &name_len, &[0; 2], name.as_bytes(), data].concat());
+        directory.extend([b"PK\x01\x02".as_slice(), &[0; 16], &sizes, &name_len, &[0; 12], &at.to_le_bytes(), name.as_bytes()].concat());
+    }
+    let (at, len) = ((archive.len() as u32).to_le_bytes(), (directory.len() as u32).to_le_bytes());
+    let count = (entries.len() as u16).to_le_bytes();
+    let end = [b"PK\x05\x06".as_slice(), &[0; 4], &count, &count, &len, &at, &[0; 2]].concat();
+    [archive, directory, end].concat()
+}
+
+/// The pickle of a string.
+pub fn pickled_text(text: &str) -> Vec<u8> {
+    [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+}
+
+/// The pickle of a dictionary.
+pub fn pickled_dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let entries = entries.iter().flat_map(|(key, value)| [pickled_text(key), value.clone()].concat()).collect::<Vec<_>>();
+    [b"}(".as_slice(), &entries, b"u"].concat()
+}
+
+/// The pickle of a state dict, whose tensor `i` has the storage `i`.
+pub fn pickled_tensors(tensors: &[Tensor]) -> Vec<u8> {
+    let number = |number: usize| [b"J".as_slice(), &(number as u32).to_le_bytes()].concat();
+    let numbers = |numbers: &[usize]| [b"(".to_vec(), numbers.iter().flat_map(|size| number(*size)).collect(), b"t".to_vec()].concat();
+    let entries: Vec<_> = tensors
+        .iter()
+        .enumerate()
+        .map(|(index, tensor)| {
+            let kind = match tensor.dtype {
+                safetensors::Dtype::F64 => "DoubleStorage",
+                safetensors::Dtype::F16 => "HalfStorage",
+                other => panic!("no storage for {other:?}"),
+            };
+            let strides: Vec<usize> = (0..tensor.shape.len()).map(|axis| tensor.shape[axis + 1..].iter().product()).collect();
+            let mut value = b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec();
+            value.extend([pickled_text("storage"), format!("ctorch\n{kind}\n").into_bytes(), pickled_text(&index.to_string())].concat());
+            value.extend([pickled_text("cpu"), number(tensor.shape.iter().product()), b"tQ".to_vec(), number(0)].concat());
+            value.extend([numbers(&tensor.shape), numbers(&strides), b"\x89ccollections\nOrderedDict\n)RtR".to_vec()].concat());
+            (tensor.name.as_str(), value)
+        })
+        .collect();
+    pickled_dict(&entries)
+}
+
+/// A file as `torch.save` writes it: the pickle of a value, and the storages of tensors.
+pub fn torch_archive(value: &[u8], tensors: &[Tensor]) -> Vec<u8> {
+    let pickle = [b"\x80\x02", value, b"."].concat();
+    let names: Vec<String> = (0..tensors.len()).map(|index| format!("archive/data/{index}")).collect();
+    let mut entries = vec![("archive/data.pkl", pickle.as_slice()), ("archive/byteorder", b"little")];
+    entries.extend(names.iter().map(String::as_str).zip(tensors.iter().map(|tensor| tensor.data.as_slice())));
+    zip(&entries)
 }
 
 /// Changes a JSON file of a folder.

@@ -1,0 +1,118 @@
+//! `generation_config.json`: the settings that the runtime has, and the names of those that it does not have.
+
+use crate::source::Input;
+use crate::source::json::Json;
+use anyhow::{Result, anyhow, bail, ensure};
+use qwen_vl_format::manifest::GenerationConfig;
+use qwen_vl_format::{ModelConfig, SpecialIds};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// Keys that do not change answers of this model, so that nobody misses them.
+const WITHOUT_EFFECT: [&str; 6] =
+    ["pad_token_id", "bos_token_id", "transformers_version", "_from_model_config", "use_cache", "return_dict_in_generate"];
+
+/// Reads the settings. A missing file, a missing key and null mean the published value. Adds a note if settings are left out.
+pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<GenerationConfig> {
+    let (path, json) = match input.find("generation_config.json") {
+        Some(path) => {
+            let json = Json::read(&path)?;
+            ensure!(json.value.is_object(), "{} is {}, expected an object", path.display(), json.value);
+            (path, json)
+        }
+        None => (PathBuf::new(), Json { value: Value::Object(Default::default()), not_finite: Vec::new() }),
+    };
+    let mut settings = Settings { path, json, used: WITHOUT_EFFECT.into() };
+
+    let chat_format = settings.take("chat_format", "`chatml` or `raw`", |value| {
+        value.as_str().filter(|format| ["chatml", "raw"].contains(format)).map(str::to_owned)
+    })?;
+    let vocab_size = config.vocab_size;
+    let ids = |value: &Value| -> Option<Vec<u32>> {
+        let id = |value: &Value| integer(value).and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < vocab_size);
+        match value {
+            Value::Array(ids) if !ids.is_empty() => ids.iter().map(id).collect(),
+            value => Some(vec![id(value)?]),
+        }
+    };
+    let eos = settings.take("eos_token_id", &format!("a token below {vocab_size}, or a list of such tokens"), ids)?;
+    let eos =
+        eos.unwrap_or_else(|| SpecialIds::of_model(config.visual.image_start_id).map(|special| special.endoftext).into_iter().collect());
+    let [eos_token_id, extra_eos_token_ids @ ..] = &eos[..] else {
+        bail!("config.json: `visual.image_start_id` is {}, which leaves no room for the tokens before it", config.visual.image_start_id)
+    };
+    let count = |value: &Value| integer(value).and_then(|count| usize::try_from(count).ok());
+    let positive = |value: &Value| count(value).filter(|count| *count > 0);
+    let above_zero = |value: &Value| value.as_f64().map(|number| number as f32).filter(|number| *number > 0.0 && number.is_finite());
+    // As in the original, `max_new_tokens` overrides `max_length`.
+    let max_new_tokens = settings.take("max_new_tokens", "a positive integer", positive)?;
+    let max_length = settings.take("max_length", "a positive integer", positive)?.filter(|_| max_new_tokens.is_none());
+    let do_sample = settings.take("do_sample", "true or false", Value::as_bool)?.unwrap_or(true);
+    if !do_sample && settings.json.value["temperature"] == 0.0 {
+        // Stands for "do not sample" in many files.
+        settings.json.value["temperature"].take();
+    }
+    let generation = GenerationConfig {
+        chat_format: chat_format.unwrap_or_else(|| "chatml".to_owned()),
+        eos_token_id: *eos_token_id,
+        extra_eos_token_ids: extra_eos_token_ids.to_vec(),
+        max_new_tokens: max_new_tokens.unwrap_or(512),
+        max_length,
+        max_window_size: settings.take("max_window_size", "a positive integer", positive)?.unwrap_or(6144),
+        do_sample,
+        temperature: settings.take("temperature", "a number above 0", above_zero)?,
+        top_k: settings.take("top_k", "an integer from 0 on", count)?.unwrap_or(0),
+        top_p: settings
+            .take("top_p", "a number above 0, at most 1", |value| above_zero(value).filter(|top_p| *top_p <= 1.0))?
+            .unwrap_or(0.3),
+        repetition_penalty: settings.take("repetition_penalty", "a number above 0", above_zero)?,
+    };
+    notes.extend(settings.notes());
+    Ok(generation)
+}
+
+/// An integer, also one that is written as `50.0`.
+fn integer(value: &Value) -> Option<u64> {
+    let whole = |number: f64| (number >= 0.0 && number <= 2f64.powi(53) && number.fract() == 0.0).then_some(number as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(whole))
+}
+
+/// A file of settings and the keys that were read.
+struct Settings {
+    path: PathBuf,
+    json: Json,
+    used: BTreeSet<&'static str>,
+}
+
+impl Settings {
+    /// The value of a key; `None` if it is missing, null or not finite.
+    fn take<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+        self.used.insert(key);
+        match &self.json.value[key] {
+            Value::Null => Ok(None),
+            value => match read(value) {
+                Some(value) => Ok(Some(value)),
+                None => Err(anyhow!("{}: `{key}` is {value}, expected {expected}", self.path.display())),
+            },
+        }
+    }
+
+    /// Sentences about the keys that have no place in a web checkpoint.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let entries = self.json.value.as_object().into_iter().flatten();
+        let left_out = entries.filter(|(key, value)| !value.is_null() && !self.used.contains(key.as_str()));
+        let left_out: Vec<String> = left_out.map(|(key, value)| format!("`{key}` ({value})")).collect();
+        if !left_out.is_empty() {
+            notes.push(format!(
+                "generation_config.json has settings that a web checkpoint does not have, left out: {}",
+                left_out.join(", ")
+            ));
+        }
+        notes.extend(
+            self.json.not_finite.iter().map(|(key, number)| format!("generation_config.json: `{key}` is {number}, and is ignored")),
+        );
+        notes
+    }
+}

@@ -1,0 +1,120 @@
+//! Names of tensors that are not quite the published ones.
+
+use super::SourceTensor;
+use std::collections::BTreeMap;
+
+/// Prefixes that wrappers put before the names of a model's tensors: `DataParallel`, `torch.compile`, peft, and classes with a model inside.
+const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "base_model.", "model."];
+/// A tensor that every checkpoint of this model has, quantised or not.
+const LANDMARK: &str = "transformer.wte.weight";
+
+/// Takes a prefix of [`WRAPPERS`] off all names that begin with it, if it stands before the published names. Returns the prefix.
+pub(crate) fn take_prefix(tensors: &mut BTreeMap<String, SourceTensor>) -> Option<String> {
+    if tensors.contains_key(LANDMARK) {
+        return None;
+    }
+    let mut prefixes = tensors.keys().filter_map(|name| name.strip_suffix(LANDMARK)).filter(|prefix| is_wrapper(prefix));
+    let (Some(prefix), None) = (prefixes.next().map(str::to_owned), prefixes.next()) else { return None };
+    let wrapped: Vec<String> = tensors.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
+    if wrapped.iter().any(|name| tensors.contains_key(&name[prefix.len()..])) {
+        return None;
+    }
+    for name in wrapped {
+        if let Some(tensor) = tensors.remove(&name) {
+            tensors.insert(name[prefix.len()..].to_owned(), tensor);
+        }
+    }
+    Some(prefix)
+}
+
+fn is_wrapper(mut prefix: &str) -> bool {
+    let whole = prefix;
+    while let Some(rest) = WRAPPERS.into_iter().find_map(|wrapper| prefix.strip_prefix(wrapper)) {
+        prefix = rest;
+    }
+    prefix.is_empty() && !whole.is_empty()
+}
+
+/// Returns what a tensor is if it is part of a LoRA adapter that is not merged.
+pub(crate) fn lora_part(name: &str) -> Option<&'static str> {
+    if name.contains("lora_") {
+        Some("of a LoRA adapter")
+    } else if name.contains(".base_layer.") {
+        Some("the part of a layer that a LoRA adapter changes")
+    } else if name.contains(".modules_to_save.") || name.contains(".original_module.") {
+        Some("one of two copies that peft keeps of a module")
+    } else {
+        None
+    }
+}
+
+/// Says what is there in place of a missing tensor.
+pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(missing: &str, names: impl Fn() -> I) -> Option<String> {
+    if let Some(name) = names().find(|name| name.strip_suffix(missing).is_some_and(|prefix| prefix.ends_with('.'))) {
+        let prefix = &name[..name.len() - missing.len()];
+        return Some(match names().all(|name| name.starts_with(prefix)) {
+            true => format!("all names begin with `{prefix}`: save the model without this prefix"),
+            false => format!("there is `{name}`"),
+        });
+    }
+    let (distance, name) = names().map(|name| (distance(missing, name), name)).min()?;
+    (distance * 4 <= missing.len()).then(|| format!("the nearest name is `{name}`"))
+}
+
+/// Number of characters to insert, remove or replace between two names (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Dtype;
+
+    fn tensors(names: &[&str]) -> BTreeMap<String, SourceTensor> {
+        let tensor = SourceTensor { file: 0, dtype: Dtype::F32, shape: Vec::new(), strides: None, offset: 0 };
+        names.iter().map(|name| ((*name).to_owned(), tensor.clone())).collect()
+    }
+
+    #[test]
+    fn wrappers_are_taken_off() {
+        for prefix in ["module.", "_orig_mod.", "model.", "base_model.model.", "module._orig_mod.", "base_model."] {
+            let (wte, norm) = (format!("{prefix}transformer.wte.weight"), format!("{prefix}transformer.ln_f.weight"));
+            let mut found = tensors(&[&wte, &norm, "lm_head.weight"]);
+            assert_eq!(take_prefix(&mut found).as_deref(), Some(prefix));
+            assert!(found.keys().eq(["lm_head.weight", "transformer.ln_f.weight", "transformer.wte.weight"]), "{:?}", found.keys());
+        }
+        for names in [
+            &["transformer.wte.weight", "module.transformer.wte.weight"][..],
+            &["ema.transformer.wte.weight"],
+            &["model.transformer.wte.weight", "module.transformer.wte.weight"],
+            &["model.transformer.wte.weight", "model.lm_head.weight", "lm_head.weight"],
+            &["transformer.h.0.ln_1.weight"],
+        ] {
+            let mut found = tensors(names);
+            assert_eq!(take_prefix(&mut found), None, "{names:?}");
+            assert_eq!(found.len(), names.len());
+        }
+    }
+
+    #[test]
+    fn what_is_there_instead() {
+        let hint = |missing: &str, names: &[&'static str]| nearest(missing, || names.iter().copied());
+        assert!(hint("lm_head.weight", &["ema.lm_head.weight", "ema.x"]).unwrap().contains("all names begin with `ema.`"));
+        assert!(hint("lm_head.weight", &["a.lm_head.weight", "b"]).unwrap().contains("there is `a.lm_head.weight`"));
+        assert!(hint("transformer.h.0.mlp.w1.weight", &["transformer.h.0.mlp.w_1.weight", "b"]).unwrap().contains("mlp.w_1.weight"));
+        assert_eq!(hint("lm_head.weight", &["something.else"]), None);
+        assert_eq!(hint("lm_head.weight", &[]), None);
+        assert_eq!([distance("", "abc"), distance("abc", "abc"), distance("kitten", "sitting")], [3, 0, 3]);
+    }
+}
