@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { SMALL_CONTEXT } from "./context.mjs";
 
-/** What the scripted model says (crates/xtask/src/scripted.rs), whatever it is asked. */
+/** What the scripted model says (crates/testkit/examples/test_checkpoints/scripted.rs), whatever it is asked. */
 const SCRIPTED = { text: "This is a person.", raw: "This is a<ref> person</ref><box>(12,34), (567 ,890)</box>." };
 const CAT = { url: "/golden/mini-a/images/photo_cat.png", width: 288, height: 256 };
 const OBJECT = {
@@ -17,30 +18,24 @@ const OBJECT = {
 /** The browser's own report of a request that a test makes fail. */
 const FAILED_REQUEST = /Failed to load resource|NetworkError|Cross-Origin Request|CORS policy/;
 
-export async function apiTests(context, bed) {
-  await context.test("scripted answers", (context) =>
-    bed.open(
-      async (page) => {
-        await page.evaluate(async () => {
-          const { QwenVL } = await import("qwen-vl-web");
-          const phases = [];
-          window.model = await QwenVL.load("/checkpoints/scripted", { onProgress: (progress) => phases.push(progress) });
-          window.phases = phases;
-        });
-        await answers(context, page);
-        await helpers(context, page);
-        await cancelling(context, page);
-        await badRequests(context, page);
-      },
-      { expected: FAILED_REQUEST },
-    ),
-  );
-  await badCheckpoints(context, bed);
-  await badMachines(context, bed);
+/** Answers, helpers, cancelling and errors of the public API. */
+export function apiTests(bed) {
+  const test = (name, body, options) =>
+    bed.modelTest({ url: "/checkpoints/scripted" }, `API: ${name}`, body, { expected: FAILED_REQUEST, ...options });
+  answers(test);
+  helpers(test);
+  cancelling(test);
+  badRequests(test);
 }
 
-async function answers(context, page) {
-  await context.test("progress grows to the whole and ends ready", async () => {
+/** Checkpoints that a server delivers broken, and machines that lack something. */
+export async function faultTests(bed) {
+  await badCheckpoints(bed);
+  badMachines(bed);
+}
+
+function answers(test) {
+  test("progress grows to the whole and ends ready", async (page) => {
     const { phases, info } = await page.evaluate(() => ({ phases: window.phases, info: window.model.info }));
     assert.equal(phases[0].phase, "manifest");
     const last = phases.at(-1);
@@ -50,7 +45,7 @@ async function answers(context, page) {
     assert.ok(info.gpuBytes > info.downloadBytes && info.imageTokens === 256 && info.chatFormat === "chatml");
   });
 
-  await context.test("events stream, and the answer holds their sum", async () => {
+  test("events stream, and the answer holds their sum", async (page) => {
     const { events, answer } = await page.evaluate(async (url) => {
       const run = window.model.createSession().ask([{ image: url }, "What is this?"]);
       const events = [];
@@ -75,7 +70,7 @@ async function answers(context, page) {
     assert.equal(text.slice(...objects[0].range), OBJECT.ref);
   });
 
-  await context.test("a session keeps its turns, and questions wait for each other", async () => {
+  test("a session keeps its turns, and questions wait for each other", async (page) => {
     const { history, tokens, counts } = await page.evaluate(async (url) => {
       const history = [
         { role: "user", content: "Hello" },
@@ -96,8 +91,8 @@ async function answers(context, page) {
   });
 }
 
-async function helpers(context, page) {
-  await context.test("parse reads stored answers as the worker does", async () => {
+function helpers(test) {
+  test("parse reads stored answers as the worker does", async (page) => {
     const sizes = [{ width: 1000, height: 500 }];
     const cases = [
       [SCRIPTED.raw, [{ width: CAT.width, height: CAT.height }], SCRIPTED.text, [OBJECT]],
@@ -138,7 +133,7 @@ async function helpers(context, page) {
     }
   });
 
-  await context.test("drawBoxes draws along the objects' pixels", async () => {
+  test("drawBoxes draws along the objects' pixels", async (page) => {
     const [x1, y1, x2, y2] = OBJECT.pixels;
     const { size, inside, edges, outside } = await page.evaluate(
       async (url, object) => {
@@ -172,8 +167,8 @@ async function helpers(context, page) {
   });
 }
 
-async function cancelling(context, page) {
-  await context.test("an aborted run rejects with the signal's reason, and the next one answers", async () => {
+function cancelling(test) {
+  test("an aborted run rejects with the signal's reason, and the next one answers", async (page) => {
     const { failures, answer } = await page.evaluate(async (url) => {
       const session = window.model.createSession();
       const failures = [];
@@ -202,7 +197,7 @@ async function cancelling(context, page) {
     assert.equal(answer.finishReason, "stop");
   });
 
-  await context.test("leaving the loop cancels, and the part so far is the answer", async () => {
+  test("leaving the loop cancels, and the part so far is the answer", async (page) => {
     const { partial, next, history } = await page.evaluate(async () => {
       const session = window.model.createSession();
       const run = session.ask("?");
@@ -216,7 +211,7 @@ async function cancelling(context, page) {
     assert.equal(history, 2);
   });
 
-  await context.test("length and seed are kept", async () => {
+  test("length and seed are kept", async (page) => {
     const { cut, seeded } = await page.evaluate(async () => {
       const ask = (options) => window.model.complete("Hello\n", [], options);
       return {
@@ -248,7 +243,7 @@ function describe(page, body, ...parameters) {
   );
 }
 
-async function badRequests(context, page) {
+function badRequests(test) {
   const garbage = [137, 80, 78, 71, 13, 10, 26, 10, 1, 2, 3];
   const long = "x".repeat(300);
   const cases = [
@@ -272,25 +267,29 @@ async function badRequests(context, page) {
     ["an empty prompt", "INVALID_ARGUMENT", /no tokens/, `await model.complete("", [])`],
   ];
   for (const [what, code, message, body] of cases) {
-    await context.test(`${what}: ${code}`, async () => {
+    test(`${what}: ${code}`, async (page) => {
       const error = await describe(page, `const { model } = window; ${body}`);
       assert.deepEqual([error.known, error.name, error.code], [true, "QwenVLError", code], JSON.stringify(error));
       assert.match(error.message, message);
     });
   }
 
-  await context.test("after all these the model still answers; disposed of, it says so", async () => {
-    assert.equal((await describe(page, `return (await window.model.createSession().ask("?")).raw`)).value, SCRIPTED.raw);
-    const pending = await describe(
-      page,
-      `const run = window.model.createSession().ask("?"); await window.model.dispose(); return (await run).finishReason`,
-    );
-    assert.ok(pending.value === "cancelled" || pending.code === "DISPOSED", JSON.stringify(pending));
-    assert.equal((await describe(page, `await window.model.createSession().ask("?")`)).code, "DISPOSED");
-  });
+  test(
+    "after all these the model still answers; disposed of, it says so",
+    async (page) => {
+      assert.equal((await describe(page, `return (await window.model.createSession().ask("?")).raw`)).value, SCRIPTED.raw);
+      const pending = await describe(
+        page,
+        `const run = window.model.createSession().ask("?"); await window.model.dispose(); return (await run).finishReason`,
+      );
+      assert.ok(pending.value === "cancelled" || pending.code === "DISPOSED", JSON.stringify(pending));
+      assert.equal((await describe(page, `await window.model.createSession().ask("?")`)).code, "DISPOSED");
+    },
+    { spoils: true },
+  );
 }
 
-async function badCheckpoints(context, bed) {
+async function badCheckpoints(bed) {
   const folder = join(bed.checkpoints, "mini-a-q4");
   const manifest = await readFile(join(folder, "manifest.json"), "utf8");
   const shard = await readFile(join(folder, "shard-00000.safetensors"));
@@ -319,41 +318,34 @@ async function badCheckpoints(context, bed) {
     ["a connection that breaks", "shard-00000.safetensors", broken, "DOWNLOAD", /shard-00000|connection/],
     ["a changed vocabulary", "qwen.tiktoken", send("abc 1\n"), "INTEGRITY", /qwen\.tiktoken/],
   ];
-  await context.test("bad checkpoints", (context) =>
-    bed.open(
-      async (page) => {
-        for (const [what, file, answer, code, message] of cases) {
-          await context.test(`${what}: ${code}`, async () => {
-            bed.handle = (path, response) => {
-              if (path !== `/checkpoints/mini-a-q4/${file}`) return false;
-              answer(response);
-              return true;
-            };
-            const error = await describe(page, `await QwenVL.load("/checkpoints/mini-a-q4/", { cache: "none", retries: 2 })`);
-            assert.deepEqual([error.known, error.code], [true, code], JSON.stringify(error));
-            assert.match(error.message, message);
-            assert.ok(error.hint.length > 10);
-            bed.handle = undefined;
-          });
-        }
-        await context.test("an aborted load: AbortError", async () => {
-          const body = `
-            const controller = new AbortController();
-            const onProgress = () => controller.abort();
-            await QwenVL.load("/checkpoints/mini-a-q4/", { signal: controller.signal, onProgress });`;
-          assert.equal((await describe(page, body)).name, "AbortError");
-        });
-        await context.test("no address: INVALID_ARGUMENT", async () => {
-          assert.equal((await describe(page, `await QwenVL.load("http://[")`)).code, "INVALID_ARGUMENT");
-        });
-      },
-      { expected: FAILED_REQUEST },
-    ),
-  );
+  const test = (name, body) => bed.pageTest(`bad checkpoints: ${name}`, body, { expected: FAILED_REQUEST });
+  for (const [what, file, answer, code, message] of cases) {
+    test(`${what}: ${code}`, async (page) => {
+      bed.handle = (path, response) => {
+        if (path !== `/checkpoints/mini-a-q4/${file}`) return false;
+        answer(response);
+        return true;
+      };
+      const error = await describe(page, `await QwenVL.load("/checkpoints/mini-a-q4/", { cache: "none", retries: 2 })`);
+      assert.deepEqual([error.known, error.code], [true, code], JSON.stringify(error));
+      assert.match(error.message, message);
+      assert.ok(error.hint.length > 10);
+    });
+  }
+  test("an aborted load: AbortError", async (page) => {
+    const body = `
+      const controller = new AbortController();
+      const onProgress = () => controller.abort();
+      await QwenVL.load("/checkpoints/mini-a-q4/", { signal: controller.signal, onProgress });`;
+    assert.equal((await describe(page, body)).name, "AbortError");
+  });
+  test("no address: INVALID_ARGUMENT", async (page) => {
+    assert.equal((await describe(page, `await QwenVL.load("http://[")`)).code, "INVALID_ARGUMENT");
+  });
 }
 
 /** The worker after a change to its surroundings: what a browser or a driver may do to it. */
-async function badMachines(context, bed) {
+function badMachines(bed) {
   const cases = [
     ["no adapter", `GPU.prototype.requestAdapter = async () => null;`, "NO_ADAPTER", /no GPU adapter/],
     [
@@ -371,95 +363,105 @@ async function badMachines(context, bed) {
     ["a worker that fails", `setTimeout(() => { throw new Error("sabotage"); });`, "INTERNAL", /the worker failed.*sabotage/],
     ["no worker script", undefined, "INTERNAL", /the worker failed/],
   ];
-  await context.test("bad machines", (context) =>
-    bed.open(
-      async (page) => {
-        for (const [what, script, code, message] of cases) {
-          await context.test(`${what}: ${code}`, async () => {
-            const scripts = { "/change.js": script, "/changed-worker.js": `import "/change.js"; import "/package/dist/worker.js";` };
-            bed.handle = (path, response) => {
-              if (script === undefined || !(path in scripts)) return false;
-              response.writeHead(200, { "content-type": "text/javascript", "cache-control": "no-store" }).end(scripts[path]);
-              return true;
-            };
-            const body = `
-              const model = await QwenVL.load("/checkpoints/mini-a-q4/", { workerUrl: "/changed-worker.js", backend: "webgpu" });
-              return (await model.complete("Hello")).text;`;
-            const error = await describe(page, body);
-            assert.deepEqual([error.known, error.code], [true, code], JSON.stringify(error));
-            assert.match(error.message, message);
-          });
-        }
-        await context.test("no wasm file: DOWNLOAD", async () => {
-          bed.handle = undefined;
-          const error = await describe(page, `await QwenVL.load("/checkpoints/mini-a-q4/", { wasmUrl: "/nothing.wasm" })`);
-          assert.equal(error.code, "DOWNLOAD", JSON.stringify(error));
-        });
-      },
-      { expected: /Failed to load resource|sabotage|Loading Worker/ },
-    ),
-  );
+  const test = (name, body) => bed.pageTest(`bad machines: ${name}`, body, { expected: /Failed to load resource|sabotage|Loading Worker/ });
+  for (const [what, script, code, message] of cases) {
+    test(`${what}: ${code}`, async (page) => {
+      const scripts = { "/change.js": script, "/changed-worker.js": `import "/change.js"; import "/package/dist/worker.js";` };
+      bed.handle = (path, response) => {
+        if (script === undefined || !(path in scripts)) return false;
+        response.writeHead(200, { "content-type": "text/javascript", "cache-control": "no-store" }).end(scripts[path]);
+        return true;
+      };
+      const body = `
+        const model = await QwenVL.load("/checkpoints/mini-a-q4/", { workerUrl: "/changed-worker.js", backend: "webgpu" });
+        return (await model.complete("Hello")).text;`;
+      const error = await describe(page, body);
+      assert.deepEqual([error.known, error.code], [true, code], JSON.stringify(error));
+      assert.match(error.message, message);
+    });
+  }
+  test("no wasm file: DOWNLOAD", async (page) => {
+    const error = await describe(page, `await QwenVL.load("/checkpoints/mini-a-q4/", { wasmUrl: "/nothing.wasm" })`);
+    assert.equal(error.code, "DOWNLOAD", JSON.stringify(error));
+  });
 }
 
+/** The kinds of pictures that `picturesInPage` makes. */
+const KINDS = [
+  "an address",
+  "a URL",
+  "a data URL",
+  "a Blob",
+  "an ArrayBuffer",
+  "a part of a buffer",
+  "an ImageBitmap",
+  "an ImageData",
+  "a canvas",
+  "an <img>",
+  "an OffscreenCanvas",
+  "an <image> of an SVG",
+  "a VideoFrame",
+];
+
 /** A picture gives the same tokens in whatever form it comes. */
-export async function pictureTests(context, bed) {
-  const golden = JSON.parse(await readFile(join(bed.sets[0].golden, "img_vqa.json"), "utf8"));
-  await context.test("pictures of every kind", (context) =>
-    bed.open(
-      async (page) => {
-        await page.evaluate(async (url) => {
-          const { QwenVL } = await import("qwen-vl-web");
-          window.model = await QwenVL.load("/checkpoints/mini-a-f32/");
-          const blob = await (await fetch(url)).blob();
-          const bytes = await blob.arrayBuffer();
-          const bitmap = await createImageBitmap(blob);
-          const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
-          canvas.getContext("2d").drawImage(bitmap, 0, 0);
-          const image = Object.assign(new Image(), { src: url });
-          await image.decode();
-          const offscreen = new OffscreenCanvas(bitmap.width, bitmap.height);
-          offscreen.getContext("2d").drawImage(bitmap, 0, 0);
-          const vector = document.createElementNS("http://www.w3.org/2000/svg", "image");
-          vector.setAttribute("href", url);
-          window.kinds = {
-            "an address": url,
-            "a URL": new URL(url, location.href),
-            "a data URL": canvas.toDataURL(),
-            "a Blob": blob,
-            "an ArrayBuffer": bytes,
-            "a part of a buffer": new Uint8Array([...new Uint8Array(5), ...new Uint8Array(bytes)].slice(0)).subarray(5),
-            "an ImageBitmap": bitmap,
-            "an ImageData": canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height),
-            "a canvas": canvas,
-            "an <img>": image,
-            "an OffscreenCanvas": offscreen,
-            "an <image> of an SVG": vector,
-            "a VideoFrame": new VideoFrame(offscreen, { timestamp: 0 }),
-          };
-        }, `/golden/${bed.sets[0].name}/${golden.images[0].path}`);
-        for (const kind of await page.evaluate(() => Object.keys(window.kinds))) {
-          await context.test(kind, async () => {
-            const tokens = await page.evaluate(
-              async (kind, ids) => {
-                const { runIds } = await import("qwen-vl-web/testing");
-                return (await runIds(window.model, ids, [window.kinds[kind]], 4)).tokens;
-              },
-              kind,
-              golden.input_ids,
-            );
-            assert.deepEqual(tokens, golden.decode.tokens.slice(0, 4));
-          });
-        }
-        await videoAndVectors(context, page);
-      },
-      { expected: FAILED_REQUEST },
-    ),
-  );
+export async function pictureTests(bed) {
+  const [set] = bed.sets;
+  const golden = JSON.parse(await readFile(join(set.golden, "img_vqa.json"), "utf8"));
+  const model = { url: `/checkpoints/${set.name}-f32/`, load: SMALL_CONTEXT };
+  const test = (name, body) => bed.modelTest(model, `pictures: ${name}`, body, { expected: FAILED_REQUEST });
+  const url = `/golden/${set.name}/${golden.images[0].path}`;
+  for (const kind of KINDS) {
+    test(kind, async (page) => {
+      const kinds = await page.evaluate(picturesInPage, url);
+      assert.deepEqual(kinds, KINDS);
+      const tokens = await page.evaluate(
+        async (kind, ids) => {
+          const { runIds } = await import("qwen-vl-web/testing");
+          return (await runIds(window.model, ids, [window.kinds[kind]], 4)).tokens;
+        },
+        kind,
+        golden.input_ids,
+      );
+      assert.deepEqual(tokens, golden.decode.tokens.slice(0, 4));
+    });
+  }
+  videoAndVectors(test);
+}
+
+/** Runs in the page: makes `window.kinds`, one picture of every kind, and returns the names. */
+async function picturesInPage(url) {
+  const blob = await (await fetch(url)).blob();
+  const bytes = await blob.arrayBuffer();
+  const bitmap = await createImageBitmap(blob);
+  const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  const image = Object.assign(new Image(), { src: url });
+  await image.decode();
+  const offscreen = new OffscreenCanvas(bitmap.width, bitmap.height);
+  offscreen.getContext("2d").drawImage(bitmap, 0, 0);
+  const vector = document.createElementNS("http://www.w3.org/2000/svg", "image");
+  vector.setAttribute("href", url);
+  window.kinds = {
+    "an address": url,
+    "a URL": new URL(url, location.href),
+    "a data URL": canvas.toDataURL(),
+    "a Blob": blob,
+    "an ArrayBuffer": bytes,
+    "a part of a buffer": new Uint8Array([...new Uint8Array(5), ...new Uint8Array(bytes)].slice(0)).subarray(5),
+    "an ImageBitmap": bitmap,
+    "an ImageData": canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height),
+    "a canvas": canvas,
+    "an <img>": image,
+    "an OffscreenCanvas": offscreen,
+    "an <image> of an SVG": vector,
+    "a VideoFrame": new VideoFrame(offscreen, { timestamp: 0 }),
+  };
+  return Object.keys(window.kinds);
 }
 
 /** What the browser itself has to draw or to play. */
-async function videoAndVectors(context, page) {
-  await context.test("an SVG file is drawn on white, at its own size", async () => {
+function videoAndVectors(test) {
+  test("an SVG file is drawn on white, at its own size", async (page) => {
     const found = await page.evaluate(async () => {
       const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"><rect x="5" width="10" height="10" fill="#04c"/></svg>`;
       const canvas = new OffscreenCanvas(20, 10);
@@ -482,7 +484,7 @@ async function videoAndVectors(context, page) {
     assert.equal(found.broken, "IMAGE_DECODE");
   });
 
-  await context.test("pictures of another origin that may not be read: an error that says so", async () => {
+  test("pictures of another origin that may not be read: an error that says so", async (page) => {
     const found = await page.evaluate(async (url) => {
       const foreign = new URL(url, location.href);
       foreign.hostname = "localhost";
@@ -504,7 +506,7 @@ async function videoAndVectors(context, page) {
     assert.deepEqual(found, ["DOWNLOAD", "IMAGE_DECODE", "IMAGE_DECODE"]);
   });
 
-  await context.test("a video is its current frame, or frames at equal distances", async () => {
+  test("a video is its current frame, or frames at equal distances", async (page) => {
     const found = await page.evaluate(async () => {
       const { sampleFrames } = await import("qwen-vl-web");
       const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 48 });

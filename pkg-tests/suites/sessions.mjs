@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
+import { IDLE_PRODUCTS } from "./sabotage.mjs";
 
-/** What the scripted model says (crates/xtask/src/scripted.rs) after a line end, and after tokens of its script. */
+/** What the scripted model says (crates/testkit/examples/test_checkpoints/scripted.rs) after a line end, and after tokens of its script. */
 const RAW = "This is a<ref> person</ref><box>(12,34), (567 ,890)</box>.";
 const TEXT = "This is a person.";
 const CAT = { url: "/golden/mini-a/images/photo_cat.png", width: 288, height: 256 };
@@ -8,61 +9,54 @@ const CAT = { url: "/golden/mini-a/images/photo_cat.png", width: 288, height: 25
 const TURNED = "/golden/mini-a/images/exif_orient6.jpg";
 
 /**
- * Everything that a session and a model can do beside answering, on one loaded model.
+ * Everything that a session and a model can do in addition to answering.
  *
- * @param {string} where the kind of machine, for the test's name
- * @param {object} options of `load`
+ * @param {string} where the kind of machine, for the names of the tests
+ * @param {object} load options of `QwenVL.load`
  */
-export async function sessionTests(context, bed, where = "on WebGPU", options = {}) {
-  await context.test(`sessions and tasks, ${where}`, (context) =>
-    bed.open(async (page) => {
-      await page.evaluate(async (options) => {
-        const { QwenVL } = await import("qwen-vl-web");
-        window.model = await QwenVL.load("/checkpoints/scripted", options);
-      }, options);
-      await turns(context, page);
-      await endings(context, page);
-      await pictures(context, page);
-      await tasks(context, page);
-      await facade(context, page);
-      await context.test("benchmark() measures and prints a table", async () => {
-        const { report, table, steps } = await page.evaluate(async () => {
-          const steps = [];
-          const onProgress = (step) => steps.push(step);
-          const report = await window.model.benchmark({
-            contexts: [40],
-            prompts: [16],
-            decodeTokens: 4,
-            runs: 1,
-            bandwidth: 100,
-            onProgress,
-          });
-          return { report: structuredClone({ ...report }), table: String(report), steps };
-        });
-        assert.deepEqual(
-          steps,
-          [1, 2, 3].map((done) => ({ done, total: 3 })),
-        );
-        assert.equal(report.decode.length, 1);
-        assert.equal(report.prefill.length, 1);
-        const measured = [report.resamplerMs, report.visionBlockMs, ...Object.values(report.limits ?? { none: undefined })];
-        if (options.backend === "cpu") assert.deepEqual(measured, [undefined, undefined, undefined]);
-        else
-          assert.ok(
-            measured.every((number) => number > 0),
-            table,
-          );
-        assert.ok(report.encodeMs > 0 && report.prefill[0].tokensPerSecond > 0 && report.decode[0].tokensPerSecond > 0, table);
-        assert.ok((report.dispatchesPerToken > 6 || options.backend === "cpu") && report.gpuBytes > 1e6 && report.loadMs > 0);
-        for (const row of ["adapter", "decode at 40", "dispatches per token", "% of the bandwidth"]) assert.ok(table.includes(row), table);
-        console.log(table.replaceAll(/^/gm, "    "));
+export function sessionTests(bed, where = "on WebGPU", load = {}) {
+  const test = (name, body) => bed.modelTest({ url: "/checkpoints/scripted", load }, `sessions ${where}: ${name}`, body);
+  turns(test);
+  endings(test);
+  pictures(test);
+  tasks(test);
+  facade(test);
+  test("benchmark() measures and prints a table", async (page) => {
+    const { report, table, steps } = await page.evaluate(async () => {
+      const steps = [];
+      const onProgress = (step) => steps.push(step);
+      const report = await window.model.benchmark({
+        contexts: [40],
+        prompts: [16],
+        decodeTokens: 4,
+        runs: 1,
+        bandwidth: 100,
+        onProgress,
       });
-    }),
-  );
+      return { report: structuredClone({ ...report }), table: String(report), steps };
+    });
+    assert.deepEqual(
+      steps,
+      [1, 2, 3].map((done) => ({ done, total: 3 })),
+    );
+    assert.equal(report.decode.length, 1);
+    assert.equal(report.prefill.length, 1);
+    const measured = [report.resamplerMs, report.visionBlockMs, ...Object.values(report.limits ?? { none: undefined })];
+    if (load.backend === "cpu") assert.deepEqual(measured, [undefined, undefined, undefined]);
+    else
+      assert.ok(
+        measured.every((number) => number > 0),
+        table,
+      );
+    assert.ok(report.encodeMs > 0 && report.prefill[0].tokensPerSecond > 0 && report.decode[0].tokensPerSecond > 0, table);
+    assert.ok((report.dispatchesPerToken > 6 || load.backend === "cpu") && report.gpuBytes > 1e6 && report.loadMs > 0);
+    for (const row of ["adapter", "decode at 40", "dispatches per token", "% of the bandwidth"]) assert.ok(table.includes(row), table);
+    console.log(table.replaceAll(/^/gm, "    "));
+  });
 }
 
-async function turns(context, page) {
-  await context.test("fork, undo, regenerate, reset; what the model computed is used again", async () => {
+function turns(test) {
+  test("fork, undo, regenerate, reset; what the model computed is used again", async (page) => {
     const found = await page.evaluate(async (url) => {
       const session = window.model.createSession();
       const empty = [session.contextUsage, session.contextWindow];
@@ -92,7 +86,7 @@ async function turns(context, page) {
     );
   });
 
-  await context.test("a session is plain JSON, and goes on from there", async () => {
+  test("a session is plain JSON, and goes on from there", async (page) => {
     const found = await page.evaluate(async (url) => {
       const canvas = new OffscreenCanvas(5, 3);
       const context = canvas.getContext("2d");
@@ -117,7 +111,7 @@ async function turns(context, page) {
     assert.equal(found.same.reusedTokens, found.next.promptTokens - 1, "the restored pictures have the same pixels");
   });
 
-  await context.test("a conversation that is too long: an error, or its oldest turns are left out", async () => {
+  test("a conversation that is too long: an error, or its oldest turns are left out", async (page) => {
     const found = await page.evaluate(async () => {
       const long = "1 ".repeat(300);
       const history = Array.from({ length: 4 }, () => [
@@ -141,7 +135,7 @@ async function turns(context, page) {
     assert.equal(found.kept, 10, "the history itself loses nothing");
   });
 
-  await context.test("history that is not by turns, nothing to repeat, and a model at work: errors", async () => {
+  test("history that is not by turns, nothing to repeat, and a model at work: errors", async (page) => {
     const codes = await page.evaluate(async () => {
       const codes = [];
       try {
@@ -176,8 +170,8 @@ async function turns(context, page) {
   });
 }
 
-async function endings(context, page) {
-  await context.test("stop texts end an answer and are never shown in part", async () => {
+function endings(test) {
+  test("stop texts end an answer and are never shown in part", async (page) => {
     const found = await page.evaluate(async () => {
       const session = window.model.createSession();
       const results = [];
@@ -198,7 +192,7 @@ async function endings(context, page) {
     ]);
   });
 
-  await context.test("stop tokens, shortest and longest answers, likelihoods", async () => {
+  test("stop tokens, shortest and longest answers, likelihoods", async (page) => {
     const found = await page.evaluate(async () => {
       const session = window.model.createSession();
       const options = { greedy: true };
@@ -230,7 +224,7 @@ async function endings(context, page) {
     assert.equal(found.likely.map(({ text }) => text).join(""), `${RAW}<|im_end|>`);
   });
 
-  await context.test("settings that can not be: INVALID_ARGUMENT", async () => {
+  test("settings that can not be: INVALID_ARGUMENT", async (page) => {
     const found = await page.evaluate(async () => {
       const wrong = [{ temperature: -1 }, { topP: 2 }, { repetitionPenalty: 0 }, { maxTokens: -1 }, { seed: "x" }];
       const ask = (options) =>
@@ -244,8 +238,8 @@ async function endings(context, page) {
   });
 }
 
-async function pictures(context, page) {
-  await context.test("a picture that is encoded ahead is known by its reference", async () => {
+function pictures(test) {
+  test("a picture that is encoded ahead is known by its reference", async (page) => {
     const found = await page.evaluate(async (url) => {
       const ref = await window.model.encodeImage(url);
       const twin = await window.model.encodeImage(await (await fetch(url)).blob());
@@ -263,7 +257,7 @@ async function pictures(context, page) {
     assert.deepEqual(found.pixels, [3, 8, 163, 227]);
   });
 
-  await context.test("photos are turned as browsers show them, unless they are not to be", async () => {
+  test("photos are turned as browsers show them, unless they are not to be", async (page) => {
     const found = await page.evaluate(async (url) => {
       const { naturalWidth, naturalHeight } = await new Promise((resolve) => {
         const image = new Image();
@@ -286,7 +280,7 @@ async function pictures(context, page) {
     assert.deepEqual(found.boxes, [scaled(found.stored), scaled(found.turned)]);
   });
 
-  await context.test("objects of several pictures point at the latest", async () => {
+  test("objects of several pictures point at the latest", async (page) => {
     const images = await page.evaluate(
       async (url, other) => {
         const session = window.model.createSession();
@@ -308,8 +302,8 @@ async function pictures(context, page) {
   });
 }
 
-async function tasks(context, page) {
-  await context.test("ground, describeRegion, caption, vqa, read", async () => {
+function tasks(test) {
+  test("ground, describeRegion, caption, vqa, read", async (page) => {
     const found = await page.evaluate(async (url) => {
       const { model } = window;
       const [one] = await model.ground(url, "the cat");
@@ -349,7 +343,7 @@ async function tasks(context, page) {
     assert.deepEqual(found.others, Array(4).fill([3, "length"]));
   });
 
-  await context.test("score ranks what may follow, after one run of the prompt", async () => {
+  test("score ranks what may follow, after one run of the prompt", async (page) => {
     const found = await page.evaluate(async (url) => {
       const { model } = window;
       const chat = await model.score([{ image: url }, "?"], ["This is a", "This was a", "That"], { normalize: "sum" });
@@ -371,8 +365,8 @@ async function tasks(context, page) {
   });
 }
 
-async function facade(context, page) {
-  await context.test("the OpenAI facade: whole, streamed, with usage; refuses what can not be", async () => {
+function facade(test) {
+  test("the OpenAI facade: whole, streamed, with usage; refuses what can not be", async (page) => {
     const found = await page.evaluate(async (url) => {
       const { createOpenAI } = await import("qwen-vl-web/openai");
       const { chat, models } = createOpenAI(window.model);
@@ -431,7 +425,7 @@ async function facade(context, page) {
 }
 
 /** A worker whose surroundings can be spoilt from the page. */
-export async function lossTests(context, bed) {
+export function lossTests(bed) {
   const scripts = {
     "/changed-worker.js": `import "/change.js"; import "/package/dist/worker.js";`,
     "/change.js": `
@@ -447,78 +441,66 @@ export async function lossTests(context, bed) {
     response.writeHead(200, { "content-type": "text/javascript", "cache-control": "no-store" }).end(scripts[path]);
     return true;
   };
-  await context.test("a device that is lost in mid-answer: DEVICE_LOST, recover(), and the same answer", () =>
-    bed.open(async (page) => {
-      bed.handle = serve;
-      const found = await page.evaluate(async (url) => {
-        const { QwenVL } = await import("qwen-vl-web");
-        const model = await QwenVL.load("/checkpoints/scripted", { workerUrl: "/changed-worker.js" });
-        const events = [];
-        for (const type of ["lost", "recovered"])
-          model.addEventListener(type, (event) => events.push(`${type} ${event.error?.code ?? ""}`));
-        const session = model.createSession({ generation: { greedy: true } });
-        const ref = await model.encodeImage(url);
-        const expected = await session.ask([{ image: ref }, "One?"]);
-        const before = await session.ask("Two?");
-        session.undo();
-        const sabotage = new BroadcastChannel("sabotage");
-        const run = session.ask("Two?");
-        let failure = "none";
-        try {
-          for await (const event of run) if (event.type === "text") sabotage.postMessage("now");
-        } catch ({ code, retryable }) {
-          failure = [code, retryable];
-        }
-        const meanwhile = await session.ask("Two?").then(
-          () => "answered",
-          ({ code }) => code,
-        );
-        // The question waits for the model.
-        const recovered = model.recover();
-        const after = await session.ask("Two?");
-        await recovered;
-        const history = session.history.length;
-        await model.dispose();
-        const gone = await model.recover().then(
-          () => "recovered",
-          ({ code }) => code,
-        );
-        return { failure, meanwhile, events, tokens: [before.tokens, after.tokens], raw: expected.raw, history, gone };
-      }, CAT.url);
-      assert.deepEqual(found.failure, ["DEVICE_LOST", true]);
-      assert.equal(found.meanwhile, "DEVICE_LOST");
-      assert.deepEqual(found.events, ["lost DEVICE_LOST", "recovered "]);
-      assert.deepEqual(found.tokens[0], found.tokens[1]);
-      assert.deepEqual([found.raw, found.history, found.gone], [RAW, 4, "DISPOSED"]);
-    }),
-  );
+  bed.pageTest("a device that is lost in mid-answer: DEVICE_LOST, recover(), and the same answer", async (page) => {
+    bed.handle = serve;
+    const found = await page.evaluate(async (url) => {
+      const { QwenVL } = await import("qwen-vl-web");
+      const model = await QwenVL.load("/checkpoints/scripted", { workerUrl: "/changed-worker.js" });
+      const events = [];
+      for (const type of ["lost", "recovered"]) model.addEventListener(type, (event) => events.push(`${type} ${event.error?.code ?? ""}`));
+      const session = model.createSession({ generation: { greedy: true } });
+      const ref = await model.encodeImage(url);
+      const expected = await session.ask([{ image: ref }, "One?"]);
+      const before = await session.ask("Two?");
+      session.undo();
+      const sabotage = new BroadcastChannel("sabotage");
+      const run = session.ask("Two?");
+      let failure = "none";
+      try {
+        for await (const event of run) if (event.type === "text") sabotage.postMessage("now");
+      } catch ({ code, retryable }) {
+        failure = [code, retryable];
+      }
+      const meanwhile = await session.ask("Two?").then(
+        () => "answered",
+        ({ code }) => code,
+      );
+      // The question waits for the model.
+      const recovered = model.recover();
+      const after = await session.ask("Two?");
+      await recovered;
+      const history = session.history.length;
+      await model.dispose();
+      const gone = await model.recover().then(
+        () => "recovered",
+        ({ code }) => code,
+      );
+      return { failure, meanwhile, events, tokens: [before.tokens, after.tokens], raw: expected.raw, history, gone };
+    }, CAT.url);
+    assert.deepEqual(found.failure, ["DEVICE_LOST", true]);
+    assert.equal(found.meanwhile, "DEVICE_LOST");
+    assert.deepEqual(found.events, ["lost DEVICE_LOST", "recovered "]);
+    assert.deepEqual(found.tokens[0], found.tokens[1]);
+    assert.deepEqual([found.raw, found.history, found.gone], [RAW, 4, "DISPOSED"]);
+  });
 
-  await context.test("a driver that computes wrongly is found at load: GPU_INCORRECT", () =>
-    bed.open(async (page) => {
-      const wrong = `
-        const create = GPUDevice.prototype.createShaderModule;
-        GPUDevice.prototype.createShaderModule = function (descriptor) {
-          const product = descriptor.code.includes("let summed = workgroup_sums");
-          const wrong = product ? descriptor.code.replaceAll("+=", "-=") : descriptor.code;
-          return create.call(this, { ...descriptor, code: wrong });
-        };`;
-      bed.handle = (path, response) => {
-        if (path !== "/change.js") return serve(path, response);
-        response.writeHead(200, { "content-type": "text/javascript", "cache-control": "no-store" }).end(wrong);
-        return true;
-      };
-      const found = await page.evaluate(async () => {
-        const { QwenVL } = await import("qwen-vl-web");
-        const load = (options) =>
-          QwenVL.load("/checkpoints/mini-a-q4", { workerUrl: "/changed-worker.js", ...options }).then(
-            (model) => model.dispose().then(() => "loaded"),
-            ({ code, message }) => [code, message],
-          );
-        return [await load({}), await load({ selfCheck: false })];
-      });
-      assert.equal(found[0][0], "GPU_INCORRECT", String(found[0]));
-      assert.match(found[0][1], /computes wrongly|not finite/);
-      assert.equal(found[1], "loaded");
-    }),
-  );
+  bed.pageTest("a driver that computes wrongly is found at load: GPU_INCORRECT", async (page) => {
+    bed.handle = (path, response) => {
+      if (path !== "/change.js") return serve(path, response);
+      response.writeHead(200, { "content-type": "text/javascript", "cache-control": "no-store" }).end(IDLE_PRODUCTS);
+      return true;
+    };
+    const found = await page.evaluate(async () => {
+      const { QwenVL } = await import("qwen-vl-web");
+      const load = (options) =>
+        QwenVL.load("/checkpoints/mini-a-q4", { workerUrl: "/changed-worker.js", ...options }).then(
+          (model) => model.dispose().then(() => "loaded"),
+          ({ code, message }) => [code, message],
+        );
+      return [await load({}), await load({ selfCheck: false })];
+    });
+    assert.equal(found[0][0], "GPU_INCORRECT", String(found[0]));
+    assert.match(found[0][1], /computes wrongly|not finite/);
+    assert.equal(found[1], "loaded");
+  });
 }

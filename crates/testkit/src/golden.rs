@@ -1,4 +1,4 @@
-//! Goldens of the original code: the fixtures of this repository, and the whole reference set where it lies beside it.
+//! Goldens of the original code: the fixtures of this repository, and the larger reference set if it is on the machine.
 
 use anyhow::{Context, Result};
 use safetensors::SafeTensors;
@@ -17,11 +17,19 @@ pub fn fixtures() -> PathBuf {
     repository().join("tests/fixtures")
 }
 
-/// The whole reference set: the folder named by `QWEN_VL_REFERENCE`, or `../shared/reference` beside the repository, if it is there.
+/// The larger reference set, if it is there: the folder that `QWEN_VL_REFERENCE` names, or `../shared/reference` next to the repository.
 pub fn reference() -> Option<PathBuf> {
     let folder = std::env::var_os("QWEN_VL_REFERENCE").map_or_else(|| repository().join("../shared/reference"), PathBuf::from);
     folder.is_dir().then_some(folder)
 }
+
+/// Golden models of the repository's fixtures.
+const FIXTURE_SETS: [&str; 2] = ["mini-a", "mini-b"];
+/// Golden models of the larger reference set.
+const REFERENCE_SETS: [&str; 2] = ["tiny-a", "tiny-b"];
+
+/// Why [`GoldenSet::missing`] are missing, and what to do.
+pub const MISSING_REFERENCE: &str = "the larger reference set is not there: set QWEN_VL_REFERENCE to its folder";
 
 /// A checkpoint with the cases that the original code computed on it.
 #[derive(Debug, Clone)]
@@ -33,14 +41,20 @@ pub struct GoldenSet {
 }
 
 impl GoldenSet {
-    /// The sets in the repository, and those of the reference where it is.
+    /// The sets of the repository, and those of the larger reference set if it is there. [`GoldenSet::missing`] names the others.
     pub fn all() -> Vec<Self> {
-        let set = |root: PathBuf, name: &str| Self { name: name.to_owned(), root };
-        let mut sets = vec![set(fixtures(), "mini-a"), set(fixtures(), "mini-b")];
-        if let Some(reference) = reference() {
-            sets.extend([set(reference.clone(), "tiny-a"), set(reference, "tiny-b")]);
+        let sets = |root: &Path, names: [&str; 2]| names.map(|name| Self { name: name.to_owned(), root: root.to_owned() });
+        let mut all = Vec::from(sets(&fixtures(), FIXTURE_SETS));
+        match reference() {
+            Some(root) => all.extend(sets(&root, REFERENCE_SETS)),
+            None => eprintln!("not run: {}; {MISSING_REFERENCE}", Self::missing().join(", ")),
         }
-        sets
+        all
+    }
+
+    /// Names of the sets that this machine does not have.
+    pub fn missing() -> &'static [&'static str] {
+        if reference().is_some() { &[] } else { &REFERENCE_SETS }
     }
 
     /// The Hugging Face folder.
@@ -61,29 +75,29 @@ impl GoldenSet {
         paths.iter().map(|path| Case::read(path)).collect()
     }
 
-    /// What the visual part computes for one picture (`images/photo_cat.png`), by stage.
+    /// Outputs of the vision tower's stages for one picture (such as `images/photo_cat.png`), by name.
     pub fn image_stages(&self, picture: &str) -> Result<BTreeMap<String, Tensor>> {
-        let name = Path::new(picture).file_stem().context("a picture's path has a name")?;
+        let name = Path::new(picture).file_stem().with_context(|| format!("{picture}: the path has no file name"))?;
         read_tensors(&self.golden().join("images").join(name).with_extension("safetensors"))
     }
 }
 
-/// One prompt and what the original code computes for it.
+/// One prompt with the results of the original code.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Case {
-    /// Its name.
+    /// Name of the case.
     pub case: String,
     /// Token ids of the prompt.
     pub input_ids: Vec<u32>,
-    /// Pictures in order.
+    /// Pictures in the order of the prompt.
     pub images: Vec<CaseImage>,
     /// NTK factor of the prompt.
     pub ntk_alpha: u32,
-    /// Most likely token at every prompt position.
+    /// The most likely token at every prompt position.
     pub argmax: Vec<u32>,
-    /// Greedy steps.
+    /// Greedy decoding.
     pub decode: Decode,
-    /// What top-p sampling keeps at the first step.
+    /// Tokens that top-p sampling keeps at the first step.
     pub top_p_at_first_step: Vec<TopP>,
     /// Tensors by name.
     #[serde(skip)]
@@ -97,32 +111,32 @@ pub struct CaseImage {
     pub path: String,
 }
 
-/// Greedy steps of a case.
+/// Greedy decoding of a case.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Decode {
-    /// The tokens, the first from the last prompt position.
+    /// The tokens. The first one comes from the last prompt position.
     pub tokens: Vec<u32>,
 }
 
 /// The candidates of one top-p value.
 #[derive(Debug, Clone, Deserialize)]
 pub struct TopP {
-    /// Mass to keep.
+    /// Probability mass to keep.
     pub top_p: f32,
-    /// How many tokens stay.
+    /// Number of tokens that it keeps.
     pub kept: usize,
-    /// The most likely of them, at most 16.
+    /// The most likely of them, 16 at most.
     pub ids: Vec<u32>,
-    /// Probabilities of these among all that stay.
+    /// Probabilities of these, normalised over all kept tokens.
     pub probabilities: Vec<f32>,
 }
 
 /// An f32 tensor.
 #[derive(Debug, Clone)]
 pub struct Tensor {
-    /// Its shape.
+    /// Shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// Its values.
+    /// Values in row-major order.
     pub values: Vec<f32>,
 }
 
@@ -141,7 +155,7 @@ fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     file.tensors()
         .into_iter()
         .map(|(name, view)| {
-            anyhow::ensure!(view.dtype() == safetensors::Dtype::F32, "{}: `{name}` is not f32", path.display());
+            anyhow::ensure!(view.dtype() == safetensors::Dtype::F32, "{}: `{name}` is {:?}, expected F32", path.display(), view.dtype());
             let values = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
             Ok((name, Tensor { shape: view.shape().to_vec(), values }))
         })

@@ -1,22 +1,21 @@
-//! A model that says what the tests want: its next token depends on the latest token alone.
+//! A model that says what the tests expect: its next token depends on the latest token alone.
 //!
-//! The layers add nothing to the residual stream, each token of the script has an axis of its own as its embedding, and the head's row of
-//! the token that comes next is that axis. Pictures and prompts still go through every kernel; they change nothing.
+//! The layers add nothing to the residual stream. Each token of the script is embedded as an axis of its own, and the head's row of the next
+//! token is that axis. Pictures and prompts still run through every kernel, but do not change the answer.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::encode_rows;
 use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
 use std::fs;
 use std::path::Path;
 
-/// Token ids of the first 4096 ranks and their special tokens. Each occurs once, so that the one after it is known. Prompts end in
-/// the first one, a line feed; the text is
-/// `This is a<ref> person</ref><box>(12,34), (567 ,890)</box>.` and then `<|im_end|>`.
+/// Token ids within the first 4096 ranks and their special tokens. Each occurs once, so that its successor is known. Prompts end in the
+/// first one, a line feed; the text is `This is a<ref> person</ref><box>(12,34), (567 ,890)</box>.` and then `<|im_end|>`.
 const SCRIPT: [usize; 27] =
     [198, 1986, 374, 264, 4304, 1697, 4305, 4306, 7, 16, 17, 11, 18, 19, 701, 320, 20, 21, 22, 1154, 23, 24, 15, 8, 4307, 13, 4098];
 
-/// Rewrites a web checkpoint of f32 weights whose vocabulary is that of the fixtures.
+/// Rewrites a web checkpoint of f32 weights that has the vocabulary of the fixtures.
 pub fn rewrite(folder: &Path) -> Result<()> {
     let path = folder.join(MANIFEST_FILE);
     let mut manifest = Manifest::from_json(&fs::read_to_string(&path)?)?;
@@ -32,8 +31,8 @@ pub fn rewrite(folder: &Path) -> Result<()> {
             name if name.ends_with(".mlp.down.weight") => {}
             _ => continue,
         }
-        ensure!(tensor.scheme == Scheme::F32, "{} is not stored as f32", tensor.name);
-        let [part] = &tensor.parts[..] else { anyhow::bail!("{} has several parts", tensor.name) };
+        ensure!(tensor.scheme == Scheme::F32, "{}: {} is not stored as f32", path.display(), tensor.name);
+        let [part] = &tensor.parts[..] else { bail!("{}: {} has several parts, expected one", path.display(), tensor.name) };
         let encoded = encode_rows(Scheme::F32, &weights, cols);
         shards[part.shard][part.data[0] as usize..part.data[1] as usize].copy_from_slice(&encoded.data);
     }
@@ -41,5 +40,5 @@ pub fn rewrite(folder: &Path) -> Result<()> {
         *entry = FileEntry::of_shard(&entry.file, bytes);
         fs::write(folder.join(&entry.file), bytes)?;
     }
-    fs::write(&path, serde_json::to_string(&manifest)?).with_context(|| format!("can not write {}", path.display()))
+    fs::write(&path, serde_json::to_string(&manifest)?).with_context(|| format!("could not write {}", path.display()))
 }
