@@ -36,7 +36,7 @@ export async function faultTests(bed) {
 
 function answers(test) {
   test("progress grows to the whole and ends ready", async (page) => {
-    const { phases, info } = await page.evaluate(() => ({ phases: window.phases, info: window.model.info }));
+    const { phases, info } = await page.evaluate(() => ({ phases: window.progress, info: window.model.info }));
     assert.equal(phases[0].phase, "manifest");
     const last = phases.at(-1);
     assert.deepEqual([last.phase, last.bytes, last.shard], ["ready", info.downloadBytes, last.shards]);
@@ -273,9 +273,13 @@ function badRequests(test) {
       assert.match(error.message, message);
     });
   }
+}
 
-  test(
-    "after all these the model still answers; disposed of, it says so",
+/** Disposes of the model that the other suites share, so it comes after them. */
+export function disposeTest(bed) {
+  bed.modelTest(
+    { url: "/checkpoints/scripted" },
+    "API: the model still answers; once disposed of, it reports that",
     async (page) => {
       assert.equal((await describe(page, `return (await window.model.createSession().ask("?")).raw`)).value, SCRIPTED.raw);
       const pending = await describe(

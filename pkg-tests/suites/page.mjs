@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until } from "../page/site.mjs";
 
-/** What the model of these tests says; `crates/xtask/src/scripted.rs`. */
+/** What the model of these tests says; `crates/testkit/examples/test_checkpoints/scripted.rs`. */
 const ANSWER = "This is a person.";
 const NORM = [12, 34, 567, 890];
 const FIRST_COLOR = "230,25,75,255";

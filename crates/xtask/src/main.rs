@@ -3,16 +3,17 @@
 mod checkpoints;
 mod demo;
 mod evaluate;
+mod lint;
 mod packages;
 mod page;
 mod process;
-mod scripted;
 mod system;
 mod test;
 mod wasm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use packages::Backends;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,12 +26,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build everything, serve the demo page with a model, and print its address
+    /// Build what the demo page needs, serve it with a model, and print its address
     Demo(demo::Options),
     /// Install what is missing and run everything that must pass
     Test(test::Options),
-    /// Lints, tests and the npm package
-    Ci,
     /// Build the demo page with its embedded model into www/dist, ready for any static host
     Site,
     /// Take pictures of the demo page's main states: desktop and phone, light and dark, English and Chinese
@@ -45,7 +44,7 @@ enum Task {
     Audit,
     /// Build the npm package and pack it into target/package
     Package,
-    /// Build the wasm and the TypeScript of the npm package into web/dist
+    /// Build the wasm and the TypeScript of the npm package into web/dist, and print where the bytes come from
     Web,
 }
 
@@ -63,23 +62,18 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
-        Task::Ci => {
-            test::run(&test::Options::default())?;
-            pack()
-        }
         Task::Site => page::site(),
         Task::Screenshots { out } => page::screenshots(&out),
         Task::Evaluate(options) => evaluate::run(&options),
         Task::Audit => page::audit(),
         Task::Package => {
-            packages::build()?;
-            pack()
+            packages::build(Backends::All)?;
+            println!("{}", packages::pack()?.display());
+            Ok(())
         }
-        Task::Web => packages::build(),
+        Task::Web => {
+            packages::build(Backends::All)?;
+            wasm::report()
+        }
     }
-}
-
-fn pack() -> Result<()> {
-    println!("{}", packages::pack()?.display());
-    Ok(())
 }

@@ -6,11 +6,25 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The wasm modules of a build.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Backends {
+    /// WebGPU alone. If the CPU fallback is not built, a module stands in for it that throws an error.
+    WebGpu,
+    /// WebGPU and the CPU fallback.
+    All,
+}
+
 /// Builds `web/dist`: wasm and TypeScript.
-pub fn build() -> Result<()> {
+pub fn build(backends: Backends) -> Result<()> {
     system::npm_packages()?;
-    wasm::build()?;
+    wasm::build(backends)?;
     typescript()
+}
+
+/// True if `web/dist` holds the CPU fallback.
+pub fn has_fallback() -> bool {
+    wasm::has_fallback()
 }
 
 /// Compiles the TypeScript of the package, and checks its types.
@@ -18,30 +32,36 @@ pub fn typescript() -> Result<()> {
     run(&mut command("node node_modules/typescript/bin/tsc --project web"))
 }
 
-/// Builds `www/dist`; the package has to be built before.
-pub fn site() -> Result<()> {
+/// Builds the demo page into `www/dist`. The package must be built before.
+pub fn page() -> Result<()> {
     run(&mut command("node node_modules/typescript/bin/tsc --project www"))?;
-    run(command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))?;
-    // Behind the page's own build, whose offline cache it is no part of.
+    run(command("node ../node_modules/vite/bin/vite.js build --logLevel warn").current_dir(root().join("www")))
+}
+
+/// Builds the demo page and the API reference into `www/dist`. The package must be built before.
+pub fn site() -> Result<()> {
+    page()?;
+    // After the page's own build, so that its offline cache leaves the reference out.
     api_reference(&root().join("www/dist/api"), false)
 }
 
-/// Writes the package's API reference; the package has to be built before.
+/// Writes the package's API reference. The package must be built before.
 ///
-/// `strict`: a link that leads nowhere or a type that is not exported is an error.
+/// `strict`: a broken link or a type that is not exported is an error.
 pub fn api_reference(folder: &Path, strict: bool) -> Result<()> {
     let line = "node node_modules/typedoc/bin/typedoc --logLevel Warn --options web/typedoc.json --treatWarningsAsErrors";
     run(command(line).arg(strict.to_string()).arg("--out").arg(folder))
 }
 
-/// The tarball that [`pack`] has made.
+/// The tarball that [`pack`] wrote.
 pub fn tarball() -> Result<PathBuf> {
     let folder = target_dir().join("package");
     let mut files = fs::read_dir(&folder)?.filter_map(Result::ok).map(|entry| entry.path());
-    files.find(|path| path.extension().is_some_and(|extension| extension == "tgz")).context("there is no packed package")
+    let found = files.find(|path| path.extension().is_some_and(|extension| extension == "tgz"));
+    found.with_context(|| format!("{} holds no tarball: run `cargo xtask package`", folder.display()))
 }
 
-/// Packs the built package as npm would publish it; returns the tarball.
+/// Packs the built package as npm would publish it. Returns the tarball.
 pub fn pack() -> Result<PathBuf> {
     let folder = target_dir().join("package");
     if folder.is_dir() {
@@ -52,11 +72,10 @@ pub fn pack() -> Result<PathBuf> {
         fs::copy(root().join(licence), root().join("web").join(licence))?;
     }
     run(command("npm pack --silent --workspace web --pack-destination").arg(&folder))?;
-    let mut files = fs::read_dir(&folder)?;
-    Ok(files.next().context("npm pack wrote nothing")??.path())
+    tarball()
 }
 
-/// Packs the package and unpacks the tarball to `target/package/package`, which is what the browser tests run.
+/// Packs the package and unpacks the tarball to `target/package/package`, which the browser tests run.
 pub fn pack_and_unpack() -> Result<()> {
     let tarball = pack()?;
     run(command("tar -x -z -f").arg(&tarball).arg("-C").arg(target_dir().join("package")))

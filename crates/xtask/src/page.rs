@@ -1,18 +1,17 @@
 //! The demo page as it is published, its pictures, and its audit.
 
+use crate::packages::{self, Backends};
 use crate::process::{command, root, run};
-use crate::{checkpoints, packages, system};
+use crate::{checkpoints, system};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes everything that is published to `www/dist`: the page and the embedded model.
+/// Writes everything that is published to `www/dist`: the page, the API reference and the embedded model.
 pub fn site() -> Result<()> {
-    packages::build()?;
+    packages::build(Backends::All)?;
     packages::site()?;
-    let model = PathBuf::from(checkpoints::for_demo(None)?);
-    let published = root().join("www/dist/model");
-    copy_files(&model, &published)?;
+    copy_files(&checkpoints::embedded()?, &root().join("www/dist/model"))?;
     println!("{}: any static host can serve it, in any folder", root().join("www/dist").display());
     Ok(())
 }
@@ -20,13 +19,7 @@ pub fn site() -> Result<()> {
 /// Takes pictures of the page's main states.
 pub fn screenshots(out: &Path) -> Result<()> {
     let (model, chromium) = prepare()?;
-    run(command("node tools/screenshots.mjs --site www/dist")
-        .arg("--model")
-        .arg(model)
-        .arg("--chromium")
-        .arg(chromium)
-        .arg("--out")
-        .arg(out))
+    run(command("node tools/screenshots.mjs --site www/dist").arg("--model").arg(model).arg("--chromium").arg(chromium).arg("--out").arg(out))
 }
 
 /// Runs Lighthouse on the page.
@@ -36,19 +29,19 @@ pub fn audit() -> Result<()> {
     run(command("node tools/audit/audit.mjs --site www/dist").arg("--model").arg(model).arg("--chromium").arg(chromium))
 }
 
-fn prepare() -> Result<(String, &'static str)> {
+fn prepare() -> Result<(PathBuf, &'static str)> {
     system::chromium()?;
-    packages::build()?;
-    packages::site()?;
-    Ok((checkpoints::for_demo(None)?, system::chromium_program().context("Chromium is not installed")?))
+    packages::build(Backends::All)?;
+    packages::page()?;
+    Ok((checkpoints::embedded()?, system::chromium_program().context("Chromium is not installed")?))
 }
 
-/// Copies the files of a folder, which has no folders.
+/// Copies the files of a folder that has no subfolders.
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| format!("can not read {}", from.display()))? {
+    for entry in fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))? {
         let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name())).with_context(|| format!("can not copy {}", entry.path().display()))?;
+        fs::copy(entry.path(), to.join(entry.file_name())).with_context(|| format!("could not copy {}", entry.path().display()))?;
     }
     Ok(())
 }

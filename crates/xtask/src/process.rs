@@ -3,20 +3,21 @@
 use anyhow::{Context, Result, bail};
 use std::env;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
     let manifest_dir = env!("CARGO_MANIFEST_DIR");
-    PathBuf::from(manifest_dir).join("../..").canonicalize().expect("the repository that this was built from is still there")
+    PathBuf::from(manifest_dir).join("../..").canonicalize().expect("xtask runs in the repository that it was built from")
 }
 
-/// Where cargo puts what it builds.
+/// Cargo's build folder.
 pub fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
-/// A command in the root of the repository; the program may be followed by arguments, separated by blanks.
+/// Creates a command that runs in the root of the repository. Spaces separate the program and its arguments.
 pub fn command(line: &str) -> Command {
     let mut words = line.split_whitespace();
     let mut command = Command::new(words.next().expect("a program"));
@@ -24,18 +25,30 @@ pub fn command(line: &str) -> Command {
     command
 }
 
-/// Runs a command; an error if it fails.
+/// Runs a command. Returns an error if it fails.
 pub fn run(command: &mut Command) -> Result<()> {
+    let mut child = start(command)?;
+    wait(&mut child, command)
+}
+
+/// Starts a command.
+pub fn start(command: &mut Command) -> Result<Child> {
     let line = line(command);
     println!("$ {line}");
-    let status = command.status().with_context(|| format!("could not start `{line}`"))?;
+    command.spawn().with_context(|| format!("could not start `{line}`"))
+}
+
+/// Waits for a command that [`start`] started. Returns an error if it fails.
+pub fn wait(child: &mut Child, command: &Command) -> Result<()> {
+    let line = line(command);
+    let status = child.wait().with_context(|| format!("could not wait for `{line}`"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
 }
 
-/// Runs a command and returns what it prints.
+/// Runs a command and returns its standard output.
 pub fn output(command: &mut Command) -> Result<String> {
     let line = line(command);
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("could not start `{line}`"))?;
@@ -45,10 +58,20 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Whether a program is on the path.
+/// True if a program is on the path.
 pub fn installed(program: &str) -> bool {
     let paths = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&paths).any(|dir| dir.join(program).is_file() || dir.join(format!("{program}.exe")).is_file())
+}
+
+/// Processor time, user and system, of all child processes that have ended, with their children. `None` where `/proc` does not say.
+pub fn processor_time() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name, in parentheses, may hold spaces. The fields after it begin with the third; `cutime` and `cstime` are 16 and 17.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?;
+    // Linux counts 100 ticks a second on every machine that this runs on (`getconf CLK_TCK`).
+    Some(Duration::from_millis(ticks * 10))
 }
 
 fn line(command: &Command) -> String {

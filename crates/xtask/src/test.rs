@@ -1,26 +1,31 @@
 //! `cargo xtask test`: everything that must pass, cheapest first.
 
-use crate::process::{command, installed, root, run as run_command, target_dir};
-use crate::{checkpoints, packages, system};
-use anyhow::{Context, Result, ensure};
+use crate::packages::Backends;
+use crate::process::{command, installed, processor_time, root, run as run_command, target_dir};
+use crate::{checkpoints, lint, packages, page, system};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[derive(Args, Default)]
 pub struct Options {
-    /// Run this part alone, with what it needs; may be repeated
+    /// Run this part alone, with the parts that it needs; may be repeated
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Run only the tests whose name contains this text
+    #[arg(long, value_name = "TEXT", requires = "only")]
+    test: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Part {
-    /// Tools, packages and browsers that are not on the machine yet
+    /// Tools, packages and browsers that the machine lacks
     Setup,
-    /// rustfmt
+    /// rustfmt, and Prettier for TypeScript, JavaScript and CSS
     Format,
-    /// Clippy for this machine and for wasm32, and the links in the docs
+    /// Clippy for this machine and for wasm32, the links in the docs, the linter of TypeScript, the writing rules, circles of imports
     Lint,
     /// Unit tests, kernels against their oracles, goldens, on a software Vulkan adapter
     Native,
@@ -28,9 +33,9 @@ enum Part {
     Package,
     /// The golden models, converted
     Checkpoints,
-    /// What of the package runs without a browser
+    /// The parts of the package that run without a browser
     Node,
-    /// The package in Node, on Dawn (Chromium's WebGPU) with a newer lavapipe than the native tests may have
+    /// The package in Node, on Dawn (Chromium's WebGPU) with a newer lavapipe than that of the native tests
     Dawn,
     /// The package and the page in Chromium
     Chromium,
@@ -38,89 +43,158 @@ enum Part {
     Firefox,
     /// The packed package in projects of other tools, in both browsers
     Packaging,
+    /// Lighthouse on the demo page; runs only if it is named
+    Audit,
 }
 
 impl Part {
-    /// Parts that have to run before this one. All but `Setup` are quick where nothing changed.
+    /// Parts that must pass before this one. All except `Setup` are quick if nothing changed.
     fn needs(self) -> &'static [Part] {
         match self {
-            Self::Setup | Self::Format => &[],
-            Self::Lint | Self::Native | Self::Package | Self::Checkpoints => &[Self::Setup],
+            Self::Setup => &[],
+            Self::Format | Self::Lint | Self::Native | Self::Package | Self::Checkpoints | Self::Audit => &[Self::Setup],
             Self::Node => &[Self::Setup, Self::Package],
             Self::Dawn | Self::Chromium | Self::Firefox | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
         }
     }
 
-    fn run(self) -> Result<()> {
+    /// True for parts that are too slow or too uneven for every run.
+    fn only_if_named(self) -> bool {
+        matches!(self, Self::Audit)
+    }
+
+    /// True if `--test` can choose from the part's tests.
+    fn has_named_tests(self) -> bool {
+        matches!(self, Self::Native | Self::Node | Self::Dawn | Self::Chromium | Self::Firefox | Self::Packaging)
+    }
+
+    /// Runs the part, or only the tests whose name contains `name`.
+    fn run(self, name: Option<&str>) -> Result<()> {
         match self {
             Self::Setup => {
                 system::wasm_target()?;
                 system::browsers_and_vulkan()?;
                 system::npm_packages()
             }
-            Self::Format => run_command(&mut command("cargo fmt --all --check")),
-            Self::Lint => lint(),
-            Self::Native => native(),
+            Self::Format => all(vec![
+                ("cargo fmt", run_command(&mut command("cargo fmt --all --check"))),
+                ("prettier", run_command(&mut command("npm run --silent format:check"))),
+            ]),
+            Self::Lint => all(lint::run()),
+            Self::Native => native(name),
             Self::Package => {
-                packages::build()?;
+                packages::build(Backends::All)?;
                 packages::pack_and_unpack()?;
                 packages::site()
             }
             Self::Checkpoints => checkpoints::for_tests(),
-            Self::Node => node(),
-            Self::Dawn => dawn(),
-            Self::Chromium => browser("chromium", system::chromium_program()),
-            Self::Firefox => browser("firefox", system::firefox_program()),
-            Self::Packaging => packaging(),
+            Self::Node => node(name),
+            Self::Dawn => dawn(name),
+            Self::Chromium => browser("chromium", system::chromium_program(), name),
+            Self::Firefox => browser("firefox", system::firefox_program(), name),
+            Self::Packaging => packaging(name),
+            Self::Audit => page::audit(),
         }
     }
 }
 
-/// Runs the chosen parts, all by default, and prints how long each took. Stops at the first that fails.
+/// The end of a part.
+enum Outcome {
+    Passed,
+    Failed(anyhow::Error),
+    /// A part that it needs did not pass.
+    NotRun(Part),
+}
+
+/// Runs the chosen parts, by default all that need not be named, and prints how long each took. Continues after a part that fails, except
+/// with the parts that need it.
 pub fn run(options: &Options) -> Result<()> {
-    let chosen = |part: &&Part| {
-        let asked = &options.only;
-        asked.is_empty() || asked.contains(part) || asked.iter().any(|other| other.needs().contains(part))
+    let asked = &options.only;
+    if let (Some(_), Some(part)) = (&options.test, asked.iter().find(|part| !part.has_named_tests())) {
+        bail!("--test chooses from tests, and the part {part:?} has none that it could choose");
+    }
+    let chosen = |part: &Part| match asked.is_empty() {
+        true => !part.only_if_named(),
+        false => asked.contains(part) || asked.iter().any(|other| other.needs().contains(part)),
     };
-    let mut rows: Vec<(Part, Duration, bool)> = Vec::new();
-    let mut outcome = Ok(());
-    for part in Part::value_variants().iter().filter(chosen) {
+    let mut rows: Vec<(Part, Duration, Option<Duration>, Outcome)> = Vec::new();
+    for part in Part::value_variants().iter().copied().filter(chosen) {
         println!("\n== {part:?}");
-        let started = Instant::now();
-        outcome = part.run().with_context(|| format!("{part:?} failed"));
-        rows.push((*part, started.elapsed(), outcome.is_ok()));
-        if outcome.is_err() {
-            break;
+        let failed = rows.iter().find(|(other, .., outcome)| part.needs().contains(other) && !matches!(outcome, Outcome::Passed));
+        if let Some((needed, ..)) = failed {
+            let needed = *needed;
+            println!("not run, because {needed:?} did not pass");
+            rows.push((part, Duration::ZERO, None, Outcome::NotRun(needed)));
+            continue;
         }
+        let (started, processor) = (Instant::now(), processor_time());
+        let outcome = match part.run(options.test.as_deref().filter(|_| asked.contains(&part))) {
+            Ok(()) => Outcome::Passed,
+            Err(error) => {
+                println!("{part:?} failed: {error:#}");
+                Outcome::Failed(error)
+            }
+        };
+        let processor = processor.zip(processor_time()).map(|(before, after)| after.saturating_sub(before));
+        rows.push((part, started.elapsed(), processor, outcome));
     }
-    println!();
-    for (part, took, passed) in &rows {
-        println!("{:12} {:7.1} s  {}", format!("{part:?}"), took.as_secs_f64(), if *passed { "ok" } else { "FAILED" });
-    }
-    let whole: Duration = rows.iter().map(|(_, took, _)| *took).sum();
-    println!("{:12} {:7.1} s", "all", whole.as_secs_f64());
-    outcome
+    print_table(&rows);
+    let failures: Vec<String> = rows.iter().filter_map(|(part, .., outcome)| failure(*part, outcome)).collect();
+    ensure!(failures.is_empty(), "{} of {} parts did not pass:\n{}", failures.len(), rows.len(), failures.join("\n"));
+    Ok(())
 }
 
-fn lint() -> Result<()> {
-    run_command(&mut command("cargo clippy --quiet --all-targets -- --deny warnings"))?;
-    // What runs in a tab is linted for its target too, with calls forbidden that block or do not exist there.
-    let in_browser = ["format", "processor", "kernels", "runtime", "cpu", "web", "web-cpu"].map(|name| format!("--package qwen-vl-{name}"));
-    let line = format!("cargo clippy --quiet --target wasm32-unknown-unknown {} -- --deny warnings", in_browser.join(" "));
-    run_command(command(&line).env("CLIPPY_CONF_DIR", "web"))?;
-    run_command(command("cargo doc --quiet --no-deps").env("RUSTDOCFLAGS", "--deny rustdoc::broken_intra_doc_links"))
+fn failure(part: Part, outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Passed => None,
+        Outcome::Failed(error) => Some(format!("  {part:?}: {error:#}")),
+        Outcome::NotRun(needed) => Some(format!("  {part:?}: not run, because {needed:?} did not pass")),
+    }
 }
 
-fn native() -> Result<()> {
+fn print_table(rows: &[(Part, Duration, Option<Duration>, Outcome)]) {
+    println!("\n{:12} {:>10} {:>12}", "part", "clock", "processor");
+    let print = |name: &str, clock: Duration, processor: Option<Duration>, end: &str| {
+        let processor = processor.map_or("unknown".to_owned(), |time| format!("{:.0} s", time.as_secs_f64()));
+        println!("{name:12} {:>8.0} s {processor:>12}  {end}", clock.as_secs_f64());
+    };
+    for (part, clock, processor, outcome) in rows {
+        let end = match outcome {
+            Outcome::Passed => "ok",
+            Outcome::Failed(_) => "FAILED",
+            Outcome::NotRun(_) => "not run",
+        };
+        print(&format!("{part:?}"), *clock, *processor, end);
+    }
+    let sum = rows.iter().map(|(_, clock, ..)| *clock).sum();
+    print("all", sum, rows.iter().filter_map(|(_, _, processor, _)| *processor).reduce(|a, b| a + b), "");
+}
+
+/// Collects the results of independent steps: fails if one does, and names all that did.
+fn all(steps: Vec<(&str, Result<()>)>) -> Result<()> {
+    let failures: Vec<String> = steps.into_iter().filter_map(|(name, result)| Some(format!("{name}: {:#}", result.err()?))).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(())
+}
+
+fn native(name: Option<&str>) -> Result<()> {
     let icd = system::lavapipe_icd().context("no software Vulkan driver")?;
-    let runner = if installed("cargo-nextest") { "cargo nextest run" } else { "cargo test" };
-    run_command(command(runner).env("VK_DRIVER_FILES", icd))
+    let nextest = installed("cargo-nextest");
+    // All failures are listed, not only the first.
+    let runner = if nextest { "cargo nextest run --no-fail-fast" } else { "cargo test --no-fail-fast" };
+    let tests = run_command(command(runner).args(name).env("VK_DRIVER_FILES", &icd));
+    // nextest leaves out the examples in the docs.
+    let examples = if nextest && name.is_none() { run_command(&mut command("cargo test --quiet --doc")) } else { Ok(()) };
+    all(vec![("tests", tests), ("examples in the docs", examples)])
 }
 
-fn node() -> Result<()> {
+fn node(name: Option<&str>) -> Result<()> {
     let mut node = command("node --test --test-reporter=dot");
-    for folder in ["pkg-tests/node", "web/test"] {
-        // Listed here, because versions of Node differ in what they take for a pattern or a folder.
+    if let Some(name) = name {
+        node.arg(format!("--test-name-pattern={}", escaped(name)));
+    }
+    for folder in ["pkg-tests/node", "web/test", "tools/lint"] {
+        // Listed here, because versions of Node differ in the patterns and folders that they accept.
         let mut files = fs::read_dir(root().join(folder))?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         files.retain(|file| file.to_string_lossy().ends_with(".test.mjs"));
         ensure!(!files.is_empty(), "{folder} has no tests");
@@ -129,34 +203,43 @@ fn node() -> Result<()> {
     run_command(&mut node)
 }
 
-fn dawn() -> Result<()> {
-    run_command(
-        command("node --test --test-reporter=spec pkg-tests/dawn/dawn.test.mjs")
-            .env("VK_DRIVER_FILES", system::dawn_icd()?)
-            .env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder()),
-    )
+/// A text as a regular expression that matches it alone.
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_ascii_punctuation() { vec!['\\', c] } else { vec![c] }).collect()
 }
 
-fn browser(name: &str, program: Option<&str>) -> Result<()> {
+fn dawn(name: Option<&str>) -> Result<()> {
+    run_command(suite("pkg-tests/dawn/dawn.test.mjs", name).env("VK_DRIVER_FILES", system::dawn_icd()?))
+}
+
+fn browser(browser: &str, program: Option<&str>, name: Option<&str>) -> Result<()> {
     run_command(
-        command("node --test --test-concurrency=1 --test-reporter=spec pkg-tests/browser.test.mjs")
-            .env("QWEN_VL_BROWSER", name)
-            .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{name} is not installed"))?)
+        suite("pkg-tests/browser.test.mjs", name)
+            .env("QWEN_VL_BROWSER", browser)
+            .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{browser} is not installed"))?)
             .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?)
-            .env("QWEN_VL_PACKAGE", target_dir().join("package/package"))
-            .env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder()),
+            .env("QWEN_VL_PACKAGE", target_dir().join("package/package")),
     )
 }
 
-fn packaging() -> Result<()> {
+fn packaging(name: Option<&str>) -> Result<()> {
     packages::api_reference(&target_dir().join("api"), true)?;
     run_command(
-        command("node --test --test-concurrency=1 --test-reporter=spec pkg-tests/packaging/packaging.test.mjs")
+        suite("pkg-tests/packaging/packaging.test.mjs", name)
             .env("QWEN_VL_TARBALL", packages::tarball()?)
-            .env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder())
             .env("QWEN_VL_SCRATCH", target_dir().join("packaging"))
             .env("QWEN_VL_CHROMIUM", system::chromium_program().context("Chromium is not installed")?)
             .env("QWEN_VL_FIREFOX", system::firefox_program().context("Firefox is not installed")?)
             .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?),
     )
+}
+
+/// A file of tests that `pkg-tests/bed.mjs` registers: they choose by `QWEN_VL_TEST`.
+fn suite(file: &str, name: Option<&str>) -> Command {
+    let mut node = command("node --test --test-concurrency=1 --test-reporter=spec");
+    node.arg(file).env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder());
+    if let Some(name) = name {
+        node.env("QWEN_VL_TEST", name);
+    }
+    node
 }

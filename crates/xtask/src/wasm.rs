@@ -1,49 +1,110 @@
-//! The wasm of the npm package: cargo, wasm-bindgen, wasm-opt; its size and where the bytes go.
+//! The wasm modules of the npm package: cargo, wasm-bindgen, wasm-opt, and a report of their sizes.
 
+use crate::packages::Backends;
 use crate::process::{command, output, root, run, target_dir};
 use crate::system;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use wasmparser::{KnownCustom, Name, Parser, Payload, TypeRef};
 
-/// Builds `web/dist/wasm`, for the GPU and for the processor, and prints sizes. Does nothing but the cargo call if nothing changed.
-pub fn build() -> Result<()> {
+/// The wasm module of WebGPU.
+const WEBGPU: &str = "qwen_vl_web";
+/// The wasm module of the CPU fallback.
+const FALLBACK: &str = "qwen_vl_web_cpu";
+
+/// Builds `web/dist/wasm`. Does nothing except calling cargo if nothing changed.
+pub fn build(backends: Backends) -> Result<()> {
     system::wasm_target()?;
-    let cargo = "cargo build --quiet --profile wasm --package qwen-vl-web --package qwen-vl-web-cpu --target wasm32-unknown-unknown";
-    run(&mut command(cargo))?;
-    bind("qwen_vl_web")?;
-    bind("qwen_vl_web_cpu")
+    let mut cargo = command("cargo build --quiet --profile wasm --target wasm32-unknown-unknown --package qwen-vl-web");
+    if backends == Backends::All {
+        cargo.args(["--package", "qwen-vl-web-cpu"]);
+    }
+    run(&mut cargo)?;
+    bind(WEBGPU)?;
+    match backends {
+        Backends::All => bind(FALLBACK),
+        Backends::WebGpu => stand_in_for_fallback(),
+    }
+}
+
+/// True if `web/dist/wasm` holds a CPU fallback that was built after the sources of the WebGPU module changed last.
+pub fn has_fallback() -> bool {
+    modified(&module(FALLBACK)) >= modified(&compiled(WEBGPU))
+}
+
+/// Prints the sizes of the modules, and which crates their bytes come from.
+pub fn report() -> Result<()> {
+    for name in [WEBGPU, FALLBACK] {
+        println!("{name}:");
+        print_sizes(&module(name))?;
+        print_shares(&fs::read(bound().join(format!("{name}_bg.wasm")))?)?;
+    }
+    Ok(())
+}
+
+/// The module as it is published.
+fn module(name: &str) -> PathBuf {
+    dist().join(format!("{name}_bg.wasm"))
+}
+
+fn dist() -> PathBuf {
+    root().join("web/dist/wasm")
+}
+
+/// The module as cargo writes it.
+fn compiled(name: &str) -> PathBuf {
+    target_dir().join(format!("wasm32-unknown-unknown/wasm/{name}.wasm"))
+}
+
+/// The folder for the output of wasm-bindgen.
+fn bound() -> PathBuf {
+    target_dir().join("wasm-bindgen")
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 fn bind(name: &str) -> Result<()> {
-    let compiled = target_dir().join(format!("wasm32-unknown-unknown/wasm/{name}.wasm"));
-    let folder = root().join("web/dist/wasm");
-    let optimized = folder.join(format!("{name}_bg.wasm"));
-    let bound = target_dir().join("wasm-bindgen");
-    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
-    if modified(&optimized) < modified(&compiled) {
-        fs::create_dir_all(&folder)?;
-        wasm_bindgen_cli_support::Bindgen::new()
-            .input_path(&compiled)
-            .web(true)?
-            .typescript(true)
-            .omit_default_module_path(false)
-            .generate(&bound)
-            .context("wasm-bindgen")?;
-        for file in [format!("{name}.js"), format!("{name}.d.ts")] {
-            fs::copy(bound.join(&file), folder.join(&file))?;
-        }
-        // What Rust's target has switched on, so that wasm-opt accepts it; every browser with WebGPU has these.
-        let features = "--enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext --enable-mutable-globals \
-                        --enable-reference-types --enable-multivalue --enable-simd";
-        let wasm_opt = format!("node node_modules/binaryen/bin/wasm-opt -Oz {features} --strip-debug --strip-producers --output");
-        run(command(&wasm_opt).arg(&optimized).arg(bound.join(format!("{name}_bg.wasm"))))?;
+    if modified(&module(name)) >= modified(&compiled(name)) {
+        return Ok(());
     }
-    println!("{name}:");
-    print_sizes(&optimized)?;
-    print_shares(&fs::read(bound.join(format!("{name}_bg.wasm")))?)
+    fs::create_dir_all(dist())?;
+    wasm_bindgen_cli_support::Bindgen::new()
+        .input_path(compiled(name))
+        .web(true)?
+        .typescript(true)
+        .omit_default_module_path(false)
+        .generate(bound())
+        .with_context(|| format!("wasm-bindgen could not process {}", compiled(name).display()))?;
+    for file in [format!("{name}.js"), format!("{name}.d.ts")] {
+        fs::copy(bound().join(&file), dist().join(&file))?;
+    }
+    // The features that Rust's target enables. Every browser with WebGPU has them.
+    let features = "--enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext --enable-mutable-globals \
+                    --enable-reference-types --enable-multivalue --enable-simd";
+    let wasm_opt = format!("node node_modules/binaryen/bin/wasm-opt -Oz {features} --strip-debug --strip-producers --output");
+    run(command(&wasm_opt).arg(module(name)).arg(bound().join(format!("{name}_bg.wasm"))))
+}
+
+/// Writes a module in place of a CPU fallback that is missing or older than the sources. It has the same types, and throws an error that
+/// says what to do.
+fn stand_in_for_fallback() -> Result<()> {
+    if has_fallback() {
+        return Ok(());
+    }
+    let script = "throw new Error(\"the CPU fallback is not built: wait until `cargo xtask demo` says that it is, or run `cargo xtask site`\");\n\
+                  export {};\n";
+    fs::write(dist().join(format!("{FALLBACK}.js")), script)?;
+    fs::copy(dist().join(format!("{WEBGPU}.d.ts")), dist().join(format!("{FALLBACK}.d.ts")))?;
+    match fs::remove_file(module(FALLBACK)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("could not remove the old CPU fallback"),
+        _ => Ok(()),
+    }
 }
 
 fn print_sizes(wasm: &Path) -> Result<()> {
@@ -55,7 +116,7 @@ fn print_sizes(wasm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prints how many bytes of code and data come from which crate. Before wasm-opt, which drops the names.
+/// Prints the bytes of code and data that come from each crate, before wasm-opt, which drops the names.
 fn print_shares(wasm: &[u8]) -> Result<()> {
     let mut names: HashMap<u32, String> = HashMap::new();
     let mut bodies: Vec<usize> = Vec::new();
@@ -92,7 +153,7 @@ fn print_shares(wasm: &[u8]) -> Result<()> {
     shares.insert("(constants: tables, texts, shaders)".to_owned(), data);
     let mut shares: Vec<_> = shares.into_iter().collect();
     shares.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    println!("where the bytes go, before wasm-opt (KiB):");
+    println!("bytes by crate before wasm-opt (KiB):");
     for (name, bytes) in shares.iter().take(16) {
         println!("{:8.1}  {name}", *bytes as f64 / 1024.0);
     }
@@ -101,7 +162,7 @@ fn print_shares(wasm: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The crate of a demangled function name: of the type for methods and implementations.
+/// Returns the crate of a demangled function name. For methods and implementations it is the crate of the type.
 fn crate_of(name: &str) -> &str {
     let name = name.trim_start_matches(['<', '&', '*', '[', '(', ' ']).trim_start_matches("mut ").trim_start_matches("dyn ");
     let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
