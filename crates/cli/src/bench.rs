@@ -5,8 +5,9 @@ use crate::gpu::GpuArgs;
 use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_format::ModelConfig;
+use qwen_vl_kernels::timing::{self, published};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::{Backend, Budget, Gpu, KvFormat, ModelOptions, bench, synthetic};
+use qwen_vl_runtime::{Backend, Budget, Gpu, KvFormat, ModelOptions, synthetic};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -58,7 +59,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let whole_model = args.model.is_some() || args.geometry.is_some();
     let gpu = args.gpu.request(!whole_model)?;
     if let Some(file) = &args.export {
-        let cases = bench::export(&gpu, &args.only)?;
+        let cases = published::export(&gpu, &args.only)?;
         return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("can not write {}", file.display()));
     }
     if whole_model {
@@ -67,15 +68,15 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let info = gpu.info();
     if !args.json {
         println!("{} ({}, {}); {}", info.name, info.backend, info.driver_info, gpu.kernels());
-        println!("{}", if bench::has_timestamps(&gpu) { "times by the GPU's clock" } else { "wall-clock times" });
+        println!("{}", if timing::has_timestamps(&gpu) { "times by the GPU's clock" } else { "wall-clock times" });
         println!("{:52} {:>10} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s");
     }
-    let mut print = |case: &bench::Measurement| {
+    let mut print = |case: &published::KernelTime| {
         if !args.json {
             println!("{:52} {:10.3} {:10.1} {:8.2}", case.name, case.millis, case.gflop_per_second, case.gigabytes_per_second);
         }
     };
-    let cases = pollster::block_on(bench::run(&gpu, &args.only, &mut print))?;
+    let cases = pollster::block_on(published::run(&gpu, &args.only, &mut print))?;
     if args.json {
         println!("{}", serde_json::json!({ "adapter": info.name, "driver": info.driver_info, "cases": cases }));
     }

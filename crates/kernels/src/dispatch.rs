@@ -2,6 +2,7 @@
 
 use crate::Gpu;
 use crate::gpu::Pipelines;
+use serde::Serialize;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ struct Linked {
 }
 
 /// A launch as plain data, so that it can be repeated without this library, on another WebGPU.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Launch {
     /// The kernel's name.
     pub label: &'static str,

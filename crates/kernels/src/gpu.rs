@@ -1,6 +1,7 @@
 //! The device: adapter choice, buffers, pipelines, reading back.
 
 use crate::choice::{self, Kernels, Precision};
+use crate::size;
 use qwen_vl_format::padded;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -132,7 +133,7 @@ impl Activation {
 
     /// Bytes of `rows` rows.
     pub fn bytes(&self, rows: usize) -> u64 {
-        (rows * self.stride() * 4) as u64
+        size::rows(rows, self.cols)
     }
 }
 
@@ -292,7 +293,7 @@ impl Gpu {
 
     /// What [`Self::storage`] allocates for `bytes`: whole vectors, at least one.
     pub fn storage_bytes(bytes: u64) -> u64 {
-        bytes.next_multiple_of(16).max(16)
+        size::storage(bytes)
     }
 
     /// A zeroed storage buffer of `bytes`, rounded up to 16.
@@ -327,7 +328,7 @@ impl Gpu {
 
     /// Zeroed activations `[rows, cols]`.
     pub fn activation(&self, label: &str, rows: usize, cols: usize) -> Result<Activation, GpuError> {
-        let buffer = self.storage(label, (rows * padded(cols) * 4) as u64)?;
+        let buffer = self.storage(label, size::rows(rows, cols))?;
         Ok(Activation { buffer, rows, cols })
     }
 
@@ -338,17 +339,17 @@ impl Gpu {
 
     /// Writes rows of `cols` values each, unpadded, from row 0 on.
     pub fn write_rows(&self, activation: &Activation, values: &[f32]) {
-        let (cols, stride) = (activation.cols, activation.stride());
+        let cols = activation.cols;
         assert!(
             values.len().is_multiple_of(cols) && values.len() / cols <= activation.rows,
             "{} values are not rows of {cols}",
             values.len()
         );
-        if cols == stride {
+        if cols == activation.stride() {
             self.queue.write_buffer(&activation.buffer, 0, bytemuck::cast_slice(values));
         } else {
             for (row, values) in values.chunks_exact(cols).enumerate() {
-                self.queue.write_buffer(&activation.buffer, (row * stride * 4) as u64, bytemuck::cast_slice(values));
+                self.queue.write_buffer(&activation.buffer, activation.bytes(row), bytemuck::cast_slice(values));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The cache of keys and values of a decoder's layer.
 
-use crate::{Gpu, GpuError};
+use crate::{Gpu, GpuError, size};
 
 /// How keys and values are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,8 +97,9 @@ impl KvCache {
 
     /// Bytes of `context` positions.
     pub fn size(context: usize, heads: usize, head_dim: usize, format: KvFormat) -> u64 {
-        let scales = if format == KvFormat::Q8 { heads } else { 0 };
-        (context * (heads * head_dim / 4 + scales) * format.element_bytes()) as u64
+        let scales = if format == KvFormat::Q8 { heads as u64 } else { 0 };
+        let elements = (size::product(&[heads, head_dim]) / 4).saturating_add(scales);
+        size::product(&[context, format.element_bytes()]).saturating_mul(elements)
     }
 
     /// Bytes of the first `positions`.

@@ -23,6 +23,8 @@ pub mod matmul;
 pub mod norm;
 pub mod rotary;
 pub mod sample;
+pub mod size;
+pub mod timing;
 mod weight;
 mod wgsl;
 

@@ -1,7 +1,7 @@
 //! Weight matrices on the GPU.
 
 use crate::wgsl::wgsl;
-use crate::{Gpu, GpuError};
+use crate::{Gpu, GpuError, size};
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::EncodedRows;
 
@@ -35,8 +35,8 @@ impl Weight {
         let parts = part_rows
             .iter()
             .map(|&rows| {
-                let data = gpu.storage(label, (rows * scheme.row_data_bytes(cols)) as u64)?;
-                let scale_bytes = (rows * scheme.row_scale_bytes(cols)) as u64;
+                let [data_bytes, scale_bytes] = size::weight(scheme, rows, cols);
+                let data = gpu.storage(label, data_bytes)?;
                 let scales = if scale_bytes > 0 { Some(gpu.storage(label, scale_bytes)?) } else { None };
                 Ok(WeightPart { rows, data, scales })
             })

@@ -1,9 +1,9 @@
 //! The interface between a session and a model.
 
-use crate::bench::Limits;
 use crate::benchmark::PictureParts;
 use crate::{KvReuse, RuntimeError, Sampler, Trace};
 use qwen_vl_format::Manifest;
+use qwen_vl_kernels::timing::AdapterSpeed;
 use std::ops::ControlFlow;
 
 /// A loaded model that holds one sequence at a time: [`Model`](crate::Model) on a GPU, or another implementation of the same model.
@@ -63,8 +63,8 @@ pub trait Measured: Backend {
     async fn time_picture_parts(&mut self) -> Result<Option<PictureParts>, RuntimeError> {
         Ok(None)
     }
-    /// Measures the adapter's limits; `None` without an adapter.
-    async fn adapter_limits(&self) -> Result<Option<Limits>, RuntimeError> {
+    /// Measures the adapter's speed; `None` without an adapter.
+    async fn adapter_limits(&self) -> Result<Option<AdapterSpeed>, RuntimeError> {
         Ok(None)
     }
     /// Bytes that a decode step reads at a sequence of `context` tokens.

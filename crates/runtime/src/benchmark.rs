@@ -1,7 +1,7 @@
 //! How fast a loaded model is on this machine: what `model.benchmark()` prints.
 
-use crate::bench::Limits;
 use crate::{Backend, KvReuse, Measured, RuntimeError};
+use qwen_vl_kernels::timing::AdapterSpeed;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use web_time::Instant;
@@ -42,7 +42,7 @@ pub struct BenchmarkReport {
     /// Launches for one token, at the longest sequence of `decode`.
     pub dispatches_per_token: usize,
     /// What the adapter can do at best.
-    pub limits: Option<Limits>,
+    pub limits: Option<AdapterSpeed>,
 }
 
 /// Parts of encoding a picture, milliseconds.

@@ -7,7 +7,7 @@
 use crate::RuntimeError;
 use crate::weights::Weights;
 use qwen_vl_format::ModelConfig;
-use qwen_vl_kernels::attention::{Attention, Heads, Source, attention, attention_decode, attention_split, split_bytes};
+use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::embedding::embedding;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
@@ -64,9 +64,6 @@ pub(crate) struct DecoderLayer {
     /// Launches for one, behind its attention.
     attend_to: Vec<Dispatch>,
 }
-
-/// From so many keys on, attention is done in slices of the context: a launch more, but enough workgroups to fill a large GPU.
-pub(crate) const SPLIT_KEYS: usize = 1024;
 
 impl DecoderLayer {
     /// Launches for one position that sees `keys`.

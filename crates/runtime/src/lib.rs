@@ -6,7 +6,6 @@
 //! Buffers and bind groups are made once, at load. What changes between launches is one small uniform and the number of workgroups.
 
 mod backend;
-pub mod bench;
 pub mod benchmark;
 mod budget;
 mod decoder;

@@ -1,6 +1,5 @@
 //! The whole model on the GPU: encode a picture, prefill a prompt, decode token by token.
 
-use crate::bench::{self, Limits};
 use crate::benchmark::PictureParts;
 use crate::decoder::Decoder;
 use crate::loader::ModelOptions;
@@ -12,6 +11,7 @@ use crate::weights::Weights;
 use crate::{Backend, Budget, Gpu, KvReuse, Measured, RuntimeError, Sampler, SamplingOptions};
 use qwen_vl_format::{Manifest, ModelConfig};
 use qwen_vl_kernels::sample::Draw;
+use qwen_vl_kernels::timing::{AdapterSpeed, adapter_speed};
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -404,8 +404,8 @@ impl Measured for Model {
         }))
     }
 
-    async fn adapter_limits(&self) -> Result<Option<Limits>, RuntimeError> {
-        bench::limits(&self.gpu).await.map(Some)
+    async fn adapter_limits(&self) -> Result<Option<AdapterSpeed>, RuntimeError> {
+        Ok(Some(adapter_speed(&self.gpu).await?))
     }
 
     fn decode_bytes(&self, context: usize) -> u64 {

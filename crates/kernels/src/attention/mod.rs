@@ -4,7 +4,7 @@ pub mod oracle;
 
 use crate::dispatch::Sizes;
 use crate::wgsl::{unroll, wgsl};
-use crate::{Activation, Dispatch, Gpu, Grid, Kernels, KvCache, KvFormat, StepBuffer};
+use crate::{Activation, Dispatch, Gpu, Grid, Kernels, KvCache, KvFormat, StepBuffer, size};
 
 /// A slice of columns of activations that holds `heads × head_dim` values a row.
 #[derive(Clone, Copy)]
@@ -140,12 +140,16 @@ fn decode_kernel(gpu: &Gpu, head_dim: usize, splits: usize) -> String {
     format!("const VECTORS: u32 = {vectors}u;\nconst SPLITS: u32 = {splits}u;\n{reductions}{kernel}")
 }
 
+/// Number of keys from which [`attention_split`] is faster than [`attention_decode`]: a launch more, but enough workgroups to fill a large
+/// GPU.
+pub const SPLIT_KEYS: usize = 1024;
+
 /// Slices of the context in [`attention_split`].
 const SPLITS: usize = 8;
 
 /// Bytes of the scratch of [`attention_split`].
 pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
-    (heads * SPLITS * (head_dim / 4 + 1) * 16) as u64
+    size::product(&[heads, SPLITS, head_dim / 4 + 1, 16])
 }
 
 /// [`attention_decode`] in slices of the context, for long ones: few heads do not fill a GPU. `partial` is of [`split_bytes`].

@@ -1,0 +1,207 @@
+//! Times of the kernels at the shapes of the published model, and the same launches as plain data for other programs.
+//!
+//! Weights and inputs are zeros: the time of a kernel does not depend on the values.
+
+use super::Timer;
+use crate::attention::{Attention, Heads, SPLIT_KEYS, attention, attention_decode, attention_split, split_bytes};
+use crate::matmul::{Epilogue, Product, matmul, matvec};
+use crate::{Dispatch, Gpu, GpuError, Launch, Weight};
+use qwen_vl_format::{MAX_PART_BYTES, PART_ROW_ALIGN, Scheme};
+use serde::Serialize;
+
+/// Scheme of the weights.
+const SCHEME: Scheme = Scheme::Q4 { group_size: 32 };
+/// Approximate duration of a submission, in milliseconds.
+const SAMPLE_MILLIS: f64 = 60.0;
+
+/// The measurement of one case.
+#[derive(Debug, Clone, Serialize)]
+pub struct KernelTime {
+    /// Name of the case.
+    pub name: String,
+    /// Median time of one run, in milliseconds.
+    pub millis: f64,
+    /// Operations; a multiply-add counts as two.
+    pub gflop_per_second: f64,
+    /// Weights, keys and values read.
+    pub gigabytes_per_second: f64,
+}
+
+/// The work of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Shape {
+    /// `[rows, cols]` times a 4-bit weight `[out, cols]`: of prefill if there is more than one row, otherwise of decoding.
+    Product {
+        /// Rows of the input.
+        rows: usize,
+        /// Input features.
+        cols: usize,
+        /// Output features.
+        out: usize,
+        /// Applied before the result is stored.
+        #[serde(skip)]
+        epilogue: Epilogue,
+    },
+    /// `rows` queries at the last of `keys` positions.
+    Attention {
+        /// Queries.
+        rows: usize,
+        /// Keys.
+        keys: usize,
+        /// Heads.
+        heads: usize,
+        /// Width of a head.
+        head_dim: usize,
+        /// True if a query attends only to the keys up to its own position.
+        causal: bool,
+    },
+}
+
+/// A case as plain data, for a program with its own WebGPU device.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExportedCase {
+    /// Name of the case, as in [`KernelTime`].
+    pub name: String,
+    /// Its work.
+    pub shape: Shape,
+    /// Words of the step uniform.
+    pub step: [u32; 4],
+    /// Its launches, in order.
+    pub launches: Vec<Launch>,
+}
+
+/// Returns every case whose name contains `only`, with its name.
+fn cases(only: &str) -> Vec<(String, Shape)> {
+    let mut cases = Vec::new();
+    for (name, cols, out, epilogue) in [
+        ("4096 → 4096", 4096, 4096, Epilogue::Accumulate),
+        ("qkv, 4096 → 12288", 4096, 12_288, Epilogue::Store),
+        ("4096 → 11008", 4096, 11_008, Epilogue::Store),
+        ("gate and up, 4096 → 2 × 11008", 4096, 22_016, Epilogue::SwiGlu),
+        ("down, 11008 → 4096", 11_008, 4096, Epilogue::Accumulate),
+        ("head, 4096 → 151936", 4096, 151_936, Epilogue::Store),
+    ] {
+        cases.push((format!("decode: {name}"), Shape::Product { rows: 1, cols, out, epilogue }));
+    }
+    let attention = |rows, keys, heads, head_dim, causal| Shape::Attention { rows, keys, heads, head_dim, causal };
+    for keys in [512, 2048] {
+        cases.push((format!("decode: attention over {keys}, 32 heads of 128"), attention(1, keys, 32, 128, true)));
+    }
+    for rows in [64, 128, 512] {
+        let shape = Shape::Product { rows, cols: 4096, out: 4096, epilogue: Epilogue::Accumulate };
+        cases.push((format!("prefill: {rows} × 4096 → 4096"), shape));
+    }
+    for rows in [128, 320] {
+        cases.push((format!("prefill: attention, {rows} causal, 32 heads of 128"), attention(rows, rows, 32, 128, true)));
+    }
+    let fc1 = Shape::Product { rows: 1024, cols: 1664, out: 8192, epilogue: Epilogue::Gelu };
+    cases.push(("vision: fc1, 1024 × 1664 → 8192".to_owned(), fc1));
+    for rows in [256, 1024] {
+        cases.push((format!("vision: attention, {rows}, 16 heads of 104"), attention(rows, rows, 16, 104, false)));
+    }
+    cases.retain(|(name, _)| name.contains(only));
+    cases
+}
+
+/// Times the cases whose names contain `only`; calls `on_time` after each.
+pub async fn run(gpu: &Gpu, only: &str, on_time: &mut dyn FnMut(&KernelTime)) -> Result<Vec<KernelTime>, GpuError> {
+    let timer = Timer::new(gpu)?;
+    let mut times = Vec::new();
+    for (name, shape) in cases(only) {
+        let launches = prepare(&timer, shape)?;
+        let time = measure(&timer, name, shape, &launches).await?;
+        on_time(&time);
+        times.push(time);
+    }
+    Ok(times)
+}
+
+/// Returns the cases whose names contain `only` as plain data.
+pub fn export(gpu: &Gpu, only: &str) -> Result<Vec<ExportedCase>, GpuError> {
+    let timer = Timer::new(gpu)?;
+    let export = |(name, shape): (String, Shape)| {
+        let launches = prepare(&timer, shape)?.iter().map(|launch| launch.describe(shape.rows())).collect();
+        Ok(ExportedCase { name, shape, step: shape.step().map(|word| word as u32), launches })
+    };
+    cases(only).into_iter().map(export).collect()
+}
+
+impl Shape {
+    fn rows(&self) -> usize {
+        match *self {
+            Self::Product { rows, .. } | Self::Attention { rows, .. } => rows,
+        }
+    }
+
+    /// Returns rows, start, keys and the padding word.
+    fn step(&self) -> [usize; 4] {
+        match *self {
+            Self::Product { rows, .. } => [rows, 0, rows, 0],
+            Self::Attention { rows, keys, .. } => [rows, keys - rows, keys, 0],
+        }
+    }
+
+    /// Returns the number of operations; a multiply-add counts as two.
+    fn flop(&self) -> f64 {
+        match *self {
+            Self::Product { rows, cols, out, .. } => 2.0 * (rows * cols * out) as f64,
+            Self::Attention { rows, keys, heads, head_dim, causal } => {
+                // Half of the pairs if causal: a position attends to those before it and to itself.
+                let pairs = if causal && rows == keys { rows * (rows + 1) / 2 } else { rows * keys };
+                4.0 * (pairs * heads * head_dim) as f64
+            }
+        }
+    }
+
+    /// Returns the bytes of weights, keys and values.
+    fn bytes(&self) -> f64 {
+        match *self {
+            Self::Product { cols, out, .. } => (out * (SCHEME.row_data_bytes(cols) + SCHEME.row_scale_bytes(cols))) as f64,
+            Self::Attention { keys, heads, head_dim, .. } => (2 * keys * heads * head_dim * 4) as f64,
+        }
+    }
+}
+
+fn prepare(timer: &Timer<'_>, shape: Shape) -> Result<Vec<Dispatch>, GpuError> {
+    let (gpu, step) = (timer.gpu, &timer.step);
+    let [rows, start, keys, _] = shape.step();
+    step.write(gpu, rows, start, keys);
+    match shape {
+        Shape::Product { rows, cols, out, epilogue } => {
+            let part = (MAX_PART_BYTES as usize / SCHEME.row_data_bytes(cols) / PART_ROW_ALIGN * PART_ROW_ALIGN).min(out);
+            let part_rows: Vec<usize> = (0..out).step_by(part).map(|first| part.min(out - first)).collect();
+            let weight = Weight::allocate(gpu, "timing.weight", SCHEME, cols, &part_rows)?;
+            let stored = if epilogue == Epilogue::SwiGlu { out / 2 } else { out };
+            let input = gpu.activation("timing.input", rows, cols)?;
+            let output = gpu.activation("timing.output", rows, stored)?;
+            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue };
+            Ok(if rows == 1 { matvec(gpu, product, None) } else { matmul(gpu, step, product) })
+        }
+        Shape::Attention { rows, keys, heads, head_dim, causal } => {
+            let buffer = |rows| gpu.activation("timing.attention", rows, heads * head_dim);
+            let (q, k, v, output) = (buffer(rows)?, buffer(keys)?, buffer(keys)?, buffer(rows)?);
+            let of = |rows| Heads { rows, first_col: 0 };
+            let launch =
+                Attention { queries: of(&q), keys: of(&k).into(), values: of(&v).into(), output: &output, heads, head_dim, causal };
+            Ok(match rows {
+                1 if keys >= SPLIT_KEYS => {
+                    let partial = gpu.storage("timing.partial", split_bytes(heads, head_dim))?;
+                    attention_split(gpu, step, launch, &partial).into()
+                }
+                1 => vec![attention_decode(gpu, step, launch)],
+                _ => vec![attention(gpu, step, launch)],
+            })
+        }
+    }
+}
+
+async fn measure(timer: &Timer<'_>, name: String, shape: Shape, dispatches: &[Dispatch]) -> Result<KernelTime, GpuError> {
+    let rows = shape.rows();
+    timer.sample(dispatches, rows, 1).await?;
+    let once = timer.sample(dispatches, rows, 1).await?;
+    let runs = (SAMPLE_MILLIS / once.max(0.01)).clamp(1.0, 500.0) as usize;
+    let millis = timer.median(async || Ok(timer.sample(dispatches, rows, runs).await? / runs as f64)).await?;
+    let (flop, bytes) = (shape.flop(), shape.bytes());
+    Ok(KernelTime { name, millis, gflop_per_second: flop / millis / 1e6, gigabytes_per_second: bytes / millis / 1e6 })
+}
