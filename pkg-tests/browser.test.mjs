@@ -75,5 +75,5 @@ nanoTests(bed, "cpu");
 await faultTests(bed);
 lossTests(bed);
 await weightsTests(bed);
-await pageTests(bed, bed);
+pageTests(bed);
 bed.assertSome();

@@ -1,21 +1,24 @@
 import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { defineConfig } from "vite";
 import { VitePWA } from "vite-plugin-pwa";
 
-/** The model that the site is published with: a trained one, or a stand-in with random weights. */
+/** The embedded model: the trained one, or a placeholder with random weights. */
 const embeddedKind = existsSync(new URL("../models/nano/manifest.json", import.meta.url)) ? "nano" : "random";
 
 export default defineConfig({
   define: { __EMBEDDED_KIND__: JSON.stringify(embeddedKind) },
   // Works in any folder of any static host.
   base: "./",
-  // Files keep their own addresses, which the page's security policy asks for.
+  // Pictograms, font and description of the world that the embedded model was trained in.
+  resolve: { alias: { "@world": fileURLToPath(new URL("../crates/world/assets", import.meta.url)) } },
+  // No inlined assets: the page's security policy allows no `data:` fonts and scripts.
   build: { target: "es2022", assetsInlineLimit: 0, modulePreload: { polyfill: false } },
   worker: { format: "es" },
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   plugins: [
     VitePWA({
-      // The user says when a new version takes over: an answer may be running.
+      // The visitor decides when a new version takes over, because an answer can be running.
       registerType: "prompt",
       injectRegister: null,
       manifest: {
@@ -37,15 +40,15 @@ export default defineConfig({
         ],
       },
       workbox: {
-        // The page itself. Models are kept by the package, in a store of their own that no update touches.
+        // Only the page. The package stores models separately, so updates do not delete them.
         globPatterns: ["**/*.{html,js,css,wasm,svg,png,ttf}"],
         maximumFileSizeToCacheInBytes: 8 << 20,
-        // What computes without WebGPU is kept where it was needed once.
+        // The CPU fallback is cached on its first use.
         globIgnores: ["**/*cpu*"],
         runtimeCaching: [
           { urlPattern: /assets\/[^/]*cpu[^/]*$/, handler: "CacheFirst", options: { cacheName: "cpu", expiration: { maxEntries: 4 } } },
         ],
-        // `?model=…` is the same page.
+        // `?model=…` opens the same page.
         ignoreURLParametersMatching: [/./],
         navigateFallback: null,
         cleanupOutdatedCaches: true,

@@ -1,38 +1,38 @@
-// What the tests, the screenshots and the audit of the demo page share.
+// Helpers for the tests, the screenshots and the audit of the demo page.
 
 import { serve } from "../server.mjs";
 
-/** Compiling pipelines takes half a minute on a software adapter. */
+/** Longest wait, in milliseconds. Compiling pipelines takes half a minute on a software adapter. */
 export const PATIENCE_MS = 5 * 60_000;
 
 export const part = (id) => `[data-testid="${id}"]`;
 
 /**
- * Waits until a function of the page returns something true (no element: drivers do not hand those over alike). Not puppeteer's own, which compiles text inside the page: its security policy
- * forbids that.
+ * Waits until a function returns a truthy value in the page, and returns that value. It must not be an element, because the drivers pass
+ * elements in different ways. Puppeteer's own function compiles text in the page, which the page's security policy forbids.
  */
 export async function until(page, body, ...parameters) {
   const end = Date.now() + PATIENCE_MS;
   for (;;) {
     const found = await page.evaluate(body, ...parameters);
     if (found) return found;
-    if (Date.now() > end) throw new Error(`never came true: ${body}(${JSON.stringify(parameters)})`);
+    if (Date.now() > end) throw new Error(`still false: ${body}(${JSON.stringify(parameters)})`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 
-/** Waits until an element is there. */
+/** Waits until an element exists. */
 export const present = (page, id) => until(page, (selector) => document.querySelector(selector) !== null, part(id));
 
 export const textOf = (page, id) => page.$eval(part(id), (element) => element.textContent);
 
-/** The model is loaded and nothing runs. */
+/** Waits until a model is loaded and no answer is running. */
 export const ready = (page) => until(page, () => document.querySelector('[data-testid="ask"]')?.disabled === false);
 
-/** Clicks by script: it does not matter whether something lies above, as it would for a pointer. */
+/** Clicks by script, which works even if another element covers this one. */
 export const click = (page, selector) => page.$eval(selector.startsWith("[") ? selector : part(selector), (element) => element.click());
 
-/** Writes a question in place of what is in the field. */
+/** Replaces the text of the question field. */
 export async function write(page, text) {
   await page.$eval(part("question"), (field) => {
     field.value = "";
@@ -41,7 +41,7 @@ export async function write(page, text) {
   await page.type(part("question"), text);
 }
 
-/** Asks and waits for the end of the answer; returns its text. */
+/** Asks a question, waits for the end of the answer and returns its text. */
 export async function ask(page, text) {
   const before = (await page.$$(`${part("timings")}[data-finished]`)).length;
   await write(page, text);
@@ -51,9 +51,9 @@ export async function ask(page, text) {
 }
 
 /**
- * Composes a scene by hand and attaches its picture.
+ * Composes a scene and attaches its picture.
  *
- * @param {[string, number, number][]} things English names, and where their middles lie, as parts of the side
+ * @param {[string, number, number][]} things English names and centres, as fractions of the side
  */
 export async function compose(page, things) {
   await click(page, "scene");
@@ -80,7 +80,7 @@ export async function compose(page, things) {
   await present(page, "pending");
 }
 
-/** Gives files to an input, also to one for folders, which drivers can not. */
+/** Sets the files of an input. The drivers cannot do this for inputs of folders. */
 export async function giveFiles(page, id, files) {
   await page.$eval(
     part(id),
@@ -96,5 +96,5 @@ export async function giveFiles(page, id, files) {
   );
 }
 
-/** The built page in a folder, with a model beside it as `cargo xtask site` puts it. */
+/** Serves the built page with a model at the place where `cargo xtask site` puts it. */
 export const serveSite = (site, model, { base = "/", ...options } = {}) => serve({ [base]: site, [`${base}model/`]: model }, options);

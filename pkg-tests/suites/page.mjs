@@ -3,21 +3,28 @@ import { createRequire } from "node:module";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until } from "../page/site.mjs";
+import { crc32, deflateSync } from "node:zlib";
+import { fitsScreens, SCREENS, touchScreen } from "../page/layout.mjs";
+import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until, write } from "../page/site.mjs";
 
-/** What the model of these tests says; `crates/testkit/examples/test_checkpoints/scripted.rs`. */
+/** Answer of the model of these tests: `crates/testkit/examples/test_checkpoints/scripted.rs`. */
 const ANSWER = "This is a person.";
 const NORM = [12, 34, 567, 890];
 const FIRST_COLOR = "230,25,75,255";
 
-/** The demo page, as a visitor uses it. Loading takes its time, so checks share what is loaded. */
-export async function pageTests(context, bed) {
+/** Tests the demo page as a visitor uses it. Loading a model takes seconds, so the checks of one visit share it. */
+export function pageTests(bed) {
   const site = join(bed.repository, "www/dist");
   const model = join(bed.checkpoints, "scripted");
 
-  /** A server of its own is an origin of its own: nothing is stored there yet. */
-  async function visit(name, body, { base = "/", path = base, expected, handle } = {}) {
-    await context.test(name, async (test) => {
+  /**
+   * Opens the page on a new origin, where nothing is stored yet.
+   *
+   * @param {{ viewport?: object, prepare?: (page) => Promise<void> }} options `prepare` runs before the page is opened
+   */
+  function visit(name, body, options = {}) {
+    const { base = "/", path = base, expected, handle, viewport = { width: 1200, height: 900 }, prepare } = options;
+    bed.test(name, async (test) => {
       let server = await serveSite(site, model, { base, handle });
       const { origin } = server;
       const port = Number(new URL(origin).port);
@@ -34,10 +41,11 @@ export async function pageTests(context, bed) {
             const foreign = [];
             page.on("request", (request) => {
               const url = new URL(request.url());
-              // The empty page before asks for its icon.
+              // The blank page of `bed.open` requests its icon.
               if (/^https?:$/.test(url.protocol) && ![origin, bed.origin].includes(url.origin)) foreign.push(url.href);
             });
-            await page.setViewport({ width: 1200, height: 900 });
+            await page.setViewport(viewport);
+            await prepare?.(page);
             await page.goto(origin + path);
             await body(page, test, connection);
             assert.deepEqual(foreign, [], "requests to other hosts");
@@ -50,21 +58,89 @@ export async function pageTests(context, bed) {
     });
   }
 
-  await visit("the page: a conversation", async (page, test) => {
+  visit("the page: a conversation", async (page, test) => {
     await ready(page);
     await test.test("the first visit invites, and answers", () => firstVisit(page));
     await test.test("a second picture, hostile text, objects", () => secondPicture(page, bed));
     await test.test("stop, regenerate, edit", () => corrections(page));
     await test.test("a region by pointer and by keyboard", () => regions(page));
-    await test.test("a chat goes into a file and back", () => exportAndImport(page));
+    await test.test("a chat is saved and opened", () => exportAndImport(page));
+    await test.test("a new chat stays new while an answer is being prepared", () => newChats(page));
     await test.test("a system prompt, sampling and a longest answer", () => choices(page));
     await test.test("two pictures compared", () => comparison(page, bed));
-    await test.test("pictures come from everywhere", () => pictureSources(page));
-    await test.test("models that are kept", () => keptModels(page));
+    await test.test("pictures from all sources", () => pictureSources(page));
+    await test.test("a picture that is too large or unreadable", () => difficultPictures(page));
+    await test.test("stored models", () => keptModels(page));
     await test.test("no violations of accessibility rules", () => accessible(page));
   });
 
-  await visit("the page: models from folders", async (page) => {
+  fitsAllScreens();
+
+  /** A visit on a touch screen, through the main states of the page. */
+  function fitsAllScreens() {
+    let release;
+    const held = new Promise((resolve) => (release = resolve));
+    const body = async (page) => {
+      await present(page, "loading");
+      await fitsScreens(page, "loading");
+      release();
+      await ready(page);
+      await present(page, "offline-ready");
+      await fitsScreens(page, "a picture and a notice");
+      await page.$eval(`${part("pending")} button`, (button) => button.click());
+      await until(page, () => document.querySelector('[data-testid="pending"]') === null);
+      await fitsScreens(page, "empty");
+
+      await click(page, "gallery");
+      await click(page, "gallery-rocket");
+      await present(page, "pending");
+      const long = "a-word-that-does-not-fit-into-a-line-".repeat(4);
+      assert.equal(await ask(page, `What is ${long}?`), ANSWER);
+      await page.$eval(part("panel"), (panel) => (panel.open = true));
+      await fitsScreens(page, "an answer with a box");
+
+      await click(page, "gallery");
+      await click(page, "gallery-menu");
+      await present(page, "pending");
+      await click(page, "task-region");
+      await present(page, "region");
+      await fitsScreens(page, "the choice of a region");
+      await page.focus(part("region"));
+      await page.keyboard.press("Enter");
+      await present(page, "region-chip");
+      await fitsScreens(page, "a region and two pictures");
+
+      for (const name of ["models", "settings", "gallery", "scene", "camera"]) {
+        await click(page, name);
+        await present(page, `dialog-${name}`);
+        if (name === "models") await until(page, () => document.querySelector("[data-testid=stored] li") !== null);
+        if (name === "settings") await set(page, part("sampling"), "own");
+        if (name === "scene") await page.$eval(".board .item", (item) => item.focus());
+        await fitsScreens(page, `the dialog ${name}`);
+        await click(page, "close");
+        await until(page, () => document.querySelector("dialog") === null);
+      }
+
+      await give(page, "drop", `${long}.heic`, "", "icon.svg");
+      await present(page, "error");
+      await fitsScreens(page, "an error");
+      await page.evaluate(() => {
+        Object.defineProperty(navigator, "onLine", { value: false });
+        dispatchEvent(new Event("offline"));
+      });
+      await present(page, "offline");
+      await fitsScreens(page, "offline");
+    };
+    visit("the page: fits on phones, tablets and laptops", body, {
+      viewport: touchScreen(SCREENS[0]),
+      async handle(path) {
+        if (path.startsWith("/model/shard-")) await held;
+        return false;
+      },
+    });
+  }
+
+  visit("the page: models from folders", async (page) => {
     await ready(page);
     const shards = JSON.parse(await readFile(join(model, "manifest.json"), "utf8")).shards.map(({ file }) => file);
     const files = ["manifest.json", "qwen.tiktoken", ...shards].map((name) => ({ name, url: `/model/${name}`, type: "" }));
@@ -72,7 +148,7 @@ export async function pageTests(context, bed) {
     await present(page, "folder");
     await giveFiles(page, "folder", files.slice(1));
     await present(page, "error");
-    assert.equal(await textOf(page, "error-code"), "MANIFEST_INVALID");
+    assert.equal(await textOf(page, "error-title"), "This folder has no manifest.json.");
     // The model in use stays.
     assert.equal(await textOf(page, "status"), "Ready");
 
@@ -83,25 +159,28 @@ export async function pageTests(context, bed) {
     assert.equal((await page.$$(part("error"))).length, 0);
     assert.equal(await ask(page, "What is this?"), ANSWER);
 
-    // A file of another size is told by its name.
+    // The error names a file of the wrong size.
     await click(page, "models");
     await present(page, "folder");
     await giveFiles(page, "folder", [...files.slice(0, -1), { name: shards.at(-1), url: "/icon.svg", type: "" }]);
     await present(page, "error");
     assert.equal(await textOf(page, "error-code"), "INTEGRITY");
     assert.match(await textOf(page, "error-message"), new RegExp(shards.at(-1)));
+    assert.equal(await textOf(page, "error-title"), "A model file is damaged");
+    await click(page, "language");
+    await until(page, () => document.querySelector('[data-testid="error-title"]').textContent === "模型文件已损坏");
   });
 
-  await visit(
+  visit(
     "the page: without a connection, and a new version",
     async (page, test, connection) => {
       await ready(page);
       assert.equal(await ask(page, "What is this?"), ANSWER);
       await present(page, "offline-ready");
 
-      if (bed.name === "chromium") await test.test("Chromium would install it", () => installable(page));
+      if (bed.name === "chromium") await test.test("Chromium can install it", () => installable(page));
 
-      await test.test("offline: the history is there, and it answers", async () => {
+      await test.test("offline: the history is restored, and the model answers", async () => {
         connection.close();
         await page.reload();
         await ready(page);
@@ -110,7 +189,7 @@ export async function pageTests(context, bed) {
         assert.equal(await ask(page, "And again?"), ANSWER);
       });
 
-      await test.test("a new version takes over when it is asked to, and the weights stay", async () => {
+      await test.test("a new version takes over on request, and the weights stay", async () => {
         const next = await mkdtemp(join(tmpdir(), "qwen-vl-page-"));
         try {
           await nextVersion(site, next);
@@ -119,6 +198,7 @@ export async function pageTests(context, bed) {
           await connection.open(next);
           await page.reload();
           await present(page, "update");
+          await fitsScreens(page, "an update");
           assert.equal(await page.title(), "Qwen-VL Web");
           await Promise.all([page.waitForNavigation(), page.$eval(`${part("update")} button`, (button) => button.click())]);
           await ready(page);
@@ -137,7 +217,7 @@ export async function pageTests(context, bed) {
     { expected: /Failed to load resource|net::ERR|NetworkError|ServiceWorker/ },
   );
 
-  await visit(
+  visit(
     "the page: in a folder of a host, also without a connection",
     async (page, test, connection) => {
       const outside = [];
@@ -158,7 +238,7 @@ export async function pageTests(context, bed) {
     { base: "/some/where/", expected: /Failed to load resource|net::ERR|NetworkError|ServiceWorker/ },
   );
 
-  /** The page's own script, in a browser that has no WebGPU. */
+  /** Serves the page's script so that it finds no WebGPU. */
   const withoutWebGpu = async (path, response) => {
     if (!/\/index-[^/]*\.js$/.test(path)) return false;
     const script = await readFile(join(site, path), "utf8");
@@ -166,18 +246,18 @@ export async function pageTests(context, bed) {
     return true;
   };
 
-  await visit(
-    "the page: without WebGPU a small model answers all the same",
+  visit(
+    "the page: without WebGPU a small model still answers",
     async (page) => {
       await ready(page);
       assert.equal(await ask(page, "What is this?"), ANSWER);
-      assert.match(await textOf(page, "model"), /the processor computes, without WebGPU/);
+      assert.match(await textOf(page, "model"), /without WebGPU, the model runs on the CPU/);
       await accessible(page);
     },
     { handle: withoutWebGpu },
   );
 
-  await visit(
+  visit(
     "the page: without WebGPU a large model is refused before it is fetched",
     async (page) => {
       await present(page, "statement");
@@ -198,32 +278,84 @@ export async function pageTests(context, bed) {
     },
   );
 
-  await visit(
+  visit(
     "the page: an address without a model",
     async (page) => {
       await present(page, "error");
       assert.equal(await textOf(page, "error-code"), "DOWNLOAD");
       assert.match(await textOf(page, "error-message"), /404/);
-      assert.match(await textOf(page, "error-hint"), /address/);
+      assert.equal(await textOf(page, "error-title"), "The download failed");
+      assert.match(await textOf(page, "error-step"), /Check the address/);
       assert.equal(await textOf(page, "status"), "No model");
     },
     { path: "/?model=/nothing/", expected: /Failed to load resource/ },
   );
 
-  await visit(
+  visit(
+    "the page: an address with a broken manifest",
+    async (page) => {
+      // Visible text only: technical details are folded.
+      const shown = () => document.querySelector('[data-testid="statement"], [data-testid="error"]')?.innerText;
+      const text = await until(page, shown);
+      assert.doesNotMatch(text, /TypeError|undefined/);
+      assert.equal(await page.$(part("load")), null);
+    },
+    {
+      path: "/?model=/broken/",
+      async handle(path, response) {
+        if (path !== "/broken/manifest.json") return false;
+        response.writeHead(200, { "content-type": "application/json" }).end("{}");
+        return true;
+      },
+    },
+  );
+
+  visit(
+    "the page: stored settings that are out of range",
+    async (page) => {
+      await ready(page);
+      assert.equal(await page.$eval("html", (html) => html.lang), "en");
+      assert.match(await textOf(page, "model"), /2048 tokens/);
+      await click(page, "settings");
+      await present(page, "system");
+      assert.deepEqual(await page.$$eval(".number input", (fields) => fields.map(({ value }) => value)), ["0.5", "0.3", "0", "", ""]);
+      await click(page, "close");
+      assert.equal(await ask(page, "What is this?"), ANSWER);
+    },
+    {
+      prepare: (page) =>
+        page.evaluateOnNewDocument(() => {
+          const settings = {
+            language: "xx",
+            sampling: "own",
+            temperature: 0.5,
+            topP: -1,
+            topK: 1.5,
+            seed: 2 ** 32,
+            maxTokens: 0,
+            contextLength: 0,
+          };
+          // The first blank page has no storage.
+          if (location.protocol === "http:") localStorage.setItem("qwen-vl-web-settings", JSON.stringify(settings));
+        }),
+    },
+  );
+
+  visit(
     "the page: a large model is announced before it is fetched",
     async (page) => {
       await present(page, "statement");
       const statement = await textOf(page, "statement");
       assert.match(statement, /8\.00\s*GB will be downloaded/);
-      assert.match(statement, /Nothing of it is on this machine yet/);
-      assert.match(statement, /takes about .* of GPU memory/);
+      assert.match(statement, /Nothing of it is on this device yet/);
+      assert.match(statement, /needs about .* of GPU memory/);
       await accessible(page);
+      await fitsScreens(page, "a large model");
     },
     {
       path: "/?model=/large/",
       async handle(path, response) {
-        // Whatever else would be fetched of it is not there, which the browser would report.
+        // No other file of the model exists, so a request for one would be reported as an error.
         if (path !== "/large/manifest.json") return false;
         const manifest = JSON.parse(await readFile(join(model, "manifest.json"), "utf8"));
         for (const shard of manifest.shards) shard.bytes = 8e9 / manifest.shards.length;
@@ -237,7 +369,7 @@ export async function pageTests(context, bed) {
 
 const objects = (page) => page.$$eval("[data-object]", (items) => items.map((item) => JSON.parse(item.dataset.object)));
 
-/** Waits until the big picture shows the box, and compares pixels of its border and of its inside. */
+/** Waits until the picture on the stage shows the box, and compares pixels of the border and of the inside. */
 async function boxIsDrawn(page, width, height) {
   const [x1, y1, x2, y2] = NORM.map((value, at) => Math.trunc((value / 1000) * (at % 2 === 0 ? width : height)));
   const places = [Math.round((x1 + x2) / 2), Math.round((y1 + y2) / 2), x2, y2, x1];
@@ -287,13 +419,13 @@ async function secondPicture(page, bed) {
   ]);
   await boxIsDrawn(page, 288, 256);
 
-  // A phrase lights up its box, and the other way round.
+  // A phrase highlights its object in the list and on the picture.
   await page.$$eval(".phrase", (phrases) => phrases.at(-1).dispatchEvent(new PointerEvent("pointerenter")));
   await until(page, () => document.querySelector(".object.on") !== null && document.querySelector(".shapes .on") !== null);
   await page.$$eval(".phrase", (phrases) => phrases.at(-1).dispatchEvent(new PointerEvent("pointerleave")));
   await until(page, () => document.querySelector(".object.on") === null);
 
-  // The first picture, with what was said of it.
+  // The first picture, with the objects of its answer.
   await page.$$eval(".answered", (answers) => answers[0].dispatchEvent(new PointerEvent("pointerenter")));
   await boxIsDrawn(page, 448, 448);
 
@@ -311,7 +443,7 @@ async function secondPicture(page, bed) {
   assert.deepEqual(JSON.parse(await copied), await objects(page));
 }
 
-/** What a click offers as a file; `read` runs in the page. */
+/** Returns the file that a click saves, with its content as `read` returns it in the page. */
 async function saved(page, id, read) {
   return page.evaluate(
     async (selector, source) => {
@@ -332,7 +464,7 @@ async function saved(page, id, read) {
   );
 }
 
-/** Brings a function into the page, whose policy forbids to compile text there. */
+/** Defines a function in the page, whose security policy forbids it to compile text. */
 async function expose(page, body) {
   await page.evaluate(`window.exposed = ${body}`);
   return "exposed";
@@ -340,7 +472,7 @@ async function expose(page, body) {
 
 async function corrections(page) {
   const finished = () => page.$$eval(part("timings"), (items) => items.map((item) => item.dataset.finished));
-  // Stopped at the first word by the page's own button.
+  // Press the stop button at the first word.
   await page.evaluate(() => {
     new MutationObserver((_, observer) => {
       const answers = [...document.querySelectorAll('[data-testid="answer"]')];
@@ -365,7 +497,7 @@ async function corrections(page) {
   assert.equal(await page.$$eval(part("asked"), (asked) => asked.at(-1).textContent), "Edited?");
 }
 
-/** Sets a field as a user does. */
+/** Sets a field as a visitor does. */
 const set = (page, selector, value) =>
   page.$eval(
     selector,
@@ -377,7 +509,7 @@ const set = (page, selector, value) =>
   );
 
 async function choices(page) {
-  // What the package is asked shows what the settings do; the model of these tests says the same to everything.
+  // The model of these tests gives one answer to every question, so the test looks at the requests.
   await page.evaluate(() => {
     const { prototype } = Worker;
     const { postMessage } = prototype;
@@ -477,24 +609,14 @@ async function exportAndImport(page) {
 
   await click(page, "reset");
   await until(page, () => document.querySelectorAll('[data-testid="answer"]').length === 0);
-  const give = (text) =>
-    page.$eval(
-      part("import"),
-      (input, text) => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([text], "<i>chat</i>.json", { type: "application/json" }));
-        input.files = transfer.files;
-        input.dispatchEvent(new Event("change", { bubbles: true }));
-      },
-      text,
-    );
-  // What is no chat changes nothing.
-  await give(JSON.stringify({ ...chat, pictures: [{ id: "1", name: "", data: "https://example.org/spy.png" }] }));
+  // A file that is not a chat changes nothing.
+  await openChat(page, JSON.stringify({ ...chat, pictures: [{ id: "1", name: "", data: "https://example.org/spy.png" }] }));
   await present(page, "error");
-  await give(content);
+  assert.equal(await textOf(page, "error-title"), "This file is not a saved chat.");
+  await openChat(page, content);
   await until(page, () => document.querySelectorAll('[data-testid="answer"]').length === 4);
   const after = await page.$$eval(".turns > li", (turns) => turns.map((turn) => turn.textContent));
-  // Measurements of other machines are left out.
+  // Measurements are not imported.
   const words = (texts) => texts.map((text) => text.slice(0, text.indexOf(ANSWER) + ANSWER.length));
   assert.deepEqual(words(after), words(before));
   await page.$$eval(".answered", (answers) => answers[1].dispatchEvent(new PointerEvent("pointerenter")));
@@ -502,8 +624,125 @@ async function exportAndImport(page) {
   await click(page, "reset");
 }
 
+/** Opens a chat from a file. */
+const openChat = (page, text) =>
+  page.$eval(
+    part("import"),
+    (input, text) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([text], "<i>chat</i>.json", { type: "application/json" }));
+      input.files = transfer.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    },
+    text,
+  );
+
+/** Closes a conversation, by "New chat" and by opening another one, while its first answer is being prepared. */
+async function newChats(page) {
+  const count = (id) => page.evaluate((selector) => document.querySelectorAll(selector).length, part(id));
+  const other = {
+    format: "qwen-vl-web-chat",
+    version: 1,
+    system: "",
+    pictures: [],
+    turns: [{ text: "Other?", pictures: [], raw: "Yes." }],
+  };
+  const closings = [
+    { close: () => click(page, "reset"), asked: [] },
+    { close: () => openChat(page, JSON.stringify(other)), asked: ["Other?"] },
+  ];
+  for (const { close, asked } of closings) {
+    await click(page, "gallery");
+    await click(page, "gallery-cat");
+    await present(page, "pending");
+    await write(page, "Old question?");
+    // The worker gets the question, and what follows it, only when the conversation is closed.
+    await page.evaluate(() => {
+      const { prototype } = Worker;
+      const { postMessage } = prototype;
+      const held = [];
+      prototype.postMessage = function (...message) {
+        if (held.length > 0 || message[0].kind === "ask") held.push([this, message]);
+        else postMessage.apply(this, message);
+      };
+      window.release = () => {
+        prototype.postMessage = postMessage;
+        for (const [worker, message] of held) worker.postMessage(...message);
+        return held.length;
+      };
+    });
+    await click(page, "ask");
+    await present(page, "stop");
+    await close();
+    await until(
+      page,
+      (asked) => JSON.stringify([...document.querySelectorAll('[data-testid="asked"]')].map((item) => item.textContent)) === asked,
+      JSON.stringify(asked),
+    );
+    assert.ok((await page.evaluate(() => window.release())) >= 2, "neither question nor cancellation reached the worker");
+    await present(page, "ask");
+    assert.deepEqual(await page.$$eval(part("asked"), (items) => items.map((item) => item.textContent)), asked);
+    assert.equal(await page.$eval(part("question"), (field) => field.value), "");
+    assert.deepEqual([await count("pending"), await count("error")], [0, 0]);
+    await click(page, "reset");
+  }
+}
+
+const pendingPictures = (page, count) =>
+  until(page, (count) => document.querySelectorAll('[data-testid="pending"]').length === count, count);
+
+/** Drops or pastes a file that the page fetches from an address, or whose bytes are given. */
+const give = (page, kind, name, type, source) =>
+  page.evaluate(
+    async (kind, name, type, source) => {
+      const transfer = new DataTransfer();
+      const content = typeof source === "string" ? await (await fetch(source)).blob() : new Uint8Array(source);
+      transfer.items.add(new File([content], name, { type }));
+      // Not every browser lets a page make these events with files.
+      const event = new Event(kind, { bubbles: true, cancelable: true });
+      Object.defineProperty(event, kind === "paste" ? "clipboardData" : "dataTransfer", { value: transfer });
+      document.body.dispatchEvent(event);
+    },
+    kind,
+    name,
+    type,
+    source,
+  );
+
+/** Returns a PNG in one bit per pixel, all black. */
+function blackPng(width, height) {
+  const chunk = (name, content) => {
+    const bytes = Buffer.concat([Buffer.from(name), content]);
+    const [length, sum] = [Buffer.alloc(4), Buffer.alloc(4)];
+    length.writeUInt32BE(content.length);
+    sum.writeUInt32BE(crc32(bytes));
+    return Buffer.concat([length, bytes, sum]);
+  };
+  const header = Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+  header.writeUInt32BE(width);
+  header.writeUInt32BE(height, 4);
+  const pixels = deflateSync(Buffer.alloc(height * (1 + Math.ceil(width / 8))));
+  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+  return Buffer.concat([signature, chunk("IHDR", header), chunk("IDAT", pixels), chunk("IEND", Buffer.alloc(0))]);
+}
+
+async function difficultPictures(page) {
+  // More pixels than the package decodes: the page scales the picture down.
+  await give(page, "drop", "huge.png", "image/png", [...blackPng(12_000, 6000)]);
+  await pendingPictures(page, 1);
+  assert.equal(await ask(page, "What is this?"), ANSWER);
+  const { width, height } = await page.$eval(part("canvas"), ({ width, height }) => ({ width, height }));
+  assert.ok(width < 12_000 && Math.abs(width / height - 2) < 0.01, `${width} × ${height}`);
+
+  await give(page, "drop", "IMG_0001.HEIC", "", "manifest.webmanifest");
+  await present(page, "error");
+  assert.match(await textOf(page, "error-title"), /IMG_0001\.HEIC.*HEIC photo/);
+  assert.match(await textOf(page, "error-step"), /JPEG/);
+  await click(page, "reset");
+}
+
 async function pictureSources(page) {
-  const pending = (count) => until(page, (count) => document.querySelectorAll('[data-testid="pending"]').length === count, count);
+  const pending = (count) => pendingPictures(page, count);
   await click(page, "gallery");
   await click(page, "gallery-rocket");
   await pending(1);
@@ -524,27 +763,12 @@ async function pictureSources(page) {
     return width === 448 && height === 448;
   });
 
-  const dispatch = (kind, name, type, url) =>
-    page.evaluate(
-      async (kind, name, type, url) => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([await (await fetch(url)).blob()], name, { type }));
-        // Not every browser lets a page make these events with files.
-        const event = new Event(kind, { bubbles: true, cancelable: true });
-        Object.defineProperty(event, kind === "paste" ? "clipboardData" : "dataTransfer", { value: transfer });
-        document.body.dispatchEvent(event);
-      },
-      kind,
-      name,
-      type,
-      url,
-    );
-  await dispatch("drop", "dropped.png", "image/png", "gallery/menu.png");
+  await give(page, "drop", "dropped.png", "image/png", "gallery/menu.png");
   await pending(3);
-  await dispatch("paste", "pasted.png", "image/png", "gallery/street.png");
+  await give(page, "paste", "pasted.png", "image/png", "gallery/street.png");
   await pending(4);
-  // The name of a file is text.
-  await dispatch("drop", "<img src=x onerror=alert(1)>.png", "image/png", "manifest.webmanifest");
+  // The file's name is shown as text.
+  await give(page, "drop", "<img src=x onerror=alert(1)>.png", "image/png", "manifest.webmanifest");
   await until(page, () => document.querySelector('[data-testid="error"]')?.textContent.includes("<img src=x onerror=alert(1)>.png"));
 
   // Four frames of a video.
@@ -595,7 +819,7 @@ async function keptModels(page) {
   assert.match(await textOf(page, "stored"), /random.*complete/s);
   await click(page, "verify");
   await until(page, () => document.querySelector('[data-testid="outcome"]').textContent !== "");
-  assert.equal(await textOf(page, "outcome"), "All bytes are right.");
+  assert.equal(await textOf(page, "outcome"), "All files are intact.");
   await until(page, () => document.querySelector('[data-testid="delete"]')?.disabled === false);
   await click(page, "delete");
   await until(page, () => document.querySelector("[data-testid=stored] li") === null);
@@ -603,7 +827,7 @@ async function keptModels(page) {
   await until(page, () => document.querySelector("dialog") === null);
 }
 
-/** axe-core on the page and on each dialog, in both colour schemes and languages. */
+/** Runs axe-core on the page and on each dialog, in both colour schemes and languages. */
 async function accessible(page) {
   const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
   await page.evaluate(axe);
@@ -617,7 +841,7 @@ async function accessible(page) {
     assert.deepEqual(violations, [], state);
   };
   for (const theme of ["light", "dark"]) {
-    // By the page's own setting, which works in every browser.
+    // Not by emulation, which Firefox lacks.
     await page.evaluate((theme) => (document.documentElement.style.colorScheme = theme), theme);
     await check(`page, ${theme}`);
     if ((await page.$("dialog")) !== null) continue;
@@ -637,14 +861,14 @@ async function accessible(page) {
   }
 }
 
-/** Chromium's own opinion: manifest, icons and service worker. */
+/** Asks Chromium whether manifest, icons and service worker allow the installation. */
 async function installable(page) {
   const client = await page.createCDPSession();
   const { errors, data } = await client.send("Page.getAppManifest");
   assert.deepEqual(errors, []);
   assert.equal(JSON.parse(data).display, "standalone");
   const { installabilityErrors } = await client.send("Page.getInstallabilityErrors");
-  // Windows without a profile, as those of tests, can not install anything.
+  // The windows of tests have no profile, so they cannot install anything.
   assert.deepEqual(
     installabilityErrors.filter(({ errorId }) => errorId !== "in-incognito"),
     [],
@@ -652,7 +876,7 @@ async function installable(page) {
   await until(page, async () => (await navigator.serviceWorker.getRegistration())?.active?.state === "activated");
 }
 
-/** The site as a later build would leave it: another page, and a service worker that knows it. */
+/** Copies the site as a later build would write it: a changed page, and a service worker that lists it. */
 async function nextVersion(site, folder) {
   await cp(site, folder, { recursive: true });
   const html = join(folder, "index.html");

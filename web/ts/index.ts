@@ -25,7 +25,7 @@ export { ImageRef, type ImageInput } from "./api/picture.js";
 export { QwenVL, type Loading } from "./api/qwen-vl.js";
 export { Run } from "./api/run.js";
 export { Session, type ContextOverflow, type SessionOptions } from "./api/session.js";
-export type { CaptionStyle } from "./api/tasks.js";
+export { captionText, type CaptionStyle } from "./api/tasks.js";
 export type { FileLocations } from "./api/workers.js";
 export type { CacheFile, CacheStore, StoredFile } from "./weights/store.js";
 export type { CachedModel } from "./weights/cache.js";

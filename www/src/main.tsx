@@ -1,30 +1,32 @@
-// The demo page: a plain user of the package. Whatever a model, a file or an error says is set as text, never as HTML.
+// The demo page, a plain user of the package. Text of models, files and errors is set as text, never as HTML.
 
 import "./trusted";
+import "./styles/tokens.css";
+import "./styles/base.css";
 import { render } from "preact";
 import { registerSW } from "virtual:pwa-register";
 import { App } from "./app";
 import "./state/ahead";
-import { EMBEDDED, kind, load, propose, proposal } from "./state/model";
+import { EMBEDDED, kind, load, proposal, propose } from "./state/model";
 import { fail, offlineReady, update } from "./state/notices";
 import { pagePicture } from "./state/pictures";
 import { restore, showExample } from "./state/store";
+import { questionsFor } from "./state/tasks";
 import { GALLERY } from "./parts/gallery";
 import { opened } from "./parts/dialog";
 import { texts } from "./texts";
-import "./style.css";
 
-// In development there is no service worker, and where the browser offers none the page works without.
+// Development builds and some browsers have no service worker; the page works without one.
 const takeOver = registerSW({
   onNeedRefresh: () => (update.value = () => void takeOver(true)),
   onOfflineReady: () => (offlineReady.value = true),
 });
 
-/** A visit goes on where the last one ended; the first one starts with an example. */
+/** Restores the last visit. The first visit starts with an example. */
 async function begin(): Promise<void> {
   if (await restore()) return;
   const { name, file } = GALLERY[0];
-  showExample(await pagePicture(file, texts.value.galleryNames[name] ?? name), texts.value.firstQuestion[kind.value]);
+  showExample(await pagePicture(file, texts.value.galleryNames[name] ?? name), questionsFor(kind.value).first);
 }
 
 async function loadFirst(): Promise<void> {
@@ -34,7 +36,7 @@ async function loadFirst(): Promise<void> {
   if (proposal.value) opened.value = "models";
 }
 
-/** When the page has been drawn, or is not going to be for now, as in a tab behind others. */
+/** Resolves when the page is drawn, or after a second: background tabs are not drawn. */
 function drawn(): Promise<void> {
   return new Promise((resolve) => {
     requestAnimationFrame(() => setTimeout(resolve));
@@ -42,8 +44,7 @@ function drawn(): Promise<void> {
   });
 }
 
-// Drawn with what the visit begins with, so that nothing moves afterwards. And what there is to see comes first: loading a model keeps all
-// processors busy.
+// The page is drawn with its first content, so that nothing moves later, and before the model is loaded, which keeps all CPU cores busy.
 begin()
   .catch(fail)
   .then(() => render(<App />, document.getElementById("app")!))

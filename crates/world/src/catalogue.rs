@@ -87,7 +87,8 @@ pub const WORDS: [&str; 64] = [
 
 /// Pixels of a pictogram in the atlas.
 pub(crate) const ATLAS_SIDE: usize = 64;
-const ATLAS_COLUMNS: usize = 12;
+/// Pictograms in a row of the atlas.
+pub(crate) const ATLAS_COLUMNS: usize = 12;
 const ATLAS: &[u8] = include_bytes!("../assets/atlas.png");
 const KINDS: &str = include_str!("../assets/kinds.json");
 const FONTS: [&[u8]; 4] = [
@@ -96,6 +97,10 @@ const FONTS: [&[u8]; 4] = [
     include_bytes!("../assets/fonts/JetBrainsMono-Bold.ttf"),
     include_bytes!("../assets/fonts/PatrickHand-Regular.ttf"),
 ];
+const CIRCLE_RADIUS_SQUARED: f32 = 0.9;
+/// Distances of a star's corners from its center.
+const STAR_INNER: f32 = 0.42;
+const STAR_OUTER: f32 = 0.98;
 /// Number of fonts.
 pub(crate) const FONT_COUNT: usize = FONTS.len();
 
@@ -132,10 +137,44 @@ fn shape_coverage(shape: usize, x: usize, y: usize) -> u8 {
     (inside * 255 / 16) as u8
 }
 
+/// SVG path of a shape, in the square from -1 to 1.
+pub(crate) fn shape_path(shape: usize) -> String {
+    // In thousandths, and without negative zeros.
+    let number = |value: f32| (value * 1000.0).round() / 1000.0 + 0.0;
+    if SHAPES[shape].en == "circle" {
+        let radius = number(CIRCLE_RADIUS_SQUARED.sqrt());
+        return format!("M{radius} 0A{radius} {radius} 0 1 1 -{radius} 0A{radius} {radius} 0 1 1 {radius} 0Z");
+    }
+    let points: Vec<String> = corners(shape).iter().map(|[x, y]| format!("{} {}", number(*x), number(*y))).collect();
+    format!("M{}Z", points.join("L"))
+}
+
+/// Corners of a shape with straight edges, in the square from -1 to 1.
+fn corners(shape: usize) -> Vec<[f32; 2]> {
+    match SHAPES[shape].en {
+        "square" => vec![[-0.85, -0.85], [0.85, -0.85], [0.85, 0.85], [-0.85, 0.85]],
+        "triangle" => vec![[0.0, -0.95], [0.95, 0.85], [-0.95, 0.85]],
+        "cross" => [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
+            .iter()
+            .flat_map(|[x, y]: &[f32; 2]| {
+                [[0.9 * x + 0.3 * y, 0.9 * y - 0.3 * x], [0.9 * x - 0.3 * y, 0.9 * y + 0.3 * x], [0.3 * (x - y), 0.3 * (x + y)]]
+            })
+            .collect(),
+        "diamond" => vec![[0.0, -0.95], [0.75, 0.0], [0.0, 0.95], [-0.75, 0.0]],
+        _ => (0..10)
+            .map(|point| {
+                let (sin, cos) = (point as f32 * std::f32::consts::PI / 5.0).sin_cos();
+                let radius = if point % 2 == 0 { STAR_OUTER } else { STAR_INNER };
+                [radius * sin, -radius * cos]
+            })
+            .collect(),
+    }
+}
+
 /// Whether a point of the square from -1 to 1 belongs to a shape.
 fn inside_shape(shape: usize, x: f32, y: f32) -> bool {
     match SHAPES[shape].en {
-        "circle" => x * x + y * y < 0.9,
+        "circle" => x * x + y * y < CIRCLE_RADIUS_SQUARED,
         "square" => x.abs() < 0.85 && y.abs() < 0.85,
         "triangle" => y < 0.85 && x.abs() < (y + 0.95) / 1.8 * 0.95,
         "cross" => x.abs().max(y.abs()) < 0.9 && x.abs().min(y.abs()) < 0.3,
@@ -145,7 +184,7 @@ fn inside_shape(shape: usize, x: f32, y: f32) -> bool {
             let fifth = std::f32::consts::TAU / 5.0;
             let angle = (x.atan2(-y).rem_euclid(fifth) - fifth / 2.0).abs();
             let radius = x.hypot(y);
-            let (inner, outer) = (0.42, 0.98);
+            let (inner, outer) = (STAR_INNER, STAR_OUTER);
             let (px, py) = (radius * angle.cos(), radius * angle.sin());
             let (ox, oy) = (outer * (fifth / 2.0).cos(), outer * (fifth / 2.0).sin());
             (ox - inner) * py - oy * (px - inner) > 0.0
@@ -170,5 +209,25 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all, "two kinds share a name");
+    }
+
+    /// The page draws shapes by their outlines, the world by [`inside_shape`].
+    #[test]
+    fn outlines_bound_the_shapes() {
+        /// Crossings of the edges with the ray from the point to the right.
+        fn enclosed(corners: &[[f32; 2]], x: f32, y: f32) -> bool {
+            let edges = corners.iter().zip(corners.iter().cycle().skip(1));
+            let crossings = edges.filter(|([ax, ay], [bx, by])| (*ay > y) != (*by > y) && x < (bx - ax) * (y - ay) / (by - ay) + ax);
+            crossings.count() % 2 == 1
+        }
+        for shape in (0..SHAPES.len()).filter(|shape| SHAPES[*shape].en != "circle") {
+            let corners = corners(shape);
+            for point in 0..200 * 200 {
+                // No point lies on an edge.
+                let at = |index: usize| (index as f32 + 0.371) / 100.0 - 1.0;
+                let (x, y) = (at(point % 200), at(point / 200));
+                assert_eq!(enclosed(&corners, x, y), inside_shape(shape, x, y), "{} at {x}, {y}", SHAPES[shape].en);
+            }
+        }
     }
 }

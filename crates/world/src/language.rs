@@ -8,6 +8,31 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Questions of the chat stage that the demo page suggests too.
+pub(crate) mod ask {
+    pub(crate) const CAPTION: &str = "Describe the picture.";
+    pub(crate) const CAPTION_ZH: &str = "描述这张图片。";
+    pub(crate) const LIST: &str = "What is in the picture?";
+    pub(crate) const MORE: &str = "Which picture has more objects?";
+    pub(crate) const READ_ZH: &str = "写的是什么？";
+
+    pub(crate) fn read(kind: &str) -> String {
+        format!("What {kind} is written?")
+    }
+
+    pub(crate) fn find(name: &str) -> String {
+        format!("Find {name}.")
+    }
+
+    pub(crate) fn find_zh(name: &str) -> String {
+        format!("框出图中{name}的位置")
+    }
+
+    pub(crate) fn region(region: &str) -> String {
+        format!("What is {region}?")
+    }
+}
+
 /// The seven tasks of multi-task pre-training (box B.1 of the paper), pure text, and dialogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -150,11 +175,11 @@ impl World {
     pub(crate) fn caption(&self, scene: &Scene, chinese: bool, random: &mut Random) -> Question {
         let english_prompts = ["Generate the caption in English:", "Describe the image in English:"];
         let (prompt, answer, ask, reply) = if chinese {
-            ("Generate the caption in Chinese:", scene.caption_zh(), "描述这张图片。", scene.caption_zh())
+            ("Generate the caption in Chinese:", scene.caption_zh(), ask::CAPTION_ZH, scene.caption_zh())
         } else {
             let caption = scene.caption();
             let reply = format!("{}.", upper(&caption));
-            (*random.pick(&english_prompts), caption, *random.pick(&["Describe the picture.", "What do you see?"]), reply)
+            (*random.pick(&english_prompts), caption, *random.pick(&[ask::CAPTION, "What do you see?"]), reply)
         };
         Question { task: Task::Caption, kind: "caption", prompt: prompt.into(), answer, ask: ask.into(), reply }
     }
@@ -181,10 +206,10 @@ impl World {
                 let place = object.box_text(scene.side);
                 let (name, ask) = if self.in_chinese(random) {
                     let name = scene.reference_zh(object);
-                    (name.clone(), format!("框出图中{name}的位置"))
+                    (name.clone(), ask::find_zh(&name))
                 } else {
                     let name = scene.reference(object);
-                    (name.clone(), format!("Find {name}."))
+                    (name.clone(), ask::find(&name))
                 };
                 let prompt = format!("<ref>{name}</ref><box>");
                 let answer = place["<box>".len()..].to_owned();
@@ -194,7 +219,7 @@ impl World {
                 let object = pick(random, &scene.objects)?;
                 let (place, name) = (object.box_text(scene.side), object.thing.en_with_article());
                 let prompt = format!("<ref>This</ref>{place} is");
-                let ask = format!("What is <ref>this</ref>{place}?");
+                let ask = ask::region(&format!("<ref>this</ref>{place}"));
                 Some(Question { task, kind: "region", prompt, reply: format!("It is {name}."), answer: name, ask })
             }
             Task::Ocr => {
@@ -239,7 +264,7 @@ impl World {
                     let names: Vec<String> = scene.objects.iter().map(|object| object.thing.en()).collect();
                     let reply = joined(&scene.objects.iter().map(|object| object.thing.en_with_article()).collect::<Vec<_>>());
                     let answer = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-                    Some(vqa("list", "What is in the picture?", answer, format!("{}.", upper(&reply))))
+                    Some(vqa("list", ask::LIST, answer, format!("{}.", upper(&reply))))
                 }
             };
             if made.is_some() {
@@ -410,7 +435,7 @@ impl World {
                 }),
                 1 if first.objects.len() != second.objects.len() => {
                     let answer = if first.objects.len() > second.objects.len() { "Picture 1" } else { "Picture 2" };
-                    Some(vqa("more", "Which picture has more objects?", answer, format!("{answer}.")))
+                    Some(vqa("more", ask::MORE, answer, format!("{answer}.")))
                 }
                 2 => {
                     let number = 1 + random.below(2);
@@ -438,8 +463,8 @@ fn ocr_question(scene: &Scene, chinese: bool, random: &mut Random) -> Option<Que
     let object = *pick(random, &texts)?;
     let Thing::Text(text) = &object.thing else { return None };
     let question = match (texts.len(), chinese) {
-        (1, false) => format!("What {} is written?", object.thing.text_kind().en),
-        (1, true) => "写的是什么？".to_owned(),
+        (1, false) => ask::read(object.thing.text_kind().en),
+        (1, true) => ask::READ_ZH.to_owned(),
         (_, false) => format!("What is written at the {}?", object.place_name().en),
         (_, true) => format!("{}写的是什么？", object.place_name().zh),
     };

@@ -23,6 +23,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Export(ExportArgs),
+    Page(PageArgs),
     Samples(SamplesArgs),
     Sheet(SheetArgs),
     Text(TextArgs),
@@ -80,6 +81,13 @@ struct ExportArgs {
     dialogues: u64,
     /// The folder to write.
     #[arg(long)]
+    out: PathBuf,
+}
+
+/// Writes the description of the small world that the demo page is built with: `crates/world/assets/small.json`.
+#[derive(Args)]
+struct PageArgs {
+    /// The file to write.
     out: PathBuf,
 }
 
@@ -193,6 +201,8 @@ impl From<StageName> for Stage {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Export(args) => export(&args),
+        Command::Page(PageArgs { out }) => std::fs::write(&out, format!("{:#}\n", qwen_vl_world::page_description()))
+            .with_context(|| format!("could not write {}", out.display())),
         Command::Samples(args) => samples(&args),
         Command::Sheet(args) => sheet(&args),
         Command::Text(args) => text(&args),

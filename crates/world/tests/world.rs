@@ -1,7 +1,7 @@
 //! The world: the same for ever, what is held out stays out, and what is said is true.
 
 use qwen_vl_processor::{Chat, KeepSpecials, Prompt, SpecialTokens, parse_grounding};
-use qwen_vl_world::{Split, Stage, Task, Thing, VOCABULARY, World, tokenizer};
+use qwen_vl_world::{Split, Stage, Task, Thing, VOCABULARY, World, page_description, tokenizer};
 use std::collections::BTreeSet;
 
 const STAGES: [Stage; 4] = [Stage::Text, Stage::Pretrain, Stage::Multitask, Stage::Chat];
@@ -199,4 +199,11 @@ fn the_vocabulary_is_one_of_qwen_s_kind() {
         let ids = tokenizer.encode(text, SpecialTokens::All).unwrap();
         assert_eq!(tokenizer.decode(&ids, KeepSpecials::All), text);
     }
+}
+
+#[test]
+fn the_page_is_built_with_this_world() {
+    let stale = "assets/small.json is stale: run `cargo run -p qwen-vl-world -- page crates/world/assets/small.json`";
+    let built_with: serde_json::Value = serde_json::from_str(include_str!("../assets/small.json")).expect(stale);
+    assert!(built_with == page_description(), "{stale}");
 }

@@ -14,11 +14,16 @@ export interface CaptionStyle {
   grounded?: boolean;
 }
 
-export function captionPrompt(style: CaptionStyle): string {
+/** Returns the text of a caption request, for a chat that has the picture already. */
+export function captionText(style: CaptionStyle = {}): string {
   const { lang = "en", grounded = false } = style;
   checkOptions<CaptionStyle>({ lang, grounded }, { lang: oneOf("en", "zh"), grounded: anyBoolean });
   const language = { en: "English", zh: "Chinese" }[lang];
-  return PICTURE + (grounded ? `Generate the caption in ${language} with grounding:` : `Describe the image in ${language}:`);
+  return grounded ? `Generate the caption in ${language} with grounding:` : `Describe the image in ${language}:`;
+}
+
+export function captionPrompt(style: CaptionStyle): string {
+  return PICTURE + captionText(style);
 }
 
 export function vqaPrompt(question: string): string {

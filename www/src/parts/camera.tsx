@@ -3,14 +3,15 @@ import { attach } from "../state/chat";
 import { fail } from "../state/notices";
 import { encode, makePicture } from "../state/pictures";
 import { texts } from "../texts";
+import "./camera.css";
 import { Dialog, opened } from "./dialog";
 import { Icon } from "./icons";
 
-/** Takes a picture with the camera, which is on only while this is open. */
+/** Takes a picture with the camera, which is on only while the dialog is open. */
 export function Camera() {
   const t = texts.value;
   const video = useRef<HTMLVideoElement>(null);
-  const [problem, setProblem] = useState<string>();
+  const [failed, setFailed] = useState(false);
   const [ready, setReady] = useState(false);
   useEffect(() => {
     let stream: MediaStream | undefined;
@@ -21,8 +22,8 @@ export function Camera() {
       video.current.srcObject = stream;
       await video.current.play();
       setReady(true);
-    })().catch((error: unknown) => {
-      if (!closed) setProblem(error instanceof Error ? error.message : String(error));
+    })().catch(() => {
+      if (!closed) setFailed(true);
     });
     return () => {
       closed = true;
@@ -40,12 +41,11 @@ export function Camera() {
   };
   return (
     <Dialog name="camera" title={t.camera}>
-      {problem === undefined ? (
-        // What the camera sees has no words to caption.
+      {!failed ? (
         <video ref={video} playsInline muted aria-label={t.camera} />
       ) : (
         <p role="alert">
-          {t.cameraNone}: {problem}
+          <strong>{t.cameraNone}</strong> {t.cameraHelp}
         </p>
       )}
       <div class="row end">

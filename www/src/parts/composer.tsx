@@ -1,14 +1,14 @@
-/** Where questions are written: tasks, pictures to go with the question, the field itself. */
+/** The form for questions: tasks, pictures of the question, text field, tools. */
 
 import { signal } from "@preact/signals";
 import { useRef } from "preact/hooks";
 import { askDraft, choosingRegion, detach, draft, newChat, pending, pictures, region, run, stage, stop, turns } from "../state/chat";
 import { kind, model } from "../state/model";
-import { announcement, fail, failure } from "../state/notices";
-import { settings } from "../state/settings";
+import { announcement, fail, failure, type Explanation } from "../state/notices";
 import { exportChat } from "../state/store";
-import { PROMPTS } from "../state/tasks";
+import { questionsFor } from "../state/tasks";
 import { texts } from "../texts";
+import "./composer.css";
 import { opened } from "./dialog";
 import { save, take } from "./files";
 import { Icon } from "./icons";
@@ -34,7 +34,7 @@ export function Composer() {
     >
       <Tasks />
       {(pending.value.length > 0 || region.value) && (
-        <ul class="pending">
+        <ul class="list pending">
           {pending.value.map((picture) => {
             const number = pictures.value.indexOf(picture) + 1;
             return (
@@ -142,14 +142,14 @@ export function Composer() {
 
 function takeInput(input: HTMLInputElement): void {
   void take(Array.from(input.files ?? []));
-  // So that the same file can be chosen again.
+  // Reset the input, so that the same file can be chosen again.
   input.value = "";
 }
 
 function Tasks() {
   const t = texts.value;
-  const prompts = PROMPTS[kind.value][settings.value.language];
-  /** Writes a question; what stands for a thing to be named is selected. */
+  const questions = questionsFor(kind.value);
+  /** Writes a question and selects the placeholder for a name. */
   const write = (text: string) => {
     draft.value = text;
     requestAnimationFrame(() => {
@@ -161,24 +161,24 @@ function Tasks() {
   };
   const withPicture = (action: () => void) => () => {
     if (stage.value.picture) action();
-    else tell(t.needsPicture);
+    else ask((t) => [t.needsPicture]);
   };
   const numbers = (): [number, number] => [pictures.value.length - 1, pictures.value.length];
   const tasks: [keyof typeof t.task, () => void][] = [
-    ["captionEn", withPicture(() => write(prompts.captionEn))],
-    ["captionZh", withPicture(() => write(prompts.captionZh))],
+    ["captionEn", withPicture(() => write(questions.captionEn))],
+    ["captionZh", withPicture(() => write(questions.captionZh))],
     ["question", () => write("")],
-    ["read", withPicture(() => write(prompts.read))],
-    ["find", withPicture(() => write(prompts.find))],
+    ["read", withPicture(() => write(questions.read))],
+    ["find", withPicture(() => write(questions.find))],
     [
       "region",
       withPicture(() => {
-        // The focus goes to the picture first.
-        draft.value = prompts.region;
+        // The focus moves to the picture, so `write` is not used.
+        draft.value = questions.region;
         choosingRegion.value = true;
       }),
     ],
-    ["compare", () => (pictures.value.length < 2 ? tell(t.needsTwo) : write(prompts.compare(...numbers())))],
+    ["compare", () => (pictures.value.length < 2 ? ask((t) => [t.needsTwo]) : write(questions.compare(...numbers())))],
   ];
   return (
     <div class="tasks" role="group" aria-label={t.tasks}>
@@ -191,10 +191,11 @@ function Tasks() {
   );
 }
 
-/** Two buttons are in the language that they ask for. */
+/** Two labels are in the language of the answer. */
 const taskLanguage = (name: string): string | undefined => ({ captionEn: "en", captionZh: "zh-CN" })[name];
 
-function tell(text: string): void {
-  announcement.value = text;
-  failure.value = { code: "", message: text, hint: "" };
+/** Asks the visitor for something that is missing. */
+function ask(explain: Explanation): void {
+  announcement.value = explain(texts.value)[0];
+  failure.value = { explain };
 }

@@ -2,14 +2,16 @@ import { signal, type Signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { texts } from "../texts";
+import "./dialog.css";
 import { Icon } from "./icons";
+import { ErrorMessage } from "./notices";
 
 export type DialogName = "models" | "settings" | "gallery" | "camera" | "scene";
 
-/** The dialog that is open. One at a time. */
+/** The open dialog. */
 export const opened: Signal<DialogName | undefined> = signal();
 
-/** A modal dialog of the browser: it keeps the focus inside, closes on Escape and gives the focus back. */
+/** A modal dialog. The browser keeps the focus inside, closes it on Escape and restores the focus. */
 export function Dialog({ name, title, children }: { name: DialogName; title: string; children: ComponentChildren }) {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => {
@@ -31,7 +33,10 @@ export function Dialog({ name, title, children }: { name: DialogName; title: str
           <Icon name="close" />
         </button>
       </header>
-      <div class="dialog-body">{children}</div>
+      <div class="dialog-body">
+        <ErrorMessage />
+        {children}
+      </div>
     </dialog>
   );
 }

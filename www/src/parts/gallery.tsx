@@ -3,8 +3,9 @@ import { fail } from "../state/notices";
 import { pagePicture } from "../state/pictures";
 import { texts } from "../texts";
 import { Dialog, opened } from "./dialog";
+import "./gallery.css";
 
-/** Pictures that come with the page; their origins are in gallery/README.md. The first is the one that a first visit starts with. */
+/** Pictures of the page; gallery/README.md names their origins. The first visit starts with the first one. */
 export const GALLERY = [
   { name: "scene", file: "gallery/scene.png" },
   { name: "cat", file: "gallery/cat.png" },
@@ -22,7 +23,7 @@ export function Gallery() {
   return (
     <Dialog name="gallery" title={t.gallery}>
       <p>{t.galleryIntro}</p>
-      <ul class="gallery-list">
+      <ul class="list gallery-list">
         {GALLERY.map(({ name, file }) => {
           const shown = t.galleryNames[name] ?? name;
           return (

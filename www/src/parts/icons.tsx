@@ -1,4 +1,4 @@
-/** Icons: drawn for this page, 24 units wide, in the colour of the text. Their buttons have names, so they are hidden from screen readers. */
+/** Icons, drawn for this page: 24 units wide, in the colour of the text. Screen readers skip them, because their buttons have names. */
 
 const PATHS = {
   add: "M12 5v14M5 12h14",

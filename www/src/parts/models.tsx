@@ -1,16 +1,16 @@
-/** Chooses the model, says what a download means before it starts, and manages what is kept. */
+/** Chooses the model, describes a download before it starts, and manages stored models. */
 
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
-import { QwenVL, QwenVLError, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
-import { EMBEDDED, kind, load, looking, model, progress, proposal, propose, source } from "../state/model";
-import { fail } from "../state/notices";
-import { change, settings } from "../state/settings";
+import { QwenVL, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
+import { EMBEDDED, kind, load, looking, model, progress, proposal, propose, source, sourceName } from "../state/model";
+import { explanation, fail, PageError } from "../state/notices";
+import { change, CONTEXT_LENGTHS, settings } from "../state/settings";
 import { formatBytes, texts } from "../texts";
 import { Dialog, opened } from "./dialog";
 import { take } from "./files";
+import "./models.css";
 
-const CONTEXT_LENGTHS = [1024, 2048, 4096, 8192];
 const stored = signal<readonly CachedModel[] | undefined>(undefined);
 const estimate = signal<StorageEstimate | undefined>(undefined);
 
@@ -22,7 +22,7 @@ export function Models() {
   const t = texts.value;
   const [url, setUrl] = useState(typeof source.value === "string" && source.value !== EMBEDDED ? source.value : "");
   useEffect(() => {
-    // Without storage there is nothing to list.
+    // Without storage the list is empty.
     look().catch(() => (stored.value = []));
   }, [model.value]);
   const start = (action: () => Promise<void>) => () => {
@@ -34,7 +34,7 @@ export function Models() {
       <section>
         <h3>{t.modelNow}</h3>
         <p>
-          <strong>{sourceName()}</strong>
+          <strong>{sourceName(t)}</strong>
           {model.value && <> · {formatBytes(model.value.info.downloadBytes)}</>}
         </p>
         <p>{t.about[kind.value]}</p>
@@ -61,7 +61,7 @@ export function Models() {
           class="row"
           onSubmit={(event) => {
             event.preventDefault();
-            propose(url.trim()).catch(fail);
+            void propose(url.trim());
           }}
         >
           <label class="grow">
@@ -97,9 +97,9 @@ export function Models() {
             onChange={(event) => {
               const files = Array.from(event.currentTarget.files ?? []);
               opened.value = undefined;
-              // The model in use stays where the folder has none.
+              // Without a manifest the model in use stays.
               if (files.some(({ name }) => name === "manifest.json")) void take(files);
-              else fail(new QwenVLError("MANIFEST_INVALID", t.notAModel));
+              else fail(new PageError((t) => [t.notAModel, t.notAModelStep]));
             }}
           />
         </label>
@@ -109,30 +109,25 @@ export function Models() {
   );
 }
 
-/** What is loaded or on its way. Names come from outside and are set as text. */
-export function sourceName(): string {
-  const t = texts.value;
-  const from = source.value;
-  if (model.value) return model.value.info.source;
-  if (from === EMBEDDED) return t.embedded;
-  return typeof from === "string" ? from : t.folder(from.length);
-}
-
 function Statement({ report, onLoad }: { report: CheckReport; onLoad: () => void }) {
   const t = texts.value;
   const { bytes, storage, status, reasons } = report;
-  const verdict = { ok: t.checkOk, slow: t.checkSlow, unsupported: t.checkUnsupported }[status];
+  const unusable = status === "unsupported" && !bytes;
+  const verdict = unusable ? t.checkUnusable : { ok: t.checkOk, slow: t.checkSlow, unsupported: t.checkUnsupported }[status];
   return (
     <div class="statement" data-testid="statement" data-status={status} role="status">
-      <h4>{t.statement}</h4>
+      {!unusable && <h4>{t.statement}</h4>}
       <p class={`verdict ${status}`}>{verdict}</p>
       {reasons.length > 0 && (
         <ul>
-          {reasons.map(({ code, message, hint }) => (
-            <li key={code}>
-              {message}. {hint}
-            </li>
-          ))}
+          {reasons.map(({ code, message }) => {
+            const [title, step] = explanation(code)(t);
+            return (
+              <li key={code}>
+                <strong>{title}</strong> {step} <small data-testid="reason">{message}</small>
+              </li>
+            );
+          })}
         </ul>
       )}
       {bytes && (
@@ -187,7 +182,7 @@ function Stored() {
     <section data-testid="stored">
       <h3>{t.stored}</h3>
       {list?.length === 0 && <p>{t.storedNone}</p>}
-      <ul class="stored">
+      <ul class="list stored">
         {list?.map(({ url, source, bytes, storedBytes, complete }) => (
           <li key={url} data-url={url}>
             <span>

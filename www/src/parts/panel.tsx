@@ -3,8 +3,9 @@ import { run, turns } from "../state/chat";
 import { adapter, model } from "../state/model";
 import { fail } from "../state/notices";
 import { formatBytes, formatMillis, formatNumber, texts } from "../texts";
+import "./panel.css";
 
-/** For the curious: the machine, the model, and what the latest answer took. */
+/** Technical details: the model, the device, and the times of the latest answer. */
 export function Panel() {
   const t = texts.value;
   const info = model.value?.info;
@@ -51,7 +52,7 @@ export function Panel() {
   );
 }
 
-/** Lengths of the sequence at which answers are timed; the context may hold fewer. */
+/** Sequence lengths, in tokens, at which answers are timed. */
 const CONTEXTS = [512, 2048];
 
 function Benchmark() {
@@ -81,7 +82,7 @@ function Benchmark() {
         </button>
       </div>
       {report !== "" && (
-        // It scrolls sideways on narrow screens.
+        // Focusable, because it scrolls sideways on narrow screens.
         <pre tabIndex={0} data-testid="report">
           {report}
         </pre>

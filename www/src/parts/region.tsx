@@ -1,11 +1,12 @@
-/** Chooses a box on the picture, by dragging or with the keyboard. */
+/** Marks a region on the picture, by dragging or with the keyboard. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Box } from "qwen-vl-web";
 import { choosingRegion } from "../state/chat";
 import { texts } from "../texts";
+import "./region.css";
 
-/** Thousandths of the picture: the least side, and the step of an arrow key. */
+/** In thousandths of the picture: the smallest side, and the step of an arrow key. */
 const LEAST = 10;
 const STEP = 20;
 

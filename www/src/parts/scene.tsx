@@ -1,4 +1,4 @@
-/** Makes pictures of the embedded model's world. */
+/** Composes a picture of things that the embedded model knows. */
 
 import { useRef, useState } from "preact/hooks";
 import { attach } from "../state/chat";
@@ -6,18 +6,16 @@ import { fail } from "../state/notices";
 import { makePicture } from "../state/pictures";
 import { settings } from "../state/settings";
 import {
-  ATLAS,
   BACKGROUNDS,
   COLORS,
-  COLUMNS,
   KINDS,
   nameOf,
   paint,
   placed,
   resized,
-  ROWS,
   SHAPES,
   shuffled,
+  spriteStyle,
   usualSize,
   type Scene,
   type SceneItem,
@@ -26,6 +24,7 @@ import {
 import { texts } from "../texts";
 import { Dialog, opened } from "./dialog";
 import { Icon } from "./icons";
+import "./scene.css";
 
 const STEP = 0.02;
 const GROWTH = 1.15;
@@ -108,7 +107,7 @@ export function SceneComposer() {
                   top: `${item.y * 100}%`,
                   ...("word" in item.thing
                     ? { fontSize: `${item.size * 100}cqw` }
-                    : { width: `${item.size * 100}%`, height: `${item.size * 100}%`, ...sprite(item.thing) }),
+                    : { width: `${item.size * 100}%`, height: `${item.size * 100}%`, ...spriteStyle(item.thing) }),
                 }}
                 onFocus={() => setSelected(item.id)}
                 onKeyDown={(event) => key(event, item)}
@@ -171,7 +170,7 @@ export function SceneComposer() {
             value={scene.background}
             onChange={(background) => setScene({ ...scene, background })}
           />
-          <ul class="kinds" aria-label={t.sceneObjects}>
+          <ul class="list kinds" aria-label={t.sceneObjects}>
             {palette(color).map((thing) => (
               <li key={nameOf(thing, "en")}>
                 <button
@@ -180,7 +179,7 @@ export function SceneComposer() {
                   draggable
                   aria-label={nameOf(thing, language)}
                   title={nameOf(thing, language)}
-                  style={sprite(thing)}
+                  style={spriteStyle(thing)}
                   onDragStart={(event) => event.dataTransfer?.setData("text/plain", nameOf(thing, "en"))}
                   onClick={() => add(thing)}
                 >
@@ -217,7 +216,7 @@ export function SceneComposer() {
   );
 }
 
-/** What can be added: pictograms, and shapes in the colour that is chosen. */
+/** Returns the things to choose from: pictograms, and shapes in the chosen colour. */
 const palette = (color: number): Thing[] => [
   ...KINDS.map(({ index }) => ({ kind: index })),
   ...SHAPES.map((_, shape) => ({ shape, color })),
@@ -231,17 +230,6 @@ function Drawn({ thing }: { thing: Thing }) {
       <path d={SHAPES[thing.shape]?.path ?? ""} fill={COLORS[thing.color]?.css ?? ""} />
     </svg>
   );
-}
-
-/** Shows one pictogram of the atlas as a background. */
-function sprite(thing: Thing): Record<string, string> {
-  if (!("kind" in thing)) return {};
-  const [column, row] = [thing.kind % COLUMNS, Math.floor(thing.kind / COLUMNS)];
-  return {
-    backgroundImage: `url(${ATLAS})`,
-    backgroundSize: `${COLUMNS * 100}% ${ROWS * 100}%`,
-    backgroundPosition: `${(column / (COLUMNS - 1)) * 100}% ${(row / (ROWS - 1)) * 100}%`,
-  };
 }
 
 interface SwatchesProps {

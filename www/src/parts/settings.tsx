@@ -1,7 +1,8 @@
 import type { ComponentChildren } from "preact";
-import { change, settings, type Settings } from "../state/settings";
+import { change, DEFAULTS, RANGES, settings, type Settings } from "../state/settings";
 import { LANGUAGES, texts, type Language } from "../texts";
 import { Dialog } from "./dialog";
+import "./settings.css";
 
 export function SettingsDialog() {
   const t = texts.value;
@@ -33,28 +34,14 @@ export function SettingsDialog() {
         </label>
         {now.sampling === "own" && (
           <div class="row">
-            <NumberField
-              label={t.temperature}
-              value={now.temperature}
-              min={0}
-              max={2}
-              step={0.05}
-              onChange={(temperature) => change({ temperature: temperature ?? 1 })}
-            />
-            <NumberField label={t.topP} value={now.topP} min={0} max={1} step={0.05} onChange={(topP) => change({ topP: topP ?? 0.3 })} />
-            <NumberField label={t.topK} value={now.topK} min={0} max={1000} step={1} onChange={(topK) => change({ topK: topK ?? 0 })} />
+            <NumberField name="temperature" label={t.temperature} />
+            <NumberField name="topP" label={t.topP} />
+            <NumberField name="topK" label={t.topK} />
           </div>
         )}
         <div class="row">
-          <NumberField label={t.seed} value={now.seed} min={0} max={2 ** 32 - 1} step={1} onChange={(seed) => change({ seed })} />
-          <NumberField
-            label={t.maxTokens}
-            value={now.maxTokens}
-            min={1}
-            max={8192}
-            step={1}
-            onChange={(maxTokens) => change({ maxTokens })}
-          />
+          <NumberField name="seed" label={t.seed} />
+          <NumberField name="maxTokens" label={t.maxTokens} />
         </div>
         <div class="row">
           <label>
@@ -87,30 +74,21 @@ export function SettingsDialog() {
   );
 }
 
-interface NumberFieldProps {
-  label: string;
-  value: number | null;
-  min: number;
-  max: number;
-  step: number;
-  /** `null`: the field is empty. What does not fit is not told. */
-  onChange: (value: number | null) => void;
-}
-
-function NumberField({ label, value, min, max, step, onChange }: NumberFieldProps) {
+/** A number that is kept if it is valid. An empty field stands for the default. */
+function NumberField({ name, label }: { name: keyof typeof RANGES; label: string }) {
+  const set = (value: number | null) => change({ [name]: value });
   return (
     <label class="number">
       {label}
       <input
         type="number"
         inputMode="decimal"
-        min={min}
-        max={max}
-        step={step}
-        value={value ?? ""}
-        onChange={({ currentTarget }) => {
-          if (currentTarget.value === "") onChange(null);
-          else if (currentTarget.validity.valid) onChange(currentTarget.valueAsNumber);
+        {...RANGES[name]}
+        value={settings.value[name] ?? ""}
+        onChange={({ currentTarget: field }) => {
+          if (field.value === "" && field.validity.valid) set(DEFAULTS[name]);
+          // Otherwise the browser explains in its own words what is wrong.
+          else if (field.reportValidity()) set(field.valueAsNumber);
         }}
       />
     </label>

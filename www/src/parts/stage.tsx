@@ -1,4 +1,4 @@
-/** The picture that the conversation is about: what answers point at is drawn on it and listed below. */
+/** The picture on the stage, with the objects of an answer drawn on it and listed below. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { drawBoxes, type Box, type Grounded } from "qwen-vl-web";
@@ -10,6 +10,7 @@ import { focusQuestion } from "./composer";
 import { save } from "./files";
 import { Icon } from "./icons";
 import { RegionChooser } from "./region";
+import "./stage.css";
 
 export function Stage() {
   const t = texts.value;
@@ -26,11 +27,12 @@ export function Stage() {
         <p class="invitation">{t.drop}</p>
       )}
       {pictures.value.length > 1 && (
-        <ol class="thumbs" aria-label={t.pictures}>
+        <ol class="list thumbs" aria-label={t.pictures}>
           {pictures.value.map((other, index) => (
             <li key={other.id}>
               <button
                 type="button"
+                class="thumbnail"
                 aria-label={t.pictureNamed(index + 1, other.name)}
                 aria-current={other === picture}
                 onClick={() => showPicture(other)}
@@ -100,7 +102,7 @@ function Canvas({ picture, number, objects }: { picture: Picture; number: number
   );
 }
 
-/** Lights up where the pointer is; the list below says the same to a keyboard and to a screen reader. */
+/** Highlights an object under the pointer. For keyboards and screen readers, the list below does the same. */
 function Shape({ object, index }: { object: Grounded; index: number }) {
   if (!object.pixels) return null;
   const corners = object.kind === "quad" ? object.pixels : boxCorners(object.pixels);
@@ -146,7 +148,7 @@ function Objects({ picture, objects }: { picture: Picture; objects: readonly Gro
   };
   return (
     <div class="objects">
-      <ul aria-label={t.objects} data-testid="objects">
+      <ul class="list" aria-label={t.objects} data-testid="objects">
         {objects.map((object, index) => (
           <li key={index} data-object={JSON.stringify(object)}>
             <button

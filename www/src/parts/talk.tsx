@@ -6,6 +6,7 @@ import { editLast, highlighted, regenerate, run, showPicture, showTurn, stage, t
 import { announcement } from "../state/notices";
 import { formatMillis, formatNumber, texts } from "../texts";
 import { Icon } from "./icons";
+import "./talk.css";
 
 export function Talk() {
   const t = texts.value;
@@ -13,7 +14,7 @@ export function Talk() {
   return (
     <div class="talk">
       {list.length === 0 && <p class="empty">{t.empty}</p>}
-      <ol class="turns" data-testid="turns" aria-label={t.conversation}>
+      <ol class="list turns" data-testid="turns" aria-label={t.conversation}>
         {list.map((turn, index) => (
           <TurnItem key={turn.id} turn={turn} first={firstPicture(list, index)} last={index === list.length - 1} />
         ))}
@@ -22,7 +23,7 @@ export function Talk() {
   );
 }
 
-/** The number of a turn's first picture. */
+/** Returns the number of the first picture of a turn. */
 const firstPicture = (list: readonly Turn[], index: number): number =>
   list.slice(0, index).reduce((sum, { question }) => sum + question.pictures.length, 1);
 
@@ -47,6 +48,7 @@ function TurnItem({ turn, first, last }: { turn: Turn; first: number; last: bool
               <button
                 type="button"
                 key={picture.id}
+                class="thumbnail"
                 aria-label={t.pictureNamed(first + index, picture.name)}
                 onClick={() => showPicture(picture)}
               >
@@ -97,7 +99,7 @@ function Facts({ facts }: { facts: NonNullable<Turn["progress"]["value"]["facts"
   return <>{words.join(" · ")}</>;
 }
 
-/** The answer, with the phrases that name something in the picture linked to it. */
+/** The answer, with its phrases linked to the objects that they name. */
 function Linked({ text, objects, turn }: { text: string; objects: readonly Grounded[]; turn: Turn }) {
   const phrases = objects
     .map(({ range }, index) => ({ range, index }))

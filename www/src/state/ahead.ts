@@ -1,18 +1,18 @@
-/** Shows pictures to the model as soon as they are attached, so that their question is answered sooner. */
+/** Encodes pictures as soon as they are attached, so that their question is answered sooner. */
 
 import { effect } from "@preact/signals";
 import type { ImageRef } from "qwen-vl-web";
 import { pictures } from "./chat";
 import { lost, model } from "./model";
 
-/** What the model remembers, by picture; promises, so that nothing is asked for twice. */
+/** Encoded pictures by id. Promises, so that none is encoded twice. */
 const references = new Map<string, Promise<ImageRef | undefined>>();
 let engine = model.peek();
 
 effect(() => {
   const now = model.value;
   if (now !== engine) {
-    // What the model before remembered went with it.
+    // The references belong to the previous model.
     references.clear();
     engine = now;
   }
@@ -20,7 +20,7 @@ effect(() => {
   const shown = pictures.value;
   for (const { id, blob } of shown) {
     if (references.has(id)) continue;
-    // If this fails, so will the question, which then says why.
+    // The question encodes the picture again and reports the error.
     references.set(
       id,
       now.encodeImage(blob).catch(() => undefined),

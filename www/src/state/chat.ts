@@ -1,4 +1,4 @@
-/** The conversation. The page keeps the turns and gives them to a new session with each question; the model reuses what it has computed. */
+/** The conversation. The page keeps the turns and passes them to a new session with each question; the model reuses its KV cache. */
 
 import { computed, effect, signal, untracked, type Signal } from "@preact/signals";
 import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Run } from "qwen-vl-web";
@@ -10,7 +10,7 @@ import { fail } from "./notices";
 export interface Question {
   text: string;
   pictures: readonly Picture[];
-  /** A box on the latest picture, in thousandths. */
+  /** A box on the latest picture, in thousandths of its sides. */
   region?: Box | undefined;
 }
 
@@ -33,29 +33,29 @@ export interface Turn {
 }
 
 export const turns = signal<readonly Turn[]>([]);
-/** Pictures that go with the next question. */
+/** Pictures of the next question. */
 export const pending = signal<readonly Picture[]>([]);
 export const draft = signal("");
 export const region = signal<Box | undefined>(undefined);
-/** Whether a box is being dragged on the picture. */
+/** True while the visitor marks a region on the picture. */
 export const choosingRegion = signal(false);
 export const run = signal<Run | undefined>(undefined);
-/** The prepared picture is there until a visitor brings one. */
+/** The example, until the visitor asks about it or adds a picture. */
 export const exampleId = signal<string | undefined>(undefined);
-/** Whether what was kept of the visit before is back. */
+/** True once the conversation of the last visit is restored, or there is none. */
 export const restored = signal(false);
 
-/** The pictures as the model numbers them, from 1. */
+/** All pictures, in the order of the model's numbers: Picture 1 is the first. */
 export const pictures = computed(() => [...turns.value.flatMap(({ question }) => question.pictures), ...pending.value]);
 
-/** What the big picture shows: a picture, and the turn whose objects are drawn on it. */
+/** The visitor's choice for the stage: a picture, and the turn whose objects are drawn on it. */
 const chosen = signal<{ picture?: string; turn?: string }>({});
 export const highlighted = signal<number | undefined>(undefined);
 
 export const stage = computed(() => {
   const { picture: id, turn: turnId } = chosen.value;
   const list = turns.value;
-  // Nothing chosen: what is to be asked about, or else the latest answer.
+  // Without a choice, show the picture of the next question, or else the latest answer.
   const latestTurn = id === undefined && pending.value.length === 0 ? list[list.length - 1] : undefined;
   const turn = list.find((turn) => turn.id === turnId) ?? latestTurn;
   const all = pictures.value;
@@ -65,7 +65,7 @@ export const stage = computed(() => {
   return { picture, number: picture ? all.indexOf(picture) + 1 : 0, objects, turn };
 });
 
-/** The picture that a turn's answer points at: the latest one before it, as in the original. */
+/** Returns the picture that a turn's answer is about: the latest one up to its question, as in the original. */
 export function pictureOf(turn: Turn): Picture | undefined {
   const list = turns.value;
   const before = list.slice(0, list.indexOf(turn) + 1).flatMap(({ question }) => question.pictures);
@@ -85,7 +85,7 @@ export function showTurn(turn: Turn): void {
 
 export function attach(added: readonly Picture[]): void {
   if (added.length === 0) return;
-  // A visitor's own picture takes the place of the example.
+  // The visitor's own picture replaces the example.
   const example = exampleId.value;
   const others = example ? pending.value.filter(({ id }) => id !== example) : pending.value;
   if (others.length < pending.value.length) {
@@ -103,7 +103,7 @@ export function detach(picture: Picture): void {
   region.value = undefined;
 }
 
-/** Takes a region of the picture that is shown. The model looks for regions in its latest picture, so that is what it becomes. */
+/** Uses a region of the picture on the stage. Regions belong to the latest picture, so an earlier one is attached again. */
 export function chooseRegion(box: Box): void {
   const { picture } = untracked(() => stage.value);
   const all = pictures.value;
@@ -112,7 +112,7 @@ export function chooseRegion(box: Box): void {
   choosingRegion.value = false;
 }
 
-/** Where the region stands in a question. */
+/** Stands for the region in the text of a question. */
 export const REGION_MARK = "▢";
 
 function parts({ pictures, region, text }: Question): Part[] {
@@ -124,7 +124,7 @@ function parts({ pictures, region, text }: Question): Part[] {
   return [...images, { text: text.slice(0, at) }, marked, { text: text.slice(at + REGION_MARK.length) }];
 }
 
-/** What the model is told of a turn. An answer that was cut inside a tag counts without its tags. */
+/** Returns a turn as messages. An answer that ends inside a tag is passed without tags. */
 function asHistory({ question, progress }: Turn): Message[] {
   const { raw, text } = progress.peek();
   const count = (pattern: RegExp) => raw.match(pattern)?.length ?? 0;
@@ -135,7 +135,7 @@ function asHistory({ question, progress }: Turn): Message[] {
   ];
 }
 
-/** Asks what was written, and keeps it in the field if that fails. */
+/** Asks a question. If it fails or is stopped before the first word, the question returns to the composer. */
 export async function ask(question: Question, options: { seed?: number } = {}): Promise<void> {
   const engine = model.value;
   if (!engine || run.value) return;
@@ -147,6 +147,8 @@ export async function ask(question: Question, options: { seed?: number } = {}): 
   };
   const update = (changes: Partial<Progress>) => (turn.progress.value = { ...turn.progress.value, ...changes });
   const takeBack = () => {
+    // After "New chat" or an import, the turn belongs to a conversation that is closed.
+    if (!turns.value.includes(turn)) return;
     turns.value = turns.value.filter((other) => other !== turn);
     pending.value = [...question.pictures, ...pending.value];
     region.value ??= question.region;
@@ -175,11 +177,11 @@ export async function ask(question: Question, options: { seed?: number } = {}): 
         update({ stage: "done", text, raw, objects, facts: { finishReason, usage, timings } });
       }
     }
-    // Stopped before the first word: as if it had not been asked.
     if (turn.progress.value.raw === "" && turn.progress.value.facts?.finishReason === "cancelled") takeBack();
   } catch (error) {
+    // No error message if the visitor closed the conversation or replaced the model.
+    if (turns.value.includes(turn) && model.value === engine) fail(error);
     takeBack();
-    fail(error);
   } finally {
     run.value = undefined;
   }
@@ -196,7 +198,7 @@ export function regenerate(): void {
   const last = turns.value[turns.value.length - 1];
   if (!last || run.value) return;
   turns.value = turns.value.slice(0, -1);
-  // With the seed of before it would be the same answer.
+  // The same seed would produce the same answer.
   const seed = settings.value.seed === null ? { seed: crypto.getRandomValues(new Uint32Array(1))[0] ?? 0 } : {};
   void ask(last.question, seed);
 }
@@ -222,7 +224,7 @@ export function newChat(): void {
   chosen.value = {};
 }
 
-/** A turn of a stored conversation. */
+/** Makes a turn of a stored conversation. */
 export function storedTurn(question: Question, raw: string, earlier: readonly Picture[], facts?: Facts): Turn {
   const { text, objects } = parse(raw, [...earlier, ...question.pictures]);
   const progress: Progress = { stage: "done", done: 0, total: 0, text, raw, objects, ...(facts ? { facts } : {}) };
@@ -230,7 +232,7 @@ export function storedTurn(question: Question, raw: string, earlier: readonly Pi
 }
 
 effect(() => {
-  // What is highlighted belongs to the objects that are drawn.
+  // The highlight is an index into the objects on the stage.
   void stage.value.objects;
   highlighted.value = undefined;
 });

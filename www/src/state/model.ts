@@ -1,30 +1,32 @@
-/** Which model is in use, and how it comes. */
+/** The model in use, and how it is loaded. */
 
 import { computed, signal } from "@preact/signals";
 import { QwenVL, type CheckReport, type LoadProgress, type QwenVLModel } from "qwen-vl-web";
 import { fail, failure } from "./notices";
 import { settings } from "./settings";
+import type { Texts } from "../texts/en";
 
-/** Where the site keeps the model that comes with it. */
+/** Folder of the embedded model. */
 export const EMBEDDED = "./model/";
-/** Above this, a visitor is asked before anything is fetched. */
+/** Above this download size, the visitor is asked first. */
 const LARGE_BYTES = 64e6;
 
 export type Source = string | readonly File[];
 
 export const model = signal<QwenVLModel | undefined>(undefined);
 export const progress = signal<LoadProgress | undefined>(undefined);
-/** The model's GPU or worker is gone. */
+/** True while the model has lost its GPU or its worker. */
 export const lost = signal(false);
-/** The source of the model in use or on its way. */
+/** Source of the model that is loaded or loading. */
 export const source = signal<Source>(EMBEDDED);
-/** A model that waits for the visitor's word. */
+/** A model that waits for the visitor's consent. */
 export const proposal = signal<{ url: string; report: CheckReport } | undefined>(undefined);
+/** True while a model's address is being checked. */
 export const looking = signal(false);
-/** What the browser says of the GPU; engines in a tab are not told. */
+/** The adapter as the browser reports it to pages. */
 export const adapter = signal<CheckReport["adapter"]>(undefined);
 
-/** What kind of model it is decides what the page says of it and what its tasks ask. */
+/** Decides what the page says about the model and which questions its tasks write. */
 export type Kind = "random" | "nano" | "full";
 
 export const kind = computed((): Kind => {
@@ -34,12 +36,20 @@ export const kind = computed((): Kind => {
   return source.value === EMBEDDED ? "random" : "full";
 });
 
-/** The model that the site is built with, known before it is loaded. */
+/** Returns the name of the model that is loaded or loading. Untrusted text. */
+export function sourceName(t: Texts): string {
+  const from = source.value;
+  if (model.value) return model.value.info.source;
+  if (from === EMBEDDED) return t.embedded;
+  return typeof from === "string" ? from : t.folder(from.length);
+}
+
+/** Kind of the embedded model, known before it is loaded. */
 const EMBEDDED_KIND: Kind = __EMBEDDED_KIND__;
 
 let abort: AbortController | undefined;
 
-/** Loads a model in place of the present one. */
+/** Loads a model in place of the current one. */
 export async function load(from: Source): Promise<void> {
   abort?.abort();
   const controller = new AbortController();
@@ -51,7 +61,7 @@ export async function load(from: Source): Promise<void> {
   source.value = from;
   progress.value = { phase: "manifest", bytes: 0, totalBytes: 0 } as LoadProgress;
   try {
-    // Two models need not fit at once.
+    // Two models may not fit into the GPU at once.
     await before?.dispose();
     const loaded = await QwenVL.load(from, {
       signal: controller.signal,
@@ -68,7 +78,11 @@ export async function load(from: Source): Promise<void> {
     loaded.addEventListener("recovered", () => (lost.value = false));
     lost.value = false;
     model.value = loaded;
-    void QwenVL.check().then((report) => (adapter.value = report.adapter));
+    // Shown in the technical details only, so an error is ignored.
+    void QwenVL.check().then(
+      (report) => (adapter.value = report.adapter),
+      () => undefined,
+    );
   } catch (error) {
     if (abort === controller) fail(error);
   } finally {
@@ -79,7 +93,7 @@ export async function load(from: Source): Promise<void> {
   }
 }
 
-/** Brings a lost model back, from what is stored of it. The conversation goes on. */
+/** Loads a lost model again, from the weights that are stored. The conversation stays. */
 export async function recover(): Promise<void> {
   failure.value = undefined;
   try {
@@ -93,7 +107,10 @@ export async function recover(): Promise<void> {
 
 export const stopLoading = (): void => abort?.abort();
 
-/** Looks at a model's address. A small model, or one that is here already, is loaded at once; before a large download the visitor is asked. */
+/**
+ * Checks a model's address. A small model, or one that is stored already, is loaded at once. Before a large download the visitor is asked,
+ * and a model that cannot run is reported.
+ */
 export async function propose(url: string): Promise<void> {
   looking.value = true;
   failure.value = undefined;
@@ -101,9 +118,11 @@ export async function propose(url: string): Promise<void> {
   try {
     const report = await QwenVL.check(url, { contextLength: settings.value.contextLength, probeMemory: true });
     const unreachable = report.reasons.some(({ code }) => code === "DOWNLOAD");
-    // Without a connection, what is kept here can still be loaded; if nothing is, the load says so.
+    // Without a connection a stored model still loads. If none is stored, the load reports the error.
     if (unreachable || (report.status === "ok" && report.bytes && report.bytes.download < LARGE_BYTES)) await load(url);
     else proposal.value = { url, report };
+  } catch (error) {
+    fail(error);
   } finally {
     looking.value = false;
   }

@@ -1,25 +1,29 @@
-/** Pictures on their way to the model: whatever a visitor brings becomes a file that both the browser and the model can decode. */
+/** Pictures of the visitor, as files that both the browser and the model can decode. */
 
 import { sampleFrames } from "qwen-vl-web";
 import { texts } from "../texts";
+import { PageError } from "./notices";
 
 export interface Picture {
   id: string;
-  /** As the user knows it. Text from outside. */
+  /** Name of the file. Untrusted text. */
   name: string;
   blob: Blob;
-  /** Upright, as browsers show it. */
+  /** Pixels of the upright picture. */
   width: number;
   height: number;
-  /** For `<img>`; lives as long as the page. */
+  /** Address for `<img>`, valid as long as the page. */
   url: string;
 }
 
-/** What the model's own decoders read. Other formats are decoded by the browser and go as PNG. */
-const DECODED_BY_THE_MODEL = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
+/** Formats that the package decodes. The browser decodes other formats, which are passed on as PNG. */
+const DECODED_BY_PACKAGE = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
+/** Most pixels that the package decodes. Larger pictures are scaled down to `SCALED_PIXELS`; the model sees 448 × 448 of any size. */
+const MOST_PIXELS = 8192 * 8192;
+const SCALED_PIXELS = 16e6;
 const VIDEO_FRAMES = 4;
 
-/** Pictures of files: one of a picture, four of a video. */
+/** Makes one picture of each picture file, and four of each video. */
 export async function picturesOf(files: readonly File[]): Promise<Picture[]> {
   const pictures: Picture[] = [];
   for (const file of files) {
@@ -27,36 +31,47 @@ export async function picturesOf(files: readonly File[]): Promise<Picture[]> {
       if (file.type.startsWith("video/")) pictures.push(...(await videoFrames(file)));
       else pictures.push(await makePicture(file, file.name));
     } catch (cause) {
-      throw new Error(texts.value.notAPicture(file.name), { cause });
+      throw new PageError((t) => (isHeic(file) ? [t.heic(file.name), t.heicStep] : [t.notAPicture(file.name), t.notAPictureStep]), {
+        cause,
+      });
     }
   }
   return pictures;
 }
 
+/** Browsers report no type for formats that they do not know. */
+const isHeic = ({ type, name }: File): boolean => /^image\/hei[cf]/.test(type) || /\.hei[cf]$/i.test(name);
+
 export async function makePicture(blob: Blob, name: string, id: string = crypto.randomUUID()): Promise<Picture> {
   const bitmap = await createImageBitmap(blob);
-  const { width, height } = bitmap;
-  if (!DECODED_BY_THE_MODEL.includes(blob.type)) blob = await encode(bitmap);
+  const pixels = bitmap.width * bitmap.height;
+  const scale = pixels > MOST_PIXELS ? Math.sqrt(SCALED_PIXELS / pixels) : 1;
+  const width = Math.max(Math.round(bitmap.width * scale), 1);
+  const height = Math.max(Math.round(bitmap.height * scale), 1);
+  if (scale < 1 || !DECODED_BY_PACKAGE.includes(blob.type)) blob = await encode(bitmap, width, height);
   bitmap.close();
   return { id, name, blob, width, height, url: URL.createObjectURL(blob) };
 }
 
-/** A picture that is part of this page. */
+/** Fetches a picture that is part of this page. */
 export async function pagePicture(file: string, name: string): Promise<Picture> {
-  const response = await fetch(file);
-  if (!response.ok) throw new Error(`${file}: ${response.status}`);
+  const failed = (cause: unknown) => new PageError(({ errors }) => errors.DOWNLOAD, { cause });
+  const response = await fetch(file).catch((cause: unknown) => Promise.reject(failed(cause)));
+  if (!response.ok) throw failed(`${file}: status ${response.status}`);
   return makePicture(await response.blob(), name);
 }
 
-export async function encode(image: CanvasImageSource & { width: number; height: number }): Promise<Blob> {
-  const canvas = new OffscreenCanvas(image.width, image.height);
+/** Encodes an image as PNG, in its own size by default. */
+export async function encode(image: ImageBitmap | OffscreenCanvas, width = image.width, height = image.height): Promise<Blob> {
+  const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
-  if (!context) throw new Error("there is no 2D canvas");
-  context.drawImage(image, 0, 0);
+  if (!context) throw new Error("could not create a 2D canvas");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, width, height);
   return canvas.convertToBlob({ type: "image/png" });
 }
 
-/** Frames from the middle of each quarter of a video. */
+/** Returns the frames in the middle of the quarters of a video. */
 async function videoFrames(file: File): Promise<Picture[]> {
   const pictures: Picture[] = [];
   for (const [index, frame] of (await sampleFrames(file, VIDEO_FRAMES)).entries()) {

@@ -9,13 +9,32 @@ export interface Settings {
   temperature: number;
   topP: number;
   topK: number;
+  /** `null`: random. */
   seed: number | null;
+  /** `null`: the model's default. */
   maxTokens: number | null;
   contextLength: number;
 }
 
+/** Valid values of a number. A step of 1 means an integer. */
+export interface Range {
+  min: number;
+  max: number;
+  step: number;
+}
+
+export const RANGES = {
+  temperature: { min: 0, max: 2, step: 0.05 },
+  topP: { min: 0, max: 1, step: 0.05 },
+  topK: { min: 0, max: 1000, step: 1 },
+  seed: { min: 0, max: 2 ** 32 - 1, step: 1 },
+  maxTokens: { min: 1, max: 8192, step: 1 },
+} satisfies Partial<Record<keyof Settings, Range>>;
+
+export const CONTEXT_LENGTHS: readonly number[] = [1024, 2048, 4096, 8192];
+
 const KEY = "qwen-vl-web-settings";
-const DEFAULTS: Settings = {
+export const DEFAULTS: Settings = {
   language: navigator.language.startsWith("zh") ? "zh" : "en",
   theme: "system",
   system: "",
@@ -28,13 +47,33 @@ const DEFAULTS: Settings = {
   contextLength: 2048,
 };
 
+const oneOf = (choices: readonly unknown[]) => (value: unknown) => choices.includes(value);
+const within =
+  ({ min, max, step }: Range) =>
+  (value: unknown) =>
+    typeof value === "number" && value >= min && value <= max && (step !== 1 || Number.isInteger(value));
+
+/** True for values that a setting can have. */
+const VALID: Record<keyof Settings, (value: unknown) => boolean> = {
+  language: oneOf(["en", "zh"]),
+  theme: oneOf(["system", "light", "dark"]),
+  system: (value) => typeof value === "string",
+  sampling: oneOf(["model", "greedy", "own"]),
+  temperature: within(RANGES.temperature),
+  topP: within(RANGES.topP),
+  topK: within(RANGES.topK),
+  seed: (value) => value === null || within(RANGES.seed)(value),
+  maxTokens: (value) => value === null || within(RANGES.maxTokens)(value),
+  contextLength: oneOf(CONTEXT_LENGTHS),
+};
+
 export const settings = signal<Settings>({ ...DEFAULTS, ...stored() });
 
 export function change(changes: Partial<Settings>): void {
   settings.value = { ...settings.value, ...changes };
 }
 
-/** What the settings mean for a question. */
+/** Returns the options of a question that the settings stand for. */
 export function generation(): Omit<AskOptions, "signal"> {
   const { sampling, temperature, topP, topK, seed, maxTokens } = settings.value;
   return {
@@ -55,24 +94,11 @@ effect(() => {
   }
 });
 
-/** What was stored, as far as it has the expected types: another version of the page may have written it. */
+/** Returns the valid ones of the stored settings: another version of the page, or something else, can have written them. */
 function stored(): Partial<Settings> {
   try {
     const found = JSON.parse(localStorage.getItem(KEY) ?? "{}") as Record<string, unknown>;
-    const choices: Partial<Record<string, readonly unknown[]>> = {
-      language: ["en", "zh"],
-      theme: ["system", "light", "dark"],
-      sampling: ["model", "greedy", "own"],
-    };
-    return Object.fromEntries(
-      Object.entries(DEFAULTS).flatMap(([key, value]) => {
-        const given = found[key];
-        const allowed = choices[key];
-        const optional = value === null && (given === null || typeof given === "number");
-        const fits = allowed ? allowed.includes(given) : optional || typeof given === typeof value;
-        return fits && given !== undefined ? [[key, given]] : [];
-      }),
-    );
+    return Object.fromEntries(Object.entries(VALID).flatMap(([key, valid]) => (valid(found[key]) ? [[key, found[key]]] : [])));
   } catch {
     return {};
   }

@@ -1,10 +1,10 @@
-/** Keeps the conversation for the next visit, and turns it into a file and back. */
+/** Stores the conversation for the next visit, and writes and reads it as a file. */
 
 import { effect, signal } from "@preact/signals";
 import { get, set } from "idb-keyval";
 import type { Box } from "qwen-vl-web";
-import { texts } from "../texts";
 import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Facts, type Turn } from "./chat";
+import { PageError } from "./notices";
 import { makePicture, type Picture } from "./pictures";
 import { change, settings } from "./settings";
 
@@ -32,10 +32,10 @@ interface FilePicture {
 const KEY = "chat";
 const IMAGE_DATA = /^data:image\/(png|jpeg|webp|gif|bmp);base64,/;
 
-/** Whether there is storage for the conversation. */
+/** False if the browser cannot store the conversation. */
 const storable = signal(true);
 
-/** Brings back the conversation of the last visit. Returns whether there was one. */
+/** Restores the conversation of the last visit. Returns true if there is one. */
 export async function restore(): Promise<boolean> {
   try {
     const stored = await get<StoredChat<StoredPicture>>(KEY);
@@ -43,7 +43,7 @@ export async function restore(): Promise<boolean> {
     await show(stored, ({ blob, name, id }) => makePicture(blob, name, id));
     return stored.turns.length > 0;
   } catch {
-    // Private windows may have no storage; the chat then lasts as long as the page.
+    // Private windows can lack storage. The conversation then lasts as long as the page.
     storable.value = false;
     return false;
   } finally {
@@ -60,7 +60,7 @@ effect(() => {
   });
 });
 
-/** The conversation as a file. */
+/** Writes the conversation as a file. */
 export async function exportChat(): Promise<Blob> {
   const done = turns.value.filter(({ progress }) => progress.value.stage === "done");
   const pictures = await Promise.all(picturesOf(done).map(async ({ id, name, blob }) => ({ id, name, data: await dataUrl(blob) })));
@@ -72,7 +72,7 @@ export async function importChat(file: Blob): Promise<void> {
   try {
     chat = checked(JSON.parse(await file.text()));
   } catch (cause) {
-    throw new Error(texts.value.notAChat, { cause });
+    throw notAChat(cause);
   }
   await show(chat, async ({ data, name, id }) => makePicture(await (await fetch(data)).blob(), name, id));
 }
@@ -93,6 +93,9 @@ function stored<P>(done: readonly Turn[], pictures: P[]): StoredChat<P> {
   };
 }
 
+const notAChat = (cause: unknown) => new PageError((t) => [t.notAChat, t.notAChatStep], { cause });
+
+/** Replaces the conversation. */
 async function show<P extends { id: string }>(chat: StoredChat<P>, make: (picture: P) => Promise<Picture>): Promise<void> {
   const pictures = new Map<string, Picture>();
   for (const picture of chat.pictures) pictures.set(picture.id, await make(picture));
@@ -100,7 +103,7 @@ async function show<P extends { id: string }>(chat: StoredChat<P>, make: (pictur
   for (const { text, pictures: ids, region, raw, facts } of chat.turns) {
     const own = ids.map((id) => {
       const picture = pictures.get(id);
-      if (!picture) throw new Error(texts.value.notAChat);
+      if (!picture) throw notAChat(`picture ${id} is missing`);
       return picture;
     });
     made.push(storedTurn({ text, pictures: own, region }, raw, picturesOf(made), facts));
@@ -116,12 +119,12 @@ function dataUrl(blob: Blob): Promise<string> {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result as string);
-    reader.onerror = () => reject(reader.error ?? new Error("the picture can not be read"));
+    reader.onerror = () => reject(reader.error ?? new Error("could not read the picture"));
     reader.readAsDataURL(blob);
   });
 }
 
-/** A chat of a file, which anybody may have written. */
+/** Returns the chat of an untrusted file, or throws. */
 function checked(value: unknown): StoredChat<FilePicture> {
   const chat = value as StoredChat<FilePicture>;
   const strings = (...values: unknown[]) => values.every((value) => typeof value === "string");
@@ -136,11 +139,11 @@ function checked(value: unknown): StoredChat<FilePicture> {
         strings(text, raw, ...pictures) && (region === undefined || (region.length === 4 && region.every(number))),
     );
   if (!fits) throw new TypeError("not a chat of this page");
-  // Measurements of another machine's answers are of no use here, and need no checking.
+  // Measurements on another device are dropped, so they need no check.
   return { ...chat, turns: chat.turns.map(({ facts: _, ...turn }) => turn) };
 }
 
-/** What a first visit starts with. */
+/** Prepares the first visit. */
 export function showExample(picture: Picture, question: string): void {
   if (turns.value.length > 0 || pending.value.length > 0) return;
   pending.value = [picture];
