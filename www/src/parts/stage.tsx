@@ -2,7 +2,18 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { drawBoxes, type Box, type Grounded } from "qwen-vl-web";
-import { chooseRegion, choosingRegion, exampleId, highlighted, pending, pictures, region, showPicture, stage } from "../state/chat";
+import {
+  chooseRegion,
+  choosingRegion,
+  exampleId,
+  highlighted,
+  pending,
+  pictures,
+  region,
+  showPicture,
+  stage,
+  type ShownObject,
+} from "../state/chat";
 import { fail } from "../state/notices";
 import { encode, type Picture } from "../state/pictures";
 import { texts } from "../texts";
@@ -49,7 +60,9 @@ export function Stage() {
   );
 }
 
-function Canvas({ picture, number, objects }: { picture: Picture; number: number; objects: readonly Grounded[] }) {
+const grounded = (objects: readonly ShownObject[]): Grounded[] => objects.map(({ object }) => object);
+
+function Canvas({ picture, number, objects }: { picture: Picture; number: number; objects: readonly ShownObject[] }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const [bitmap, setBitmap] = useState<ImageBitmap>();
   useEffect(() => {
@@ -66,7 +79,7 @@ function Canvas({ picture, number, objects }: { picture: Picture; number: number
     };
   }, []);
   useEffect(() => {
-    if (canvas.current && bitmap) drawBoxes(canvas.current, bitmap, objects);
+    if (canvas.current && bitmap) drawBoxes(canvas.current, bitmap, grounded(objects));
   }, [bitmap, objects]);
 
   const { width, height } = picture;
@@ -92,7 +105,7 @@ function Canvas({ picture, number, objects }: { picture: Picture; number: number
         />
       ) : (
         <svg class="shapes" viewBox={`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">
-          {objects.map((object, index) => (
+          {objects.map(({ object, index }) => (
             <Shape key={index} object={object} index={index} />
           ))}
           {pendingRegion && last && <RegionShape box={pendingRegion} width={width} height={height} />}
@@ -138,18 +151,18 @@ function boxCorners([x1, y1, x2, y2]: Box): [number, number][] {
   ];
 }
 
-function Objects({ picture, objects }: { picture: Picture; objects: readonly Grounded[] }) {
+function Objects({ picture, objects }: { picture: Picture; objects: readonly ShownObject[] }) {
   const t = texts.value;
   const [copied, setCopied] = useState(false);
   const copy = async () => {
-    await navigator.clipboard.writeText(JSON.stringify(objects, null, 2));
+    await navigator.clipboard.writeText(JSON.stringify(grounded(objects), null, 2));
     setCopied(true);
     setTimeout(() => setCopied(false), 2000);
   };
   return (
     <div class="objects">
       <ul class="list" aria-label={t.objects} data-testid="objects">
-        {objects.map((object, index) => (
+        {objects.map(({ object, index }) => (
           <li key={index} data-object={JSON.stringify(object)}>
             <button
               type="button"
@@ -171,7 +184,7 @@ function Objects({ picture, objects }: { picture: Picture; objects: readonly Gro
         <button type="button" class="quiet" data-testid="copy-json" onClick={() => copy().catch(fail)}>
           <Icon name="copy" /> {copied ? t.copied : t.copyJson}
         </button>
-        <button type="button" class="quiet" data-testid="download" onClick={() => download(picture, objects).catch(fail)}>
+        <button type="button" class="quiet" data-testid="download" onClick={() => download(picture, grounded(objects)).catch(fail)}>
           <Icon name="download" /> {t.download}
         </button>
       </div>

@@ -1,7 +1,7 @@
 /** The conversation. The page keeps the turns and passes them to a new session with each question; the model reuses its KV cache. */
 
 import { computed, effect, signal, untracked, type Signal } from "@preact/signals";
-import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Run } from "qwen-vl-web";
+import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Quad, type Run } from "qwen-vl-web";
 import { model } from "./model";
 import type { Picture } from "./pictures";
 import { generation, settings } from "./settings";
@@ -50,7 +50,14 @@ export const pictures = computed(() => [...turns.value.flatMap(({ question }) =>
 
 /** The visitor's choice for the stage: a picture, and the turn whose objects are drawn on it. */
 const chosen = signal<{ picture?: string; turn?: string }>({});
+/** Index of an object of the turn on the stage. */
 export const highlighted = signal<number | undefined>(undefined);
+
+/** An object of an answer, with its index and its pixels on the picture that is shown. */
+export interface ShownObject {
+  index: number;
+  object: Grounded;
+}
 
 export const stage = computed(() => {
   const { picture: id, turn: turnId } = chosen.value;
@@ -61,15 +68,39 @@ export const stage = computed(() => {
   const all = pictures.value;
   const latest = all[all.length - 1];
   const picture = all.find((picture) => picture.id === id) ?? (turn && pictureOf(turn)) ?? latest;
-  const objects = turn && picture && pictureOf(turn)?.id === picture.id ? turn.progress.value.objects : [];
+  const objects = turn && picture ? objectsOn(picture, turn, all) : [];
   return { picture, number: picture ? all.indexOf(picture) + 1 : 0, objects, turn };
 });
 
-/** Returns the picture that a turn's answer is about: the latest one up to its question, as in the original. */
-export function pictureOf(turn: Turn): Picture | undefined {
+/** Returns the pictures up to a turn's question. */
+function picturesBefore(turn: Turn): Picture[] {
   const list = turns.value;
-  const before = list.slice(0, list.indexOf(turn) + 1).flatMap(({ question }) => question.pictures);
-  return before[before.length - 1];
+  return list.slice(0, list.indexOf(turn) + 1).flatMap(({ question }) => question.pictures);
+}
+
+/** Returns the picture of a turn's first object, or the latest one before the answer. */
+function pictureOf(turn: Turn): Picture | undefined {
+  const before = picturesBefore(turn);
+  const known = turn.progress.value.objects.find(({ image }) => image !== undefined);
+  return before[known?.image ?? before.length - 1];
+}
+
+/** Returns a turn's objects on a picture. An object of an unknown picture can be on each of the turn's pictures. */
+function objectsOn(picture: Picture, turn: Turn, all: readonly Picture[]): ShownObject[] {
+  const number = all.indexOf(picture);
+  const possible = picturesBefore(turn).includes(picture);
+  return turn.progress.value.objects.flatMap((object, index): ShownObject[] => {
+    if (object.image === number) return [{ index, object }];
+    return object.image === undefined && possible ? [{ index, object: withPixels(object, picture) }] : [];
+  });
+}
+
+function withPixels(object: Grounded, { width, height }: Picture): Grounded {
+  const x = (value: number) => Math.trunc((value / 1000) * width);
+  const y = (value: number) => Math.trunc((value / 1000) * height);
+  if (object.kind === "quad") return { ...object, pixels: object.norm.map((corner) => [x(corner[0]), y(corner[1])]) as Quad };
+  const [x1, y1, x2, y2] = object.norm;
+  return { ...object, pixels: [x(x1), y(y1), x(x2), y(y2)] };
 }
 
 export function showPicture(picture: Picture): void {

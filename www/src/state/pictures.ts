@@ -20,7 +20,7 @@ export interface Picture {
 const DECODED_BY_PACKAGE = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 /** Most pixels that the package decodes. Larger pictures are scaled down to `SCALED_PIXELS`; the model sees 448 × 448 of any size. */
 const MOST_PIXELS = 8192 * 8192;
-const SCALED_PIXELS = 16e6;
+const SCALED_PIXELS = 2048 * 2048;
 const VIDEO_FRAMES = 4;
 
 /** Makes one picture of each picture file, and four of each video. */
