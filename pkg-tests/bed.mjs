@@ -10,7 +10,7 @@ export class Registry {
   #registered = 0;
 
   /**
-   * Registers a test of its own; tests run in this order, one at a time.
+   * Registers a test. Tests run in this order, one at a time.
    *
    * @param {string} name unique
    * @param {{ skip?: string | false }} options `skip`: the reason why this bed cannot run the test
@@ -68,7 +68,7 @@ export class Bed extends Registry {
     assertNone(problems, expected);
   };
 
-  /** Registers a test on a page of its own. */
+  /** Registers a test on a new page. */
   pageTest(name, body, { expected, ...options } = {}) {
     this.test(name, options, (context) => this.open((page) => body(page, context), { expected }));
   }

@@ -32,7 +32,7 @@ export async function serve(folders, { port = 0, handle } = {}) {
   const server = createServer((request, response) => {
     answer(request, response).catch((error) => {
       if (!response.headersSent) response.writeHead(500);
-      // A reader that went away is no fault of ours.
+      // A client that disconnected is not an error.
       if (error.code !== "ERR_STREAM_PREMATURE_CLOSE") console.error(error);
       response.destroy();
     });

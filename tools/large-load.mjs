@@ -45,7 +45,7 @@ console.log(
   `${manifest.provenance.source}: ${shards.length} shards, ${mib(bytes)} MiB, ${mib(weights)} MiB of them tensors; ${rounds} rounds`,
 );
 
-/** What was measured in every round, by name. */
+/** The measurements of every round, by name. */
 const rates = { drain: [], drainAll: [], first: [], upload: [], opfs: [], opfsAll: [], cached: [] };
 const memories = [];
 const phases = { first: [], cached: [] };
@@ -69,7 +69,7 @@ try {
   server.close();
 }
 
-/** Runs `work` in a browser of its own: what was done in another must not count. */
+/** Runs `work` in a new browser, so that earlier work does not count. */
 async function inBrowser(work) {
   const browser = await launch({ name: "chromium", program: values.chromium });
   try {

@@ -1,13 +1,13 @@
-// Node as a page: Dawn, which is Chromium's WebGPU, by the npm package `webgpu`, and as much of a page as the package asks for.
+// Makes Node a page: with Dawn, which is Chromium's WebGPU, from the npm package `webgpu`, and the parts of a page that the package uses.
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { create, globals } from "webgpu";
 
-/** The GPU; asked for once, as Dawn ends the process when it is collected while a device lives. */
+/** The GPU. Created once, because Dawn ends the process if it is collected while a device is in use. */
 const gpu = create([]);
 
-/** The adapter that Dawn takes, or undefined. */
+/** Returns the adapter that Dawn accepts, or undefined. */
 export async function adapterInfo() {
   return (await gpu.requestAdapter())?.info;
 }
@@ -15,7 +15,7 @@ export async function adapterInfo() {
 /**
  * Makes a page of this process, with addresses relative to `origin`.
  *
- * @returns {{ evaluate(run: Function, ...values: unknown[]): Promise<unknown> }} what the suites take for a browser's page
+ * @returns {{ evaluate(run: Function, ...values: unknown[]): Promise<unknown> }} the part of a browser's page that the suites use
  */
 export function becomePage(origin) {
   const fetchRemote = globalThis.fetch;
@@ -25,13 +25,13 @@ export function becomePage(origin) {
     window: globalThis,
     document: { baseURI: origin },
     isSecureContext: true,
-    // wgpu finds the GPU by what the global object is an instance of.
+    // wgpu looks for the GPU by the class of the global object.
     WorkerGlobalScope: class {
       static [Symbol.hasInstance](value) {
         return value === globalThis;
       }
     },
-    // Node's knows neither relative addresses nor files, where the package's wasm lies beside its scripts.
+    // Node's fetch supports neither relative addresses nor files; the package's wasm is a file.
     async fetch(input, options) {
       const url = new URL(input, origin);
       if (url.protocol !== "file:") return fetchRemote(url, options);

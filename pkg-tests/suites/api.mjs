@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { SMALL_CONTEXT } from "./context.mjs";
+import { SMALL } from "./context.mjs";
 
-/** What the scripted model says (crates/testkit/examples/test_checkpoints/scripted.rs), whatever it is asked. */
+/** The scripted model's answer to everything (crates/testkit/examples/test_checkpoints/scripted.rs). */
 const SCRIPTED = { text: "This is a person.", raw: "This is a<ref> person</ref><box>(12,34), (567 ,890)</box>." };
 const CAT = { url: "/golden/mini-a/images/photo_cat.png", width: 288, height: 256 };
 const OBJECT = {
@@ -225,7 +225,7 @@ function cancelling(test) {
   });
 }
 
-/** What a rejected promise of the page says, as data. */
+/** Runs code in the page. Returns its value, or the error that it throws as data. */
 function describe(page, body, ...parameters) {
   return page.evaluate(
     async (body, parameters) => {
@@ -250,7 +250,7 @@ function badRequests(test) {
     [
       "a damaged picture",
       "IMAGE_DECODE",
-      /picture can not be read/,
+      /picture .*(read|decode)/,
       `await model.complete("<img>a</img>", [new Uint8Array(${JSON.stringify(garbage)})])`,
     ],
     ["a text as a picture", "IMAGE_DECODE", /does not begin like/, `await model.complete("<img>a</img>", [new Blob(["hello"])])`],
@@ -312,7 +312,7 @@ async function badCheckpoints(bed) {
   };
   const cases = [
     ["no such folder", "manifest.json", (response) => response.writeHead(404).end(), "DOWNLOAD", /status 404.*manifest\.json/],
-    ["a page instead of a manifest", "manifest.json", send("<!doctype html>"), "MANIFEST_INVALID", /manifest\.json can not be read/],
+    ["a page instead of a manifest", "manifest.json", send("<!doctype html>"), "MANIFEST_INVALID", /manifest\.json .*read/],
     ["another file format", "manifest.json", changed((copy) => (copy.format = "gguf")), "MANIFEST_INVALID", /format `gguf`/],
     ["a newer manifest", "manifest.json", changed((copy) => (copy.version = 99)), "MANIFEST_VERSION", /version 99/],
     ["a missing tensor", "manifest.json", changed((copy) => copy.tensors.splice(3, 1)), "MANIFEST_INVALID", /tensor 3 is/],
@@ -411,7 +411,7 @@ const KINDS = [
 export async function pictureTests(bed) {
   const [set] = bed.sets;
   const golden = JSON.parse(await readFile(join(set.golden, "img_vqa.json"), "utf8"));
-  const model = { url: `/checkpoints/${set.name}-f32/`, load: SMALL_CONTEXT };
+  const model = { url: `/checkpoints/${set.name}-f32/`, load: SMALL };
   const test = (name, body) => bed.modelTest(model, `pictures: ${name}`, body, { expected: FAILED_REQUEST });
   const url = `/golden/${set.name}/${golden.images[0].path}`;
   for (const kind of KINDS) {
@@ -463,7 +463,7 @@ async function picturesInPage(url) {
   return Object.keys(window.kinds);
 }
 
-/** What the browser itself has to draw or to play. */
+/** Pictures that the browser has to draw or to play. */
 function videoAndVectors(test) {
   test("an SVG file is drawn on white, at its own size", async (page) => {
     const found = await page.evaluate(async () => {

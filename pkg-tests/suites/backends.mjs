@@ -4,15 +4,15 @@ import { largeModel } from "../weights/large-model.mjs";
 import { reshard } from "../weights/reshard.mjs";
 import { IDLE_PRODUCTS, REPORT_SHADERS } from "./sabotage.mjs";
 
-/** Takes WebGPU away from the page and the workers that it starts, as in browsers that have none. */
+/** Removes WebGPU from the page and the workers that it starts, as in browsers without it. */
 const NO_WEBGPU = () => delete Object.getPrototypeOf(navigator).gpu;
 /** The same for one worker script. */
 const WITHOUT = `delete Object.getPrototypeOf(navigator).gpu;`;
 
-/** What the scripted model says (crates/testkit/examples/test_checkpoints/scripted.rs). */
+/** The scripted model's answer (crates/testkit/examples/test_checkpoints/scripted.rs). */
 const SAID = "This is a person.";
 
-/** Loads the scripted model with options and asks it; what it says and what it runs on. */
+/** Loads the scripted model with options and asks it. Returns the answer and the backend. */
 const ask = async (options) => {
   const { QwenVL } = await import("qwen-vl-web");
   const phases = [];
@@ -28,7 +28,7 @@ const ask = async (options) => {
   }
 };
 
-/** Where models run other than in a worker with WebGPU: on the CPU, on the page's thread, in a worker that the page started. */
+/** Models that run other than in a worker with WebGPU: on the CPU, on the page's thread, in a worker that the page started. */
 export function backendTests(bed) {
   const serve = (scripts) => (path, response) => {
     if (!(path in scripts)) return false;

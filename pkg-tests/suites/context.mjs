@@ -1,2 +1,2 @@
-/** Options that several suites load small models with, so that they share a page. */
-export const SMALL_CONTEXT = { contextLength: 1024 };
+/** Options that several suites load small models with, so that they share a page. Other suites check the kernels. */
+export const SMALL = { contextLength: 1024, selfCheck: false };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { SMALL_CONTEXT } from "./context.mjs";
+import { SMALL } from "./context.mjs";
 
 /**
  * The 4-bit model computes with exactly the weights of the dequantized one; what may differ is how a compiler contracts multiply-adds.
@@ -9,7 +9,7 @@ import { SMALL_CONTEXT } from "./context.mjs";
  */
 const LOGITS_BOUND = 1e-4;
 
-/** How far rounding may move the last logits of a 4-bit model, whose size is 3.4. Rounding weights to 4 bits moves them by 6.4. */
+/** Bounds on how far rounding moves the last logits of a 4-bit model, of size 3.4. Rounding weights to 4 bits moves them by 6.4. */
 const VARIANT_BOUNDS = { f16: 0.05, packed: 0.5 };
 
 async function cases(set) {
@@ -51,7 +51,7 @@ const VARIANTS = [
   { kernels: "cpu", shows: /an invocation/ },
   { kernels: "subgroups", shows: /subgroups/, needs: "subgroups" },
   { kernels: "f16", shows: /in halves/, needs: "shader-f16" },
-  { kernels: "packed", shows: /8-bit activations/ },
+  { kernels: "packed", shows: /8-bit activations/, same: "with f32 weights these are the plain kernels" },
 ];
 
 /**
@@ -68,23 +68,26 @@ function variantTests(bed, set, all, options) {
     for (const golden of chosen) logits.push((await run(page, set, golden, 1)).logits);
     return logits;
   };
-  for (const { kernels, shows, needs } of VARIANTS) {
+  for (const { kernels, shows, needs, same } of VARIANTS) {
     const skip = needs !== undefined && !bed.features.includes(needs) && `this adapter lacks ${needs}`;
-    const test = (what, body) => bed.pageTest(`goldens, ${set.name}, ${kernels} kernels: ${what}`, body, { skip });
-    test("the tokens of the original", async (page) => {
+    const test = (what, body, skip) => bed.pageTest(`goldens, ${set.name}, ${kernels} kernels: ${what}`, body, { skip });
+    const tokens = async (page) => {
       await load(page, `${set.name}-f32`, { ...options, kernels });
       assert.match(await page.evaluate(() => window.model.info.adapter.kernels), shows);
       for (const golden of chosen) assert.deepEqual((await run(page, set, golden)).tokens, golden.decode.tokens, golden.case);
-    });
-    test("the logits of 4-bit weights", async (page) => {
+    };
+    test("the tokens of the original", tokens, skip || (same ?? false));
+    const logits = async (page) => {
       plain ??= await q4Logits(page, "plain");
       const logits = kernels === "plain" ? plain : await q4Logits(page, kernels);
+      assert.match(await page.evaluate(() => window.model.info.adapter.kernels), shows);
       for (const [index, golden] of chosen.entries()) {
         const worst = Math.max(...logits[index].map((logit, at) => Math.abs(logit - plain[index][at])));
         console.log(`${bed.name}, ${set.name}/${golden.case}, ${kernels}: q4 logits off by ${worst.toExponential(1)} from plain ones`);
         assert.ok(worst <= (VARIANT_BOUNDS[kernels] ?? LOGITS_BOUND), `${golden.case}: off by ${worst}`);
       }
-    });
+    };
+    test("the logits of 4-bit weights", logits, skip);
   }
 }
 
@@ -98,7 +101,7 @@ export async function goldenTests(bed) {
   for (const [set, all] of sets) {
     assert.ok(all.length > 0, `${set.name} has no cases`);
     const longest = Math.max(...all.map((golden) => golden.input_ids.length + golden.decode.tokens.length));
-    const options = { ...bed.loadOptions, contextLength: Math.max(longest, SMALL_CONTEXT.contextLength) };
+    const options = { ...bed.loadOptions, ...SMALL, contextLength: Math.max(longest, SMALL.contextLength) };
     for (const golden of all) {
       const model = { url: `/checkpoints/${set.name}-f32/`, load: options };
       bed.modelTest(model, `goldens, ${set.name}: the tokens of ${golden.case}`, async (page) => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { IDLE_PRODUCTS } from "./sabotage.mjs";
 
-/** What the scripted model says (crates/testkit/examples/test_checkpoints/scripted.rs) after a line end, and after tokens of its script. */
+/** The scripted model's answer (crates/testkit/examples/test_checkpoints/scripted.rs) after a line end, and after tokens of its script. */
 const RAW = "This is a<ref> person</ref><box>(12,34), (567 ,890)</box>.";
 const TEXT = "This is a person.";
 const CAT = { url: "/golden/mini-a/images/photo_cat.png", width: 288, height: 256 };
@@ -224,7 +224,7 @@ function endings(test) {
     assert.equal(found.likely.map(({ text }) => text).join(""), `${RAW}<|im_end|>`);
   });
 
-  test("settings that can not be: INVALID_ARGUMENT", async (page) => {
+  test("settings that are not possible: INVALID_ARGUMENT", async (page) => {
     const found = await page.evaluate(async () => {
       const wrong = [{ temperature: -1 }, { topP: 2 }, { repetitionPenalty: 0 }, { maxTokens: -1 }, { seed: "x" }];
       const ask = (options) =>
@@ -366,7 +366,7 @@ function tasks(test) {
 }
 
 function facade(test) {
-  test("the OpenAI facade: whole, streamed, with usage; refuses what can not be", async (page) => {
+  test("the OpenAI facade: whole, streamed, with usage; refuses the impossible", async (page) => {
     const found = await page.evaluate(async (url) => {
       const { createOpenAI } = await import("qwen-vl-web/openai");
       const { chat, models } = createOpenAI(window.model);

@@ -1,5 +1,5 @@
-// Lighthouse on the built page, as a phone and as a desktop computer; prints the table and fails below 95.
-// A package of its own, because Lighthouse is large and only this needs it. `cargo xtask audit` installs and calls it:
+// Runs Lighthouse on the built page, as a phone and as a desktop computer. Prints the table and fails below 95.
+// A separate package, because Lighthouse is large and nothing else needs it. `cargo xtask audit` installs and calls it:
 //   node tools/audit/audit.mjs --site FOLDER --model FOLDER --chromium PROGRAM
 
 import { readFile } from "node:fs/promises";
@@ -15,7 +15,7 @@ const CATEGORIES = ["performance", "accessibility", "best-practices"];
 
 const text = { type: "string" };
 const { values } = parseArgs({ options: { site: text, model: text, chromium: text } });
-/** What every host of static files compresses. */
+/** Types of files that every host of static files compresses. */
 const COMPRESSED = {
   ".css": "text/css",
   ".html": "text/html; charset=utf-8",

@@ -1,6 +1,6 @@
-// node bench.mjs CASES.json [name part …]: our kernels beside onnxruntime-web's in Chromium on its software adapter.
+// node bench.mjs CASES.json [name part …]: compares our kernels with onnxruntime-web's in Chromium on its software adapter.
 // Several files, joined by commas, are compared with each other, too. CASES.json comes from `qwenvl bench --export CASES.json`.
-// RUNS: rounds in which everybody has a turn. SKIP: part of a rival's name (8-bit) to leave it out.
+// RUNS: number of rounds, each with one turn of every kernel. SKIP: part of a rival's name (8-bit) that leaves it out.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";

@@ -1,4 +1,4 @@
-// node compile.mjs MODEL [PACKAGE]: how long Chromium's software adapter compiles each kernel of a converted model, one after another.
+// node compile.mjs MODEL [PACKAGE]: measures how long Chromium's software adapter compiles each kernel of a converted model, one after another.
 
 import { launch, openPage } from "../../pkg-tests/browser.mjs";
 import { serveBlank } from "../../pkg-tests/blank.mjs";
@@ -24,7 +24,7 @@ try {
   server.close();
 }
 
-/** Runs in the page: notes the kernels that a load compiles, then compiles each on a device of its own, where none is known yet. */
+/** Runs in the page: notes the kernels that a load compiles, then compiles each on a new device, which has compiled none yet. */
 async function compileAll(url) {
   const sources = new Set();
   const original = GPUDevice.prototype.createShaderModule;

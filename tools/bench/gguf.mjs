@@ -124,7 +124,7 @@ function half(value) {
   return (bits >>> 13) - ((127 - 15) << 10);
 }
 
-/** What byte-level vocabularies write for a byte: itself if it is printable, else the next unused character from U+0100 on. */
+/** Returns the character that byte-level vocabularies write for a byte: the byte if it is printable, else the next unused one from U+0100 on. */
 function byteCharacter(byte) {
   const printable = (code) => (code >= 33 && code <= 126) || (code >= 161 && code <= 172) || (code >= 174 && code <= 255);
   if (printable(byte)) return String.fromCodePoint(byte);

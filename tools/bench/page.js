@@ -55,7 +55,7 @@ function fill(buffer, type) {
   }
 }
 
-/** The runs of onnxruntime-web that stand beside a case, by name. */
+/** Returns the runs of onnxruntime-web that a case is compared with, by name. */
 async function rivals({ shape }, skip) {
   if (shape.kind === "product") {
     const { rows, cols, out } = shape;

@@ -1,7 +1,7 @@
-// The decoder of a converted model beside llama.cpp's build for browsers (@wllama/wllama), with random Q4_0 weights of the same geometry, in
-// turns, in one page of Chromium on its software adapter:
+// Compares the decoder of a converted model with llama.cpp's build for browsers (@wllama/wllama), which gets random Q4_0 weights of the same
+// geometry. They run in turns, in one page of Chromium on its software adapter:
 //   node tools/bench/wllama.mjs --model FOLDER --chromium PROGRAM [--rounds N] [--threads N] [--native "PROGRAM …"]
-// wllama gets what makes it fast: threads (the page is isolated from other origins) and its WebGPU build, where the adapter has shader-f16.
+// wllama may use threads (the page is isolated from other origins), and its WebGPU build if the adapter has shader-f16.
 // --native: `qwenvl` has its turn, too, on the machine's own adapter.
 
 import { execFileSync } from "node:child_process";
@@ -124,7 +124,7 @@ async function runOurs({ prompt, decoded }) {
   return { prompt: prefill[0].tokensPerSecond, decode: decode[0].tokensPerSecond };
 }
 
-/** A text of its own each round: nothing may be reused. */
+/** Uses another text in each round, so that nothing is reused. */
 async function runWllama({ prompt, decoded }, round) {
   const text = Array.from({ length: prompt }, (_, at) => String.fromCharCode(97 + ((at * 7 + round * 11) % 26))).join("");
   const { timings } = await window.wllama.createCompletion({

@@ -1,6 +1,6 @@
 // Finds the prose of a source file: its comments, or the text of a Markdown file.
 
-/** What begins and ends comments, by the ending of the file's name. */
+/** Marks that begin and end comments and strings, by the ending of the file's name. */
 const SYNTAX = {
   rs: { line: "//", block: ["/*", "*/"], strings: ['"'], raw: true, characters: true },
   ts: { line: "//", block: ["/*", "*/"], strings: ['"', "'", "`"], expressions: true },

@@ -258,6 +258,7 @@ fn int4_scale(group: &[f32]) -> f16 {
 }
 
 /// Appends the scale and the codes of a group.
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the compiler cannot see that the processor has AVX2"))]
 fn encode_q4_group(group: &[f32], encoded: &mut EncodedRows) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -270,7 +271,7 @@ fn encode_q4_group(group: &[f32], encoded: &mut EncodedRows) {
 /// The same code for wider vectors. Results are equal bit for bit: the order of all additions is written down, and nothing is fused.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn encode_q4_group_avx2(group: &[f32], encoded: &mut EncodedRows) {
+fn encode_q4_group_avx2(group: &[f32], encoded: &mut EncodedRows) {
     encode_q4_group_portable(group, encoded);
 }
 

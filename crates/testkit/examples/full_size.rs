@@ -20,15 +20,15 @@ fn main() -> Result<()> {
     // The vocabulary is written before the weights, the marker after them.
     let marker = source.join("complete");
     if !marker.is_file() {
-        let read = |path: &String| std::fs::read(path).with_context(|| format!("can not read {path}"));
+        let read = |path: &String| std::fs::read(path).with_context(|| format!("could not read {path}"));
         let config = serde_json::from_slice(&read(config)?).context("the configuration is not JSON")?;
         qwen_vl_testkit::synthetic::write_synthetic_checkpoint(&config, 0, &read(tokenizer)?, &source)?;
-        std::fs::write(&marker, "").context("can not mark the checkpoint as complete")?;
+        std::fs::write(&marker, "").context("could not mark the checkpoint as complete")?;
     }
 
     let mut weights = Vec::new();
-    for entry in std::fs::read_dir(&source).context("can not list the checkpoint")? {
-        let path = entry.context("can not list the checkpoint")?.path();
+    for entry in std::fs::read_dir(&source).context("could not list the checkpoint")? {
+        let path = entry.context("could not list the checkpoint")?.path();
         weights.extend(path.extension().is_some_and(|extension| extension == "safetensors").then_some(path));
     }
     weights.sort();
@@ -70,9 +70,9 @@ fn report(what: &str, bytes: u64, started: Instant, cpu: Option<f64>) {
 fn read_plainly(paths: &[PathBuf]) -> Result<u64> {
     let (mut buffer, mut bytes) = (vec![0; 4 << 20], 0);
     for path in paths {
-        let mut file = File::open(path).with_context(|| format!("can not open {}", path.display()))?;
+        let mut file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
         loop {
-            let count = file.read(&mut buffer).with_context(|| format!("can not read {}", path.display()))?;
+            let count = file.read(&mut buffer).with_context(|| format!("could not read {}", path.display()))?;
             if count == 0 {
                 break;
             }
@@ -84,7 +84,7 @@ fn read_plainly(paths: &[PathBuf]) -> Result<u64> {
 
 /// Forgets the peak so far (Linux).
 fn reset_peak() {
-    // Where it can not be reset, the peak counts the reading, too: still an upper bound.
+    // If the peak cannot be reset it includes the reading, and is still an upper bound.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 

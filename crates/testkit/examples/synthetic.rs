@@ -10,7 +10,7 @@ fn main() -> Result<()> {
     let [config, tokenizer, out, seed @ ..] = arguments.as_slice() else {
         anyhow::bail!("usage: synthetic CONFIG.json QWEN.TIKTOKEN OUT_DIR [SEED]");
     };
-    let read = |path: &String| std::fs::read(path).with_context(|| format!("can not read {path}"));
+    let read = |path: &String| std::fs::read(path).with_context(|| format!("could not read {path}"));
     let config = serde_json::from_slice(&read(config)?).context("the configuration is not JSON")?;
     let seed = seed.first().map_or(Ok(0), |seed| seed.parse()).context("SEED is a number")?;
     qwen_vl_testkit::synthetic::write_synthetic_checkpoint(&config, seed, &read(tokenizer)?, Path::new(out))

@@ -1,6 +1,6 @@
 //! Comparing floats with a stated tolerance.
 
-/// The largest absolute difference, with its index. Panics if the lengths differ or a value is not finite.
+/// Returns the largest absolute difference, with its index. Panics if the lengths differ or a value is not finite.
 pub fn worst(got: &[f32], want: &[f32], what: &str) -> (usize, f32) {
     assert_eq!(got.len(), want.len(), "{what}: {} values, expected {}", got.len(), want.len());
     got.iter().zip(want).enumerate().fold((0, 0.0), |(at, worst), (i, (got, want))| {
@@ -10,7 +10,7 @@ pub fn worst(got: &[f32], want: &[f32], what: &str) -> (usize, f32) {
     })
 }
 
-/// Panics, with the worst place, if any value differs by more than `tolerance`.
+/// Panics if any value differs by more than `tolerance`, and names the index with the largest difference.
 #[track_caller]
 pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     let (at, difference) = worst(got, want, what);
@@ -22,7 +22,7 @@ pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     );
 }
 
-/// A repeatable stream of numbers, roughly normal with deviation 1 (sum of four uniforms); for inputs whose only task is to vary.
+/// Returns repeatable numbers with a bell-shaped distribution of deviation 1: sums of four uniform numbers. For inputs that only have to vary.
 pub fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x1234_5678_9abc_def1);
     let mut uniform = || {

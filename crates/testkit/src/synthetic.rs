@@ -1,4 +1,4 @@
-//! Checkpoints of random weights, in the published layout and of any size.
+//! Checkpoints of random weights, of any size, in the published layout.
 
 use anyhow::{Context, Result};
 use half::bf16;
@@ -8,19 +8,19 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A weight file is closed when the next tensor would make it larger than this; the published ones have 10 GB and less.
+/// Largest weight file, in bytes, unless a single tensor is larger. The published files have up to 10 GB.
 const FILE_BYTES: u64 = 2 << 30;
-/// Weights drawn at once: what a thread holds of a tensor.
+/// Weights that a thread draws at once, and holds in memory.
 const CHUNK: usize = 1 << 20;
 
 /// Writes a Hugging Face folder for `config_json`: bf16 safetensors with every tensor of the original's names, seeded and
-/// scaled so that activations neither vanish nor explode, with an index where there are several files. Memory does not grow
+/// scaled so that activations neither vanish nor explode, with an index if there are several files. Memory does not grow
 /// with the size of the model.
 pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, tokenizer: &[u8], out_dir: &Path) -> Result<()> {
     let config = ModelConfig::from_hf_json(&config_json.to_string())?;
-    std::fs::create_dir_all(out_dir).with_context(|| format!("can not make {}", out_dir.display()))?;
+    std::fs::create_dir_all(out_dir).with_context(|| format!("could not create {}", out_dir.display()))?;
     let write = |name: &str, bytes: &[u8]| {
-        std::fs::write(out_dir.join(name), bytes).with_context(|| format!("can not write {}", out_dir.join(name).display()))
+        std::fs::write(out_dir.join(name), bytes).with_context(|| format!("could not write {}", out_dir.join(name).display()))
     };
     write("config.json", serde_json::to_string_pretty(config_json)?.as_bytes())?;
     let end_of_text = SpecialIds::of_model(config.visual.image_start_id).map_or(0, |special| special.endoftext);
@@ -52,7 +52,7 @@ pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, to
                 let file = next.fetch_add(1, Ordering::Relaxed);
                 let Some(tensors) = files.get(file) else { return Ok(()) };
                 let path = out_dir.join(name_of(file));
-                write_file(&path, tensors, seed).with_context(|| format!("can not write {}", path.display()))?;
+                write_file(&path, tensors, seed).with_context(|| format!("could not write {}", path.display()))?;
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -60,7 +60,7 @@ pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, to
     })
 }
 
-/// A tensor of the original, with its place in the order of all.
+/// A tensor of the original, with its index among all tensors.
 struct Tensor {
     index: u64,
     name: String,
@@ -89,7 +89,7 @@ impl Tensor {
             "lm_head.weight" => (0.0, 4.0 / (fan_in as f32).sqrt()),
             _ if name.ends_with("positional_embedding") || name.ends_with("pos_embed") => (0.0, 0.3),
             _ if name.ends_with("query") => (0.0, 1.0),
-            // What is added to the residual stream stays below it.
+            // Keeps the additions to the residual stream smaller than the stream.
             _ if name.ends_with("c_proj.weight") || name.ends_with("out_proj.weight") => (0.0, 0.5 / (fan_in as f32).sqrt()),
             _ => (0.0, 1.0 / (fan_in.max(1) as f32).sqrt()),
         }
@@ -153,7 +153,7 @@ impl Noise {
             z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
             z ^ z >> 31
         };
-        // xorshift stays at zero for ever.
+        // xorshift would never leave zero.
         Self(mix(mix(seed) ^ stream).max(1))
     }
 

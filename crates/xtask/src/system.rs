@@ -1,11 +1,11 @@
-//! What has to be on the machine, and how it gets there.
+//! Programs and libraries that the machine needs, and their installation.
 
 use crate::process::{command, installed, output, root, run, target_dir};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The Rust target of the browser.
+/// Installs the Rust target of the browser.
 pub fn wasm_target() -> Result<()> {
     let libraries = output(&mut command("rustc --print sysroot"))?;
     if Path::new(libraries.trim()).join("lib/rustlib/wasm32-unknown-unknown/lib").is_dir() {
@@ -14,7 +14,7 @@ pub fn wasm_target() -> Result<()> {
     run(&mut command("rustup target add wasm32-unknown-unknown"))
 }
 
-/// Node and the packages of the lockfile.
+/// Checks Node, and installs the npm packages of the lockfile.
 pub fn npm_packages() -> Result<()> {
     if !installed("node") || !installed("npm") {
         bail!("Node is not installed: get version 20.19 or newer from https://nodejs.org or your system's packages");
@@ -28,12 +28,12 @@ pub fn npm_packages() -> Result<()> {
     run(&mut command("npm ci --no-fund --no-audit"))
 }
 
-/// Chromium, for the demo without a screen and for the tests.
+/// Installs Chromium, for the headless demo and for the tests.
 pub fn chromium() -> Result<()> {
     debian_packages(&[("chromium", || chromium_program().is_some())])
 }
 
-/// Both browsers and a software Vulkan adapter.
+/// Installs both browsers and a software Vulkan adapter.
 pub fn browsers_and_vulkan() -> Result<()> {
     debian_packages(&[
         ("chromium", || chromium_program().is_some()),
@@ -65,8 +65,8 @@ pub fn lavapipe_icd() -> Option<PathBuf> {
     files.into_iter().next()
 }
 
-/// The description of a lavapipe that Dawn takes. It refuses that of Mesa 22, which Debian 12 has: there the backport is unpacked beside the
-/// build, and not installed.
+/// The description of a lavapipe that Dawn accepts. Dawn refuses that of Mesa 22, which Debian 12 has. In that case the backport is unpacked
+/// into the build folder, and not installed.
 pub fn dawn_icd() -> Result<PathBuf> {
     let unpacked = target_dir().join("mesa/lvp_icd.json");
     let taken = |icd: &PathBuf| {
@@ -78,18 +78,18 @@ pub fn dawn_icd() -> Result<PathBuf> {
     }
     unpack_backport(&unpacked).context("Dawn refuses the lavapipe that is installed: a newer mesa-vulkan-drivers is needed")?;
     if !taken(&unpacked) {
-        bail!("Dawn does not take the lavapipe of {} either", unpacked.display());
+        bail!("Dawn does not accept the lavapipe of {} either: install a newer mesa-vulkan-drivers", unpacked.display());
     }
     Ok(unpacked)
 }
 
-/// Downloads Debian's backport of the Mesa drivers with lists of packages of its own, so that the system's stay what they are.
+/// Downloads Debian's backport of the Mesa drivers. Uses separate package lists, so that those of the system do not change.
 fn unpack_backport(icd: &Path) -> Result<()> {
     let folder = icd.parent().context("no folder")?;
     let lists = folder.join("lists");
     fs::create_dir_all(lists.join("partial"))?;
-    let release = fs::read_to_string("/etc/os-release").context("this is no Debian")?;
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).context("/etc/os-release names no Debian")?;
+    let release = fs::read_to_string("/etc/os-release").context("could not read /etc/os-release")?;
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).context("/etc/os-release has no VERSION_CODENAME, which Debian sets")?;
     let sources = folder.join("sources.list");
     let archive = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian";
     fs::write(&sources, format!("deb {archive} {codename}-backports main\n"))?;
@@ -118,10 +118,10 @@ fn vulkan_loader() -> bool {
     folders.iter().any(|folder| Path::new(folder).join("libvulkan.so.1").exists())
 }
 
-/// A Debian package and the check whether what it brings is there.
+/// A Debian package, and a check that returns true if its files are on the machine.
 type Package<'a> = (&'a str, fn() -> bool);
 
-/// Installs the Debian packages whose check fails; where this is not Debian or not root, says what is missing.
+/// Installs the Debian packages whose check fails. Elsewhere, or without root, returns an error that names them.
 fn debian_packages(packages: &[Package]) -> Result<()> {
     let missing = |packages: &[Package]| -> Vec<String> {
         packages.iter().filter(|(_, present)| !present()).map(|(name, _)| (*name).to_owned()).collect()

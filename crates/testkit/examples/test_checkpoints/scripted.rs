@@ -1,6 +1,6 @@
 //! A model that says what the tests expect: its next token depends on the latest token alone.
 //!
-//! The layers add nothing to the residual stream. Each token of the script is embedded as an axis of its own, and the head's row of the next
+//! The layers add nothing to the residual stream. Each token of the script is embedded as a separate axis, and the head's row of the next
 //! token is that axis. Pictures and prompts still run through every kernel, but do not change the answer.
 
 use anyhow::{Context, Result, bail, ensure};

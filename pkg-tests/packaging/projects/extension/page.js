@@ -1,4 +1,4 @@
-// The package's `dist` lies beside this page: extensions may load code from nowhere else. Weights come from a host of `host_permissions`.
+// The package's `dist` lies in the extension's folder: extensions may load no code from elsewhere. Weights come from a host of `host_permissions`.
 import { QwenVL } from "./qwen-vl-web/index.js";
 
 const place = document.querySelector("p");
