@@ -262,7 +262,7 @@ function badRequests(test) {
       `await model.complete("<img>${long}</img>", [new Blob([])])`,
     ],
     ["a tag that is not closed", "INVALID_ARGUMENT", /`<img>` at character 2 has no `<\/img>`/, `await model.complete("Hi<img>a", [])`],
-    ["a picture too few", "INVALID_ARGUMENT", /1 pictures, 0 were given/, `await model.complete("<img>a</img>", [])`],
+    ["a picture too few", "INVALID_ARGUMENT", /names 1 picture, but 0 were given/, `await model.complete("<img>a</img>", [])`],
     ["a prompt that is too long", "CONTEXT_OVERFLOW", /context of 2048/, `await model.complete("1 ".repeat(1500), [])`],
     ["an empty prompt", "INVALID_ARGUMENT", /no tokens/, `await model.complete("", [])`],
   ];

@@ -1,26 +1,37 @@
-//! The model on the processor, with the face of that on the GPU: for small models where there is no WebGPU.
+//! The model on the processor, with the same functions as `gpu.rs`: the CPU fallback for small models without WebGPU.
 
-use crate::{Adapter, LoadOptions};
+use crate::types::{Adapter, LoadOptions};
 use js_sys::{Function, Promise};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{ModelOptions, RuntimeError};
+use qwen_vl_runtime::RuntimeError;
 use std::future::Future;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
 pub(crate) use qwen_vl_cpu::{CpuLoader as ModelLoader, CpuModel as Model};
 
+// Not from `web-sys`, where it belongs to a window or a worker's scope: Node has neither.
 #[wasm_bindgen]
 extern "C" {
     #[wasm_bindgen(js_name = setTimeout)]
     fn set_timeout(callback: &Function, millis: i32) -> i32;
 }
 
-pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, _: &Function) -> Result<ModelLoader, RuntimeError> {
-    ModelLoader::new(manifest, options.context_length.unwrap_or(ModelOptions::default().context_length))
+/// Stands for the device of a model, which does not exist here.
+pub(crate) struct Handle;
+
+pub(crate) fn handle(_: &Model) -> Handle {
+    Handle
 }
 
-/// Nothing is under way.
+/// A call in progress ends at its next event.
+pub(crate) fn destroy_device(_: &Handle) {}
+
+pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, _: &Function) -> Result<ModelLoader, RuntimeError> {
+    ModelLoader::new(manifest, options.model_options()?.context_length)
+}
+
+/// Resolves at once: nothing is in flight.
 pub(crate) fn drained(_: &ModelLoader) -> Promise {
     Promise::resolve(&JsValue::UNDEFINED)
 }
@@ -29,9 +40,9 @@ pub(crate) fn check(_: &Model) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// Makes ready what is not yet.
+/// Decodes the weights.
 pub(crate) fn prepare(model: &mut Model) -> Result<(), RuntimeError> {
-    // Without pauses no message would be taken while an answer is made, and none could be cancelled.
+    // Without pauses the worker receives no messages while it computes, so an answer could not be cancelled.
     model.set_pause(Box::new(|| {
         let timer = Promise::new(&mut |resolve, _| {
             set_timeout(&resolve, 0);
@@ -44,12 +55,12 @@ pub(crate) fn prepare(model: &mut Model) -> Result<(), RuntimeError> {
     model.prepare()
 }
 
-/// There is no driver that could be wrong.
+/// Does nothing: no driver is involved.
 pub(crate) async fn self_check(_: &mut Model) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// It never is.
+/// Never resolves: no device can be lost.
 pub(crate) fn lost(_: &Model) -> impl Future<Output = String> + 'static {
     std::future::pending()
 }
@@ -63,5 +74,5 @@ pub(crate) fn memory_bytes(model: &Model) -> u64 {
     model.memory_bytes()
 }
 
-/// Memory goes with the worker.
+/// Does nothing: dropping the model releases its memory.
 pub(crate) fn destroy(_: &Model) {}

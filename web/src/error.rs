@@ -1,65 +1,87 @@
 //! Rust errors as JavaScript errors with a stable `code`.
 
-use js_sys::Reflect;
-use qwen_vl_format::{ConfigError, ManifestError};
+use crate::types::{ErrorCode, ErrorDetails};
+use qwen_vl_format::{ConfigError, ManifestError, ShardError};
 use qwen_vl_processor::ProcessorError;
 use qwen_vl_runtime::{GpuError, RuntimeError};
-use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::*;
 
-/// An error on its way to JavaScript.
+/// An error that is about to be thrown in JavaScript.
 pub(crate) struct EdgeError {
-    code: &'static str,
+    code: ErrorCode,
     message: String,
-    details: Vec<(&'static str, JsValue)>,
+    details: ErrorDetails,
 }
 
-/// The caller passed something that can not be used.
-pub(crate) fn invalid_argument(message: String) -> EdgeError {
-    EdgeError { code: "INVALID_ARGUMENT", message, details: Vec::new() }
+#[wasm_bindgen]
+extern "C" {
+    /// JavaScript's `Error` with the properties that the package reads.
+    #[wasm_bindgen(js_name = Error)]
+    type CodedError;
+    #[wasm_bindgen(constructor, js_class = "Error")]
+    fn new(message: &str) -> CodedError;
+    #[wasm_bindgen(method, setter, structural)]
+    fn set_code(this: &CodedError, code: JsValue);
+    #[wasm_bindgen(method, setter, structural)]
+    fn set_details(this: &CodedError, details: JsValue);
+}
+
+impl EdgeError {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: ErrorDetails::default() }
+    }
+
+    /// An argument cannot be used.
+    pub(crate) fn invalid_argument(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidArgument, message)
+    }
+
+    /// Another call is in progress.
+    pub(crate) fn busy() -> Self {
+        Self::new(ErrorCode::Busy, "the engine is busy: wait for the call in progress")
+    }
+
+    /// The object was destroyed.
+    pub(crate) fn disposed() -> Self {
+        Self::new(ErrorCode::Disposed, "the model was disposed of")
+    }
 }
 
 impl From<EdgeError> for JsValue {
     fn from(error: EdgeError) -> Self {
-        let details = js_sys::Object::new();
-        for (key, value) in &error.details {
-            // Setting a property of a plain object can not fail.
-            let _ = Reflect::set(&details, &(*key).into(), value);
-        }
-        let object: JsValue = js_sys::Error::new(&error.message).into();
-        let _ = Reflect::set(&object, &"code".into(), &error.code.into());
-        let _ = Reflect::set(&object, &"details".into(), &details);
-        object
+        let object = CodedError::new(&error.message);
+        // Plain data always serializes.
+        object.set_code(serde_wasm_bindgen::to_value(&error.code).unwrap_or_default());
+        object.set_details(crate::to_js(&error.details).unwrap_or_default());
+        object.into()
     }
 }
 
 impl From<RuntimeError> for EdgeError {
     fn from(error: RuntimeError) -> Self {
-        let (code, details) = match &error {
+        let mut details = ErrorDetails::default();
+        let code = match &error {
             RuntimeError::Manifest(error) => manifest(error),
-            RuntimeError::Gpu(error) => gpu(error),
-            RuntimeError::Processor(error) => (processor(error), Vec::new()),
-            RuntimeError::ShardLength { shard, expected, found } => {
-                ("INTEGRITY", vec![("shard", shard.into()), ("expected", (*expected as f64).into()), ("found", (*found as f64).into())])
-            }
-            RuntimeError::ShardHash { shard, expected, found } => {
-                ("INTEGRITY", vec![("shard", shard.into()), ("expected", expected.into()), ("found", found.into())])
-            }
-            RuntimeError::ContextOverflow { used, limit } => {
-                ("CONTEXT_OVERFLOW", vec![("used", (*used as f64).into()), ("limit", (*limit as f64).into())])
+            RuntimeError::Gpu(error) => gpu(error, &mut details),
+            RuntimeError::Processor(error) => processor(error),
+            RuntimeError::Shard(error) => shard(error, &mut details),
+            RuntimeError::ContextOverflow { used, limit, .. } => {
+                (details.used, details.limit) = (Some(*used as u64), Some(*limit as u64));
+                ErrorCode::ContextOverflow
             }
             RuntimeError::EmptyPrompt
-            | RuntimeError::NoSuchShard { .. }
             | RuntimeError::TokenOutOfRange { .. }
             | RuntimeError::UnclosedImage { .. }
             | RuntimeError::UnknownImage { .. }
             | RuntimeError::InvalidOption { .. }
+            | RuntimeError::NoCandidates
             | RuntimeError::EmptyCandidate { .. }
-            | RuntimeError::ImageCount { .. } => ("INVALID_ARGUMENT", Vec::new()),
-            RuntimeError::TooLargeForCpu { .. } => ("WEBGPU_UNAVAILABLE", Vec::new()),
-            RuntimeError::NotFinite { .. } | RuntimeError::Incorrect { .. } => ("GPU_INCORRECT", Vec::new()),
-            _ => ("INTERNAL", Vec::new()),
+            | RuntimeError::ImageCount { .. } => ErrorCode::InvalidArgument,
+            RuntimeError::TooLargeForCpu { .. } => ErrorCode::WebgpuUnavailable,
+            RuntimeError::NotFinite { .. } | RuntimeError::Incorrect { .. } => ErrorCode::GpuIncorrect,
+            _ => ErrorCode::Internal,
         };
-        Self { code, details, message: error.to_string() }
+        Self { code, message: error.to_string(), details }
     }
 }
 
@@ -75,36 +97,54 @@ impl From<GpuError> for EdgeError {
     }
 }
 
-type Details = Vec<(&'static str, JsValue)>;
-
-fn manifest(error: &ManifestError) -> (&'static str, Details) {
-    let code = match error {
-        ManifestError::Version { .. } => "MANIFEST_VERSION",
-        ManifestError::Config(ConfigError::Architecture { .. }) => "UNSUPPORTED_MODEL",
-        _ => "MANIFEST_INVALID",
-    };
-    (code, Vec::new())
-}
-
-fn gpu(error: &GpuError) -> (&'static str, Details) {
+fn manifest(error: &ManifestError) -> ErrorCode {
     match error {
-        GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => ("NO_ADAPTER", Vec::new()),
-        GpuError::BindingTooLarge { needed, limit, .. } => {
-            ("INSUFFICIENT_LIMITS", vec![("needed", (*needed as f64).into()), ("limit", (*limit as f64).into())])
-        }
-        GpuError::OutOfMemory { needed, .. } => ("GPU_OUT_OF_MEMORY", vec![("needed", (*needed as f64).into())]),
-        GpuError::DeviceLost { .. } => ("DEVICE_LOST", Vec::new()),
-        _ => ("INTERNAL", Vec::new()),
+        ManifestError::Version { .. } => ErrorCode::ManifestVersion,
+        ManifestError::Config(ConfigError::Architecture { .. }) => ErrorCode::UnsupportedModel,
+        _ => ErrorCode::ManifestInvalid,
     }
 }
 
-fn processor(error: &ProcessorError) -> &'static str {
+fn shard(error: &ShardError, details: &mut ErrorDetails) -> ErrorCode {
     match error {
-        ProcessorError::Vocabulary(_) => "VOCABULARY_INVALID",
+        ShardError::Length { shard, expected, found } => {
+            details.shard = Some(shard.clone());
+            (details.expected, details.found) = (Some((*expected).into()), Some((*found).into()));
+            ErrorCode::Integrity
+        }
+        ShardError::Hash { shard, expected, found } => {
+            details.shard = Some(shard.clone());
+            (details.expected, details.found) = (Some(expected.clone().into()), Some(found.clone().into()));
+            ErrorCode::Integrity
+        }
+        ShardError::NoSuchShard { .. } => ErrorCode::InvalidArgument,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn gpu(error: &GpuError, details: &mut ErrorDetails) -> ErrorCode {
+    match error {
+        GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => ErrorCode::NoAdapter,
+        GpuError::BindingTooLarge { needed, limit, .. } => {
+            (details.needed, details.limit) = (Some(*needed), Some(*limit));
+            ErrorCode::InsufficientLimits
+        }
+        GpuError::OutOfMemory { needed, .. } => {
+            details.needed = Some(*needed);
+            ErrorCode::GpuOutOfMemory
+        }
+        GpuError::DeviceLost { .. } => ErrorCode::DeviceLost,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn processor(error: &ProcessorError) -> ErrorCode {
+    match error {
+        ProcessorError::Vocabulary(_) => ErrorCode::VocabularyInvalid,
         ProcessorError::UnreadablePicture { .. }
         | ProcessorError::EmptyPicture { .. }
         | ProcessorError::PictureTooLarge { .. }
-        | ProcessorError::PictureBytes { .. } => "IMAGE_DECODE",
-        _ => "INVALID_ARGUMENT",
+        | ProcessorError::PictureBytes { .. } => ErrorCode::ImageDecode,
+        _ => ErrorCode::InvalidArgument,
     }
 }

@@ -1,51 +1,51 @@
 //! The model on the GPU.
 
-use crate::{Adapter, LoadOptions};
+use crate::types::{Adapter, LoadOptions, parsed};
 use js_sys::{Array, Function, Promise};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{Gpu, GpuOptions, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Gpu, GpuOptions, RuntimeError};
 use std::future::Future;
-use std::str::FromStr;
 use wasm_bindgen::JsValue;
 
 pub(crate) use qwen_vl_runtime::{Model, ModelLoader};
 
-/// Allocates a model. `compile` is given the WGSL of its kernels before that, if there are any.
+/// Destroys the device of a model.
+pub(crate) type Handle = Box<dyn Fn()>;
+
+pub(crate) fn handle(model: &Model) -> Handle {
+    let device = model.gpu().device().clone();
+    Box::new(move || device.destroy())
+}
+
+/// Destroys the device while a call uses the model: its GPU work fails at once.
+pub(crate) fn destroy_device(handle: &Handle) {
+    handle();
+}
+
+/// Allocates a model. Before that, `compile` receives the WGSL of its kernels, if there are any.
 pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, compile: &Function) -> Result<ModelLoader, RuntimeError> {
+    let model_options = options.model_options()?;
     let gpu_options = GpuOptions {
         force_fallback: options.force_fallback_adapter,
         low_power: options.low_power,
-        kernels: parsed("kernels", &options.kernels, "plain, cpu, subgroups, f16 or packed")?,
-        precision: parsed("precision", &options.precision, "f32, f16 or q8")?.unwrap_or_default(),
+        kernels: parsed("kernels", options.kernels.as_deref(), "plain, cpu, subgroups, f16 or packed")?,
+        precision: parsed("precision", options.precision.as_deref(), "f32, f16 or q8")?.unwrap_or_default(),
         browser_subgroups: options.subgroups,
         ..GpuOptions::default()
     };
-    let kv = parsed("kv", &options.kv, "f32, f16 or q8")?;
     let gpu = Gpu::request(gpu_options).await?;
-    let mut model_options = ModelOptions::default();
-    if let Some(context_length) = options.context_length {
-        model_options.context_length = context_length;
-    }
-    if let Some(kv) = kv {
-        model_options.kv = kv;
-    }
     Model::note_kernels(&gpu, &manifest, model_options)?;
     let shaders: Array = gpu.uncompiled().iter().map(|source| JsValue::from_str(source)).collect();
-    // Kernels that could not be compiled ahead are compiled when they are needed.
+    // Kernels that could not be compiled ahead are compiled at their first use.
     let _ = compile.call1(&JsValue::UNDEFINED, &shaders);
     ModelLoader::new(gpu, manifest, model_options)
 }
 
-fn parsed<T: FromStr>(name: &'static str, value: &Option<String>, expected: &'static str) -> Result<Option<T>, RuntimeError> {
-    let parse = |value: &String| value.parse().map_err(|_| RuntimeError::InvalidOption { name, found: value.clone(), expected });
-    value.as_ref().map(parse).transpose()
-}
-
-/// Resolves when the GPU has taken what was written so far.
+/// Resolves when the GPU has processed everything written so far.
 pub(crate) fn drained(loader: &ModelLoader) -> Promise {
     Promise::new(&mut |resolve: Function, _| {
         loader.queue().on_submitted_work_done(move || {
-            // Resolving a promise can not fail.
+            // Resolving a promise cannot fail.
             let _ = resolve.call0(&JsValue::UNDEFINED);
         });
     })
@@ -55,7 +55,7 @@ pub(crate) fn check(model: &Model) -> Result<(), RuntimeError> {
     Ok(model.gpu().check()?)
 }
 
-/// Makes ready what is not yet.
+/// Compiles the kernels that are not compiled yet.
 pub(crate) fn prepare(model: &mut Model) -> Result<(), RuntimeError> {
     model.gpu().compile();
     Ok(())
@@ -65,6 +65,7 @@ pub(crate) async fn self_check(model: &mut Model) -> Result<(), RuntimeError> {
     model.self_check().await
 }
 
+/// Resolves with the browser's reason when the device is lost.
 pub(crate) fn lost(model: &Model) -> impl Future<Output = String> + 'static {
     model.gpu().lost()
 }

@@ -1,10 +1,17 @@
-//! The wasm edge of Qwen-VL Web: the runtime as three small JavaScript classes.
+//! The wasm edge of Qwen-VL Web: the runtime as a few small JavaScript classes.
 //!
-//! It is private to the npm package, whose hand-written TypeScript faces users. JavaScript fetches and passes bytes in;
-//! nothing here touches the network or the DOM. Errors are converted once, in [`error`], to objects with a stable `code`.
+//! It is private to the npm package, whose hand-written TypeScript faces users. JavaScript fetches files and passes bytes in; nothing here
+//! touches the network or the DOM. Errors become objects with a stable `code`, once, in [`error`]. The plain data that crosses the edge
+//! has generated TypeScript declarations, see [`types`].
 //!
-//! It is built twice: for the GPU, and (`web/cpu`) for the processor. What differs is in the two files of `backend`.
-#![deny(clippy::unwrap_used, clippy::expect_used)]
+//! # Calls
+//!
+//! An engine runs one call at a time. A call that comes too early fails with `BUSY`, and every call after `destroy` with `DISPOSED`. No
+//! object is borrowed while JavaScript runs, so wasm-bindgen never throws "recursive use of an object".
+//!
+//! The crate is built twice: for the GPU, and in `web/cpu` for the CPU fallback. The difference is in `gpu.rs` and `cpu.rs`.
+#![deny(clippy::expect_used)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 #[cfg(feature = "cpu")]
 #[path = "cpu.rs"]
@@ -13,9 +20,11 @@ mod backend;
 #[path = "gpu.rs"]
 mod backend;
 mod error;
+mod shared;
+mod types;
 
-use backend::{Model, ModelLoader};
-use error::{EdgeError, invalid_argument};
+use backend::ModelLoader;
+use error::EdgeError;
 use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_processor::Orientation;
@@ -23,9 +32,13 @@ use qwen_vl_runtime::Backend;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{self, Event, ImageInput, PromptInput, Request, ScoreRequest};
 use serde::{Deserialize, Serialize};
+use shared::Shared;
 use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::rc::Rc;
+use types::{Adapter, Estimate, LoadOptions, Steps};
 use wasm_bindgen::prelude::*;
+use web_sys::{AbortSignal, ImageData};
 
 thread_local! {
     static ON_PANIC: RefCell<Option<Function>> = const { RefCell::new(None) };
@@ -34,130 +47,130 @@ thread_local! {
 /// Runs once when the module is instantiated.
 #[wasm_bindgen(start)]
 fn start() {
-    // A panic in a future is a trap that no promise reports: tell JavaScript before it comes.
     std::panic::set_hook(Box::new(|info| {
+        // The message with the stack, for the console.
+        console_error_panic_hook::hook(info);
+        // A panic in a future is a trap that no promise reports.
         let message = info.to_string();
         ON_PANIC.with_borrow(|callback| {
             if let Some(callback) = callback {
-                // The callback's own failure would have nowhere to go.
+                // Its own failure cannot be reported any further.
                 let _ = callback.call1(&JsValue::UNDEFINED, &JsValue::from_str(&message));
             }
         });
     }));
 }
 
-/// Calls `callback` with the message when Rust panics. The module must not be used after that.
+/// Sets a callback that receives the message when Rust panics. The module must not be used after that.
 #[wasm_bindgen(js_name = onPanic)]
 pub fn on_panic(callback: Function) {
     ON_PANIC.set(Some(callback));
 }
 
-/// Choices made at load; what is absent is left to the runtime.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct LoadOptions {
-    context_length: Option<usize>,
-    force_fallback_adapter: bool,
-    low_power: bool,
-    kv: Option<String>,
-    precision: Option<String>,
-    /// The set of kernels rather than the fastest.
-    kernels: Option<String>,
-    /// Whether the device will have the feature `subgroups`.
-    subgroups: bool,
-}
-
-/// What the adapter says of itself.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Adapter {
-    name: String,
-    driver: String,
-    backend: String,
-    kernels: String,
-    max_binding_bytes: u64,
-}
-
-/// A model on its way to the GPU.
+/// A model that is being loaded.
 #[wasm_bindgen]
-pub struct Loader(ModelLoader);
+pub struct Loader {
+    /// Absent after [`Self::destroy`].
+    loader: Option<ModelLoader>,
+}
 
 #[wasm_bindgen]
 impl Loader {
-    /// Checks the manifest, takes a GPU device and allocates all that the model will need. `compile` is given the WGSL of the kernels that
-    /// are to be compiled, an array, before the GPU is busy with allocating.
+    /// Validates the manifest, requests a GPU device and allocates all memory of the model. `compile` receives the shaders to compile, an
+    /// array, before allocation occupies the GPU.
     pub async fn create(manifest_json: String, options: JsValue, compile: Function) -> Result<Loader, JsValue> {
         let options: LoadOptions = from_js("load options", options)?;
         let manifest = Manifest::from_json(&manifest_json).map_err(EdgeError::from)?;
-        Ok(Self(backend::loader(manifest, &options, &compile).await.map_err(EdgeError::from)?))
+        Ok(Self { loader: Some(backend::loader(manifest, &options, &compile).await.map_err(EdgeError::from)?) })
     }
 
-    /// Takes the next bytes of a shard straight to the GPU. Unless they are `checked`, their hash is made here, and compared at the last.
+    /// Writes the next bytes of a shard to the GPU. Unless they are `checked`, they are hashed here, and the last ones complete the check.
     pub fn write(&mut self, shard: usize, bytes: &[u8], checked: bool) -> Result<(), JsValue> {
-        let written = if checked { self.0.write_checked(shard, bytes) } else { self.0.write(shard, bytes) };
+        let loader = self.loader.as_mut().ok_or_else(EdgeError::disposed)?;
+        let written = if checked { loader.write_checked(shard, bytes) } else { loader.write(shard, bytes) };
         Ok(written.map_err(EdgeError::from)?)
     }
 
-    /// Forgets what came of a shard: its first byte comes next.
+    /// Restarts a shard: its first byte is expected next.
     pub fn restart(&mut self, shard: usize) -> Result<(), JsValue> {
-        Ok(self.0.restart(shard).map_err(EdgeError::from)?)
+        let loader = self.loader.as_mut().ok_or_else(EdgeError::disposed)?;
+        Ok(loader.restart(shard).map_err(EdgeError::from)?)
     }
 
-    /// Resolves when the GPU has taken what was written so far. It holds nothing, so writing may go on meanwhile.
+    /// Resolves when the GPU has processed everything written so far. Writing may continue meanwhile.
     pub fn drained(&self) -> Promise {
-        backend::drained(&self.0)
+        self.loader.as_ref().map_or_else(|| Promise::resolve(&JsValue::UNDEFINED), backend::drained)
     }
 
-    /// The first error that the GPU reported by itself, until the engine is made.
+    /// Throws the first error that the GPU reported on its own, until the engine exists.
     #[wasm_bindgen(js_name = checkGpu)]
     pub fn check_gpu(&self) -> Result<(), JsValue> {
-        Ok(self.0.model().map_or(Ok(()), backend::check).map_err(EdgeError::from)?)
+        let loader = self.loader.as_ref().ok_or_else(EdgeError::disposed)?;
+        Ok(loader.model().map_or(Ok(()), backend::check).map_err(EdgeError::from)?)
     }
 
-    /// The engine while the weights are still coming: it can encode pictures once [`Self::encodes`], and all else when [`Self::complete`].
+    /// Returns the engine, even while weights arrive: it can encode pictures once [`Self::encodes`], and answer once [`Self::complete`].
     /// `vocabulary` is the manifest's tokenizer file.
     pub fn engine(&mut self, vocabulary: &[u8]) -> Result<Engine, JsValue> {
-        let model = self.0.take_model().ok_or_else(|| invalid_argument("the engine was made before".to_owned()))?;
-        Ok(Engine(session::Engine::new(model, vocabulary).map_err(EdgeError::from)?))
+        let loader = self.loader.as_mut().ok_or_else(EdgeError::disposed)?;
+        let model = loader.take_model().ok_or_else(|| EdgeError::invalid_argument("the engine was created before"))?;
+        Ok(Engine::new(session::Engine::new(model, vocabulary).map_err(EdgeError::from)?))
     }
 
-    /// Whether the shards that pictures need have come whole.
+    /// True if the shards that pictures need are complete.
     pub fn encodes(&self) -> bool {
-        self.0.encodes()
+        self.loader.as_ref().is_some_and(ModelLoader::encodes)
     }
 
-    /// Fails unless every shard has come whole.
+    /// Throws unless every shard is complete.
     pub fn complete(&self) -> Result<(), JsValue> {
-        Ok(self.0.complete().map_err(EdgeError::from)?)
+        let loader = self.loader.as_ref().ok_or_else(EdgeError::disposed)?;
+        Ok(loader.complete().map_err(EdgeError::from)?)
+    }
+
+    /// Releases the memory of the model, unless [`Self::engine`] returned it. Never throws.
+    pub fn destroy(&mut self) {
+        if let Some(model) = self.loader.take().and_then(|mut loader| loader.take_model()) {
+            backend::destroy(&model);
+        }
     }
 }
 
-/// Checks every rule of a manifest, without a GPU.
+/// Validates a manifest, without a GPU.
 #[wasm_bindgen(js_name = checkManifest)]
 pub fn check_manifest(manifest_json: &str) -> Result<(), JsValue> {
     Manifest::from_json(manifest_json).map_err(EdgeError::from)?;
     Ok(())
 }
 
-/// SHA-256 of bytes that come in pieces; the browser's own takes them only whole.
+/// Returns the memory that a model takes under these load options, an `Estimate`. Validates manifest and options; needs no GPU.
+#[wasm_bindgen]
+pub fn estimate(manifest_json: &str, options: JsValue) -> Result<JsValue, JsValue> {
+    let options: LoadOptions = from_js("load options", options)?;
+    let options = options.model_options().map_err(EdgeError::from)?;
+    let manifest = Manifest::from_json(manifest_json).map_err(EdgeError::from)?;
+    to_js(&Estimate::new(&manifest, &options))
+}
+
+/// SHA-256 of bytes that arrive in pieces; the browser's own needs them whole.
 #[wasm_bindgen]
 #[derive(Default)]
 pub struct Hasher(ShardHash);
 
 #[wasm_bindgen]
 impl Hasher {
-    /// Of no bytes yet.
+    /// Creates the hash of no bytes.
     #[wasm_bindgen(constructor)]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The hash in lower-case hexadecimal.
+    /// Returns the hash in lower-case hexadecimal.
     pub fn finish(self) -> String {
         self.0.finish()
     }
@@ -170,7 +183,7 @@ pub struct Images(Vec<ImageInput>);
 
 #[wasm_bindgen]
 impl Images {
-    /// No pictures yet.
+    /// Creates an empty list.
     #[wasm_bindgen(constructor)]
     pub fn new() -> Self {
         Self::default()
@@ -189,6 +202,13 @@ impl Images {
         self.0.push(ImageInput::Kept { id });
     }
 
+    /// Adds the pixels of a canvas.
+    #[wasm_bindgen(js_name = pushImageData)]
+    pub fn push_image_data(&mut self, image: &ImageData) {
+        let (width, height, pixels) = (image.width(), image.height(), image.data().0);
+        self.0.push(ImageInput::Rgba { width, height, pixels });
+    }
+
     /// Adds pixels, four bytes each, not premultiplied.
     #[wasm_bindgen(js_name = pushRgba)]
     pub fn push_rgba(&mut self, width: u32, height: u32, pixels: Vec<u8>) {
@@ -196,142 +216,185 @@ impl Images {
     }
 }
 
-/// A loaded model with its processor. One request at a time.
+/// A loaded model with its processor.
 #[wasm_bindgen]
-pub struct Engine(session::Engine<Model>);
+pub struct Engine {
+    shared: Rc<Shared>,
+    adapter: Adapter,
+    context_length: usize,
+    lost: Promise,
+}
+
+impl Engine {
+    fn new(session: session::Engine<backend::Model>) -> Self {
+        let model = session.model();
+        let lost = backend::lost(model);
+        Self {
+            adapter: backend::adapter(model),
+            context_length: model.context_length(),
+            lost: wasm_bindgen_futures::future_to_promise(async move { Ok(lost.await.into()) }),
+            shared: Rc::new(Shared::new(session)),
+        }
+    }
+}
 
 #[wasm_bindgen]
 impl Engine {
-    /// Answers a request. `on_event` is called with every event and stops the answer by returning `false`.
-    pub async fn ask(&mut self, request: JsValue, images: Images, on_event: Function) -> Result<JsValue, JsValue> {
+    /// Answers a request. `on_event` receives every event. The answer ends early if `on_event` returns `false` or `signal` is aborted.
+    pub async fn ask(
+        &self,
+        request: JsValue,
+        images: Images,
+        on_event: Function,
+        signal: Option<AbortSignal>,
+    ) -> Result<JsValue, JsValue> {
         let request: Request = from_js("request", request)?;
-        let mut listener = Listener::new(on_event);
-        let answer = self.0.ask(&request, &images.0, &mut |event: Event| listener.hear(&event), None).await.map_err(EdgeError::from)?;
+        let mut listener = Listener::new(&self.shared, on_event, signal);
+        let answer = self.shared.run(async |session| {
+            session.ask(&request, &images.0, &mut |event: Event| listener.notify(&event), None).await
+        });
+        let answer = answer.await?;
         listener.result(&answer)
     }
 
-    /// Tells how likely texts are to follow a prompt; `null` if `on_event` stopped it.
-    pub async fn score(&mut self, request: JsValue, images: Images, on_event: Function) -> Result<JsValue, JsValue> {
+    /// Returns the likelihoods of texts after a prompt; `null` if `on_event` or `signal` stopped the run.
+    pub async fn score(
+        &self,
+        request: JsValue,
+        images: Images,
+        on_event: Function,
+        signal: Option<AbortSignal>,
+    ) -> Result<JsValue, JsValue> {
         let request: ScoreRequest = from_js("request", request)?;
-        let mut listener = Listener::new(on_event);
-        let scores = self.0.score(&request, &images.0, &mut |event: Event| listener.hear(&event)).await.map_err(EdgeError::from)?;
+        let mut listener = Listener::new(&self.shared, on_event, signal);
+        let scores =
+            self.shared.run(async |session| session.score(&request, &images.0, &mut |event: Event| listener.notify(&event)).await);
+        let scores = scores.await?;
         listener.result(&scores)
     }
 
-    /// Encodes the first of the pictures and keeps it until [`Self::release_image`].
+    /// Encodes the first of the pictures and holds it until [`Self::release_image`].
     #[wasm_bindgen(js_name = holdImage)]
-    pub async fn hold_image(&mut self, images: Images) -> Result<JsValue, JsValue> {
-        let image = images.0.first().ok_or_else(|| invalid_argument("there is no picture".to_owned()))?;
-        to_js(&self.0.hold_image(image).await.map_err(EdgeError::from)?)
+    pub async fn hold_image(&self, images: Images) -> Result<JsValue, JsValue> {
+        let image = images.0.first().ok_or_else(|| EdgeError::invalid_argument("there is no picture"))?;
+        let info = self.shared.run(async |session| session.hold_image(image).await).await?;
+        to_js(&info)
     }
 
-    /// Ends what [`Self::hold_image`] began.
+    /// Ends one [`Self::hold_image`]. Never throws; during a call it takes effect when the call ends.
     #[wasm_bindgen(js_name = releaseImage)]
-    pub fn release_image(&mut self, id: &str) {
-        self.0.release_image(id);
+    pub fn release_image(&self, id: String) {
+        self.shared.release_image(id);
     }
 
-    /// How many pictures' features are kept beside those that are held.
+    /// Sets the number of pictures whose features are kept in addition to held ones.
     #[wasm_bindgen(js_name = keepImages)]
-    pub fn keep_images(&mut self, count: usize) {
-        self.0.keep_images(count);
+    pub fn keep_images(&self, count: f64) -> Result<(), JsValue> {
+        let most = f64::from(u32::MAX);
+        if count.fract() != 0.0 || !(0.0..=most).contains(&count) {
+            return Err(EdgeError::invalid_argument(format!("kept images is {count}, expected a whole number from 0 to {most}")).into());
+        }
+        self.shared.with(|session| {
+            session.keep_images(count as usize);
+            Ok(())
+        })
     }
 
-    /// Whether [`Images::push_kept`] can name a picture.
+    /// True if [`Images::push_kept`] can name the picture.
     #[wasm_bindgen(js_name = keepsImage)]
-    pub fn keeps_image(&self, id: &str) -> bool {
-        self.0.keeps_image(id)
+    pub fn keeps_image(&self, id: &str) -> Result<bool, JsValue> {
+        self.shared.with(|session| Ok(session.keeps_image(id)))
     }
 
-    /// Tokens of a prompt.
+    /// Number of tokens of a prompt.
     pub fn count(&self, prompt: JsValue) -> Result<usize, JsValue> {
         let prompt: PromptInput = from_js("prompt", prompt)?;
-        Ok(self.0.count(&prompt).map_err(EdgeError::from)?)
+        self.shared.with(|session| session.count(&prompt))
     }
 
-    /// Measures the model; `null` if `on_step` stopped it.
-    pub async fn benchmark(&mut self, options: JsValue, on_step: Function) -> Result<JsValue, JsValue> {
+    /// Measures the model; `null` if `on_step` or `signal` stopped it.
+    pub async fn benchmark(&self, options: JsValue, on_step: Function, signal: Option<AbortSignal>) -> Result<JsValue, JsValue> {
         let options: BenchmarkOptions = from_js("benchmark options", options)?;
-        let mut listener = Listener::new(on_step);
-        let mut on_step = |done: usize, total: usize| listener.hear(&BenchmarkStep { done, total });
-        let report = benchmark(self.0.model_mut(), &options, &mut on_step).await.map_err(EdgeError::from)?;
+        let mut listener = Listener::new(&self.shared, on_step, signal);
+        let mut on_step = |done: usize, total: usize| listener.notify(&Steps { done, total });
+        let report = self.shared.run(async |session| benchmark(session.model_mut(), &options, &mut on_step).await).await?;
         listener.result(&report)
     }
 
-    /// Whether the kernels compute rightly on this GPU.
+    /// Checks that the kernels compute correctly on this GPU.
     #[wasm_bindgen(js_name = selfCheck)]
-    pub async fn self_check(&mut self) -> Result<(), JsValue> {
-        Ok(backend::self_check(self.0.model_mut()).await.map_err(EdgeError::from)?)
+    pub async fn self_check(&self) -> Result<(), JsValue> {
+        self.shared.run(async |session| backend::self_check(session.model_mut()).await).await
     }
 
-    /// Resolves with the browser's words when the GPU device goes away. It holds nothing.
+    /// Resolves with the browser's reason when the GPU device is lost or destroyed.
     pub fn lost(&self) -> Promise {
-        let lost = backend::lost(self.0.model());
-        wasm_bindgen_futures::future_to_promise(async move { Ok(lost.await.into()) })
+        self.lost.clone()
     }
 
     /// The logits that the latest token was chosen from.
     pub async fn logits(&self) -> Result<Float32Array, JsValue> {
-        let logits = self.0.model().logits().await.map_err(EdgeError::from)?;
+        let logits = self.shared.run(async |session| session.model().logits().await).await?;
         Ok(Float32Array::from(&logits[..]))
     }
 
-    /// The adapter that the model runs on.
+    /// The adapter that the model runs on, an `Adapter`.
     #[wasm_bindgen(getter)]
     pub fn adapter(&self) -> Result<JsValue, JsValue> {
-        to_js(&backend::adapter(self.0.model()))
+        to_js(&self.adapter)
     }
 
-    /// The first error that the GPU reported by itself.
+    /// Throws the first error that the GPU reported on its own.
     #[wasm_bindgen(js_name = checkGpu)]
     pub fn check_gpu(&self) -> Result<(), JsValue> {
-        Ok(backend::check(self.0.model()).map_err(EdgeError::from)?)
+        self.shared.with(|session| backend::check(session.model()))
     }
 
-    /// Compiles the kernels that are not yet, or decodes the weights.
-    pub fn prepare(&mut self) -> Result<(), JsValue> {
-        Ok(backend::prepare(self.0.model_mut()).map_err(EdgeError::from)?)
+    /// Compiles the remaining kernels, or decodes the weights.
+    pub fn prepare(&self) -> Result<(), JsValue> {
+        self.shared.with(|session| backend::prepare(session.model_mut()))
     }
 
-    /// Bytes of all GPU buffers.
+    /// Bytes of all GPU buffers; during a call those before the call.
     #[wasm_bindgen(getter, js_name = gpuBytes)]
     pub fn gpu_bytes(&self) -> f64 {
-        backend::memory_bytes(self.0.model()) as f64
+        self.shared.memory_bytes() as f64
     }
 
-    /// Longest sequence of prompt and answer, tokens.
+    /// Maximum length of prompt and answer together, tokens.
     #[wasm_bindgen(getter, js_name = contextLength)]
     pub fn context_length(&self) -> usize {
-        self.0.model().context_length()
+        self.context_length
     }
 
-    /// Gives the GPU memory back at once; nothing can be asked any more.
-    pub fn destroy(&self) {
-        backend::destroy(self.0.model());
+    /// Destroys the model at any time, also during a call, which then ends and rejects with `DISPOSED`. Never throws. The promise never
+    /// rejects; it resolves when no call is in progress any longer and all memory is released.
+    pub fn destroy(&self) -> Promise {
+        self.shared.destroy()
     }
 }
 
-/// How far a benchmark is.
-#[derive(Serialize)]
-struct BenchmarkStep {
-    done: usize,
-    total: usize,
-}
-
-/// A JavaScript function that hears events and stops their source by returning `false` or by throwing.
+/// A JavaScript function that receives events. It stops the run by returning `false` or by throwing; an aborted signal and a destroyed
+/// engine stop it too.
 struct Listener {
+    shared: Rc<Shared>,
     function: Function,
+    signal: Option<AbortSignal>,
     thrown: Option<JsValue>,
 }
 
 impl Listener {
-    fn new(function: Function) -> Self {
-        Self { function, thrown: None }
+    fn new(shared: &Rc<Shared>, function: Function, signal: Option<AbortSignal>) -> Self {
+        Self { shared: Rc::clone(shared), function, signal, thrown: None }
     }
 
-    fn hear<T: Serialize>(&mut self, event: &T) -> ControlFlow<()> {
+    fn notify<T: Serialize>(&mut self, event: &T) -> ControlFlow<()> {
+        if self.shared.is_destroyed() {
+            return ControlFlow::Break(());
+        }
         match to_js(event).and_then(|event| self.function.call1(&JsValue::UNDEFINED, &event)) {
             Ok(verdict) if verdict == JsValue::FALSE => ControlFlow::Break(()),
+            Ok(_) if self.signal.as_ref().is_some_and(AbortSignal::aborted) => ControlFlow::Break(()),
             Ok(_) => ControlFlow::Continue(()),
             Err(error) => {
                 self.thrown = Some(error);
@@ -349,10 +412,17 @@ impl Listener {
 }
 
 fn from_js<T: for<'de> Deserialize<'de>>(what: &str, value: JsValue) -> Result<T, JsValue> {
-    serde_wasm_bindgen::from_value(value).map_err(|error| invalid_argument(format!("{what}: {error}")).into())
+    let deserializer = serde_wasm_bindgen::Deserializer::from(value);
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let message = match error.path().to_string().as_str() {
+            "." => format!("{what}: {}", error.inner()),
+            path => format!("{what}: {path}: {}", error.inner()),
+        };
+        EdgeError::invalid_argument(message).into()
+    })
 }
 
 fn to_js<T: Serialize>(value: &T) -> Result<JsValue, JsValue> {
-    // `json_compatible`: plain objects and `null`, as the TypeScript types say.
+    // `json_compatible`: plain objects and `null`, as the TypeScript declarations say.
     value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).map_err(Into::into)
 }

@@ -1,27 +1,27 @@
-//! The reference as a backend.
+//! The burn reference as a backend.
 
 use crate::loader::Shards;
 use qwen_vl_format::Manifest;
 use qwen_vl_reference::burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_reference::{KvCache, QwenVl, Splice, ignore};
-use qwen_vl_runtime::{Backend, Cached, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
+use qwen_vl_runtime::{Backend, Budget, Cached, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
 use std::cell::RefCell;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 
-/// Positions of a prompt that are run between two pauses.
+/// Number of prompt positions between two pauses.
 const CHUNK: usize = 128;
 
-/// Lets others run: computing holds a thread that may have messages to take.
+/// Lets the thread's event loop run: a worker that only computes receives no messages.
 pub type Pause = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// What the decoder sees of one picture, `[1, queries, hidden]`.
+/// Features of one picture, as the decoder reads them: `[1, queries, hidden]`.
 #[derive(Debug, Clone)]
 pub struct CpuFeatures {
     rows: Tensor<3>,
-    /// Tells encodings of one model apart.
+    /// Number of the encoding among all of this model.
     id: u64,
 }
 
@@ -30,11 +30,11 @@ pub struct CpuModel {
     manifest: Manifest,
     context_length: usize,
     shards: Rc<RefCell<Shards>>,
-    /// Decoded when it is first used.
+    /// Decoded at its first use.
     reference: Option<QwenVl>,
     cache: KvCache,
     sequence: Sequence,
-    /// Of the last position, `[vocab]`.
+    /// Logits of the last position, `[vocab]`.
     logits: Vec<f32>,
     encodings: u64,
     pause: Option<Pause>,
@@ -55,12 +55,12 @@ impl CpuModel {
         }
     }
 
-    /// Pauses after every token and every part of a prompt.
+    /// Sets the pause that follows every token and every chunk of a prompt.
     pub fn set_pause(&mut self, pause: Pause) {
         self.pause = Some(pause);
     }
 
-    /// Decodes the weights, which must be here, unless it was done before.
+    /// Decodes the weights, unless they are decoded already. They must be complete.
     pub fn prepare(&mut self) -> Result<(), RuntimeError> {
         if self.reference.is_some() {
             return Ok(());
@@ -68,20 +68,20 @@ impl CpuModel {
         self.shards.borrow().complete()?;
         let tensor = |name: &str| self.shards.borrow().tensor(&self.manifest, name);
         let reference = QwenVl::from_web(&self.manifest.config, &tensor, &Device::flex());
-        // A manifest that was checked has all tensors in their shapes.
-        self.reference = Some(reference.expect("the tensors of a checked manifest"));
+        // A validated manifest has all tensors in their shapes.
+        self.reference = Some(reference.expect("the tensors of a validated manifest"));
         self.shards.borrow_mut().clear();
         Ok(())
     }
 
     /// Bytes of weights, keys and values.
     pub fn memory_bytes(&self) -> u64 {
-        crate::weight_bytes(&self.manifest) + self.cache_bytes(self.sequence.len())
+        Budget::cpu_weights(&self.manifest) + self.cache_bytes(self.sequence.len())
     }
 
     fn cache_bytes(&self, positions: usize) -> u64 {
         let config = &self.manifest.config;
-        (2 * config.num_hidden_layers * config.hidden_size * 4 * positions) as u64
+        [2, config.num_hidden_layers, config.hidden_size, 4, positions].iter().map(|factor| *factor as u64).product()
     }
 
     fn prepared(&mut self) -> Result<&QwenVl, RuntimeError> {
@@ -95,7 +95,7 @@ impl CpuModel {
         }
     }
 
-    /// Runs positions behind those of the cache; logits of the last one, or of all.
+    /// Runs positions after those of the cache. Returns the logits of all of them, or of the last one.
     fn run(&mut self, embedded: Tensor<3>, all: bool) -> Result<Vec<f32>, RuntimeError> {
         self.prepare()?;
         let reference = self.reference.as_ref().expect("it was prepared");
@@ -157,8 +157,8 @@ impl Backend for CpuModel {
         let embedded = self.prepared()?.embed(&splice, features, 1);
         self.sequence.begin(&plan);
         self.cache.truncate(plan.reused);
-        let PromptPlan { wanted, reused, .. } = plan;
-        for (number, chunk) in wanted[reused..].chunks(CHUNK).enumerate() {
+        let PromptPlan { contents, reused, .. } = plan;
+        for (number, chunk) in contents[reused..].chunks(CHUNK).enumerate() {
             let part = embedded.clone().narrow(1, reused + number * CHUNK, chunk.len());
             let logits = self.run(part, trace.is_some())?;
             if let Some(trace) = &mut trace {
@@ -215,10 +215,10 @@ impl Measured for CpuModel {
     fn decode_bytes(&self, context: usize) -> u64 {
         let decoder = |name: &str| name.starts_with("decoder.layers") || name.starts_with("head");
         let tensors = self.manifest.tensors.iter().filter(|tensor| decoder(&tensor.name));
-        tensors.map(|tensor| tensor.shape.iter().product::<usize>() as u64 * 4).sum::<u64>() + self.cache_bytes(context)
+        tensors.map(|tensor| tensor.shape.iter().map(|side| *side as u64).product::<u64>() * 4).sum::<u64>() + self.cache_bytes(context)
     }
 
-    /// There are none.
+    /// No kernels are launched.
     fn decode_dispatches(&self, _: usize) -> usize {
         0
     }

@@ -1,12 +1,12 @@
-//! The backend without a GPU gives the original's tokens, through the same session as that on the GPU.
+//! The CPU backend gives the original's tokens through the same session as the GPU backend.
 
 use quantize::{Options, SchemeName};
-use qwen_vl_cpu::{CpuLoader, CpuModel, MAX_WEIGHT_BYTES};
-use qwen_vl_format::Manifest;
+use qwen_vl_cpu::{CpuLoader, CpuModel};
+use qwen_vl_format::{Manifest, ShardError};
 use qwen_vl_processor::Orientation;
-use qwen_vl_runtime::RuntimeError;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
+use qwen_vl_runtime::{Budget, RuntimeError};
 use qwen_vl_testkit::golden::{Case, GoldenSet, fixtures};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -30,7 +30,7 @@ impl Converted {
 
     fn engine(&self, context_length: usize) -> Engine<CpuModel> {
         let mut loader = CpuLoader::new(self.manifest.clone(), context_length).unwrap();
-        // The model may be taken before its weights are here.
+        // The model can be taken before its weights are complete.
         let model = loader.take_model().unwrap();
         for shard in 0..self.manifest.shards.len() {
             assert!(!loader.encodes());
@@ -81,7 +81,7 @@ fn the_original_s_tokens() {
 }
 
 #[test]
-fn what_is_cached_is_not_run_again_and_answers_can_be_stopped() {
+fn the_cache_is_reused_and_answers_can_be_stopped() {
     let set = mini_a();
     let cases = set.cases().unwrap();
     let case = cases.iter().find(|case| case.case == "img_vqa").unwrap();
@@ -102,7 +102,7 @@ fn what_is_cached_is_not_run_again_and_answers_can_be_stopped() {
     assert!(stopped.tokens.len() < first.tokens.len() && first.tokens.starts_with(&stopped.tokens));
     assert_eq!(ask(&mut engine, &request(case), &images).tokens, first.tokens);
 
-    // Drawn answers follow from their seed.
+    // Sampled answers depend on their seed alone.
     let mut drawn = request(case);
     (drawn.generation.greedy, drawn.generation.seed, drawn.generation.temperature) = (Some(false), Some(5), Some(2.0));
     drawn.generation.top_p = Some(1.0);
@@ -117,21 +117,22 @@ fn what_is_cached_is_not_run_again_and_answers_can_be_stopped() {
 }
 
 #[test]
-fn what_can_not_be_taken_is_refused() {
+fn large_models_and_wrong_shards_are_refused() {
     let converted = Converted::new(&fixtures().join("checkpoints/mini-a"), SchemeName::F32);
     let mut large = converted.manifest.clone();
-    large.tensors[0].shape[0] = (MAX_WEIGHT_BYTES / 4) as usize;
-    assert!(matches!(CpuLoader::new(large, 64), Err(RuntimeError::TooLargeForCpu { limit: MAX_WEIGHT_BYTES, .. })));
+    large.tensors[0].shape[0] = (Budget::MAX_CPU_WEIGHTS / 4) as usize;
+    assert!(matches!(CpuLoader::new(large, 64), Err(RuntimeError::TooLargeForCpu { limit: Budget::MAX_CPU_WEIGHTS, .. })));
+    assert!(matches!(CpuLoader::new(converted.manifest.clone(), 1), Err(RuntimeError::InvalidOption { .. })));
 
     let mut loader = CpuLoader::new(converted.manifest.clone(), 64).unwrap();
     let mut bytes = converted.shard(0);
-    assert!(matches!(loader.write(99, &bytes), Err(RuntimeError::NoSuchShard { index: 99, .. })));
+    assert!(matches!(loader.write(99, &bytes), Err(RuntimeError::Shard(ShardError::NoSuchShard { index: 99, .. }))));
     loader.write(0, &bytes[..10]).unwrap();
-    assert!(matches!(loader.complete(), Err(RuntimeError::ShardLength { found: 10, .. })));
+    assert!(matches!(loader.complete(), Err(RuntimeError::Shard(ShardError::Length { found: 10, .. }))));
     loader.restart(0).unwrap();
     bytes[7] ^= 1;
-    assert!(matches!(loader.write(0, &bytes), Err(RuntimeError::ShardHash { .. })));
+    assert!(matches!(loader.write(0, &bytes), Err(RuntimeError::Shard(ShardError::Hash { .. }))));
     bytes[7] ^= 1;
     loader.write(0, &bytes).unwrap();
-    assert!(matches!(loader.write(0, &[0]), Err(RuntimeError::ShardLength { .. })));
+    assert!(matches!(loader.write(0, &[0]), Err(RuntimeError::Shard(ShardError::Length { .. }))));
 }

@@ -19,6 +19,7 @@ pub struct PictureSize {
 
 /// The shape of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "snake_case")]
 pub enum ObjectKind {
     /// An upright rectangle.
@@ -29,6 +30,7 @@ pub enum ObjectKind {
 
 /// Coordinates of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(untagged)]
 pub enum Shape {
     /// `[x1, y1, x2, y2]`: two opposite corners.
@@ -54,6 +56,7 @@ impl Shape {
 
 /// Something that the answer points at in a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct GroundedObject {
     /// Its name, if the answer gives one.
     #[serde(rename = "ref")]

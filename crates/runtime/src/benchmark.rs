@@ -1,24 +1,32 @@
-//! How fast a loaded model is on this machine: what `model.benchmark()` prints.
+//! Benchmark of a loaded model on this machine, the source of `model.benchmark()`.
 
+use crate::clock::{millis, per_second};
 use crate::{Backend, KvReuse, Measured, RuntimeError};
-use qwen_vl_kernels::timing::AdapterSpeed;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use web_time::Instant;
 
-/// What is measured.
+pub use qwen_vl_kernels::timing::AdapterSpeed;
+
+/// Options of a benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default)]
 pub struct BenchmarkOptions {
-    /// Lengths of the sequence at which decoding is timed; those beyond the context are left out.
+    /// Sequence lengths at which decoding is timed, tokens; those beyond the context are left out.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub contexts: Vec<usize>,
-    /// Lengths of prompts, tokens; those beyond the context are left out.
+    /// Prompt lengths, tokens; those beyond the context are left out.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub prompts: Vec<usize>,
-    /// Tokens that are decoded at each length.
+    /// Number of tokens to decode at each length, at least 1; half of the context at most.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub decode_tokens: usize,
-    /// Times that everything is repeated; the median counts.
+    /// Number of repetitions, at least 1; the median counts.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub runs: usize,
-    /// Whether a picture is timed, too.
+    /// True if encoding a picture is timed too.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub picture: bool,
 }
 
@@ -28,63 +36,78 @@ impl Default for BenchmarkOptions {
     }
 }
 
-/// What was measured: medians of wall-clock times.
+impl BenchmarkOptions {
+    fn check(&self) -> Result<(), RuntimeError> {
+        for (name, value) in [("runs", self.runs), ("decode tokens", self.decode_tokens)] {
+            if value == 0 {
+                return Err(RuntimeError::invalid_option(name, value, "at least 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Result of a benchmark: medians of wall-clock times.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct BenchmarkReport {
-    /// One picture through vision tower and resampler, milliseconds; 0 if it was not asked for.
+    /// One picture through vision tower and resampler, milliseconds; 0 if it was not requested.
     pub encode_ms: f64,
-    /// A block of the tower and the resampler apart, where they can run so.
+    /// Times of a block of the tower and of the resampler, if they can run separately.
     pub picture_parts: Option<PictureParts>,
-    /// Prompts through the decoder.
+    /// Speed of prompts.
     pub prefill: Vec<PrefillSpeed>,
-    /// Greedy decoding.
+    /// Speed of greedy decoding.
     pub decode: Vec<DecodeSpeed>,
-    /// Launches for one token, at the longest sequence of `decode`.
+    /// Number of launches for one token, at the longest sequence of `decode`.
     pub dispatches_per_token: usize,
-    /// What the adapter can do at best.
+    /// Upper limits of the adapter; absent without an adapter.
     pub limits: Option<AdapterSpeed>,
 }
 
-/// Parts of encoding a picture, milliseconds.
+/// Parts of encoding a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct PictureParts {
-    /// One block of the vision tower, the mean of all.
+    /// One block of the vision tower, the mean of all, milliseconds.
     pub block_ms: f64,
-    /// The resampler.
+    /// The resampler, milliseconds.
     pub resampler_ms: f64,
 }
 
-/// A prompt through the decoder.
+/// Speed of one prompt length.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct PrefillSpeed {
-    /// Its length.
+    /// Length of the prompt.
     pub tokens: usize,
-    /// Milliseconds.
+    /// Time of the whole prompt, milliseconds.
     pub millis: f64,
-    /// Tokens a second.
+    /// Tokens per second; 0 if the clock did not advance.
     pub tokens_per_second: f64,
 }
 
-/// Greedy decoding at a length of the sequence.
+/// Speed of greedy decoding at one sequence length.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct DecodeSpeed {
     /// Length of the sequence at the last token.
     pub context: usize,
-    /// Tokens a second.
+    /// Tokens per second; 0 if the clock did not advance.
     pub tokens_per_second: f64,
-    /// Weights, keys and values read for one token, bytes.
+    /// Bytes of weights, keys and values that one token reads.
     pub bytes_per_token: u64,
 }
 
-/// Measures a model. `on_step` hears how many of how many steps are done and may stop; there is no report then.
+/// Measures a model. `on_step` receives the numbers of steps done and of all steps; it may stop, and the result is then `None`.
 pub async fn benchmark<B: Measured>(
     model: &mut B,
     options: &BenchmarkOptions,
     on_step: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Option<BenchmarkReport>, RuntimeError> {
-    let limit = model.context_length();
-    let runs = options.runs.max(1);
-    let decoded = options.decode_tokens.clamp(1, limit / 2);
+    options.check()?;
+    let (limit, runs) = (model.context_length(), options.runs);
+    let decoded = options.decode_tokens.min(limit / 2).max(1);
     let prompts: Vec<_> = options.prompts.iter().copied().filter(|tokens| (1..limit).contains(tokens)).collect();
     let contexts: Vec<_> = options.contexts.iter().copied().filter(|context| (decoded + 1..=limit).contains(context)).collect();
     let longest = contexts.iter().chain(&prompts).copied().max().unwrap_or(1);
@@ -95,11 +118,11 @@ pub async fn benchmark<B: Measured>(
         on_step(done, total)
     };
 
-    // What the numbers are makes no difference to the time; what they are not is broken.
+    // Any finite values do: the time does not depend on them.
     let patches = vec![0.5; model.manifest().config.visual.patches() * model.manifest().config.visual.patch_values()];
     let mut encode = Vec::with_capacity(runs);
     if options.picture {
-        // The first of all compiles the pipelines.
+        // The first picture compiles the pipelines.
         model.encode_image(&patches).await?;
         model.settle().await?;
     }
@@ -116,28 +139,28 @@ pub async fn benchmark<B: Measured>(
     let picture_parts = if options.picture { model.time_picture_parts().await? } else { None };
 
     let ids = ids(model, limit);
-    let mut go_on = |_| ControlFlow::Continue(());
-    let _ = model.prefill(&ids[..limit.min(9) - 1], &[], KvReuse::Exact, &mut go_on, None).await?;
+    let mut on_chunk = |_| ControlFlow::Continue(());
+    let _ = model.prefill(&ids[..limit.min(9) - 1], &[], KvReuse::Exact, &mut on_chunk, None).await?;
     let mut prefill = Vec::with_capacity(prompts.len());
     for tokens in prompts {
         let mut samples = Vec::with_capacity(runs);
         for _ in 0..runs {
             model.rewind(0);
             let started = Instant::now();
-            let _ = model.prefill(&ids[..tokens], &[], KvReuse::Exact, &mut go_on, None).await?;
+            let _ = model.prefill(&ids[..tokens], &[], KvReuse::Exact, &mut on_chunk, None).await?;
             samples.push(millis(started));
             if step().is_break() {
                 return Ok(None);
             }
         }
         let millis = median(samples);
-        prefill.push(PrefillSpeed { tokens, millis, tokens_per_second: tokens as f64 * 1e3 / millis });
+        prefill.push(PrefillSpeed { tokens, millis, tokens_per_second: per_second(tokens, millis) });
     }
 
     let mut decode = Vec::with_capacity(contexts.len());
     for context in contexts {
         let from = context - decoded;
-        let _ = model.prefill(&ids[..from], &[], KvReuse::Exact, &mut go_on, None).await?;
+        let _ = model.prefill(&ids[..from], &[], KvReuse::Exact, &mut on_chunk, None).await?;
         let mut samples = Vec::with_capacity(runs);
         for _ in 0..runs {
             model.rewind(from);
@@ -151,7 +174,7 @@ pub async fn benchmark<B: Measured>(
                 return Ok(None);
             }
         }
-        let tokens_per_second = decoded as f64 * 1e3 / median(samples);
+        let tokens_per_second = per_second(decoded, median(samples));
         decode.push(DecodeSpeed { context, tokens_per_second, bytes_per_token: model.decode_bytes(context) });
     }
     model.rewind(0);
@@ -165,7 +188,7 @@ pub async fn benchmark<B: Measured>(
     }))
 }
 
-/// A text of no meaning, without pictures.
+/// Arbitrary tokens without pictures.
 fn ids<B: Backend>(model: &B, count: usize) -> Vec<u32> {
     let image_start = model.manifest().config.visual.image_start_id;
     let vocab = model.manifest().config.vocab_size as u32;
@@ -175,8 +198,4 @@ fn ids<B: Backend>(model: &B, count: usize) -> Vec<u32> {
 fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples[samples.len() / 2]
-}
-
-fn millis(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
 }

@@ -1,12 +1,12 @@
-//! What a model allocates on the GPU, known before it does.
+//! The memory that a model will allocate on the GPU.
 
 use crate::ModelOptions;
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::attention::split_bytes;
-use qwen_vl_kernels::{Gpu, KvCache, KvFormat};
+use qwen_vl_kernels::{KvCache, KvFormat, size};
 use serde::Serialize;
 
-/// Bytes of a model's buffers. They are all made when it is loaded; afterwards only the features of pictures are added, one buffer each.
+/// Bytes of a model's buffers. A load allocates all of them; later only the features of pictures are added, one buffer each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Budget {
     /// Weights and tables of the checkpoint.
@@ -15,47 +15,72 @@ pub struct Budget {
     pub kv_cache: u64,
     /// Activations and position tables.
     pub scratch: u64,
-    /// The features of one picture; not part of the total.
+    /// Features of one picture; not part of the total.
     pub picture: u64,
+    /// The largest buffer: what an adapter's limits of buffers and bindings must allow.
+    pub largest_binding: u64,
 }
 
 impl Budget {
-    /// The budget of a checkpoint under these options.
+    /// Most weights that a processor computes with in a tolerable time, in f32, bytes.
+    pub const MAX_CPU_WEIGHTS: u64 = 256 << 20;
+
+    /// Weights in f32, as the CPU backend holds them, bytes.
+    pub fn cpu_weights(manifest: &Manifest) -> u64 {
+        manifest.tensors.iter().map(|tensor| tensor.shape.iter().map(|side| *side as u64).product::<u64>() * 4).sum()
+    }
+
+    /// The budget of a checkpoint under options that were [checked](ModelOptions::checked).
     pub fn new(manifest: &Manifest, options: &ModelOptions) -> Self {
         let (config, context) = (&manifest.config, options.context_length);
         let (vision, hidden) = (&config.visual, config.hidden_size);
-        let chunk = options.prefill_chunk.clamp(1, context);
-        let parts = manifest.tensors.iter().flat_map(|tensor| tensor.parts.iter().map(move |part| (tensor, part)));
-        let weights = parts.map(|(tensor, part)| {
-            let (scheme, cols) = (tensor.scheme, tensor.shape[1]);
-            let scales = part.rows * scheme.row_scale_bytes(cols);
-            let scales = if scales > 0 { Gpu::storage_bytes(scales as u64) } else { 0 };
-            Gpu::storage_bytes((part.rows * scheme.row_data_bytes(cols)) as u64) + scales
-        });
-        let rows = |rows: usize, cols: usize| Gpu::storage_bytes((rows * qwen_vl_format::padded(cols) * 4) as u64);
-        let words = |count: usize| Gpu::storage_bytes(count as u64 * 4);
+        let chunk = options.prefill_chunk.min(context);
+        let rows = |rows: usize, cols: usize| size::storage(size::rows(rows, cols));
+        let words = |factors: &[usize]| size::storage(size::product(factors).saturating_mul(4));
         let (patches, queries) = (vision.patches(), vision.n_queries);
-        let tower = rows(patches, vision.patch_values())
-            + 3 * rows(patches, vision.width)
-            + rows(patches, 3 * vision.width)
-            + rows(patches, vision.mlp_width());
-        let resampler = 4 * rows(patches, hidden) + 5 * rows(queries, hidden);
-        let decoder = words(chunk)
-            + 3 * rows(chunk, hidden)
-            + rows(chunk, 3 * hidden)
-            + rows(chunk, config.mlp_width())
-            + Gpu::storage_bytes(split_bytes(config.num_attention_heads, config.head_dim()))
-            + rows(1, hidden)
-            + rows(1, config.vocab_size)
-            + words(1)
-            + words(context * config.head_dim())
-            + words(context);
+
+        let mut weights = Buffers::default();
+        for tensor in &manifest.tensors {
+            for part in &tensor.parts {
+                let [data, scales] = size::weight(tensor.scheme, part.rows, tensor.shape[1]);
+                weights.add(1, size::storage(data));
+                if scales > 0 {
+                    weights.add(1, size::storage(scales));
+                }
+            }
+        }
+
+        let mut kv_cache = Buffers::default();
         let cache = KvCache::size(context, config.num_attention_heads, config.head_dim(), options.kv);
+        kv_cache.add(2 * config.num_hidden_layers, size::storage(cache));
+
+        let mut scratch = Buffers::default();
+        // The vision tower.
+        scratch.add(1, rows(patches, vision.patch_values()));
+        scratch.add(3, rows(patches, vision.width));
+        scratch.add(1, rows(patches, 3 * vision.width));
+        scratch.add(1, rows(patches, vision.mlp_width()));
+        // The resampler.
+        scratch.add(4, rows(patches, hidden));
+        scratch.add(5, rows(queries, hidden));
+        // The decoder.
+        scratch.add(1, words(&[chunk]));
+        scratch.add(3, rows(chunk, hidden));
+        scratch.add(1, rows(chunk, 3 * hidden));
+        scratch.add(1, rows(chunk, config.mlp_width()));
+        scratch.add(1, size::storage(split_bytes(config.num_attention_heads, config.head_dim())));
+        scratch.add(1, rows(1, hidden));
+        scratch.add(1, rows(1, config.vocab_size));
+        scratch.add(1, words(&[1]));
+        scratch.add(1, words(&[context, config.head_dim()]));
+        scratch.add(1, words(&[context]));
+
         Self {
-            weights: weights.sum(),
-            kv_cache: 2 * config.num_hidden_layers as u64 * Gpu::storage_bytes(cache),
-            scratch: tower + resampler + decoder,
+            weights: weights.bytes,
+            kv_cache: kv_cache.bytes,
+            scratch: scratch.bytes,
             picture: rows(queries, hidden),
+            largest_binding: weights.largest.max(kv_cache.largest).max(scratch.largest),
         }
     }
 
@@ -69,8 +94,23 @@ impl Budget {
         ranges.map(|[begin, end]| end - begin).sum::<u64>() + 2 * config.num_hidden_layers as u64 * cache
     }
 
-    /// All that is allocated at load.
+    /// All that a load allocates.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv_cache + self.scratch
+        self.weights.saturating_add(self.kv_cache).saturating_add(self.scratch)
+    }
+}
+
+/// Sizes of several buffers.
+#[derive(Default)]
+struct Buffers {
+    bytes: u64,
+    largest: u64,
+}
+
+impl Buffers {
+    /// Adds `count` buffers of `bytes` each. The sum saturates: a size that passes 64 bits is refused by every limit.
+    fn add(&mut self, count: usize, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes.saturating_mul(count as u64));
+        self.largest = self.largest.max(bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! The decoder: token ids (and image features in their places) → blocks over a KV cache → logits (`modeling_qwen.py`).
+//! The decoder: token ids, and image features in place of some of them → blocks over a KV cache → logits (`modeling_qwen.py`).
 //!
 //! Every layer has two plans over the same buffers: `prefill` for many positions at once, with matrix products, and `decode` for one
 //! position, in six launches: norm + qkv, rotary + cache write, attention (two in a long context, see [`SPLIT_KEYS`]), output projection +
@@ -13,7 +13,7 @@ use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
 use qwen_vl_kernels::rotary::{PositionTables, rotary};
 use qwen_vl_kernels::sample::{DrawBuffer, sample};
-use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, KvFormat, StepBuffer, argmax};
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, KvFormat, StepBuffer, argmax, size};
 use std::cell::OnceCell;
 
 /// The decoder with its buffers.
@@ -22,11 +22,11 @@ pub(crate) struct Decoder {
     pub(crate) ids: wgpu::Buffer,
     /// The residual stream, `[chunk, hidden]`.
     pub(crate) hidden: Activation,
-    /// Scratch; holds `ln_f` of all positions when that is traced.
+    /// Scratch; with a trace it holds `ln_f` of all positions.
     pub(crate) normed: Activation,
-    /// The position whose logits are wanted, `[1, hidden]`.
+    /// Input of the head: hidden state of one position, `[1, hidden]`.
     pub(crate) last: Activation,
-    /// `[1, vocab]`.
+    /// Logits, `[1, vocab]`.
     pub(crate) logits: Activation,
     /// The most likely token, u32.
     pub(crate) token: wgpu::Buffer,
@@ -36,15 +36,15 @@ pub(crate) struct Decoder {
     pub(crate) embed: Vec<Dispatch>,
     /// The layers in order.
     pub(crate) layers: Vec<DecoderLayer>,
-    /// `ln_f` of all positions of the step into `normed`; the head does its own, this one is for traces.
+    /// `ln_f` of all positions → `normed`, for traces; the head contains a norm already.
     pub(crate) final_norm: Dispatch,
     /// `ln_f` and head: `last` → `logits`.
     pub(crate) head: Vec<Dispatch>,
     /// `logits` → `token`.
     pub(crate) argmax: Dispatch,
-    /// How `sample` draws.
+    /// Parameters of `sample`.
     pub(crate) draw: DrawBuffer,
-    /// `logits` → `token`, drawn; compiled when it is first wanted.
+    /// `logits` → sampled `token`; compiled at its first use.
     sample: OnceCell<Dispatch>,
 }
 
@@ -56,20 +56,21 @@ pub(crate) struct DecoderLayer {
     pub(crate) values: KvCache,
     /// Launches for many positions.
     pub(crate) prefill: Vec<Dispatch>,
-    /// Launches for one, up to its attention.
-    attend_from: Vec<Dispatch>,
-    attend: Dispatch,
-    /// The same in a long context.
-    attend_split: [Dispatch; 2],
-    /// Launches for one, behind its attention.
-    attend_to: Vec<Dispatch>,
+    /// Launches for one position, before its attention.
+    before_attention: Vec<Dispatch>,
+    /// Attention of one position.
+    attention: Dispatch,
+    /// Attention of one position in a long context.
+    split_attention: [Dispatch; 2],
+    /// Launches for one position, after its attention.
+    after_attention: Vec<Dispatch>,
 }
 
 impl DecoderLayer {
-    /// Launches for one position that sees `keys`.
+    /// Launches for one position that attends to `keys` positions.
     pub(crate) fn decode(&self, keys: usize) -> impl Iterator<Item = &Dispatch> {
-        let attend = if keys < SPLIT_KEYS { std::slice::from_ref(&self.attend) } else { &self.attend_split };
-        self.attend_from.iter().chain(attend).chain(&self.attend_to)
+        let attention = if keys < SPLIT_KEYS { std::slice::from_ref(&self.attention) } else { &self.split_attention };
+        self.before_attention.iter().chain(attention).chain(&self.after_attention)
     }
 }
 
@@ -84,7 +85,7 @@ impl Decoder {
         kv: KvFormat,
     ) -> Result<Self, RuntimeError> {
         let (hidden_size, vocab, epsilon) = (config.hidden_size, config.vocab_size, config.layer_norm_epsilon);
-        let ids = gpu.storage("decoder.ids", (chunk * 4) as u64)?;
+        let ids = gpu.storage("decoder.ids", size::product(&[chunk, 4]))?;
         let hidden = gpu.activation("decoder.hidden", chunk, hidden_size)?;
         let normed = gpu.activation("decoder.normed", chunk, hidden_size)?;
         let qkv = gpu.activation("decoder.qkv", chunk, 3 * hidden_size)?;
@@ -95,8 +96,8 @@ impl Decoder {
         let logits = gpu.activation("decoder.logits", 1, vocab)?;
         let token = gpu.storage("decoder.token", 4)?;
         let tables = PositionTables {
-            angles: gpu.storage("decoder.angles", (context * config.head_dim() / 2 * 8) as u64)?,
-            logn: gpu.storage("decoder.logn", (context * 4) as u64)?,
+            angles: gpu.storage("decoder.angles", size::product(&[context, config.head_dim() / 2, 8]))?,
+            logn: gpu.storage("decoder.logn", size::product(&[context, 4]))?,
         };
         let rms_norm = |name: &str| Norm { weight: weights.vector(name), bias: None, epsilon };
 
@@ -108,7 +109,7 @@ impl Decoder {
             let (attn_norm, mlp_norm) = (rms_norm(&name("attn_norm.weight")), rms_norm(&name("mlp_norm.weight")));
             let [qkv_linear, out, gate_up, down] =
                 ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
-            let turn = || rotary(gpu, step, &tables, &qkv, &keys, &values);
+            let rotate = || rotary(gpu, step, &tables, &qkv, &keys, &values);
             let heads = |rows| Heads { rows, first_col: 0 };
             let launch = Attention {
                 queries: heads(&qkv),
@@ -122,21 +123,29 @@ impl Decoder {
 
             let mut prefill = vec![norm(gpu, step, &attn_norm, &hidden, &normed)];
             prefill.extend(matmul(gpu, step, qkv_linear.product(&normed, &qkv, Epilogue::Store)));
-            prefill.push(turn());
+            prefill.push(rotate());
             prefill.push(attention(gpu, step, launch));
             prefill.extend(matmul(gpu, step, out.product(&attended, &hidden, Epilogue::Accumulate)));
             prefill.push(norm(gpu, step, &mlp_norm, &hidden, &normed));
             prefill.extend(matmul(gpu, step, gate_up.product(&normed, &mlp, Epilogue::SwiGlu)));
             prefill.extend(matmul(gpu, step, down.product(&mlp, &hidden, Epilogue::Accumulate)));
 
-            let mut attend_from = matvec(gpu, qkv_linear.product(&hidden, &qkv, Epilogue::Store), Some(&attn_norm));
-            attend_from.push(turn());
-            let attend = attention_decode(gpu, step, launch);
-            let attend_split = attention_split(gpu, step, launch, &partial);
-            let mut attend_to = matvec(gpu, out.product(&attended, &hidden, Epilogue::Accumulate), None);
-            attend_to.extend(matvec(gpu, gate_up.product(&hidden, &mlp, Epilogue::SwiGlu), Some(&mlp_norm)));
-            attend_to.extend(matvec(gpu, down.product(&mlp, &hidden, Epilogue::Accumulate), None));
-            layers.push(DecoderLayer { keys, values, prefill, attend_from, attend, attend_split, attend_to });
+            let mut before_attention = matvec(gpu, qkv_linear.product(&hidden, &qkv, Epilogue::Store), Some(&attn_norm));
+            before_attention.push(rotate());
+            let decode_attention = attention_decode(gpu, step, launch);
+            let split_attention = attention_split(gpu, step, launch, &partial);
+            let mut after_attention = matvec(gpu, out.product(&attended, &hidden, Epilogue::Accumulate), None);
+            after_attention.extend(matvec(gpu, gate_up.product(&hidden, &mlp, Epilogue::SwiGlu), Some(&mlp_norm)));
+            after_attention.extend(matvec(gpu, down.product(&mlp, &hidden, Epilogue::Accumulate), None));
+            layers.push(DecoderLayer {
+                keys,
+                values,
+                prefill,
+                before_attention,
+                attention: decode_attention,
+                split_attention,
+                after_attention,
+            });
         }
 
         let ln_f = rms_norm("decoder.norm.weight");
@@ -159,7 +168,7 @@ impl Decoder {
         })
     }
 
-    /// The launch that draws a token.
+    /// The launch that samples a token.
     pub(crate) fn sample(&self, gpu: &Gpu) -> &Dispatch {
         self.sample.get_or_init(|| sample(gpu, &self.logits, &self.draw, &self.token))
     }

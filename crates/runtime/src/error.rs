@@ -1,54 +1,32 @@
-//! Everything that can go wrong at run time.
+//! Errors of loading and running a model.
 
-use qwen_vl_format::ManifestError;
+use qwen_vl_format::{ManifestError, ShardError};
 use qwen_vl_kernels::GpuError;
 use qwen_vl_processor::ProcessorError;
+use std::fmt;
 
-/// Why a model could not be loaded or a question not be answered.
+/// The reason why a model could not be loaded or a request not be answered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// The manifest is not one.
+    /// The manifest is invalid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// The GPU could not do it.
+    /// The bytes of a shard are not those of the manifest.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The GPU failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// A text or a picture could not be prepared.
+    /// A text or a picture cannot be processed.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
-    /// A shard ended early or went on too long.
-    #[error("shard `{shard}` has {found} bytes, the manifest says {expected}: it was cut off or is of another model; fetch it again")]
-    ShardLength {
-        /// File name.
-        shard: String,
-        /// Bytes in the manifest.
-        expected: u64,
-        /// Bytes that came.
-        found: u64,
-    },
-    /// A shard's bytes are not those that were converted.
-    #[error("shard `{shard}` has SHA-256 {found}, the manifest says {expected}: it is damaged or of another model; fetch it again")]
-    ShardHash {
-        /// File name.
-        shard: String,
-        /// Hash in the manifest.
-        expected: String,
-        /// Hash of what came.
-        found: String,
-    },
-    /// The caller asked for a shard that the manifest does not list.
-    #[error("there is no shard {index}: the manifest lists {count}")]
-    NoSuchShard {
-        /// What was asked for.
-        index: usize,
-        /// How many there are.
-        count: usize,
-    },
-    /// Prompt and answer do not fit the context.
-    #[error("the prompt has {used} tokens, which leaves no room for an answer in the context of {limit}")]
+    /// The sequence does not fit the context.
+    #[error("{counted} {used} tokens, too many for the context of {limit}, which holds prompt and answer")]
     ContextOverflow {
-        /// Tokens of the prompt.
+        /// Meaning of `used`.
+        counted: Counted,
+        /// Number of tokens.
         used: usize,
         /// Tokens that fit.
         limit: usize,
@@ -57,75 +35,130 @@ pub enum RuntimeError {
     #[error("the prompt has no tokens")]
     EmptyPrompt,
     /// A token id is not in the vocabulary.
-    #[error("token {id} at position {position} is not below the vocabulary size {vocab}")]
+    #[error("token {id} at position {position} of {text} is not below the vocabulary size {vocab}")]
     TokenOutOfRange {
         /// The id.
         id: u32,
-        /// Where it stands.
+        /// The text it is in.
+        text: TextOf,
+        /// Its position in that text, tokens.
         position: usize,
         /// Rows of the embedding matrix.
         vocab: usize,
     },
-    /// An image span in the token ids is not closed after exactly as many positions as there are queries.
+    /// An image span in the token ids is not closed after exactly the number of positions that a picture takes.
     #[error("the image span that begins at position {position} is not closed after {queries} positions")]
     UnclosedImage {
         /// Position of `<img>`.
         position: usize,
-        /// Positions an image takes.
+        /// Positions that a picture takes.
         queries: usize,
     },
-    /// The prompt names more or fewer pictures than were given.
-    #[error("the prompt has {spans} pictures, {given} were given")]
+    /// The prompt names more or fewer pictures than were passed.
+    #[error("the prompt names {}, but {given} {} given", pictures(*.spans), if *.given == 1 { "was" } else { "were" })]
     ImageCount {
-        /// `<img>` spans in the prompt.
+        /// Number of `<img>` spans in the prompt.
         spans: usize,
-        /// Pictures given.
+        /// Number of pictures passed.
         given: usize,
     },
-    /// A picture was named whose features are not kept any more.
-    #[error("the features of picture {id} are not kept any more: give the picture itself")]
+    /// The features of a picture are not kept.
+    #[error("the features of picture {id} are not kept any longer: pass the picture itself")]
     UnknownImage {
-        /// What it was named by.
+        /// The id that was passed.
         id: String,
     },
-    /// A setting of the generation can not be followed.
+    /// An option is out of its range.
     #[error("{name} is {found}, expected {expected}")]
     InvalidOption {
-        /// The setting.
-        name: &'static str,
+        /// The option.
+        name: String,
         /// Its value.
         found: String,
-        /// What it may be.
-        expected: &'static str,
+        /// Description of the values that are possible.
+        expected: String,
     },
+    /// There are no texts to score.
+    #[error("there are no candidates to score")]
+    NoCandidates,
     /// A text to score has no tokens.
-    #[error("candidate {index} has no tokens")]
+    #[error("candidate {index}, counted from 0, has no tokens")]
     EmptyCandidate {
-        /// Which of them.
+        /// Index of the candidate.
         index: usize,
     },
-    /// A check of the kernels failed on this GPU.
-    #[error("the GPU computes wrongly: {what} are off by {worst}, allowed is {bound}; update the driver")]
+    /// The self-check failed.
+    #[error("GPU self-check failed ({what}): error {worst} exceeds {bound}; update the graphics driver")]
     Incorrect {
-        /// What was computed.
+        /// The computation.
         what: String,
-        /// Worst difference.
+        /// Largest difference.
         worst: f32,
-        /// Largest that is allowed.
+        /// Largest difference that is allowed.
         bound: f32,
     },
-    /// Without a GPU only small models are of use.
-    #[error("without WebGPU a model runs on the processor, with weights of up to {limit} bytes as f32; this one has {bytes}")]
+    /// The model is too large to run without a GPU.
+    #[error("this model has {bytes} bytes of weights in f32; without WebGPU at most {limit} run")]
     TooLargeForCpu {
-        /// Its weights as f32.
+        /// Weights in f32, bytes.
         bytes: u64,
-        /// Most that is taken.
+        /// Most that is accepted, bytes.
         limit: u64,
     },
-    /// The weights or the GPU produced NaN or infinity.
-    #[error("the model's output is not finite at position {position}: the weights or the GPU are at fault")]
+    /// The model computed NaN or infinity.
+    #[error("the model's output at position {position} is not finite: the weights or the graphics driver are faulty")]
     NotFinite {
-        /// Position whose logits are broken.
+        /// Position of the logits.
         position: usize,
     },
+}
+
+impl RuntimeError {
+    /// Creates an [`Self::InvalidOption`].
+    pub fn invalid_option(name: impl Into<String>, found: impl ToString, expected: impl Into<String>) -> Self {
+        Self::InvalidOption { name: name.into(), found: found.to_string(), expected: expected.into() }
+    }
+}
+
+/// The tokens that [`RuntimeError::ContextOverflow`] counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Those of the prompt; an answer needs at least one more.
+    Prompt,
+    /// Those of the prompt and of the longest candidate.
+    PromptAndCandidate,
+    /// Those of the prompt, of the answer so far, and the next one.
+    SequenceAndNext,
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prompt => "the prompt has",
+            Self::PromptAndCandidate => "the prompt and the longest candidate have",
+            Self::SequenceAndNext => "the prompt, the answer so far and the next token have",
+        })
+    }
+}
+
+/// The text that a token is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextOf {
+    /// The prompt or the answer.
+    Sequence,
+    /// A candidate by its index.
+    Candidate(usize),
+}
+
+impl fmt::Display for TextOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sequence => f.write_str("the sequence"),
+            Self::Candidate(index) => write!(f, "candidate {index} (counted from 0)"),
+        }
+    }
+}
+
+fn pictures(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "picture" } else { "pictures" })
 }

@@ -1,13 +1,14 @@
-//! Qwen-VL on wgpu: the vision tower, the resampler, the decoder with its KV cache, sampling, and the session over them.
+//! Qwen-VL on wgpu: the vision tower, the resampler, the decoder with its KV cache, sampling, and the session.
 //!
-//! The same code runs natively and in a browser. It never fetches and never asks where it is: whoever has the bytes of a web checkpoint
-//! pushes them into a [`ModelLoader`], in pieces of any size, and gets a [`Model`]; an [`Engine`](session::Engine) adds the processor.
+//! The same code runs natively and in a browser. It never fetches: the caller writes the bytes of a web checkpoint to a [`ModelLoader`], in
+//! pieces of any size, and receives a [`Model`]; an [`Engine`](session::Engine) adds the processor.
 //!
-//! Buffers and bind groups are made once, at load. What changes between launches is one small uniform and the number of workgroups.
+//! A load creates all buffers and bind groups. Launches differ in one small uniform and in their numbers of workgroups.
 
 mod backend;
 pub mod benchmark;
 mod budget;
+mod clock;
 mod decoder;
 mod error;
 mod loader;
@@ -24,7 +25,7 @@ mod weights;
 
 pub use backend::{Backend, Measured};
 pub use budget::Budget;
-pub use error::RuntimeError;
+pub use error::{Counted, RuntimeError, TextOf};
 pub use loader::{ModelLoader, ModelOptions};
 pub use model::{ImageFeatures, Model, Trace};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};

@@ -1,19 +1,19 @@
-//! From the bytes of a web checkpoint to a model on the GPU.
+//! Loading: the bytes of a web checkpoint become a model on the GPU.
 
 use crate::weights::Weights;
 use crate::{Model, RuntimeError};
-use qwen_vl_format::manifest::FileEntry;
-use qwen_vl_format::{Manifest, ShardHash};
+use qwen_vl_format::{Manifest, ShardCheck};
 use qwen_vl_kernels::{Gpu, KvFormat};
 
-/// Choices that fix what a model allocates.
+/// Options that fix the memory a model allocates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelOptions {
-    /// Longest sequence of prompt and answer, tokens. The KV cache takes `2 * layers * hidden_size` values a token.
+    /// Maximum length of prompt and answer together, tokens; at least 2. The KV cache takes `2 * layers * hidden_size` values a token.
     pub context_length: usize,
-    /// Prompt tokens that go through the decoder in one submission.
+    /// Maximum number of prompt tokens that the decoder processes at once; at least 1. Activations are allocated for this many rows. A
+    /// chunk is several submissions if it takes long.
     pub prefill_chunk: usize,
-    /// How keys and values are kept.
+    /// Number format of the KV cache.
     pub kv: KvFormat,
 }
 
@@ -23,32 +23,52 @@ impl Default for ModelOptions {
     }
 }
 
-/// Takes the shards of a web checkpoint, in pieces of any size, straight into GPU buffers; checks each shard's length and SHA-256.
+impl ModelOptions {
+    /// Shortest context: one token of a prompt and one of an answer.
+    const MIN_CONTEXT: usize = 2;
+    /// Longest context: positions are 32-bit words in the kernels.
+    const MAX_CONTEXT: usize = i32::MAX as usize;
+
+    /// Checks the ranges, and shortens the chunk to the context. Whether the memory suffices shows when it is allocated.
+    pub fn checked(self) -> Result<Self, RuntimeError> {
+        let Self { context_length, prefill_chunk, kv } = self;
+        if !(Self::MIN_CONTEXT..=Self::MAX_CONTEXT).contains(&context_length) {
+            let expected = format!("a whole number from {} to {}", Self::MIN_CONTEXT, Self::MAX_CONTEXT);
+            return Err(RuntimeError::invalid_option("context length", context_length, expected));
+        }
+        if prefill_chunk == 0 {
+            return Err(RuntimeError::invalid_option("prefill chunk", prefill_chunk, "at least 1"));
+        }
+        Ok(Self { context_length, prefill_chunk: prefill_chunk.min(context_length), kv })
+    }
+}
+
+/// Writes the shards of a web checkpoint, in pieces of any size, to GPU buffers and checks each shard's length and SHA-256.
 ///
-/// Shards may come in any order and interleaved; the pieces of one shard must come from its first byte to its last.
+/// Shards may arrive in any order and interleaved. The pieces of one shard must arrive in the order of the file.
 ///
-/// The model is made at once, so that its kernels can be compiled while the weights arrive, and pictures encoded before the decoder is here.
+/// The model exists from the beginning, so that its kernels compile while the weights arrive and pictures can be encoded before the
+/// decoder's weights are complete.
 pub struct ModelLoader {
     queue: wgpu::Queue,
     model: Option<Model>,
-    entries: Vec<FileEntry>,
-    shards: Vec<Shard>,
+    check: ShardCheck,
+    shards: Vec<Upload>,
 }
 
-/// How far a shard has come.
-struct Shard {
-    received: u64,
-    hash: ShardHash,
+/// Progress of writing one shard to the GPU.
+#[derive(Default)]
+struct Upload {
     segments: Vec<Segment>,
-    /// Whether pictures are encoded with some of it.
+    /// True if encoding pictures needs a part of this shard.
     encodes: bool,
-    /// The first segment that is not complete.
+    /// Index of the first segment that is not complete.
     next: usize,
-    /// Up to three bytes of a word that the last piece cut: the queue takes whole words only.
+    /// Up to three bytes of a word that the previous piece cut: the queue takes whole words only.
     word: Vec<u8>,
 }
 
-/// A range of a shard that goes into one buffer.
+/// A byte range of a shard and the buffer that holds it.
 struct Segment {
     begin: u64,
     end: u64,
@@ -56,17 +76,14 @@ struct Segment {
 }
 
 impl ModelLoader {
-    /// Allocates all weights of a validated manifest.
+    /// Allocates the model of a validated manifest.
     pub fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions) -> Result<Self, RuntimeError> {
+        let options = options.checked()?;
         let weights = Weights::allocate(&gpu, &manifest.tensors)?;
-        let mut shards: Vec<Shard> = manifest
-            .shards
-            .iter()
-            .map(|_| Shard { received: 0, hash: ShardHash::new(), segments: Vec::new(), encodes: false, next: 0, word: Vec::new() })
-            .collect();
+        let mut shards: Vec<Upload> = manifest.shards.iter().map(|_| Upload::default()).collect();
         for tensor in &manifest.tensors {
             for (part, target) in tensor.parts.iter().zip(&weights.matrix(&tensor.name).parts) {
-                let Shard { segments, encodes, .. } = &mut shards[part.shard];
+                let Upload { segments, encodes, .. } = &mut shards[part.shard];
                 *encodes |= tensor.name.starts_with("vision.") || tensor.name.starts_with("resampler.");
                 segments.push(Segment { begin: part.data[0], end: part.data[1], buffer: target.data.clone() });
                 if let (Some([begin, end]), Some(scales)) = (part.scales, &target.scales) {
@@ -77,17 +94,18 @@ impl ModelLoader {
         for shard in &mut shards {
             shard.segments.sort_by_key(|segment| segment.begin);
         }
-        let (queue, entries) = (gpu.queue().clone(), manifest.shards.clone());
+        let (queue, check) = (gpu.queue().clone(), ShardCheck::new(&manifest.shards));
         let model = Model::new(gpu, manifest, options, &weights)?;
-        Ok(Self { queue, model: Some(model), entries, shards })
+        Ok(Self { queue, model: Some(model), check, shards })
     }
 
-    /// The model while its weights are still coming; what is asked of it must not need those that are not here. `None` once it was taken.
+    /// The model while its weights arrive. Work that reads weights must wait for them. `None` after [`Self::take_model`].
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref()
     }
 
-    /// Hands the model out before its weights are complete. [`Self::complete`] tells when it can be used.
+    /// Returns the model, even before its weights are complete; `None` if it was taken already. [`Self::complete`] shows when the whole
+    /// model can be used.
     pub fn take_model(&mut self) -> Option<Model> {
         self.model.take()
     }
@@ -97,61 +115,36 @@ impl ModelLoader {
         &self.queue
     }
 
-    /// Whether pictures can be encoded: the vision tower and the resampler are complete.
+    /// True if pictures can be encoded: the vision tower and the resampler are complete.
     pub fn encodes(&self) -> bool {
-        self.shards.iter().zip(&self.entries).all(|(shard, entry)| !shard.encodes || shard.received == entry.bytes)
+        self.shards.iter().enumerate().all(|(index, shard)| !shard.encodes || self.check.is_complete(index))
     }
 
-    /// Takes the next bytes of a shard. At its last byte the hash is checked; if it is wrong, the shard begins anew.
+    /// Writes the next bytes of a shard. Its last bytes complete the hash; if that is wrong, the shard restarts.
     pub fn write(&mut self, shard: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let (state, entry) = self.upload(shard, bytes)?;
-        state.hash.update(bytes);
-        if state.received == entry.bytes && !bytes.is_empty() {
-            let found = std::mem::take(&mut state.hash).finish();
-            if found != entry.sha256 {
-                state.restart();
-                return Err(RuntimeError::ShardHash { shard: entry.file.clone(), expected: entry.sha256.clone(), found });
-            }
-        }
+        let begin = self.check.accept(shard, bytes)?;
+        self.shards[shard].write(&self.queue, begin, bytes);
         Ok(())
     }
 
-    /// Takes the next bytes of a shard whose hash the caller has checked. All of a shard comes by this way or by [`Self::write`].
+    /// Writes the next bytes of a shard whose hash the caller checks. Do not mix with [`Self::write`] within one shard.
     pub fn write_checked(&mut self, shard: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
-        self.upload(shard, bytes).map(|_| ())
+        let begin = self.check.accept_unhashed(shard, bytes)?;
+        self.shards[shard].write(&self.queue, begin, bytes);
+        Ok(())
     }
 
-    fn upload(&mut self, shard: usize, bytes: &[u8]) -> Result<(&mut Shard, &FileEntry), RuntimeError> {
-        let count = self.shards.len();
-        let (Some(state), Some(entry)) = (self.shards.get_mut(shard), self.entries.get(shard)) else {
-            return Err(RuntimeError::NoSuchShard { index: shard, count });
-        };
-        let end = state.received + bytes.len() as u64;
-        if end > entry.bytes {
-            return Err(RuntimeError::ShardLength { shard: entry.file.clone(), expected: entry.bytes, found: end });
-        }
-        state.upload(&self.queue, bytes);
-        Ok((state, entry))
-    }
-
-    /// Forgets what came of a shard: its first byte comes next. What is on the GPU is overwritten then.
+    /// Restarts a shard: its first byte is expected next.
     pub fn restart(&mut self, shard: usize) -> Result<(), RuntimeError> {
-        let count = self.shards.len();
-        self.shards.get_mut(shard).ok_or(RuntimeError::NoSuchShard { index: shard, count })?.restart();
-        Ok(())
+        Ok(self.check.restart(shard)?)
     }
 
-    /// Whether every shard has come whole.
+    /// Fails unless every shard is complete.
     pub fn complete(&self) -> Result<(), RuntimeError> {
-        for (shard, entry) in self.shards.iter().zip(&self.entries) {
-            if shard.received != entry.bytes {
-                return Err(RuntimeError::ShardLength { shard: entry.file.clone(), expected: entry.bytes, found: shard.received });
-            }
-        }
-        Ok(())
+        Ok(self.check.complete()?)
     }
 
-    /// The model, compiled, once every shard has come whole.
+    /// Returns the compiled model; fails unless every shard is complete.
     ///
     /// # Panics
     /// If the model was taken before.
@@ -164,19 +157,15 @@ impl ModelLoader {
     }
 }
 
-impl Shard {
-    fn restart(&mut self) {
-        self.received = 0;
-        self.hash = ShardHash::new();
-        self.next = 0;
-        self.word.clear();
-    }
-
-    /// Hands `bytes`, which begin at `self.received`, to the segments that they belong to.
-    fn upload(&mut self, queue: &wgpu::Queue, bytes: &[u8]) {
-        let begin = self.received;
+impl Upload {
+    /// Writes `bytes`, which begin at byte `begin` of the shard, to the buffers of their segments.
+    fn write(&mut self, queue: &wgpu::Queue, begin: u64, bytes: &[u8]) {
+        // A shard begins, perhaps not for the first time.
+        if begin == 0 {
+            self.next = 0;
+            self.word.clear();
+        }
         let end = begin + bytes.len() as u64;
-        self.received = end;
         while let Some(segment) = self.segments.get(self.next) {
             if segment.begin >= end {
                 break;
@@ -185,7 +174,7 @@ impl Shard {
             let to = end.min(segment.end);
             let mut piece = &bytes[(from - begin) as usize..(to - begin) as usize];
             let mut offset = from - segment.begin;
-            // Complete the word that the last piece left open; segments begin and end at whole words.
+            // Complete the word that the previous piece cut; segments begin and end at whole words.
             if !self.word.is_empty() {
                 let taken = (4 - self.word.len()).min(piece.len());
                 let word_offset = offset - self.word.len() as u64;

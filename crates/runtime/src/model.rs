@@ -1,4 +1,4 @@
-//! The whole model on the GPU: encode a picture, prefill a prompt, decode token by token.
+//! The whole model on the GPU: encodes pictures, runs prompts, decodes token by token.
 
 use crate::benchmark::PictureParts;
 use crate::decoder::Decoder;
@@ -14,29 +14,29 @@ use qwen_vl_kernels::sample::Draw;
 use qwen_vl_kernels::timing::{AdapterSpeed, adapter_speed};
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use web_time::Instant;
 
-/// Intermediate results by name, `rows × cols` without padding, collected where a trace is asked for.
+/// Intermediate results by name, `[rows, cols]` without padding.
 pub type Trace = BTreeMap<String, Vec<f32>>;
 
-/// What the decoder sees of one picture: `[queries, hidden]`, on the GPU.
+/// Features of one picture on the GPU, as the decoder reads them: `[queries, hidden]`.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures {
     rows: Arc<Temporary>,
-    /// Tells encodings of one model apart.
+    /// Number of the encoding among all of the model.
     id: u64,
 }
 
-/// How long the work of one submission should take: long enough that submitting costs nothing, short enough that no watchdog resets the GPU
-/// and that the desktop gets its turns.
+/// Duration of one submission's work: long enough to make the cost of submitting negligible, short enough for the driver's watchdog and for
+/// the desktop to stay responsive.
 const SUBMISSION_MILLIS: f64 = 100.0;
 
-/// A token that the GPU chose, on its way back.
+/// A token that the GPU chose and whose read-back is in flight.
 struct Chosen {
     read: PendingRead,
-    /// Where it stands in the sequence if it is run.
+    /// Its position in the sequence.
     position: usize,
 }
 
@@ -49,16 +49,16 @@ pub struct Model {
     resampler: Resampler,
     decoder: Decoder,
     step: StepBuffer,
-    /// NTK factor that the rotary tables hold.
+    /// NTK factor of the rotary tables.
     alpha: u32,
     sequence: Sequence,
-    /// Encodings made so far.
+    /// Number of encodings so far.
     encodings: u64,
-    /// What one row takes in one layer of the decoder, measured at the latest chunk of a prompt; milliseconds, none before the first.
+    /// Time of one row in one layer of the decoder at the latest chunk of a prompt, milliseconds; absent before the first.
     row_millis: Option<f64>,
 }
 
-/// What a model launches, and on what.
+/// The launches of a model and their buffers.
 struct Parts {
     vision: VisionTower,
     resampler: Resampler,
@@ -74,23 +74,22 @@ impl Parts {
         let vision = VisionTower::new(gpu, config, weights, &patch_step)?;
         let resampler = Resampler::new(gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
         let ModelOptions { context_length, prefill_chunk, kv } = options;
-        let decoder = Decoder::new(gpu, config, weights, &step, context_length, prefill_chunk.clamp(1, context_length), kv)?;
+        let decoder = Decoder::new(gpu, config, weights, &step, context_length, prefill_chunk, kv)?;
         Ok(Self { vision, resampler, decoder, step })
     }
 }
 
 impl Model {
-    /// Makes the kernels of a model known to [`Gpu::uncompiled`], without a model: allocating one takes some adapters seconds, in which they
-    /// can be compiled.
+    /// Registers the kernels of a model with [`Gpu::uncompiled`] before the model exists, so that they compile while it is allocated, which
+    /// takes some adapters seconds.
     pub fn note_kernels(gpu: &Gpu, manifest: &Manifest, options: ModelOptions) -> Result<(), RuntimeError> {
+        let options = options.checked()?;
         gpu.rehearse(|gpu| Parts::new(gpu, &manifest.config, options, &Weights::allocate(gpu, &manifest.tensors)?)).map(|_| ())
     }
 
     pub(crate) fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
         let Parts { vision, resampler, decoder, step } = Parts::new(&gpu, &manifest.config, options, weights)?;
-        let options = ModelOptions { prefill_chunk: options.prefill_chunk.clamp(1, options.context_length), ..options };
-        let logn = logn_factors(&manifest.config, options.context_length);
-        gpu.queue().write_buffer(&decoder.tables.logn, 0, bytemuck::cast_slice(&logn));
+        write_table(&gpu, &decoder.tables.logn, options.context_length, |positions| logn_factors(&manifest.config, positions));
         let mut model = Self {
             gpu,
             manifest,
@@ -108,7 +107,7 @@ impl Model {
         Ok(model)
     }
 
-    /// The device that it is on.
+    /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }
@@ -129,19 +128,19 @@ impl Model {
         encoder.copy_buffer_to_buffer(&vision.positions.buffer, 0, &vision.embedded.buffer, 0, vision.embedded.bytes(rows));
         encode(&mut encoder, &vision.embed, rows);
         self.gpu.queue().submit([encoder.finish()]);
-        self.note(&mut trace, "ln_pre", &vision.hidden, rows).await?;
+        self.record(&mut trace, "ln_pre", &vision.hidden, rows).await?;
 
-        // One submission a block: a whole tower in one could run into a driver's watchdog.
+        // One submission for each block: the whole tower in one could exceed a driver's watchdog.
         for (layer, block) in vision.blocks.iter().enumerate() {
             self.submit(block, rows);
-            self.note(&mut trace, &format!("block{layer}"), &vision.hidden, rows).await?;
+            self.record(&mut trace, &format!("block{layer}"), &vision.hidden, rows).await?;
         }
         self.submit(&resampler.over_patches, rows);
-        self.note(&mut trace, "resampler_ln_kv", &resampler.ln_kv, rows).await?;
+        self.record(&mut trace, "resampler_ln_kv", &resampler.ln_kv, rows).await?;
         self.submit(&resampler.over_queries, queries);
-        self.note(&mut trace, "resampler_out", &resampler.attention_out, queries).await?;
-        self.note(&mut trace, "ln_post", &resampler.ln_post, queries).await?;
-        self.note(&mut trace, "image_features", &resampler.features, queries).await?;
+        self.record(&mut trace, "resampler_out", &resampler.attention_out, queries).await?;
+        self.record(&mut trace, "ln_post", &resampler.ln_post, queries).await?;
+        self.record(&mut trace, "image_features", &resampler.features, queries).await?;
 
         let features = self.gpu.temporary("image features", queries, config.hidden_size)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
@@ -151,9 +150,9 @@ impl Model {
         Ok(ImageFeatures { rows: Arc::new(features), id: self.encodings })
     }
 
-    /// Like [`Self::decode`] with the token that the GPU chose last, without waiting for it: the work is queued behind that which chooses.
-    /// [`Self::learn`] tells the sequence which token it was.
-    fn decode_chosen(&mut self) -> Result<(), RuntimeError> {
+    /// Queues a decode step for the token that the GPU chose last, without waiting for the token. [`Self::finish_choice`] records it in the
+    /// sequence.
+    fn decode_choice(&mut self) -> Result<(), RuntimeError> {
         self.sequence.check_room(self.options.context_length)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&self.decoder.token, 0, &self.decoder.ids, 0, 4);
@@ -162,8 +161,8 @@ impl Model {
         Ok(())
     }
 
-    /// Draws the next token from the latest logits on the GPU, in place of the most likely one. `random` is from 0 up to 1.
-    fn draw(&self, options: &SamplingOptions, random: f64) {
+    /// Samples the next token from the latest logits on the GPU, in place of the most likely one. `random` is at least 0 and below 1.
+    fn sample(&self, options: &SamplingOptions, random: f64) {
         let draw = Draw {
             temperature: options.temperature.max(1e-6),
             top_p: options.top_p,
@@ -174,23 +173,23 @@ impl Model {
         self.submit([self.decoder.sample(&self.gpu)], 1);
     }
 
-    /// Begins to read back which token the GPU chose: the most likely one, or the one that [`Self::draw`] drew.
-    fn chosen(&self) -> Chosen {
+    /// Begins to read back the token that the GPU chose: the most likely one, or that of [`Self::sample`].
+    fn begin_choice(&self) -> Chosen {
         Chosen { read: self.gpu.begin_read(&self.decoder.token, 0, 4), position: self.length() }
     }
 
-    /// The token that [`Self::chosen`] began to read back: four bytes.
-    async fn learn(&mut self, chosen: Chosen) -> Result<u32, RuntimeError> {
+    /// Returns the token of [`Self::begin_choice`].
+    async fn finish_choice(&mut self, chosen: Chosen) -> Result<u32, RuntimeError> {
         let bytes = self.gpu.finish_read(chosen.read).await?;
         let token = bytemuck::pod_read_unaligned(&bytes);
         if token == NOT_FINITE {
             return Err(RuntimeError::NotFinite { position: chosen.position.saturating_sub(1) });
         }
-        self.sequence.learn(chosen.position, token);
+        self.sequence.resolve(chosen.position, token);
         Ok(token)
     }
 
-    /// Submits a decode step for the id that is in `ids`, behind what the encoder holds.
+    /// Appends one decode step for the token in `ids` to `encoder` and submits it.
     fn decode_step(&self, mut encoder: wgpu::CommandEncoder) {
         let (decoder, length) = (&self.decoder, self.length());
         self.step.write(&self.gpu, 1, length, length + 1);
@@ -199,7 +198,7 @@ impl Model {
         self.gpu.queue().submit([encoder.finish()]);
     }
 
-    /// One chunk of a prompt, after the positions that the cache holds.
+    /// Runs one chunk of a prompt, after the positions that the cache holds.
     async fn prefill_chunk(
         &self,
         ids: &[u32],
@@ -214,7 +213,7 @@ impl Model {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encode(&mut encoder, &decoder.embed, rows);
         for (first, features) in spans.iter().zip(images) {
-            // The part of this picture's positions that lies in this chunk.
+            // The positions of this picture that lie in this chunk.
             let from = (*first).max(start);
             let to = (first + features.rows.rows).min(start + rows);
             if from < to {
@@ -228,7 +227,7 @@ impl Model {
             }
         }
         if trace.is_none() {
-            // As many layers a submission as the pace allows, one while it is not known.
+            // As many layers in one submission as the measured speed allows; one if it is not measured.
             let layers = self.row_millis.map_or(1.0, |millis| SUBMISSION_MILLIS / (millis * rows as f64));
             for layers in decoder.layers.chunks((layers as usize).max(1)) {
                 encode(&mut encoder, layers.iter().flat_map(|layer| &layer.prefill), rows);
@@ -239,18 +238,18 @@ impl Model {
             self.gpu.queue().submit([encoder.finish()]);
         } else {
             self.gpu.queue().submit([encoder.finish()]);
-            self.note(trace, "hidden.embed", &decoder.hidden, rows).await?;
+            self.record(trace, "hidden.embed", &decoder.hidden, rows).await?;
             for (layer, plan) in decoder.layers.iter().enumerate() {
                 self.submit(&plan.prefill, rows);
-                self.note(trace, &format!("hidden.layer{layer}"), &decoder.hidden, rows).await?;
+                self.record(trace, &format!("hidden.layer{layer}"), &decoder.hidden, rows).await?;
             }
             self.submit([&decoder.final_norm], rows);
-            self.note(trace, "hidden.ln_f", &decoder.normed, rows).await?;
+            self.record(trace, "hidden.ln_f", &decoder.normed, rows).await?;
             for row in 0..rows {
                 let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
                 self.encode_head(&mut encoder, row);
                 self.gpu.queue().submit([encoder.finish()]);
-                self.note(trace, "logits", &decoder.logits, 1).await?;
+                self.record(trace, "logits", &decoder.logits, 1).await?;
             }
             for (layer, plan) in decoder.layers.iter().enumerate() {
                 for (name, cache) in [("key", &plan.keys), ("value", &plan.values)] {
@@ -263,7 +262,7 @@ impl Model {
         Ok(())
     }
 
-    /// Final norm, head and argmax for one row of the hidden states.
+    /// Appends final norm, head and argmax for one row of the hidden states.
     fn encode_head(&self, encoder: &mut wgpu::CommandEncoder, row: usize) {
         let decoder = &self.decoder;
         encoder.copy_buffer_to_buffer(&decoder.hidden.buffer, decoder.hidden.bytes(row), &decoder.last.buffer, 0, decoder.last.bytes(1));
@@ -277,20 +276,32 @@ impl Model {
     }
 
     /// Appends the first `rows` rows to the trace, if there is one.
-    async fn note(&self, trace: &mut Option<&mut Trace>, name: &str, rows_of: &Activation, rows: usize) -> Result<(), RuntimeError> {
+    async fn record(&self, trace: &mut Option<&mut Trace>, name: &str, rows_of: &Activation, rows: usize) -> Result<(), RuntimeError> {
         if let Some(trace) = trace {
             trace.entry(name.to_owned()).or_default().extend(self.gpu.read_rows(rows_of, rows).await?);
         }
         Ok(())
     }
 
-    /// Fills the rotary tables for an NTK factor, unless they hold it already.
+    /// Fills the rotary tables for an NTK factor, unless they are filled for it.
     fn set_alpha(&mut self, alpha: u32) {
         if self.alpha != alpha {
-            let angles = rotary_angles(&self.manifest.config, alpha, self.options.context_length);
-            self.gpu.queue().write_buffer(&self.decoder.tables.angles, 0, bytemuck::cast_slice(&angles));
+            let angles = |positions| rotary_angles(&self.manifest.config, alpha, positions);
+            write_table(&self.gpu, &self.decoder.tables.angles, self.options.context_length, angles);
             self.alpha = alpha;
         }
+    }
+}
+
+/// Writes a table of all positions, a few at a time: the table of a long context does not fit into the memory of wasm.
+fn write_table<T: bytemuck::NoUninit>(gpu: &Gpu, table: &wgpu::Buffer, context: usize, rows: impl Fn(Range<usize>) -> Vec<T>) {
+    const POSITIONS: usize = 4096;
+    let mut offset = 0;
+    for first in (0..context).step_by(POSITIONS) {
+        let rows = rows(first..context.min(first + POSITIONS));
+        let bytes: &[u8] = bytemuck::cast_slice(&rows);
+        gpu.queue().write_buffer(table, offset, bytes);
+        offset += bytes.len() as u64;
     }
 }
 
@@ -333,13 +344,13 @@ impl Backend for Model {
         let plan = self.sequence.plan(&self.manifest.config, self.options.context_length, ids, &identities, kv_reuse, trace.is_some())?;
         self.set_alpha(plan.alpha);
         self.sequence.begin(&plan);
-        let PromptPlan { spans, wanted, reused, .. } = plan;
+        let PromptPlan { spans, contents, reused, .. } = plan;
 
-        for (chunk, cached) in ids[reused..].chunks(self.options.prefill_chunk).zip(wanted[reused..].chunks(self.options.prefill_chunk)) {
+        for (chunk, cached) in ids[reused..].chunks(self.options.prefill_chunk).zip(contents[reused..].chunks(self.options.prefill_chunk)) {
             let started = Instant::now();
             self.prefill_chunk(chunk, &spans, images, &mut trace).await?;
             self.sequence.extend(cached);
-            // Waits for the chunk, so that the work in flight stays short and the answer to `on_chunk` counts.
+            // Wait for the chunk, so that little work is in flight when `on_chunk` stops the prompt.
             self.gpu.read(&self.decoder.token, 0, 4).await?;
             self.row_millis = Some(started.elapsed().as_secs_f64() * 1e3 / (chunk.len() * self.decoder.layers.len()) as f64);
             if on_chunk(self.length()).is_break() {
@@ -357,17 +368,17 @@ impl Backend for Model {
         Ok(())
     }
 
-    /// Chosen on the GPU, and run before it is known here.
+    /// The GPU chooses the token and runs it before it is read back.
     async fn next_token(&mut self, sampler: Option<&mut Sampler>, ahead: bool) -> Result<u32, RuntimeError> {
         if let Some(sampler) = sampler {
             let random = sampler.random();
-            self.draw(sampler.options(), random);
+            self.sample(sampler.options(), random);
         }
-        let chosen = self.chosen();
+        let chosen = self.begin_choice();
         if ahead {
-            self.decode_chosen()?;
+            self.decode_choice()?;
         }
-        self.learn(chosen).await
+        self.finish_choice(chosen).await
     }
 
     async fn logits(&self) -> Result<Vec<f32>, RuntimeError> {

@@ -1,10 +1,11 @@
 //! Rotary angles with dynamic NTK, and the factors of log-n attention (`modeling_qwen.py`, `RotaryEmbedding` and `QWenAttention`).
 //!
-//! Made on the CPU: WGSL promises only about 2⁻¹¹ for sine and cosine.
+//! Computed on the CPU: WGSL guarantees only about 2⁻¹¹ for sine and cosine.
 
 use qwen_vl_format::ModelConfig;
+use std::ops::Range;
 
-/// The NTK factor for a prompt of `tokens`: 1 up to `seq_length`, 3 up to twice that, 7 up to four times, and so on.
+/// Returns the NTK factor for a prompt of `tokens`: 1 up to `seq_length`, 3 up to twice that, 7 up to four times, and so on.
 pub fn ntk_alpha(tokens: usize, seq_length: usize) -> u32 {
     // 2^ceil(log2(tokens / seq_length) + 1) - 1, without the rounding of a logarithm.
     let mut power = 1u32;
@@ -14,7 +15,7 @@ pub fn ntk_alpha(tokens: usize, seq_length: usize) -> u32 {
     (power - 1).max(1)
 }
 
-/// Inverse rotary frequencies for heads of `head_dim`, rounded to f32 where the original does.
+/// Returns the inverse rotary frequencies for heads of `head_dim`, rounded to f32 where the original rounds.
 pub fn inverse_frequencies(base: f64, alpha: u32, head_dim: usize) -> Vec<f32> {
     let dim = head_dim as f64;
     let base = (base * f64::from(alpha).powf(dim / (dim - 2.0))) as f32;
@@ -26,16 +27,16 @@ pub fn inverse_frequencies(base: f64, alpha: u32, head_dim: usize) -> Vec<f32> {
         .collect()
 }
 
-/// What the query at 0-based `position` is multiplied by: above `seq_length`, the logarithm of the position to that base.
+/// Returns the factor of the query at 0-based `position`: above `seq_length`, the logarithm of the position to that base.
 pub fn logn_factor(position: usize, seq_length: usize) -> f32 {
     let nth = position + 1;
     if nth > seq_length { ((nth as f64).ln() / (seq_length as f64).ln()) as f32 } else { 1.0 }
 }
 
-/// `(cos, sin)` for every position up to `context`, `[context, head_dim / 2]`. The angle is an f32 product, as in the original.
-pub(crate) fn rotary_angles(config: &ModelConfig, alpha: u32, context: usize) -> Vec<[f32; 2]> {
+/// Returns `(cos, sin)` of every position, `[positions, head_dim / 2]`. The angle is an f32 product, as in the original.
+pub(crate) fn rotary_angles(config: &ModelConfig, alpha: u32, positions: Range<usize>) -> Vec<[f32; 2]> {
     let frequencies = inverse_frequencies(config.rotary_emb_base, alpha, config.head_dim());
-    (0..context)
+    positions
         .flat_map(|position| {
             frequencies.iter().map(move |frequency| {
                 let angle = f64::from(position as f32 * frequency);
@@ -45,7 +46,7 @@ pub(crate) fn rotary_angles(config: &ModelConfig, alpha: u32, context: usize) ->
         .collect()
 }
 
-/// [`logn_factor`] of every position up to `context`; all 1 where the config does not use it.
-pub(crate) fn logn_factors(config: &ModelConfig, context: usize) -> Vec<f32> {
-    (0..context).map(|position| if config.use_logn_attn { logn_factor(position, config.seq_length) } else { 1.0 }).collect()
+/// Returns [`logn_factor`] of every position; all 1 if the config does not use it.
+pub(crate) fn logn_factors(config: &ModelConfig, positions: Range<usize>) -> Vec<f32> {
+    positions.map(|position| if config.use_logn_attn { logn_factor(position, config.seq_length) } else { 1.0 }).collect()
 }

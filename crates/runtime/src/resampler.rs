@@ -13,11 +13,11 @@ use qwen_vl_kernels::{Activation, Dispatch, Gpu, StepBuffer};
 
 /// The resampler with its buffers.
 pub(crate) struct Resampler {
-    /// Keys and values before positions: `ln_kv(kv_proj(x))`, `[patches, hidden]`.
+    /// Input of keys and values, without positions: `ln_kv(kv_proj(x))`, `[patches, hidden]`.
     pub(crate) ln_kv: Activation,
-    /// After the attention's output projection, `[queries, hidden]`.
+    /// Output of the attention's projection, `[queries, hidden]`.
     pub(crate) attention_out: Activation,
-    /// After `ln_post`.
+    /// Output of `ln_post`, `[queries, hidden]`.
     pub(crate) ln_post: Activation,
     /// Output: the image features, `[queries, hidden]`.
     pub(crate) features: Activation,
@@ -28,7 +28,7 @@ pub(crate) struct Resampler {
 }
 
 impl Resampler {
-    /// `patch_step` and `query_step` hold the rows of the two kinds of launches.
+    /// `patch_step` and `query_step` hold the numbers of rows of the two kinds of launches.
     pub(crate) fn new(
         gpu: &Gpu,
         config: &ModelConfig,
@@ -50,7 +50,7 @@ impl Resampler {
         let ln_post = over_queries("resampler.ln_post")?;
         let features = over_queries("resampler.features")?;
 
-        // `projected` is free again after its norm: it then holds the keys' input.
+        // After its norm `projected` is unused, so it holds the input of the keys.
         let keys_in = &projected;
         let mut first = matmul(gpu, patch_step, weights.linear("resampler.kv_proj").product(patches, &projected, Epilogue::Store));
         first.push(norm(gpu, patch_step, &weights.layer_norm("resampler.ln_kv"), &projected, &ln_kv));

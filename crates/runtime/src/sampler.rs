@@ -1,22 +1,23 @@
-//! Choosing the next token from logits (`qwen_generation_utils.py`, `TopKLogitsWarper` and its kin in transformers), and how likely it was.
+//! Sampling of the next token from logits (`qwen_generation_utils.py`; `TopKLogitsWarper`, `TopPLogitsWarper` and
+//! `RepetitionPenaltyLogitsProcessor` in transformers), and log-probabilities.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// How the next token is chosen.
+/// Options of sampling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SamplingOptions {
-    /// Divides the logits.
+    /// Divisor of the logits.
     pub temperature: f32,
-    /// Most likely tokens to keep; 0 keeps all.
+    /// Number of most likely tokens to keep; 0 keeps all.
     pub top_k: usize,
-    /// Probability mass to keep: a token stays if those more likely than it add up to less.
+    /// Probability mass to keep: a token stays if the more likely ones add up to less.
     pub top_p: f32,
-    /// Start of the random numbers: the same seed gives the same answer on the same adapter.
+    /// Seed of the random numbers: the same seed gives the same answer on the same adapter.
     pub seed: u64,
 }
 
-/// Draws tokens.
+/// Samples tokens.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     options: SamplingOptions,
@@ -24,22 +25,22 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler at the start of its random numbers.
+    /// Creates a sampler at the start of its random numbers.
     pub fn new(options: SamplingOptions) -> Self {
         Self { options, random: fastrand::Rng::with_seed(options.seed) }
     }
 
-    /// What it draws by.
+    /// The options.
     pub fn options(&self) -> &SamplingOptions {
         &self.options
     }
 
-    /// The next random number, from 0 up to 1, for a draw on the GPU.
+    /// Returns the next random number, at least 0 and below 1, for sampling on the GPU.
     pub fn random(&mut self) -> f64 {
         self.random.f64()
     }
 
-    /// The next token. `logits` are finite, or minus infinity for tokens that must not be drawn.
+    /// Returns the next token. `logits` are finite, or minus infinity for excluded tokens.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let kept = self.kept(logits);
         let total: f64 = kept.iter().map(|(_, probability)| probability).sum();
@@ -53,7 +54,7 @@ impl Sampler {
         kept[kept.len() - 1].0
     }
 
-    /// The tokens that may be drawn with their probabilities before renormalisation, the most likely first; at least one.
+    /// Returns the tokens to sample from with their probabilities before renormalisation, the most likely first; at least one.
     pub fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let mut tokens: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite()).collect();
         let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -67,7 +68,7 @@ impl Sampler {
         let weight = |logit: f32| (f64::from(logit - largest) / temperature).exp();
         let total: f64 = tokens.iter().map(|(_, logit)| weight(*logit)).sum();
 
-        // Usually a handful of tokens holds the mass: put the vocabulary in order only as far as it is needed.
+        // A few tokens usually hold the mass: sort the vocabulary only as far as necessary.
         let (mut kept, mut before, mut ordered) = (Vec::new(), 0.0, 0);
         while ordered < tokens.len() {
             let end = (ordered * 8).max(256).min(tokens.len());
@@ -89,8 +90,8 @@ impl Sampler {
     }
 }
 
-/// Makes the tokens that occur already less likely (`RepetitionPenaltyLogitsProcessor`): a positive logit is divided by `penalty`, a
-/// negative one multiplied, once for each token.
+/// Makes tokens that occurred less likely (`RepetitionPenaltyLogitsProcessor`): divides a positive logit by `penalty` and multiplies a
+/// negative one, once for each token.
 pub fn penalize(logits: &mut [f32], seen: &BTreeSet<u32>, penalty: f32) {
     for token in seen {
         if let Some(logit) = logits.get_mut(*token as usize) {
@@ -99,19 +100,19 @@ pub fn penalize(logits: &mut [f32], seen: &BTreeSet<u32>, penalty: f32) {
     }
 }
 
-/// The index of the largest logit, the lowest one of equals; 0 of none.
+/// Returns the index of the largest logit, the lowest index among equals; 0 if there are none.
 pub fn largest(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().reduce(|best, other| if other.1 > best.1 { other } else { best });
     best.map_or(0, |(index, _)| index as u32)
 }
 
-/// Logarithm of the sum of the exponentials: what turns logits into logarithms of probabilities.
+/// Returns the logarithm of the sum of the exponentials. A logit minus this number is a log-probability.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let largest = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
     largest + logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum::<f64>().ln()
 }
 
-/// The `count` most likely tokens, the most likely first, equals by their number.
+/// Returns the `count` most likely tokens, the most likely first, equals by their id.
 pub fn most_likely(logits: &[f32], count: usize) -> Vec<u32> {
     let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_penalty_lowers_what_occurs_already() {
+    fn a_penalty_lowers_tokens_that_occurred() {
         let mut logits = [2.0, -2.0, 3.0];
         penalize(&mut logits, &BTreeSet::from([0, 1, 9]), 2.0);
         assert_eq!(logits, [1.0, -4.0, 3.0]);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_drawn_never_is() {
+    fn excluded_tokens_are_never_sampled() {
         let mut sampler = sampler(1.0, 0, 1.0);
         let logits = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
         assert!((0..50).all(|_| sampler.sample(&logits) == 1));
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_follow_the_probabilities() {
+    fn samples_follow_the_probabilities() {
         let mut sampler = sampler(1.0, 0, 1.0);
         let logits = [0.75f32.ln(), 0.25f32.ln()];
         let draws = 20_000;

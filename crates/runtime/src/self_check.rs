@@ -3,7 +3,7 @@
 use crate::{Backend, KvReuse, Model, RuntimeError};
 use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
 use qwen_vl_format::tensors::tensor_table;
-use qwen_vl_format::{Manifest, TensorKind, TensorSpec};
+use qwen_vl_format::{Manifest, Scheme, TensorKind, TensorSpec};
 use qwen_vl_kernels::known_answers::{self, Checked, Difference};
 use std::ops::ControlFlow;
 
@@ -23,7 +23,7 @@ impl Model {
             let Difference { worst, largest } = known_answers::difference(self.gpu(), &kernel).await?;
             let bound = KNOWN_ANSWERS_TOLERANCE * largest;
             if worst > bound {
-                return Err(RuntimeError::Incorrect { what: format!("the known answers of {kernel:?}"), worst, bound });
+                return Err(RuntimeError::Incorrect { what: format!("known answers of {}", name(&kernel)), worst, bound });
             }
         }
         if self.context_length() <= TOKENS {
@@ -49,7 +49,29 @@ impl Model {
         let deviation = (at_once.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / count).sqrt();
         let worst = at_once.iter().zip(&one_by_one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let bound = PLANS_TOLERANCE * deviation + f32::EPSILON;
-        if worst <= bound { Ok(()) } else { Err(RuntimeError::Incorrect { what: "two ways to the same logits".to_owned(), worst, bound }) }
+        if worst <= bound {
+            Ok(())
+        } else {
+            Err(RuntimeError::Incorrect { what: "logits of a prompt and of single tokens".to_owned(), worst, bound })
+        }
+    }
+}
+
+fn name(kernel: &Checked) -> String {
+    match kernel {
+        Checked::Norm => "the norm".to_owned(),
+        Checked::Attention(width) => format!("the attention with heads of {width}"),
+        Checked::Matvec(scheme, _) => format!("the product of one row with {} weights", weights(*scheme)),
+        Checked::Matmul(scheme) => format!("the product of many rows with {} weights", weights(*scheme)),
+    }
+}
+
+fn weights(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::F32 => "f32",
+        Scheme::F16 => "f16",
+        Scheme::Q8 { .. } => "8-bit",
+        Scheme::Q4 { .. } | Scheme::Int4 { .. } => "4-bit",
     }
 }
 

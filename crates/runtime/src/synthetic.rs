@@ -1,4 +1,4 @@
-//! A model of any geometry with random 4-bit weights, made on the spot: to measure what a checkpoint takes without having one.
+//! Models of any geometry with random 4-bit weights, to measure speed and memory without a checkpoint.
 
 use crate::{Backend, Gpu, Model, ModelLoader, ModelOptions, RuntimeError};
 use qwen_vl_format::manifest::{
@@ -7,10 +7,10 @@ use qwen_vl_format::manifest::{
 use qwen_vl_format::tensors::{TensorKind, TensorSpec, tensor_table};
 use qwen_vl_format::{MAX_PART_BYTES, Manifest, ModelConfig, PART_ROW_ALIGN, Scheme, SpecialIds};
 
-/// Bytes that are uploaded at once, and repeated.
+/// Bytes of one upload; its content repeats.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A manifest for this geometry with matrices in 4 bits and every tensor in a shard of its own. No file stands behind it.
+/// Returns a manifest for this geometry, with matrices in 4 bits and every tensor in a separate shard. No files exist for it.
 pub fn manifest(config: ModelConfig) -> Manifest {
     let (tensors, shards) = tensor_table(&config).into_iter().enumerate().map(|(shard, spec)| place(shard, spec)).unzip();
     Manifest {
@@ -61,7 +61,7 @@ fn place(shard: usize, TensorSpec { name, shape, kind }: TensorSpec) -> (TensorE
     (TensorEntry { name, shape, scheme, parts }, FileEntry { file: format!("{shard}"), bytes: at, sha256: String::new(), pieces: None })
 }
 
-/// The model of [`manifest`] with its weights: codes are noise, scales keep activations at size 1, norms are 1, biases and tables 0.
+/// Returns the model of [`manifest`]: codes are noise, scales keep activations at size 1, norms are 1, biases and tables are 0.
 pub async fn model(gpu: Gpu, config: ModelConfig, options: ModelOptions) -> Result<Model, RuntimeError> {
     let manifest = manifest(config);
     let tensors = manifest.tensors.clone();
@@ -70,7 +70,7 @@ pub async fn model(gpu: Gpu, config: ModelConfig, options: ModelOptions) -> Resu
     random.fill(&mut noise);
     let mut loader = ModelLoader::new(gpu, manifest, options)?;
     for tensor in &tensors {
-        // Codes have a deviation of about 70.
+        // Codes have a standard deviation of about 70.
         let scale = half(1.0 / (70.0 * (tensor.shape[1] as f32).sqrt()));
         let scales: Vec<u8> = scale.to_le_bytes().repeat(PIECE_BYTES / 2);
         let value = if tensor.name.ends_with(".weight") { 1.0f32 } else { 0.0 };
@@ -83,7 +83,7 @@ pub async fn model(gpu: Gpu, config: ModelConfig, options: ModelOptions) -> Resu
                 }
             }
         }
-        // Else all of it would wait in staging memory.
+        // Without the wait all of it would be in staging memory at once.
         if let Some(model) = loader.model() {
             model.settle().await?;
         }
@@ -91,7 +91,7 @@ pub async fn model(gpu: Gpu, config: ModelConfig, options: ModelOptions) -> Resu
     loader.finish()
 }
 
-/// The bits of a positive half that is no less than 2^-14.
+/// Returns the bits of a positive half of at least 2^-14.
 fn half(value: f32) -> u16 {
     let bits = value.to_bits();
     ((bits >> 13) - ((127 - 15) << 10)) as u16

@@ -1,5 +1,5 @@
 //! The vision tower: `[patches, 3·patch²]` → patch embedding + positions → `ln_pre` → blocks → `[patches, width]`
-//! (`visual.py`, `VisionTransformer`; there is no norm between the last block and the resampler).
+//! (`visual.py`, `VisionTransformer`; the resampler follows the last block without a norm).
 
 use crate::RuntimeError;
 use crate::weights::Weights;
@@ -15,9 +15,9 @@ pub(crate) struct VisionTower {
     pub(crate) patches: Activation,
     /// Output: `[patches, width]`.
     pub(crate) hidden: Activation,
-    /// Position embedding, copied into `embedded` before the patch embedding is added to it.
+    /// Position embedding. It is copied to `embedded`, and the patch embedding is then added.
     pub(crate) positions: Activation,
-    /// Patches after embedding, before `ln_pre`.
+    /// Embedded patches, before `ln_pre`.
     pub(crate) embedded: Activation,
     /// Patch embedding and `ln_pre`.
     pub(crate) embed: Vec<Dispatch>,

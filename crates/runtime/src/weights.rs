@@ -7,11 +7,11 @@ use qwen_vl_kernels::norm::Norm;
 use qwen_vl_kernels::{Activation, Gpu, Weight};
 use std::collections::HashMap;
 
-/// All tensors of a model. The manifest was validated against the table of names, so a name that is not here is a bug.
+/// All tensors of a model. The manifest was validated against the table of names, so a missing name is a bug.
 pub(crate) struct Weights(HashMap<String, Weight>);
 
 impl Weights {
-    /// Allocates every tensor, empty.
+    /// Allocates every tensor, filled with zeros.
     pub(crate) fn allocate(gpu: &Gpu, tensors: &[TensorEntry]) -> Result<Self, RuntimeError> {
         let mut weights = HashMap::new();
         for tensor in tensors {
@@ -21,24 +21,24 @@ impl Weights {
         Ok(Self(weights))
     }
 
-    /// A weight matrix.
+    /// Returns a weight matrix.
     pub(crate) fn matrix(&self, name: &str) -> &Weight {
         self.0.get(name).unwrap_or_else(|| panic!("`{name}` is not in the tensor table"))
     }
 
-    /// A table as activations: f32 rows in one buffer.
+    /// Returns a table as activations: f32 rows in one buffer.
     pub(crate) fn rows(&self, name: &str) -> Activation {
         let weight = self.matrix(name);
         let [part] = &weight.parts[..] else { panic!("table `{name}` is in several parts") };
         Activation { buffer: part.data.clone(), rows: weight.rows, cols: weight.cols }
     }
 
-    /// A vector: a table of one row.
+    /// Returns a vector: a table of one row.
     pub(crate) fn vector(&self, name: &str) -> wgpu::Buffer {
         self.rows(name).buffer
     }
 
-    /// A LayerNorm by the name before `.weight` and `.bias`.
+    /// Returns a LayerNorm by its name before `.weight` and `.bias`.
     pub(crate) fn layer_norm(&self, name: &str) -> Norm {
         Norm {
             weight: self.vector(&format!("{name}.weight")),
@@ -47,7 +47,7 @@ impl Weights {
         }
     }
 
-    /// A linear layer by the name before `.weight`; with a bias where the model has one.
+    /// Returns a linear layer by its name before `.weight`; with a bias if the model has one.
     pub(crate) fn linear(&self, name: &str) -> Linear<'_> {
         let bias = self.0.contains_key(&format!("{name}.bias")).then(|| self.vector(&format!("{name}.bias")));
         Linear { weight: self.matrix(&format!("{name}.weight")), bias }
@@ -61,7 +61,7 @@ pub(crate) struct Linear<'a> {
 }
 
 impl Linear<'_> {
-    /// The product of `input` with this layer.
+    /// Returns the product of `input` with this layer.
     pub(crate) fn product<'a>(&'a self, input: &'a Activation, output: &'a Activation, epilogue: Epilogue) -> Product<'a> {
         Product { weight: self.weight, bias: self.bias.as_ref(), input, output, epilogue }
     }

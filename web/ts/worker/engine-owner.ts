@@ -49,9 +49,9 @@ export class EngineOwner {
   }
 }
 
-function freeEngine(engine: Engine): number {
+async function freeEngine(engine: Engine): Promise<number> {
   try {
-    engine.destroy();
+    await engine.destroy();
     const left = engine.gpuBytes;
     engine.free();
     return left;

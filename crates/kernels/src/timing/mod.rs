@@ -15,6 +15,7 @@ const SAMPLES: usize = 7;
 
 /// Upper bounds of an adapter's speed. Decoding is bound by the copy or by the dispatches, loading by the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct AdapterSpeed {
     /// Bytes read plus bytes written by a copy of a large buffer.
     pub copy_gigabytes_per_second: f64,

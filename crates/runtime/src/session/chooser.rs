@@ -3,6 +3,7 @@
 use super::request::{GenerationOptions, TokenLogprob, TokenLogprobs};
 use crate::sampler::{largest, log_sum_exp, most_likely, penalize};
 use crate::{Backend, RuntimeError, Sampler, SamplingOptions, Trace};
+use qwen_vl_format::SpecialIds;
 use qwen_vl_format::manifest::GenerationConfig;
 use qwen_vl_processor::{KeepSpecials, Tokenizer};
 use std::collections::BTreeSet;
@@ -30,12 +31,10 @@ pub(super) struct Choice {
 }
 
 impl Chooser {
-    /// `stop_tokens` are those of the checkpoint.
-    pub(super) fn new(options: &GenerationOptions, defaults: &GenerationConfig, stop_tokens: &[u32]) -> Self {
-        let greedy = options.greedy.unwrap_or(!defaults.do_sample) || options.temperature == Some(0.0);
-        let sampler = (!greedy).then(|| {
+    pub(super) fn new(options: &GenerationOptions, defaults: &GenerationConfig, special: SpecialIds) -> Self {
+        let sampler = options.samples(defaults).then(|| {
             Sampler::new(SamplingOptions {
-                temperature: options.temperature.unwrap_or(1.0),
+                temperature: options.temperature.or(defaults.temperature).unwrap_or(1.0),
                 top_k: options.top_k.unwrap_or(defaults.top_k),
                 top_p: options.top_p.unwrap_or(defaults.top_p),
                 seed: options.seed.unwrap_or_else(|| {
@@ -48,10 +47,21 @@ impl Chooser {
             sampler,
             max_new_tokens: options.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1),
             min_new_tokens: options.min_new_tokens,
-            stop_tokens: stop_tokens.iter().chain(&options.stop_tokens).copied().collect(),
-            penalty: options.repetition_penalty.filter(|penalty| *penalty != 1.0),
+            stop_tokens: defaults
+                .eos_token_ids()
+                .chain([special.endoftext, special.im_end, special.im_start])
+                .chain(options.stop_tokens.iter().copied())
+                .collect(),
+            penalty: options.repetition_penalty.or(defaults.repetition_penalty).filter(|penalty| *penalty != 1.0),
             seen: BTreeSet::new(),
             logprobs: options.logprobs,
+        }
+    }
+
+    /// Applies the checkpoint's limit of prompt and answer together, unless the request sets a length.
+    pub(super) fn limit_length(&mut self, prompt: usize, options: &GenerationOptions, defaults: &GenerationConfig) {
+        if let (None, Some(max_length)) = (options.max_new_tokens, defaults.max_length) {
+            self.max_new_tokens = self.max_new_tokens.min(max_length.saturating_sub(prompt)).max(1);
         }
     }
 
@@ -112,5 +122,68 @@ impl Chooser {
             TokenLogprobs { chosen: logprob(token), top: most_likely(&original, count).into_iter().map(logprob).collect() }
         });
         Ok(Choice { token, logprobs, queued: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> GenerationConfig {
+        GenerationConfig {
+            chat_format: "chatml".to_owned(),
+            eos_token_id: 50,
+            extra_eos_token_ids: vec![51, 52],
+            max_new_tokens: 64,
+            max_length: Some(40),
+            max_window_size: 100,
+            do_sample: true,
+            temperature: Some(0.6),
+            top_k: 7,
+            top_p: 0.3,
+            repetition_penalty: Some(1.25),
+        }
+    }
+
+    #[test]
+    fn the_checkpoint_has_the_defaults_and_the_request_overrides_them() {
+        let defaults = defaults();
+        let special = SpecialIds::after(320);
+        let chooser = Chooser::new(&GenerationOptions::default(), &defaults, special);
+        let sampling = *chooser.sampler.as_ref().unwrap().options();
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.6, 7, 0.3));
+        assert_eq!(chooser.penalty, Some(1.25));
+        for token in [50, 51, 52, special.endoftext, special.im_end, special.im_start] {
+            assert!(chooser.stops_at(token), "{token}");
+        }
+        assert!(!chooser.stops_at(53));
+
+        let options = GenerationOptions {
+            temperature: Some(2.0),
+            top_k: Some(0),
+            top_p: Some(1.0),
+            repetition_penalty: Some(1.0),
+            stop_tokens: vec![53],
+            ..GenerationOptions::default()
+        };
+        let chooser = Chooser::new(&options, &defaults, special);
+        let sampling = *chooser.sampler.as_ref().unwrap().options();
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (2.0, 0, 1.0));
+        assert_eq!(chooser.penalty, None);
+        assert!(chooser.stops_at(50) && chooser.stops_at(53));
+    }
+
+    #[test]
+    fn a_length_of_prompt_and_answer_holds_unless_the_request_sets_one() {
+        let defaults = defaults();
+        let length = |options: &GenerationOptions, prompt: usize| {
+            let mut chooser = Chooser::new(options, &defaults, SpecialIds::after(320));
+            chooser.limit_length(prompt, options, &defaults);
+            chooser.max_new_tokens
+        };
+        let none = GenerationOptions::default();
+        assert_eq!([length(&none, 10), length(&none, 39), length(&none, 50)], [30, 1, 1]);
+        let own = GenerationOptions { max_new_tokens: Some(50), ..none };
+        assert_eq!(length(&own, 30), 50);
     }
 }

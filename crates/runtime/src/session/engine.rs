@@ -6,8 +6,10 @@ use super::request::{
     Answer, EncodedPrompt, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PromptInput, Request, Score, ScoreRequest,
     Timings,
 };
+use crate::clock::{millis, per_second};
+use crate::error::{Counted, RuntimeError, TextOf};
 use crate::sampler::log_sum_exp;
-use crate::{Backend, KvReuse, Model, RuntimeError, Trace};
+use crate::{Backend, KvReuse, Model, Trace};
 use qwen_vl_format::ShardHash;
 use qwen_vl_processor::{AnswerStream, GroundingEvent, Picture, PictureSize, SpecialTokens, Tokenizer};
 use std::ops::ControlFlow;
@@ -55,12 +57,25 @@ impl<B: Backend> Engine<B> {
         request: &Request,
         images: &[ImageInput],
         on_event: OnEvent<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<Answer, RuntimeError> {
+        let result = self.answer(request, images, on_event, trace).await;
+        self.discard_after_failure(result)
+    }
+
+    async fn answer(
+        &mut self,
+        request: &Request,
+        images: &[ImageInput],
+        on_event: OnEvent<'_>,
         mut trace: Option<&mut Trace>,
     ) -> Result<Answer, RuntimeError> {
         let started = Instant::now();
-        request.generation.check()?;
-        let chooser = Chooser::new(&request.generation, &self.model.manifest().generation, &self.stop_tokens());
+        let manifest = self.model.manifest();
+        request.generation.check(&manifest.generation, manifest.config.vocab_size)?;
+        let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
         let (encoded, images) = self.encode_prompt(&request.prompt, images, chooser.max_new_tokens)?;
+        chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &manifest.generation);
         let mut answer = Answer {
             prompt_ids: encoded.prompt.ids,
             reused_tokens: 0,
@@ -142,9 +157,7 @@ impl<B: Backend> Engine<B> {
         // Drop the decode step that was queued before the last token was known to end the answer.
         self.model.rewind(answer.prompt_ids.len() + answer.tokens.len() - 1);
         answer.timings.decode_ms = millis(decode_started);
-        if answer.tokens.len() > 1 {
-            answer.timings.decode_tokens_per_second = (answer.tokens.len() - 1) as f64 * 1e3 / answer.timings.decode_ms;
-        }
+        answer.timings.decode_tokens_per_second = per_second(answer.tokens.len() - 1, answer.timings.decode_ms);
         Ok(())
     }
 
@@ -155,23 +168,39 @@ impl<B: Backend> Engine<B> {
         images: &[ImageInput],
         on_event: OnEvent<'_>,
     ) -> Result<Option<Vec<Score>>, RuntimeError> {
+        let result = self.likelihoods(request, images, on_event).await;
+        self.discard_after_failure(result)
+    }
+
+    async fn likelihoods(
+        &mut self,
+        request: &ScoreRequest,
+        images: &[ImageInput],
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<Vec<Score>>, RuntimeError> {
         let special = match request.prompt {
             PromptInput::Chat { .. } => SpecialTokens::ImageAndGrounding,
             PromptInput::Raw { .. } | PromptInput::Ids { .. } => SpecialTokens::All,
         };
+        if request.candidates.is_empty() {
+            return Err(RuntimeError::NoCandidates);
+        }
         let candidates = request.candidates.iter().map(|text| self.tokenizer.encode(text, special)).collect::<Result<Vec<_>, _>>()?;
         if let Some(index) = candidates.iter().position(Vec::is_empty) {
             return Err(RuntimeError::EmptyCandidate { index });
         }
         let vocab = self.model.manifest().config.vocab_size;
-        if let Some((position, id)) = candidates.iter().flatten().copied().enumerate().find(|(_, id)| *id as usize >= vocab) {
-            return Err(RuntimeError::TokenOutOfRange { id, position, vocab });
+        for (index, tokens) in candidates.iter().enumerate() {
+            if let Some(position) = tokens.iter().position(|id| *id as usize >= vocab) {
+                return Err(RuntimeError::TokenOutOfRange { id: tokens[position], text: TextOf::Candidate(index), position, vocab });
+            }
         }
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(1);
         let (encoded, images) = self.encode_prompt(&request.prompt, images, longest)?;
         let used = encoded.prompt.ids.len() + longest;
         if used > self.model.context_length() {
-            return Err(RuntimeError::ContextOverflow { used, limit: self.model.context_length() });
+            let counted = Counted::PromptAndCandidate;
+            return Err(RuntimeError::ContextOverflow { counted, used, limit: self.model.context_length() });
         }
         let (pictures, flow) = self.encode_all(images, on_event, None).await?;
         if flow.is_break() || self.prefill(&encoded.prompt.ids, &pictures, KvReuse::Exact, on_event, None).await?.is_break() {
@@ -222,6 +251,14 @@ impl<B: Backend> Engine<B> {
     /// Number of tokens of a prompt, with all its turns.
     pub fn count(&self, prompt: &PromptInput) -> Result<usize, RuntimeError> {
         Ok(prompt.encode(&self.tokenizer, usize::MAX, None)?.prompt.ids.len())
+    }
+
+    /// Discards the sequence after a failure of the GPU: the KV cache may hold anything. The next run starts from its first position.
+    fn discard_after_failure<T>(&mut self, result: Result<T, RuntimeError>) -> Result<T, RuntimeError> {
+        if let Err(RuntimeError::Gpu(_) | RuntimeError::NotFinite { .. }) = result {
+            self.model.rewind(0);
+        }
+        result
     }
 
     /// Tokenizes a prompt so that an answer has room, and returns it with the pictures that are still in it.
@@ -313,11 +350,6 @@ impl<B: Backend> Engine<B> {
         self.model.settle().await?;
         Ok(EncodedImage { info, features })
     }
-
-    fn stop_tokens(&self) -> [u32; 4] {
-        let special = self.tokenizer.special();
-        [self.model.manifest().generation.eos_token_id, special.endoftext, special.im_end, special.im_start]
-    }
 }
 
 /// Turns generated tokens into events and into the texts and objects of an answer.
@@ -385,8 +417,4 @@ impl<'a> AnswerWriter<'a> {
 
 fn logprob(logits: &[f32], token: u32) -> f64 {
     f64::from(logits[token as usize]) - log_sum_exp(logits)
-}
-
-fn millis(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
 }

@@ -1,21 +1,25 @@
 //! Requests, events and answers: plain data that serializes to JSON.
 
 use crate::{KvReuse, RuntimeError};
+use qwen_vl_format::manifest::GenerationConfig;
 use qwen_vl_processor::{Chat, DEFAULT_SYSTEM, GroundedObject, Orientation, ProcessorError, Prompt, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 /// The input of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Request {
     /// The text.
     pub prompt: PromptInput,
     /// Generation settings; absent ones are those of the checkpoint.
     #[serde(default)]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub generation: GenerationOptions,
 }
 
 /// The text of a request. It names pictures as `<img>name</img>`; the pictures themselves are passed separately, in the same order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PromptInput {
     /// The base format: the model continues the text as it is.
@@ -27,14 +31,17 @@ pub enum PromptInput {
     Chat {
         /// System text; absent for the default one.
         #[serde(default)]
+        #[cfg_attr(feature = "typescript", ts(optional))]
         system: Option<String>,
         /// Earlier turns: pairs of question and answer.
         #[serde(default)]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         history: Vec<(String, String)>,
         /// The question.
         query: String,
         /// Handling of a conversation that does not fit.
         #[serde(default)]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         overflow: Overflow,
     },
     /// Token ids as they are.
@@ -46,6 +53,7 @@ pub enum PromptInput {
 
 /// Handling of a conversation that is too long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "kebab-case")]
 pub enum Overflow {
     /// Drop the oldest turns: first those beyond the checkpoint's `max_window_size`, as the original does, then those that do not fit the
@@ -85,24 +93,52 @@ impl PromptInput {
         if overflow == Overflow::Error {
             return Ok(whole(chat(history, usize::MAX)?.0));
         }
-        let (mut prompt, mut turns) = chat(history, max_window_size)?;
-        while turns > 0 && context.is_some_and(|context| prompt.ids.len() > context) {
-            turns -= 1;
-            prompt = chat(&history[history.len() - turns..], usize::MAX)?.0;
+        let newest = |turns: usize, max_window_size| chat(&history[history.len() - turns..], max_window_size);
+        let (mut prompt, mut turns) = newest(history.len(), max_window_size)?;
+        if let Some(context) = context
+            && prompt.ids.len() > context
+        {
+            let encode = |turns| -> Result<Prompt, ProcessorError> { Ok(newest(turns, usize::MAX)?.0) };
+            (turns, prompt) = largest_that_fits(turns, encode, |prompt: &Prompt| prompt.ids.len() <= context)?;
         }
         let dropped_turns = history.len() - turns;
-        let dropped_images = if dropped_turns == 0 { 0 } else { chat(history, usize::MAX)?.0.images.len() - prompt.images.len() };
+        let dropped_images = if dropped_turns == 0 { 0 } else { newest(history.len(), usize::MAX)?.0.images.len() - prompt.images.len() };
         Ok(EncodedPrompt { prompt, dropped_turns, dropped_images })
     }
 }
 
-/// Generation settings.
+/// Returns the largest number below `too_many` whose value fits, with that value; 0 if none fits. Values grow with their number.
+///
+/// By bisection: a tokenization of the conversation for each turn would make dropping turns quadratic.
+fn largest_that_fits<T, E>(
+    mut too_many: usize,
+    mut value_of: impl FnMut(usize) -> Result<T, E>,
+    fits: impl Fn(&T) -> bool,
+) -> Result<(usize, T), E> {
+    let (mut largest, mut value) = (0, value_of(0)?);
+    while too_many - largest > 1 {
+        let middle = largest.midpoint(too_many);
+        let candidate = value_of(middle)?;
+        if fits(&candidate) {
+            (largest, value) = (middle, candidate);
+        } else {
+            too_many = middle;
+        }
+    }
+    Ok((largest, value))
+}
+
+/// Generation settings. Absent ones are those of the checkpoint.
+///
+/// An answer is sampled if the checkpoint samples or if `temperature` (above 0), `top_p` or `top_k` is set. It is greedy if `greedy` is
+/// true, whatever else is set, or if `temperature` is 0.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(optional_fields))]
 #[serde(default)]
 pub struct GenerationOptions {
-    /// Maximum length of the answer, tokens.
+    /// Maximum length of the answer, tokens; at least 1.
     pub max_new_tokens: Option<usize>,
-    /// Always take the most likely token.
+    /// True to take the most likely token always; false to sample.
     pub greedy: Option<bool>,
     /// Divisor of the logits; 0 is greedy.
     pub temperature: Option<f32>,
@@ -110,34 +146,60 @@ pub struct GenerationOptions {
     pub top_p: Option<f32>,
     /// Number of most likely tokens to sample from; 0 keeps all.
     pub top_k: Option<usize>,
-    /// Seed of the random numbers.
+    /// Seed of the random numbers; absent for the clock. It has no effect on a greedy answer, and does not make an answer sampled.
     pub seed: Option<u64>,
     /// Continue past stop tokens, up to `max_new_tokens`: for comparisons with the original.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub ignore_stop: bool,
     /// Minimum length of the answer, tokens: stop tokens are excluded before it.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub min_new_tokens: usize,
     /// Makes tokens that occur in the prompt or the answer less likely; 1 changes nothing.
     pub repetition_penalty: Option<f32>,
-    /// Texts that end the answer; they are not part of it.
+    /// Texts that end the answer; they are not part of it. Empty ones have no effect.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub stop: Vec<String>,
     /// Token ids that end the answer, in addition to the checkpoint's.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub stop_tokens: Vec<u32>,
     /// Return each token's log-probability and those of this many of the most likely tokens.
     pub logprobs: Option<usize>,
     /// Handling of the KV cache where the rotary base would change.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub kv_reuse: KvReuse,
 }
 
 impl GenerationOptions {
-    /// Checks the ranges of all settings.
-    pub(super) fn check(&self) -> Result<(), RuntimeError> {
-        let wrong = |name, value: Option<f32>, right: fn(f32) -> bool, expected| match value {
-            Some(value) if !right(value) => Err(RuntimeError::InvalidOption { name, found: value.to_string(), expected }),
+    /// Checks the ranges of all settings for a checkpoint with these defaults and a vocabulary of `vocab` tokens.
+    pub(super) fn check(&self, defaults: &GenerationConfig, vocab: usize) -> Result<(), RuntimeError> {
+        let float = |name, value: Option<f32>, right: fn(f32) -> bool, expected| match value {
+            Some(value) if !right(value) => Err(RuntimeError::invalid_option(name, value, expected)),
             _ => Ok(()),
         };
-        wrong("the temperature", self.temperature, |value| value.is_finite() && value >= 0.0, "a number from 0 on")?;
-        wrong("top-p", self.top_p, |value| (0.0..=1.0).contains(&value), "a number from 0 to 1")?;
-        wrong("the repetition penalty", self.repetition_penalty, |value| value.is_finite() && value > 0.0, "a number above 0")
+        float("temperature", self.temperature, |value| value.is_finite() && value >= 0.0, "a number of at least 0")?;
+        float("top-p", self.top_p, |value| (0.0..=1.0).contains(&value), "a number from 0 to 1")?;
+        float("repetition penalty", self.repetition_penalty, |value| value.is_finite() && value > 0.0, "a number above 0")?;
+        if self.max_new_tokens == Some(0) {
+            return Err(RuntimeError::invalid_option("max tokens", 0, "at least 1"));
+        }
+        let most = self.max_new_tokens.unwrap_or(defaults.max_new_tokens);
+        if self.min_new_tokens > most {
+            return Err(RuntimeError::invalid_option("min tokens", self.min_new_tokens, format!("at most max tokens, {most}")));
+        }
+        if let Some(count) = self.logprobs.filter(|count| *count > vocab) {
+            return Err(RuntimeError::invalid_option("logprobs", count, format!("at most the vocabulary size, {vocab}")));
+        }
+        match self.stop_tokens.iter().find(|id| **id as usize >= vocab) {
+            Some(id) => Err(RuntimeError::invalid_option("stop token", id, format!("an id below the vocabulary size, {vocab}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// True if the answer is sampled, on a checkpoint with these defaults.
+    pub(super) fn samples(&self, defaults: &GenerationConfig) -> bool {
+        let requested = self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some();
+        let greedy = self.greedy.unwrap_or(!requested && !defaults.do_sample);
+        !greedy && self.temperature != Some(0.0)
     }
 }
 
@@ -169,6 +231,7 @@ pub enum ImageInput {
 
 /// Identity and size of a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct PictureInfo {
     /// Hash of its pixels.
     pub id: String,
@@ -180,6 +243,7 @@ pub struct PictureInfo {
 
 /// Progress of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// Pictures are going through the vision tower.
@@ -219,6 +283,7 @@ pub enum Event {
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Answer {
     /// Token ids of the prompt.
     pub prompt_ids: Vec<u32>,
@@ -246,6 +311,7 @@ pub struct Answer {
 
 /// A token and its log-probability.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct TokenLogprob {
     /// Token id.
     pub token: u32,
@@ -257,6 +323,7 @@ pub struct TokenLogprob {
 
 /// A token of an answer with its most likely alternatives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct TokenLogprobs {
     /// The token that was chosen.
     #[serde(flatten)]
@@ -267,6 +334,7 @@ pub struct TokenLogprobs {
 
 /// The input of a scoring run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct ScoreRequest {
     /// The text before.
     pub prompt: PromptInput,
@@ -276,6 +344,7 @@ pub struct ScoreRequest {
 
 /// Likelihood of a text after a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Score {
     /// Token ids of the text.
     pub tokens: Vec<u32>,
@@ -285,6 +354,7 @@ pub struct Score {
 
 /// Reason why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "kebab-case")]
 pub enum FinishReason {
     /// A stop token.
@@ -301,6 +371,7 @@ pub enum FinishReason {
 
 /// Wall-clock times of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Timings {
     /// Pictures: decoding, resize, vision tower and resampler.
     pub encode_ms: f64,
@@ -312,4 +383,104 @@ pub struct Timings {
     pub decode_ms: f64,
     /// Tokens after the first per second of `decode_ms`; 0 if the clock did not advance.
     pub decode_tokens_per_second: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults(do_sample: bool) -> GenerationConfig {
+        GenerationConfig {
+            chat_format: "chatml".to_owned(),
+            eos_token_id: 5,
+            extra_eos_token_ids: Vec::new(),
+            max_new_tokens: 16,
+            max_length: None,
+            max_window_size: 100,
+            do_sample,
+            temperature: None,
+            top_k: 0,
+            top_p: 0.3,
+            repetition_penalty: None,
+        }
+    }
+
+    #[test]
+    fn the_turns_that_fit_are_found_in_few_steps() {
+        for limit in [0, 1, 2, 499, 998, 999] {
+            let mut steps = 0;
+            let value_of = |turns: usize| {
+                steps += 1;
+                Ok::<_, ()>(turns * 7)
+            };
+            assert_eq!(largest_that_fits(1000, value_of, |tokens| *tokens <= limit * 7 + 3), Ok((limit, limit * 7)));
+            assert!(steps <= 11, "{steps} tokenizations of 1000 turns");
+        }
+        assert_eq!(largest_that_fits(0, Ok::<_, ()>, |_| false), Ok((0, 0)));
+        assert_eq!(largest_that_fits(1, Ok::<_, ()>, |_| true), Ok((0, 0)));
+    }
+
+    #[test]
+    fn an_explicit_sampling_option_samples() {
+        let none = GenerationOptions::default();
+        let with = |change: fn(&mut GenerationOptions)| {
+            let mut options = GenerationOptions::default();
+            change(&mut options);
+            options
+        };
+        assert_eq!([none.samples(&defaults(true)), none.samples(&defaults(false))], [true, false]);
+        for options in [
+            with(|options| options.temperature = Some(0.7)),
+            with(|options| options.top_p = Some(0.5)),
+            with(|options| options.top_k = Some(3)),
+            with(|options| options.greedy = Some(false)),
+        ] {
+            assert!(options.samples(&defaults(false)), "{options:?}");
+            let greedy = GenerationOptions { greedy: Some(true), ..options };
+            assert!(!greedy.samples(&defaults(true)), "{greedy:?}");
+        }
+        let zero = with(|options| (options.temperature, options.top_p) = (Some(0.0), Some(0.5)));
+        assert!(!zero.samples(&defaults(true)));
+        let seed = with(|options| options.seed = Some(1));
+        assert!(!seed.samples(&defaults(false)), "a seed alone");
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        let check = |change: fn(&mut GenerationOptions)| {
+            let mut options = GenerationOptions::default();
+            change(&mut options);
+            options.check(&defaults(true), 576).map_err(|error| error.to_string())
+        };
+        let refused: [(fn(&mut GenerationOptions), &str); 14] = [
+            (|options| options.max_new_tokens = Some(0), "max tokens is 0, expected at least 1"),
+            (|options| options.min_new_tokens = 17, "min tokens is 17, expected at most max tokens, 16"),
+            (|options| options.temperature = Some(-0.5), "temperature is -0.5, expected a number of at least 0"),
+            (|options| options.temperature = Some(f32::NAN), "temperature is NaN, expected a number of at least 0"),
+            (|options| options.temperature = Some(f32::INFINITY), "temperature is inf, expected a number of at least 0"),
+            (|options| options.top_p = Some(1.5), "top-p is 1.5, expected a number from 0 to 1"),
+            (|options| options.top_p = Some(-0.1), "top-p is -0.1, expected a number from 0 to 1"),
+            (|options| options.top_p = Some(f32::NAN), "top-p is NaN, expected a number from 0 to 1"),
+            (|options| options.repetition_penalty = Some(0.0), "repetition penalty is 0, expected a number above 0"),
+            (|options| options.repetition_penalty = Some(-1.0), "repetition penalty is -1, expected a number above 0"),
+            (|options| options.repetition_penalty = Some(f32::NAN), "repetition penalty is NaN, expected a number above 0"),
+            (|options| options.logprobs = Some(577), "logprobs is 577, expected at most the vocabulary size, 576"),
+            (|options| options.stop_tokens = vec![5, 576], "stop token is 576, expected an id below the vocabulary size, 576"),
+            (|options| options.stop_tokens = vec![u32::MAX], "stop token is 4294967295, expected an id below the vocabulary size, 576"),
+        ];
+        for (change, message) in refused {
+            assert_eq!(check(change), Err(message.to_owned()));
+        }
+        let accepted: [fn(&mut GenerationOptions); 6] = [
+            |options| options.max_new_tokens = Some(1),
+            |options| (options.min_new_tokens, options.max_new_tokens) = (17, Some(17)),
+            |options| (options.temperature, options.top_p, options.top_k) = (Some(0.0), Some(0.0), Some(usize::MAX)),
+            |options| options.top_p = Some(1.0),
+            |options| options.logprobs = Some(576),
+            |options| options.stop_tokens = vec![575],
+        ];
+        for change in accepted {
+            assert_eq!(check(change), Ok(()));
+        }
+    }
 }

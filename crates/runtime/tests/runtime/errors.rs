@@ -1,11 +1,11 @@
-//! What a user can get wrong, and what a network can do to a file: each a clear error that names what and where.
+//! Errors of users and damaged files: each names the place, the value and what was expected.
 
 use crate::support::{convert, load};
 use quantize::SchemeName;
-use qwen_vl_format::Manifest;
+use qwen_vl_format::{Manifest, ShardError};
 use qwen_vl_processor::Orientation;
 use qwen_vl_runtime::session::{Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
-use qwen_vl_runtime::{Backend, Gpu, GpuOptions, KvReuse, ModelLoader, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Backend, Gpu, GpuError, GpuOptions, KvReuse, ModelLoader, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
 use std::ops::ControlFlow;
 
@@ -26,7 +26,7 @@ fn a_truncated_shard_is_named_with_both_lengths() {
     let (mut loader, shard) = loader(&converted());
     loader.write(0, &shard[..shard.len() - 5]).unwrap();
     let Err(error) = loader.finish() else { panic!("a model was made of a truncated shard") };
-    assert!(matches!(error, RuntimeError::ShardLength { .. }));
+    assert!(matches!(error, RuntimeError::Shard(ShardError::Length { .. })));
     let text = error.to_string();
     assert!(
         text.contains("shard-00000") && text.contains(&shard.len().to_string()) && text.contains(&(shard.len() - 5).to_string()),
@@ -38,7 +38,7 @@ fn a_truncated_shard_is_named_with_both_lengths() {
 fn a_shard_that_goes_on_is_refused() {
     let (mut loader, shard) = loader(&converted());
     loader.write(0, &shard).unwrap();
-    assert!(matches!(loader.write(0, &[0]), Err(RuntimeError::ShardLength { .. })));
+    assert!(matches!(loader.write(0, &[0]), Err(RuntimeError::Shard(ShardError::Length { .. }))));
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn one_wrong_bit_is_noticed() {
     let middle = shard.len() / 2;
     shard[middle] ^= 1;
     let error = loader.write(0, &shard).unwrap_err();
-    assert!(matches!(error, RuntimeError::ShardHash { .. }), "{error}");
+    assert!(matches!(error, RuntimeError::Shard(ShardError::Hash { .. })), "{error}");
     assert!(error.to_string().contains("shard-00000"), "{error}");
 }
 
@@ -58,7 +58,7 @@ fn a_shard_may_come_again_after_a_wrong_or_an_unfinished_one() {
     let mut wrong = shard.clone();
     wrong[shard.len() / 2] ^= 1;
     loader.write(0, &wrong).unwrap_err();
-    // An odd length: the word that it cuts must not meet the first byte.
+    // An odd length: the word that it cuts must not join the first byte.
     loader.write(0, &wrong[..shard.len() / 4 * 2 + 1]).unwrap();
     loader.restart(0).unwrap();
     for piece in shard.chunks(9973) {
@@ -81,17 +81,40 @@ fn a_wrong_shard_is_not_one_that_came() {
     shard[100] ^= 1;
     loader.write(0, &shard).unwrap_err();
     let Err(error) = loader.finish() else { panic!("a model was made of a wrong shard") };
-    assert!(matches!(error, RuntimeError::ShardLength { found: 0, .. }), "{error}");
+    assert!(matches!(error, RuntimeError::Shard(ShardError::Length { found: 0, .. })), "{error}");
 }
 
 #[test]
 fn a_shard_that_does_not_exist_is_refused() {
     let (mut loader, _) = loader(&converted());
-    assert!(matches!(loader.write(99, &[0]), Err(RuntimeError::NoSuchShard { index: 99, count: 1 })));
-    assert!(matches!(loader.restart(99), Err(RuntimeError::NoSuchShard { index: 99, count: 1 })));
+    assert!(matches!(loader.write(99, &[0]), Err(RuntimeError::Shard(ShardError::NoSuchShard { index: 99, count: 1 }))));
+    assert!(matches!(loader.restart(99), Err(RuntimeError::Shard(ShardError::NoSuchShard { index: 99, count: 1 }))));
 }
 
-/// An engine on mini-a, whose vocabulary has 320 ranks and whose `<img>` is 534.
+#[test]
+fn options_of_a_load_are_checked() {
+    let checked = |context_length, prefill_chunk| {
+        ModelOptions { context_length, prefill_chunk, ..Default::default() }.checked().map_err(|error| error.to_string())
+    };
+    for wrong in [0, 1, usize::MAX] {
+        assert_eq!(checked(wrong, 64), Err(format!("context length is {wrong}, expected a whole number from 2 to 2147483647")));
+    }
+    assert_eq!(checked(2, 0), Err("prefill chunk is 0, expected at least 1".to_owned()));
+    assert_eq!(checked(2, usize::MAX), Ok(ModelOptions { context_length: 2, prefill_chunk: 2, ..Default::default() }));
+
+    let folder = converted();
+    let manifest = Manifest::from_json(&std::fs::read_to_string(folder.path().join("web/manifest.json")).unwrap()).unwrap();
+    let new = |context_length| {
+        let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
+        ModelLoader::new(gpu, manifest.clone(), ModelOptions { context_length, ..Default::default() }).map(|_| ())
+    };
+    assert!(matches!(new(0), Err(RuntimeError::InvalidOption { .. })));
+    // Far beyond any memory: refused with the size that it needs, which must not wrap.
+    let Err(RuntimeError::Gpu(GpuError::BindingTooLarge { needed, .. })) = new(100_000_000) else { panic!("it was not refused") };
+    assert_eq!(needed, 100_000_000 * 32 / 2 * 8);
+}
+
+/// Returns an engine on mini-a, whose vocabulary has 320 ranks and whose `<img>` is 534.
 fn engine(context_length: usize) -> Engine {
     let folder = converted();
     let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64, ..Default::default() });
@@ -119,14 +142,14 @@ fn bad_requests_are_errors_and_the_engine_stays_usable() {
     let message = |result: Result<_, RuntimeError>| result.map(|_: qwen_vl_runtime::session::Answer| ()).unwrap_err().to_string();
 
     let error = message(ask(&mut engine, raw("<img>a.png</img>What?"), &[]));
-    assert!(error.contains("1 pictures, 0 were given"), "{error}");
+    assert!(error.contains("the prompt names 1 picture, but 0 were given"), "{error}");
     let error = message(ask(&mut engine, raw("<img>a.png"), &[picture("photo_cat.png")]));
     assert!(error.contains("`<img>` at character 0"), "{error}");
     let error = message(ask(&mut engine, raw(&format!("<img>{}</img>", "x".repeat(300))), &[picture("photo_cat.png")]));
     assert!(error.contains("300 bytes"), "{error}");
     let broken = ImageInput::Encoded { bytes: b"\x89PNG\r\n\x1a\n but no more".to_vec(), orientation: Orientation::Ignore };
     let error = message(ask(&mut engine, raw("<img>a.png</img>"), &[broken]));
-    assert!(error.contains("can not be read"), "{error}");
+    assert!(error.contains("PNG, JPEG, WebP, GIF, BMP"), "{error}");
     let error = message(ask(&mut engine, raw(&"word ".repeat(500)), &[]));
     assert!(error.contains("context of 400"), "{error}");
     let error = message(ask(&mut engine, PromptInput::Ids { ids: vec![1, 2, 100_000] }, &[]));
@@ -168,7 +191,7 @@ fn the_context_ends_an_answer() {
         generation: GenerationOptions { greedy: Some(true), ignore_stop: true, ..Default::default() },
     };
     let answer = pollster::block_on(engine.ask(&request, &[], &mut |_| ControlFlow::Continue(()), None)).unwrap();
-    // Twelve positions of the prompt, four of the answer, and one more token that needs none.
+    // Twelve positions of the prompt, four of the answer, and one more token that needs no position.
     assert_eq!((answer.finish_reason, answer.tokens.len()), (FinishReason::Context, 5));
 }
 

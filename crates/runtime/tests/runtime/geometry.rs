@@ -1,4 +1,4 @@
-//! What the published geometry takes, without its weights.
+//! Memory and launches of the published geometry, without its weights.
 
 use qwen_vl_format::ModelConfig;
 use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, KvFormat, KvReuse, Model, ModelLoader, ModelOptions, synthetic};
@@ -15,7 +15,7 @@ fn published() -> serde_json::Value {
     })
 }
 
-/// 7.1 G weights of layers and head at 4.5 bits are what a token costs at least; a format or a plan that reads more shows here.
+/// A token reads at least 7.1 G weights of layers and head at 4.5 bits. A format or a plan that reads more fails here.
 #[test]
 fn the_published_model_reads_four_gigabytes_a_token() {
     let manifest = synthetic::manifest(ModelConfig::from_hf_json(&published().to_string()).unwrap());
@@ -23,12 +23,34 @@ fn the_published_model_reads_four_gigabytes_a_token() {
     let matrices: u64 = 32 * (4 * 4096 * 4096 + 3 * 11_008 * 4096) + 151_936 * 4096;
     let tables: u64 = 32 * (3 + 2) * 4096 * 4;
     assert_eq!(weights, matrices * 9 / 16 + tables);
-    // Keys and values: half a MiB a token in f16.
+    // Keys and values in f16: half a MiB a token.
     assert_eq!(Budget::decode_bytes(&manifest, 2048, KvFormat::F16) - weights, 2048 << 19);
     let budget = Budget::new(&manifest, &ModelOptions { kv: KvFormat::F16, ..Default::default() });
     assert!((5_100_000_000..5_600_000_000).contains(&budget.weights), "{budget:?}");
     assert_eq!(budget.kv_cache, 2048 << 19);
     assert!(budget.scratch < 200 << 20, "{budget:?}");
+}
+
+/// Sizes are computed in 64 bits: in 32 a cache of 262,144 positions would wrap to nothing.
+#[test]
+fn the_budget_of_a_long_context_does_not_wrap() {
+    let manifest = synthetic::manifest(ModelConfig::from_hf_json(&published().to_string()).unwrap());
+    let options = ModelOptions { context_length: 262_144, ..Default::default() };
+    let budget = Budget::new(&manifest, &options);
+    assert_eq!((budget.kv_cache, budget.largest_binding), (64 << 32, 1 << 32));
+    assert!(budget.total() > budget.kv_cache + budget.weights);
+    // The longest context that options allow, with the largest numbers there are.
+    let longest = ModelOptions { context_length: i32::MAX as usize, prefill_chunk: i32::MAX as usize, ..options }.checked().unwrap();
+    assert_eq!(Budget::new(&manifest, &longest).kv_cache, 64 * (i32::MAX as u64 * 4096 * 4));
+}
+
+#[test]
+fn the_budget_names_the_largest_binding() {
+    let manifest = synthetic::manifest(small());
+    let largest = |context_length| Budget::new(&manifest, &ModelOptions { context_length, ..Default::default() }).largest_binding;
+    // A picture's patches, or the keys of a layer.
+    assert_eq!(largest(40), 1024 * 588_u64.next_multiple_of(32) * 4);
+    assert_eq!(largest(100_000), 100_000 * 128 * 4);
 }
 
 fn small() -> ModelConfig {
@@ -67,7 +89,7 @@ fn a_model_of_random_weights_runs_within_its_budget() {
     assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options).total());
     let _ = pollster::block_on(model.prefill(&[5, 6, 7], &[], KvReuse::Exact, &mut |_| ControlFlow::Continue(()), None)).unwrap();
     let logits = pollster::block_on(model.logits()).unwrap();
-    // As large as in a trained model, so that what is measured is no special case.
+    // Logits as large as in a trained model, so that the measurement is not a special case.
     let size = (logits.iter().map(|logit| logit * logit).sum::<f32>() / logits.len() as f32).sqrt();
     assert!((0.1..100.0).contains(&size), "logits of size {size}");
 }

@@ -1,7 +1,7 @@
 //! The runtime against what the original code computed: every stage, every logit, every greedy token.
 //!
-//! Tolerances are those of the reference data's `CONVENTIONS.md`: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4 up to 600 tokens and
-//! 2e-3 above. The wrong GELU or an off-by-one in log-n attention would already show.
+//! Tolerances are those of `tests/fixtures/README.md`: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4. Longer prompts of the larger
+//! reference set, where it is present, accumulate more rounding. The wrong GELU or an off-by-one in log-n attention exceeds all of them.
 
 use crate::support::{context_for, convert, load, load_with, prefill};
 use quantize::SchemeName;
@@ -12,8 +12,9 @@ use qwen_vl_testkit::golden::{Case, CaseImage, GoldenSet, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Stages of the visual part whose tolerance is not `image_features`'.
+/// Stages up to the last vision block, whose output the original calls `vit_out`.
 const VISION_TOLERANCE: f32 = 2e-4;
+/// The resampler's stages.
 const FEATURES_TOLERANCE: f32 = 1e-4;
 
 fn logits_tolerance(tokens: usize) -> f32 {
@@ -32,11 +33,14 @@ fn f32_agrees_with_the_original() {
         for case in &cases {
             worst_logit = worst_logit.max(check_case(&set, case, &mut model, &mut encoded));
         }
+        // One picture of each set has every stage: each block, and five around the blocks.
+        let most = encoded.values().map(|picture| picture.stages).max();
+        assert_eq!(most, Some(model.manifest().config.visual.layers + 5), "{}: stages of a picture", set.name);
         println!("{}: {} cases, logits off by {worst_logit:e} at most", set.name, cases.len());
     }
 }
 
-/// The plain kernels at WebGPU's default limits, the same with subgroups, and those for adapters that run on the CPU, whichever are fastest.
+/// Covers the plain kernels at WebGPU's default limits, those with subgroups, and those for software adapters, whichever are fastest.
 #[test]
 fn exact_kernels_agree_with_the_original() {
     let set = &GoldenSet::all()[1];
@@ -51,8 +55,7 @@ fn exact_kernels_agree_with_the_original() {
     }
 }
 
-/// What halves and 8-bit activations cost in logits of size 3.4 of a 4-bit model, beside what the 4 bits themselves cost; halves take
-/// nothing from the original's tokens.
+/// Compares the rounding of halves and of 8-bit activations with that of 4-bit weights; halves keep the original's tokens.
 #[test]
 fn rounding_kernels_stay_close() {
     let set = &GoldenSet::all()[1];
@@ -77,8 +80,15 @@ fn rounding_kernels_stay_close() {
     }
 }
 
-/// Runs a case; returns the worst difference of a logit. Each picture is encoded, and its stages checked, once for all cases.
-fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTreeMap<String, ImageFeatures>) -> f32 {
+/// A picture that is encoded, and whose stages are checked, once for all cases.
+struct Checked {
+    features: ImageFeatures,
+    /// Number of stages that the golden data has.
+    stages: usize,
+}
+
+/// Checks a case; returns the largest difference of a logit.
+fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTreeMap<String, Checked>) -> f32 {
     let what = |part: &str| format!("{}/{}: {part}", set.name, case.case);
     let tolerance = logits_tolerance(case.input_ids.len());
     let vocab = model.manifest().config.vocab_size;
@@ -87,11 +97,12 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
         if !encoded.contains_key(path) {
             let mut trace = Trace::new();
             let patches = patches(set, path, model);
-            encoded.insert(path.clone(), pollster::block_on(model.encode_image_traced(&patches, &mut trace)).unwrap());
-            let layers = model.manifest().config.visual.layers;
-            check_image(&set.name, path, &set.image_stages(path).unwrap(), &trace, layers);
+            let features = pollster::block_on(model.encode_image_traced(&patches, &mut trace)).unwrap();
+            let (layers, stages) = (model.manifest().config.visual.layers, set.image_stages(path).unwrap());
+            check_image(&set.name, path, &stages, &trace, layers);
+            encoded.insert(path.clone(), Checked { features, stages: stages.len() });
         }
-        features.push(encoded[path].clone());
+        features.push(encoded[path].features.clone());
     }
 
     let mut trace = Trace::new();
@@ -125,20 +136,20 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
         }
     }
     for (position, (row, want)) in logits.chunks_exact(vocab).zip(&case.argmax).enumerate() {
-        // Where two logits are closer than the tolerance, either may win.
+        // Of two logits that are closer than the tolerance, either may be the largest.
         let got = argmax(row);
         assert!(row[got] - row[*want as usize] <= 2.0 * tolerance, "{} {position}: {got}, expected {want}", what("argmax at"));
     }
 
     check_top_p(case, &logits[logits.len() - vocab..], &what("top-p"));
 
-    // Once more without the trace, as a user runs it, then the greedy steps.
+    // Without the trace, as a session runs it, then the greedy steps.
     let (tokens, step_logits) = greedy(model, case, &features);
     assert_eq!(tokens, case.decode.tokens, "{}", what("greedy tokens"));
     let want = &case.tensors["decode_logits_step_1_2_last"].values;
     assert_close(&step_logits, want, tolerance, &what("logits of steps"));
 
-    // JPEG decoders differ by a few units, so above the pixels of the original's decoder went in. With our own the tokens must not change.
+    // JPEG decoders differ by a few units, so the checks above use pixels of the original's decoder. Our decoder must not change the tokens.
     if case.images.iter().any(|image| image.path.ends_with(".jpg")) {
         let encode = |path: &str| {
             let patches = patches_of(&set.root.join(path), model);
@@ -162,7 +173,7 @@ fn check_top_p(case: &Case, logits: &[f32], what: &str) {
     }
 }
 
-/// Greedy tokens of a case, and the logits of steps 1, 2 and the last.
+/// Returns the greedy tokens of a case, and the logits of steps 1, 2 and the last.
 fn greedy(model: &mut Model, case: &Case, features: &[ImageFeatures]) -> (Vec<u32>, Vec<f32>) {
     model.rewind(0);
     prefill(model, &case.input_ids, features, None);
@@ -181,6 +192,9 @@ fn greedy(model: &mut Model, case: &Case, features: &[ImageFeatures]) -> (Vec<u3
 }
 
 fn check_image(set: &str, path: &str, stages: &BTreeMap<String, Tensor>, trace: &Trace, layers: usize) {
+    for stage in ["vit_out", "image_features"] {
+        assert!(stages.keys().any(|name| name.starts_with(stage)), "{set}/{path}: the golden data has no `{stage}`");
+    }
     for (name, want) in stages {
         let (stage, every) = match name.rsplit_once("_every_") {
             Some((stage, every)) => (stage, every.trim_end_matches(|c: char| c.is_alphabetic()).parse().unwrap()),
@@ -195,7 +209,7 @@ fn check_image(set: &str, path: &str, stages: &BTreeMap<String, Tensor>, trace: 
     }
 }
 
-/// A picture of a set with the pixels that the original's decoder gave.
+/// Returns the patches of a picture from the pixels of the original's decoder.
 fn patches(set: &GoldenSet, path: &str, model: &Model) -> Vec<f32> {
     let decoded = set.root.join("preprocess/decoded").join(Path::new(path).file_stem().unwrap()).with_extension("png");
     let jpeg = path.ends_with(".jpg");
@@ -214,14 +228,13 @@ fn argmax(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-/// With codes and scales of a few bits a product of both is exact in f32, so the 4-bit model computes with exactly the weights that the
-/// dequantized one has; what may differ is how a compiler contracts multiply-adds. Two f32 runs of the original with different thread
-/// counts differ by up to 1e-4 (reference data, `precision.json`); that is the bound.
+/// A product of a code and a scale of few bits is exact in f32, so the 4-bit model computes with exactly the dequantized weights. Only the
+/// contraction of multiply-adds may differ. The bound is the difference that `tests/fixtures/README.md` reports for f32 logits.
 #[test]
 fn coded_weights_give_the_logits_of_their_decoded_values() {
     const BOUND: f32 = 1e-4;
     for set in GoldenSet::all() {
-        // The other schemes on one set: converting and compiling for each takes most of the time.
+        // The other schemes run on one set only: conversion and compilation take most of the time.
         let schemes = [(SchemeName::Q4, 32), (SchemeName::Q8, 64), (SchemeName::F16, 32)];
         for (scheme, group_size) in schemes.into_iter().take(if set.name == "mini-b" { 3 } else { 1 }) {
             let coded = convert(&set.checkpoint(), scheme, group_size);
@@ -241,13 +254,13 @@ fn coded_weights_give_the_logits_of_their_decoded_values() {
     }
 }
 
-/// The pictures of a case, encoded.
+/// Encodes the pictures of a case.
 fn features_of(set: &GoldenSet, case: &Case, model: &mut Model) -> Vec<ImageFeatures> {
     let mut encode = |image: &CaseImage| pollster::block_on(model.encode_image(&patches(set, &image.path, model))).unwrap();
     case.images.iter().map(&mut encode).collect()
 }
 
-/// Logits of all prompt positions and of eight steps along the golden tokens.
+/// Returns the logits of all prompt positions and of eight steps along the golden tokens.
 fn all_logits(set: &GoldenSet, case: &Case, model: &mut Model) -> Vec<f32> {
     let features = features_of(set, case, model);
     let mut trace = Trace::new();
@@ -260,7 +273,7 @@ fn all_logits(set: &GoldenSet, case: &Case, model: &mut Model) -> Vec<f32> {
     logits
 }
 
-/// A prompt in chunks of any size, and token by token, is the same prompt.
+/// A prompt gives the same logits in chunks of any size.
 #[test]
 fn chunks_and_steps_agree_with_one_prefill() {
     let set = &GoldenSet::all()[1];
@@ -282,7 +295,7 @@ fn chunks_and_steps_agree_with_one_prefill() {
     }
 }
 
-/// A prompt that begins like the sequence before it costs only what is new, and its logits are those of a fresh run.
+/// A prompt that shares a prefix with the previous sequence runs only its new part, and its logits are those of a fresh run.
 #[test]
 fn a_prompt_reuses_what_the_cache_holds() {
     let set = &GoldenSet::all()[1];
@@ -302,20 +315,20 @@ fn a_prompt_reuses_what_the_cache_holds() {
     prefill(&mut model, ids, &features, None);
     assert_eq!(model.reused(), 0);
     let fresh = logits(&model);
-    // The answer's tokens stay in the cache; the prompt itself is found again but for its last position.
+    // The answer's tokens stay in the cache; the prompt is reused except for its last position.
     case.decode.tokens[..5].iter().for_each(|token| model.decode(*token).unwrap());
     prefill(&mut model, ids, &features, None);
     assert_eq!(model.reused(), ids.len() - 1);
     assert_close(&logits(&model), &fresh, tolerance, "the same prompt again");
 
-    // A follow-up: prompt, answer, and something new.
+    // A follow-up: prompt, answer, and new tokens.
     case.decode.tokens[..5].iter().for_each(|token| model.decode(*token).unwrap());
     let longer: Vec<u32> = ids.iter().chain(&case.decode.tokens[..5]).chain(&[198, 10, 11]).copied().collect();
     prefill(&mut model, &longer, &features, None);
     assert_eq!(model.reused(), ids.len() + 5);
     let continued = logits(&model);
 
-    // Other pictures in the same places are not the same prompt.
+    // A prompt with other pictures in the same places is another prompt.
     let first_image = ids.iter().position(|id| *id == model.manifest().config.visual.image_start_id).unwrap();
     prefill(&mut model, &longer, &swapped, None);
     assert_eq!(model.reused(), first_image + 1);
@@ -323,15 +336,15 @@ fn a_prompt_reuses_what_the_cache_holds() {
     prefill(&mut model, &longer, &features, None);
     assert_close(&logits(&model), &continued, tolerance, "after other pictures");
 
-    // Another NTK factor turns every key.
+    // Another NTK factor rotates every key.
     prefill(&mut model, &[5, 6, 7], &[], None);
     prefill(&mut model, &longer, &features, None);
     assert_eq!(model.reused(), 0);
     assert_close(&logits(&model), &continued, tolerance, "after another NTK factor");
 }
 
-/// What binds decoding needs no GPU to be counted. Launches: six a layer (seven in a long context, where attention is split), one lookup, one
-/// head and one argmax where nothing is cut into parts. Bytes: every weight of the layers and the head once, at 4.5 bits, and the cache.
+/// Counts the launches and bytes of a decode step. Launches: six a layer (seven in a long context, where attention is split), one lookup, one
+/// head and one argmax if no tensor has several parts. Bytes: every weight of the layers and the head once, at 4.5 bits, and the cache.
 #[test]
 fn a_decode_step_is_six_launches_a_layer_and_reads_every_weight_once() {
     let set = &GoldenSet::all()[1];
@@ -355,7 +368,7 @@ fn a_decode_step_is_six_launches_a_layer_and_reads_every_weight_once() {
     }
 }
 
-/// Every buffer is made at load, and its size is known before.
+/// A load allocates every buffer, and the budget predicts their sizes.
 #[test]
 fn the_budget_is_what_is_allocated() {
     for set in GoldenSet::all().iter().take(2) {
@@ -373,7 +386,7 @@ fn the_budget_is_what_is_allocated() {
     }
 }
 
-/// Steps that are queued before the token before is known give the same tokens.
+/// Steps that are queued before the previous token is read back give the same tokens.
 #[test]
 fn steps_that_run_ahead_agree_with_the_original() {
     let set = &GoldenSet::all()[1];
@@ -386,13 +399,14 @@ fn steps_that_run_ahead_agree_with_the_original() {
         tokens.push(pollster::block_on(model.next_token(None, true)).unwrap());
     }
     assert_eq!(tokens, case.decode.tokens);
-    // The sequence knows them: the same prompt and answer need nothing but their last position.
+    // The sequence has recorded them: only the last position of the same prompt and answer runs again.
     let all: Vec<u32> = case.input_ids.iter().chain(&tokens).copied().collect();
     prefill(&mut model, &all[..all.len() - 1], &[], None);
     assert_eq!(model.reused(), all.len() - 2);
 }
 
-/// What a smaller cache costs in logits of size 3.4. Measured: 0.014 at most and 0.0015 on average (f16), 0.35 and 0.046 (8 bits).
+/// Bounds the rounding of a smaller cache, in logits of size 3.4. Measured: 0.014 at most and 0.0015 on average (f16), 0.35 and 0.046
+/// (8 bits).
 #[test]
 fn smaller_caches_stay_close() {
     let set = &GoldenSet::all()[1];
@@ -411,7 +425,7 @@ fn smaller_caches_stay_close() {
     }
 }
 
-/// Prints how far logits are off; returns the root of the mean square.
+/// Prints the differences of logits; returns the root of their mean square.
 fn report(got: &[f32], want: &[f32], what: &str) -> f32 {
     let (_, largest) = worst(got, want, what);
     let size = (want.iter().map(|logit| logit.powi(2)).sum::<f32>() / want.len() as f32).sqrt();

@@ -1,4 +1,4 @@
-//! What an engine does beside answering: likelihoods, penalties, endings, scores, pictures that are kept, conversations that are too long.
+//! Sessions: log-probabilities, penalties, endings, scores, kept pictures, conversations that are too long.
 
 use crate::support::{convert, load};
 use quantize::SchemeName;
@@ -7,7 +7,7 @@ use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{
     Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest,
 };
-use qwen_vl_runtime::{Backend, KvReuse, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Backend, Counted, KvReuse, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -27,7 +27,7 @@ fn raw(text: &str) -> PromptInput {
     PromptInput::Raw { text: text.to_owned() }
 }
 
-/// Greedy, and on past stop tokens.
+/// Greedy generation past stop tokens.
 fn greedy(max_new_tokens: usize) -> GenerationOptions {
     GenerationOptions { greedy: Some(true), max_new_tokens: Some(max_new_tokens), ignore_stop: true, ..GenerationOptions::default() }
 }
@@ -51,7 +51,7 @@ fn likelihoods_penalties_and_endings() {
     let plain = ask(&mut engine, raw("Hello"), greedy(12));
     assert_eq!(plain.logprobs, None);
 
-    // Likelihoods are those of the plain answer, which they do not change.
+    // Log-probabilities do not change the answer.
     let likely = ask(&mut engine, raw("Hello"), GenerationOptions { logprobs: Some(3), ..greedy(12) });
     assert_eq!(likely.tokens, plain.tokens);
     let logprobs = likely.logprobs.unwrap();
@@ -60,14 +60,14 @@ fn likelihoods_penalties_and_endings() {
         assert!(found.top.windows(2).all(|pair| pair[0].logprob >= pair[1].logprob) && found.chosen.logprob < 0.0);
     }
 
-    // A score is the likelihood of each token behind those before it.
+    // A score is the likelihood of each token after the previous ones.
     let request = ScoreRequest { prompt: raw("Hello"), candidates: vec![" no".into(), " yes, it is".into(), " no".into()] };
     let scores = pollster::block_on(engine.score(&request, &[], &mut |_| ControlFlow::Continue(()))).unwrap().unwrap();
     assert_eq!(scores[0], scores[2], "candidates do not see each other");
     assert!(scores[1].tokens.len() > 2);
     for (at, (token, score)) in scores[1].tokens.iter().zip(&scores[1].logprobs).enumerate() {
         let ids = [&plain.prompt_ids, &scores[1].tokens[..at]].concat();
-        let next = ask(&mut engine, PromptInput::Ids { ids }, GenerationOptions { logprobs: Some(9999), ..greedy(1) });
+        let next = ask(&mut engine, PromptInput::Ids { ids }, GenerationOptions { logprobs: Some(1024), ..greedy(1) });
         let all = &next.logprobs.unwrap()[0].top;
         let found = all.iter().find(|other| other.token == *token).unwrap().logprob;
         assert!((score - found).abs() < 1e-3, "{at}: {score} {found}");
@@ -81,12 +81,12 @@ fn likelihoods_penalties_and_endings() {
     let error = pollster::block_on(engine.score(&empty, &[], &mut |_| ControlFlow::Continue(()))).unwrap_err();
     assert!(matches!(error, RuntimeError::EmptyCandidate { index: 1 }), "{error}");
 
-    // So strong a penalty that nothing comes twice.
+    // A penalty so strong that no token occurs twice.
     let fresh = ask(&mut engine, raw("Hello"), GenerationOptions { repetition_penalty: Some(1e6), ..greedy(12) });
     let seen: BTreeSet<_> = fresh.prompt_ids.iter().chain(&fresh.tokens).collect();
     assert_eq!(seen.len(), fresh.prompt_ids.iter().collect::<BTreeSet<_>>().len() + fresh.tokens.len(), "{:?}", fresh.tokens);
 
-    // Its third token stops the answer, unless it is too early for that.
+    // The third token stops the answer, unless the answer is too short.
     let stop = GenerationOptions { ignore_stop: false, stop_tokens: vec![plain.tokens[2]], ..greedy(12) };
     let first = plain.tokens.iter().position(|token| *token == plain.tokens[2]).unwrap();
     let ended = ask(&mut engine, raw("Hello"), stop.clone());
@@ -102,15 +102,15 @@ fn likelihoods_penalties_and_endings() {
 
     for (wrong, name) in [
         (GenerationOptions { temperature: Some(f32::NAN), ..greedy(1) }, "temperature"),
-        (GenerationOptions { top_p: Some(1.5), ..greedy(1) }, "top-p"),
-        (GenerationOptions { repetition_penalty: Some(0.0), ..greedy(1) }, "repetition penalty"),
+        (GenerationOptions { max_new_tokens: Some(0), ..greedy(1) }, "max tokens"),
+        (GenerationOptions { stop_tokens: vec![1024], ..greedy(1) }, "vocabulary size, 1024"),
     ] {
         let error = try_ask(&mut engine, raw("Hello"), wrong, &[]).unwrap_err();
         assert!(matches!(error, RuntimeError::InvalidOption { .. }) && error.to_string().contains(name), "{error}");
     }
     assert_eq!(ask(&mut engine, raw("Hello"), greedy(12)).tokens, plain.tokens, "nothing is left of all this");
 
-    // The kernels compute rightly here, which takes no other kernels to find out; and a benchmark leaves nothing behind either.
+    // The self-check passes without compiling other kernels, and a benchmark does not change later answers.
     let kernels = engine.model().gpu().pipelines();
     pollster::block_on(engine.model_mut().self_check()).unwrap();
     assert_eq!(engine.model().gpu().pipelines(), kernels);
@@ -125,6 +125,55 @@ fn likelihoods_penalties_and_endings() {
     let none = pollster::block_on(benchmark(engine.model_mut(), &options, &mut |_, _| ControlFlow::Break(()))).unwrap();
     assert_eq!(none, None);
     assert_eq!(ask(&mut engine, raw("Hello"), greedy(12)).tokens, plain.tokens);
+}
+
+/// A held picture stays although no others are kept, and a question about it encodes nothing.
+#[test]
+fn a_held_picture_is_not_encoded_again() {
+    let mut engine = engine(600);
+    engine.keep_images(0);
+    let held = pollster::block_on(engine.hold_image(&picture(1))).unwrap().id;
+    assert!(engine.keeps_image(&held));
+    let bytes = engine.model().gpu().allocated_bytes();
+    for image in [picture(1), ImageInput::Kept { id: held.clone() }] {
+        let answer = try_ask(&mut engine, raw("<img>a</img>What?"), greedy(3), &[image]).unwrap();
+        assert_eq!(answer.images[0].id, held);
+        assert_eq!(engine.model().gpu().allocated_bytes(), bytes, "the picture was encoded again");
+    }
+    try_ask(&mut engine, raw("<img>a</img>What?"), greedy(3), &[picture(2)]).unwrap();
+    assert_eq!(engine.model().gpu().allocated_bytes(), bytes, "a picture is kept");
+    engine.release_image(&held);
+    assert!(!engine.keeps_image(&held));
+}
+
+/// An explicit sampling option samples on a checkpoint that is greedy by default.
+#[test]
+fn a_temperature_samples() {
+    let mut engine = engine(200);
+    let plain = ask(&mut engine, raw("Hello"), greedy(12));
+    let options = |seed| GenerationOptions { greedy: None, temperature: Some(3.0), seed: Some(seed), top_p: Some(1.0), ..greedy(12) };
+    let drawn: BTreeSet<_> = (0..4).map(|seed| ask(&mut engine, raw("Hello"), options(seed)).tokens).collect();
+    assert!(drawn.len() > 1 && drawn.iter().any(|tokens| *tokens != plain.tokens), "{drawn:?}");
+    let forced = ask(&mut engine, raw("Hello"), GenerationOptions { greedy: Some(true), ..options(1) });
+    assert_eq!(forced.tokens, plain.tokens);
+}
+
+/// Each error says which tokens it counts.
+#[test]
+fn errors_of_scores_name_the_candidate() {
+    let mut engine = engine(30);
+    let mut error = |candidates: &[&str]| {
+        let request = ScoreRequest { prompt: raw("Hello"), candidates: candidates.iter().map(|text| (*text).to_owned()).collect() };
+        pollster::block_on(engine.score(&request, &[], &mut |_| ControlFlow::Continue(()))).unwrap_err()
+    };
+    let long = "word ".repeat(40);
+    let overflow = error(&["a", &long]);
+    let RuntimeError::ContextOverflow { counted: Counted::PromptAndCandidate, used, limit: 30 } = overflow else { panic!("{overflow}") };
+    assert_eq!(
+        overflow.to_string(),
+        format!("the prompt and the longest candidate have {used} tokens, too many for the context of 30, which holds prompt and answer")
+    );
+    assert!(matches!(error(&[]), RuntimeError::NoCandidates));
 }
 
 #[test]
@@ -147,7 +196,7 @@ fn pictures_are_kept_and_held() {
     let error = try_ask(&mut engine, prompt(), greedy(3), &[ImageInput::Kept { id: id.clone() }]).unwrap_err();
     assert!(matches!(&error, RuntimeError::UnknownImage { id: named } if *named == id), "{error}");
 
-    // Two holders: it stays until both have let go, and is then the one that is kept the longest.
+    // Two holds need two releases; the picture is then the oldest.
     engine.release_image(&held);
     assert!(engine.keeps_image(&held));
     engine.release_image(&held);
@@ -192,7 +241,7 @@ fn a_change_of_the_rotary_base_is_run_again_or_passed_over() {
     ask(&mut engine, ids(WINDOW as u32 - 20), with(KvReuse::Exact));
     let fast = ask(&mut engine, ids(WINDOW as u32 + 20), with(KvReuse::Fast));
     assert_eq!(fast.reused_tokens, WINDOW - 20);
-    // Another conversation gets its own base.
+    // Another conversation has its own base.
     let other: Vec<u32> = (0..WINDOW as u32 + 20).map(|id| (id + 7) % 200).collect();
     let fresh = ask(&mut engine, PromptInput::Ids { ids: other.clone() }, with(KvReuse::Fast));
     engine.model_mut().rewind(0);

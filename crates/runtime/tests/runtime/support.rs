@@ -7,12 +7,12 @@ use qwen_vl_testkit::golden::Case;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// A context that holds every case with its greedy steps.
+/// Returns a context length that holds every case with its greedy steps.
 pub fn context_for(cases: &[Case]) -> usize {
     cases.iter().map(|case| case.input_ids.len() + case.decode.tokens.len() + 1).max().expect("at least one case")
 }
 
-/// Converts a Hugging Face folder into one that is deleted in the end.
+/// Converts a Hugging Face folder to a temporary web checkpoint.
 pub fn convert(checkpoint: &Path, scheme: SchemeName, group_size: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let options = Options::new(checkpoint, folder.path().join("web")).scheme(scheme).group_size(group_size).unwrap();
@@ -20,7 +20,7 @@ pub fn convert(checkpoint: &Path, scheme: SchemeName, group_size: u32) -> tempfi
     folder
 }
 
-/// The same web checkpoint with every tensor as the f32 values that its codes stand for.
+/// Returns the web checkpoint with every tensor decoded to f32.
 pub fn dequantized(folder: &tempfile::TempDir) -> tempfile::TempDir {
     let decoded = tempfile::tempdir().unwrap();
     quantize::dequantized(&folder.path().join("web"), &decoded.path().join("web"), &WriteOptions::default()).unwrap();
@@ -32,10 +32,10 @@ pub fn load(folder: &tempfile::TempDir, options: ModelOptions) -> Model {
     load_with(folder, options, None)
 }
 
-/// The same with a set of kernels rather than the fastest.
+/// Loads a web checkpoint with this kernel set instead of the fastest.
 pub fn load_with(folder: &tempfile::TempDir, options: ModelOptions, kernels: Option<Kernels>) -> Model {
     let folder = folder.path().join("web");
-    // One set is held to WebGPU's default limits, too.
+    // The plain kernels also run at WebGPU's default limits.
     let default_limits = kernels == Some(Kernels::PLAIN);
     let gpu = pollster::block_on(Gpu::request(GpuOptions { kernels, default_limits, ..Default::default() }))
         .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)");

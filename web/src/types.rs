@@ -1,0 +1,290 @@
+//! Plain data that crosses the edge and is not part of the runtime. Tests generate its TypeScript declarations, see [`typescript`].
+
+use qwen_vl_runtime::{Budget, ModelOptions, RuntimeError};
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+/// Options of a load. Absent ones are those of the runtime.
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(optional_fields))]
+#[cfg_attr(feature = "cpu", allow(dead_code, reason = "some are options of the GPU"))]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct LoadOptions {
+    /// Maximum length of prompt and answer together, tokens.
+    pub(crate) context_length: Option<usize>,
+    /// True to accept software adapters only.
+    #[cfg_attr(test, ts(as = "Option<_>", optional))]
+    pub(crate) force_fallback_adapter: bool,
+    /// True to prefer the adapter that saves energy.
+    #[cfg_attr(test, ts(as = "Option<_>", optional))]
+    pub(crate) low_power: bool,
+    /// Number format of the KV cache.
+    #[cfg_attr(test, ts(optional, type = "\"f32\" | \"f16\" | \"q8\""))]
+    pub(crate) kv: Option<String>,
+    /// Coarsest number format that products may compute in.
+    #[cfg_attr(test, ts(optional, type = "\"f32\" | \"f16\" | \"q8\""))]
+    pub(crate) precision: Option<String>,
+    /// Kernel set to use instead of the fastest.
+    #[cfg_attr(test, ts(optional, type = "\"plain\" | \"cpu\" | \"subgroups\" | \"f16\" | \"packed\""))]
+    pub(crate) kernels: Option<String>,
+    /// True if the device will have the feature `subgroups`.
+    #[cfg_attr(test, ts(as = "Option<_>", optional))]
+    pub(crate) subgroups: bool,
+}
+
+impl LoadOptions {
+    /// The options that fix a model's memory.
+    pub(crate) fn model_options(&self) -> Result<ModelOptions, RuntimeError> {
+        let defaults = ModelOptions::default();
+        let context_length = self.context_length.unwrap_or(defaults.context_length);
+        let kv = parsed("kv", self.kv.as_deref(), "f32, f16 or q8")?.unwrap_or(defaults.kv);
+        ModelOptions { context_length, kv, ..defaults }.checked()
+    }
+}
+
+/// Parses an option that is given by name.
+pub(crate) fn parsed<T: FromStr>(name: &str, value: Option<&str>, expected: &str) -> Result<Option<T>, RuntimeError> {
+    value.map(|value| value.parse().map_err(|_| RuntimeError::invalid_option(name, value, expected))).transpose()
+}
+
+/// Description of the adapter.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Adapter {
+    /// Name; empty if the browser hides it.
+    pub(crate) name: String,
+    /// Driver; empty if the browser hides it.
+    pub(crate) driver: String,
+    /// API below WebGPU, or `cpu`.
+    pub(crate) backend: String,
+    /// Kernel set in use.
+    pub(crate) kernels: String,
+    /// Limit of one binding, bytes.
+    pub(crate) max_binding_bytes: u64,
+}
+
+/// Progress of a benchmark.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub(crate) struct Steps {
+    /// Steps done.
+    pub(crate) done: usize,
+    /// Steps in all.
+    pub(crate) total: usize,
+}
+
+/// Memory that a model will take.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Estimate {
+    /// Maximum length of prompt and answer together, tokens: the requested one, or the default.
+    pub(crate) context_length: usize,
+    /// On the GPU.
+    pub(crate) gpu: GpuEstimate,
+    /// In the CPU fallback.
+    pub(crate) cpu: CpuEstimate,
+}
+
+/// GPU memory that a model will take, bytes.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GpuEstimate {
+    /// Weights and tables of the checkpoint.
+    pub(crate) weights: u64,
+    /// Keys and values of the whole context.
+    pub(crate) kv_cache: u64,
+    /// Activations and position tables.
+    pub(crate) scratch: u64,
+    /// All that a load allocates: the sum of the above.
+    pub(crate) total: u64,
+    /// The features of one picture, in addition to `total`.
+    pub(crate) picture: u64,
+    /// The largest buffer, which must fit the adapter's limits of buffers and bindings.
+    pub(crate) largest_binding: u64,
+}
+
+/// Memory that a model will take in the CPU fallback.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CpuEstimate {
+    /// Weights in f32, bytes.
+    pub(crate) bytes: u64,
+    /// Most weights that the CPU fallback accepts, bytes.
+    pub(crate) limit: u64,
+    /// True if the CPU fallback accepts the model.
+    pub(crate) fits: bool,
+}
+
+impl Estimate {
+    pub(crate) fn new(manifest: &qwen_vl_format::Manifest, options: &ModelOptions) -> Self {
+        let budget = Budget::new(manifest, options);
+        let (bytes, limit) = (Budget::cpu_weights(manifest), Budget::MAX_CPU_WEIGHTS);
+        Self {
+            context_length: options.context_length,
+            gpu: GpuEstimate {
+                weights: budget.weights,
+                kv_cache: budget.kv_cache,
+                scratch: budget.scratch,
+                total: budget.total(),
+                picture: budget.picture,
+                largest_binding: budget.largest_binding,
+            },
+            cpu: CpuEstimate { bytes, limit, fits: bytes <= limit },
+        }
+    }
+}
+
+/// Kind of an error, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[cfg_attr(test, ts(rename = "EdgeErrorCode"))]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum ErrorCode {
+    WebgpuUnavailable,
+    NoAdapter,
+    InsufficientLimits,
+    GpuOutOfMemory,
+    GpuIncorrect,
+    DeviceLost,
+    Integrity,
+    ManifestInvalid,
+    ManifestVersion,
+    VocabularyInvalid,
+    UnsupportedModel,
+    ImageDecode,
+    InvalidArgument,
+    ContextOverflow,
+    Busy,
+    Disposed,
+    Internal,
+}
+
+/// Values of an error, for programs.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(optional_fields, rename = "EdgeErrorDetails"))]
+pub(crate) struct ErrorDetails {
+    /// File name of a shard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shard: Option<String>,
+    /// Length of the shard, bytes, or its SHA-256, by the manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expected: Option<LengthOrHash>,
+    /// Length or SHA-256 of the bytes that arrived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) found: Option<LengthOrHash>,
+    /// Tokens in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) used: Option<u64>,
+    /// Bytes needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) needed: Option<u64>,
+    /// Tokens or bytes that are possible.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Bytes, or a SHA-256.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(untagged)]
+pub(crate) enum LengthOrHash {
+    Length(u64),
+    Hash(String),
+}
+
+impl From<u64> for LengthOrHash {
+    fn from(bytes: u64) -> Self {
+        Self::Length(bytes)
+    }
+}
+
+impl From<String> for LengthOrHash {
+    fn from(hash: String) -> Self {
+        Self::Hash(hash)
+    }
+}
+
+/// Generates `web/ts/wire/generated.ts`. `QWEN_VL_WRITE_TYPES=1 cargo test -p qwen-vl-web` writes it; without the variable the test fails if
+/// the file is stale.
+#[cfg(test)]
+mod typescript {
+    use super::*;
+    use qwen_vl_processor::{GroundedObject, ObjectKind, Shape};
+    use qwen_vl_runtime::KvReuse;
+    use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
+    use qwen_vl_runtime::session::{
+        Answer, Event, FinishReason, GenerationOptions, Overflow, PictureInfo, PromptInput, Request, Score, ScoreRequest, Timings,
+        TokenLogprob, TokenLogprobs,
+    };
+    use std::path::Path;
+    use ts_rs::{Config, TS};
+
+    const HEADER: &str = "/**
+ * Types that cross the edge between Rust and TypeScript, generated from the Rust ones.
+ * Do not edit: change the Rust type, then run `QWEN_VL_WRITE_TYPES=1 cargo test -p qwen-vl-web`.
+ */
+";
+
+    fn declaration<T: TS>(config: &Config) -> String {
+        let declaration = format!("{}export {}", T::docs().unwrap_or_default(), T::decl(config));
+        let lines: Vec<_> = declaration.lines().map(str::trim_end).collect();
+        format!("\n{}\n", lines.join("\n"))
+    }
+
+    fn generated() -> String {
+        let config = Config::new().with_large_int("number");
+        macro_rules! declarations {
+            ($($name:ty),* $(,)?) => { [$(declaration::<$name>(&config)),*].concat() };
+        }
+        let types = declarations![
+            LoadOptions,
+            Adapter,
+            Steps,
+            Estimate,
+            GpuEstimate,
+            CpuEstimate,
+            Request,
+            PromptInput,
+            Overflow,
+            GenerationOptions,
+            KvReuse,
+            Event,
+            Answer,
+            FinishReason,
+            Timings,
+            PictureInfo,
+            GroundedObject,
+            ObjectKind,
+            Shape,
+            TokenLogprob,
+            TokenLogprobs,
+            ScoreRequest,
+            Score,
+            BenchmarkOptions,
+            BenchmarkReport,
+            PictureParts,
+            PrefillSpeed,
+            DecodeSpeed,
+            AdapterSpeed,
+            ErrorCode,
+            ErrorDetails,
+            LengthOrHash,
+        ];
+        format!("{HEADER}{types}")
+    }
+
+    #[test]
+    fn the_generated_types_are_up_to_date() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("ts/wire/generated.ts");
+        let expected = generated();
+        if std::env::var_os("QWEN_VL_WRITE_TYPES").is_some() {
+            std::fs::write(&file, &expected).unwrap();
+        }
+        let found = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(found == expected, "{} is stale: run `QWEN_VL_WRITE_TYPES=1 cargo test -p qwen-vl-web`", file.display());
+    }
+}

@@ -1,0 +1,648 @@
+/**
+ * Types that cross the edge between Rust and TypeScript, generated from the Rust ones.
+ * Do not edit: change the Rust type, then run `QWEN_VL_WRITE_TYPES=1 cargo test -p qwen-vl-web`.
+ */
+
+/**
+ * Options of a load. Absent ones are those of the runtime.
+ */
+export type LoadOptions = {
+/**
+ * Maximum length of prompt and answer together, tokens.
+ */
+contextLength?: number,
+/**
+ * True to accept software adapters only.
+ */
+forceFallbackAdapter?: boolean,
+/**
+ * True to prefer the adapter that saves energy.
+ */
+lowPower?: boolean,
+/**
+ * Number format of the KV cache.
+ */
+kv?: "f32" | "f16" | "q8",
+/**
+ * Coarsest number format that products may compute in.
+ */
+precision?: "f32" | "f16" | "q8",
+/**
+ * Kernel set to use instead of the fastest.
+ */
+kernels?: "plain" | "cpu" | "subgroups" | "f16" | "packed",
+/**
+ * True if the device will have the feature `subgroups`.
+ */
+subgroups?: boolean, };
+
+/**
+ * Description of the adapter.
+ */
+export type Adapter = {
+/**
+ * Name; empty if the browser hides it.
+ */
+name: string,
+/**
+ * Driver; empty if the browser hides it.
+ */
+driver: string,
+/**
+ * API below WebGPU, or `cpu`.
+ */
+backend: string,
+/**
+ * Kernel set in use.
+ */
+kernels: string,
+/**
+ * Limit of one binding, bytes.
+ */
+maxBindingBytes: number, };
+
+/**
+ * Progress of a benchmark.
+ */
+export type Steps = {
+/**
+ * Steps done.
+ */
+done: number,
+/**
+ * Steps in all.
+ */
+total: number, };
+
+/**
+ * Memory that a model will take.
+ */
+export type Estimate = {
+/**
+ * Maximum length of prompt and answer together, tokens: the requested one, or the default.
+ */
+contextLength: number,
+/**
+ * On the GPU.
+ */
+gpu: GpuEstimate,
+/**
+ * In the CPU fallback.
+ */
+cpu: CpuEstimate, };
+
+/**
+ * GPU memory that a model will take, bytes.
+ */
+export type GpuEstimate = {
+/**
+ * Weights and tables of the checkpoint.
+ */
+weights: number,
+/**
+ * Keys and values of the whole context.
+ */
+kvCache: number,
+/**
+ * Activations and position tables.
+ */
+scratch: number,
+/**
+ * All that a load allocates: the sum of the above.
+ */
+total: number,
+/**
+ * The features of one picture, in addition to `total`.
+ */
+picture: number,
+/**
+ * The largest buffer, which must fit the adapter's limits of buffers and bindings.
+ */
+largestBinding: number, };
+
+/**
+ * Memory that a model will take in the CPU fallback.
+ */
+export type CpuEstimate = {
+/**
+ * Weights in f32, bytes.
+ */
+bytes: number,
+/**
+ * Most weights that the CPU fallback accepts, bytes.
+ */
+limit: number,
+/**
+ * True if the CPU fallback accepts the model.
+ */
+fits: boolean, };
+
+/**
+ * The input of a run.
+ */
+export type Request = {
+/**
+ * The text.
+ */
+prompt: PromptInput,
+/**
+ * Generation settings; absent ones are those of the checkpoint.
+ */
+generation?: GenerationOptions, };
+
+/**
+ * The text of a request. It names pictures as `<img>name</img>`; the pictures themselves are passed separately, in the same order.
+ */
+export type PromptInput = { "kind": "raw",
+/**
+ * The text.
+ */
+text: string, } | { "kind": "chat",
+/**
+ * System text; absent for the default one.
+ */
+system?: string,
+/**
+ * Earlier turns: pairs of question and answer.
+ */
+history?: Array<[string, string]>,
+/**
+ * The question.
+ */
+query: string,
+/**
+ * Handling of a conversation that does not fit.
+ */
+overflow?: Overflow, } | { "kind": "ids",
+/**
+ * The ids.
+ */
+ids: Array<number>, };
+
+/**
+ * Handling of a conversation that is too long.
+ */
+export type Overflow = "drop-oldest" | "error";
+
+/**
+ * Generation settings. Absent ones are those of the checkpoint.
+ *
+ * An answer is sampled if the checkpoint samples or if `temperature` (above 0), `top_p` or `top_k` is set. It is greedy if `greedy` is
+ * true, whatever else is set, or if `temperature` is 0.
+ */
+export type GenerationOptions = {
+/**
+ * Maximum length of the answer, tokens; at least 1.
+ */
+max_new_tokens?: number,
+/**
+ * True to take the most likely token always; false to sample.
+ */
+greedy?: boolean,
+/**
+ * Divisor of the logits; 0 is greedy.
+ */
+temperature?: number,
+/**
+ * Probability mass to sample from, 0 to 1.
+ */
+top_p?: number,
+/**
+ * Number of most likely tokens to sample from; 0 keeps all.
+ */
+top_k?: number,
+/**
+ * Seed of the random numbers; absent for the clock. It has no effect on a greedy answer, and does not make an answer sampled.
+ */
+seed?: number,
+/**
+ * Continue past stop tokens, up to `max_new_tokens`: for comparisons with the original.
+ */
+ignore_stop?: boolean,
+/**
+ * Minimum length of the answer, tokens: stop tokens are excluded before it.
+ */
+min_new_tokens?: number,
+/**
+ * Makes tokens that occur in the prompt or the answer less likely; 1 changes nothing.
+ */
+repetition_penalty?: number,
+/**
+ * Texts that end the answer; they are not part of it. Empty ones have no effect.
+ */
+stop?: Array<string>,
+/**
+ * Token ids that end the answer, in addition to the checkpoint's.
+ */
+stop_tokens?: Array<number>,
+/**
+ * Return each token's log-probability and those of this many of the most likely tokens.
+ */
+logprobs?: number,
+/**
+ * Handling of the KV cache where the rotary base would change.
+ */
+kv_reuse?: KvReuse, };
+
+/**
+ * Handling of the KV cache when a longer prompt changes the rotary base (dynamic NTK: above `seq_length`, then at each doubling).
+ */
+export type KvReuse = "exact" | "fast";
+
+/**
+ * Progress of a run.
+ */
+export type Event = { "type": "encode",
+/**
+ * Pictures done.
+ */
+done: number,
+/**
+ * Pictures in all.
+ */
+total: number, } | { "type": "prefill",
+/**
+ * Tokens done.
+ */
+done: number,
+/**
+ * Tokens in all.
+ */
+total: number, } | { "type": "score",
+/**
+ * Candidates done.
+ */
+done: number,
+/**
+ * Candidates in all.
+ */
+total: number, } | { "type": "text",
+/**
+ * The new text without tags.
+ */
+delta: string,
+/**
+ * All text since the previous event, with its tags.
+ */
+raw: string, } | { "type": "object",
+/**
+ * The object.
+ */
+object: GroundedObject, };
+
+/**
+ * The answer to a request.
+ */
+export type Answer = {
+/**
+ * Token ids of the prompt.
+ */
+prompt_ids: Array<number>,
+/**
+ * Number of prompt tokens that the KV cache held from the previous run.
+ */
+reused_tokens: number,
+/**
+ * Number of oldest turns that were dropped from the prompt.
+ */
+dropped_turns: number,
+/**
+ * The pictures of the prompt, without those of dropped turns.
+ */
+images: Array<PictureInfo>,
+/**
+ * Token ids of the answer; the last may be a stop token.
+ */
+tokens: Array<number>,
+/**
+ * The answer without tags, stripped.
+ */
+text: string,
+/**
+ * The answer with its grounding tags, as it enters a chat's history.
+ */
+raw: string,
+/**
+ * The objects that the answer points at.
+ */
+objects: Array<GroundedObject>,
+/**
+ * Reason why the answer ended.
+ */
+finish_reason: FinishReason,
+/**
+ * Wall-clock times.
+ */
+timings: Timings,
+/**
+ * Log-probability of each token, if requested.
+ */
+logprobs: Array<TokenLogprobs> | null, };
+
+/**
+ * Reason why an answer ended.
+ */
+export type FinishReason = "stop" | "stop-string" | "length" | "context" | "cancelled";
+
+/**
+ * Wall-clock times of a run.
+ */
+export type Timings = {
+/**
+ * Pictures: decoding, resize, vision tower and resampler.
+ */
+encode_ms: number,
+/**
+ * The prompt through the decoder.
+ */
+prefill_ms: number,
+/**
+ * From the start to the first token.
+ */
+first_token_ms: number,
+/**
+ * From the first token to the last.
+ */
+decode_ms: number,
+/**
+ * Tokens after the first per second of `decode_ms`; 0 if the clock did not advance.
+ */
+decode_tokens_per_second: number, };
+
+/**
+ * Identity and size of a picture.
+ */
+export type PictureInfo = {
+/**
+ * Hash of its pixels.
+ */
+id: string,
+/**
+ * Width, pixels.
+ */
+width: number,
+/**
+ * Height, pixels.
+ */
+height: number, };
+
+/**
+ * Something that the answer points at in a picture.
+ */
+export type GroundedObject = {
+/**
+ * Its name, if the answer gives one.
+ */
+ref: string | null,
+/**
+ * Its shape.
+ */
+kind: ObjectKind,
+/**
+ * Index of the picture in the prompt: the latest, as in the original. Absent in a prompt without pictures.
+ */
+image: number | null,
+/**
+ * Coordinates in thousandths of the picture.
+ */
+norm: Shape,
+/**
+ * Coordinates in pixels of the picture.
+ */
+pixels: Shape | null,
+/**
+ * Where the name stands in the text without tags: start and end in UTF-16 code units (what JavaScript's `slice` takes). Empty at
+ * the object's place if it has no name there.
+ */
+range: [number, number], };
+
+/**
+ * The shape of an object.
+ */
+export type ObjectKind = "box" | "quad";
+
+/**
+ * Coordinates of an object.
+ */
+export type Shape = [number, number, number, number] | [[number, number], [number, number], [number, number], [number, number]];
+
+/**
+ * A token and its log-probability.
+ */
+export type TokenLogprob = {
+/**
+ * Token id.
+ */
+token: number,
+/**
+ * Text of the token alone; a part of a character shows as U+FFFD.
+ */
+text: string,
+/**
+ * Natural logarithm of its probability, before temperature and penalties.
+ */
+logprob: number, };
+
+/**
+ * A token of an answer with its most likely alternatives.
+ */
+export type TokenLogprobs = {
+/**
+ * The most likely tokens at this position.
+ */
+top: Array<TokenLogprob>,
+/**
+ * Token id.
+ */
+token: number,
+/**
+ * Text of the token alone; a part of a character shows as U+FFFD.
+ */
+text: string,
+/**
+ * Natural logarithm of its probability, before temperature and penalties.
+ */
+logprob: number, };
+
+/**
+ * The input of a scoring run.
+ */
+export type ScoreRequest = {
+/**
+ * The text before.
+ */
+prompt: PromptInput,
+/**
+ * The texts that may follow it.
+ */
+candidates: Array<string>, };
+
+/**
+ * Likelihood of a text after a prompt.
+ */
+export type Score = {
+/**
+ * Token ids of the text.
+ */
+tokens: Array<number>,
+/**
+ * Natural logarithm of each token's probability.
+ */
+logprobs: Array<number>, };
+
+/**
+ * Options of a benchmark.
+ */
+export type BenchmarkOptions = {
+/**
+ * Sequence lengths at which decoding is timed, tokens; those beyond the context are left out.
+ */
+contexts?: Array<number>,
+/**
+ * Prompt lengths, tokens; those beyond the context are left out.
+ */
+prompts?: Array<number>,
+/**
+ * Number of tokens to decode at each length, at least 1; half of the context at most.
+ */
+decode_tokens?: number,
+/**
+ * Number of repetitions, at least 1; the median counts.
+ */
+runs?: number,
+/**
+ * True if encoding a picture is timed too.
+ */
+picture?: boolean, };
+
+/**
+ * Result of a benchmark: medians of wall-clock times.
+ */
+export type BenchmarkReport = {
+/**
+ * One picture through vision tower and resampler, milliseconds; 0 if it was not requested.
+ */
+encode_ms: number,
+/**
+ * Times of a block of the tower and of the resampler, if they can run separately.
+ */
+picture_parts: PictureParts | null,
+/**
+ * Speed of prompts.
+ */
+prefill: Array<PrefillSpeed>,
+/**
+ * Speed of greedy decoding.
+ */
+decode: Array<DecodeSpeed>,
+/**
+ * Number of launches for one token, at the longest sequence of `decode`.
+ */
+dispatches_per_token: number,
+/**
+ * Upper limits of the adapter; absent without an adapter.
+ */
+limits: AdapterSpeed | null, };
+
+/**
+ * Parts of encoding a picture.
+ */
+export type PictureParts = {
+/**
+ * One block of the vision tower, the mean of all, milliseconds.
+ */
+block_ms: number,
+/**
+ * The resampler, milliseconds.
+ */
+resampler_ms: number, };
+
+/**
+ * Speed of one prompt length.
+ */
+export type PrefillSpeed = {
+/**
+ * Length of the prompt.
+ */
+tokens: number,
+/**
+ * Time of the whole prompt, milliseconds.
+ */
+millis: number,
+/**
+ * Tokens per second; 0 if the clock did not advance.
+ */
+tokens_per_second: number, };
+
+/**
+ * Speed of greedy decoding at one sequence length.
+ */
+export type DecodeSpeed = {
+/**
+ * Length of the sequence at the last token.
+ */
+context: number,
+/**
+ * Tokens per second; 0 if the clock did not advance.
+ */
+tokens_per_second: number,
+/**
+ * Bytes of weights, keys and values that one token reads.
+ */
+bytes_per_token: number, };
+
+/**
+ * Upper bounds of an adapter's speed. Decoding is bound by the copy or by the dispatches, loading by the upload.
+ */
+export type AdapterSpeed = {
+/**
+ * Bytes read plus bytes written by a copy of a large buffer.
+ */
+copy_gigabytes_per_second: number,
+/**
+ * Time of a launch that does almost nothing, one of many in a submission.
+ */
+microseconds_per_dispatch: number,
+/**
+ * Bytes written from memory to a buffer, in pieces of the size in which weights arrive.
+ */
+upload_gigabytes_per_second: number, };
+
+/**
+ * Kind of an error, for programs.
+ */
+export type EdgeErrorCode = "WEBGPU_UNAVAILABLE" | "NO_ADAPTER" | "INSUFFICIENT_LIMITS" | "GPU_OUT_OF_MEMORY" | "GPU_INCORRECT" | "DEVICE_LOST" | "INTEGRITY" | "MANIFEST_INVALID" | "MANIFEST_VERSION" | "VOCABULARY_INVALID" | "UNSUPPORTED_MODEL" | "IMAGE_DECODE" | "INVALID_ARGUMENT" | "CONTEXT_OVERFLOW" | "BUSY" | "DISPOSED" | "INTERNAL";
+
+/**
+ * Values of an error, for programs.
+ */
+export type EdgeErrorDetails = {
+/**
+ * File name of a shard.
+ */
+shard?: string,
+/**
+ * Length of the shard, bytes, or its SHA-256, by the manifest.
+ */
+expected?: LengthOrHash,
+/**
+ * Length or SHA-256 of the bytes that arrived.
+ */
+found?: LengthOrHash,
+/**
+ * Tokens in use.
+ */
+used?: number,
+/**
+ * Bytes needed.
+ */
+needed?: number,
+/**
+ * Tokens or bytes that are possible.
+ */
+limit?: number, };
+
+/**
+ * Bytes, or a SHA-256.
+ */
+export type LengthOrHash = number | string;
