@@ -4,6 +4,9 @@
 //! `plan` decides the place of every byte, and `write` encodes rows and writes shards with all cores into the folder of `output`.
 //! Weights are read, encoded and written in slices: memory holds a shard for each core, never a tensor.
 
+// Files, pictures and answers are outside input, which returns an error.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod check;
 mod checkpoint;
 mod convert;

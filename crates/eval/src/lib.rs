@@ -15,6 +15,9 @@
 //! | scored choice | [`best_choice`], [`circular_strict`], [`circular_majority`] | – |
 //! | MME | [`mme_scores`] | – |
 
+// Files, pictures and answers are outside input, which returns an error.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod anls;
 mod choice;
 mod cider;

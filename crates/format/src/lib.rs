@@ -10,6 +10,9 @@
 //! - [`shard`]: the checks of shards while their bytes arrive;
 //! - [`vocabulary`]: the file `qwen.tiktoken`; [`special`]: the tokens that follow its ranks.
 
+// Files, pictures and answers are outside input, which returns an error.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod block;
 pub mod config;
 pub mod manifest;

@@ -7,6 +7,9 @@
 //! - [`Picture`]: decoding, the original's resize, normalised pixels and rows of patches;
 //! - [`GroundingParser`]: `<ref>`, `<box>`, `<quad>` as [`GroundedObject`]s and text without tags; [`AnswerStream`] from token ids.
 
+// Files, pictures and answers are outside input, which returns an error.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod answer;
 mod error;
 mod grounding;
