@@ -139,6 +139,10 @@ export function pageTests(bed) {
       await present(page, "pending");
       const long = "a-word-that-does-not-fit-into-a-line-".repeat(4);
       assert.equal(await ask(page, `What is ${long}?`), ANSWER);
+      await until(page, () => {
+        const answer = [...document.querySelectorAll('[data-testid="answer"]')].at(-1).getBoundingClientRect();
+        return answer.top >= 0 && answer.bottom <= document.querySelector('[data-testid="form"]').getBoundingClientRect().top;
+      });
       await page.$eval(part("panel"), (panel) => (panel.open = true));
       await fitsScreens(page, "an answer with a box");
 

@@ -233,7 +233,7 @@ function Stored() {
       {space && (
         <div class="row">
           <span>
-            {t.storage(formatBytes(space.usage), formatBytes(space.quota))}. {space.persisted ? t.kept : ""}
+            {t.storage(formatBytes(space.usage), formatBytes(space.quota))} {space.persisted ? t.kept : ""}
           </span>
           {!space.persisted && (
             <button type="button" class="quiet" onClick={() => work("", keep)}>

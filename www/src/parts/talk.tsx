@@ -33,9 +33,11 @@ function TurnItem({ turn, first, last }: { turn: Turn; first: number; last: bool
   const { stage: at, done, total, objects, text, facts } = progress.value;
   const running = at !== "done";
   const item = useRef<HTMLLIElement>(null);
+  const asked = useRef(running);
+  // On a phone the picture is above the conversation, so the list of its objects pushes the answer out of sight.
   useEffect(() => {
-    if (running) item.current?.scrollIntoView({ block: "nearest" });
-  }, []);
+    if (asked.current) item.current?.scrollIntoView({ block: "nearest" });
+  }, [objects.length, running]);
   useEffect(() => {
     if (facts) announcement.value = t.answered(text);
   }, [facts]);

@@ -184,9 +184,9 @@ export const en = {
   topP: "Top p",
   topK: "Top k (0: all)",
   seed: "Seed (empty: random)",
-  maxTokens: "Maximum answer length in tokens (empty: model default)",
+  maxTokens: "Longest answer in tokens (empty: default)",
   theme: "Colours",
-  themes: { system: "Same as the system", light: "Light", dark: "Dark" },
+  themes: { system: "System", light: "Light", dark: "Dark" },
   languageLabel: "Language",
 
   panel: "Technical details",

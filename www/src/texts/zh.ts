@@ -169,7 +169,7 @@ export const zh: Texts = {
   topP: "Top p",
   topK: "Top k（0：全部）",
   seed: "随机种子（空：随机）",
-  maxTokens: "回答最大词元数（空：模型默认）",
+  maxTokens: "回答最大词元数（空：默认）",
   theme: "颜色",
   themes: { system: "跟随系统", light: "浅色", dark: "深色" },
   languageLabel: "语言",
