@@ -318,7 +318,7 @@ export function pageTests(bed) {
       async handle(path, response) {
         if (path !== "/large/manifest.json") return withoutWebGpu(path, response);
         const manifest = JSON.parse(await readFile(join(model, "manifest.json"), "utf8"));
-        manifest.tensors[0].shape = [1_000_000, 1000];
+        enlarge(manifest, 1_000_000);
         response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(manifest));
         return true;
       },
@@ -405,13 +405,33 @@ export function pageTests(bed) {
         // No other file of the model exists, so a request for one would be reported as an error.
         if (path !== "/large/manifest.json") return false;
         const manifest = JSON.parse(await readFile(join(model, "manifest.json"), "utf8"));
-        for (const shard of manifest.shards) shard.bytes = 8e9 / manifest.shards.length;
-        for (const file of manifest.files) file.bytes = 0;
+        // The weights are the beginning of a larger file.
+        Object.assign(manifest.shards[0], { bytes: 8e9, pieces: undefined });
         response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(manifest));
         return true;
       },
     },
   );
+}
+
+/** Gives a model of one shard, in f32, more tokens. The manifest stays valid; the weights do not exist. */
+function enlarge(manifest, tokens) {
+  const MOST_ROWS = 200_000;
+  const before = manifest.config.vocab_size;
+  let end = 0;
+  for (const tensor of manifest.tensors) {
+    const [{ rows, data }] = tensor.parts;
+    const rowBytes = (data[1] - data[0]) / rows;
+    if (tensor.shape[0] === before) tensor.shape[0] = tokens;
+    tensor.parts = [];
+    for (let row = 0; row < tensor.shape[0]; row += MOST_ROWS) {
+      const rows = Math.min(MOST_ROWS, tensor.shape[0] - row);
+      tensor.parts.push({ rows, shard: 0, data: [end, end + rows * rowBytes] });
+      end += rows * rowBytes;
+    }
+  }
+  manifest.config.vocab_size = tokens;
+  Object.assign(manifest.shards[0], { bytes: end, pieces: undefined });
 }
 
 const objects = (page) => page.$$eval("[data-object]", (items) => items.map((item) => JSON.parse(item.dataset.object)));
