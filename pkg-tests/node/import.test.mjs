@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { drawBoxes, parse, QwenVL, QwenVLError, sampleFrames } from "qwen-vl-web";
 import { createOpenAI } from "qwen-vl-web/openai";
 
-test("the package can be imported where there is no browser", () => {
+test("the package can be imported without a browser", () => {
   assert.equal(typeof QwenVL.load, "function");
   assert.equal(typeof drawBoxes, "function");
   const { text, objects } = parse("<ref>a dog</ref><box>(1,2),(3,4)</box> runs");

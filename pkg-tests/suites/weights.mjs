@@ -367,7 +367,9 @@ export async function weightsTests(bed) {
       );
     }
     server.fault = () => ({ status: 404 });
-    const { status, reasons } = await check();
+    // A stored model is known without its server.
+    assert.deepEqual((await check()).bytes, after.bytes);
+    const { status, reasons } = await page.evaluate(checkInPage, `${server.origin}/nothing/`, "", {});
     assert.equal(status, "unsupported");
     assert.equal(reasons[0].code, "DOWNLOAD");
   });

@@ -1,16 +1,16 @@
-// Reading bodies, with streams that give what a test wants when it wants it, in Node.
+// Reading bodies, from streams that the tests fill. Runs in Node.
 
 import assert from "node:assert/strict";
 import { after, before, mock, test } from "node:test";
 import { readBody } from "../dist/weights/body.js";
 
 const wait = (work) => work;
-/** What the time is, for the reader: it goes on only where a test says so. */
+/** The time that the reader sees. Only the tests change it. */
 let clock = 0;
 before(() => mock.method(performance, "now", () => clock));
 after(() => mock.restoreAll());
 
-/** A stream of bytes, and what fills it: each byte is its own place in the file. */
+/** A stream of bytes and the functions that fill it. The value of a byte is its offset in the file. */
 function bytes(at = 0) {
   let controller;
   const stream = new ReadableStream({ type: "bytes", start: (given) => void (controller = given) });
@@ -27,7 +27,7 @@ function bytes(at = 0) {
   };
 }
 
-/** Reads what is there by now: the next bytes, or nothing if none were handed on. */
+/** Reads the next bytes. Returns `undefined` if the body has yielded none so far. */
 async function next(body) {
   const none = Symbol();
   const pending = (body.pending ??= body.next());

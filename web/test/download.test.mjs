@@ -1,4 +1,4 @@
-// The download against a server that misbehaves, in Node.
+// The download against a server that misbehaves. Runs in Node.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -8,9 +8,9 @@ import { misbehavingServer } from "./misbehaving.mjs";
 
 const BYTES = 300_000;
 const file = Buffer.from(Uint8Array.from({ length: BYTES }, (_, index) => (index * 2654435761) >>> 24));
-/** What a cut may cost while the reader keeps up: the chunk that was on its way, which the stream drops when it fails. */
+/** Bytes that a cut may lose while the reader keeps up: the chunk in flight, which the stream drops when it fails. */
 const CHUNK = 65536;
-/** What a cut may cost besides after the first piece of an answer: what had come of a piece that is handed on whole. */
+/** Bytes that a cut may lose in addition after the first piece of a response: those of the unfinished piece. */
 const PIECE = 50_000;
 
 let server;
@@ -23,7 +23,7 @@ beforeEach(() => {
 });
 after(() => server.close());
 
-/** Fetches the file and says how it went. */
+/** Downloads the file. Returns its bytes and counts. */
 async function fetchShard({ from = 0, retries = 3, signal = new AbortController().signal, ...more } = {}) {
   const counts = { retries: 0, refetched: 0 };
   const options = {
@@ -64,7 +64,7 @@ test("a cut at any byte costs at most a chunk", async (context) => {
       server.reset();
       server.fault = once({ cut });
       await arrives();
-      // Clients repeat a request by themselves if a connection that was used before ends without an answer.
+      // Clients repeat a request automatically if a reused connection ends without a response.
       assert.equal(server.requests.length, 2);
       assert.ok(server.sent() - BYTES <= CHUNK, `${server.sent() - BYTES} bytes came twice`);
     });

@@ -61,12 +61,18 @@ export class FakeEdge {
   engineMaking = () => undefined;
   drained = () => Promise.resolve();
   gpuBytes = 1000;
+  estimated = {
+    contextLength: 2048,
+    gpu: { weights: 600, kvCache: 300, scratch: 100, picture: 10, total: 1000, largestBinding: 400 },
+    cpu: { bytes: 900, limit: 1000, fits: true },
+  };
 
   constructor() {
     const edge = this;
     this.Images = class {
       pushEncoded() {}
       pushRgba() {}
+      pushImageData() {}
       pushKept() {}
       free() {
         edge.log.push("images freed");
@@ -104,6 +110,18 @@ export class FakeEdge {
   onPanic() {}
 
   checkManifest() {}
+
+  /** Refuses a manifest as the engine does, and returns {@link estimated} for others. */
+  estimate(text) {
+    let problem;
+    try {
+      if (!Array.isArray(JSON.parse(text)?.shards)) problem = "missing field `shards`";
+    } catch (error) {
+      problem = error.message;
+    }
+    if (problem) throw Object.assign(new Error(`manifest.json: ${problem}`), { code: "MANIFEST_INVALID" });
+    return this.estimated;
+  }
 }
 
 function makeEngine(edge) {

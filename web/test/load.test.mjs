@@ -1,4 +1,4 @@
-// Loading with a cache, in Node: what is fetched, what is kept, and what happens when either goes wrong.
+// Loading with a cache: what is fetched and stored, and what happens when either fails. Runs in Node.
 
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -110,7 +110,7 @@ test("without a connection and without a cache it says so", async () => {
   await assert.rejects(load({ source }), { code: "DOWNLOAD" });
 });
 
-test("a load that was aborted anywhere goes on where it was", async (context) => {
+test("an aborted load resumes where it ended", async (context) => {
   for (const stop of [1, 50_000, 210_000, 400_000, model.bytes - 1]) {
     await context.test(`after ${stop} bytes`, async () => {
       store = new MemoryStore();
@@ -121,7 +121,7 @@ test("a load that was aborted anywhere goes on where it was", async (context) =>
       const aborted = load({ signal: controller.signal, onProgress });
       await assert.rejects(aborted, (error) => error === reason);
       const stored = (await cacheOf().models())[0]?.storedBytes ?? 0;
-      // A request that was on its way is not one of the next load.
+      // Let the requests of the aborted load end, so that they are not counted below.
       await sleep(50);
       server.reset();
       const { restoredBytes } = await load();
@@ -218,7 +218,7 @@ test("a manifest record that was cut off counts as none", async () => {
   assert.equal((await cacheOf().models()).length, 1);
 });
 
-test("full storage does not end a load, and is told", async () => {
+test("full storage does not end a load, and is reported", async () => {
   store.capacity = 260_000;
   const { cacheProblem: problem } = await load({ concurrency: 1 });
   assert.equal(problem.code, "QUOTA_EXCEEDED");
@@ -319,7 +319,7 @@ test("no byte of a wrong piece is let pass, and the shard is fetched again once"
   await load();
 });
 
-test("a load of pieces that was cut and aborted goes on where it was", async () => {
+test("a load of pieces that was cut and aborted resumes where it ended", async () => {
   served = pieced;
   server.fault = (path, nth) => (path.includes("shard") && nth === 0 ? { cut: 100_000 } : undefined);
   const controller = new AbortController();

@@ -1,4 +1,4 @@
-// A server that does to files what networks and servers do to them. It counts what it sends.
+// A server with the faults of real networks and servers. It counts the bytes that it sends.
 
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -6,16 +6,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 
 /**
- * How a request is answered. Without any of these it is answered well.
+ * Fault of a response. Without any of these the response is correct.
  *
  * @typedef {object} Fault
- * @property {number} [cut] close the connection after so many bytes of the body
- * @property {number} [stall] send nothing more after so many bytes of the body
+ * @property {number} [cut] close the connection after this many bytes of the body
+ * @property {number} [stall] send nothing more after this many bytes of the body
  * @property {number} [status] answer with this status and no file
  * @property {Record<string, string>} [headers] more headers
  * @property {boolean} [noRange] ignore the range
  * @property {boolean} [hideRange] leave out `Content-Range`
- * @property {number} [early] send a range that begins so many bytes earlier
+ * @property {number} [early] send a range that begins this many bytes earlier
  * @property {number} [declare] add to `Content-Length`
  * @property {boolean} [gzip] compress
  * @property {boolean} [html] answer with a web page

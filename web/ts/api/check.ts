@@ -1,187 +1,206 @@
-/** Whether this machine can run a model, before it is fetched. */
+/** Checks whether this machine can run a model, before the model is fetched. */
 
 import { QwenVLError, type ErrorCode } from "../wire/errors.js";
-import { filesOf, WeightCache } from "../weights/cache.js";
-import type { FileEntry, Manifest } from "../weights/manifest.js";
-import { OpfsStore } from "../weights/opfs.js";
-import { manifestUrl, type SourceOptions } from "../weights/spec.js";
+import type { Estimate } from "../wire/generated.js";
+import type { Inspection } from "../weights/inspect.js";
+import { quotaMessage } from "../weights/load.js";
+import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
+import { abortSignal, anyBoolean, anyString, checkedElsewhere, checkOptions, SOURCE_CHECKS, whole, type Checks } from "./options.js";
+import { LOCATION_CHECKS, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
-export interface CheckOptions extends Pick<SourceOptions, "fetch" | "requestInit"> {
-  /** As it will be given to `load`; 2048 by default. */
+export interface CheckOptions extends SourceOptions, FileLocations {
+  /** The `contextLength` of the load; 2048 by default. */
   contextLength?: number;
-  /** Allocates on the GPU what the model will take and frees it again: the only way to know whether it fits. */
+  /** The `kv` of the load; `"f32"` by default. */
+  kv?: "f32" | "f16" | "q8";
+  /** The `cache` of the load; the site's private file system by default. */
+  cache?: CacheChoice;
+  /** Allocates the model's memory on the GPU and frees it again. Only this shows whether it fits. */
   probeMemory?: boolean;
   signal?: AbortSignal;
 }
 
-/** Why a model can not run, or not well. */
+/** A reason why a model does not run, or runs slowly. */
 export interface CheckReason {
   code: ErrorCode;
   message: string;
-  /** What can be done about it. */
+  /** Advice for the user; may be empty. */
   hint: string;
 }
 
 export interface CheckReport {
-  /** `slow`: it runs, but on the processor or on one that imitates a GPU, or from the network each time. */
+  /** `slow`: the model runs, but on the processor or a software GPU, or is fetched at each load. */
   status: "ok" | "slow" | "unsupported";
   reasons: CheckReason[];
   adapter?: {
     vendor: string;
     architecture: string;
-    /** Whether it is a program on the processor. */
+    /** True if the adapter is software. */
     isFallback: boolean;
     f16: boolean;
     subgroups: boolean;
     maxBufferBytes: number;
     maxBindingBytes: number;
   };
-  /** Absent where the manifest could not be read or none was given. */
+  /** Absent without a source, or if its manifest could not be read. */
   bytes?: {
-    /** Of all files. */
+    /** Size of the model's files. */
     total: number;
-    /** Those that are stored already. */
+    /** The part of `total` that is stored. */
     cached: number;
-    /** Those that a load will fetch. */
+    /** The part of `total` that a load fetches. */
     download: number;
-    /** Weights and KV cache on the GPU; what is computed with them takes some more. */
+    /** GPU memory that a load allocates. */
     gpu: number;
   };
   storage?: { quota: number; free: number; persisted: boolean };
 }
 
-/** What the estimate of GPU memory reads of a manifest. */
-interface SizedManifest extends Manifest {
-  config: Manifest["config"] & { num_hidden_layers: number; hidden_size: number };
-  tensors: { shape: number[]; parts: { data: [number, number]; scales?: [number, number] }[] }[];
-}
-
-const CONTEXT_LENGTH = 2048;
-/** Most weights, as f32, that run without a GPU: `MAX_WEIGHT_BYTES` of `crates/cpu`. */
-const MAX_CPU_BYTES = 256 << 20;
+/** Attempts to read the manifest: an answer is wanted soon. */
+const RETRIES = 1;
 const PROBE_BUFFER_BYTES = 64 << 20;
-/** `GPUBufferUsage.STORAGE`, which TypeScript does not know as a value. */
+/** `GPUBufferUsage.STORAGE`. The type is known in TypeScript, the value is not. */
 const STORAGE_USAGE = 0x80;
 
+/** `cache` is checked by `cacheSpec`, `kv` by the runtime. */
+const CHECKS: Checks<CheckOptions> = {
+  contextLength: whole(1),
+  kv: anyString,
+  cache: checkedElsewhere,
+  probeMemory: anyBoolean,
+  signal: abortSignal,
+  ...SOURCE_CHECKS,
+  ...LOCATION_CHECKS,
+};
+
+type Add = (status: "slow" | "unsupported", code: ErrorCode, message: string) => void;
+
 /**
- * Looks at the browser, the GPU, the storage and, given a model's address, at its manifest. Nothing else is fetched. Never throws but for an
- * abort.
+ * Checks the browser, the GPU, the storage and, given a model, its manifest. Fetches nothing else of the model. Rejects only if it is
+ * aborted, with the signal's reason.
  */
-export async function check(source: string | URL | undefined, options: CheckOptions = {}): Promise<CheckReport> {
-  const reasons: CheckReason[] = [];
-  const report: CheckReport = { status: "ok", reasons };
-  const tell = (status: "slow" | "unsupported", code: ErrorCode, message: string) => {
+export async function check(source: ModelSource | undefined, options: CheckOptions = {}): Promise<CheckReport> {
+  const report: CheckReport = { status: "ok", reasons: [] };
+  const add: Add = (status, code, message) => {
     if (report.status !== "unsupported") report.status = status;
-    reasons.push({ code, message, hint: new QwenVLError(code, message).hint });
+    report.reasons.push({ code, message, hint: new QwenVLError(code, message).hint });
   };
-
-  const storage = await navigator.storage?.estimate().catch(() => undefined);
-  if (storage) {
-    const { quota = 0, usage = 0 } = storage;
-    report.storage = { quota, free: Math.max(quota - usage, 0), persisted: await navigator.storage.persisted() };
-  }
-  let manifest: SizedManifest | undefined;
-  if (source !== undefined) {
-    try {
-      manifest = await readManifest(manifestUrl(source), options);
-      report.bytes = await sizes(manifest, options.contextLength ?? CONTEXT_LENGTH);
-    } catch (error) {
-      options.signal?.throwIfAborted();
-      if (error instanceof QwenVLError) tell("unsupported", error.code, error.message);
-      else tell("unsupported", "MANIFEST_INVALID", `the manifest can not be read: ${String(error)}`);
-    }
-  }
-  const { bytes } = report;
-  if (bytes && report.storage && bytes.download > report.storage.free) {
-    tell("slow", "QUOTA_EXCEEDED", `the model needs ${bytes.download} bytes of storage, the browser allows ${report.storage.free} more`);
-  }
-
-  if (!globalThis.isSecureContext) tell("unsupported", "INSECURE_CONTEXT", "the page is not in a secure context");
-  else if (!("gpu" in navigator)) tell(withoutGpu(manifest), "WEBGPU_UNAVAILABLE", "this browser has no WebGPU");
-  else {
-    const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  try {
+    checkOptions(options, CHECKS);
     options.signal?.throwIfAborted();
-    if (!adapter) tell(withoutGpu(manifest), "NO_ADAPTER", "the browser offers no GPU");
-    else await checkAdapter(adapter, report, manifest, options, tell);
+    await checkAll(source, options, report, add);
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    if (error instanceof QwenVLError) add("unsupported", error.code, error.message);
+    else add("unsupported", "INTERNAL", String(error));
   }
   return report;
 }
 
-/** Small models run on the processor. */
-function withoutGpu(manifest: SizedManifest | undefined): "slow" | "unsupported" {
-  const weights = manifest?.tensors.reduce((sum, { shape }) => sum + shape.reduce((product, side) => product * side, 1), 0);
-  return weights !== undefined && 4 * weights <= MAX_CPU_BYTES ? "slow" : "unsupported";
-}
-
-async function readManifest(url: string, options: CheckOptions): Promise<SizedManifest> {
-  const { requestInit, signal } = options;
-  const init: RequestInit = { cache: "no-cache", ...requestInit, ...(signal ? { signal } : {}) };
-  const response = await (options.fetch?.(url, init) ?? fetch(url, init)).catch((cause: unknown) => {
-    throw new QwenVLError("DOWNLOAD", `no answer from the server: ${url}`, { details: { url }, cause });
+async function checkAll(source: ModelSource | undefined, options: CheckOptions, report: CheckReport, add: Add): Promise<void> {
+  const storage = await storageEstimate();
+  if (storage) report.storage = storage;
+  let estimate: Estimate | undefined;
+  if (source !== undefined) {
+    try {
+      const model = await inspect(source, options);
+      estimate = model.estimate;
+      const [total, download] = [model.totalBytes, model.missingBytes];
+      report.bytes = { total, cached: total - download, download, gpu: estimate.gpu.total };
+      if (storage && download > storage.free) add("slow", "QUOTA_EXCEEDED", quotaMessage(download, storage.free));
+    } catch (error) {
+      options.signal?.throwIfAborted();
+      if (!(error instanceof QwenVLError)) throw error;
+      // The machine is checked without the model.
+      add("unsupported", error.code, error.message);
+    }
+  }
+  // Without WebGPU, small models run on the processor.
+  const withoutGpu = estimate?.cpu.fits ? "slow" : "unsupported";
+  if (!globalThis.isSecureContext) return add("unsupported", "INSECURE_CONTEXT", "the page is not in a secure context");
+  if (!("gpu" in navigator)) return add(withoutGpu, "WEBGPU_UNAVAILABLE", "this browser has no WebGPU");
+  let problem = "";
+  const adapter = await navigator.gpu.requestAdapter().catch((error: unknown) => {
+    problem = `: ${String(error)}`;
+    return null;
   });
-  const { status } = response;
-  if (!response.ok) throw new QwenVLError("DOWNLOAD", `the server answered with status ${status}: ${url}`, { details: { url, status } });
-  return (await response.json()) as SizedManifest;
+  options.signal?.throwIfAborted();
+  if (!adapter) return add(withoutGpu, "NO_ADAPTER", `the browser offers no GPU${problem}`);
+  report.adapter = describeAdapter(adapter);
+  if (report.adapter.isFallback) add("slow", "NO_ADAPTER", "the browser's GPU adapter is software");
+  if (estimate) await checkMemory(adapter, estimate, options, add);
 }
 
-async function sizes(manifest: SizedManifest, contextLength: number): Promise<NonNullable<CheckReport["bytes"]>> {
-  const total = filesOf(manifest).reduce((sum, { bytes }: FileEntry) => sum + bytes, 0);
-  // A page without storage has nothing stored.
-  const missing = await OpfsStore.create()
-    .then((store) => new WeightCache(store).missingBytes(manifest))
-    .catch(() => total);
-  const ranges = manifest.tensors.flatMap(({ parts }) => parts).flatMap(({ data, scales }) => (scales ? [data, scales] : [data]));
-  const weights = ranges.reduce((sum, [begin, end]) => sum + end - begin, 0);
-  const { num_hidden_layers: layers, hidden_size: hidden } = manifest.config;
-  return { total, cached: total - missing, download: missing, gpu: weights + 2 * layers * hidden * 4 * contextLength };
+/** Returns `undefined` if the browser does not give the page any storage. */
+async function storageEstimate(): Promise<CheckReport["storage"]> {
+  try {
+    const { quota = 0, usage = 0 } = await navigator.storage.estimate();
+    return { quota, free: Math.max(quota - usage, 0), persisted: await navigator.storage.persisted() };
+  } catch {
+    // A page without storage runs models too: they are fetched each time.
+    return undefined;
+  }
 }
 
-async function checkAdapter(
-  adapter: GPUAdapter,
-  report: CheckReport,
-  manifest: SizedManifest | undefined,
-  { probeMemory = false }: CheckOptions,
-  tell: (status: "slow" | "unsupported", code: ErrorCode, message: string) => void,
-): Promise<void> {
-  const { info, features, limits } = adapter;
-  // Browsers are free to tell nothing of the adapter.
-  const isFallback = info?.isFallbackAdapter ?? false;
-  report.adapter = {
+/** Reads the model's manifest in a worker, which has the engine and can read the cache. */
+async function inspect(source: ModelSource, options: CheckOptions): Promise<Inspection<Estimate>> {
+  const { signal, contextLength, kv } = options;
+  const from = sourceSpec(source, { ...options, retries: options.retries ?? RETRIES });
+  const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
+  const client = startWorker(options);
+  try {
+    const params = {
+      source: from.spec,
+      cache: cache.spec,
+      options: { ...(contextLength === undefined ? {} : { contextLength }), ...(kv === undefined ? {} : { kv }) },
+      ...wasmLocation(options),
+    };
+    const transfer = [...from.transfer, ...cache.transfer];
+    return await client.call("inspect", params, { transfer, ...(signal ? { signal } : {}) }).result;
+  } finally {
+    client.end(new QwenVLError("DISPOSED", "the check is over"));
+  }
+}
+
+function describeAdapter({ info, features, limits }: GPUAdapter): NonNullable<CheckReport["adapter"]> {
+  return {
+    // Browsers may hide all facts about the adapter.
     vendor: info?.vendor ?? "",
     architecture: info?.architecture ?? "",
-    isFallback,
+    isFallback: info?.isFallbackAdapter ?? false,
     f16: features.has("shader-f16"),
     subgroups: features.has("subgroups"),
     maxBufferBytes: limits.maxBufferSize,
     maxBindingBytes: limits.maxStorageBufferBindingSize,
   };
-  if (isFallback) tell("slow", "NO_ADAPTER", "the browser's adapter is a program on the processor");
-  const parts = manifest?.tensors.flatMap(({ parts }) => parts.map(({ data: [begin, end] }) => end - begin)) ?? [];
-  const largest = parts.reduce((largest, bytes) => Math.max(largest, bytes), 0);
-  const limit = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
-  if (largest > limit)
-    tell("unsupported", "INSUFFICIENT_LIMITS", `the GPU allows ${limit} bytes in one buffer, the model needs ${largest}`);
-  else if (probeMemory && report.bytes && !(await fits(adapter, report.bytes.gpu))) {
-    tell("unsupported", "GPU_OUT_OF_MEMORY", `the GPU can not hold the ${report.bytes.gpu} bytes of the model`);
-  }
 }
 
-/** Allocates as much as the model will take, in buffers of its size. */
-async function fits(adapter: GPUAdapter, bytes: number): Promise<boolean> {
-  const device = await adapter.requestDevice().catch(() => undefined);
-  if (!device) return false;
+async function checkMemory(adapter: GPUAdapter, estimate: Estimate, { probeMemory }: CheckOptions, add: Add): Promise<void> {
+  const { limits } = adapter;
+  const limit = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
+  const { largestBinding: largest, total: bytes } = estimate.gpu;
+  if (largest > limit)
+    return add("unsupported", "INSUFFICIENT_LIMITS", `the model needs ${largest} bytes in one buffer, the GPU allows ${limit}`);
+  if (!probeMemory) return;
+  const problem = await probe(adapter, bytes);
+  if (problem) add("unsupported", "GPU_OUT_OF_MEMORY", `the GPU cannot hold the ${bytes} bytes of the model: ${problem}`);
+}
+
+/** Allocates `bytes` in buffers and frees them. Returns what went wrong, if anything. */
+async function probe(adapter: GPUAdapter, bytes: number): Promise<string | undefined> {
+  let device: GPUDevice | undefined;
   try {
+    device = await adapter.requestDevice();
     device.pushErrorScope("out-of-memory");
-    const buffers: GPUBuffer[] = [];
     for (let left = bytes; left > 0; left -= PROBE_BUFFER_BYTES) {
-      buffers.push(device.createBuffer({ size: Math.ceil(Math.min(left, PROBE_BUFFER_BYTES) / 4) * 4, usage: STORAGE_USAGE }));
+      device.createBuffer({ size: Math.ceil(Math.min(left, PROBE_BUFFER_BYTES) / 4) * 4, usage: STORAGE_USAGE });
     }
-    const failed = await device.popErrorScope();
-    for (const buffer of buffers) buffer.destroy();
-    return failed === null;
-  } catch {
-    return false;
+    const failure = await device.popErrorScope();
+    return failure ? failure.message || "out of memory" : undefined;
+  } catch (error) {
+    return String(error);
   } finally {
-    device.destroy();
+    // Frees the buffers too.
+    device?.destroy();
   }
 }

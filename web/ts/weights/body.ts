@@ -45,7 +45,7 @@ export async function* readBody(
       let yielded = 0;
       for (let received = 0; received < missing;) {
         const { done, value } = await wait(reader.read(new Uint8Array(memory, received, missing - received)));
-        // There is no value if the stream was cancelled.
+        // A cancelled stream returns no value.
         if (!value) return;
         // The read detaches the buffer and returns the same memory in a new one.
         memory = value.buffer;

@@ -24,7 +24,7 @@ export interface WeightsOptions<S extends ShardSink> {
   makeSink: (manifest: string) => Promise<S>;
   progress: ProgressCounter;
   concurrency: number;
-  /** What to do while another tab loads the same model. */
+  /** Behaviour while another tab loads the same model. */
   whenBusy: "wait" | "fail";
   signal: AbortSignal;
 }

@@ -2,8 +2,10 @@
 
 import type { EngineBenchmark, EngineBenchmarkReport, EngineRequest, EngineScore, PictureInfo } from "./engine.js";
 import type { ErrorData } from "./errors.js";
+import type { Estimate } from "./generated.js";
 import type { Answer, AnswerEvent } from "./types.js";
 import type { CachedModel } from "../weights/cache.js";
+import type { Inspection } from "../weights/inspect.js";
 import type { CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
 import type { CacheSpec, SourceSpec } from "../weights/spec.js";
@@ -95,6 +97,12 @@ export interface LoadParams {
 /** Kinds of calls that the worker answers: parameters, events while a call is pending, and result. */
 export interface Calls {
   load: { params: LoadParams; event: LoadProgress; result: ModelInfo };
+  /** Reads facts about a model, without fetching its weights. */
+  inspect: {
+    params: { source: SourceSpec; cache: CacheSpec; options: Pick<EngineOptions, "contextLength" | "kv">; wasmUrl?: string };
+    event: never;
+    result: Inspection<Estimate>;
+  };
   cache: { params: { operation: CacheOperation; cache: CacheSpec; wasmUrl?: string }; event: LoadProgress; result: CachedModel[] };
   /** The result `"missing"` means that a picture is no longer kept and must be sent whole. */
   ask: { params: { request: EngineRequest; images: ImagePayload[] }; event: AnswerEvent; result: AnswerReply | "missing" };

@@ -3,9 +3,11 @@
 import { answerFromEngine, eventFromEngine } from "../wire/engine.js";
 import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, PictureInfo } from "../wire/engine.js";
 import { errorData, QwenVLError } from "../wire/errors.js";
+import type { Estimate } from "../wire/generated.js";
 import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
 import { filesOf, WeightCache, type CachedModel } from "../weights/cache.js";
 import { cacheProblem, loadWeights } from "../weights/load.js";
+import { inspectModel } from "../weights/inspect.js";
 import { maintain } from "../weights/maintain.js";
 import type { Manifest } from "../weights/manifest.js";
 import { ProgressCounter } from "../weights/progress.js";
@@ -97,6 +99,8 @@ class Server {
         return this.#load(call, signal);
       case "cache":
         return this.#maintainCache(call, signal);
+      case "inspect":
+        return this.#inspect(call, signal);
       case "ask":
         return this.#ask(call, signal);
       case "score":
@@ -221,6 +225,14 @@ class Server {
       if (owner.isFreed) return;
       this.#scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } });
     });
+  }
+
+  async #inspect({ source, cache, options, wasmUrl }: CallOf<"inspect">, signal: AbortSignal): Promise<Calls["inspect"]["result"]> {
+    await this.#startModule(wasmUrl);
+    // A page without storage has no stored model; the check of the storage itself is the page's.
+    const store = await openStore(cache).catch(() => undefined);
+    const estimate = (manifest: string) => this.#edge.estimate(manifest, options) as Estimate;
+    return inspectModel(makeSource(source), store && new WeightCache(store), estimate, signal);
   }
 
   async #maintainCache(call: CallOf<"cache">, signal: AbortSignal): Promise<CachedModel[]> {
