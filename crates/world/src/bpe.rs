@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-/// Learns up to `size` tokens: the 256 bytes, then merges, the most frequent pair first (the earlier pair of two equals).
-/// `words` are those of Qwen's splitter, within which tokens merge, with their number.
+/// Learns up to `size` tokens: the 256 bytes, then merges, the most frequent pair first. Of equally frequent pairs the earlier one wins.
+/// `words` are the words of Qwen's splitter, within which tokens merge, with their frequencies.
 pub fn train(words: &HashMap<String, u64>, size: usize) -> Vec<Vec<u8>> {
     let mut tokens: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).collect();
     let mut words: Vec<(Vec<u32>, u64)> = words.iter().map(|(word, count)| (word.bytes().map(u32::from).collect(), *count)).collect();
-    // The order of a hash map is not the same twice.
+    // The order of a hash map varies.
     words.sort_unstable();
     while tokens.len() < size {
         let mut pairs: HashMap<(u32, u32), u64> = HashMap::new();
@@ -20,7 +20,7 @@ pub fn train(words: &HashMap<String, u64>, size: usize) -> Vec<Vec<u8>> {
         let Some(((left, right), _)) = best else { break };
         let merged = tokens.len() as u32;
         let token = [tokens[left as usize].as_slice(), &tokens[right as usize]].concat();
-        // Two ways to the same bytes: the first one stays, the second is joined into it.
+        // Two merges can produce the same bytes. They become one token, the first one.
         let merged = tokens.iter().position(|known| *known == token).map_or(merged, |known| known as u32);
         if merged as usize == tokens.len() {
             tokens.push(token);

@@ -1,4 +1,4 @@
-//! What a scene can hold: pictograms, shapes in colours, words; and their names in English and Chinese.
+//! Contents of scenes: pictograms, coloured shapes and words, with their names in English and Chinese.
 
 use crate::draw::Sprite;
 use ab_glyph::FontRef;
@@ -14,7 +14,7 @@ pub struct Kind {
     pub zh: String,
     /// Chinese measure word.
     pub measure: String,
-    /// What it is: fruit, animal, …
+    /// Group: fruit, animal, …
     pub group: String,
 }
 
@@ -53,7 +53,7 @@ pub const COLORS: [(Name, [u8; 3]); 8] = [
     (name("brown", "棕色"), [125, 75, 40]),
 ];
 
-/// Colours of plain backgrounds: pale, so that everything else stands out.
+/// Colours of plain backgrounds. They are pale, so that objects stand out.
 pub const BACKGROUND_COLORS: [(Name, [u8; 3]); 6] = [
     (name("white", "白色"), [250, 250, 250]),
     (name("gray", "灰色"), [185, 185, 188]),
@@ -76,7 +76,7 @@ pub const PLACES: [Name; 9] = [
     name("bottom right", "右下"),
 ];
 
-/// Words for signs. The first 24 are those of the small world.
+/// Words for signs. The small world has the first 24.
 pub const WORDS: [&str; 64] = [
     "STOP", "OPEN", "EXIT", "SALE", "TAXI", "CAFE", "BANK", "ZOO", "BUS", "PARK", "SHOP", "FOOD", "BOOK", "MILK", "TEA", "HOT", "NEW",
     "GO", "ONE", "WOW", "FUN", "ICE", "SKY", "YES", "Hotel", "Museum", "Library", "Market", "Station", "School", "Garden", "Bakery",
@@ -104,10 +104,10 @@ const STAR_OUTER: f32 = 0.98;
 /// Number of fonts.
 pub(crate) const FONT_COUNT: usize = FONTS.len();
 
-/// Everything read from the assets, once.
+/// Contents of the assets.
 pub(crate) struct Catalogue {
     pub(crate) kinds: Vec<Kind>,
-    /// One for each kind, then one for each shape (white, to be tinted).
+    /// One sprite for each kind, then a white one for each shape, which is tinted when it is drawn.
     pub(crate) sprites: Vec<Sprite>,
     pub(crate) fonts: Vec<FontRef<'static>>,
 }
@@ -115,7 +115,7 @@ pub(crate) struct Catalogue {
 pub(crate) fn catalogue() -> &'static Catalogue {
     static CATALOGUE: OnceLock<Catalogue> = OnceLock::new();
     CATALOGUE.get_or_init(|| {
-        // The assets are part of the program: a test reads them all.
+        // The assets are compiled in, and a test reads them all.
         let kinds: Vec<Kind> = serde_json::from_str(KINDS).expect("kinds.json is whole");
         let atlas = image::load_from_memory_with_format(ATLAS, image::ImageFormat::Png).expect("atlas.png is whole").into_rgba8();
         let pictogram = |index: usize| {
@@ -129,7 +129,7 @@ pub(crate) fn catalogue() -> &'static Catalogue {
     })
 }
 
-/// How much of a pixel a shape covers: 16 points of it.
+/// Coverage of a pixel by a shape, 0 to 255, from 16 points of the pixel.
 fn shape_coverage(shape: usize, x: usize, y: usize) -> u8 {
     let half = ATLAS_SIDE as f32 / 2.0;
     let at = |pixel: usize, point: usize| (pixel as f32 + (point as f32 + 0.5) / 4.0 - half) / half;
@@ -171,7 +171,7 @@ fn corners(shape: usize) -> Vec<[f32; 2]> {
     }
 }
 
-/// Whether a point of the square from -1 to 1 belongs to a shape.
+/// True if a point of the square from -1 to 1 belongs to a shape.
 fn inside_shape(shape: usize, x: f32, y: f32) -> bool {
     match SHAPES[shape].en {
         "circle" => x * x + y * y < CIRCLE_RADIUS_SQUARED,
@@ -179,7 +179,7 @@ fn inside_shape(shape: usize, x: f32, y: f32) -> bool {
         "triangle" => y < 0.85 && x.abs() < (y + 0.95) / 1.8 * 0.95,
         "cross" => x.abs().max(y.abs()) < 0.9 && x.abs().min(y.abs()) < 0.3,
         "diamond" => x.abs() / 0.75 + y.abs() / 0.95 < 1.0,
-        // A star of five points: the angle folded into half a point, one edge of which is a straight line.
+        // A star with five points. The angle is folded into half a point, where the edge is one straight line.
         _ => {
             let fifth = std::f32::consts::TAU / 5.0;
             let angle = (x.atan2(-y).rem_euclid(fifth) - fifth / 2.0).abs();

@@ -1,23 +1,23 @@
-//! Pictures: backgrounds, and sprites put on them at any size and angle.
+//! Drawing of pictures: backgrounds, and sprites of any size and angle on them.
 
 use crate::random::Random;
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 use serde::{Deserialize, Serialize};
 
-/// A picture being made, `[side, side, 3]`.
+/// Pixels of a picture, `[side, side, 3]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Canvas {
     pub(crate) side: usize,
     pub(crate) rgb: Vec<u8>,
 }
 
-/// What stands behind everything.
+/// Kind of background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Background {
     /// One colour.
     Plain,
-    /// From one pale colour to another.
+    /// A gradient between two pale colours.
     Gradient,
     /// Stripes, checks or grain.
     Texture,
@@ -25,7 +25,7 @@ pub enum Background {
     Photo,
 }
 
-/// A drawing with soft edges, kept in several sizes.
+/// A drawing with soft edges, in several sizes.
 #[derive(Debug, Clone)]
 pub(crate) struct Sprite {
     levels: Vec<Level>,
@@ -39,12 +39,12 @@ struct Level {
     rgba: Vec<[f32; 4]>,
 }
 
-/// Where a sprite goes.
+/// Position, size and angle of a sprite.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pose {
     /// Pixels of the canvas.
     pub(crate) center: [f32; 2],
-    /// Pixels of the canvas for one of the sprite.
+    /// Canvas pixels per sprite pixel.
     pub(crate) scale: f32,
     /// Radians, clockwise.
     pub(crate) angle: f32,
@@ -57,14 +57,14 @@ impl Sprite {
             [r * a, g * a, b * a, a]
         });
         let mut levels = vec![Level { width, height, rgba: rgba.collect() }];
-        // Each level is 3/4 of the last: between two of them bilinear samples are neither jagged nor blurred.
+        // Each level has 3/4 of the size before it. With steps this small, bilinear samples are neither jagged nor blurred.
         while levels[levels.len() - 1].width.min(levels[levels.len() - 1].height) > 12 {
             levels.push(levels[levels.len() - 1].shrunk(3, 4));
         }
         Self { levels }
     }
 
-    /// A line of text, white. Its box is that of its ink.
+    /// Draws a line of white text. Its box is the box of its ink.
     pub(crate) fn text(font: &FontRef<'_>, text: &str, height: f32) -> Self {
         let scaled = font.as_scaled(PxScale::from(height));
         let mut pen = 0.0;
@@ -94,18 +94,18 @@ impl Sprite {
         Self { levels: vec![Level { width, height: rows, rgba }] }
     }
 
-    /// Pixels across and down.
+    /// Width and height in pixels.
     pub(crate) fn size(&self) -> [f32; 2] {
         [self.levels[0].width as f32, self.levels[0].height as f32]
     }
 
-    /// The part of the box that is covered.
+    /// Fraction of the box that is covered.
     #[cfg(test)]
     pub(crate) fn covered(&self) -> f32 {
         self.levels[0].rgba.iter().map(|pixel| pixel[3]).sum::<f32>() / self.levels[0].rgba.len() as f32
     }
 
-    /// The corners of the sprite's box on the canvas: top left, top right, bottom right, bottom left, as the sprite sees itself.
+    /// Corners of the sprite's box on the canvas: top left, top right, bottom right, bottom left of the upright sprite.
     pub(crate) fn corners(&self, pose: Pose) -> [[f32; 2]; 4] {
         let [width, height] = self.size().map(|size| size * pose.scale / 2.0);
         let (sin, cos) = pose.angle.sin_cos();
@@ -127,7 +127,7 @@ impl Level {
         Self { width, height, rgba }
     }
 
-    /// The mean over a rectangle of at least one pixel.
+    /// Mean over a rectangle of at least one pixel.
     fn mean(&self, left: f32, top: f32, width: f32, height: f32) -> [f32; 4] {
         let mut sum = [0.0; 4];
         let (right, bottom) = (left + width, top + height);
@@ -143,7 +143,7 @@ impl Level {
         sum.map(|sum| sum / (width * height))
     }
 
-    /// Bilinear; outside is nothing.
+    /// Bilinear sample. Outside of the sprite all is transparent.
     fn at(&self, x: f32, y: f32) -> [f32; 4] {
         let (left, top) = (x.floor(), y.floor());
         let (fx, fy) = (x - left, y - top);
@@ -160,10 +160,10 @@ impl Level {
 }
 
 impl Canvas {
-    /// Puts a sprite on the picture, multiplied by a colour. Returns the box of what is visibly covered, `[left, top, right, bottom]`.
+    /// Draws a sprite, multiplied by a colour. Returns the box of the visible pixels, `[left, top, right, bottom]`.
     pub(crate) fn draw(&mut self, sprite: &Sprite, pose: Pose, tint: [u8; 3]) -> [f32; 4] {
         let full = &sprite.levels[0];
-        // The smallest level that is not smaller than what is drawn.
+        // The smallest level that does not have to be enlarged.
         let fits = |level: &&Level| level.width as f32 >= full.width as f32 * pose.scale * 0.999;
         let level = sprite.levels.iter().rev().find(fits).unwrap_or(full);
         let scale = pose.scale * full.width as f32 / level.width as f32;
@@ -197,7 +197,7 @@ impl Canvas {
         seen
     }
 
-    /// A background. `color` is that of a plain one.
+    /// Draws a background. `color` is the colour of a plain one.
     pub(crate) fn background(side: usize, background: Background, color: [u8; 3], random: &mut Random) -> Self {
         let mut canvas = Self { side, rgb: Vec::with_capacity(side * side * 3) };
         match background {
@@ -246,7 +246,7 @@ impl Canvas {
         canvas
     }
 
-    /// `color` of a point, both coordinates 0 to 1.
+    /// Sets each pixel to `color` of its point, whose coordinates are 0 to 1.
     fn fill(&mut self, color: impl Fn(f32, f32) -> [f32; 3]) {
         let step = 1.0 / self.side as f32;
         for y in 0..self.side {
@@ -262,7 +262,7 @@ fn pale(random: &mut Random) -> [f32; 3] {
     std::array::from_fn(|_| random.between(165.0, 255.0))
 }
 
-/// Smooth values of 0 to 1 on the plane, repeating after 16.
+/// Smooth noise of 0 to 1 on the plane, with a period of 16.
 struct Noise([f32; 256]);
 
 impl Noise {

@@ -1,4 +1,4 @@
-//! What is said about scenes: captions, questions and answers, in the words of the paper's data.
+//! Texts about scenes: captions, questions and answers, worded as in the paper's data.
 
 use crate::{
     World,
@@ -41,13 +41,13 @@ pub enum Task {
     Caption,
     /// Visual question answering.
     Vqa,
-    /// Questions about what is written.
+    /// Questions about text in the picture.
     OcrVqa,
     /// Caption with grounding: every phrase with its box.
     GroundedCaption,
     /// Referring grounding: the box of a phrase.
     Referring,
-    /// Grounded captioning: what is in a box.
+    /// Grounded captioning: the content of a box.
     RegionCaption,
     /// OCR with grounding: texts with their corners.
     Ocr,
@@ -57,25 +57,25 @@ pub enum Task {
     Compare,
 }
 
-/// Something asked and what is right.
+/// A question and its correct answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// Which task it belongs to.
+    /// Its task.
     pub task: Task,
     /// A finer name: `what`, `color`, `count`, `where`, `exists`, `relation`, `size`, `list`, …
     pub kind: &'static str,
-    /// As the pre-training data asks, without ` Answer:`.
+    /// Question in the pre-training data, without ` Answer:`.
     pub prompt: String,
-    /// As the pre-training data answers.
+    /// Answer in the pre-training data.
     pub answer: String,
-    /// As a user of the chat model asks.
+    /// Question to the chat model.
     pub ask: String,
-    /// As the chat model answers.
+    /// Answer of the chat model.
     pub reply: String,
 }
 
 impl Question {
-    /// The prompt after the picture in the base format: with ` Answer:` where the paper has it.
+    /// Prompt after the picture in the base format, with ` Answer:` where the paper has it.
     pub fn base_prompt(&self) -> String {
         match self.task {
             Task::Vqa | Task::OcrVqa | Task::Text | Task::Compare => format!("{} Answer:", self.prompt),
@@ -83,7 +83,7 @@ impl Question {
         }
     }
 
-    /// The answer in the base format: after a blank, but for what follows `<box>`.
+    /// Answer in the base format. It follows a blank, except after `<box>`.
     pub fn base_answer(&self) -> String {
         match self.task {
             Task::Referring => self.answer.clone(),
@@ -131,7 +131,7 @@ impl Scene {
         format!("{}。", self.objects.iter().map(part).collect::<Vec<_>>().join("，"))
     }
 
-    /// The caption with every phrase in `<ref>` and its box after it.
+    /// Caption with each phrase in `<ref>`, followed by its box.
     pub fn grounded_caption(&self) -> String {
         let part = |object: &Object| format!("<ref>{}</ref>{}", object.thing.en_with_article(), object.box_text(self.side));
         joined(&self.objects.iter().map(part).collect::<Vec<_>>())
@@ -141,7 +141,7 @@ impl Scene {
         self.objects.iter().filter(|object| of(object)).count()
     }
 
-    /// How to speak of one object: by its name, or by name and place if there are several like it.
+    /// Phrase for one object: its name, or its name and place if several objects have that name.
     fn reference(&self, object: &Object) -> String {
         let same = self.count(|other| other.thing.en() == object.thing.en());
         match same {
@@ -184,7 +184,7 @@ impl World {
         Question { task: Task::Caption, kind: "caption", prompt: prompt.into(), answer, ask: ask.into(), reply }
     }
 
-    /// A question of a task about a scene; none if the scene has nothing to ask for.
+    /// Returns a question of a task about a scene, or `None` if the scene has nothing to ask for.
     pub(crate) fn question(&self, task: Task, scene: &Scene, random: &mut Random) -> Option<Question> {
         match task {
             Task::Caption => {
@@ -237,12 +237,12 @@ impl World {
         }
     }
 
-    /// A question with a short answer. `seen`: about a picture; else only what a caption tells.
+    /// Returns a question with a short answer. `seen`: the question is about a picture; otherwise a caption must suffice for the answer.
     pub(crate) fn vqa(&self, scene: &Scene, seen: bool, random: &mut Random) -> Option<Question> {
         if self.in_chinese(random) {
             return self.vqa_zh(scene, random);
         }
-        // By how much there is to learn in each.
+        // In proportion to the number of facts to learn.
         let weights = [3.0, 2.5, 2.0, 2.5, 2.5, 4.0, if seen { 1.0 } else { 0.0 }, 1.5];
         for _ in 0..8 {
             let made = match random.weighted(&weights) {
@@ -339,7 +339,7 @@ impl World {
         }
     }
 
-    /// Half of the time something that is there, half of the time something that is not.
+    /// Returns, with equal probability, a thing of the scene or a thing that it does not show.
     fn asked_thing(&self, scene: &Scene, random: &mut Random) -> Option<Thing> {
         if random.chance(0.5) {
             return pick(random, &scene.objects.iter().filter(|object| !object.thing.is_text()).collect::<Vec<_>>())
@@ -402,7 +402,7 @@ impl World {
         Question { task: Task::Text, ..made }
     }
 
-    /// What one says to the chat model besides questions.
+    /// Returns small talk with the chat model.
     pub(crate) fn greeting(random: &mut Random) -> Question {
         const TALK: [(&str, &str); 8] = [
             ("Hello!", "Hello! Show me a picture and ask me about it."),
@@ -472,7 +472,8 @@ fn ocr_question(scene: &Scene, chinese: bool, random: &mut Random) -> Option<Que
     Some(Question { task: Task::OcrVqa, ..vqa("ocr_question", question, text, reply) })
 }
 
-/// Whether one thing is left of another, or which of two is. `seen`: not only what their places tell.
+/// Asks about the relative position of two things. `seen`: they can be in the same third of the picture, where a caption does not
+/// order them.
 fn relation_question(scene: &Scene, seen: bool, random: &mut Random) -> Option<Question> {
     let mut objects = scene.unique();
     random.shuffle(&mut objects);
@@ -480,7 +481,7 @@ fn relation_question(scene: &Scene, seen: bool, random: &mut Random) -> Option<Q
     let (axis, relations) = if random.chance(0.5) { (0, ["left of", "right of"]) } else { (1, ["above", "below"]) };
     let between = b.middle()[axis] - a.middle()[axis];
     let same_place = if axis == 0 { a.place % 3 == b.place % 3 } else { a.place / 3 == b.place / 3 };
-    // Side by side is neither.
+    // Too close on this axis for a relation.
     if between.abs() < scene.side as f32 * 0.18 || !seen && same_place {
         return None;
     }

@@ -1,11 +1,11 @@
-//! A small world to learn seeing in: scenes of pictograms, shapes and words, and what the Qwen-VL paper trains on about them.
+//! A small world for training vision: scenes of pictograms, shapes and words, with the training samples of the Qwen-VL paper.
 //!
-//! - [`World`]: what there is and how hard it is to see; [`World::small`], [`World::full`];
-//! - [`World::sample`]: sample `index` of a [`Split`], a [`Stage`] and a seed, always the same;
-//! - [`Sample::encode`]: its token ids, with the places of its pictures and of what is to be learned;
+//! - [`World`]: contents and difficulty of the scenes; [`World::small`], [`World::full`];
+//! - [`World::sample`]: sample `index` of a [`Split`], a [`Stage`] and a seed, which determine it;
+//! - [`Sample::encode`]: its token ids, with the positions of its pictures and of the tokens to learn;
 //! - [`tokenizer`]: a byte-level BPE trained on these texts, in the format of `qwen.tiktoken`.
 //!
-//! The test split holds scenes of other seeds, and in a quarter of its objects combinations that training never shows
+//! The test split has scenes of other seeds. A quarter of its objects are combinations that training never shows
 //! ([`World::held_out`]).
 
 mod bpe;
@@ -33,7 +33,7 @@ use qwen_vl_processor::{ProcessorError, Tokenizer};
 /// The vocabulary of the world's texts, as a `qwen.tiktoken`.
 pub const VOCABULARY: &[u8] = include_bytes!("../assets/world.tiktoken");
 
-/// The tokenizer of [`VOCABULARY`], for a model with so many positions for a picture.
+/// The tokenizer of [`VOCABULARY`], for a model with `queries` positions per picture.
 pub fn tokenizer(queries: usize) -> Result<Tokenizer, ProcessorError> {
     Ok(Tokenizer::from_tiktoken(VOCABULARY)?.with_queries(queries))
 }

@@ -1,4 +1,4 @@
-//! `world`: looks into the world, exports it, and trains its vocabulary.
+//! `world`: shows the world, exports it, and trains its vocabulary.
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
 };
 
-/// A small world to learn seeing in.
+/// A small world for training vision.
 #[derive(Parser)]
 #[command(name = "world", version)]
 struct Cli {
@@ -57,13 +57,13 @@ struct Selection {
     /// Which world.
     #[arg(long, value_enum, default_value = "small")]
     world: WorldName,
-    /// Pixels of a side; by default the world's own.
+    /// Pixels of a side; by default those of the world.
     #[arg(long)]
     side: Option<usize>,
-    /// Which part of it.
+    /// Which split.
     #[arg(long, value_enum, default_value = "train")]
     split: SplitName,
-    /// Names the scenes.
+    /// Seed of the scenes.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -73,10 +73,10 @@ struct Selection {
 struct ExportArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Scenes.
+    /// Number of scenes.
     #[arg(long, default_value_t = 500)]
     count: u64,
-    /// Dialogues.
+    /// Number of dialogues.
     #[arg(long, default_value_t = 200)]
     dialogues: u64,
     /// The folder to write.
@@ -91,15 +91,15 @@ struct PageArgs {
     out: PathBuf,
 }
 
-/// Draws a sheet of pictures with the boxes of their objects, and prints what is said about them.
+/// Draws a sheet of pictures with the boxes of their objects, and prints their texts.
 #[derive(Args)]
 struct SheetArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Pictures across and down.
+    /// Pictures per row and per column.
     #[arg(long, default_value_t = 5)]
     columns: usize,
-    /// Leaves the boxes away.
+    /// Omits the boxes.
     #[arg(long)]
     plain: bool,
     /// Which samples.
@@ -117,7 +117,7 @@ struct TextArgs {
     /// Which samples.
     #[arg(long, value_enum, default_value = "chat")]
     stage: StageName,
-    /// How many.
+    /// Number of samples.
     #[arg(long, default_value_t = 10)]
     count: usize,
 }
@@ -133,16 +133,16 @@ struct SamplesArgs {
     /// Which samples.
     #[arg(long, value_enum, default_value = "multitask")]
     stage: StageName,
-    /// Positions of a picture.
+    /// Positions per picture.
     #[arg(long, default_value_t = 16)]
     queries: usize,
-    /// Ids of a sample at most: further questions are left away.
+    /// Most ids of a sample; further questions are left out.
     #[arg(long, default_value_t = 128)]
     tokens: usize,
     /// Number of the first sample.
     #[arg(long, default_value_t = 0)]
     start: u64,
-    /// How many.
+    /// Number of samples.
     #[arg(long)]
     count: u64,
 }
@@ -150,10 +150,10 @@ struct SamplesArgs {
 /// Trains the vocabulary on the texts of both worlds.
 #[derive(Args)]
 struct TokenizerArgs {
-    /// Samples of each world and stage.
+    /// Number of samples of each world and stage.
     #[arg(long, default_value_t = 10_000)]
     samples: usize,
-    /// Tokens, the 256 bytes among them.
+    /// Number of tokens, including the 256 bytes.
     #[arg(long, default_value_t = 1024)]
     size: usize,
     /// The file to write.
@@ -229,7 +229,7 @@ fn samples(args: &SamplesArgs) -> Result<()> {
             })
         };
         match write(&mut out) {
-            // The reader has enough.
+            // The reader closed the pipe.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             result => result.context("writing samples")?,
         }
@@ -283,7 +283,7 @@ fn export(args: &ExportArgs) -> Result<()> {
         for (picture, name) in sample.pictures.iter().zip(&names) {
             save(picture, name)?;
         }
-        // The pictures are shown where their tags stand in what the user says.
+        // The pictures go where their tags are in the user's text.
         let asked = sample.segments.iter().filter(|segment| segment.text.contains("<img>") || !segment.text.starts_with(['<', '\n']));
         let asked = asked.filter(|segment| !segment.loss).map(|segment| segment.text.matches("<img>").count());
         let mut names = names.into_iter();
@@ -354,13 +354,13 @@ fn text(args: &TextArgs) -> Result<()> {
 fn tokenizer(args: &TokenizerArgs) -> Result<()> {
     let lexicon = chinese_words();
     let mut counts: HashMap<String, u64> = HashMap::new();
-    // The texts do not depend on the size of the pictures, and small ones are quick to make.
+    // The texts do not depend on the size of the pictures, and small pictures are drawn quickly.
     for world in [World::small().with_side(64), World::full().with_side(64)] {
         for stage in [Stage::Text, Stage::Pretrain, Stage::Multitask, Stage::Chat] {
             for sample in world.samples(Split::Train, stage, 0).take(args.samples) {
                 for text in sample.segments.iter().map(|segment| &segment.text) {
                     for word in plain_texts(text).flat_map(words).flat_map(|word| pieces(word, &lexicon)) {
-                        // What is read from pictures stays spelled in letters: a model is to read, not to tell words apart.
+                        // Words in pictures are spelled in letters, so that a model learns to read them.
                         if !WORDS.contains(&word.trim()) {
                             *counts.entry(word.to_owned()).or_default() += 1;
                         }
@@ -383,7 +383,7 @@ fn plain_texts(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Chinese has no blanks, so Qwen's splitter takes a whole clause for a word. Merges are to stay within what is one word.
+/// Chinese words, within which tokens merge. Chinese has no blanks, so Qwen's splitter returns whole clauses.
 fn chinese_words() -> Vec<String> {
     let world = World::full();
     let kinds = world.kinds.iter().map(|kind| qwen_vl_world::Thing::Pictogram(*kind).zh());

@@ -1,4 +1,4 @@
-//! Random numbers that are the same for ever: a seed names the same world in every version of every library.
+//! Random numbers that do not depend on versions of libraries, so that a seed stands for the same world forever.
 
 use std::ops::RangeInclusive;
 
@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 pub struct Random(u64);
 
 impl Random {
-    /// A stream of its own for every list of numbers.
+    /// Returns a separate stream for each list of numbers.
     pub fn new(key: &[u64]) -> Self {
         let mut random = Self(0);
         for value in key {
@@ -25,32 +25,32 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A whole number below `limit`, which is at least 1.
+    /// Returns an integer below `limit`, which is at least 1.
     pub fn below(&mut self, limit: usize) -> usize {
         (((self.next() >> 32) * limit as u64) >> 32) as usize
     }
 
-    /// A whole number of a range.
+    /// Returns an integer of a range.
     pub fn range(&mut self, range: &RangeInclusive<usize>) -> usize {
         range.start() + self.below(range.end() - range.start() + 1)
     }
 
-    /// A number from `low` up to `high`.
+    /// Returns a number from `low` up to `high`.
     pub fn between(&mut self, low: f32, high: f32) -> f32 {
         low + (self.next() >> 40) as f32 / (1 << 24) as f32 * (high - low)
     }
 
-    /// True with a probability.
+    /// Returns true with a probability.
     pub fn chance(&mut self, probability: f32) -> bool {
         self.between(0.0, 1.0) < probability
     }
 
-    /// One of a list that is not empty.
+    /// Returns an item of a list, which is not empty.
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
 
-    /// An index, each as often as its weight says; at least one weight is positive.
+    /// Returns an index with a probability in proportion to its weight; at least one weight is positive.
     pub fn weighted(&mut self, weights: &[f32]) -> usize {
         let mut at = self.between(0.0, weights.iter().sum());
         for (index, weight) in weights.iter().enumerate() {
@@ -62,7 +62,7 @@ impl Random {
         weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0)
     }
 
-    /// Puts a list in random order.
+    /// Shuffles a list.
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
             list.swap(last, self.below(last + 1));
@@ -78,7 +78,7 @@ mod tests {
     fn the_same_for_ever() {
         let mut random = Random::new(&[1, 2]);
         let drawn: Vec<usize> = (0..8).map(|_| random.below(1000)).collect();
-        // As an implementation in Python draws them.
+        // Drawn by an implementation in Python.
         assert_eq!(drawn, [900, 280, 7, 164, 960, 302, 492, 98]);
     }
 

@@ -4,13 +4,13 @@ use crate::{Question, Scene, Split, Task, World, random::Random};
 use qwen_vl_processor::{DEFAULT_SYSTEM, ImageSpan, Picture, ProcessorError, Prompt, SpecialTokens, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-/// What a sample is for.
+/// Training stage of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Text only: what the decoder knows before it sees.
+    /// Text only, for the decoder.
     Text,
-    /// Pictures only: what the vision tower knows before it is asked.
+    /// Pictures only, for the vision tower.
     Patches,
     /// Stage 1: captions.
     Pretrain,
@@ -20,15 +20,15 @@ pub enum Stage {
     Chat,
 }
 
-/// A piece of a sequence. Pieces are tokenised one by one, as a prompt and its answer are.
+/// A part of a sequence. The parts are tokenized separately, as a prompt and its answer are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// The text, with pictures and special tokens spelled out.
+    /// Text, including the tags of pictures and the special tokens.
     pub text: String,
-    /// Whether the model learns to write it.
+    /// True if the model learns to write it.
     pub loss: bool,
-    /// 0: seen by all that follows. Else the number of a question that is asked as if it were the only one: the other questions'
-    /// pieces do not see it.
+    /// 0: visible to all later segments. Otherwise the number of a question that is asked as if it were the only one: the segments of
+    /// other questions do not see it.
     pub thread: u32,
 }
 
@@ -41,11 +41,11 @@ pub struct Sample {
     pub pictures: Vec<Picture>,
     /// The text.
     pub segments: Vec<Segment>,
-    /// What is asked in it, in order.
+    /// Its questions, in order.
     pub questions: Vec<Question>,
-    /// What the pictures show.
+    /// The scenes of the pictures.
     pub scenes: Vec<Scene>,
-    /// Whether it shows a combination that training never shows.
+    /// True if it shows a combination that training never shows.
     pub held_out: bool,
 }
 
@@ -54,17 +54,17 @@ pub struct Sample {
 pub struct Encoded {
     /// `[seq]`
     pub ids: Vec<u32>,
-    /// `[seq]`: whether the id at this position is one to be predicted (from the positions before it).
+    /// `[seq]`: true if the model learns to predict the id at this position.
     pub loss: Vec<bool>,
     /// `[seq]`: the [`Segment::thread`] of each id.
     pub threads: Vec<u32>,
-    /// Where the pictures are.
+    /// Positions of the pictures.
     pub images: Vec<ImageSpan>,
 }
 
-/// What stands between the image tags of the first and the second picture. Short: it has to fit into a picture's positions.
+/// Paths in the image tags of the first and the second picture. They are short, because a path must fit into a picture's positions.
 pub const PICTURE_NAMES: [&str; 2] = ["1.png", "2.png"];
-/// How often each of the seven tasks is asked in stage 2.
+/// Weights of the seven tasks in stage 2.
 const TASKS: [(Task, f32); 7] = [
     (Task::Vqa, 0.5),
     (Task::Referring, 0.18),
@@ -100,7 +100,7 @@ impl Sample {
         self.encode_within(tokenizer, usize::MAX)
     }
 
-    /// As many of its questions as fit into `limit` token ids, but the first one always.
+    /// Encodes as many questions as fit into `limit` token ids, and at least the first one.
     pub fn encode_within(&self, tokenizer: &Tokenizer, limit: usize) -> Result<Encoded, ProcessorError> {
         let (mut ids, mut loss, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         // The length up to the last answer that fits.
@@ -126,7 +126,7 @@ impl Sample {
 }
 
 impl World {
-    /// The sample of a number: the same for the same seed, whatever was asked for before it.
+    /// Returns the sample with a number. It depends on the arguments only, not on earlier calls.
     pub fn sample(&self, split: Split, stage: Stage, seed: u64, index: u64) -> Sample {
         let mut random = Random::new(&[seed, split as u64, stage as u64, index]);
         match stage {
@@ -138,7 +138,7 @@ impl World {
         }
     }
 
-    /// Samples without end.
+    /// Returns an endless iterator of samples.
     pub fn samples(&self, split: Split, stage: Stage, seed: u64) -> impl Iterator<Item = Sample> + '_ {
         (0..).map(move |index| self.sample(split, stage, seed, index))
     }
@@ -148,7 +148,7 @@ impl World {
     fn text_sample(&self, random: &mut Random) -> Sample {
         let mut sample = Sample::new(Task::Text);
         let end = "<|endoftext|>";
-        // Only the words of the scene matter: the smallest picture is made quickest.
+        // The picture is not used, and a small one is drawn quickly.
         let (scene, _) = self.clone().with_side(32).scene(Split::Test, random);
         match random.below(4) {
             0 => {
@@ -179,7 +179,7 @@ impl World {
         sample
     }
 
-    /// A picture and nothing about it.
+    /// A picture without text.
     fn picture_sample(&self, split: Split, random: &mut Random) -> Sample {
         let mut sample = Sample::new(Task::Caption);
         sample.push(format!("<img>{}</img>", PICTURE_NAMES[0]), true);
@@ -226,8 +226,8 @@ impl World {
         sample
     }
 
-    /// A scene with one question of each task that can be measured by itself: an English caption, two short questions, what is
-    /// written, and the box of something.
+    /// A scene with one question of each task that can be scored separately: an English caption, two short questions, a text to read,
+    /// and the box of an object.
     pub fn test_questions(&self, split: Split, seed: u64, index: u64) -> (Scene, Picture, Vec<Question>) {
         const EXPORT: u64 = 0xE7A1;
         let mut random = Random::new(&[seed, split as u64, EXPORT, index]);
@@ -310,7 +310,7 @@ impl World {
         sample.task = turns[0].1.task;
         sample.push(format!("<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>"), false);
         for (pictures, question) in turns {
-            // What is not learned of a turn is one piece up to the answer, in the pieces of the chat template.
+            // A turn up to its answer is not learned. It is one segment, as in the chat template.
             for text in ["\n<|im_start|>user\n".to_owned(), pictures + &question.ask, "<|im_end|>\n<|im_start|>assistant\n".to_owned()] {
                 sample.push(text, false);
             }

@@ -1,4 +1,4 @@
-//! A scene: things at places on a background, drawn, with the boxes of what is seen.
+//! A scene: things at places on a background, its picture, and the boxes of the objects.
 
 use crate::{
     World,
@@ -27,15 +27,15 @@ pub enum Thing {
 /// A thing at its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Object {
-    /// What it is.
+    /// The thing.
     pub thing: Thing,
-    /// Index in [`PLACES`]: the ninth of the picture in which its middle lies. No two objects share one.
+    /// Index in [`PLACES`]: the ninth of the picture that contains its centre. No two objects share a place.
     pub place: usize,
-    /// Box of what is seen of it if nothing hides it, pixels: left, top, right, bottom.
+    /// Box of the object without regard to objects that hide it, in pixels: left, top, right, bottom.
     pub bounds: [f32; 4],
     /// The corners of a text, clockwise from its top left, pixels.
     pub quad: [[f32; 2]; 4],
-    /// Whether training never shows this thing here, or in this colour, or this word.
+    /// True if training never shows this thing at this place, this shape in this colour, or this word.
     pub held_out: bool,
 }
 
@@ -50,14 +50,14 @@ pub struct Scene {
     pub objects: Vec<Object>,
 }
 
-/// Which part of the world a sample is from.
+/// Part of the world that a sample is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// To learn from.
+    /// For training.
     Train,
-    /// To watch the training by: new scenes of the same combinations.
+    /// For monitoring the training: new scenes of the same combinations.
     Validation,
-    /// To measure at the end: new scenes, some of combinations that training never shows.
+    /// For the final evaluation: new scenes, some with combinations that training never shows.
     Test,
 }
 
@@ -98,7 +98,7 @@ impl Thing {
         }
     }
 
-    /// Whether it is a word or a number.
+    /// True for a word or a number.
     pub(crate) fn text_kind(&self) -> Name {
         match self {
             Self::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => Name { en: "number", zh: "数字" },
@@ -138,7 +138,7 @@ pub(crate) fn article(name: &str) -> &'static str {
     if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-/// More than one of it.
+/// The plural of a noun.
 pub(crate) fn plural(name: &str) -> String {
     match name {
         "fish" => "fish".to_owned(),
@@ -150,8 +150,8 @@ pub(crate) fn plural(name: &str) -> String {
 }
 
 impl World {
-    /// Whether training never shows it: every thing and every word at one of the nine places, every shape in one of the world's colours,
-    /// a seventh of all numbers.
+    /// True if training never shows it. This holds for each thing and each word at one of the nine places, each shape in one of the
+    /// world's colours, and a seventh of all numbers.
     pub fn held_out(&self, thing: &Thing, place: usize) -> bool {
         match thing {
             Thing::Pictogram(kind) => (kind * 4 + 2) % 9 == place,
@@ -191,11 +191,11 @@ impl World {
 
         let count = random.range(&self.objects_per_scene);
         let mut objects: Vec<Object> = Vec::with_capacity(count);
-        // Two or three of a kind, to be counted.
+        // Two or three of a kind, for questions about their number.
         let repeated = random.chance(self.repeated).then(|| self.thing(random)).filter(|thing| !thing.is_text());
         for _ in 0..count {
             let novel = split == Split::Test && random.chance(0.25);
-            // A place that is taken or does not fit is drawn again; a crowded picture stays with fewer objects.
+            // If a place is taken or too small, another one is drawn. A crowded picture gets fewer objects.
             for _ in 0..40 {
                 let thing = match &repeated {
                     Some(thing) if random.chance(0.7) => thing.clone(),
@@ -243,7 +243,7 @@ impl World {
             thing => {
                 let (sprite, tint) = thing.sprite();
                 let size = random.between(*self.sizes.start(), *self.sizes.end()) * side;
-                // A turned square is a diamond, and a fish upside down is no fish: things lean, they do not fall.
+                // Things lean only: a square on its corner is a diamond, and pictograms must stay recognisable.
                 (sprite, tint, size / ATLAS_SIDE as f32, self.rotation)
             }
         };
@@ -271,7 +271,7 @@ impl World {
     }
 }
 
-/// Shared area as a part of the smaller box.
+/// Shared area as a fraction of the smaller box.
 fn hidden_part(a: [f32; 4], b: [f32; 4]) -> f32 {
     let area = |[left, top, right, bottom]: [f32; 4]| (right - left).max(0.0) * (bottom - top).max(0.0);
     let shared = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
@@ -284,7 +284,7 @@ impl Object {
         PLACES[self.place]
     }
 
-    /// The middle of its box.
+    /// Centre of its box.
     pub(crate) fn middle(&self) -> [f32; 2] {
         [(self.bounds[0] + self.bounds[2]) / 2.0, (self.bounds[1] + self.bounds[3]) / 2.0]
     }
@@ -307,7 +307,7 @@ impl Object {
     }
 }
 
-/// A coordinate in [0, 1000) as the paper has it.
+/// A coordinate in [0, 1000), as in the paper.
 pub(crate) fn thousandths(value: f32, side: usize) -> u32 {
     ((value * 1000.0 / side as f32) as u32).min(999)
 }

@@ -1,4 +1,4 @@
-//! The worlds: what there is, and how hard it is to see.
+//! The worlds: contents and difficulty of their scenes.
 
 use crate::{
     catalogue::{BACKGROUND_COLORS, COLORS, FONT_COUNT, SHAPES, WORDS, catalogue},
@@ -7,7 +7,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
-/// Everything that makes a world harder or easier. Sizes are parts of the picture's side.
+/// Settings that make a world harder or easier. Sizes are fractions of the picture's side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct World {
     /// Pixels of a side.
@@ -24,13 +24,13 @@ pub struct World {
     pub digits: RangeInclusive<usize>,
     /// Fonts in use.
     pub fonts: usize,
-    /// How often an object is a pictogram, relative to the next two.
+    /// Weight of pictograms among objects, relative to the next two.
     pub pictograms: f32,
-    /// How often it is a shape.
+    /// Weight of shapes.
     pub shapes_share: f32,
-    /// How often it is a word or a number.
+    /// Weight of words and numbers.
     pub texts: f32,
-    /// Part of the texts that are numbers.
+    /// Fraction of the texts that are numbers.
     pub numbers: f32,
     /// Texts in one picture, at most.
     pub texts_per_scene: usize,
@@ -44,22 +44,22 @@ pub struct World {
     pub sizes: RangeInclusive<f32>,
     /// Heights of a line of text.
     pub text_height: RangeInclusive<f32>,
-    /// Objects lean by up to so many degrees.
+    /// Largest angle of objects, in degrees.
     pub rotation: f32,
-    /// Texts lean by up to so many degrees.
+    /// Largest angle of texts, in degrees.
     pub text_rotation: f32,
-    /// How far an object may be from the middle of its place; the places are a third wide.
+    /// Largest distance of an object from the centre of its place; a place is a third of the picture wide.
     pub jitter: f32,
-    /// Part of an object that may be hidden.
+    /// Largest fraction of an object that is hidden.
     pub overlap: f32,
-    /// Backgrounds, each as often as it is listed.
+    /// Backgrounds. An entry that is listed twice is twice as frequent.
     pub backgrounds: Vec<Background>,
     /// Colours of plain backgrounds, by index in [`BACKGROUND_COLORS`].
     pub background_colors: Vec<usize>,
-    /// Part of the captions and questions that are Chinese.
+    /// Fraction of the captions and questions that are Chinese.
     pub chinese: f32,
-    /// Questions about one picture in one sample of multi-task pre-training, none of which sees another: where they did, nano learned
-    /// to copy later answers from earlier ones instead of looking.
+    /// Questions about one picture in one sample of multi-task pre-training. They do not see each other; otherwise nano learned to copy
+    /// answers from earlier ones instead of looking at the picture.
     pub questions_per_picture: RangeInclusive<usize>,
     /// Questions about one picture in one dialogue.
     pub turns: RangeInclusive<usize>,

@@ -92,7 +92,8 @@ function Facts({ facts }: { facts: NonNullable<Turn["progress"]["value"]["facts"
   const t = texts.value;
   const { usage, timings, finishReason } = facts;
   const words = [
-    `${t.panelTokens(usage.completionTokens)}, ${t.panelRate(formatNumber(timings.decodeTokensPerSecond))}`,
+    t.panelTokens(usage.completionTokens),
+    t.panelRate(formatNumber(timings.decodeTokensPerSecond)),
     `${t.panelFirst} ${formatMillis(timings.firstTokenMs)}`,
   ];
   if (usage.droppedTurns) words.push(t.dropped(usage.droppedTurns));
