@@ -341,11 +341,11 @@ export function pageTests(bed) {
   visit(
     "an address with a broken manifest",
     async (page) => {
-      // Visible text only: technical details are folded.
-      const shown = () => document.querySelector('[data-testid="statement"], [data-testid="error"]')?.innerText;
-      const text = await until(page, shown);
-      assert.doesNotMatch(text, /TypeError|undefined/);
+      await present(page, "statement");
+      assert.match(await textOf(page, "statement"), /No model was found here.*converted model/);
       assert.equal(await page.$(part("load")), null);
+      await click(page, "language");
+      await until(page, () => document.querySelector('[data-testid="statement"]').textContent.includes("这里没有模型"));
     },
     {
       path: "/?model=/broken/",
