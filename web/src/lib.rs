@@ -34,8 +34,10 @@ use qwen_vl_runtime::session::{self, Event, ImageInput, PromptInput, Request, Sc
 use serde::{Deserialize, Serialize};
 use shared::Shared;
 use std::cell::RefCell;
+use std::future::{Future, ready};
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use types::{Adapter, Estimate, LoadOptions, Steps};
 use wasm_bindgen::prelude::*;
 use web_sys::{AbortSignal, ImageData};
@@ -78,10 +80,21 @@ pub struct Loader {
 impl Loader {
     /// Validates the manifest, requests a GPU device and allocates all memory of the model. `compile` receives the shaders to compile, an
     /// array, before allocation occupies the GPU.
-    pub async fn create(manifest_json: String, options: JsValue, compile: Function) -> Result<Loader, JsValue> {
-        let options: LoadOptions = from_js("load options", options)?;
-        let manifest = Manifest::from_json(&manifest_json).map_err(EdgeError::from)?;
-        Ok(Self { loader: Some(backend::loader(manifest, &options, &compile).await.map_err(EdgeError::from)?) })
+    ///
+    /// The adapter is requested before this returns: see `withDeviceHook` in `web/ts/worker/compile.ts`.
+    #[wasm_bindgen(unchecked_return_type = "Promise<Loader>")]
+    pub fn create(manifest_json: String, options: JsValue, compile: Function) -> Promise {
+        let mut created = Box::pin(async move {
+            let options: LoadOptions = from_js("load options", options)?;
+            let manifest = Manifest::from_json(&manifest_json).map_err(EdgeError::from)?;
+            let loader = backend::loader(manifest, &options, &compile).await.map_err(EdgeError::from)?;
+            Ok(JsValue::from(Self { loader: Some(loader) }))
+        });
+        // `future_to_promise` polls in a later microtask. The waker of this first poll is replaced there.
+        match created.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => wasm_bindgen_futures::future_to_promise(ready(result)),
+            Poll::Pending => wasm_bindgen_futures::future_to_promise(created),
+        }
     }
 
     /// Writes the next bytes of a shard to the GPU. Unless they are `checked`, they are hashed here, and the last ones complete the check.

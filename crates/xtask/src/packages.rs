@@ -29,7 +29,24 @@ pub fn has_fallback() -> bool {
 
 /// Compiles the TypeScript of the package, and checks its types.
 pub fn typescript() -> Result<()> {
+    remove_stale_scripts(&root().join("web/dist"))?;
     run(&mut command("node node_modules/typescript/bin/tsc --project web"))
+}
+
+/// Removes the scripts of an earlier build: those of files that were moved or deleted must not be packed.
+fn remove_stale_scripts(dist: &Path) -> Result<()> {
+    if !dist.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dist)? {
+        let path = entry?.path();
+        if path.is_file() {
+            fs::remove_file(path)?;
+        } else if path.file_name().is_some_and(|name| name != "wasm") {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Builds the demo page into `www/dist`. The package must be built before.

@@ -1,5 +1,6 @@
 /** Operations on the models that a site stores. */
 
+import { BACKGROUND_MS } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import { excerpt } from "../wire/quote.js";
 import type { CachedModel } from "../weights/cache.js";
@@ -101,7 +102,7 @@ async function operate(operation: CacheOperation, options: CacheOptions, transfe
     };
     return await client.call("cache", { operation, cache: cache.spec, ...wasmLocation(options) }, callOptions).result;
   } finally {
-    client.end(new QwenVLError("DISPOSED", "the operation is over"));
+    void client.shutDown(new QwenVLError("DISPOSED", "the operation is over"), BACKGROUND_MS);
   }
 }
 

@@ -1,6 +1,6 @@
 /** Loads a model into a worker. */
 
-import { WorkerClient } from "../wire/client.js";
+import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precision } from "../wire/protocol.js";
 import { PHASES, type LoadProgress } from "../weights/progress.js";
@@ -213,7 +213,7 @@ async function loadOnce(source: ModelSource, options: LoadOptions, { backend, wo
     return { client, info, loadMs: performance.now() - began, restoredBytes };
   } catch (error) {
     // The caller gets the error now. Only another attempt waits for the memory.
-    attempts.freed = client.shutDown(new QwenVLError("DISPOSED", "the load failed"));
+    attempts.freed = client.shutDown(new QwenVLError("DISPOSED", "the load failed"), BACKGROUND_MS);
     throw error;
   }
 }

@@ -1,5 +1,5 @@
 import { QwenVLError } from "../wire/errors.js";
-import type { WorkerClient } from "../wire/client.js";
+import { BACKGROUND_MS, DISPOSAL_MS, type WorkerClient } from "../wire/client.js";
 import { generationForEngine, type EngineRequest, type PictureInfo } from "../wire/engine.js";
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
 import type { Answer, AnswerEvent, AskOptions, Box, Grounded, Score } from "../wire/types.js";
@@ -234,7 +234,7 @@ export class QwenVLModel extends EventTarget {
       const { signal: _signal, onProgress, ...rest } = this.#options;
       const loaded = await loadIntoWorker(this.#source, { ...rest, ...(onProgress ? { onProgress } : {}), ...options });
       if (this.#disposed) {
-        await loaded.client.shutDown(this.#disposed);
+        await loaded.client.shutDown(this.#disposed, BACKGROUND_MS);
         return;
       }
       this.#loaded = loaded;
@@ -253,7 +253,7 @@ export class QwenVLModel extends EventTarget {
   async disposeCounting(): Promise<number | undefined> {
     if (this.#disposed) return undefined;
     this.#disposed = new QwenVLError("DISPOSED", "the model was disposed of");
-    return this.#loaded.client.shutDown(this.#disposed);
+    return this.#loaded.client.shutDown(this.#disposed, DISPOSAL_MS);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

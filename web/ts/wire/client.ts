@@ -30,8 +30,10 @@ export interface RunningCall<K extends CallKind> {
   cancel(): void;
 }
 
-/** A worker that frees its memory later than this is terminated, in milliseconds. */
-const SHUT_DOWN_MS = 1000;
+/** Time that a worker has to end when its model is disposed of, in milliseconds. */
+export const DISPOSAL_MS = 1000;
+/** Time that a worker has to end when nobody waits for it, in milliseconds. */
+export const BACKGROUND_MS = 10_000;
 
 /** Sends calls to a worker and matches its replies to them. When the worker ends, all pending calls reject. */
 export class WorkerClient {
@@ -97,15 +99,15 @@ export class WorkerClient {
   }
 
   /**
-   * Frees the model and ends the worker. A worker that is still busy after a second is terminated, which frees the GPU memory when the GPU
-   * has finished its current step.
+   * Aborts the pending calls, frees the model and ends the worker. Firefox reports errors of a worker that is terminated during a request or
+   * a read-back, so the worker is terminated when it is idle, or when `patienceMs` have passed.
    *
    * @returns bytes of GPU buffers that are left, by our own accounting; `undefined` if the worker was terminated before it answered
    */
-  async shutDown(reason: QwenVLError): Promise<number | undefined> {
+  async shutDown(reason: QwenVLError, patienceMs: number): Promise<number | undefined> {
     this.onLost = undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, SHUT_DOWN_MS, undefined)));
+    const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, patienceMs, undefined)));
     const left = await Promise.race([this.call("dispose", {}).result.catch(() => undefined), timeout]);
     clearTimeout(timer);
     this.end(reason);

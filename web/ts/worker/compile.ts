@@ -13,23 +13,36 @@ export async function offersSubgroups({ lowPower, forceFallbackAdapter }: Engine
 }
 
 /**
- * Runs `work`, and calls `onDevice` with the GPU device that the engine requests meanwhile. With `subgroups` the device has that feature,
- * too, which wgpu cannot request.
+ * Calls `create`, which makes the engine request an adapter before it returns, and calls `onDevice` with the device that the engine gets
+ * from that adapter. With `subgroups` the device has that feature, too, which wgpu cannot request.
+ *
+ * Only this one adapter object is changed. `requestAdapter` is replaced during the synchronous part of `create`, so no other code calls it.
  */
-export async function watchDevice<T>(work: () => Promise<T>, subgroups: boolean, onDevice: (device: GPUDevice) => void): Promise<T> {
-  const { prototype } = GPUAdapter;
-  const original = prototype.requestDevice;
-  prototype.requestDevice = async function (this: GPUAdapter, descriptor) {
+export function withDeviceHook<T>(create: () => Promise<T>, subgroups: boolean, onDevice: (device: GPUDevice) => void): Promise<T> {
+  const { gpu } = navigator;
+  const requestAdapter = gpu.requestAdapter.bind(gpu);
+  const hooked = async (options?: GPURequestAdapterOptions) => {
+    const adapter = await requestAdapter(options);
+    if (adapter) hookAdapter(adapter, subgroups, onDevice);
+    return adapter;
+  };
+  // An own property of this object hides the method of its prototype.
+  Object.defineProperty(gpu, "requestAdapter", { value: hooked, configurable: true });
+  try {
+    return create();
+  } finally {
+    Reflect.deleteProperty(gpu, "requestAdapter");
+  }
+}
+
+function hookAdapter(adapter: GPUAdapter, subgroups: boolean, onDevice: (device: GPUDevice) => void): void {
+  const requestDevice = adapter.requestDevice.bind(adapter);
+  adapter.requestDevice = async (descriptor) => {
     const requiredFeatures = [...(descriptor?.requiredFeatures ?? []), ...(subgroups ? (["subgroups"] as const) : [])];
-    const device = await original.call(this, { ...descriptor, requiredFeatures });
+    const device = await requestDevice({ ...descriptor, requiredFeatures });
     onDevice(device);
     return device;
   };
-  try {
-    return await work();
-  } finally {
-    prototype.requestDevice = original;
-  }
 }
 
 /** Compiles shaders with the entry point `main` ahead of an engine that will ask the device for their pipelines. Failures are left to it. */

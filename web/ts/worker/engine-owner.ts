@@ -56,7 +56,7 @@ async function freeEngine(engine: Engine): Promise<number> {
     engine.free();
     return left;
   } catch (error) {
-    // After a panic the module is in an unknown state. The page was told when it happened, and there is nothing else to free.
+    // After a panic the module is in an unknown state. The page has got a message about the panic, and there is nothing else to free.
     console.warn("qwen-vl-web: the engine could not be freed", error);
     return 0;
   }

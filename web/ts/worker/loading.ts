@@ -5,7 +5,7 @@ import type { Backend, EngineOptions } from "../wire/protocol.js";
 import type { Loader } from "../wasm/qwen_vl_web.js";
 import type { ShardSink } from "../weights/load.js";
 import type { Target } from "../weights/transfer.js";
-import { compileAhead, offersSubgroups, watchDevice } from "./compile.js";
+import { compileAhead, offersSubgroups, withDeviceHook } from "./compile.js";
 import type { Edge } from "./edge.js";
 import { EngineOwner } from "./engine-owner.js";
 
@@ -71,7 +71,7 @@ export class LoadingEngine implements ShardSink {
         if (device) compiled = compileAhead(device, shaders);
       });
     try {
-      const loader = await (onGpu ? watchDevice(createLoader, subgroups, (taken) => (device = taken)) : createLoader());
+      const loader = await (onGpu ? withDeviceHook(createLoader, subgroups, (taken) => (device = taken)) : createLoader());
       const loading = new LoadingEngine(loader, device, compiled, onEncodes);
       try {
         // Report allocation errors before any weights are fetched.

@@ -272,7 +272,7 @@ class Server {
     } catch (cause) {
       throw new QwenVLError("DOWNLOAD", "the package's wasm file could not be loaded", { cause });
     }
-    // The promise of a future that panics never settles, so the page is told by a message.
+    // The promise of a future that panics never settles, so the page gets a message.
     this.#edge.onPanic((message: string) => this.#scope.postMessage({ kind: "fatal", error: { code: "INTERNAL", message } }));
   }
 
