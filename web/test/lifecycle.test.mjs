@@ -177,6 +177,19 @@ test("a worker of the page serves one load: recover() and another load reject wi
   await assert.rejects(QwenVL.load(modelFiles(), { worker }), ({ code, message }) => code === "DISPOSED" && /new Worker/.test(message));
 });
 
+test("tasks are greedy, unless an option asks for sampling", async () => {
+  const edge = new FakeEdge();
+  const model = await load(edge);
+  const greedy = async (options) => {
+    await model.caption(picture, options);
+    return edge.asked.at(-1).generation.greedy;
+  };
+  assert.equal(await greedy({}), true);
+  assert.equal(await greedy({ seed: 1 }), true);
+  for (const option of [{ temperature: 0.5 }, { topP: 0.5 }, { topK: 5 }]) assert.equal(await greedy(option), undefined);
+  assert.equal(await greedy({ temperature: 0.5, greedy: true }), true);
+});
+
 test("an error with a code of another library is INTERNAL", () => {
   for (const code of ["toString", "constructor", "ENOENT", 3]) {
     assert.equal(errorData(Object.assign(new Error("no"), { code })).code, "INTERNAL");
