@@ -1,38 +1,41 @@
-// A stand-in for the wasm edge and its worker, in Node. Its objects are borrowed as wasm-bindgen borrows: an asynchronous call of `&mut self`
-// borrows until its promise settles, and any other use of the object meanwhile throws.
+// A stand-in for the wasm edge and its worker, in Node. As in `web/src/shared.rs`, one call runs at a time and others fail with BUSY, and
+// `destroy` ends the call in progress.
 
 import { setImmediate } from "node:timers/promises";
 import { serve } from "../dist/worker/serve.js";
 import { makeModel } from "./memory.mjs";
 
-/** Counts the uses of an object that are in progress. */
-class Cell {
-  #uses = 0;
-  #freed = false;
+const failure = (code) => Object.assign(new Error(code), { code });
+
+/** An object of the edge that is used by one call at a time. */
+class Shared {
+  isDestroyed = false;
+  #call;
+  #end;
 
   sync(work) {
-    this.#check();
+    if (this.isDestroyed) throw failure("DISPOSED");
+    if (this.#call) throw failure("BUSY");
     return work();
   }
 
-  async async(work) {
-    this.#check();
-    this.#uses += 1;
+  /** Runs a call until it settles, or until the object is destroyed. */
+  async run(work) {
+    this.sync(() => undefined);
+    const ended = new Promise((_, reject) => (this.#end = () => reject(failure("DISPOSED"))));
+    this.#call = Promise.race([work(), ended]);
     try {
-      return await work();
+      return await this.#call;
     } finally {
-      this.#uses -= 1;
+      this.#call = undefined;
     }
   }
 
-  free() {
-    this.#check();
-    this.#freed = true;
-  }
-
-  #check() {
-    if (this.#freed) throw new Error("null pointer passed to rust");
-    if (this.#uses > 0) throw new Error("recursive use of an object detected which would lead to unsafe aliasing in rust");
+  /** Resolves when the call in progress has ended. */
+  async destroy() {
+    this.isDestroyed = true;
+    this.#end?.();
+    await this.#call?.catch(() => undefined);
   }
 }
 
@@ -80,25 +83,26 @@ export class FakeEdge {
     };
     this.Hasher = class {};
     this.Loader = class FakeLoader {
-      #cell = new Cell();
+      #shared = new Shared();
       static async create() {
         edge.log.push("created");
         return new FakeLoader();
       }
-      drained = () => this.#cell.sync(() => edge.drained());
-      checkGpu = () => this.#cell.sync(() => undefined);
-      write = (shard, bytes) => this.#cell.sync(() => edge.writing(shard, bytes));
-      restart = () => this.#cell.sync(() => undefined);
-      complete = () => this.#cell.sync(() => undefined);
-      encodes = () => this.#cell.sync(() => true);
+      drained = () => this.#shared.sync(() => edge.drained());
+      checkGpu = () => this.#shared.sync(() => undefined);
+      write = (shard, bytes) => this.#shared.sync(() => edge.writing(shard, bytes));
+      restart = () => this.#shared.sync(() => undefined);
+      complete = () => this.#shared.sync(() => undefined);
+      encodes = () => this.#shared.sync(() => true);
       engine = () =>
-        this.#cell.sync(() => {
+        this.#shared.sync(() => {
           edge.engineMaking();
           return makeEngine(edge);
         });
-      free() {
-        this.#cell.free();
-        edge.log.push("loader freed");
+      destroy() {
+        if (this.#shared.isDestroyed) return;
+        void this.#shared.destroy();
+        edge.log.push("loader destroyed");
       }
     };
   }
@@ -125,41 +129,39 @@ export class FakeEdge {
 }
 
 function makeEngine(edge) {
-  const cell = new Cell();
+  const shared = new Shared();
   return {
-    ask: (request, _images, onEvent) =>
-      cell.async(async () => {
+    ask: (request, _images, onEvent, signal) =>
+      shared.run(async () => {
         edge.asked.push(request);
         await edge.answering(request.prompt.query ?? request.prompt.text);
         const raw = `answer to ${request.prompt.query ?? request.prompt.text}`;
-        const stopped = onEvent({ type: "text", delta: raw, raw }) === false;
-        return answer(raw, stopped ? "cancelled" : "stop");
+        onEvent({ type: "text", delta: raw, raw });
+        return answer(raw, signal.aborted ? "cancelled" : "stop");
       }),
     holdImage: () =>
-      cell.async(async () => {
+      shared.run(async () => {
         edge.log.push("encoding");
         await edge.encoding();
         return { id: "picture", width: 1, height: 1 };
       }),
-    selfCheck: () => cell.async(() => edge.checking()),
-    keepImages: () => cell.sync(() => undefined),
-    keepsImage: () => cell.sync(() => false),
-    releaseImage: () => cell.sync(() => undefined),
-    count: () => cell.sync(() => 1),
-    prepare: () => cell.sync(() => undefined),
-    checkGpu: () => cell.sync(() => undefined),
-    lost: () => cell.sync(() => new Promise(() => undefined)),
-    destroy: () =>
-      cell.sync(() => {
-        edge.log.push("destroyed");
-        edge.gpuBytes = 0;
-      }),
-    free() {
-      cell.free();
-      edge.log.push("engine freed");
+    selfCheck: () => shared.run(() => edge.checking()),
+    keepImages: () => shared.sync(() => undefined),
+    keepsImage: () => shared.sync(() => false),
+    releaseImage: () => shared.sync(() => undefined),
+    count: () => shared.sync(() => 1),
+    prepare: () => shared.sync(() => undefined),
+    checkGpu: () => shared.sync(() => undefined),
+    lost: () => shared.sync(() => new Promise(() => undefined)),
+    async destroy() {
+      if (shared.isDestroyed) return;
+      edge.log.push("destroyed");
+      await shared.destroy();
+      edge.gpuBytes = 0;
+      edge.log.push("released");
     },
     get gpuBytes() {
-      return cell.sync(() => edge.gpuBytes);
+      return edge.gpuBytes;
     },
     contextLength: 2048,
     adapter: { name: "fake", driver: "", backend: "", kernels: "", maxBindingBytes: 0 },

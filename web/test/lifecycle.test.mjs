@@ -1,4 +1,4 @@
-// The life of a model from load to disposal, in Node: a real client and server over an edge that borrows as wasm-bindgen does.
+// The life of a model from load to disposal, in Node: the client and the server of the package over a stand-in for the wasm edge.
 
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
@@ -74,13 +74,13 @@ test("an abort of a question that waits takes effect at once", async () => {
   );
 });
 
-test("a load that fails while a picture is being encoded reports its own error at once, and frees the engine afterwards", async () => {
+test("a load that fails while a picture is being encoded reports its own error at once, and frees the engine", async () => {
   const edge = new FakeEdge();
-  const encoding = gate();
   const started = gate();
+  // A picture that takes for ever.
   edge.encoding = () => {
     started.open();
-    return encoding.passed;
+    return gate().passed;
   };
   let drains = 0;
   // The second time, the upload of all weights.
@@ -94,27 +94,21 @@ test("a load that fails while a picture is being encoded reports its own error a
   const reference = failure(loading.encodeImage(picture));
   assert.equal(await failure(loading), "INTEGRITY");
   assert.equal(await reference, "INTEGRITY");
-  assert.deepEqual(edge.log, ["created", "encoding"]);
-  encoding.open();
   await settled();
-  assert.deepEqual(edge.log.slice(2), ["destroyed", "engine freed", "loader freed", "terminated"]);
+  assert.deepEqual(edge.log, ["created", "encoding", "loader destroyed", "destroyed", "released", "terminated"]);
 });
 
-test("an abort during the check of the kernels rejects at once; the engine is freed when the check has ended, and the worker then", async () => {
+test("an abort during the check of the kernels rejects at once; the check ends before the worker does", async () => {
   const edge = new FakeEdge();
-  const checking = gate();
-  edge.checking = () => checking.passed;
+  edge.checking = () => gate().passed;
   const controller = new AbortController();
   const onProgress = ({ phase }) => phase === "warmup" && controller.abort(new Error("enough"));
   assert.equal(await failure(load(edge, { signal: controller.signal, onProgress })), "enough");
   await settled();
-  assert.ok(!edge.log.includes("destroyed") && !edge.log.includes("terminated"), edge.log.join());
-  checking.open();
-  await settled();
-  assert.deepEqual(edge.log.slice(-3), ["destroyed", "engine freed", "terminated"]);
+  assert.deepEqual(edge.log, ["created", "loader destroyed", "destroyed", "released", "terminated"]);
 });
 
-test("a load that fails before the engine is made frees the loader", async () => {
+test("a load that fails before the engine is made destroys the loader", async () => {
   for (const fail of [
     (edge) => (edge.drained = () => Promise.reject(new Error("out of memory"))),
     (edge) => {
@@ -127,24 +121,32 @@ test("a load that fails before the engine is made frees the loader", async () =>
     fail(edge);
     assert.equal(await failure(load(edge)), "INTERNAL");
     await settled();
-    assert.deepEqual(edge.log, ["created", "loader freed", "terminated"]);
+    assert.deepEqual(edge.log, ["created", "loader destroyed", "terminated"]);
   }
 });
 
-test("a model that is disposed of during an answer is freed when the answer has ended, and no call stays pending", async () => {
+test("a model that is disposed of during an answer is freed at once, and no call stays pending", async () => {
   const edge = new FakeEdge();
   const model = await load(edge);
-  const answering = gate();
-  edge.answering = () => answering.passed;
+  // An answer that takes for ever.
+  edge.answering = () => gate().passed;
   const pending = failure(model.createSession().ask("A"));
+  const waiting = failure(model.createSession().ask("B"));
   await settled();
-  // The answer takes longer than a worker is given for its end.
   await model.dispose();
+  assert.deepEqual([await pending, await waiting], ["DISPOSED", "DISPOSED"]);
+  assert.deepEqual(edge.log.slice(1), ["loader destroyed", "destroyed", "released", "terminated"]);
+});
+
+test("a worker that does not answer is terminated, and what is pending rejects", async () => {
+  const edge = new FakeEdge();
+  const worker = fakeWorker(edge);
+  const model = await QwenVL.load(modelFiles(), { worker });
+  worker.postMessage = () => undefined;
+  const pending = failure(model.createSession().ask("A"));
+  assert.equal(await model.disposeCounting?.(), undefined);
   assert.equal(await pending, "DISPOSED");
-  assert.ok(!edge.log.includes("destroyed"));
-  answering.open();
-  await settled();
-  assert.deepEqual(edge.log.slice(-3), ["terminated", "destroyed", "engine freed"]);
+  assert.ok(worker.terminated);
 });
 
 test("pending calls reject before the worker is terminated, whatever happens then", async () => {

@@ -34,7 +34,7 @@ export { droppedFiles } from "./weights/dropped.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";
 export type { CacheChoice, ManifestSource, ModelSource, SourceOptions } from "./weights/spec.js";
 export { QwenVLError, type ErrorCode, type ErrorData } from "./wire/errors.js";
-export type { Backend, ModelInfo, Precision, Steps } from "./wire/protocol.js";
+export type { Adapter, Backend, ModelInfo, Precision, Steps } from "./wire/protocol.js";
 export type {
   Answer,
   AnswerEvent,

@@ -1,6 +1,6 @@
 import { QwenVLError } from "../wire/errors.js";
 import { BACKGROUND_MS, DISPOSAL_MS, type WorkerClient } from "../wire/client.js";
-import { generationForEngine, type EngineRequest, type PictureInfo } from "../wire/engine.js";
+import { generationForEngine, type PromptInput, type PictureInfo } from "../wire/engine.js";
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
 import type { Answer, AnswerEvent, AskOptions, Box, Grounded, Score } from "../wire/types.js";
 import type { ModelSource } from "../weights/spec.js";
@@ -306,7 +306,7 @@ export class QwenVLModel extends EventTarget {
   }
 
   /** @internal Returns the number of tokens of a prompt. */
-  async count(prompt: EngineRequest["prompt"], signal?: AbortSignal): Promise<number> {
+  async count(prompt: PromptInput, signal?: AbortSignal): Promise<number> {
     return (await this.#ready()).client.call("count", { prompt }, signal ? { signal } : {}).result;
   }
 

@@ -1,5 +1,5 @@
 import { QwenVLError } from "../wire/errors.js";
-import type { EngineRequest, PictureInfo } from "../wire/engine.js";
+import type { PromptInput, PictureInfo } from "../wire/engine.js";
 import type { ModelInfo } from "../wire/protocol.js";
 import type { AskOptions, GenerationOptions } from "../wire/types.js";
 import { untilAborted } from "./abort.js";
@@ -48,12 +48,12 @@ export interface SessionModel {
   readonly imageOrientation: ImageOrientation;
   start(prepare: () => Promise<PreparedRequest>, options: AskOptions): Run;
   encode(picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo>;
-  count(prompt: EngineRequest["prompt"], signal?: AbortSignal): Promise<number>;
+  count(prompt: PromptInput, signal?: AbortSignal): Promise<number>;
 }
 
 /** Request of a run. */
 export interface PreparedRequest {
-  prompt: EngineRequest["prompt"];
+  prompt: PromptInput;
   pictures: readonly Picture[];
 }
 
@@ -194,11 +194,7 @@ export class Session {
     return run;
   }
 
-  async #prompt(
-    turns: readonly Turn[],
-    question: Question,
-    signal?: AbortSignal,
-  ): Promise<{ prompt: EngineRequest["prompt"]; pictures: Picture[] }> {
+  async #prompt(turns: readonly Turn[], question: Question, signal?: AbortSignal): Promise<{ prompt: PromptInput; pictures: Picture[] }> {
     const pictures: Picture[] = [];
     const text = async (question: Question): Promise<string> => {
       for (const picture of question.picturesWithPixelBoxes(pictures)) await this.#model.encode(picture, false, signal);

@@ -1,98 +1,24 @@
-/** Data of the engine (`crates/runtime/src/session`), and its translation into the package's types. */
+/** Translation between the engine's data (`generated.ts`) and the package's types. */
 
-import type { Answer, AnswerEvent, AnswerLogprob, FinishReason, GenerationOptions, Grounded } from "./types.js";
+import type * as Engine from "./generated.js";
+import type { Answer, AnswerEvent, GenerationOptions, Grounded } from "./types.js";
 
-/** Input of a run. */
-export interface EngineRequest {
-  prompt:
-    | { kind: "raw"; text: string }
-    | { kind: "chat"; system?: string; history: [string, string][]; query: string; overflow: "error" | "drop-oldest" }
-    | { kind: "ids"; ids: number[] };
-  generation: {
-    max_new_tokens?: number;
-    greedy?: boolean;
-    temperature?: number;
-    top_p?: number;
-    top_k?: number;
-    seed?: number;
-    ignore_stop?: boolean;
-    min_new_tokens?: number;
-    repetition_penalty?: number;
-    stop?: string[];
-    stop_tokens?: number[];
-    logprobs?: number;
-    kv_reuse?: "exact" | "fast";
-  };
-}
-
-/** Options of a benchmark, `crates/runtime/src/benchmark.rs`. */
-export interface EngineBenchmark {
-  contexts?: number[];
-  prompts?: number[];
-  decode_tokens?: number;
-  runs?: number;
-  picture?: boolean;
-}
-
-/** Result of a benchmark. */
-export interface EngineBenchmarkReport {
-  encode_ms: number;
-  picture_parts: { block_ms: number; resampler_ms: number } | null;
-  prefill: { tokens: number; millis: number; tokens_per_second: number }[];
-  decode: { context: number; tokens_per_second: number; bytes_per_token: number }[];
-  dispatches_per_token: number;
-  limits: { copy_gigabytes_per_second: number; microseconds_per_dispatch: number; upload_gigabytes_per_second: number } | null;
-}
-
-/** A picture that the engine has encoded. */
-export interface PictureInfo {
-  /** Hash of its pixels. */
-  id: string;
-  width: number;
-  height: number;
-}
-
-interface EngineObject {
-  ref: string | null;
-  kind: "box" | "quad";
-  image: number | null;
-  norm: unknown;
-  pixels: unknown;
-  range: [number, number];
-}
-
-export type EngineEvent =
-  | { type: "encode" | "prefill"; done: number; total: number }
-  | { type: "text"; delta: string; raw: string }
-  | { type: "object"; object: EngineObject };
-
-export interface EngineAnswer {
-  prompt_ids: number[];
-  reused_tokens: number;
-  dropped_turns: number;
-  images: PictureInfo[];
-  tokens: number[];
-  text: string;
-  raw: string;
-  objects: EngineObject[];
-  finish_reason: FinishReason;
-  timings: {
-    encode_ms: number;
-    prefill_ms: number;
-    first_token_ms: number;
-    decode_ms: number;
-    decode_tokens_per_second: number;
-  };
-  logprobs: AnswerLogprob[] | null;
-}
-
-export interface EngineScore {
-  tokens: number[];
-  logprobs: number[];
-}
+/** Request of a run, with all of its parts. */
+export type EngineRequest = Required<Engine.Request>;
+/** Event of a run that answers a question: scoring has its own. */
+export type EngineEvent = Exclude<Engine.Event, { type: "score" }>;
+export type {
+  Answer as EngineAnswer,
+  BenchmarkOptions as EngineBenchmark,
+  BenchmarkReport as EngineBenchmarkReport,
+  LoadOptions as EngineOptions,
+  PictureInfo,
+  PromptInput,
+  Score as EngineScore,
+} from "./generated.js";
 
 /** Translates generation options. Absent options stay absent, so that the engine takes the checkpoint's. */
-export function generationForEngine(options: GenerationOptions & { ignoreStop?: boolean }): EngineRequest["generation"] {
+export function generationForEngine(options: GenerationOptions & { ignoreStop?: boolean }): Engine.GenerationOptions {
   const { stop, logprobs } = options;
   const settings = {
     max_new_tokens: options.maxTokens,
@@ -122,7 +48,7 @@ export function eventFromEngine(event: EngineEvent): AnswerEvent {
  *
  * @param imageTokens positions of a picture in the prompt
  */
-export function answerFromEngine(answer: EngineAnswer, imageTokens: number): Answer {
+export function answerFromEngine(answer: Engine.Answer, imageTokens: number): Answer {
   const { timings } = answer;
   return {
     text: answer.text,
@@ -148,7 +74,7 @@ export function answerFromEngine(answer: EngineAnswer, imageTokens: number): Ans
   };
 }
 
-function objectFromEngine({ ref, kind, image, norm, pixels, range }: EngineObject): Grounded {
+function objectFromEngine({ ref, kind, image, norm, pixels, range }: Engine.GroundedObject): Grounded {
   const common = { ...(ref === null ? {} : { ref }), ...(image === null ? {} : { image }), range };
   // A box has four numbers, a quad four points.
   return { kind, norm, ...(pixels === null ? {} : { pixels }), ...common } as Grounded;

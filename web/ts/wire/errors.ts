@@ -1,3 +1,5 @@
+import type { EdgeErrorCode } from "./generated.js";
+
 /** Kind of an error, for programs. Stable. */
 export type ErrorCode =
   | "INSECURE_CONTEXT"
@@ -23,7 +25,7 @@ export type ErrorCode =
   | "INTERNAL";
 
 /** Advice for the user. */
-const HINTS: Record<ErrorCode, string> = {
+const HINTS: Record<ErrorCode | EdgeErrorCode, string> = {
   INSECURE_CONTEXT: "WebGPU is available on https:// pages and on localhost only.",
   WEBGPU_UNAVAILABLE: "Update the browser, or switch WebGPU on in its settings; without WebGPU only small models run.",
   NO_ADAPTER: "The browser offers no GPU: update the graphics driver, or look at the browser's GPU page (about:gpu, about:support).",

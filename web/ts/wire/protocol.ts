@@ -1,6 +1,15 @@
 /** Messages between the page and the worker. */
 
-import type { EngineBenchmark, EngineBenchmarkReport, EngineRequest, EngineScore, PictureInfo } from "./engine.js";
+import type {
+  EngineBenchmark,
+  EngineBenchmarkReport,
+  EngineOptions,
+  EngineRequest,
+  EngineScore,
+  PictureInfo,
+  PromptInput,
+} from "./engine.js";
+import type { Adapter, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
 import type { Estimate } from "./generated.js";
 import type { Answer, AnswerEvent } from "./types.js";
@@ -17,18 +26,7 @@ export type Backend = "webgpu" | "cpu";
 export type Precision = "f32" | "f16" | "q8";
 
 /** A kernel set of `crates/kernels`. */
-export type KernelSet = "plain" | "cpu" | "subgroups" | "f16" | "packed";
-
-/** Load options of the wasm edge, `LoadOptions` in `web/src/lib.rs`. */
-export interface EngineOptions {
-  contextLength?: number;
-  forceFallbackAdapter?: boolean;
-  lowPower?: boolean;
-  kv?: "f32" | "f16" | "q8";
-  precision?: Precision;
-  /** Kernel set to use in place of the fastest. */
-  kernels?: KernelSet;
-}
+export type KernelSet = NonNullable<EngineOptions["kernels"]>;
 
 /** Facts about a loaded model. */
 export interface ModelInfo {
@@ -50,14 +48,8 @@ export interface ModelInfo {
   downloadBytes: number;
   /** Bytes of all GPU buffers after loading; without a GPU, of the weights in memory. */
   gpuBytes: number;
-  adapter: {
-    name: string;
-    driver: string;
-    backend: string;
-    /** Kernel variants that were chosen for the adapter, in words; empty without a GPU. */
-    kernels: string;
-    maxBindingBytes: number;
-  };
+  /** Description of the adapter. `adapter.kernels` names the kernel variants that were chosen for it; it is empty without a GPU. */
+  adapter: Adapter;
 }
 
 /** A picture on its way to the worker. */
@@ -75,11 +67,7 @@ export interface AnswerReply {
   pictures: PictureInfo[];
 }
 
-/** Progress in steps. */
-export interface Steps {
-  done: number;
-  total: number;
-}
+export type { Adapter, EngineOptions, Steps };
 
 /** Input of a load. */
 export interface LoadParams {
@@ -107,13 +95,13 @@ export interface Calls {
   /** The result `"missing"` means that a picture is no longer kept and must be sent whole. */
   ask: { params: { request: EngineRequest; images: ImagePayload[] }; event: AnswerEvent; result: AnswerReply | "missing" };
   score: {
-    params: { prompt: EngineRequest["prompt"]; candidates: string[]; images: ImagePayload[] };
+    params: { prompt: PromptInput; candidates: string[]; images: ImagePayload[] };
     event: never;
     result: EngineScore[] | "missing";
   };
   encode: { params: { image: ImagePayload; hold: boolean }; event: never; result: PictureInfo | "missing" };
   release: { params: { image: string }; event: never; result: undefined };
-  count: { params: { prompt: EngineRequest["prompt"] }; event: never; result: number };
+  count: { params: { prompt: PromptInput }; event: never; result: number };
   benchmark: { params: { options: EngineBenchmark }; event: Steps; result: EngineBenchmarkReport };
   logits: { params: object; event: never; result: Float32Array };
   /** Frees the model. The result is the number of bytes of GPU buffers that are left, by our own accounting. */

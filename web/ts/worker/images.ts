@@ -13,8 +13,9 @@ export function engineImages(edge: Edge, engine: Engine, payloads: readonly Imag
     for (const payload of payloads) {
       if (payload.kind === "encoded") images.pushEncoded(payload.bytes, payload.upright);
       else if (payload.kind === "rgba") images.pushRgba(payload.width, payload.height, payload.pixels);
-      else if (payload.kind === "bitmap") images.pushImageData(readBitmap(payload.bitmap));
-      else if (engine.keepsImage(payload.id)) images.pushKept(payload.id);
+      else if (payload.kind === "bitmap") {
+        images.pushImageData(readBitmap(payload.bitmap));
+      } else if (engine.keepsImage(payload.id)) images.pushKept(payload.id);
       else return undefined;
     }
     complete = true;

@@ -14,9 +14,8 @@ import { ProgressCounter } from "../weights/progress.js";
 import { makeSource, openStore, type CacheSpec } from "../weights/spec.js";
 import type { Engine } from "../wasm/qwen_vl_web.js";
 import type { Edge } from "./edge.js";
-import type { EngineOwner } from "./engine-owner.js";
 import { engineImages } from "./images.js";
-import { Gate, LoadingEngine } from "./loading.js";
+import { Gate, Model } from "./model.js";
 
 /** The parts of a worker's global scope that are used; a message port has them, too. */
 export interface Scope {
@@ -37,14 +36,13 @@ class Server {
   readonly #edge: Edge;
   readonly #backend: Backend;
   readonly #controllers = new Map<number, AbortController>();
-  #engine: EngineOwner | undefined;
+  /** The model that is loaded or being loaded. */
+  #model: Model | undefined;
   /** Positions of a picture in the prompt. */
   #imageTokens = 0;
   #queue: Promise<void> = Promise.resolve();
-  /** Resolves when the model of a failed load is freed. */
-  #freeing: Promise<void> | undefined;
   /** The load in progress: pictures can be encoded before it completes. */
-  #loading: { early: Gate; progress: ProgressCounter; model: LoadingEngine | undefined } | undefined;
+  #loading: { early: Gate; progress: ProgressCounter } | undefined;
 
   constructor(scope: Scope, edge: Edge, backend: Backend) {
     this.#scope = scope;
@@ -53,8 +51,9 @@ class Server {
     scope.onmessage = ({ data: request }) => this.#receive(request);
   }
 
+  /** Aborts all calls and frees the model. */
   end(): void {
-    this.#abortAll();
+    for (const controller of this.#controllers.values()) controller.abort();
     void this.#free();
   }
 
@@ -63,7 +62,8 @@ class Server {
       this.#controllers.get(request.id)?.abort();
       return;
     }
-    if (request.kind === "dispose") this.#abortAll();
+    // A long call ends now; the reply comes after it.
+    if (request.kind === "dispose") this.end();
     const controller = new AbortController();
     this.#controllers.set(request.id, controller);
     const work = () => this.#answer(request, controller.signal);
@@ -71,10 +71,6 @@ class Server {
       const { early, progress } = this.#loading;
       early.add(() => work().then(() => progress.pictureEncoded()));
     } else this.#queue = this.#queue.then(work);
-  }
-
-  #abortAll(): void {
-    for (const controller of this.#controllers.values()) controller.abort();
   }
 
   /** Never rejects. */
@@ -109,32 +105,27 @@ class Server {
         return this.#encode(call);
       case "release":
         // After the model is freed there is nothing to release.
-        if (this.#engine) await this.#engine.borrow((engine) => engine.releaseImage(call.image));
+        if (this.#model && !this.#model.isFreed) this.#model.engine.releaseImage(call.image);
         return undefined;
       case "count":
-        return this.#loaded.borrow((engine) => engine.count(call.prompt));
+        return this.#engine.count(call.prompt);
       case "benchmark":
         return this.#benchmark(call, signal);
       case "logits":
-        return this.#loaded.borrow((engine) => engine.logits());
+        return this.#engine.logits();
       case "dispose":
         return this.#free();
     }
   }
 
-  /** Frees the model when no call uses it any more. Returns the bytes of GPU buffers that are left. Never rejects. */
+  /** Frees the model. A call in progress rejects with `DISPOSED`. Returns the bytes of GPU buffers that are left. Never rejects. */
   async #free(): Promise<number> {
-    await this.#freeing;
-    const engine = this.#engine;
-    this.#engine = undefined;
-    return (await engine?.free()) ?? 0;
+    return (await this.#model?.free()) ?? 0;
   }
 
-  get #loaded(): EngineOwner {
-    // Pictures can be encoded while the rest of the model is loaded.
-    const engine = this.#engine ?? this.#loading?.model?.engine;
-    if (!engine) throw new QwenVLError("DISPOSED", "no model is loaded");
-    return engine;
+  get #engine(): Engine {
+    if (!this.#model) throw new QwenVLError("DISPOSED", "no model is loaded");
+    return this.#model.engine;
   }
 
   async #load(call: CallOf<"load">, signal: AbortSignal): Promise<ModelInfo> {
@@ -144,39 +135,34 @@ class Server {
     }
     await this.#free();
     const progress = this.#progressOf(call.id);
-    const loading = { early: new Gate(), progress, model: undefined as LoadingEngine | undefined };
-    this.#loading = loading;
+    const early = new Gate();
+    this.#loading = { early, progress };
     try {
-      const { manifest, model } = await this.#loadWeights(call, signal, progress, loading.early.open, (model) => (loading.model = model));
+      const { manifest, model } = await this.#loadWeights(call, signal, progress, early.open);
       progress.phase("upload");
       await model.upload();
       signal.throwIfAborted();
       progress.phase("compile");
       await model.compiled;
       // Encode the pictures that have arrived so far. From now on pictures wait in the queue, as all other calls do.
-      this.#engine = model.engine;
       this.#loading = undefined;
-      await loading.early.done;
-      await model.prepare(call.keptImages);
+      await early.done;
+      model.prepare(call.keptImages);
       signal.throwIfAborted();
       if (call.selfCheck) {
         progress.phase("warmup");
-        await model.engine.borrow((engine) => engine.selfCheck());
+        await model.engine.selfCheck();
         signal.throwIfAborted();
       }
-      return await model.engine.borrow((engine) => {
-        this.#watchLoss(engine, model.engine);
-        progress.phase("ready");
-        return this.#modelInfo(engine, manifest);
-      });
+      this.#watchLoss(model);
+      progress.phase("ready");
+      return this.#modelInfo(model.engine, manifest);
     } catch (error) {
-      this.#engine = undefined;
-      // The caller gets the error now, even if a picture is still being encoded.
-      this.#freeing = loading.model?.free();
+      void this.#free();
       throw error;
     } finally {
       this.#loading = undefined;
-      loading.early.open();
+      early.open();
     }
   }
 
@@ -185,16 +171,14 @@ class Server {
     signal: AbortSignal,
     progress: ProgressCounter,
     onEncodes: () => void,
-    onModel: (model: LoadingEngine) => void,
-  ): Promise<{ manifest: Manifest; model: LoadingEngine }> {
+  ): Promise<{ manifest: Manifest; model: Model }> {
     const started = this.#startModule(call.wasmUrl);
     // The manifest is fetched meanwhile. A failure is reported when `started` is awaited.
     started.catch(() => undefined);
     const makeSink = async (text: string) => {
       await started;
-      const model = await LoadingEngine.create(this.#edge, this.#backend, text, call.options, onEncodes);
-      onModel(model);
-      return model;
+      this.#model = await Model.create(this.#edge, this.#backend, text, call.options, onEncodes);
+      return this.#model;
     };
     const { concurrency, whenBusy } = call;
     const cache = await this.#openCache(call.cache, progress);
@@ -220,9 +204,9 @@ class Server {
   }
 
   /** Reports the loss of the GPU device, unless it is lost because the model is freed. */
-  #watchLoss(engine: Engine, owner: EngineOwner): void {
-    void engine.lost().then((reason) => {
-      if (owner.isFreed) return;
+  #watchLoss(model: Model): void {
+    void model.engine.lost().then((reason) => {
+      if (model.isFreed) return;
       this.#scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } });
     });
   }
@@ -276,48 +260,35 @@ class Server {
     this.#edge.onPanic((message: string) => this.#scope.postMessage({ kind: "fatal", error: { code: "INTERNAL", message } }));
   }
 
-  #ask(call: CallOf<"ask">, signal: AbortSignal): Promise<Calls["ask"]["result"]> {
-    return this.#loaded.borrow(async (engine) => {
-      const images = engineImages(this.#edge, engine, call.images);
-      if (!images) return "missing";
-      const onEvent = (event: EngineEvent) => {
-        this.#scope.postMessage({ kind: "event", id: call.id, event: eventFromEngine(event) });
-        return !signal.aborted;
-      };
-      const answer = (await engine.ask(call.request, images, onEvent)) as EngineAnswer;
-      return { answer: answerFromEngine(answer, this.#imageTokens), pictures: answer.images };
-    });
+  async #ask(call: CallOf<"ask">, signal: AbortSignal): Promise<Calls["ask"]["result"]> {
+    const images = engineImages(this.#edge, this.#engine, call.images);
+    if (!images) return "missing";
+    const onEvent = (event: EngineEvent) => this.#scope.postMessage({ kind: "event", id: call.id, event: eventFromEngine(event) });
+    const answer = (await this.#engine.ask(call.request, images, onEvent, signal)) as EngineAnswer;
+    return { answer: answerFromEngine(answer, this.#imageTokens), pictures: answer.images };
   }
 
-  #score({ prompt, candidates, images: payloads }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {
-    return this.#loaded.borrow(async (engine) => {
-      const images = engineImages(this.#edge, engine, payloads);
-      if (!images) return "missing";
-      const scores = (await engine.score({ prompt, candidates }, images, () => !signal.aborted)) as EngineScore[] | null;
-      // `null` after an abort: the caller has its rejection already.
-      return scores ?? [];
-    });
+  async #score({ prompt, candidates, images: payloads }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {
+    const images = engineImages(this.#edge, this.#engine, payloads);
+    if (!images) return "missing";
+    const scores = (await this.#engine.score({ prompt, candidates }, images, () => undefined, signal)) as EngineScore[] | null;
+    // `null` after an abort: the caller has its rejection already.
+    return scores ?? [];
   }
 
-  #encode({ image, hold }: CallOf<"encode">): Promise<Calls["encode"]["result"]> {
-    return this.#loaded.borrow(async (engine) => {
-      const images = engineImages(this.#edge, engine, [image]);
-      if (!images) return "missing";
-      const info = (await engine.holdImage(images)) as PictureInfo;
-      if (!hold) engine.releaseImage(info.id);
-      return info;
-    });
+  async #encode({ image, hold }: CallOf<"encode">): Promise<Calls["encode"]["result"]> {
+    const engine = this.#engine;
+    const images = engineImages(this.#edge, engine, [image]);
+    if (!images) return "missing";
+    const info = (await engine.holdImage(images)) as PictureInfo;
+    if (!hold) engine.releaseImage(info.id);
+    return info;
   }
 
-  #benchmark(call: CallOf<"benchmark">, signal: AbortSignal): Promise<EngineBenchmarkReport> {
-    return this.#loaded.borrow(async (engine) => {
-      const onStep = (event: Steps) => {
-        this.#scope.postMessage({ kind: "event", id: call.id, event });
-        return !signal.aborted;
-      };
-      const report = (await engine.benchmark(call.options, onStep)) as EngineBenchmarkReport | null;
-      if (!report) throw new QwenVLError("INTERNAL", "the benchmark was aborted");
-      return report;
-    });
+  async #benchmark(call: CallOf<"benchmark">, signal: AbortSignal): Promise<EngineBenchmarkReport> {
+    const onStep = (event: Steps) => this.#scope.postMessage({ kind: "event", id: call.id, event });
+    const report = (await this.#engine.benchmark(call.options, onStep, signal)) as EngineBenchmarkReport | null;
+    if (!report) throw new QwenVLError("INTERNAL", "the benchmark was aborted");
+    return report;
   }
 }

@@ -1,13 +1,12 @@
-/** Loads a checkpoint into the engine. */
+/** The model of a worker, from the allocation of its memory to the release. */
 
 import { QwenVLError } from "../wire/errors.js";
 import type { Backend, EngineOptions } from "../wire/protocol.js";
-import type { Loader } from "../wasm/qwen_vl_web.js";
+import type { Engine, Loader } from "../wasm/qwen_vl_web.js";
 import type { ShardSink } from "../weights/load.js";
 import type { Target } from "../weights/transfer.js";
 import { compileAhead, offersSubgroups, withDeviceHook } from "./compile.js";
 import type { Edge } from "./edge.js";
-import { EngineOwner } from "./engine-owner.js";
 
 /** Work that waits for a gate to open, and then runs in order. */
 export class Gate {
@@ -32,15 +31,15 @@ export class Gate {
   }
 }
 
-/** A model that is being loaded. It owns the GPU device, the loader and the engine, and frees them if the load fails. */
-export class LoadingEngine implements ShardSink {
-  /** `undefined` once it is freed. */
-  #loader: Loader | undefined;
+/** Owns the GPU device, the loader and the engine of a model, while it is loaded and afterwards. */
+export class Model implements ShardSink {
+  readonly #loader: Loader;
   readonly #device: GPUDevice | undefined;
   readonly #compiled: Promise<void>;
   /** Called when pictures can be encoded. */
   #onEncodes: (() => void) | undefined;
-  #engine: EngineOwner | undefined;
+  #engine: Engine | undefined;
+  #freed: Promise<number> | undefined;
 
   private constructor(loader: Loader, device: GPUDevice | undefined, compiled: Promise<void>, onEncodes: () => void) {
     this.#loader = loader;
@@ -55,52 +54,43 @@ export class LoadingEngine implements ShardSink {
    * @param manifest text of the checkpoint's manifest
    * @param onEncodes called when pictures can be encoded, which is before all weights are loaded
    */
-  static async create(
-    edge: Edge,
-    backend: Backend,
-    manifest: string,
-    options: EngineOptions,
-    onEncodes: () => void,
-  ): Promise<LoadingEngine> {
+  static async create(edge: Edge, backend: Backend, manifest: string, options: EngineOptions, onEncodes: () => void): Promise<Model> {
     const onGpu = backend === "webgpu";
     const subgroups = onGpu && (await offersSubgroups(options));
     let device: GPUDevice | undefined;
+    let loader: Loader | undefined;
     let compiled = Promise.resolve();
     const createLoader = () =>
       edge.Loader.create(manifest, { ...options, subgroups }, (shaders: readonly string[]) => {
         if (device) compiled = compileAhead(device, shaders);
       });
     try {
-      const loader = await (onGpu ? withDeviceHook(createLoader, subgroups, (taken) => (device = taken)) : createLoader());
-      const loading = new LoadingEngine(loader, device, compiled, onEncodes);
-      try {
-        // Report allocation errors before any weights are fetched.
-        await loader.drained();
-        loader.checkGpu();
-      } catch (error) {
-        loader.free();
-        throw error;
-      }
-      return loading;
+      loader = await (onGpu ? withDeviceHook(createLoader, subgroups, (taken) => (device = taken)) : createLoader());
+      // Report allocation errors before any weights are fetched.
+      await loader.drained();
+      loader.checkGpu();
+      return new Model(loader, device, compiled, onEncodes);
     } catch (error) {
+      loader?.destroy();
+      // Without a loader, what was allocated so far.
       device?.destroy();
       throw error;
     }
   }
 
   /** The engine; it can encode pictures before the load completes. */
-  get engine(): EngineOwner {
+  get engine(): Engine {
     if (!this.#engine) throw new QwenVLError("DISPOSED", "no model is loaded");
     return this.#engine;
   }
 
   vocabulary(bytes: Uint8Array): void {
-    this.#engine = new EngineOwner(this.#activeLoader.engine(bytes));
+    this.#engine = this.#loader.engine(bytes);
     this.#reportEncodes();
   }
 
   target(shard: number): Target {
-    const loader = this.#activeLoader;
+    const loader = this.#loader;
     return {
       write: (bytes, checked) => {
         loader.write(shard, bytes, checked);
@@ -113,8 +103,8 @@ export class LoadingEngine implements ShardSink {
 
   /** Completes the upload: waits until the GPU has all weights. */
   async upload(): Promise<void> {
-    await this.#activeLoader.drained();
-    this.#activeLoader.complete();
+    await this.#loader.drained();
+    this.#loader.complete();
   }
 
   /** Resolves when the kernels are compiled, as far as they can be compiled ahead. */
@@ -123,34 +113,38 @@ export class LoadingEngine implements ShardSink {
   }
 
   /** Compiles what is left, and takes over the GPU's errors. After this the engine can do everything. */
-  async prepare(keptImages: number | undefined): Promise<void> {
-    await this.engine.borrow((engine) => {
-      engine.prepare();
-      engine.checkGpu();
-      if (keptImages !== undefined) engine.keepImages(keptImages);
-    });
-    this.#freeLoader();
+  prepare(keptImages: number | undefined): void {
+    this.engine.prepare();
+    this.engine.checkGpu();
+    if (keptImages !== undefined) this.engine.keepImages(keptImages);
   }
 
-  /** Frees everything after a failed load, once no call uses it. Never rejects. */
-  async free(): Promise<void> {
-    if (this.#engine) await this.#engine.free();
-    this.#device?.destroy();
-    this.#freeLoader();
+  /** True once {@link free} was called. */
+  get isFreed(): boolean {
+    return this.#freed !== undefined;
   }
 
-  get #activeLoader(): Loader {
-    if (!this.#loader) throw new QwenVLError("DISPOSED", "no model is being loaded");
-    return this.#loader;
-  }
-
-  #freeLoader(): void {
-    this.#loader?.free();
-    this.#loader = undefined;
+  /**
+   * Frees the model, at any time. A call in progress rejects with `DISPOSED`. Never rejects.
+   *
+   * @returns bytes of GPU buffers that are left, by our own accounting
+   */
+  free(): Promise<number> {
+    this.#freed ??= (async () => {
+      this.#loader.destroy();
+      if (this.#engine) {
+        await this.#engine.destroy();
+        return this.#engine.gpuBytes;
+      }
+      // A model whose vocabulary was refused belongs neither to the loader nor to an engine.
+      this.#device?.destroy();
+      return 0;
+    })();
+    return this.#freed;
   }
 
   #reportEncodes(): void {
-    if (!this.#onEncodes || !this.#engine || !this.#loader?.encodes()) return;
+    if (!this.#onEncodes || !this.#engine || !this.#loader.encodes()) return;
     void this.#compiled.then(this.#onEncodes);
     this.#onEncodes = undefined;
   }
