@@ -157,6 +157,35 @@ export function backendTests(bed) {
     assert.equal((await page.evaluate(ask, { workerUrl: "/changed-worker.js", backend: "webgpu" })).code, "WEBGPU_UNAVAILABLE");
   });
 
+  bed.pageTest("two loads at once on the page's own thread leave other users of WebGPU alone", async (page) => {
+    const found = await page.evaluate(async (ask) => {
+      const load = new Function(`return ${ask}`)();
+      const { requestAdapter } = GPU.prototype;
+      const { requestDevice } = GPUAdapter.prototype;
+      const loads = Promise.all([load({ worker: false }), load({ worker: false })]);
+      // Another library, again and again until both models are loaded.
+      let loading = true;
+      const done = loads.finally(() => (loading = false));
+      const features = new Set();
+      while (loading) {
+        const adapter = await navigator.gpu.requestAdapter();
+        const device = await adapter.requestDevice();
+        for (const feature of device.features) features.add(feature);
+        device.destroy();
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+      const untouched = GPU.prototype.requestAdapter === requestAdapter && GPUAdapter.prototype.requestDevice === requestDevice;
+      return { texts: (await done).map(({ text }) => text), features: [...features], untouched };
+    }, String(ask));
+    assert.deepEqual(found.texts, [SAID, SAID]);
+    // Features that nobody asked for: newer browsers give every device the first.
+    assert.deepEqual(
+      found.features.filter((feature) => feature !== "core-features-and-limits"),
+      [],
+    );
+    assert.ok(found.untouched);
+  });
+
   const scripted = { url: "/checkpoints/scripted" };
   bed.modelTest(scripted, "keys and values in less memory", async (page) => {
     const bytes = await page.evaluate(() => window.model.info.gpuBytes);
