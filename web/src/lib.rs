@@ -254,18 +254,11 @@ impl Engine {
 #[wasm_bindgen]
 impl Engine {
     /// Answers a request. `on_event` receives every event. The answer ends early if `on_event` returns `false` or `signal` is aborted.
-    pub async fn ask(
-        &self,
-        request: JsValue,
-        images: Images,
-        on_event: Function,
-        signal: Option<AbortSignal>,
-    ) -> Result<JsValue, JsValue> {
+    pub async fn ask(&self, request: JsValue, images: Images, on_event: Function, signal: Option<AbortSignal>) -> Result<JsValue, JsValue> {
         let request: Request = from_js("request", request)?;
         let mut listener = Listener::new(&self.shared, on_event, signal);
-        let answer = self.shared.run(async |session| {
-            session.ask(&request, &images.0, &mut |event: Event| listener.notify(&event), None).await
-        });
+        let answer =
+            self.shared.run(async |session| session.ask(&request, &images.0, &mut |event: Event| listener.notify(&event), None).await);
         let answer = answer.await?;
         listener.result(&answer)
     }
@@ -280,8 +273,7 @@ impl Engine {
     ) -> Result<JsValue, JsValue> {
         let request: ScoreRequest = from_js("request", request)?;
         let mut listener = Listener::new(&self.shared, on_event, signal);
-        let scores =
-            self.shared.run(async |session| session.score(&request, &images.0, &mut |event: Event| listener.notify(&event)).await);
+        let scores = self.shared.run(async |session| session.score(&request, &images.0, &mut |event: Event| listener.notify(&event)).await);
         let scores = scores.await?;
         listener.result(&scores)
     }
