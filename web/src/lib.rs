@@ -6,8 +6,8 @@
 //!
 //! # Calls
 //!
-//! An engine runs one call at a time. A call that comes too early fails with `BUSY`, and every call after `destroy` with `DISPOSED`. No
-//! object is borrowed while JavaScript runs, so wasm-bindgen never throws "recursive use of an object".
+//! An engine runs one call at a time. A call that comes too early fails with `BUSY`, and every call after `destroy` with `DISPOSED`. Calls
+//! that wait take `&self`, and calls that take `&mut self` run no JavaScript, so wasm-bindgen never throws "recursive use of an object".
 //!
 //! The crate is built twice: for the GPU, and in `web/cpu` for the CPU fallback. The difference is in `gpu.rs` and `cpu.rs`.
 #![deny(clippy::expect_used)]

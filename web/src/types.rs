@@ -288,3 +288,19 @@ mod typescript {
         assert!(found == expected, "{} is stale: run `QWEN_VL_WRITE_TYPES=1 cargo test -p qwen-vl-web`", file.display());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_a_load_are_named_when_they_are_wrong() {
+        let message = |options: LoadOptions| options.model_options().map_err(|error| error.to_string());
+        let options = message(LoadOptions::default()).unwrap();
+        assert_eq!(options, ModelOptions::default());
+        let context = LoadOptions { context_length: Some(0), ..LoadOptions::default() };
+        assert_eq!(message(context), Err("context length is 0, expected a whole number from 2 to 2147483647".to_owned()));
+        let kv = LoadOptions { kv: Some("f8".to_owned()), ..LoadOptions::default() };
+        assert_eq!(message(kv), Err("kv is f8, expected f32, f16 or q8".to_owned()));
+    }
+}

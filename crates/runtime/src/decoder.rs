@@ -4,8 +4,8 @@
 //! position, in six launches: norm + qkv, rotary + cache write, attention (two in a long context, see [`SPLIT_KEYS`]), output projection +
 //! residual, norm + gate/up + SiLU, down projection + residual.
 
-use crate::RuntimeError;
 use crate::weights::Weights;
+use crate::{ModelOptions, RuntimeError};
 use qwen_vl_format::ModelConfig;
 use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::embedding::embedding;
@@ -13,7 +13,7 @@ use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
 use qwen_vl_kernels::rotary::{PositionTables, rotary};
 use qwen_vl_kernels::sample::{DrawBuffer, sample};
-use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, KvFormat, StepBuffer, argmax, size};
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, StepBuffer, argmax, size};
 use std::cell::OnceCell;
 
 /// The decoder with its buffers.
@@ -74,85 +74,114 @@ impl DecoderLayer {
     }
 }
 
+/// Buffers that the layers share.
+struct Buffers {
+    ids: wgpu::Buffer,
+    hidden: Activation,
+    normed: Activation,
+    qkv: Activation,
+    attended: Activation,
+    mlp: Activation,
+    /// Partial results of the split attention.
+    partial: wgpu::Buffer,
+    tables: PositionTables,
+}
+
+impl Buffers {
+    fn allocate(gpu: &Gpu, config: &ModelConfig, options: ModelOptions) -> Result<Self, RuntimeError> {
+        let (chunk, context, hidden_size) = (options.prefill_chunk, options.context_length, config.hidden_size);
+        Ok(Self {
+            ids: gpu.storage("decoder.ids", size::product(&[chunk, 4]))?,
+            hidden: gpu.activation("decoder.hidden", chunk, hidden_size)?,
+            normed: gpu.activation("decoder.normed", chunk, hidden_size)?,
+            qkv: gpu.activation("decoder.qkv", chunk, 3 * hidden_size)?,
+            attended: gpu.activation("decoder.attended", chunk, hidden_size)?,
+            mlp: gpu.activation("decoder.mlp", chunk, config.mlp_width())?,
+            partial: gpu.storage("decoder.partial", split_bytes(config.num_attention_heads, config.head_dim()))?,
+            tables: PositionTables {
+                angles: gpu.storage("decoder.angles", size::product(&[context, config.head_dim() / 2, 8]))?,
+                logn: gpu.storage("decoder.logn", size::product(&[context, 4]))?,
+            },
+        })
+    }
+}
+
+/// Everything that the plans of a layer are made of.
+struct Planner<'a> {
+    gpu: &'a Gpu,
+    config: &'a ModelConfig,
+    weights: &'a Weights,
+    step: &'a StepBuffer,
+    buffers: &'a Buffers,
+    options: ModelOptions,
+}
+
+impl Planner<'_> {
+    fn rms_norm(&self, name: &str) -> Norm {
+        Norm { weight: self.weights.vector(name), bias: None, epsilon: self.config.layer_norm_epsilon }
+    }
+
+    fn layer(&self, index: usize) -> Result<DecoderLayer, RuntimeError> {
+        let Self { gpu, config, weights, step, .. } = *self;
+        let Buffers { hidden, normed, qkv, attended, mlp, partial, tables, .. } = self.buffers;
+        let name = |part: &str| format!("decoder.layers.{index}.{part}");
+        let ModelOptions { context_length, kv, .. } = self.options;
+        let cache = |label| KvCache::new(gpu, label, context_length, config.num_attention_heads, config.head_dim(), kv);
+        let (keys, values) = (cache("decoder.keys")?, cache("decoder.values")?);
+        let (attn_norm, mlp_norm) = (self.rms_norm(&name("attn_norm.weight")), self.rms_norm(&name("mlp_norm.weight")));
+        let [qkv_linear, out, gate_up, down] = ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
+        let rotate = || rotary(gpu, step, tables, qkv, &keys, &values);
+        let heads = |rows| Heads { rows, first_col: 0 };
+        let launch = Attention {
+            queries: heads(qkv),
+            keys: Source::Cache(&keys),
+            values: Source::Cache(&values),
+            output: attended,
+            heads: config.num_attention_heads,
+            head_dim: config.head_dim(),
+            causal: true,
+        };
+
+        let mut prefill = vec![norm(gpu, step, &attn_norm, hidden, normed)];
+        prefill.extend(matmul(gpu, step, qkv_linear.product(normed, qkv, Epilogue::Store)));
+        prefill.push(rotate());
+        prefill.push(attention(gpu, step, launch));
+        prefill.extend(matmul(gpu, step, out.product(attended, hidden, Epilogue::Accumulate)));
+        prefill.push(norm(gpu, step, &mlp_norm, hidden, normed));
+        prefill.extend(matmul(gpu, step, gate_up.product(normed, mlp, Epilogue::SwiGlu)));
+        prefill.extend(matmul(gpu, step, down.product(mlp, hidden, Epilogue::Accumulate)));
+
+        let mut before_attention = matvec(gpu, qkv_linear.product(hidden, qkv, Epilogue::Store), Some(&attn_norm));
+        before_attention.push(rotate());
+        let decode_attention = attention_decode(gpu, step, launch);
+        let split_attention = attention_split(gpu, step, launch, partial);
+        let mut after_attention = matvec(gpu, out.product(attended, hidden, Epilogue::Accumulate), None);
+        after_attention.extend(matvec(gpu, gate_up.product(hidden, mlp, Epilogue::SwiGlu), Some(&mlp_norm)));
+        after_attention.extend(matvec(gpu, down.product(mlp, hidden, Epilogue::Accumulate), None));
+        Ok(DecoderLayer { keys, values, prefill, before_attention, attention: decode_attention, split_attention, after_attention })
+    }
+}
+
 impl Decoder {
     pub(crate) fn new(
         gpu: &Gpu,
         config: &ModelConfig,
         weights: &Weights,
         step: &StepBuffer,
-        context: usize,
-        chunk: usize,
-        kv: KvFormat,
+        options: ModelOptions,
     ) -> Result<Self, RuntimeError> {
-        let (hidden_size, vocab, epsilon) = (config.hidden_size, config.vocab_size, config.layer_norm_epsilon);
-        let ids = gpu.storage("decoder.ids", size::product(&[chunk, 4]))?;
-        let hidden = gpu.activation("decoder.hidden", chunk, hidden_size)?;
-        let normed = gpu.activation("decoder.normed", chunk, hidden_size)?;
-        let qkv = gpu.activation("decoder.qkv", chunk, 3 * hidden_size)?;
-        let attended = gpu.activation("decoder.attended", chunk, hidden_size)?;
-        let mlp = gpu.activation("decoder.mlp", chunk, config.mlp_width())?;
-        let partial = gpu.storage("decoder.partial", split_bytes(config.num_attention_heads, config.head_dim()))?;
-        let last = gpu.activation("decoder.last", 1, hidden_size)?;
-        let logits = gpu.activation("decoder.logits", 1, vocab)?;
+        let buffers = Buffers::allocate(gpu, config, options)?;
+        let last = gpu.activation("decoder.last", 1, config.hidden_size)?;
+        let logits = gpu.activation("decoder.logits", 1, config.vocab_size)?;
         let token = gpu.storage("decoder.token", 4)?;
-        let tables = PositionTables {
-            angles: gpu.storage("decoder.angles", size::product(&[context, config.head_dim() / 2, 8]))?,
-            logn: gpu.storage("decoder.logn", size::product(&[context, 4]))?,
-        };
-        let rms_norm = |name: &str| Norm { weight: weights.vector(name), bias: None, epsilon };
-
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for layer in 0..config.num_hidden_layers {
-            let name = |part: &str| format!("decoder.layers.{layer}.{part}");
-            let cache = |label| KvCache::new(gpu, label, context, config.num_attention_heads, config.head_dim(), kv);
-            let (keys, values) = (cache("decoder.keys")?, cache("decoder.values")?);
-            let (attn_norm, mlp_norm) = (rms_norm(&name("attn_norm.weight")), rms_norm(&name("mlp_norm.weight")));
-            let [qkv_linear, out, gate_up, down] =
-                ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
-            let rotate = || rotary(gpu, step, &tables, &qkv, &keys, &values);
-            let heads = |rows| Heads { rows, first_col: 0 };
-            let launch = Attention {
-                queries: heads(&qkv),
-                keys: Source::Cache(&keys),
-                values: Source::Cache(&values),
-                output: &attended,
-                heads: config.num_attention_heads,
-                head_dim: config.head_dim(),
-                causal: true,
-            };
-
-            let mut prefill = vec![norm(gpu, step, &attn_norm, &hidden, &normed)];
-            prefill.extend(matmul(gpu, step, qkv_linear.product(&normed, &qkv, Epilogue::Store)));
-            prefill.push(rotate());
-            prefill.push(attention(gpu, step, launch));
-            prefill.extend(matmul(gpu, step, out.product(&attended, &hidden, Epilogue::Accumulate)));
-            prefill.push(norm(gpu, step, &mlp_norm, &hidden, &normed));
-            prefill.extend(matmul(gpu, step, gate_up.product(&normed, &mlp, Epilogue::SwiGlu)));
-            prefill.extend(matmul(gpu, step, down.product(&mlp, &hidden, Epilogue::Accumulate)));
-
-            let mut before_attention = matvec(gpu, qkv_linear.product(&hidden, &qkv, Epilogue::Store), Some(&attn_norm));
-            before_attention.push(rotate());
-            let decode_attention = attention_decode(gpu, step, launch);
-            let split_attention = attention_split(gpu, step, launch, &partial);
-            let mut after_attention = matvec(gpu, out.product(&attended, &hidden, Epilogue::Accumulate), None);
-            after_attention.extend(matvec(gpu, gate_up.product(&hidden, &mlp, Epilogue::SwiGlu), Some(&mlp_norm)));
-            after_attention.extend(matvec(gpu, down.product(&mlp, &hidden, Epilogue::Accumulate), None));
-            layers.push(DecoderLayer {
-                keys,
-                values,
-                prefill,
-                before_attention,
-                attention: decode_attention,
-                split_attention,
-                after_attention,
-            });
-        }
-
-        let ln_f = rms_norm("decoder.norm.weight");
-        let head = matvec(gpu, weights.linear("head").product(&last, &logits, Epilogue::Store), Some(&ln_f));
+        let planner = Planner { gpu, config, weights, step, buffers: &buffers, options };
+        let layers = (0..config.num_hidden_layers).map(|index| planner.layer(index)).collect::<Result<_, _>>()?;
+        let final_norm = planner.rms_norm("decoder.norm.weight");
+        let Buffers { ids, hidden, normed, tables, .. } = buffers;
         Ok(Self {
             embed: embedding(gpu, step, weights.matrix("decoder.embedding.weight"), &ids, &hidden),
-            final_norm: norm(gpu, step, &ln_f, &hidden, &normed),
+            final_norm: norm(gpu, step, &final_norm, &hidden, &normed),
+            head: matvec(gpu, weights.linear("head").product(&last, &logits, Epilogue::Store), Some(&final_norm)),
             argmax: argmax::argmax(gpu, &logits, &token),
             draw: DrawBuffer::new(gpu),
             sample: OnceCell::new(),
@@ -164,7 +193,6 @@ impl Decoder {
             token,
             tables,
             layers,
-            head,
         })
     }
 

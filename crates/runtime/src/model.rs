@@ -73,8 +73,7 @@ impl Parts {
         query_step.write(gpu, config.visual.n_queries, 0, config.visual.patches());
         let vision = VisionTower::new(gpu, config, weights, &patch_step)?;
         let resampler = Resampler::new(gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
-        let ModelOptions { context_length, prefill_chunk, kv } = options;
-        let decoder = Decoder::new(gpu, config, weights, &step, context_length, prefill_chunk, kv)?;
+        let decoder = Decoder::new(gpu, config, weights, &step, options)?;
         Ok(Self { vision, resampler, decoder, step })
     }
 }
