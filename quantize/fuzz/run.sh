@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fuzzes a target with libFuzzer and coverage, on stable Rust: run.sh TARGET [SECONDS]. New inputs go to target/found/TARGET,
-# what breaks the target to target/broken-*. (These are the flags of `cargo fuzz run --sanitizer none`.)
+# inputs that break the target to target/broken-*. (These are the flags of `cargo fuzz run --sanitizer none`.)
 set -eu
 cd "$(dirname "$0")"
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -97,7 +97,7 @@ pub fn inspect(dir: &Path) -> Result<Contents> {
     })
 }
 
-/// Something wrong with a web checkpoint.
+/// A problem of a web checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The file.
@@ -110,7 +110,7 @@ pub struct Problem {
 /// manifest, that the vocabulary can be read, and that the stored values are ones that a conversion writes. Returns all problems.
 ///
 /// # Errors
-/// If the manifest cannot be read or is not valid: then nothing is known about the rest.
+/// If the manifest cannot be read or is not valid, because every other check needs it.
 pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>> {
     let manifest = WebCheckpoint::read_manifest(dir)?;
     events(Event::Start { weights: manifest.tensors.iter().map(|tensor| (tensor.shape[0] * tensor.shape[1]) as u64).sum() });
@@ -218,7 +218,7 @@ fn check_values(tensor: &TensorEntry, encoded: &EncodedRows) -> Option<String> {
         let what = if encoded.scales.is_empty() { "values" } else { "scales" };
         return Some(format!("{not_finite} {what} are not finite"));
     }
-    // A code of value zero is 0 in q8 and the nibble 8 in the 4-bit schemes; blocks of eight columns are whole words there.
+    // The code of zero is 0 in q8 and the nibble 8 in the 4-bit schemes, where eight columns are one word.
     let zero = if matches!(scheme, Scheme::Q4 { .. } | Scheme::Int4 { .. }) { 0x88 } else { 0 };
     let used = scheme.row_data_bytes(cols) * cols.next_multiple_of(8) / padded(cols);
     let dirty = encoded.data.chunks_exact(scheme.row_data_bytes(cols)).position(|row| row[used..].iter().any(|byte| *byte != zero));

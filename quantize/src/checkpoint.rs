@@ -1,4 +1,4 @@
-//! The checkpoint that is converted: its configuration and weights, held against each other.
+//! The checkpoint that is converted: its configuration and weights, checked against each other.
 
 use crate::TOKENIZER_FILE;
 use crate::source::json::Json;
@@ -17,7 +17,8 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint: files first, so that a LoRA adapter is named as such, then the configuration, so that another model is.
+    /// Opens a checkpoint. The names of the files come first, so that a LoRA adapter is recognised, then the configuration, so that another
+    /// model is.
     pub(crate) fn open(input: &Input) -> Result<Self> {
         input.check()?;
         crate::source::weights::choose(input)?;
@@ -32,7 +33,8 @@ impl Checkpoint {
 
 /// Reads the configuration of a checkpoint.
 fn read_config(input: &Input) -> Result<ModelConfig> {
-    let path = input.locate("config.json")?;
+    let path =
+        input.find("config.json").with_context(|| format!("config.json is missing in {input}: give the files of a whole checkpoint"))?;
     let json = Json::read(&path)?;
     ModelConfig::from_hf_json(&json.value.to_string())
         .map_err(|error| match json.not_finite.first() {
@@ -46,7 +48,7 @@ fn read_config(input: &Input) -> Result<ModelConfig> {
 /// often leave `vocab_size` as it was. Returns a sentence about it.
 fn adopt_vocabulary_size(source: &Source, config: &mut ModelConfig) -> Result<Option<String>> {
     const NAMES: [&str; 2] = ["transformer.wte.weight", "lm_head.weight"];
-    // Other tensors, and other widths, are for the checks of every tensor.
+    // `Converter::new` reports missing tensors and other widths.
     let rows = NAMES
         .map(|name| source.get(name).ok().filter(|tensor| tensor.shape.get(1) == Some(&config.hidden_size)).map(|tensor| tensor.shape[0]));
     let [Some(embedding), Some(head)] = rows else { return Ok(None) };
@@ -60,7 +62,7 @@ fn adopt_vocabulary_size(source: &Source, config: &mut ModelConfig) -> Result<Op
     if embedding < least {
         bail!("tensor `{}` has {embedding} rows, and the tokenizer has {least} tokens", NAMES[0]);
     }
-    let note = format!("config.json: `vocab_size` is {}, and the weights have {embedding} tokens, which counts", config.vocab_size);
+    let note = format!("config.json: `vocab_size` is {}, but the weights have {embedding} tokens: {embedding} is used", config.vocab_size);
     config.vocab_size = embedding;
     config.validate()?;
     Ok(Some(note))
@@ -88,7 +90,7 @@ fn added_tokens(input: &Input, config: &ModelConfig) -> Option<String> {
     let added: Vec<String> = found.iter().filter(|(id, _)| **id >= known).map(|(id, token)| format!("`{token}` ({id})")).collect();
     (!added.is_empty()).then(|| {
         format!(
-            "{} tokens were added to the tokenizer, and {TOKENIZER_FILE} does not have them: they cannot be asked or answered with: {}",
+            "{} tokens were added to the tokenizer, and {TOKENIZER_FILE} does not have them, so prompts and answers cannot show them: {}",
             added.len(),
             list(&added)
         )

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Keys that do not change answers of this model, so that nobody misses them.
+/// Keys that do not change the answers of this model. They are left out without a note.
 const WITHOUT_EFFECT: [&str; 6] =
     ["pad_token_id", "bos_token_id", "transformers_version", "_from_model_config", "use_cache", "return_dict_in_generate"];
 

@@ -59,12 +59,6 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
     summary.unused_tensors = converter.unused();
     summary.notes = notes;
     summary.notes.iter().for_each(|note| events(Event::Note(note.clone())));
-    if options.dry_run {
-        events(Event::Start { weights: summary.weights });
-        rows::check_all(&converter, &plan, options.write.allow_nonfinite, events)?;
-        return Ok(summary);
-    }
-
     let modifications = format!(
         "The weights of `{}` were changed by quantize {}: renamed, rearranged, position tables resized, and matrices stored as {}{}.",
         input.name(),
@@ -79,6 +73,12 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
     let mut small_files = vec![(TOKENIZER_FILE, tokenizer)];
     small_files.extend(licence::files(&source, &modifications)?);
     let sizes = plan.files(small_files.iter().map(|(name, bytes)| (*name, bytes.len() as u64)));
+    if options.dry_run {
+        target.check_space(&sizes)?;
+        events(Event::Start { weights: summary.weights });
+        rows::check_all(&converter, &plan, options.write.allow_nonfinite, events)?;
+        return Ok(summary);
+    }
     let fingerprint = write::fingerprint(&plan, &options.write, source.files())?;
     let folder = OutputFolder::create(target, &options.write, &fingerprint, &sizes)?;
     if let Some(note) = &folder.note {
@@ -114,9 +114,10 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
 
 /// Reads the vocabulary as leniently as tiktoken, checks it against the configuration, and returns the file in the strict form.
 fn read_tokenizer(input: &Input, config: &ModelConfig) -> Result<Vec<u8>> {
-    let path = input.locate(TOKENIZER_FILE).context("the vocabulary is missing (it comes with the published checkpoint)")?;
-    let file = InputFile::open(&path)
-        .with_context(|| format!("could not read the vocabulary {} (it comes with the published checkpoint)", path.display()))?;
+    let path = input.find(TOKENIZER_FILE);
+    let path =
+        path.with_context(|| format!("the vocabulary {TOKENIZER_FILE} is missing in {input}: copy it from the published checkpoint"))?;
+    let file = InputFile::open(&path)?;
     let bytes = file.read_vec(0, file.len() as usize)?;
     let read = || -> Result<Vocabulary> {
         let vocabulary = Vocabulary::parse(&bytes)?;

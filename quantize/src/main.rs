@@ -163,14 +163,14 @@ fn run_convert(arguments: Convert) -> Result<ExitCode> {
         progress(event);
     };
     let result = quantize::convert(&options, &mut events);
-    // Only a failure of the system can be different the next time. What is wrong with the source stays wrong.
     let summary = result.inspect_err(|error| {
-        let system = error.chain().any(|cause| cause.is::<std::io::Error>());
-        if writing
-            && system
-            && let Ok(partial) = quantize::partial_path(out)
-        {
+        let partial = quantize::partial_path(out).ok().filter(|partial| writing && partial.exists());
+        let Some(partial) = partial else { return };
+        // A second run can succeed after a failure of the system, but not with the same wrong source.
+        if error.chain().any(|cause| cause.is::<std::io::Error>()) {
             eprintln!("note: the finished shards are in {}: --resume with the same options continues there", partial.display());
+        } else {
+            eprintln!("note: {} holds the unfinished result, which the next run replaces", partial.display());
         }
     })?;
     if arguments.json {

@@ -87,17 +87,17 @@ impl Target {
                 bail!("{}{role} contains the source {}: choose another output folder", folder.display(), source.display());
             }
         }
+        ensure!(
+            std::env::current_dir().and_then(fs::canonicalize).ok().as_ref() != Some(&target.path),
+            "{} is the current folder, which cannot be replaced: choose another output folder",
+            target.path.display()
+        );
         Ok(target)
     }
 
     fn resolve(out: &Path) -> Result<Self> {
         let path = resolve(out)?;
         let name = path.file_name().with_context(|| format!("{} has no name to write under", out.display()))?.to_owned();
-        ensure!(
-            std::env::current_dir().and_then(fs::canonicalize).ok().as_ref() != Some(&path),
-            "{} is the current folder: choose another output folder",
-            path.display()
-        );
         let with = |ending: &str| {
             let mut name = name.clone();
             name.push(ending);
@@ -173,6 +173,17 @@ impl Target {
             remove_marker(&self.path)?;
         }
         Ok(note)
+    }
+
+    /// Checks that files of these names and sizes fit the disk, if the system reports its free space.
+    pub(crate) fn check_space(&self, files: &[(String, u64)]) -> Result<()> {
+        // The folders around OUT may not exist yet.
+        let folder = self.partial.ancestors().skip(1).find(|folder| folder.is_dir());
+        let Some((folder, available)) = folder.and_then(|folder| Some((folder, fs4::available_space(folder).ok()?))) else { return Ok(()) };
+        // The files of an interrupted run count as free: they are kept, or removed before the first byte is written.
+        let left_over = names_in(&self.partial).unwrap_or_default().into_iter();
+        let left_over = left_over.filter_map(|name| fs::metadata(self.partial.join(name)).ok()).map(|metadata| metadata.len());
+        refuse_full_disk(folder, files.iter().map(|(_, bytes)| bytes).sum(), left_over.fold(available, u64::saturating_add))
     }
 
     /// True if `OUT.partial` is there; an error if it is not ours.
@@ -264,7 +275,7 @@ impl Occupant {
     }
 }
 
-/// The files of a web checkpoint by its manifest, in any version of the format; `None` if there is no such manifest.
+/// The files of a web checkpoint by its manifest, in any version of the format; `None` without such a manifest.
 fn listed_files(folder: &Path) -> Option<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Listing {
@@ -308,13 +319,14 @@ fn remove_marker(folder: &Path) -> Result<()> {
     fs::remove_file(&marker).with_context(|| format!("could not remove {}", marker.display()))
 }
 
-/// Refuses a conversion that will not fit the disk. `available` is `None` where the system does not say.
-fn check_space(folder: &Path, needed: u64, available: Option<u64>) -> Result<()> {
-    let Some(available) = available.filter(|available| *available < needed) else { return Ok(()) };
-    bail!(
+/// Refuses a conversion that will not fit the disk.
+fn refuse_full_disk(folder: &Path, needed: u64, available: u64) -> Result<()> {
+    ensure!(
+        needed <= available,
         "{} has {available} bytes of free space, and the web checkpoint needs {needed}: free some, or choose an output folder on another disk",
         folder.display()
     );
+    Ok(())
 }
 
 /// A folder under a temporary name, next to the one that it becomes.
@@ -324,7 +336,7 @@ pub(crate) struct OutputFolder {
     force: bool,
     /// Locked while this process works on the folder.
     marker: File,
-    /// What was done about an interrupted run.
+    /// A sentence about an interrupted run that was undone or finished.
     pub(crate) note: Option<String>,
 }
 
@@ -336,13 +348,9 @@ impl OutputFolder {
         let note = target.recover()?;
         let partial = &target.partial;
         let exists = target.check_partial()?;
+        target.check_space(files)?;
         let parent = partial.parent().unwrap_or(partial);
         fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
-        // The files of an interrupted run count as free: they are kept, or removed before the first byte is written.
-        let left_over = names_in(partial).unwrap_or_default().into_iter().filter_map(|name| fs::metadata(partial.join(name)).ok());
-        let left_over: u64 = left_over.map(|metadata| metadata.len()).sum();
-        let needed = files.iter().map(|(_, bytes)| bytes).sum();
-        check_space(parent, needed, fs4::available_space(parent).ok().map(|available| available.saturating_add(left_over)))?;
         if !exists {
             fs::create_dir(partial).with_context(|| format!("could not make {}", partial.display()))?;
         }
@@ -475,17 +483,21 @@ mod tests {
             assert_eq!(resolve(&root.join("link/..")).unwrap(), root);
             assert!(error(resolve(&root.join("dangling"))).contains("a link to nothing"));
         }
-        assert!(error(Target::resolve(Path::new("."))).contains("the current folder"));
+        assert!(error(Target::new(Path::new("."), &[])).contains("the current folder"));
         assert!(error(Target::resolve(Path::new("/"))).contains("no name"));
     }
 
     #[test]
     fn a_full_disk_is_known_before_the_first_byte() {
-        assert!(check_space(Path::new("out"), 100, None).is_ok());
-        assert!(check_space(Path::new("out"), 100, Some(100)).is_ok());
-        let error = error(check_space(Path::new("out"), 100, Some(99)));
-        assert!(error.contains("out has 99 bytes of free space") && error.contains("needs 100"), "{error}");
-        // The system says something about a folder that is there.
-        assert!(fs4::available_space(&std::env::temp_dir()).unwrap() > 0);
+        assert!(refuse_full_disk(Path::new("out"), 100, 100).is_ok());
+        let text = error(refuse_full_disk(Path::new("out"), 100, 99));
+        assert!(text.contains("out has 99 bytes of free space") && text.contains("needs 100"), "{text}");
+
+        // A disk that has free space, but less than any number can be. The folder does not exist yet.
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::new(&folder.path().join("new/web"), &[]).unwrap();
+        assert!(target.check_space(&[("a".to_owned(), 1)]).is_ok());
+        let text = error(target.check_space(&[("a".to_owned(), u64::MAX - 1), ("b".to_owned(), 1)]));
+        assert!(text.contains("bytes of free space, and the web checkpoint needs 18446744073709551615"), "{text}");
     }
 }

@@ -177,7 +177,7 @@ impl Source {
         if !self.left_aside.is_empty() {
             let read: Vec<String> = self.files.iter().map(InputFile::name).collect();
             text += &format!(
-                "; only {} was read, and {} left aside: move away what is not of this model",
+                "; read: {}; left aside: {}; move away the files of another model",
                 weights::list(&read),
                 weights::list(&self.left_aside)
             );
@@ -223,7 +223,7 @@ impl Source {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             Dtype::Bf16 => bytes.as_chunks().0.iter().map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)).collect(),
             Dtype::F16 => {
-                // Over the slice, because one by one each conversion would ask the processor what it can do.
+                // Converted as a slice: single conversions detect the processor's features each time.
                 let halves: Vec<half::f16> = bytes.as_chunks().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes)).collect();
                 halves.to_f32_vec()
             }
@@ -231,7 +231,7 @@ impl Source {
         })
     }
 
-    /// Packed words of a tensor, as [`Self::read_floats`] gives weights.
+    /// Packed words of a tensor, in the order of [`Self::read_floats`].
     pub(crate) fn read_words(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<i32>> {
         let tensor = self.get(name)?;
         ensure!(tensor.dtype == Dtype::I32, "tensor `{name}` has elements of type {}, expected I32", tensor.dtype.name());
@@ -256,7 +256,7 @@ impl Source {
                 file.read_at(at(row * row_step + cols.start), out)?;
             }
         } else {
-            // Stored the other way round: read along the columns and turn.
+            // Stored by columns: read them and transpose.
             let mut column = vec![0; rows.len() * size];
             for (i, col) in cols.clone().enumerate() {
                 file.read_at(at(col * col_step + rows.start), &mut column)?;
@@ -274,7 +274,7 @@ impl SourceTensor {
     fn matrix_strides(&self) -> Result<(usize, usize)> {
         let (_, cols) = matrix_of(&self.shape);
         let Some(strides) = &self.strides else { return Ok((cols, 1)) };
-        // The columns must be one run: each dimension after the first steps over exactly the ones behind it.
+        // The columns must be contiguous: the stride of each dimension after the first is the size of those behind it.
         let mut run = 1;
         let contiguous = self.shape.iter().zip(strides).skip(1).rev().all(|(size, stride)| {
             let fits = *size == 1 || *stride == run;
@@ -381,7 +381,7 @@ mod tests {
         (folder, source)
     }
 
-    /// Shape, strides, first element, rows, columns, and what must be read.
+    /// Shape, strides, first element, rows, columns, and the expected values.
     type View<'a> = (&'a [usize], Option<&'a [usize]>, u64, Range<usize>, Range<usize>, &'a [f32]);
 
     #[test]

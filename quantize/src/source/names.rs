@@ -3,7 +3,7 @@
 use super::SourceTensor;
 use std::collections::BTreeMap;
 
-/// Prefixes that wrappers put before the names of a model's tensors: `DataParallel`, `torch.compile`, peft, and classes with a model inside.
+/// Prefixes of wrappers: `DataParallel`, `torch.compile`, peft, and classes with a model inside.
 const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "base_model.", "model."];
 /// A tensor that every checkpoint of this model has, quantised or not.
 const LANDMARK: &str = "transformer.wte.weight";
@@ -35,7 +35,7 @@ fn is_wrapper(mut prefix: &str) -> bool {
     prefix.is_empty() && !whole.is_empty()
 }
 
-/// Returns what a tensor is if it is part of a LoRA adapter that is not merged.
+/// Describes a tensor that is part of a LoRA adapter that is not merged; `None` for other tensors.
 pub(crate) fn lora_part(name: &str) -> Option<&'static str> {
     if name.contains("lora_") {
         Some("of a LoRA adapter")
@@ -48,7 +48,7 @@ pub(crate) fn lora_part(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Says what is there in place of a missing tensor.
+/// Describes the tensor that may stand for a missing one.
 pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(missing: &str, names: impl Fn() -> I) -> Option<String> {
     if let Some(name) = names().find(|name| name.strip_suffix(missing).is_some_and(|prefix| prefix.ends_with('.'))) {
         let prefix = &name[..name.len() - missing.len()];
@@ -57,7 +57,9 @@ pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(missing: &str, names: imp
             false => format!("there is `{name}`"),
         });
     }
-    let (distance, name) = names().map(|name| (distance(missing, name), name)).min()?;
+    // The name of a hostile file can be of any length.
+    let comparable = names().filter(|name| name.len() <= 2 * missing.len());
+    let (distance, name) = comparable.map(|name| (distance(missing, name), name)).min()?;
     (distance * 4 <= missing.len()).then(|| format!("the nearest name is `{name}`"))
 }
 

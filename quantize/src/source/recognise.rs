@@ -1,4 +1,4 @@
-//! Says what a file is that is not what its name promises.
+//! Recognises files whose contents are not of the kind that their names say.
 
 /// The first bytes of a file that `torch.save` wrote before version 1.6: protocol 2 and a magic number.
 const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19";
@@ -7,7 +7,7 @@ const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19";
 pub(crate) const HEAD_BYTES: usize = 512;
 
 /// Returns the kind of a file and the next step, as the end of a sentence that begins with the file's name; `None` for other contents.
-/// For the error path: a file that can be read is never asked.
+/// Call it only for a file that could not be parsed.
 pub(crate) fn recognise(head: &[u8], len: u64) -> Option<String> {
     let head = &head[..head.len().min(HEAD_BYTES)];
     let text = head.trim_ascii_start();

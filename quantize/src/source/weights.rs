@@ -1,7 +1,7 @@
 //! Chooses the weight files of a checkpoint.
 //!
 //! A folder often holds more than one set of weights, and files of training. The order of names is that of the `transformers` library,
-//! `AutoModel.from_pretrained`: what else lies in the folder does not change the result.
+//! `AutoModel.from_pretrained`. Other files in the folder do not change the result.
 
 use super::Input;
 use super::json::Json;
@@ -73,7 +73,7 @@ pub(crate) fn choose(input: &Input) -> Result<WeightFiles> {
     chosen.left_aside =
         weights.iter().filter(|name| !chosen.names.iter().any(|read| read == *name)).map(|name| (*name).to_owned()).collect();
     if !chosen.left_aside.is_empty() {
-        chosen.notes.push(format!("the weights are read from {}; {} are left aside", list(&chosen.names), list(&chosen.left_aside)));
+        chosen.notes.push(format!("the weights are read from {}; left aside: {}", list(&chosen.names), list(&chosen.left_aside)));
     }
     if !lora.is_empty() {
         let lora: Vec<String> = lora.into_iter().map(str::to_owned).collect();
@@ -104,11 +104,9 @@ fn lora_alone(input: &Input) -> String {
 /// Up to three names, and the number of the others.
 pub(crate) fn list(names: &[String]) -> String {
     match names {
-        [] => "none".to_owned(),
-        [first @ .., last] if first.is_empty() => last.clone(),
-        [first @ .., last] if first.len() < 3 => format!("{} and {last}", first.join(", ")),
-        [a, b, c, rest @ ..] => format!("{a}, {b}, {c} and {} more", rest.len()),
-        _ => names.join(", "),
+        [a, b, c, others @ ..] if !others.is_empty() => format!("{a}, {b}, {c} and {} more", others.len()),
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
     }
 }
 
@@ -157,7 +155,7 @@ impl Shards {
     }
 }
 
-/// The files that an index lists. Only its list of files is used: the files themselves say which tensors they have.
+/// Returns the files that an index lists. Its list of tensors is not used: the files themselves have one.
 fn of_index(input: &Input, index: &str, shards: Option<Shards>, notes: &mut Vec<String>) -> Result<Vec<String>> {
     let listed = read_index(&input.locate(index)?)?;
     let missing: Vec<String> = listed.iter().filter(|name| input.find(name).is_none()).cloned().collect();

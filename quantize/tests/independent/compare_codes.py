@@ -1,5 +1,5 @@
-"""Prints what 4-bit codes cost: bits a weight, relative error on bell-shaped and on heavy-tailed weights, and what becomes of the logits of the
-golden checkpoints, ours beside llama.cpp's codes. Fails if our default is worse than it must be.
+"""Compares 4-bit codes of ours and of llama.cpp: bits a weight, relative error on bell-shaped and on heavy-tailed weights, and the error of
+the golden checkpoints' logits. Fails if our default exceeds its bounds.
 
     pip install gguf numpy pillow
     python3 quantize/tests/independent/compare_codes.py [REFERENCE_DIR] [--write codes.json]
@@ -109,7 +109,7 @@ def q4_k(weights):
     return np.where(nothing, 0, scale * q - minimum).reshape(weights.shape)[:, :cols]
 
 
-# Name, bits a weight, code for given weights, and what `quantize` is told for the same.
+# Name, bits a weight, code for given weights, and the options of `quantize` for the same.
 FOREIGN = [
     ("Q4_0 (gguf)", 4.5, lambda w: by_gguf(Type.Q4_0, w)),
     ("Q4_1 (gguf)", 5.0, lambda w: by_gguf(Type.Q4_1, w)),
@@ -132,7 +132,7 @@ OURS = [
 
 
 def uniform(seed, count):
-    """splitmix64 of seed, seed + 1, ... as numbers in 0..1: easily written again in another language."""
+    """splitmix64 of seed, seed + 1, ... as numbers in 0..1: short in any language."""
     with np.errstate(over="ignore"):
         z = (np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
@@ -188,7 +188,7 @@ def golden_difference(found, path):
 
 
 def logit_errors(reference):
-    """Divergence of the next-token distributions from those of the f32 weights, and how often the most likely token is the same."""
+    """Divergence of the next-token distributions from those of the f32 weights, and the share of equal most likely tokens."""
     print(f"\n{'model':<8} {'code':<30} {'KL':>9} {'top 1':>7}")
     with tempfile.TemporaryDirectory() as folder:
         web = pathlib.Path(folder) / "web"
@@ -217,7 +217,7 @@ def logit_errors(reference):
                 divergence = (np.exp(exact) * (exact - found)).sum(1).mean()
                 print(f"{checkpoint.name:<8} {name:<30} {divergence:>9.5f} {(exact.argmax(1) == found.argmax(1)).mean():>7.1%}", flush=True)
 
-            # The foreign codes hold what q4 holds in 4 bits: every matrix but the patch embedding.
+            # The foreign codes store the matrices that q4 stores in 4 bits: all but the patch embedding.
             coded = [tensor["name"] for tensor in converted([])[0]["tensors"] if tensor["scheme"]["type"] == "q4"]
             for name, _, code in FOREIGN:
                 changed = dict(weights)
@@ -231,7 +231,7 @@ def logit_errors(reference):
 
 
 def check(found):
-    """What must hold at 4.5 bits a weight."""
+    """Checks the bounds of our default, at 4.5 bits a weight."""
     q4, q4_0, iq4_nl = found["q4, 32 (default)"], found["Q4_0 (gguf)"], found["IQ4_NL, least squared error"]
     checks = [
         (f"below Q4_0 on Gaussian weights: {q4[0]:.5f} < {q4_0[0]:.5f}", q4[0] < q4_0[0]),

@@ -1,8 +1,8 @@
-"""Prints the SHA-256 of every tensor that a f32 web checkpoint must hold exactly, made from the original's layouts.
+"""Prints the SHA-256 of every tensor that an f32 web checkpoint must store exactly, made from the original's layouts.
 
     python3 expected.py ../../../tests/fixtures/checkpoints > expected.json
 
-Left out are the tensors that are computed rather than moved: the resized position tables and the resampler's queries.
+Tensors that are computed and not moved are left out: the resized position tables and the resampler's queries.
 """
 import array
 import hashlib

@@ -1,6 +1,6 @@
-"""Qwen-VL's logits in numpy, f32, from the weights of a web checkpoint: what a code does to a model, computed without this project's runtime.
+"""Computes Qwen-VL's logits in numpy, f32, from the weights of a web checkpoint, without this project's runtime.
 
-Written from the behaviour of the original; `compare_codes.py` prints how far its logits are from the golden ones.
+Written from the behaviour of the original; `compare_codes.py` prints the distance of its logits from the golden ones.
 """
 import json
 import math
@@ -41,7 +41,7 @@ def decode(tensor, shards):
 
 
 def erf(x):
-    """numpy has none: element by element."""
+    """Element by element, because numpy has none."""
     return np.array([math.erf(value) for value in x.ravel()], dtype=np.float32).reshape(x.shape)
 
 

@@ -1,4 +1,4 @@
-"""Writes the quantised modules of a GPTQ checkpoint for the model mini-a, from the format's definition, and what they stand for.
+"""Writes the quantised modules of a GPTQ checkpoint for the model mini-a, from the format's definition, and prints their values.
 
     python3 gptq.py mini_a_gptq_128.safetensors mini_a_gptq_32.safetensors > mini_a_gptq.json
 
@@ -20,7 +20,7 @@ ZERO = 8  # symmetric
 
 
 def half(value):
-    """The value that f16 keeps of it."""
+    """The value, rounded to f16."""
     return struct.unpack("<e", struct.pack("<e", value))[0]
 
 

@@ -1,4 +1,4 @@
-"""Reads Qwen-VL checkpoints with Python's standard library alone: the other side of the converter's tests."""
+"""Reads Qwen-VL checkpoints with Python's standard library alone, as an independent reference for the converter's tests."""
 import array
 import collections
 import json

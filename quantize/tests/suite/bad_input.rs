@@ -146,7 +146,7 @@ fn malicious_pickle() {
 
 #[test]
 fn big_endian_archives() {
-    // A stored entry can be renamed in place; `version` and a made-up name of its length stand for `byteorder` here.
+    // No fixture has the entry `byteorder`, so the archive is written here.
     let source = copy("mini-a");
     let shard = source.path().join("pytorch_model-00003-of-00003.bin");
     let bytes = fs::read(&shard).unwrap();

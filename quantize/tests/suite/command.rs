@@ -33,7 +33,7 @@ fn exit_codes_and_streams() {
     let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
     let done = run(&[source, out, "--json"]);
     assert!(done.status.success());
-    assert!(done.stderr.is_empty(), "progress where there is no terminal: {}", text(&done.stderr));
+    assert!(done.stderr.is_empty(), "progress without a terminal: {}", text(&done.stderr));
     let summary: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(summary["tensors"], 42);
 
@@ -70,7 +70,7 @@ fn a_dry_run_knows_the_sizes() {
     let real = run(&arguments);
     assert!(dry.status.success() && real.status.success());
     assert_eq!(text(&dry.stdout), text(&real.stdout));
-    // A dry run finds what is wrong, too.
+    // A dry run finds the errors of a run.
     let broken = copy("mini-b");
     fs::remove_file(broken.path().join("model-00002-of-00003.safetensors")).unwrap();
     assert_eq!(run(&[broken.path().to_str().unwrap(), out, "--dry-run"]).status.code(), Some(1));
@@ -111,8 +111,8 @@ fn files_one_by_one() {
     fs::copy(&shard, &twice).unwrap();
     let (source, twice) = (source.to_str().unwrap(), twice.to_str().unwrap());
     for (given, parts) in [
-        (without("/config.json"), vec!["`config.json` is not among the given files"]),
-        (without("qwen.tiktoken"), vec!["vocabulary", "`qwen.tiktoken` is not among"]),
+        (without("/config.json"), vec!["config.json is missing in the 7 given files"]),
+        (without("qwen.tiktoken"), vec!["the vocabulary qwen.tiktoken is missing in the 7 given files", "published checkpoint"]),
         (
             without("model-00002-of-00003.safetensors"),
             vec!["model.safetensors.index.json lists 3 files", "missing in the 7 given files: model-00002-of-00003.safetensors"],
@@ -134,7 +134,7 @@ fn files_one_by_one() {
     assert!(done.status.success(), "{}", text(&done.stderr));
 }
 
-/// Killed after any time, a run leaves nothing under the output's name, and another one with --resume ends in the same bytes.
+/// A run that is killed at any time leaves nothing under the output's name, and a run with --resume writes the same bytes.
 #[test]
 fn a_killed_run_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,8 +193,9 @@ fn what_is_resumed_must_be_the_same() {
     let arguments = [source_text, out_text, "--shard-size", "0.05", "--threads", "1"];
     let failed = run(&arguments);
     assert_eq!(failed.status.code(), Some(1));
-    // To resume with the same options would lead to the same error: nothing suggests it.
-    assert!(text(&failed.stderr).contains("1 NaN") && !text(&failed.stderr).contains("--resume"), "{}", text(&failed.stderr));
+    // A run that resumes with the same options fails again, so the message does not suggest it.
+    let message = text(&failed.stderr);
+    assert!(message.contains("1 NaN") && message.contains("web.partial") && !message.contains("--resume"), "{message}");
     let partial = folder.path().join("web.partial");
     assert!(!out.exists() && files(&partial).len() > 5);
 
@@ -202,7 +203,7 @@ fn what_is_resumed_must_be_the_same() {
     assert!(text(&other.stderr).contains("other options"), "{}", text(&other.stderr));
     let other = run(&[arguments.as_slice(), &["--resume", "--scheme", "q8"]].concat());
     assert!(text(&other.stderr).contains("other options"), "{}", text(&other.stderr));
-    // A finished shard whose bytes are not a shard's.
+    // A finished shard with other bytes.
     fs::write(partial.join("shard-00000.safetensors"), "something else").unwrap();
     let damaged = run(&[arguments.as_slice(), &["--resume"]].concat());
     assert!(text(&damaged.stderr).contains("shard-00000.safetensors"), "{}", text(&damaged.stderr));
@@ -211,7 +212,7 @@ fn what_is_resumed_must_be_the_same() {
     assert!(out.join("manifest.json").exists() && !partial.exists());
 }
 
-/// A file-size limit stands for a full disk: writes fail half-way.
+/// A limit of the file size stands for a full disk: writes fail in the middle.
 #[cfg(unix)]
 #[test]
 fn a_failed_write_leaves_a_clear_state() {
@@ -264,7 +265,7 @@ fn verify_finds_every_flipped_byte() {
     assert_eq!(named, ["NOTICE", "shard-00000.safetensors", "stray"]);
 }
 
-/// A shard whose hash is right but whose contents are not what a conversion writes.
+/// Shards with the right hash and with contents that no conversion writes.
 #[test]
 fn verify_looks_inside() {
     let folder = tempfile::tempdir().unwrap();

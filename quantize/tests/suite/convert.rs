@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 const MODELS: [&str; 2] = ["mini-a", "mini-b"];
 const SCHEMES: [SchemeName; 4] = [SchemeName::Q4, SchemeName::Q8, SchemeName::F16, SchemeName::F32];
 
-/// `tests/independent/expected.json` comes from a reader in Python that shares nothing with ours.
+/// `tests/independent/expected.json` comes from an independent reader in Python.
 #[test]
 fn f32_holds_the_source_exactly() {
     let expected: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(include_str!("../independent/expected.json")).unwrap();
@@ -90,7 +90,7 @@ fn cubic(t: f64) -> [f64; 4] {
     })
 }
 
-/// Every scheme decodes to what `block` makes of the f32 values, through shards, parts and padding.
+/// Every scheme decodes to the result of `block` for the f32 values, through shards, parts and padding.
 #[test]
 fn every_scheme_holds_what_its_code_allows() {
     for model in MODELS {
@@ -139,7 +139,7 @@ fn shards_open_with_the_public_library() {
                     Scheme::Q4 { .. } | Scheme::Int4 { .. } => (safetensors::Dtype::U32, cols / 8),
                 };
                 assert_eq!((data.dtype(), data.shape()), (dtype, [part.rows, width].as_slice()), "{}", tensor.name);
-                // The manifest's ranges and the header's are the same bytes.
+                // The ranges of manifest and header are equal.
                 assert_eq!(data.data(), &shards[part.shard][part.data[0] as usize..part.data[1] as usize], "{}", tensor.name);
                 let mut scales = Vec::new();
                 if let Some([begin, end]) = part.scales {

@@ -21,7 +21,7 @@ fn checkpoint(group_size: u32) -> tempfile::TempDir {
     edit_json(&folder.path().join("pytorch_model.bin.index.json"), |index| {
         let map = index["weight_map"].as_object_mut().unwrap();
         for module in MODULES {
-            // The float matrix gets a name that nothing asks for, in the index and in the pickle.
+            // The float matrix gets an unused name in the index and in the pickle.
             let name = format!("transformer.h.0.{module}.weight");
             let file = map.remove(&name).unwrap();
             let path = folder.path().join(file.as_str().unwrap());
@@ -75,7 +75,7 @@ fn the_repack_is_exact() {
                 assert_eq!(web.manifest().tensor(name).unwrap().scheme, want, "{name}");
             }
             assert_hashes(&web, expected(group_size, "in_order"));
-            // The rest is what it is without GPTQ.
+            // Other tensors are stored as without GPTQ.
             assert_eq!(web.manifest().tensor("head.weight").unwrap().scheme, scheme.with_group_size(32));
             assert_eq!(web.manifest().provenance.modifications.contains("as int4"), scheme == SchemeName::Q4);
         }
@@ -132,7 +132,7 @@ fn other_zero_points_are_decoded() {
         assert!(shift > 0.0 && plain.iter().zip(decoded).all(|(plain, decoded)| (decoded - plain - shift).abs() < 1e-6));
     }
 
-    // `gptq_v2` stores zero points as they are: 7 is then not 8.
+    // `gptq_v2` stores zero points unchanged, so that the stored 7 means 7.
     let source = checkpoint(128);
     edit_json(&source.path().join("quantize_config.json"), |config| config["checkpoint_format"] = "gptq_v2".into());
     let (coded, _) = convert(source.path(), SchemeName::Q4).unwrap();

@@ -27,7 +27,7 @@ pub fn open(out: &tempfile::TempDir) -> WebCheckpoint {
     WebCheckpoint::open(&out.path().join("web")).unwrap()
 }
 
-/// The whole chain of an error that a conversion must give. Nothing may be left under the output's name.
+/// Returns the whole chain of an error. The conversion must fail and leave nothing under the output's name.
 pub fn refusal(source: &Path) -> String {
     let out = tempfile::tempdir().unwrap();
     let target = out.path().join("web");

@@ -175,7 +175,7 @@ fn several_sets_of_weights() {
     }
     fs::write(source.path().join("model (1).safetensors"), "a copy").unwrap();
     let (notes, shard) = converted(source.path(), 1);
-    assert_names(&notes[0], &["read from model.safetensors", "left aside", "model (1).safetensors", "and 1 more"]);
+    assert_names(&notes[0], &["read from model.safetensors", "left aside: model (1).safetensors", "and 1 more"]);
     assert_eq!(shard, expected());
     // A small stray file before the whole one.
     let (source, tensors) = without_weights();
@@ -183,7 +183,7 @@ fn several_sets_of_weights() {
     write_tensors(&source.path().join("model.safetensors"), &stray);
     fs::write(source.path().join("pytorch_model.bin"), torch_archive(&pickled_tensors(&tensors), &tensors)).unwrap();
     let error = refusal(source.path());
-    assert_names(&error, &["is missing", "more", "only model.safetensors was read", "pytorch_model.bin left aside"]);
+    assert_names(&error, &["is missing", "more", "read: model.safetensors", "left aside: pytorch_model.bin"]);
     fs::remove_file(source.path().join("model.safetensors")).unwrap();
     assert_eq!(converted(source.path(), 0).1, expected());
 }
@@ -358,7 +358,7 @@ fn grown_vocabularies() {
     fs::write(source.path().join("tokenizer_config.json"), decoder.to_string()).unwrap();
     let (out, summary) = convert(source.path(), SchemeName::Q4).unwrap();
     assert_eq!(open(&out).manifest().config.vocab_size, 1027);
-    assert_names(&summary.notes[0], &["`vocab_size` is 1024", "1027 tokens"]);
+    assert_names(&summary.notes[0], &["`vocab_size` is 1024", "1027 is used"]);
     assert_names(
         &summary.notes[1],
         &["3 tokens were added", "`<loc_0>` (1024)", "`<loc_1>` (1025)", "`<seg>` (1026)", "qwen.tiktoken does not"],
