@@ -271,7 +271,8 @@ export const en = {
     VOCABULARY_INVALID: ["The model's vocabulary is damaged", "Convert the checkpoint again."],
     MANIFEST_VERSION: ["The model has a format that this page does not know", "Update this page, or convert the checkpoint again."],
     UNSUPPORTED_MODEL: ["This page cannot run models of this kind", "Only Qwen-VL and Qwen-VL-Chat (2023) run here."],
-    IMAGE_DECODE: ["The picture could not be read", "Save it as PNG or JPEG, if necessary in a smaller size, and add it again."],
+    IMAGE_DECODE: ["The picture could not be read", "Save it as PNG or JPEG and add it again."],
+    IMAGE_TOO_LARGE: ["The picture is too large", "Save it in a smaller size and add it again."],
     INVALID_ARGUMENT: ["The model cannot be used this way", "Change the question or the settings; the details say what is wrong."],
     CONTEXT_OVERFLOW: [
       "The conversation is too long for the model",
@@ -280,7 +281,7 @@ export const en = {
     BUSY: ["The model is in use", "Another tab is loading or changing it. Wait for that tab, or close it."],
     DISPOSED: ["The model was unloaded", "Load it again under “Models”."],
     INTERNAL: ["Something went wrong in this page", "Reload the page. If it happens again, please report it with the details."],
-  } satisfies Record<ErrorCode, [title: string, step: string]>,
+  } satisfies Record<ErrorCode | "IMAGE_TOO_LARGE", [title: string, step: string]>,
 };
 
 export type Texts = typeof en;
