@@ -13,15 +13,19 @@ pub fn test_folder() -> PathBuf {
     target_dir().join("browser-tests")
 }
 
-/// Writes the checkpoints of the browser tests.
+/// Writes the checkpoints of the browser tests. Without `--package` cargo reuses what the native tests compiled.
 pub fn for_tests() -> Result<()> {
-    run(command("cargo run --quiet --package qwen-vl-testkit --example test_checkpoints --").arg(test_folder()))
+    run(command("cargo run --quiet --example test_checkpoints --").arg(test_folder()))
 }
 
 /// The web checkpoint of the repository, which the demo shows.
 pub fn embedded() -> Result<PathBuf> {
     let folder = root().join("models/nano");
-    ensure!(folder.join(MANIFEST_FILE).is_file(), "{} is missing: restore it with `git checkout models`", folder.join(MANIFEST_FILE).display());
+    ensure!(
+        folder.join(MANIFEST_FILE).is_file(),
+        "{} is missing: restore it with `git checkout models`",
+        folder.join(MANIFEST_FILE).display()
+    );
     Ok(folder)
 }
 

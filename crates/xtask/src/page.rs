@@ -19,7 +19,13 @@ pub fn site() -> Result<()> {
 /// Takes pictures of the page's main states.
 pub fn screenshots(out: &Path) -> Result<()> {
     let (model, chromium) = prepare()?;
-    run(command("node tools/screenshots.mjs --site www/dist").arg("--model").arg(model).arg("--chromium").arg(chromium).arg("--out").arg(out))
+    run(command("node tools/screenshots.mjs --site www/dist")
+        .arg("--model")
+        .arg(model)
+        .arg("--chromium")
+        .arg(chromium)
+        .arg("--out")
+        .arg(out))
 }
 
 /// Runs Lighthouse on the page.

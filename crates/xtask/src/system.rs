@@ -89,7 +89,10 @@ fn unpack_backport(icd: &Path) -> Result<()> {
     let lists = folder.join("lists");
     fs::create_dir_all(lists.join("partial"))?;
     let release = fs::read_to_string("/etc/os-release").context("could not read /etc/os-release")?;
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).context("/etc/os-release has no VERSION_CODENAME, which Debian sets")?;
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .context("/etc/os-release has no VERSION_CODENAME, which Debian sets")?;
     let sources = folder.join("sources.list");
     let archive = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian";
     fs::write(&sources, format!("deb {archive} {codename}-backports main\n"))?;

@@ -85,7 +85,7 @@ impl Part {
             Self::Package => {
                 packages::build(Backends::All)?;
                 packages::pack_and_unpack()?;
-                packages::site()
+                packages::page()
             }
             Self::Checkpoints => checkpoints::for_tests(),
             Self::Node => node(name),
@@ -183,9 +183,10 @@ fn native(name: Option<&str>) -> Result<()> {
     // All failures are listed, not only the first.
     let runner = if nextest { "cargo nextest run --no-fail-fast" } else { "cargo test --no-fail-fast" };
     let tests = run_command(command(runner).args(name).env("VK_DRIVER_FILES", &icd));
+    let xtask = run_command(command("cargo test --quiet --package xtask --").args(name));
     // nextest leaves out the examples in the docs.
     let examples = if nextest && name.is_none() { run_command(&mut command("cargo test --quiet --doc")) } else { Ok(()) };
-    all(vec![("tests", tests), ("examples in the docs", examples)])
+    all(vec![("tests", tests), ("tests of xtask", xtask), ("examples in the docs", examples)])
 }
 
 fn node(name: Option<&str>) -> Result<()> {

@@ -19,16 +19,18 @@ const FALLBACK: &str = "qwen_vl_web_cpu";
 /// Builds `web/dist/wasm`. Does nothing except calling cargo if nothing changed.
 pub fn build(backends: Backends) -> Result<()> {
     system::wasm_target()?;
-    let mut cargo = command("cargo build --quiet --profile wasm --target wasm32-unknown-unknown --package qwen-vl-web");
-    if backends == Backends::All {
-        cargo.args(["--package", "qwen-vl-web-cpu"]);
-    }
-    run(&mut cargo)?;
+    compile("qwen-vl-web")?;
     bind(WEBGPU)?;
-    match backends {
-        Backends::All => bind(FALLBACK),
-        Backends::WebGpu => stand_in_for_fallback(),
+    if backends == Backends::WebGpu {
+        return stand_in_for_fallback();
     }
+    compile("qwen-vl-web-cpu")?;
+    bind(FALLBACK)
+}
+
+/// Compiles one package. Two in one call would share the features of their dependencies: the WebGPU module would depend on the call.
+fn compile(package: &str) -> Result<()> {
+    run(command("cargo build --quiet --profile wasm --target wasm32-unknown-unknown --package").arg(package))
 }
 
 /// True if `web/dist/wasm` holds a CPU fallback that was built after the sources of the WebGPU module changed last.

@@ -5,7 +5,7 @@
 //!
 //! The check reads paths that begin with `crate::` or `super::`. A name that a parent re-exports counts as its child's.
 
-use crate::process::{command, output, root};
+use crate::process::root;
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,14 +15,14 @@ use std::path::Path;
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 pub fn check() -> Result<()> {
-    let metadata = output(&mut command("cargo metadata --format-version 1 --no-deps --offline"))?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let metadata = super::metadata()?;
     let packages = metadata["packages"].as_array().context("cargo metadata: `packages` is missing")?;
     let mut circles: Vec<String> = circle(&crates(packages)).map(|circle| format!("crates: {circle}")).into_iter().collect();
     let mut modules = 0;
     for package in packages {
         let name = package["name"].as_str().context("cargo metadata: a package has no name")?;
-        let source = Path::new(package["manifest_path"].as_str().context("cargo metadata: a package has no manifest")?).with_file_name("src");
+        let source =
+            Path::new(package["manifest_path"].as_str().context("cargo metadata: a package has no manifest")?).with_file_name("src");
         // `web/cpu` builds the source of `web`.
         if !source.is_dir() {
             continue;

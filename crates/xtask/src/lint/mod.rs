@@ -2,8 +2,8 @@
 
 mod circles;
 
-use crate::process::{command, run as run_command};
-use anyhow::Result;
+use crate::process::{command, output, run as run_command};
+use anyhow::{Context, Result, ensure};
 
 /// Packages that run in a tab.
 const IN_BROWSER: [&str; 7] = ["format", "processor", "kernels", "runtime", "cpu", "web", "web-cpu"];
@@ -12,12 +12,37 @@ const IN_BROWSER: [&str; 7] = ["format", "processor", "kernels", "runtime", "cpu
 pub fn run() -> Vec<(&'static str, Result<()>)> {
     vec![
         ("clippy", run_command(&mut command("cargo clippy --quiet --all-targets -- --deny warnings"))),
+        ("clippy for xtask", run_command(&mut command("cargo clippy --quiet --package xtask --all-targets -- --deny warnings"))),
         ("clippy for wasm32", clippy_in_browser()),
         ("links in the docs", docs()),
         ("linter of TypeScript", run_command(&mut command("npm run --silent lint"))),
         ("writing rules", run_command(&mut command("node tools/lint/writing.mjs --warn"))),
         ("circles", circles::check()),
+        ("members", members()),
     ]
+}
+
+/// Checks that `default-members` of Cargo.toml leaves out only the packages that are built and tested on their own.
+fn members() -> Result<()> {
+    let metadata = metadata()?;
+    let names = |key: &str| -> Result<Vec<String>> {
+        let ids = metadata[key].as_array().with_context(|| format!("cargo metadata: `{key}` is missing"))?;
+        let packages = metadata["packages"].as_array().context("cargo metadata: `packages` is missing")?;
+        let named = packages.iter().filter(|package| ids.contains(&package["id"])).filter_map(|package| package["name"].as_str());
+        Ok(named.map(str::to_owned).collect())
+    };
+    let default = names("workspace_default_members")?;
+    let left_out: Vec<String> = names("workspace_members")?
+        .into_iter()
+        .filter(|name| !default.contains(name) && !["xtask", "qwen-vl-web", "qwen-vl-web-cpu"].contains(&name.as_str()))
+        .collect();
+    ensure!(left_out.is_empty(), "Cargo.toml: `default-members` lacks {}, so no test builds it", left_out.join(", "));
+    Ok(())
+}
+
+fn metadata() -> Result<serde_json::Value> {
+    let metadata = output(&mut command("cargo metadata --format-version 1 --no-deps --offline"))?;
+    serde_json::from_str(&metadata).context("could not parse the output of cargo metadata")
 }
 
 /// Clippy for the wasm target. `web/clippy.toml` forbids calls that block or do not exist in a browser.
