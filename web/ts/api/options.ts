@@ -1,6 +1,6 @@
 /**
  * Checks of the options that callers pass. JavaScript callers have no compiler, and numbers such as `NaN` have the right type, so every
- * option is checked where it enters. Ranges that the runtime checks anyway are not repeated here.
+ * option is checked where it enters. The runtime checks the ranges of fractions and those that depend on the checkpoint.
  */
 
 import { QwenVLError } from "../wire/errors.js";
