@@ -417,14 +417,7 @@ impl Listener {
 }
 
 fn from_js<T: for<'de> Deserialize<'de>>(what: &str, value: JsValue) -> Result<T, JsValue> {
-    let deserializer = serde_wasm_bindgen::Deserializer::from(value);
-    serde_path_to_error::deserialize(deserializer).map_err(|error| {
-        let message = match error.path().to_string().as_str() {
-            "." => format!("{what}: {}", error.inner()),
-            path => format!("{what}: {path}: {}", error.inner()),
-        };
-        EdgeError::invalid_argument(message).into()
-    })
+    serde_wasm_bindgen::from_value(value).map_err(|error| EdgeError::invalid_argument(format!("{what}: {error}")).into())
 }
 
 fn to_js<T: Serialize>(value: &T) -> Result<JsValue, JsValue> {
