@@ -132,7 +132,7 @@ impl Source {
 
     /// Refuses weights that were saved with the LoRA adapter next to them.
     fn refuse_lora(&self) -> Result<()> {
-        for (name, kind) in self.tensors.keys().filter_map(|name| Some((name, names::lora_part(name)?))) {
+        if let Some((name, kind)) = self.tensors.keys().find_map(|name| Some((name, names::lora_part(name)?))) {
             bail!(
                 "tensor `{name}` is {kind}: {} holds a LoRA adapter that is not merged; merge it into the model first \
                  (`merge_and_unload` of peft) and convert the result",
