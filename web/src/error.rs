@@ -141,10 +141,10 @@ fn gpu(error: &GpuError, details: &mut ErrorDetails) -> ErrorCode {
 fn processor(error: &ProcessorError) -> ErrorCode {
     match error {
         ProcessorError::Vocabulary(_) => ErrorCode::VocabularyInvalid,
-        ProcessorError::UnreadablePicture { .. }
-        | ProcessorError::EmptyPicture { .. }
-        | ProcessorError::PictureTooLarge { .. }
-        | ProcessorError::PictureBytes { .. } => ErrorCode::ImageDecode,
+        ProcessorError::PictureTooLarge { .. } => ErrorCode::ImageTooLarge,
+        ProcessorError::UnreadablePicture { .. } | ProcessorError::EmptyPicture { .. } | ProcessorError::PictureBytes { .. } => {
+            ErrorCode::ImageDecode
+        }
         _ => ErrorCode::InvalidArgument,
     }
 }

@@ -27,7 +27,7 @@ use backend::ModelLoader;
 use error::EdgeError;
 use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
-use qwen_vl_processor::Orientation;
+use qwen_vl_processor::{Colors, DecodeOptions, Orientation};
 use qwen_vl_runtime::Backend;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{self, Event, ImageInput, PromptInput, Request, ScoreRequest};
@@ -202,11 +202,13 @@ impl Images {
         Self::default()
     }
 
-    /// Adds a PNG, JPEG, WebP, GIF or BMP file. With `upright`, a photo's EXIF orientation is applied.
+    /// Adds a PNG, JPEG, WebP, GIF or BMP file. With `upright`, a photo's EXIF orientation is applied. With `original`, colours are read as the
+    /// original code reads them: transparency is dropped and 16-bit gray is clipped at 255. Otherwise they are what a browser shows on white.
     #[wasm_bindgen(js_name = pushEncoded)]
-    pub fn push_encoded(&mut self, bytes: Vec<u8>, upright: bool) {
+    pub fn push_encoded(&mut self, bytes: Vec<u8>, upright: bool, original: Option<bool>) {
         let orientation = if upright { Orientation::Apply } else { Orientation::Ignore };
-        self.0.push(ImageInput::Encoded { bytes, orientation });
+        let options = DecodeOptions { orientation, colors: colors(original) };
+        self.0.push(ImageInput::Encoded { bytes, options });
     }
 
     /// Adds a picture that the engine keeps, see [`Engine::keeps_image`].
@@ -215,18 +217,22 @@ impl Images {
         self.0.push(ImageInput::Kept { id });
     }
 
-    /// Adds the pixels of a canvas.
+    /// Adds the pixels of a canvas. With `original`, transparency is dropped; otherwise it is blended with white.
     #[wasm_bindgen(js_name = pushImageData)]
-    pub fn push_image_data(&mut self, image: &ImageData) {
+    pub fn push_image_data(&mut self, image: &ImageData, original: Option<bool>) {
         let (width, height, pixels) = (image.width(), image.height(), image.data().0);
-        self.0.push(ImageInput::Rgba { width, height, pixels });
+        self.0.push(ImageInput::Rgba { width, height, pixels, colors: colors(original) });
     }
 
-    /// Adds pixels, four bytes each, not premultiplied.
+    /// Adds pixels, four bytes each, not premultiplied. With `original`, transparency is dropped; otherwise it is blended with white.
     #[wasm_bindgen(js_name = pushRgba)]
-    pub fn push_rgba(&mut self, width: u32, height: u32, pixels: Vec<u8>) {
-        self.0.push(ImageInput::Rgba { width, height, pixels });
+    pub fn push_rgba(&mut self, width: u32, height: u32, pixels: Vec<u8>, original: Option<bool>) {
+        self.0.push(ImageInput::Rgba { width, height, pixels, colors: colors(original) });
     }
+}
+
+fn colors(original: Option<bool>) -> Colors {
+    if original.unwrap_or(false) { Colors::Original } else { Colors::Display }
 }
 
 /// A loaded model with its processor.

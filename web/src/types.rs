@@ -156,6 +156,7 @@ pub(crate) enum ErrorCode {
     VocabularyInvalid,
     UnsupportedModel,
     ImageDecode,
+    ImageTooLarge,
     InvalidArgument,
     ContextOverflow,
     Busy,
@@ -213,7 +214,7 @@ impl From<String> for LengthOrHash {
 #[cfg(test)]
 mod typescript {
     use super::*;
-    use qwen_vl_processor::{GroundedObject, ObjectKind, Shape};
+    use qwen_vl_processor::{Content, GroundedObject, ObjectKind, Part, Shape};
     use qwen_vl_runtime::KvReuse;
     use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
     use qwen_vl_runtime::session::{
@@ -248,6 +249,8 @@ mod typescript {
             GpuEstimate,
             CpuEstimate,
             Request,
+            Content,
+            Part,
             PromptInput,
             Overflow,
             GenerationOptions,

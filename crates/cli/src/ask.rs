@@ -2,10 +2,11 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::gpu::GpuArgs;
-use crate::preprocess::{orientation, read_picture};
+use crate::preprocess::{Pixels, check_is_path, decode_options, read_picture};
+use crate::values::{probability, temperature, tokens};
 use anyhow::{Context, Result};
 use clap::Args;
-use qwen_vl_processor::Orientation;
+use qwen_vl_processor::{Content, DecodeOptions};
 use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PromptInput, Request};
 use qwen_vl_runtime::{Backend, KvFormat, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
@@ -24,17 +25,19 @@ pub struct AskArgs {
     /// The web checkpoint.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// A text to continue (base format); pictures stand in it as `<img>path</img>`.
+    /// A text to continue (base format); `<img>path</img>` in it is a picture.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// A picture before the prompt, relative to `--root`; may be repeated.
     #[arg(long, value_name = "FILE", requires = "prompt")]
     image: Vec<PathBuf>,
-    /// A conversation: {"system": …, "history": [[query, answer], …], "query": …}.
+    /// A conversation: {"system": …, "history": [[query, answer], …], "query": …}. A query is a string, in which `<img>path</img>` is a
+    /// picture, or a list of {"text": …}, {"image": path} and {"ref": name, "boxes": [[x1, y1, x2, y2], …]}, in which text is text.
     #[arg(long, value_name = "FILE")]
     chat: Option<PathBuf>,
-    /// A golden case: its token ids with its pictures, and as many greedy steps as it has, past stop tokens.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["max_new_tokens", "temperature", "top_p", "top_k", "seed"])]
+    /// A golden case: its token ids with its pictures, read as the original reads them, and as many greedy steps as it has, past stop
+    /// tokens.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["max_new_tokens", "temperature", "top_p", "top_k", "seed", "pixels"])]
     case: Option<PathBuf>,
     /// Folder that the paths of pictures in texts and cases are relative to.
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -42,28 +45,33 @@ pub struct AskArgs {
     /// Turn photos as their EXIF orientation says; the original ignores it.
     #[arg(long)]
     apply_orientation: bool,
-    /// How keys and values are kept: f32, f16 or q8.
+    /// Colours of pictures: `display` as viewers show them (transparency on white, 16-bit gray scaled), `original` as the original code
+    /// reads them (transparency dropped, 16-bit gray clipped at 255).
+    #[arg(long, value_enum, default_value_t = Pixels::Display)]
+    pixels: Pixels,
+    /// Format of keys and values in the cache: f32, f16 or q8.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     kv: KvFormat,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Longest answer, tokens [default: the checkpoint's].
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    /// Length limit of the answer, tokens [default: the checkpoint's].
+    #[arg(long, value_name = "N", value_parser = tokens, allow_negative_numbers = true)]
     max_new_tokens: Option<usize>,
     /// Always take the most likely token.
     #[arg(long)]
     greedy: bool,
-    /// Divides the logits [default: 1].
-    #[arg(long, value_name = "T", conflicts_with = "greedy", value_parser = temperature)]
+    /// Divisor of the logits [default: the checkpoint's, or 1]. Each of temperature, top-p and top-k means sampling, also where the
+    /// checkpoint is greedy by default.
+    #[arg(long, value_name = "T", conflicts_with = "greedy", value_parser = temperature, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Probability mass to sample from [default: the checkpoint's].
-    #[arg(long, value_name = "P", conflicts_with = "greedy", value_parser = probability)]
+    #[arg(long, value_name = "P", conflicts_with = "greedy", value_parser = probability, allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Most likely tokens to sample from, 0 for all [default: the checkpoint's].
-    #[arg(long, value_name = "K", conflicts_with = "greedy")]
+    /// Number of most likely tokens to sample from, 0 for all [default: the checkpoint's].
+    #[arg(long, value_name = "K", conflicts_with = "greedy", allow_negative_numbers = true)]
     top_k: Option<usize>,
-    /// Start of the random numbers [default: the clock].
-    #[arg(long, value_name = "N")]
+    /// Seed of the random numbers of sampling [default: from the clock].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Print one JSON object and nothing else.
     #[arg(long)]
@@ -79,11 +87,11 @@ pub struct AskArgs {
 struct ChatFile {
     system: Option<String>,
     #[serde(default)]
-    history: Vec<(String, String)>,
-    query: String,
+    history: Vec<(Content, Content)>,
+    query: Content,
 }
 
-/// What is needed of the file of `--case`.
+/// The part of a golden case that is run.
 #[derive(Deserialize)]
 struct CaseFile {
     input_ids: Vec<u32>,
@@ -101,7 +109,7 @@ struct CaseDecode {
     tokens: Vec<u32>,
 }
 
-/// A request and its pictures, with everything checked that can be before the weights are loaded.
+/// A request and its pictures, checked as far as that is possible without the weights.
 struct Question {
     request: Request,
     images: Vec<ImageInput>,
@@ -125,7 +133,7 @@ pub fn run(args: &AskArgs) -> Result<()> {
     let mut on_event = |event| {
         let Event::Text { delta, .. } = event else { return ControlFlow::Continue(()) };
         let mut stdout = std::io::stdout();
-        // Whoever closed the pipe wants no more.
+        // A reader that closed the pipe wants no more.
         match args.json || stdout.write_all(delta.as_bytes()).and_then(|()| stdout.flush()).is_ok() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
@@ -135,10 +143,10 @@ pub fn run(args: &AskArgs) -> Result<()> {
     if args.json {
         print_json(&answer, &engine, load_ms)?;
     } else {
-        print_rest(&answer, load_ms);
+        print_rest(&answer, load_ms)?;
     }
     if let (Some(path), Some(trace)) = (&args.dump, &trace) {
-        dump(path, trace, &engine).with_context(|| format!("writing `{}`", path.display()))?;
+        dump(path, trace, &engine).with_context(|| format!("could not write `{}`", path.display()))?;
     }
     Ok(())
 }
@@ -173,19 +181,20 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
         PromptInput::Raw { text }
     };
 
-    // The engine makes the same prompt again; here it shows which pictures stand in it, before anything large is loaded.
+    // The engine makes the same prompt again; here it names its pictures before anything large is loaded.
     let prompt = input.encode(&tokenizer, defaults.max_window_size, None)?.prompt;
-    // Pictures of `--image` stand first in the prompt, under a name that need not be the file's.
+    // Pictures of `--image` are the first of the prompt; their names in it may differ from their paths.
     let named = prompt.images.iter().skip(args.image.len()).map(|image| PathBuf::from(&image.path));
     let paths: Vec<PathBuf> = paths.unwrap_or_else(|| args.image.iter().cloned().chain(named).collect());
-    let orientation = orientation(args.apply_orientation);
-    let images = paths.iter().map(|path| picture(&args.root.join(path), orientation)).collect::<Result<_>>()?;
+    let pixels = if args.case.is_some() { Pixels::Original } else { args.pixels };
+    let options = decode_options(args.apply_orientation, pixels);
+    let images = paths.iter().map(|path| picture(&args.root, path, options)).collect::<Result<_>>()?;
     let max_new_tokens = generation.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1);
     Ok(Question { request: Request { prompt: input, generation }, images, prompt_tokens: prompt.ids.len(), max_new_tokens })
 }
 
-/// What stands in the prompt for a picture of `--image`: its path, or only the file's name where the path is too long.
-/// It is replaced by the image's features, so it makes no difference to the answer.
+/// Returns the name of a picture of `--image` in the prompt: its path, or only the file's name if the path is too long. The features of the
+/// picture replace it, so that it does not affect the answer.
 fn name_in_prompt(path: &Path, queries: usize) -> String {
     let whole = path.display().to_string();
     match path.file_name() {
@@ -194,15 +203,18 @@ fn name_in_prompt(path: &Path, queries: usize) -> String {
     }
 }
 
-fn picture(path: &Path, orientation: Orientation) -> Result<ImageInput> {
-    // Decoded here only to name the file in an error.
-    let (bytes, _) = read_picture(path, orientation)?;
-    Ok(ImageInput::Encoded { bytes, orientation })
+fn picture(root: &Path, path: &Path, options: DecodeOptions) -> Result<ImageInput> {
+    check_is_path(path)?;
+    // Decoded here only so that an error names the file.
+    let (bytes, _) = read_picture(&root.join(path), options)?;
+    Ok(ImageInput::Encoded { bytes, options })
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let json = std::fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
-    serde_json::from_str(&json).with_context(|| format!("reading `{}`", path.display()))
+    let json = std::fs::read_to_string(path).with_context(|| format!("could not read `{}`", path.display()))?;
+    // Editors on Windows write a byte order mark.
+    let json = json.strip_prefix('\u{feff}').unwrap_or(&json);
+    serde_json::from_str(json).with_context(|| format!("could not read `{}`", path.display()))
 }
 
 fn print_json(answer: &Answer, engine: &Engine, load_ms: f64) -> Result<()> {
@@ -223,14 +235,20 @@ fn print_json(answer: &Answer, engine: &Engine, load_ms: f64) -> Result<()> {
     Ok(())
 }
 
-/// What follows the streamed text: the objects, and on the standard error the times.
-fn print_rest(answer: &Answer, load_ms: f64) {
+/// Prints what follows the streamed text: the objects, and to the standard error dropped turns and times.
+fn print_rest(answer: &Answer, load_ms: f64) -> Result<()> {
     println!();
     for object in &answer.objects {
-        let pixels = object.pixels.as_ref().and_then(|pixels| serde_json::to_string(pixels).ok()).unwrap_or_default();
+        // Without a known picture there are only thousandths.
+        let shape = object.pixels.as_ref().unwrap_or(&object.norm);
+        let unit = if object.pixels.is_some() { "" } else { " (thousandths of an unknown picture)" };
+        let shape = serde_json::to_string(shape)?;
         let kind = serde_json::to_value(object.kind).ok();
         let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
-        println!("{kind} {pixels} {}", object.reference.as_deref().unwrap_or_default());
+        println!("{kind} {shape}{unit} {}", object.reference.as_deref().unwrap_or_default());
+    }
+    if answer.dropped_turns > 0 {
+        eprintln!("{} of the oldest turns did not fit and were left out of the prompt", answer.dropped_turns);
     }
     let timings = &answer.timings;
     eprintln!(
@@ -242,9 +260,10 @@ fn print_rest(answer: &Answer, load_ms: f64) {
         answer.tokens.len(),
         timings.decode_tokens_per_second
     );
+    Ok(())
 }
 
-/// Writes the stages that the contract names, f32, without padding.
+/// Writes the traced stages as f32, without padding.
 fn dump(path: &Path, trace: &Trace, engine: &Engine) -> Result<()> {
     let config = &engine.model().manifest().config;
     let side = config.visual.image_size;
@@ -256,23 +275,11 @@ fn dump(path: &Path, trace: &Trace, engine: &Engine) -> Result<()> {
             Some("pixels") => vec![3, side, side],
             _ => continue,
         };
-        // Little-endian, as the format asks; so is every machine that this runs on.
+        // The format is little-endian, and so is every supported machine.
         views.push((name.as_str(), TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))?));
     }
     safetensors::serialize_to_file(views, None, path)?;
     Ok(())
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|value| *value > 0).ok_or_else(|| "expected a number above 0".to_owned())
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|value: &f32| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
-}
-
-fn probability(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|value: &f32| *value > 0.0 && *value <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
 }
 
 #[cfg(test)]
@@ -280,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_is_too_long_gives_way_to_the_file_s_name() {
+    fn a_path_that_is_too_long_becomes_the_file_name() {
         let path = Path::new("some/folder/cat.png");
         assert_eq!(name_in_prompt(path, 19), "some/folder/cat.png");
         assert_eq!(name_in_prompt(path, 18), "cat.png");

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::gpu::GpuArgs;
+use crate::values::{count, tokens};
 use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_format::ModelConfig;
@@ -23,26 +24,26 @@ pub struct BenchArgs {
     /// A configuration as published with a checkpoint (config.json): a model of this geometry with random 4-bit weights is timed.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "export"])]
     geometry: Option<PathBuf>,
-    /// So many layers of the decoder instead of what the configuration says.
-    #[arg(long, value_name = "N", requires = "geometry")]
+    /// Number of decoder layers [default: the configuration's].
+    #[arg(long, value_name = "N", requires = "geometry", value_parser = count, allow_negative_numbers = true)]
     layers: Option<usize>,
     /// Do not time a picture.
     #[arg(long)]
     no_picture: bool,
-    /// How the model keeps keys and values: f32, f16 or q8.
+    /// Format of keys and values in the cache: f32, f16 or q8.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     kv: KvFormat,
-    /// Lengths of the prompts that are timed.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [128, 320, 1024])]
+    /// Lengths of the prompts that are timed, tokens.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [128, 320, 1024], value_parser = tokens, allow_negative_numbers = true)]
     prompts: Vec<usize>,
-    /// Lengths of the sequence at which decoding is timed.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [512, 2048])]
+    /// Lengths of the sequence at which decoding is timed, tokens.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [512, 2048], value_parser = tokens, allow_negative_numbers = true)]
     contexts: Vec<usize>,
     /// Tokens that are decoded at each length.
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = tokens, allow_negative_numbers = true)]
     decode_tokens: usize,
-    /// Times that everything is repeated; the median counts.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    /// Number of repetitions; the median counts.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count, allow_negative_numbers = true)]
     runs: usize,
     /// Only the cases whose names contain this.
     #[arg(long, value_name = "PART", default_value = "", conflicts_with = "model")]
@@ -60,7 +61,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let gpu = args.gpu.request(!whole_model)?;
     if let Some(file) = &args.export {
         let cases = published::export(&gpu, &args.only)?;
-        return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("can not write {}", file.display()));
+        return std::fs::write(file, serde_json::to_string(&cases)?).with_context(|| format!("could not write {}", file.display()));
     }
     if whole_model {
         return run_model(args, gpu);
@@ -83,15 +84,16 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// A whole model, with what the adapter can do at best beside it.
+/// Times a whole model and the limits of the adapter.
 fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     let info = gpu.info().clone();
     let longest = args.contexts.iter().copied().max().unwrap_or(0).max(args.prompts.iter().max().map_or(1, |tokens| tokens + 1));
     let options = ModelOptions { context_length: longest, kv: args.kv, ..ModelOptions::default() };
     let before = gpu.allocated_bytes();
     let mut model = if let Some(file) = &args.geometry {
-        let config = std::fs::read_to_string(file).with_context(|| format!("can not read {}", file.display()))?;
-        let mut config = ModelConfig::from_hf_json(&config).with_context(|| format!("{} is no configuration", file.display()))?;
+        let config = std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))?;
+        let mut config =
+            ModelConfig::from_hf_json(&config).with_context(|| format!("{} is not a configuration that can be timed", file.display()))?;
         config.num_hidden_layers = args.layers.unwrap_or(config.num_hidden_layers);
         pollster::block_on(synthetic::model(gpu, config, options))?
     } else {

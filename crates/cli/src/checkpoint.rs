@@ -15,7 +15,7 @@ const PIECE: usize = 4 << 20;
 /// Vocabulary file of an original checkpoint.
 const ORIGINAL_VOCABULARY: &str = "qwen.tiktoken";
 
-/// A folder with a manifest that was found valid.
+/// A folder with a valid manifest.
 pub struct Checkpoint {
     folder: PathBuf,
     manifest: Manifest,
@@ -25,9 +25,13 @@ impl Checkpoint {
     /// Reads the manifest.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
-        let json = fs::read_to_string(&path)
-            .with_context(|| format!("`{}` is no web checkpoint (convert a model with `quantize`)", folder.display()))?;
-        let manifest = Manifest::from_json(&json).with_context(|| format!("reading `{}`", path.display()))?;
+        let json = fs::read_to_string(&path).with_context(|| {
+            format!(
+                "`{}` is not a web checkpoint: it has no readable `{MANIFEST_FILE}` (convert a model with `quantize`)",
+                folder.display()
+            )
+        })?;
+        let manifest = Manifest::from_json(&json).with_context(|| format!("could not read `{}`", path.display()))?;
         Ok(Self { folder: folder.to_owned(), manifest })
     }
 
@@ -36,17 +40,17 @@ impl Checkpoint {
         &self.manifest
     }
 
-    /// The vocabulary file, checked against the manifest.
+    /// Reads the vocabulary file and checks it against the manifest.
     pub fn vocabulary(&self) -> Result<Vec<u8>> {
         let file = &self.manifest.processor.tokenizer_file;
         let path = self.folder.join(file);
-        let bytes = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        let bytes = fs::read(&path).with_context(|| format!("could not read `{}`", path.display()))?;
         // A valid manifest lists the file.
         if let Some(entry) = self.manifest.files.iter().find(|entry| entry.file == *file) {
             let found = ShardHash::of(&bytes);
             ensure!(
                 found == entry.sha256,
-                "`{}` has {} bytes and SHA-256 {found}, the manifest says {} and {}: it is damaged or of another model",
+                "`{}` has {} bytes and SHA-256 {found}, the manifest says {} and {}: the file is damaged or belongs to another model",
                 path.display(),
                 bytes.len(),
                 entry.bytes,
@@ -61,7 +65,7 @@ impl Checkpoint {
         tokenizer(&self.vocabulary()?, &self.manifest.config)
     }
 
-    /// The tokenizer of a web checkpoint, or of an original one.
+    /// Returns the tokenizer of a web checkpoint or of an original one.
     pub fn tokenizer_of(folder: &Path) -> Result<Tokenizer> {
         if folder.join(MANIFEST_FILE).exists() {
             return Self::open(folder)?.tokenizer();
@@ -71,9 +75,9 @@ impl Checkpoint {
             Ok(json) => json,
             Err(error) => bail!("`{}` has neither `{MANIFEST_FILE}` nor a readable `config.json`: {error}", folder.display()),
         };
-        let config = ModelConfig::from_hf_json(&json).with_context(|| format!("reading `{}`", config.display()))?;
+        let config = ModelConfig::from_hf_json(&json).with_context(|| format!("could not read `{}`", config.display()))?;
         let path = folder.join(ORIGINAL_VOCABULARY);
-        let vocabulary = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        let vocabulary = fs::read(&path).with_context(|| format!("could not read `{}`", path.display()))?;
         tokenizer(&vocabulary, &config)
     }
 
@@ -86,7 +90,7 @@ impl Checkpoint {
         let mut piece = vec![0; PIECE];
         for (shard, file) in files.iter().enumerate() {
             let path = self.folder.join(file);
-            let what = || format!("reading `{}`", path.display());
+            let what = || format!("could not read `{}`", path.display());
             let mut file = File::open(&path).with_context(what)?;
             loop {
                 let length = file.read(&mut piece).with_context(what)?;

@@ -3,6 +3,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::gpu::GpuArgs;
 use crate::preprocess::read_picture;
+use crate::values::count;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +12,7 @@ use qwen_vl_eval::{
     gqa_answer, grounding_match, mme_scores, read_items, relaxed_match, vqa_score, yes_no,
 };
 use qwen_vl_format::ShardHash;
-use qwen_vl_processor::{KeepSpecials, Orientation};
+use qwen_vl_processor::{Content, DecodeOptions, KeepSpecials};
 use qwen_vl_runtime::session::{Engine, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{ModelOptions, Precision};
 use serde::{Deserialize, Serialize};
@@ -29,25 +30,25 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("input").required(true).args(["suite", "data"])))]
 pub struct EvalArgs {
-    /// A web checkpoint, as NAME=DIR or DIR; repeated for a column each.
+    /// A web checkpoint, as NAME=DIR or DIR. Each repetition adds a column.
     #[arg(long = "model", value_name = "[NAME=]DIR", required = true)]
     models: Vec<String>,
-    /// A folder with `suite.json` and what it lists (`world export` writes one).
+    /// A folder with `suite.json` and the files that it lists (`world export` writes one).
     #[arg(long, value_name = "DIR")]
     suite: Option<PathBuf>,
     /// One data file.
     #[arg(long, value_name = "FILE", requires = "task")]
     data: Option<PathBuf>,
-    /// What the data file is.
+    /// Task of the data file.
     #[arg(long, value_enum, requires = "data")]
     task: Option<TaskName>,
-    /// True answers, where the data set keeps them apart: VQA-style or DocVQA annotations.
+    /// File of true answers, if the data set keeps them separate: VQA-style or DocVQA annotations.
     #[arg(long, value_name = "FILE", requires = "data")]
     annotations: Option<PathBuf>,
     /// Folder that the paths of pictures are relative to [default: that of the data file].
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Ask through the chat template; the original scripts do so for MME only, also with chat models.
+    /// Use the chat template. The original scripts use it only for MME, with chat models too.
     #[arg(long)]
     chat: bool,
     /// Examples before each question.
@@ -56,13 +57,13 @@ pub struct EvalArgs {
     /// The data file to take examples from.
     #[arg(long, value_name = "FILE", requires = "data")]
     train: Option<PathBuf>,
-    /// Names the draw of the examples.
+    /// Seed for drawing the examples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Only the first so many questions of a file.
-    #[arg(long, value_name = "N")]
+    /// Number of questions to ask of each file [default: all].
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     limit: Option<usize>,
-    /// Folder for the answers, a file for each model and task; answers that are there already are not asked for again.
+    /// Folder for the answers, one file for each model and task. Answers that it holds already are not computed again.
     #[arg(long, value_name = "DIR")]
     predictions: Option<PathBuf>,
     /// Print one JSON object and nothing else.
@@ -105,13 +106,13 @@ impl From<TaskName> for Task {
     }
 }
 
-/// A data file, read.
+/// The contents of a data file.
 struct Part {
     name: String,
     task: Task,
     items: Vec<Item>,
     root: PathBuf,
-    /// Of everything that the questions are made from.
+    /// Hash of all data that the questions are made from.
     hash: String,
 }
 
@@ -126,7 +127,7 @@ struct Prediction {
     candidates: Vec<Vec<f64>>,
 }
 
-/// The first line of a file of predictions: what its answers are to.
+/// The first line of a file of predictions: the model and the questions of its answers.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Header {
     model: String,
@@ -158,10 +159,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 fn parts(args: &EvalArgs) -> Result<Vec<Part>> {
     if let Some(folder) = &args.suite {
         let path = folder.join("suite.json");
-        let suite: Suite = serde_json::from_str(&read(&path)?).with_context(|| format!("reading `{}`", path.display()))?;
+        let suite: Suite = serde_json::from_str(&read(&path)?).with_context(|| format!("could not read `{}`", path.display()))?;
         return suite.tasks.iter().map(|entry| part(args, entry, folder)).collect();
     }
-    // One of the two is there: the argument group asks for it.
+    // The argument group requires one of the two.
     let (Some(data), Some(task)) = (&args.data, args.task) else { bail!("`--suite` or `--task` and `--data` is needed") };
     let name = data.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let folder = data.parent().unwrap_or(Path::new("."));
@@ -190,17 +191,17 @@ fn part(args: &EvalArgs, entry: &SuiteEntry, folder: &Path) -> Result<Part> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))
+    fs::read_to_string(path).with_context(|| format!("could not read `{}`", path.display()))
 }
 
-/// Asks one model everything. Returns the scores of each part by kind of question; under the empty name those of all.
+/// Asks one model all questions. Returns the scores of each part by kind of question, and those of all kinds under the empty name.
 fn evaluate(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Result<Vec<BTreeMap<String, Score>>> {
     let checkpoint = Checkpoint::open(folder)?;
     let vocabulary = checkpoint.vocabulary()?;
     let tokenizer = checkpoint.tokenizer()?;
     let gpu = args.gpu.request(false)?;
     let mut answers_as = serde_json::to_vec(checkpoint.manifest())?;
-    // What rounds gives answers of its own.
+    // Kernels that round change answers.
     if gpu.kernels().precision != Precision::F32 {
         answers_as.extend(format!("{:?}", gpu.kernels().precision).bytes());
     }
@@ -259,15 +260,19 @@ fn evaluate(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Resul
 
 fn prompt(item: &Item, chat: bool) -> PromptInput {
     match chat {
-        true => PromptInput::Chat { system: None, history: item.history.clone(), query: item.query.clone(), overflow: Overflow::Error },
+        true => PromptInput::Chat { system: None, history: history(item), query: item.query.as_str().into(), overflow: Overflow::Error },
         false => PromptInput::Raw { text: item.prompt.clone() },
     }
 }
 
+fn history(item: &Item) -> Vec<(Content, Content)> {
+    item.history.iter().map(|(query, answer)| (query.as_str().into(), answer.as_str().into())).collect()
+}
+
 fn predict(engine: &mut Engine, item: &Item, part: &Part, chat: bool) -> Result<Prediction> {
     let image = |picture: &qwen_vl_eval::Picture| -> Result<ImageInput> {
-        let (bytes, _) = read_picture(&part.root.join(&picture.path), Orientation::Ignore)?;
-        Ok(ImageInput::Encoded { bytes, orientation: Orientation::Ignore })
+        let (bytes, _) = read_picture(&part.root.join(&picture.path), DecodeOptions::ORIGINAL)?;
+        Ok(ImageInput::Encoded { bytes, options: DecodeOptions::ORIGINAL })
     };
     let images = item.pictures.iter().map(image).collect::<Result<Vec<_>>>()?;
     let Settings { max_new_tokens, min_new_tokens, scored, .. } = part.task.settings();
@@ -287,7 +292,7 @@ fn predict(engine: &mut Engine, item: &Item, part: &Part, chat: bool) -> Result<
     Ok(prediction)
 }
 
-/// Opens a file of predictions to go on with it, and reads what it has.
+/// Opens a file of predictions in order to resume it, and reads its answers.
 fn resume(path: &Path, header: &Header) -> Result<(HashMap<String, Prediction>, File)> {
     let what = || format!("reading `{}`", path.display());
     let mut known = HashMap::new();
@@ -338,7 +343,7 @@ fn score(part: &Part, predictions: &[Prediction]) -> BTreeMap<String, Score> {
         score.corrected /= count;
     }
     if part.task == Task::Mme && !scores.is_empty() {
-        // Beside the questions, the pictures of which every question is right: a category's score is the sum of the two.
+        // A category's score is the share of right questions plus the share of pictures whose questions are all right.
         let said = part.items.iter().zip(predictions).filter_map(|(item, prediction)| match &item.truth {
             Truth::Answers(answers) => Some((item.pictures[0].path.as_str(), yes_no(answers.first()?), yes_no(&prediction.answer))),
             _ => None,

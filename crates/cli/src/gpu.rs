@@ -1,22 +1,22 @@
-//! Choices of the GPU that several commands have.
+//! Options of the GPU that several commands share.
 
 use anyhow::Result;
 use clap::Args;
 use qwen_vl_runtime::{Gpu, GpuOptions, Kernels, Precision};
 
-/// Which kernels run.
+/// Choice of kernels.
 #[derive(Args)]
 pub struct GpuArgs {
-    /// The kernels to use: plain, cpu, subgroups, f16 or packed. Without it, those that a short measurement finds fastest.
+    /// Kernel set: plain, cpu, subgroups, f16 or packed [default: the fastest by a short measurement].
     #[arg(long, value_name = "SET")]
     kernels: Option<Kernels>,
-    /// How far the measurement may choose to round pictures and prompts: f32, f16 or q8.
+    /// Lowest precision of pictures and prompts that the measurement may choose: f32, f16 or q8.
     #[arg(long, value_name = "PRECISION", default_value = "f32", conflicts_with = "kernels")]
     precision: Precision,
 }
 
 impl GpuArgs {
-    /// A device; `timestamps` where the GPU's clock is asked for.
+    /// Creates a device; with `timestamps`, one that reports times of the GPU's clock.
     pub fn request(&self, timestamps: bool) -> Result<Gpu> {
         let options = GpuOptions { kernels: self.kernels, precision: self.precision, timestamps, ..GpuOptions::default() };
         Ok(pollster::block_on(Gpu::request(options))?)

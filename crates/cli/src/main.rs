@@ -7,6 +7,7 @@ mod eval;
 mod gpu;
 mod preprocess;
 mod tokenize;
+mod values;
 
 use clap::{Parser, Subcommand};
 

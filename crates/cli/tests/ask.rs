@@ -76,13 +76,13 @@ fn a_prompt_and_a_chat_are_the_cases_written_out() {
     assert!(!answer["adapter"]["name"].as_str().unwrap().is_empty());
     assert!(answer["timings"]["prefill_ms"].as_f64().unwrap() > 0.0);
 
-    // The same picture given beside the text.
+    // The same picture, given by an option.
     let text = case["prompt"]["text"].as_str().unwrap();
     let (tag, text) = text.split_once("</img>").unwrap();
     let image = tag.strip_prefix("<img>").unwrap();
-    let beside = ask_json(&model, &[&["--image", image, "--prompt", text], &options[..]].concat());
-    assert_eq!(beside["prompt_ids"], case["input_ids"]);
-    assert_eq!(beside["tokens"], answer["tokens"]);
+    let by_option = ask_json(&model, &[&["--image", image, "--prompt", text], &options[..]].concat());
+    assert_eq!(by_option["prompt_ids"], case["input_ids"]);
+    assert_eq!(by_option["tokens"], answer["tokens"]);
 
     // `<|im_end|>` wins at a known step, and ends the answer there.
     let (_, case) = golden("chat_stop");
@@ -127,6 +127,21 @@ fn the_dump_has_the_stages_of_the_contract() {
 }
 
 #[test]
+fn dropped_turns_are_reported() {
+    let model = model();
+    let path = model.path().join("web/manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["generation"]["max_window_size"] = json!(60);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let chat = model.path().join("chat.json");
+    let old = "old ".repeat(40);
+    std::fs::write(&chat, json!({"history": [[old, "x"], [old, "y"], ["new", "z"]], "query": "q"}).to_string()).unwrap();
+    let output = ask(&model, &["--chat", chat.to_str().unwrap(), "--greedy", "--max-new-tokens", "2"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.contains("2 of the oldest turns did not fit"), "{errors}");
+}
+
+#[test]
 fn text_is_streamed_without_json() {
     let model = model();
     let options = ["--prompt", "Hello", "--greedy", "--max-new-tokens", "4"];
@@ -136,9 +151,9 @@ fn text_is_streamed_without_json() {
 }
 
 #[test]
-fn what_can_not_be_asked_is_named_before_the_weights_are_loaded() {
+fn bad_questions_are_named_before_the_weights_are_loaded() {
     let model = model();
-    // Without a shard, whatever is said comes from before the loading.
+    // A shard is missing, so every other error comes from before loading.
     std::fs::remove_file(model.path().join("web/shard-00000.safetensors")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -149,23 +164,38 @@ fn what_can_not_be_asked_is_named_before_the_weights_are_loaded() {
     let long = format!("<img>{}</img>", "p".repeat(300));
     let (not_json, typo) = (file("a.json", "{"), file("b.json", r#"{"query": "x", "histroy": []}"#));
     let broken = file("broken.png", "no picture");
+    // A byte order mark before, and `<img>` that a person typed.
+    let typed = file("typed.json", "\u{feff}{\"query\": [{\"text\": \"what does <img> mean?\"}]}");
+    let bad_part = file("bad-part.json", r#"{"query": [{"txt": "x"}]}"#);
     for (args, expected) in [
-        (&["--prompt", &long][..], "takes 300 bytes of UTF-8, an image has room for 256"),
+        (&["--prompt", &long][..], "takes 300 bytes of UTF-8, expected at most 256"),
         (&["--prompt", "<img>x"], "`<img>` at character 0 has no `</img>`"),
         (&["--prompt", "<img>images/none.png</img>"], "images/none.png"),
-        (&["--prompt", "x", "--image", &broken], "broken.png`: the picture can not be read"),
+        (&["--prompt", "x", "--image", &broken], "broken.png`: cannot read the picture"),
         (&["--chat", &not_json], "a.json"),
         (&["--chat", &typo], "unknown field `histroy`"),
         (&["--case", "nowhere.json"], "nowhere.json"),
         (&["--prompt", "x"], "shard-00000.safetensors"),
         (&["--prompt", "x", "--chat", "y"], "cannot be used with"),
         (&["--prompt", "x", "--top-p", "1.5"], "above 0, at most 1"),
-        (&["--prompt", "x", "--max-new-tokens", "0"], "above 0"),
+        (&["--prompt", "x", "--max-new-tokens", "0"], "expected a whole number from 1"),
+        (&["--prompt", "x", "--max-new-tokens", "-1"], "expected a whole number from 1"),
+        (&["--prompt", "x", "--max-new-tokens", "18446744073709551615"], "expected a whole number from 1"),
+        (&["--prompt", "x", "--temperature", "NaN"], "expected a number above 0"),
+        (&["--prompt", "x", "--temperature", "-1"], "expected a number above 0"),
+        (&["--prompt", "x", "--temperature", "0"], "expected a number above 0"),
+        (&["--prompt", "x", "--top-p", "NaN"], "above 0, at most 1"),
+        (&["--prompt", "x", "--top-k", "-1"], "invalid value '-1'"),
+        (&["--prompt", "x", "--pixels", "raw"], "possible values: display, original"),
+        (&["--prompt", "x", "--image", "https://example.org/a.png"], "is an address, expected a path: qwenvl fetches nothing; download"),
+        (&["--prompt", "<img>http://example.org/a.png</img>"], "is an address, expected a path"),
+        (&["--chat", &typed], "shard-00000.safetensors"),
+        (&["--chat", &bad_part], "bad-part.json"),
         (&["--prompt", "x", "--kernels", "fast"], "`fast` is no set of kernels, expected one of plain, cpu, subgroups, f16, packed"),
         (&["--prompt", "x", "--precision", "f8"], "`f8` is no precision, expected f32, f16 or q8"),
     ] {
         let error = fails(ask(&model, args));
-        // `Caused by` is on lines of its own.
+        // `Caused by` is on separate lines.
         assert!(error.replace("\n\nCaused by:\n    ", ": ").contains(expected), "{args:?}: {error}");
     }
 }
@@ -193,5 +223,5 @@ fn damaged_checkpoints_are_named() {
     assert!(error.contains("qwen.tiktoken") && error.contains("the manifest says"), "{error}");
 
     let error = fails(qwenvl(["ask", "--prompt", "x", "--model", Path::new("/nonexistent").to_str().unwrap()], b""));
-    assert!(error.contains("is no web checkpoint"), "{error}");
+    assert!(error.contains("is not a web checkpoint"), "{error}");
 }

@@ -19,7 +19,7 @@ fn gptq_checkpoint(folder: &Path) {
     let index_path = folder.join("pytorch_model.bin.index.json");
     let mut index: Value = serde_json::from_slice(&std::fs::read(&index_path).unwrap()).unwrap();
     let names = safetensors::SafeTensors::deserialize(&modules).unwrap();
-    // The float matrices stay beside them: modules come first.
+    // The float matrices stay too: modules come first.
     index["weight_map"].as_object_mut().unwrap().extend(names.names().into_iter().map(|name| (name.to_owned(), "gptq.safetensors".into())));
     std::fs::write(&index_path, index.to_string()).unwrap();
     let how = json!({ "bits": 4, "group_size": 32, "desc_act": false, "sym": true });

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{fails, qwenvl, succeeds};
-use qwen_vl_processor::{Orientation, Picture};
+use qwen_vl_processor::{DecodeOptions, Picture};
 use qwen_vl_testkit::golden::fixtures;
 use serde_json::Value;
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ fn tokenize(model: &Path, more: &[&str], text: &str) -> std::process::Output {
 }
 
 fn decode(path: &Path) -> Picture {
-    Picture::decode(&std::fs::read(path).unwrap(), Orientation::Ignore).unwrap()
+    Picture::decode(&std::fs::read(path).unwrap(), DecodeOptions::ORIGINAL).unwrap()
 }
 
 #[test]
@@ -33,21 +33,32 @@ fn preprocess_writes_the_picture_that_pillow_makes() {
         assert_eq!(printed, "");
         assert_eq!(decode(&output), decode(&fixtures().join(format!("preprocess/{name}.448.png"))), "{name}");
     }
+    // The picture as viewers show it.
+    for name in ["gray16", "gray_alpha"] {
+        let image = fixtures().join(format!("images/{name}.png"));
+        let args: Vec<OsString> = ["--pixels", "display"].map(OsString::from).to_vec();
+        succeeds(preprocess(&image, &[&args[0], &args[1], &option, &output.clone().into()]));
+        let shown = Picture::decode(&std::fs::read(&image).unwrap(), DecodeOptions::DISPLAY).unwrap().resize(448);
+        assert_eq!(decode(&output), shown, "{name}");
+        assert_ne!(decode(&output), decode(&fixtures().join(format!("preprocess/{name}.448.png"))), "{name}");
+    }
+    let error = fails(preprocess(Path::new("https://example.org/a.png"), &[&option, &output.clone().into()]));
+    assert!(error.contains("is an address, expected a path"), "{error}");
     let image = fixtures().join("images/tall.png");
     succeeds(preprocess(&image, &[&"--size".into(), &"28".into(), &option, &output.clone().into()]));
     assert_eq!((decode(&output).width(), decode(&output).height()), (28, 28));
 }
 
 #[test]
-fn preprocess_names_the_picture_that_it_can_not_read() {
+fn preprocess_names_an_unreadable_picture() {
     let folder = tempfile::tempdir().unwrap();
     let (option, output) = (OsString::from("-o"), folder.path().join("out.png").into_os_string());
     let png = std::fs::read(fixtures().join("images/tall.png")).unwrap();
     for (name, bytes, expected) in [
         ("missing.png", None, "No such file"),
-        ("empty.png", Some(&[][..]), "the picture can not be read (supported: PNG, JPEG, WebP, GIF, BMP): it is empty"),
-        ("text.jpg", Some(b"plain text"), "it does not begin like any of these"),
-        ("cut.png", Some(&png[..png.len() / 2]), "the picture can not be read"),
+        ("empty.png", Some(&[][..]), "cannot read the picture: the file is empty"),
+        ("text.jpg", Some(b"plain text"), "it is of an unknown format, expected PNG, JPEG, WebP, GIF or BMP"),
+        ("cut.png", Some(&png[..png.len() / 2]), "cannot read the picture"),
     ] {
         let path = folder.path().join(name);
         if let Some(bytes) = bytes {
@@ -84,9 +95,9 @@ fn tokenize_says_what_is_wrong_and_where() {
     let model = fixtures().join("checkpoints/mini-b");
     let long = format!("你<img>{}</img>", "p".repeat(300));
     for (text, expected) in [
-        (long.as_str(), "the path in `<img>` at character 1 takes 300 bytes of UTF-8, an image has room for 256"),
+        (long.as_str(), "the path in `<img>` at character 1 takes 300 bytes of UTF-8, expected at most 256"),
         ("x <img>a.png", "`<img>` at character 2 has no `</img>`"),
-        ("<img>a<box>b</img>", "special token `<box>` at character 6 inside `<img>…</img>`"),
+        ("<img>a<box>b</img>", "special token `<box>` at character 6 is inside `<img>…</img>`"),
     ] {
         let error = fails(tokenize(&model, &[], text));
         assert!(error.contains(expected), "{text}: {error}");
@@ -106,12 +117,12 @@ fn tokenize_refuses_folders_that_do_not_fit() {
     let error = fails(tokenize(folder.path(), &[], "x"));
     assert!(error.contains("qwen.tiktoken"), "{error}");
 
-    // Cut at the end of a line: only the place of `<img>` gives it away.
+    // Cut off at the end of a line: only the id of `<img>` shows it.
     let vocabulary = std::fs::read_to_string(model.join("qwen.tiktoken")).unwrap();
     let cut: Vec<&str> = vocabulary.lines().take(700).collect();
     std::fs::write(folder.path().join("qwen.tiktoken"), cut.join("\n")).unwrap();
     let error = fails(tokenize(folder.path(), &[], "x"));
-    assert!(error.contains("700 ranks, so `<img>` would be id 914; the model's `visual.image_start_id` is 982"), "{error}");
+    assert!(error.contains("it has 700 tokens, which makes 914 the id of `<img>`, expected `visual.image_start_id` = 982"), "{error}");
 
     std::fs::write(folder.path().join("qwen.tiktoken"), &vocabulary[..1000]).unwrap();
     let error = fails(tokenize(folder.path(), &[], "x"));

@@ -3,7 +3,7 @@
 use quantize::{Options, SchemeName};
 use qwen_vl_cpu::{CpuLoader, CpuModel};
 use qwen_vl_format::{Manifest, ShardError};
-use qwen_vl_processor::Orientation;
+use qwen_vl_processor::DecodeOptions;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
 use qwen_vl_runtime::{Budget, RuntimeError};
@@ -53,7 +53,7 @@ fn request(case: &Case) -> Request {
 
 fn images(set: &GoldenSet, case: &Case) -> Vec<ImageInput> {
     let read = |path: &str| std::fs::read(set.root.join(path)).unwrap();
-    case.images.iter().map(|image| ImageInput::Encoded { bytes: read(&image.path), orientation: Orientation::Ignore }).collect()
+    case.images.iter().map(|image| ImageInput::Encoded { bytes: read(&image.path), options: DecodeOptions::ORIGINAL }).collect()
 }
 
 fn ask(engine: &mut Engine<CpuModel>, request: &Request, images: &[ImageInput]) -> Answer {

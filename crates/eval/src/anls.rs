@@ -1,14 +1,14 @@
-//! Average normalised Levenshtein similarity (`eval_mm/infographicsvqa_eval.py`; Biten et al. 2019).
+//! Average normalized Levenshtein similarity (`eval_mm/infographicsvqa_eval.py`; Biten et al. 2019).
 
 use crate::Variant;
 
-/// A similarity below this counts as none.
+/// A similarity below this counts as 0.
 pub const ANLS_THRESHOLD: f64 = 0.5;
 
-/// Similarity of a prediction with the nearest answer, 0 to 1; a data set's score is the mean.
+/// Returns the similarity of a prediction to the nearest answer, 0 to 1. The score of a data set is the mean.
 ///
-/// Case does not matter and blanks are collapsed, but the original then divides the distance by the longer of the *raw* texts (upper
-/// case, as it happens, which makes `ß` two): blanks to spare make an answer look better. Corrected, what is compared is measured.
+/// Case is ignored and blanks are collapsed. The original then divides the distance by the length of the longer *raw* text (in upper case,
+/// where `ß` is two letters), so that extra blanks raise the score. Corrected: it divides by the length of the texts that it compares.
 pub fn anls(prediction: &str, answers: &[String], variant: Variant) -> f64 {
     let plain = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     let length = |text: &str| match variant {

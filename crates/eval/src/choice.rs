@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// The choice with the least mean cross-entropy of its tokens, the first of equals (`evaluate_multiple_choice.py`).
-/// `logprobs`: for each choice those of its tokens.
+/// Returns the choice with the least mean cross-entropy of its tokens, the first one if several are equal (`evaluate_multiple_choice.py`).
+/// `logprobs` holds the log-probabilities of the tokens of each choice.
 pub fn best_choice(logprobs: &[Vec<f64>]) -> Option<usize> {
     let mean = |tokens: &Vec<f64>| tokens.iter().sum::<f64>() / tokens.len() as f64;
     let mut best: Option<(usize, f64)> = None;
@@ -15,8 +15,8 @@ pub fn best_choice(logprobs: &[Vec<f64>]) -> Option<usize> {
     best.map(|(index, _)| index)
 }
 
-/// Copies of one question with rotated choices share their number below a million. Part of the questions of which every copy is
-/// right (`mmbench_evaluation.py`). `right`: index of a copy, and whether its answer was right.
+/// Returns the share of questions whose copies are all right (`mmbench_evaluation.py`). Copies of one question with rotated choices have the
+/// same index modulo a million. `right` holds the index of a copy, and true if its answer was right.
 pub fn circular_strict(right: &[(u64, bool)]) -> f64 {
     let mut questions: BTreeMap<u64, bool> = BTreeMap::new();
     for (index, right) in right {
@@ -25,8 +25,9 @@ pub fn circular_strict(right: &[(u64, bool)]) -> f64 {
     part(questions.values().copied())
 }
 
-/// Part of the questions of which the commonest chosen text over the copies is right; of equals the first chosen one, where
-/// `mmbench_evaluation_tricky.py` draws lots. `chosen`: index of a copy, text of its chosen option, text of the right one.
+/// Returns the share of questions whose most frequent choice over the copies is right. Among equally frequent ones the first chosen counts,
+/// where `mmbench_evaluation_tricky.py` draws at random. `chosen` holds the index of a copy, the text of the chosen option and that of the
+/// right one.
 pub fn circular_majority(chosen: &[(u64, &str, &str)]) -> f64 {
     let mut questions: BTreeMap<u64, Vec<(&str, &str)>> = BTreeMap::new();
     for (index, text, truth) in chosen {
@@ -45,7 +46,7 @@ fn part(right: impl Iterator<Item = bool>) -> f64 {
     if all == 0 { 0.0 } else { f64::from(count as u32) / f64::from(all as u32) }
 }
 
-/// What an answer to a question of MME says.
+/// An answer to a question of MME.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum YesNo {
     /// Yes.
@@ -70,13 +71,13 @@ pub fn yes_no(answer: &str) -> YesNo {
 /// The two scores of a category of MME, percent. A category's score is their sum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MmeScores {
-    /// Questions answered right.
+    /// Share of questions with a right answer.
     pub accuracy: f64,
-    /// Pictures of which both questions are answered right.
+    /// Share of pictures with right answers to both questions.
     pub accuracy_plus: f64,
 }
 
-/// `answers`: the picture, the right answer, and what the model said.
+/// `answers` holds the picture, the right answer, and the answer of the model.
 pub fn mme_scores(answers: &[(&str, YesNo, YesNo)]) -> MmeScores {
     let mut pictures: BTreeMap<&str, bool> = BTreeMap::new();
     for (picture, truth, said) in answers {

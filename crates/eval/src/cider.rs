@@ -3,18 +3,18 @@
 use crate::Variant;
 use std::collections::{BTreeSet, HashMap};
 
-/// Longest n-gram.
+/// Length of the longest n-gram.
 const LONGEST: usize = 4;
-/// Width of the penalty for another length.
+/// Width of the penalty for a different length.
 const SIGMA: f64 = 6.0;
-/// What the tokenizer of `pycocoevalcap` drops.
+/// Tokens that the tokenizer of `pycocoevalcap` drops.
 const DROPPED: &str = ".?!,:;-`'\"()[]{}";
 
-/// The scores of captions, each given its words and those of its references. A data set's score is the mean (times 100 in tables).
+/// Returns the scores of captions, each given by its words and those of its references. The score of a data set is the mean (times 100 in
+/// tables).
 ///
-/// How rare an n-gram is, is counted over the references of this very list, so a score depends on all of it. The length in the
-/// penalty is meant to be that of the caption; `pycocoevalcap` counts pairs of words, one fewer, which differs for captions of
-/// at most one word.
+/// The rarity of an n-gram is counted over the references of this list, so every score depends on the whole list. The penalty is defined by
+/// the length of the caption; `pycocoevalcap` counts pairs of words instead, one fewer, which differs for captions of at most one word.
 pub fn cider_d(captions: &[(Vec<String>, Vec<Vec<String>>)], variant: Variant) -> Vec<f64> {
     let mut frequency: HashMap<&[String], f64> = HashMap::new();
     for (_, references) in captions {
@@ -58,7 +58,7 @@ impl<'a> Vector<'a> {
         Self { weights, norms: norms.map(f64::sqrt), length: length as f64 }
     }
 
-    /// Mean over the lengths of n-grams of the clipped cosine, less for another length.
+    /// Returns the mean over the lengths of n-grams of the clipped cosine, times the penalty for a different length.
     fn similarity(&self, reference: &Self) -> f64 {
         let mut sums = [0.0; LONGEST];
         for (ngram, weight) in &self.weights {
@@ -75,8 +75,8 @@ impl<'a> Vector<'a> {
     }
 }
 
-/// The words of a caption: lower case, without marks, `'s` and `n't` apart. For plain English the same as the Penn Treebank tokenizer
-/// that `pycocoevalcap` starts as a Java program.
+/// Returns the words of a caption: lower case, without marks, with `'s` and `n't` split off. For plain English they are those of the Penn
+/// Treebank tokenizer, which `pycocoevalcap` runs as a Java program.
 pub fn caption_words(caption: &str) -> Vec<String> {
     let mut words = Vec::new();
     for word in caption.to_lowercase().split_whitespace() {

@@ -5,7 +5,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::HashMap;
 
-/// What stands for the n-th picture in a prompt: its features take the place of the name, which has to be short.
+/// Returns the name of the n-th picture in a prompt. Its features replace the name, which has to be short.
 fn picture_tag(number: usize) -> String {
     format!("<img>{number}.png</img>")
 }
@@ -13,11 +13,11 @@ fn picture_tag(number: usize) -> String {
 /// A picture of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// As the data file gives it.
+    /// Path, as in the data file.
     pub path: String,
 }
 
-/// What is right.
+/// The right answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Truth {
     /// Any of these, or all of them (VQA score, captions).
@@ -26,9 +26,9 @@ pub enum Truth {
     Box {
         /// `[x1, y1, x2, y2]`
         corners: [f64; 4],
-        /// Pixels across.
+        /// Width of the picture, pixels.
         width: f64,
-        /// Pixels down.
+        /// Height of the picture, pixels.
         height: f64,
     },
     /// The number of a choice.
@@ -40,21 +40,21 @@ pub enum Truth {
 /// One question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
-    /// Its name: unique in its file.
+    /// Id, unique in its file.
     pub id: String,
     /// The pictures, in the order of their tags.
     pub pictures: Vec<Picture>,
     /// The prompt in the base format.
     pub prompt: String,
-    /// The conversation before (chat only).
+    /// The earlier turns of the conversation (chat only).
     pub history: Vec<(String, String)>,
-    /// The question through the chat template.
+    /// The question for the chat template.
     pub query: String,
-    /// What is scored, for choices.
+    /// The candidates that are scored, for choices.
     pub candidates: Vec<String>,
-    /// What is right.
+    /// The right answer.
     pub truth: Truth,
-    /// What kind of question it is, for a table by kinds.
+    /// Kind of the question, for a table by kinds.
     pub group: Option<String>,
 }
 
@@ -124,7 +124,7 @@ struct DialogueTurn {
     ask: String,
     answer: String,
     group: Option<String>,
-    /// Whether the answer is measured; boxes can not be by exact match.
+    /// True if the answer is measured. Exact match cannot measure boxes.
     #[serde(default = "yes")]
     scored: bool,
 }
@@ -180,7 +180,7 @@ struct DocumentAnnotation {
     answers: Vec<String>,
 }
 
-/// A list of data files to be evaluated together.
+/// A list of data files that are evaluated together.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
 pub struct Suite {
     /// The files.
@@ -192,14 +192,14 @@ pub struct Suite {
 pub struct SuiteEntry {
     /// Its name in the table.
     pub name: String,
-    /// What it is.
+    /// Its task.
     pub task: Task,
     /// The data file, relative to the suite.
     pub data: String,
 }
 
-/// Reads a data file. `name` is what errors call it; `annotations`: name and text of the file with the true answers, for the data sets
-/// that keep them apart.
+/// Reads a data file. Errors call it `name`. `annotations` holds name and text of the file with the true answers, for data sets that keep
+/// them separate.
 pub fn read_items(task: Task, name: &str, text: &str, annotations: Option<(&str, &str)>) -> Result<Vec<Item>, EvalError> {
     let mut items = match task {
         Task::Caption => captions(name, text)?,
@@ -248,7 +248,7 @@ pub fn read_items(task: Task, name: &str, text: &str, annotations: Option<(&str,
 
 fn item(id: String, pictures: Vec<String>, prompt: String, query: String, truth: Truth, group: Option<String>) -> Item {
     let tags: String = (1..=pictures.len()).map(|number| format!("Picture {number}: {}\n", picture_tag(number))).collect();
-    // A prompt with pictures of its own brings its tags along.
+    // A prompt that names its pictures has their tags already.
     let query = if query.contains("<img>") { query } else { tags + &query };
     let pictures = pictures.into_iter().map(|path| Picture { path }).collect();
     Item { id, pictures, prompt, history: vec![], query, candidates: vec![], truth, group }
@@ -330,7 +330,7 @@ fn dialogue(line: DialogueLine) -> Vec<Item> {
     items
 }
 
-/// Takes the paths out of a prompt and puts short names in their place.
+/// Replaces the paths in a prompt by short names.
 fn short_pictures(prompt: &str) -> (String, Vec<String>) {
     let (mut short, mut paths, mut rest) = (String::new(), Vec::new(), prompt);
     while let Some((before, after)) = rest.split_once("<img>")
@@ -362,8 +362,8 @@ fn read_annotations(name: &str, text: &str) -> Result<HashMap<String, Vec<String
     })
 }
 
-/// Puts examples with their answers before every prompt, one after the other without anything between, as `--few-shot` of the original
-/// does. Which ones is drawn anew for every question; Python's own lots are not repeated.
+/// Puts examples with their answers before every prompt, without separators, as `--few-shot` of the original does. They are drawn separately
+/// for every question, and not as Python draws them.
 pub fn few_shot_prompts(items: &mut [Item], examples: &[Item], count: usize, seed: u64) -> Result<(), EvalError> {
     let answered: Vec<(&Item, &String)> = examples
         .iter()

@@ -1,25 +1,25 @@
-//! What can be wrong with data files.
+//! Errors of data files.
 
 /// An error of a data file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// A line is no JSON, or lacks what its task needs.
+    /// A line is not JSON, or lacks a value that its task needs.
     #[error("{file}, line {line}: {reason}")]
     Line {
         /// The file.
         file: String,
         /// Counted from 1.
         line: usize,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
-    /// A file that is one JSON value is none, or lacks what its task needs.
+    /// A file is not one JSON value, or lacks a value that its task needs.
     #[error("{file}: {reason}")]
     File {
         /// The file.
         file: String,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// A question has no true answers in the file of annotations.
@@ -30,12 +30,12 @@ pub enum EvalError {
         /// The question's id.
         question: String,
     },
-    /// Fewer examples than a few-shot prompt is to have.
+    /// There are fewer examples than a few-shot prompt needs.
     #[error("{found} examples to take {needed} from: give a larger `--train` file or a smaller `--few-shot`")]
     TooFewExamples {
-        /// Examples there are.
+        /// Number of examples.
         found: usize,
-        /// Examples asked for.
+        /// Number of requested examples.
         needed: usize,
     },
 }

@@ -1,17 +1,17 @@
-//! Exact match (`evaluate_vqa.py`, `evaluate_exact_match_accuracy`), and how GQA's answers are cut out.
+//! Exact match (`evaluate_vqa.py`, `evaluate_exact_match_accuracy`), and the extraction of GQA's answers.
 
 use crate::Variant;
 
-/// Whether a prediction is one of the answers, but for case and blanks around it.
+/// True if a prediction equals one of the answers, without regard to case and to blanks around it.
 pub fn exact_match(prediction: &str, answers: &[String]) -> bool {
     let plain = |text: &str| text.trim().to_lowercase();
     answers.iter().any(|answer| plain(answer) == plain(prediction))
 }
 
-/// The answer in a sentence as GQA asks for it: the first clause, from behind "is", "are" and an article up to "of".
+/// Extracts the answer from a sentence as GQA expects it: the first clause, from after "is", "are" and an article up to "of".
 ///
-/// The original looks for the letters anywhere, and takes only what is between the first and the second time: of "banana split" stays
-/// "split", of "a cat is a pet" "pet". Corrected, only whole words at the start of what is left count.
+/// The original searches for the letters anywhere and takes only the text between the first and the second occurrence: "banana split" becomes
+/// "split", and "a cat is a pet" becomes "pet". Corrected: only whole words at the start of the remaining text count.
 pub fn gqa_answer(sentence: &str, variant: Variant) -> String {
     let clause = sentence.trim().split(['.', ',', '!']).next().unwrap_or_default().to_lowercase();
     let mut answer = clause.as_str();

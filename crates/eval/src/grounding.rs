@@ -2,10 +2,10 @@
 
 use crate::Variant;
 
-/// Whether the predicted box overlaps the true one by at least half, `[x1, y1, x2, y2]` in pixels of a picture of that width and height.
+/// True if the predicted box overlaps the true one by at least half. `[x1, y1, x2, y2]` is in pixels of a picture of that width and height.
 ///
-/// The coordinates of an answer are thousandths; the original divides by 999, and counts an answer without a box as the box of size
-/// zero at the corner. Corrected: by 1000.
+/// The coordinates of an answer are thousandths. The original divides them by 999; corrected: by 1000. Both count an answer without a box as an
+/// empty box at the corner.
 pub fn grounding_match(answer: &str, truth: [f64; 4], width: f64, height: f64, variant: Variant) -> bool {
     let whole = match variant {
         Variant::Original => 999.0,
@@ -15,9 +15,9 @@ pub fn grounding_match(answer: &str, truth: [f64; 4], width: f64, height: f64, v
     iou([x1 * width, y1 * height, x2 * width, y2 * height], truth) >= 0.5
 }
 
-/// The first `(x,y),(x,y)` of an answer.
+/// Returns the first `(x,y),(x,y)` of an answer.
 pub fn predicted_box(answer: &str) -> Option<[f64; 4]> {
-    // `\((.*?)\),\((.*?)\)` from the first opening bracket on that leads to a match; the dot is no line end.
+    // `\((.*?)\),\((.*?)\)` from the first opening bracket that leads to a match; the dot does not match a line end.
     let (first, second) = answer.match_indices('(').find_map(|(open, _)| {
         let line = answer[open + 1..].lines().next()?;
         let (first, rest) = line.split_once("),(")?;

@@ -1,15 +1,15 @@
-//! How well a Qwen-VL answers: the metrics of the paper's table 9 and the files that `eval_mm` of the original repository reads.
+//! Quality of answers: the metrics of the paper's table 9 and the data files that `eval_mm` of the original repository reads.
 //!
-//! Every metric takes texts and gives numbers; nothing here knows a model. Where the original scripts do something odd, a
-//! [`Variant`] says whether it is done too:
+//! Every metric is a function of texts; nothing here knows a model. Where the original scripts deviate from the definition, a [`Variant`]
+//! selects one of the two:
 //!
-//! | metric | function | what the original does beside |
+//! | metric | function | deviation of the original |
 //! | --- | --- | --- |
-//! | VQA score | [`vqa_score`] | true answers are less cleaned than predictions; one `1,000` changes how every mark is removed |
+//! | VQA score | [`vqa_score`] | true answers are cleaned less than predictions; one `1,000` changes the removal of every mark |
 //! | exact match | [`exact_match`] | – |
-//! | exact match of GQA | [`gqa_answer`] | looks for `a ` also inside words |
+//! | exact match of GQA | [`gqa_answer`] | finds `a ` inside words too |
 //! | ANLS | [`anls`] | divides by lengths before blanks are collapsed |
-//! | relaxed accuracy | [`relaxed_match`] | the 5 % are of the prediction |
+//! | relaxed accuracy | [`relaxed_match`] | the 5 % are relative to the prediction |
 //! | CIDEr-D | [`cider_d`] | the length penalty counts pairs of words |
 //! | grounding accuracy | [`grounding_match`] | coordinates are divided by 999 |
 //! | scored choice | [`best_choice`], [`circular_strict`], [`circular_majority`] | – |
@@ -40,11 +40,11 @@ pub use relaxed::relaxed_match;
 pub use task::{Settings, Task};
 pub use vqa::{clean_prediction, vqa_score};
 
-/// Whether to compute a metric as the original script does, oddities included, or as it is defined.
+/// The version of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
-    /// As the script does: for comparison with published numbers.
+    /// As the original script computes it, for comparison with published numbers.
     Original,
-    /// As the metric is meant.
+    /// As the metric is defined.
     Corrected,
 }

@@ -2,13 +2,13 @@
 
 use crate::Variant;
 
-/// Numbers may be off by so much of the other.
+/// Relative tolerance of numbers.
 const TOLERANCE: f64 = 0.05;
 
-/// Whether a prediction is one of the answers: numbers within 5 %, other texts but for case.
+/// True if a prediction equals one of the answers: numbers within 5 %, other texts without regard to case.
 ///
-/// The original calls the function with its arguments swapped, so the 5 % are of the prediction, and a predicted 0 is compared as a
-/// text.
+/// The original calls the function with its arguments swapped, so that the 5 % are relative to the prediction, and a predicted 0 is compared
+/// as text.
 pub fn relaxed_match(prediction: &str, answers: &[String], variant: Variant) -> bool {
     let prediction = prediction.trim();
     answers.iter().any(|answer| match variant {
@@ -24,7 +24,7 @@ fn correct(target: &str, prediction: &str) -> bool {
     }
 }
 
-/// As Python's `float` reads it: with blanks around it, and underscores between digits. With `%` at the end, a hundredth.
+/// Parses a number as Python's `float` does: with blanks around it and underscores between digits. With `%` at the end it is a hundredth.
 fn number(text: &str) -> Option<f64> {
     let (text, scale) = match text.ends_with('%') {
         true => (text.trim_end_matches('%'), 100.0),

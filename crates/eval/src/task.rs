@@ -12,7 +12,7 @@ pub enum Task {
     Vqa,
     /// OCR-VQA, AI2D: exact match.
     Exact,
-    /// GQA: exact match of what is cut out of the answer.
+    /// GQA: exact match of the extracted answer.
     Gqa,
     /// DocVQA: ANLS.
     Anls,
@@ -20,9 +20,9 @@ pub enum Task {
     Relaxed,
     /// RefCOCO: boxes.
     Grounding,
-    /// ScienceQA: the likeliest of the letters.
+    /// ScienceQA: the most likely letter.
     Choice,
-    /// SEED-Bench: the likeliest of A to D, the prompt as it is in the file.
+    /// SEED-Bench: the most likely of A to D, the prompt as in the file.
     Seed,
     /// MME: yes or no, asked as a chat.
     Mme,
@@ -30,22 +30,22 @@ pub enum Task {
     Dialogue,
 }
 
-/// How a task's answers are generated; always greedily.
+/// Settings of the generation of answers, which is always greedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Longest answer, tokens.
+    /// Maximum length of an answer, tokens.
     pub max_new_tokens: usize,
-    /// Shortest answer, tokens.
+    /// Minimum length of an answer, tokens.
     pub min_new_tokens: usize,
-    /// Asked through the chat template.
+    /// True if the chat template is used.
     pub chat: bool,
-    /// Candidates are scored, nothing is generated.
+    /// True if candidates are scored and nothing is generated.
     pub scored: bool,
 }
 
 impl Task {
-    /// The settings of the original scripts. Those of the data sets that want longer answers than their kin are the longer ones: a
-    /// model that stops is not affected.
+    /// Returns the settings of the original scripts. Where the data sets of a task differ, the longest answers are allowed: a model that stops
+    /// is not affected.
     pub fn settings(self) -> Settings {
         let settings = |max_new_tokens, min_new_tokens| Settings { max_new_tokens, min_new_tokens, chat: false, scored: false };
         match self {
@@ -59,7 +59,7 @@ impl Task {
         }
     }
 
-    /// Name of the metric, and what its values are multiplied with in tables.
+    /// Returns the name of the metric and the factor of its values in tables.
     pub fn metric(self) -> (&'static str, f64) {
         match self {
             Self::Caption => ("CIDEr-D", 100.0),

@@ -5,7 +5,7 @@ use crate::Variant;
 const MARKS: &str = ";/[]\"{}()=+\\_-><@`,?!";
 const NUMBERS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 const ARTICLES: [&str; 3] = ["a", "an", "the"];
-/// Contractions: a word that is one of these but for one apostrophe is meant to be it.
+/// Contractions. A word that lacks only an apostrophe is taken for the contraction.
 const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd \
     he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock \
     oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've \
@@ -13,14 +13,14 @@ const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've did
     they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've \
     who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're \
     you've";
-/// The original removes at most so many dots: a flag is passed where the count goes (`re.UNICODE` is 32).
+/// Maximum number of dots that the original removes: it passes a flag in place of the count (`re.UNICODE` is 32).
 const ORIGINAL_DOTS: usize = 32;
 
-/// The score of a prediction, 0 to 1, given the answers that people gave (ten of them in the data sets): the mean over the people of
-/// how many others agree with it, three being enough.
+/// Returns the score of a prediction, 0 to 1, given the answers of several people (ten in the data sets): the mean, over the people, of the
+/// number of others who agree with the prediction, in thirds and at most 1.
 ///
-/// The original cleans marks out of the true answers only if the people disagree, and neither lowers their case nor touches their
-/// numbers, articles and contractions; corrected, both sides are cleaned alike.
+/// The original removes marks from the true answers only if the people disagree, and changes neither their case nor their numbers, articles
+/// and contractions. Corrected: both sides are cleaned in the same way.
 pub fn vqa_score(prediction: &str, answers: &[String], variant: Variant) -> f64 {
     if answers.is_empty() {
         return 0.0;
@@ -39,7 +39,7 @@ pub fn vqa_score(prediction: &str, answers: &[String], variant: Variant) -> f64 
     scores.sum::<f64>() / answers.len() as f64
 }
 
-/// A prediction as it is compared: line ends, marks, case, numbers, articles and contractions unified.
+/// Normalizes a prediction for comparison: line ends, marks, case, numbers, articles and contractions.
 pub fn clean_prediction(prediction: &str, variant: Variant) -> String {
     let text = prediction.replace(['\n', '\t'], " ");
     let text = without_marks(text.trim(), variant).to_lowercase();
@@ -66,8 +66,8 @@ fn contraction(word: &str, variant: Variant) -> Option<&'static str> {
     })
 }
 
-/// The original deletes a mark that touches a blank somewhere in the text, or all marks if a comma between digits is in it; others
-/// become a blank. Corrected: a comma between digits is deleted, other marks become blanks.
+/// Removes marks. The original deletes a mark that touches a blank somewhere in the text, and all marks if the text has a comma between digits;
+/// other marks become a blank. Corrected: a comma between digits is deleted, and other marks become blanks.
 fn without_marks(text: &str, variant: Variant) -> String {
     let chars: Vec<char> = text.chars().collect();
     let digit = |at: Option<&char>| at.is_some_and(|c| c.is_numeric());

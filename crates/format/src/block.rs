@@ -1,4 +1,4 @@
-//! How rows of weights are stored: f32, f16, and groups of 8-bit or 4-bit codes that share a scale.
+//! Storage of rows of weights: f32, f16, and groups of 8-bit or 4-bit codes that share a scale.
 //!
 //! A matrix `[rows, cols]` is stored row after row; each row is padded with zeros to [`padded`] columns.
 //! All words are little-endian.
@@ -26,7 +26,7 @@ use crate::{ROW_ALIGN, padded};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
-/// How the weights of a tensor are stored.
+/// The encoding of a tensor's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Scheme {
@@ -39,12 +39,12 @@ pub enum Scheme {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
-    /// Nibbles that stand for [`Q4_VALUES`], with one f16 scale a group: our own 4-bit code.
+    /// Nibbles that stand for [`Q4_VALUES`], with one f16 scale a group: the 4-bit code of this project.
     Q4 {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
-    /// Nibbles that stand for even steps, with one f16 scale a group: what GPTQ checkpoints hold, so that they are repacked without loss.
+    /// Nibbles that stand for even steps, with one f16 scale a group, as in GPTQ checkpoints, which are repacked without loss.
     Int4 {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
@@ -54,15 +54,15 @@ pub enum Scheme {
 /// Group sizes that kernels exist for.
 pub const GROUP_SIZES: [u32; 3] = [32, 64, 128];
 
-/// What the nibbles of a 4-bit code stand for, in units of the group's scale: `floor(t * (10.75 + 0.078125 t²) + 0.5)`, t = nibble - 8.
+/// Values of the nibbles of a 4-bit code, in units of the group's scale: `floor(t * (10.75 + 0.078125 t²) + 0.5)`, t = nibble - 8.
 pub const Q4_VALUES: [i8; 16] = [-126, -102, -81, -64, -48, -34, -22, -11, 0, 11, 22, 34, 48, 64, 81, 102];
 
-// Kernels read whole words and whole groups: a padded row has no other length, and a code is what its scheme names.
+// The layout that kernels and shards rely on.
 const _: () = {
     assert!(size_of::<f16>() == 2 && size_of::<f32>() == 4);
     let mut index = 0;
     while index < GROUP_SIZES.len() {
-        // The shortest group fills a padded row; longer ones are whole numbers of it, so only a row's last group is shorter.
+        // A group is a whole number of alignment units, so that only the last group of a row is shorter.
         assert!((GROUP_SIZES[index] as usize).is_multiple_of(ROW_ALIGN));
         index += 1;
     }
@@ -71,7 +71,7 @@ const _: () = {
     assert!(Scheme::Q8 { group_size: 32 }.row_data_bytes(cols) == cols);
     assert!(Scheme::Q4 { group_size: 32 }.row_data_bytes(cols) == cols / 2);
     assert!(Scheme::Int4 { group_size: 32 }.row_data_bytes(cols) == cols / 2);
-    // A stored row begins at a word, whatever its columns: one column becomes a padded row.
+    // Every stored row, even of one column, begins at a word.
     assert!(Scheme::Q4 { group_size: 32 }.row_data_bytes(1).is_multiple_of(4));
     assert!(Scheme::Q4 { group_size: 128 }.row_scale_bytes(1) == 4 && Scheme::Q4 { group_size: 32 }.row_scale_bytes(33) == 4);
     assert!(Scheme::F32.row_scale_bytes(cols) == 0 && Scheme::F16.row_scale_bytes(cols) == 0);
@@ -111,7 +111,7 @@ impl Scheme {
     }
 }
 
-/// Encoded rows of a matrix: the bytes that go into a shard and onto the GPU as they are.
+/// Encoded rows of a matrix: the bytes in a shard and on the GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EncodedRows {
     /// Values or codes, row after row.
@@ -193,13 +193,13 @@ pub fn decode_rows(scheme: Scheme, encoded: &EncodedRows, cols: usize) -> Vec<f3
     weights
 }
 
-/// The nibble of one column of a stored row.
+/// Returns the nibble of one column of a stored row.
 fn nibble(row: &[u8], col: usize) -> u8 {
     let word = u32::from_le_bytes(std::array::from_fn(|i| row[col / 8 * 4 + i]));
     unpack_q4(word)[col % 8]
 }
 
-/// Packs eight nibbles into a word, in the order of the module's picture.
+/// Packs eight nibbles into a word, in the order that the module documentation shows.
 pub fn pack_q4(nibbles: [u8; 8]) -> u32 {
     (0..8).fold(0, |word, i| word | u32::from(nibbles[i] & 0xf) << (i % 4 * 8 + i / 4 * 4))
 }
@@ -213,7 +213,8 @@ pub fn unpack_q4(word: u32) -> [u8; 8] {
 const Q4_STEPS: [(f32, f32); 8] =
     [(5.5, 11.0), (16.5, 11.0), (28.0, 12.0), (41.0, 14.0), (56.0, 16.0), (72.5, 17.0), (91.5, 21.0), (114.0, 24.0)];
 
-/// The value of [`Q4_VALUES`] nearest to `scaled`, a weight in units of its scale. Comparisons only, so that it becomes vector code.
+/// Returns the value of [`Q4_VALUES`] nearest to `scaled`, a weight in units of its scale. It uses comparisons only, so that the compiler makes
+/// vector code of it.
 #[inline(always)]
 fn nearest_value(scaled: f32) -> f32 {
     let magnitude = scaled.abs();
@@ -226,7 +227,7 @@ fn nearest_value(scaled: f32) -> f32 {
     value.copysign(scaled)
 }
 
-/// The nibble of that value.
+/// Returns the nibble of that value.
 #[inline(always)]
 fn nearest_nibble(scaled: f32) -> u8 {
     let magnitude = scaled.abs();
@@ -251,7 +252,7 @@ fn q8_scale(group: &[f32]) -> f16 {
     to_f16_finite(largest / 127.0)
 }
 
-/// The scale that makes the weight of largest magnitude the code −8, which has no positive counterpart.
+/// Returns the scale that maps the weight of largest magnitude to the code −8, which has no positive counterpart.
 fn int4_scale(group: &[f32]) -> f16 {
     let largest = group.iter().fold(0.0f32, |largest, weight| if weight.abs() > largest.abs() { *weight } else { largest });
     to_f16_finite(largest / -8.0)
@@ -285,7 +286,7 @@ fn encode_q4_group_portable(group: &[f32], encoded: &mut EncodedRows) {
     }
 }
 
-/// The scale with the smallest squared error among a few starts, each refined by least squares.
+/// Returns the scale with the smallest squared error among a few starts, each refined by least squares.
 ///
 /// A start puts the weight of largest magnitude near one end of the code, which has a coarse and a fine end: scales have signs. More starts
 /// and rounds gain less than 0.1 % of the error.
@@ -320,7 +321,7 @@ fn q4_scale(group: &[f32]) -> f16 {
     best.1
 }
 
-/// Sums of weight · value and of value², for the values nearest to the weights in units of a scale.
+/// Returns the sums of weight · value and of value², for the values nearest to the weights in units of a scale.
 #[inline(always)]
 fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
     const LANES: usize = 8;
@@ -336,7 +337,7 @@ fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
     (products.iter().sum(), squares.iter().sum())
 }
 
-/// Scales past f16's range are clamped to it: such a weight is far outside anything a checkpoint holds.
+/// Converts a scale to f16 and clamps it to the finite range. No checkpoint has weights that need larger scales.
 fn to_f16_finite(value: f32) -> f16 {
     f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
 }
@@ -353,7 +354,7 @@ mod tests {
     fn q4_words_round_trip() {
         let nibbles = [0, 1, 7, 8, 9, 10, 14, 15];
         assert_eq!(unpack_q4(pack_q4(nibbles)), nibbles);
-        // The picture in the module doc: w0 in the lowest nibble, w4 in the next.
+        // As in the module documentation: w0 in the lowest nibble, w4 in the next.
         assert_eq!(pack_q4([1, 0, 0, 0, 2, 0, 0, 0]), 0x0000_0021);
     }
 
@@ -389,11 +390,8 @@ mod tests {
     #[test]
     fn q4_error_on_a_bell_curve_is_below_even_steps() {
         // Sums of four uniforms; even steps with the same search leave 0.080 there, plain rounding of Q4_0 0.086.
-        let mut state = 1u64;
-        let mut uniform = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-        };
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut uniform = || random.f32() - 0.5;
         let weights: Vec<f32> = (0..64 * 1024).map(|_| uniform() + uniform() + uniform() + uniform()).collect();
         let scheme = Scheme::Q4 { group_size: 32 };
         let decoded = decode_rows(scheme, &encode_rows(scheme, &weights, 1024), 1024);

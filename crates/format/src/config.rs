@@ -34,13 +34,13 @@ pub struct ModelConfig {
     pub intermediate_size: usize,
     /// Epsilon of the decoder's RMS norms.
     pub layer_norm_epsilon: f32,
-    /// Trained context: beyond it dynamic NTK and log-n attention act.
+    /// Trained context, tokens: dynamic NTK and log-n attention act beyond it.
     pub seq_length: usize,
     /// Base of the rotary frequencies before NTK.
     pub rotary_emb_base: f64,
-    /// Whether the rotary base grows with the prompt.
+    /// True if the rotary base grows with the prompt.
     pub use_dynamic_ntk: bool,
-    /// Whether queries beyond `seq_length` are scaled by the logarithm of their position.
+    /// True if queries beyond `seq_length` are scaled by the logarithm of their position.
     pub use_logn_attn: bool,
     /// The image side.
     pub visual: VisionConfig,
@@ -65,35 +65,35 @@ pub struct VisionConfig {
     pub output_dim: usize,
     /// Id of `<img>`; `</img>` and `<imgpad>` follow.
     pub image_start_id: u32,
-    /// Queries of the resampler, and positions an image takes in the prompt.
-    /// Not in the published config (always 256 there): our documented extension for small models.
+    /// Queries of the resampler, and positions of a picture in the prompt. The published config does not have this key (always 256); it is an
+    /// extension for small models.
     #[serde(default = "default_queries")]
     pub n_queries: usize,
 }
 
-/// Why a `config.json` is not one this project can run.
+/// The reason why a `config.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Not JSON, or a key is missing or of the wrong type.
     #[error("config.json is not a Qwen-VL configuration: {0}")]
     Parse(serde_json::Error),
-    /// The checkpoint belongs to another model.
+    /// The checkpoint is of another model.
     #[error(
         "config.json is of architecture `{found}`; this tool converts `QWenLMHeadModel` with a `visual` part (Qwen-VL, 2023), not its successors or text-only models"
     )]
     Architecture {
-        /// What the config says.
+        /// The architecture that the config names.
         found: String,
     },
-    /// A key has a value that this project does not implement.
+    /// A key has a value that is not supported.
     #[error("config.json: `{key}` is {found}, supported is {expected}")]
     Unsupported {
         /// The key, with dots.
         key: &'static str,
         /// Its value.
         found: String,
-        /// What would work.
+        /// The supported values.
         expected: String,
     },
 }
@@ -110,7 +110,7 @@ fn unsupported(key: &'static str, found: impl ToString, expected: impl ToString)
 }
 
 impl ModelConfig {
-    /// Reads the published `config.json`: checks the architecture first, so that another model's config is named as such.
+    /// Reads the published `config.json`. Checks the architecture first, so that the config of another model is reported as such.
     pub fn from_hf_json(json: &str) -> Result<Self, ConfigError> {
         let value: serde_json::Value = serde_json::from_str(json)?;
         let architecture = value["architectures"][0].as_str();
@@ -137,10 +137,10 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Checks the relations between sizes that the architecture takes for granted.
+    /// Checks the relations between sizes that the architecture assumes.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let vision = &self.visual;
-        // The bounds keep every row's bytes inside u32 (wasm32) and every tensor's inside u64, whatever a hostile file says.
+        // With these bounds, the bytes of a row fit u32 (wasm32) and those of a tensor fit u64, even in a hostile file.
         let bounded: [(&'static str, usize, usize); 13] = [
             ("vocab_size", self.vocab_size, 1 << 24),
             ("hidden_size", self.hidden_size, 1 << 16),
@@ -205,7 +205,7 @@ impl ModelConfig {
             return Err(unsupported(
                 "visual.image_start_id",
                 vision.image_start_id,
-                format!("below vocab_size - 2 = {}", self.vocab_size - 2),
+                format!("below vocab_size - 2 = {}", self.vocab_size.saturating_sub(2)),
             ));
         }
         Ok(())

@@ -1,11 +1,11 @@
 //! The web checkpoint: what `quantize` writes and the runtime reads.
 //!
 //! Bytes in, bytes out: this crate knows nothing about files, GPUs or the network.
-//! `FORMAT.md` beside this file is the normative description.
+//! `FORMAT.md` in this folder is the normative description.
 //!
 //! - [`config`]: the sizes of a Qwen-VL, read from the checkpoint's `config.json`;
 //! - [`tensors`]: the one table of our tensor names and shapes, in load order;
-//! - [`block`]: how one row of weights is stored in each [`Scheme`];
+//! - [`block`]: the storage of one row of weights in each [`Scheme`];
 //! - [`manifest`]: the index of a web checkpoint, validated before anything is loaded;
 //! - [`shard`]: the checks of shards while their bytes arrive;
 //! - [`vocabulary`]: the file `qwen.tiktoken`; [`special`]: the tokens that follow its ranks.

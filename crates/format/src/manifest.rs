@@ -21,13 +21,13 @@ pub struct Manifest {
     pub version: u32,
     /// Sizes of the model.
     pub config: ModelConfig,
-    /// What turns text and pictures into the model's input.
+    /// Settings of the processor.
     pub processor: ProcessorConfig,
     /// Default settings of generation.
     pub generation: GenerationConfig,
-    /// Where the weights come from.
+    /// Origin of the weights.
     pub provenance: Provenance,
-    /// Files beside the shards: tokenizer, licence and notice.
+    /// Files other than the shards: tokenizer, licence and notice.
     pub files: Vec<FileEntry>,
     /// The shards, in load order.
     pub shards: Vec<FileEntry>,
@@ -44,7 +44,7 @@ pub struct FileEntry {
     pub bytes: u64,
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
-    /// The same, piece by piece. Browsers hash fast, but only what is whole: with these they check a shard while it streams.
+    /// Hashes of pieces. The hash functions of browsers are fast but take whole buffers: with these hashes a shard is checked while it streams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces: Option<Pieces>,
 }
@@ -61,10 +61,10 @@ impl FileEntry {
     }
 }
 
-/// Size of the pieces that the converter hashes. Browsers copy what they hash, and Chromium 156 spends 0.5 ms of processor time on a MiB in
-/// pieces of 256 or 512 KiB, 1.0 ms in pieces of 1 to 4 MiB.
+/// Size of the pieces that the converter hashes, bytes. Browsers copy the bytes that they hash: Chromium 156 spends 0.5 ms of processor time on
+/// 1 MiB in pieces of 256 or 512 KiB, and 1.0 ms in pieces of 1 to 4 MiB.
 pub const PIECE_BYTES: u64 = 512 << 10;
-/// Largest pieces that are read: several are in a browser's memory at once.
+/// Maximum size of a piece, bytes: several are in a browser's memory at once.
 pub const MAX_PIECE_BYTES: u64 = 4 << 20;
 
 /// Hashes of consecutive pieces of a file.
@@ -135,7 +135,7 @@ impl GenerationConfig {
     }
 }
 
-/// Where the weights come from.
+/// Origin of the weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Program and version that wrote the folder.
@@ -144,20 +144,20 @@ pub struct Provenance {
     pub source: String,
     /// Files of the source with size and SHA-256 where they were read whole.
     pub source_files: Vec<String>,
-    /// What was done to the weights, in a sentence (the weights' licence asks for it).
+    /// The changes to the weights, in one sentence (required by the weights' licence).
     pub modifications: String,
 }
 
-/// A tensor and where it lies.
+/// A tensor and its position in the shards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorEntry {
     /// Name from [`crate::tensors`].
     pub name: String,
     /// `[rows, cols]`, without padding.
     pub shape: [usize; 2],
-    /// How it is stored.
+    /// Its encoding.
     pub scheme: Scheme,
-    /// Slices of rows, from the first row on; large tensors have several, so that each fits one GPU binding.
+    /// Slices of rows, from the first row on. Large tensors have several, so that each fits one GPU binding.
     pub parts: Vec<TensorPart>,
 }
 
@@ -175,54 +175,54 @@ pub struct TensorPart {
     pub scales: Option<[u64; 2]>,
 }
 
-/// Why a manifest can not be used.
+/// The reason why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
     /// Not JSON, or a key is missing or of the wrong type.
-    #[error("manifest.json can not be read: {0}")]
+    #[error("manifest.json cannot be read: {0}")]
     Parse(serde_json::Error),
     /// Another kind of file.
     #[error("manifest.json is of format `{found}`, expected `{FORMAT_NAME}`")]
     Format {
-        /// What it says.
+        /// The format that it names.
         found: String,
     },
-    /// Written by another version of the converter.
+    /// The manifest has another version.
     #[error(
         "manifest.json has version {found}, this runtime reads version {FORMAT_VERSION}: update the runtime or convert the checkpoint again"
     )]
     Version {
-        /// What it says.
+        /// Its version.
         found: u64,
     },
-    /// The sizes do not make a model.
+    /// The sizes do not fit each other.
     #[error("manifest.json: {0}")]
     Config(ConfigError),
-    /// A setting outside what the runtime can use.
+    /// A setting is out of range.
     #[error("manifest.json: `{key}` is {found}, expected {expected}")]
     Setting {
         /// The key, with dots.
         key: &'static str,
         /// Its value.
         found: String,
-        /// What would work.
+        /// The values allowed.
         expected: String,
     },
-    /// A file entry that can not be fetched or checked safely.
+    /// A file entry that cannot be fetched or checked safely.
     #[error("manifest.json: file `{file}`: {problem}")]
     File {
         /// The name as the manifest has it.
         file: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// The list of tensors is not the one that the configuration asks for.
+    /// The list of tensors does not fit the configuration.
     #[error("manifest.json: tensor {index} is {found}, the configuration asks for {expected}")]
     Table {
         /// Position in the list.
         index: usize,
-        /// The name there, or that the list has ended.
+        /// The name there, or the end of the list.
         found: String,
         /// The name that belongs there, or the end of the list.
         expected: String,
@@ -237,17 +237,17 @@ pub enum ManifestError {
         /// The shape that the configuration gives.
         expected: [usize; 2],
     },
-    /// A tensor is stored in a way that no kernel reads.
+    /// No kernel reads this encoding of a tensor.
     #[error("tensor `{name}` has scheme {found:?}, expected {expected}")]
     Scheme {
         /// The tensor.
         name: String,
         /// Its scheme.
         found: Scheme,
-        /// What would work.
+        /// The schemes allowed.
         expected: &'static str,
     },
-    /// A number of a tensor's part is not what it has to be.
+    /// A number of a part is wrong.
     #[error("tensor `{name}`, part {part}: {what} is {found}, expected {expected}")]
     Part {
         /// The tensor.
@@ -256,9 +256,9 @@ pub enum ManifestError {
         part: usize,
         /// The number in question.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         found: String,
-        /// What it has to be.
+        /// The value expected.
         expected: String,
     },
     /// The rows of a tensor's parts do not add up.
@@ -292,7 +292,7 @@ impl From<ConfigError> for ManifestError {
     }
 }
 
-/// The part of a manifest that every version has.
+/// The keys that manifests of all versions have.
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(default)]
@@ -306,10 +306,9 @@ fn is_hash(text: &str) -> bool {
 }
 
 impl Manifest {
-    /// Reads a manifest and checks everything that can be known without the shards: what it returns can be loaded
-    /// by its byte ranges without further checks.
+    /// Reads a manifest and checks all that can be checked without the shards. The byte ranges of the result need no further checks.
     pub fn from_json(json: &str) -> Result<Self, ManifestError> {
-        // Format and version first: a newer layout need not have the keys of this one.
+        // Format and version first: a newer layout may lack the keys of this one.
         let envelope: Envelope = serde_json::from_str(json)?;
         if envelope.format != FORMAT_NAME {
             return Err(ManifestError::Format { found: envelope.format });
@@ -322,7 +321,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The checks of [`Manifest::from_json`] after parsing.
+    /// Performs the checks of [`Manifest::from_json`].
     pub fn validate(&self) -> Result<(), ManifestError> {
         if self.format != FORMAT_NAME {
             return Err(ManifestError::Format { found: self.format.clone() });
@@ -337,12 +336,12 @@ impl Manifest {
         self.validate_ranges()
     }
 
-    /// The tensor of this name.
+    /// Returns the tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.iter().find(|tensor| tensor.name == name)
     }
 
-    /// Bytes of all shards.
+    /// Returns the size of all shards in bytes.
     pub fn shard_bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.bytes).sum()
     }
@@ -392,7 +391,7 @@ impl Manifest {
         for entry in self.files.iter().chain(&self.shards) {
             let problem = |problem| Err(ManifestError::File { file: entry.file.clone(), problem });
             let name = entry.file.as_str();
-            // Names become URLs and paths: letters, digits and `._-` need no escaping in either and can not leave the folder.
+            // Names become URLs and paths: letters, digits and `._-` need no escaping in either and cannot leave the folder.
             if name.is_empty() || name.len() > 255 || name.starts_with('.') {
                 return problem("a name has 1 to 255 characters and does not begin with a dot");
             }
@@ -410,7 +409,7 @@ impl Manifest {
                     return problem("its pieces have a multiple of 4 bytes, 4 MiB at most");
                 }
                 if sha256.len() as u64 != entry.bytes.div_ceil(*bytes) {
-                    return problem("it has another number of pieces than its size gives");
+                    return problem("the number of its pieces does not fit its size");
                 }
                 if !sha256.iter().all(|hash| is_hash(hash)) {
                     return problem("a piece's sha256 is not 64 lower-case hexadecimal digits");
@@ -487,7 +486,7 @@ struct Layout<'a> {
     free_from: Vec<u64>,
 }
 
-/// What is wrong with a part of a tensor.
+/// The problem of a part.
 struct PartProblem {
     what: &'static str,
     found: String,

@@ -1,7 +1,7 @@
 //! The bicubic resize of the model's position tables.
 
 /// Resizes a table `[from × from, width]` to `[to × to, width]` by bicubic interpolation with a = −0.75, half-pixel centres,
-/// clamped borders and no antialiasing: what `F.interpolate(mode="bicubic", align_corners=False)` does.
+/// clamped borders and no antialiasing, as `F.interpolate(mode="bicubic", align_corners=False)` does.
 pub fn resize_table(table: &[f32], from: usize, to: usize, width: usize) -> Vec<f32> {
     if from == to {
         return table.to_vec();
@@ -23,7 +23,7 @@ pub fn resize_table(table: &[f32], from: usize, to: usize, width: usize) -> Vec<
 /// Source positions and weights of one output position along one axis.
 fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f64); 4] {
     const A: f64 = -0.75;
-    // In f32 with one rounding, as PyTorch does: for ratios like 16/24 other roundings move the result by 2e-6 and more.
+    // In f32 with one rounding, as PyTorch does: for ratios such as 16/24, other roundings change the result by 2e-6 and more.
     let centre = (from as f32 / to as f32).mul_add(index as f32 + 0.5, -0.5);
     let first = centre.floor();
     let t = f64::from(centre - first);

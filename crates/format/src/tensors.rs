@@ -1,7 +1,7 @@
 //! The tensors of a web checkpoint: names, shapes, and the order in which they are stored and loaded.
 //!
-//! This is the only place where these names are written down; the converter fills the table and the runtime reads it.
-//! Layout changes against the original checkpoint (`quantize/src/convert.rs` makes them):
+//! This is the only place that lists these names: the converter fills the table and the runtime reads it. Differences to the layout of the
+//! original checkpoint (`quantize/src/convert.rs` makes them):
 //! - `attn.qkv` of the vision tower is `[all q; all k; all v]`, each head by head (the original interleaves per head);
 //! - `mlp.gate_up` interleaves the rows of the decoder's `w1` and `w2`: row 2i is `w1[i]`, row 2i+1 is `w2[i]`,
 //!   so that one kernel writes `w1(x) * silu(w2(x))`;
@@ -11,7 +11,7 @@
 
 use crate::config::ModelConfig;
 
-/// How a tensor is treated by the quantizer.
+/// The kind of a tensor: it decides about the scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorKind {
     /// A weight matrix `[out, in]`: stored in the chosen scheme.
@@ -23,11 +23,11 @@ pub enum TensorKind {
 /// One tensor of the web checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Our name for it.
+    /// Name in the web checkpoint.
     pub name: String,
     /// `[rows, cols]`; vectors have one row.
     pub shape: [usize; 2],
-    /// Whether its scheme may be chosen.
+    /// Matrix or table.
     pub kind: TensorKind,
 }
 

@@ -6,7 +6,6 @@
 use crate::SpecialIds;
 use base64::alphabet;
 use base64::engine::{Engine, GeneralPurpose, GeneralPurposeConfig};
-use std::collections::HashMap;
 use std::ops::Range;
 
 /// Padded standard base64. Python ignores the unused bits of the last character, so they are ignored here too.
@@ -22,6 +21,8 @@ pub struct Vocabulary {
     bytes: Vec<u8>,
     /// End of each token in `bytes`.
     ends: Vec<u32>,
+    /// Ranks in the order of their tokens' bytes, for [`Self::rank`].
+    sorted: Vec<u32>,
 }
 
 /// The reason why a vocabulary cannot be used.
@@ -33,13 +34,13 @@ pub enum VocabularyError {
     Line {
         /// Counted from 1.
         line: usize,
-        /// What was found and what was expected.
+        /// The value found and the value expected.
         problem: String,
     },
     /// The lines are valid, but together they are not a vocabulary.
     #[error("vocabulary (qwen.tiktoken): {problem}")]
     File {
-        /// What was found and what was expected.
+        /// The value found and the value expected.
         problem: String,
     },
     /// The vocabulary belongs to another model.
@@ -73,7 +74,11 @@ impl Vocabulary {
         let (mut entries, decoded) = parse_lines(file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file))?;
         entries.sort_by_key(|entry| (entry.rank, entry.line));
 
-        let mut vocabulary = Self { bytes: Vec::with_capacity(decoded.len()), ends: Vec::with_capacity(entries.len()) };
+        let mut vocabulary = Self {
+            bytes: Vec::with_capacity(decoded.len()),
+            ends: Vec::with_capacity(entries.len()),
+            sorted: (0..entries.len() as u32).collect(),
+        };
         for (index, Entry { rank, line, token }) in entries.iter().enumerate() {
             if (*rank as usize) < index {
                 return Err(VocabularyError::Line { line: *line, problem: format!("rank {rank} occurs in an earlier line too") });
@@ -87,19 +92,23 @@ impl Vocabulary {
             vocabulary.bytes.extend_from_slice(&decoded[token.clone()]);
             vocabulary.ends.push(vocabulary.bytes.len() as u32);
         }
+        let mut sorted = std::mem::take(&mut vocabulary.sorted);
+        sorted.sort_unstable_by_key(|rank| (vocabulary.token(*rank), *rank));
+        vocabulary.sorted = sorted;
         vocabulary.check_tokens(&entries)?;
         Ok(vocabulary)
     }
 
     /// Checks that no token occurs twice, and that every byte is a token, so that every text can be encoded.
     fn check_tokens(&self, entries: &[Entry]) -> Result<(), VocabularyError> {
-        let mut ranks: HashMap<&[u8], u32> = HashMap::with_capacity(entries.len());
-        for (token, Entry { rank, line, .. }) in self.tokens().zip(entries) {
-            if let Some(earlier) = ranks.insert(token, *rank) {
-                return Err(VocabularyError::Line { line: *line, problem: format!("rank {rank} has the same token as rank {earlier}") });
-            }
+        let twice = self.sorted.windows(2).find(|pair| self.token(pair[0]) == self.token(pair[1]));
+        if let Some([first, second]) = twice {
+            return Err(VocabularyError::Line {
+                line: entries[*second as usize].line,
+                problem: format!("rank {second} has the same token as rank {first}"),
+            });
         }
-        match (0..=u8::MAX).find(|byte| !ranks.contains_key([*byte].as_slice())) {
+        match (0..=u8::MAX).find(|byte| self.rank(&[*byte]).is_none()) {
             Some(byte) => Err(VocabularyError::File {
                 problem: format!(
                     "it has {} tokens, and none is the single byte 0x{byte:02x}: the file is cut off or not a vocabulary",
@@ -139,6 +148,12 @@ impl Vocabulary {
         let end = *self.ends.get(rank as usize)? as usize;
         let begin = if rank == 0 { 0 } else { self.ends[rank as usize - 1] as usize };
         Some(&self.bytes[begin..end])
+    }
+
+    /// Returns the rank of a token.
+    pub fn rank(&self, token: &[u8]) -> Option<u32> {
+        let found = self.sorted.binary_search_by_key(&Some(token), |rank| self.token(*rank));
+        found.ok().map(|index| self.sorted[index])
     }
 
     /// Iterates over the bytes of all tokens, by rank.
@@ -215,6 +230,12 @@ mod tests {
         assert_eq!(expected.token(0x41), Some(b"A".as_slice()));
         assert_eq!(expected.token(257), Some(b"abc".as_slice()));
         assert_eq!(expected.token(258), None);
+        for (rank, token) in (0..).zip(expected.tokens()) {
+            assert_eq!(expected.rank(token), Some(rank));
+        }
+        for other in ["", "ac", "abcd", "b c"] {
+            assert_eq!(expected.rank(other.as_bytes()), None, "{other}");
+        }
         let reversed: Vec<&str> = strict.lines().rev().collect();
         for (name, file) in [
             ("no line end at the end", strict.trim_end().to_owned()),

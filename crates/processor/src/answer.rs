@@ -1,6 +1,6 @@
 //! From generated token ids to clean text and objects.
 
-use crate::{GroundingEvent, GroundingParser, KeepSpecials, PictureSize, StreamDecoder, Tokenizer};
+use crate::{GroundingEvent, GroundingParser, KeepSpecials, NumberedPicture, StreamDecoder, Tokenizer};
 
 /// Decodes an answer token by token: [`StreamDecoder`] and [`GroundingParser`] in a row.
 #[derive(Debug, Clone)]
@@ -9,16 +9,16 @@ pub struct AnswerStream {
     parser: GroundingParser,
     raw: String,
     stops: Vec<String>,
-    /// Text that may be the beginning of a stop text.
+    /// The beginning of a possible stop text.
     held: String,
     stopped: bool,
 }
 
 impl AnswerStream {
-    /// A stream at the start of an answer to a prompt with `pictures`.
-    pub fn new(pictures: &[PictureSize]) -> Self {
+    /// Creates a stream at the start of an answer to a prompt with these pictures.
+    pub fn new(pictures: &[NumberedPicture]) -> Self {
         Self {
-            decoder: StreamDecoder::new(KeepSpecials::Grounding),
+            decoder: StreamDecoder::new(KeepSpecials::Answer),
             parser: GroundingParser::new(pictures),
             raw: String::new(),
             stops: Vec::new(),
@@ -27,13 +27,19 @@ impl AnswerStream {
         }
     }
 
+    /// Takes the question into account, see [`GroundingParser::asked`].
+    pub fn asked(mut self, question: &str) -> Self {
+        self.parser = self.parser.asked(question);
+        self
+    }
+
     /// Lets the answer continue a prompt, see [`GroundingParser::continuing`].
     pub fn continuing(mut self, prompt: &str) -> Self {
         self.parser = self.parser.continuing(prompt);
         self
     }
 
-    /// Ends the answer before the first of these texts. They are looked for in the text with tags; empty ones never stop anything.
+    /// Ends the answer before the first of these texts. They are searched for in the text with tags; empty ones stop nothing.
     pub fn stopping_at(mut self, stops: &[String]) -> Self {
         self.stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         self
@@ -45,7 +51,7 @@ impl AnswerStream {
         self.take(&text)
     }
 
-    /// The answer is over: what was held back.
+    /// Ends the answer and emits the text that was held back.
     pub fn finish(&mut self) -> Vec<GroundingEvent> {
         let text = self.decoder.finish();
         let mut events = self.take(&text);
@@ -62,7 +68,7 @@ impl AnswerStream {
         &self.raw
     }
 
-    /// Whether a stop text has come: nothing behind it is heard any more.
+    /// True if a stop text occurred. Everything after it is ignored.
     pub fn stopped(&self) -> bool {
         self.stopped
     }
@@ -76,7 +82,7 @@ impl AnswerStream {
             self.stopped = true;
             text.truncate(at);
         } else {
-            // The longest end of the text that a stop text begins with.
+            // Hold back the longest suffix of the text that is a prefix of a stop text.
             let may_begin = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
             let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
             let from = text.len().saturating_sub(longest);
@@ -96,8 +102,8 @@ impl AnswerStream {
 mod tests {
     use super::*;
 
-    /// What is heard after each piece, and the raw text at the end.
-    fn heard(stops: &[&str], pieces: &[&str]) -> (Vec<String>, String, bool) {
+    /// Returns the text that each piece emits, the raw text at the end, and whether a stop text occurred.
+    fn emitted(stops: &[&str], pieces: &[&str]) -> (Vec<String>, String, bool) {
         let stops: Vec<_> = stops.iter().map(|stop| (*stop).to_owned()).collect();
         let mut stream = AnswerStream::new(&[]).stopping_at(&stops);
         let text = |events: Vec<GroundingEvent>| -> String {
@@ -118,17 +124,17 @@ mod tests {
 
     #[test]
     fn a_stop_text_ends_the_answer_wherever_pieces_are_cut() {
-        assert_eq!(heard(&["END"], &["one E", "N", "D two"]), (strings(&["one ", "", "", ""]), "one ".to_owned(), true));
-        assert_eq!(heard(&["END"], &["one EN", "E", "ND"]), (strings(&["one ", "EN", "", ""]), "one EN".to_owned(), true));
-        assert_eq!(heard(&["b", "abc"], &["xabc"]), (strings(&["x", ""]), "x".to_owned(), true), "the earliest counts");
-        assert_eq!(heard(&["\n\n"], &["a\n", "b\n"]), (strings(&["a", "\nb", "\n"]), "a\nb\n".to_owned(), false));
-        assert_eq!(heard(&["é!"], &["né", "?"]), (strings(&["n", "é?", ""]), "né?".to_owned(), false));
-        assert_eq!(heard(&[""], &["a"]), (strings(&["a", ""]), "a".to_owned(), false), "an empty one stops nothing");
+        assert_eq!(emitted(&["END"], &["one E", "N", "D two"]), (strings(&["one ", "", "", ""]), "one ".to_owned(), true));
+        assert_eq!(emitted(&["END"], &["one EN", "E", "ND"]), (strings(&["one ", "EN", "", ""]), "one EN".to_owned(), true));
+        assert_eq!(emitted(&["b", "abc"], &["xabc"]), (strings(&["x", ""]), "x".to_owned(), true), "the earliest counts");
+        assert_eq!(emitted(&["\n\n"], &["a\n", "b\n"]), (strings(&["a", "\nb", "\n"]), "a\nb\n".to_owned(), false));
+        assert_eq!(emitted(&["é!"], &["né", "?"]), (strings(&["n", "é?", ""]), "né?".to_owned(), false));
+        assert_eq!(emitted(&[""], &["a"]), (strings(&["a", ""]), "a".to_owned(), false), "an empty one stops nothing");
     }
 
     #[test]
     fn tags_can_be_stop_texts() {
-        let (texts, raw, stopped) = heard(&["</box>"], &["a <ref>b</ref><box>(1,2),(3,4)", "</box> c"]);
+        let (texts, raw, stopped) = emitted(&["</box>"], &["a <ref>b</ref><box>(1,2),(3,4)", "</box> c"]);
         assert_eq!((texts.concat(), raw.as_str(), stopped), ("a b".to_owned(), "a <ref>b</ref><box>(1,2),(3,4)", true));
     }
 }

@@ -1,84 +1,99 @@
-//! Everything that can be wrong with what this crate is given.
+//! Everything that can be wrong with the input of this crate.
 
 use qwen_vl_format::VocabularyError;
 
-/// Why a vocabulary, a text or a picture can not be used.
+/// The reason why a vocabulary, a text or a picture cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessorError {
     /// The vocabulary is damaged or belongs to another model.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
-    /// The path does not fit the positions of an image.
+    /// The name of a picture does not fit its positions.
     #[error(
-        "the path in `<img>` at character {at} takes {bytes} bytes of UTF-8, an image has room for {limit}: use a shorter path; it starts `{start}`"
+        "the path in `<img>`{} takes {bytes} bytes of UTF-8, expected at most {limit}: use a shorter path; it begins with `{start}`",
+        at.map(|at| format!(" at character {at}")).unwrap_or_default()
     )]
     ImagePathTooLong {
-        /// Where `<img>` stands, in characters of the text.
-        at: usize,
-        /// Length of the path.
+        /// Position of `<img>`, in characters of the text; absent if the picture is a separate part.
+        at: Option<usize>,
+        /// Length of the path, bytes.
         bytes: usize,
-        /// Positions of an image.
+        /// Positions of a picture.
         limit: usize,
         /// The first characters of the path.
         start: String,
     },
     /// `<img>` without `</img>`.
-    #[error("`<img>` at character {at} has no `</img>`")]
+    #[error("`<img>` at character {at} has no `</img>`: close it, or pass the text as a part of a message, where `<img>` is text")]
     UnclosedImage {
-        /// Where `<img>` stands, in characters of the text.
+        /// Position of `<img>`, in characters of the text.
         at: usize,
     },
     /// A special token between `<img>` and `</img>`.
-    #[error("special token `{token}` at character {at} inside `<img>…</img>`: only a path may stand there")]
+    #[error("special token `{token}` at character {at} is inside `<img>…</img>`, expected a path only")]
     SpecialTokenInImage {
         /// The token.
         token: String,
-        /// Where it stands, in characters of the text.
+        /// Its position, in characters of the text.
         at: usize,
     },
-    /// Prompt ids whose image tags do not enclose an image.
-    #[error("the prompt ids have `<img>` at position {at}, and not `</img>` {expected} positions after it")]
+    /// Token ids whose picture tags do not enclose a picture.
+    #[error("the prompt ids have `<img>` at position {at}, but not a path, padding and `</img>` {expected} positions later")]
     ImageSpan {
         /// Position of `<img>`.
         at: usize,
-        /// Distance at which `</img>` has to stand.
+        /// Expected distance of `</img>`.
         expected: usize,
     },
     /// Not a picture, a damaged one, or of a format that is not supported.
-    #[error("the picture can not be read (supported: PNG, JPEG, WebP, GIF, BMP): {reason}")]
+    #[error("cannot read the picture: {reason}")]
     UnreadablePicture {
-        /// What the decoder says.
+        /// The problem.
         reason: String,
     },
     /// A picture without pixels.
     #[error("the picture has no pixels: it is {width}×{height}")]
     EmptyPicture {
-        /// Pixels across.
+        /// Width, pixels.
         width: u32,
-        /// Pixels down.
+        /// Height, pixels.
         height: u32,
     },
     /// A picture that would take too much memory.
-    #[error("the picture is {width}×{height}, {limit} pixels is the most that is decoded")]
+    #[error(
+        "the picture is {width}×{height}, {} pixels, expected at most {limit}: make it smaller, for example {}",
+        u64::from(*width) * u64::from(*height),
+        smaller(*width, *height, *limit)
+    )]
     PictureTooLarge {
-        /// Pixels across.
+        /// Width, pixels.
         width: u32,
-        /// Pixels down.
+        /// Height, pixels.
         height: u32,
-        /// Most pixels.
+        /// Maximum number of pixels.
         limit: u64,
     },
     /// Raw pixels of the wrong length.
-    #[error("a picture of {width}×{height} has {expected} bytes, got {found}")]
+    #[error("a picture of {width}×{height} has {expected} bytes, found {found}")]
     PictureBytes {
-        /// Pixels across.
+        /// Width, pixels.
         width: u32,
-        /// Pixels down.
+        /// Height, pixels.
         height: u32,
-        /// Length by the size.
+        /// Bytes by its size.
         expected: usize,
-        /// Length given.
+        /// Bytes found.
         found: usize,
     },
+}
+
+/// The largest size of the same shape that is allowed, rounded down to hundreds where that leaves something.
+fn smaller(width: u32, height: u32, limit: u64) -> String {
+    let scale = (limit as f64 / (f64::from(width) * f64::from(height))).sqrt();
+    let side = |side: u32| {
+        let side = (f64::from(side) * scale) as u32;
+        if side >= 1000 { side / 100 * 100 } else { side.max(1) }
+    };
+    format!("{}×{}", side(width), side(height))
 }

@@ -6,15 +6,32 @@
 //! <ref> a name</ref><box>(x1,y1),(x2,y2)</box><box>…</box>     <quad>(x1,y1),(x2,y2),(x3,y3),(x4,y4)</quad>
 //! ```
 
+use crate::mention::mentions;
 use serde::{Deserialize, Serialize};
 
-/// Size of a picture of the prompt, as the user sees it.
+/// Size of a picture, pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PictureSize {
-    /// Pixels across.
+    /// Width.
     pub width: u32,
-    /// Pixels down.
+    /// Height.
     pub height: u32,
+}
+
+/// A picture of the prompt and the number that texts name it by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberedPicture {
+    /// Number N of "Picture N".
+    pub number: usize,
+    /// Size, pixels.
+    pub size: PictureSize,
+}
+
+impl NumberedPicture {
+    /// Numbers pictures from 1 on.
+    pub fn in_order(sizes: &[PictureSize]) -> Vec<Self> {
+        (1..).zip(sizes).map(|(number, size)| Self { number, size: *size }).collect()
+    }
 }
 
 /// The shape of an object.
@@ -41,7 +58,7 @@ pub enum Shape {
 
 impl Shape {
     fn scaled(self, size: PictureSize) -> Self {
-        // Truncated, as the original does for drawing.
+        // Truncated, as the original draws it (`tokenization_qwen.py`, `draw_bbox_on_latest_picture`).
         let scale = |value: u32, size: u32| (f64::from(value) / 1000.0 * f64::from(size)) as u32;
         let point = |[x, y]: [u32; 2]| [scale(x, size.width), scale(y, size.height)];
         match self {
@@ -54,23 +71,24 @@ impl Shape {
     }
 }
 
-/// Something that the answer points at in a picture.
+/// An object that the answer points at in a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct GroundedObject {
-    /// Its name, if the answer gives one.
+    /// Its name, if the answer has one.
     #[serde(rename = "ref")]
     pub reference: Option<String>,
     /// Its shape.
     pub kind: ObjectKind,
-    /// Index of the picture in the prompt: the latest, as in the original. Absent in a prompt without pictures.
+    /// Index of its picture in the prompt, if it is known: the only picture, or the one that the answer names most recently before the
+    /// object, or the only one that the question names. The model itself never says which picture it means.
     pub image: Option<usize>,
     /// Coordinates in thousandths of the picture.
     pub norm: Shape,
-    /// Coordinates in pixels of the picture.
+    /// Coordinates in pixels of the picture, if it is known.
     pub pixels: Option<Shape>,
-    /// Where the name stands in the text without tags: start and end in UTF-16 code units (what JavaScript's `slice` takes). Empty at
-    /// the object's place if it has no name there.
+    /// Position of the name in the text without tags: start and end in UTF-16 code units (the arguments of JavaScript's `slice`). Empty, at
+    /// the object's place, if the text there has no name.
     pub range: [usize; 2],
 }
 
@@ -83,7 +101,7 @@ pub struct Grounded {
     pub objects: Vec<GroundedObject>,
 }
 
-/// What a piece of an answer brings.
+/// New text or a new object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroundingEvent {
@@ -93,9 +111,21 @@ pub enum GroundingEvent {
     Object(GroundedObject),
 }
 
-/// Reads a whole answer. `pictures` are those of the prompt, in order.
-pub fn parse_grounding(raw: &str, pictures: &[PictureSize]) -> Grounded {
-    let mut parser = GroundingParser::new(pictures);
+impl Grounded {
+    /// Strips the text and moves the ranges of the objects accordingly.
+    pub fn stripped(mut self) -> Self {
+        let removed = utf16_len(&self.text) - utf16_len(self.text.trim_start());
+        for object in &mut self.objects {
+            object.range = object.range.map(|at| at.saturating_sub(removed));
+        }
+        self.text = self.text.trim().to_owned();
+        self
+    }
+}
+
+/// Reads a whole answer to a question about the pictures of the prompt.
+pub fn parse_grounding(raw: &str, pictures: &[NumberedPicture], question: &str) -> Grounded {
+    let mut parser = GroundingParser::new(pictures).asked(question);
     let mut grounded = Grounded::default();
     for event in parser.push(raw).into_iter().chain(parser.finish()) {
         match event {
@@ -123,10 +153,10 @@ const TAGS: [(&str, Tag); 6] = [
     ("</quad>", Tag::End(ObjectKind::Quad)),
 ];
 
-/// Longest content of a box or quad that can be coordinates; more is text behind a stray tag.
+/// Length limit of coordinates, bytes; a longer content of a box or quad is text after a stray tag.
 const MAX_COORDINATES: usize = 128;
 
-/// A name and where it stands in the clean text.
+/// A name and its position in the text without tags.
 #[derive(Debug, Clone, Default)]
 struct Reference {
     text: String,
@@ -135,34 +165,59 @@ struct Reference {
     closed: bool,
 }
 
-/// Reads an answer piece by piece. Text comes out as soon as it is sure to be no part of a tag, objects as soon as they are closed.
+/// Reads an answer piece by piece. It emits text as soon as it cannot be part of a tag, and an object as soon as it is closed.
 ///
-/// Malformed answers lose nothing but tags: what follows a `<box>` and is not coordinates is text again, a tag that is never closed
-/// is left out, and so is one that was never opened. Coordinates that are cut off or of the wrong number give no object.
+/// Malformed answers lose only tags: text after a `<box>` that is not coordinates is text again, and a tag without its counterpart is left
+/// out. Coordinates that are cut off or of the wrong number make no object. White space is that of Unicode (`char::is_whitespace`).
 #[derive(Debug, Clone)]
 pub struct GroundingParser {
-    picture: Option<(usize, PictureSize)>,
-    /// The beginning of what may become a tag.
+    pictures: Vec<NumberedPicture>,
+    /// Index of the picture that the question names.
+    asked: Option<usize>,
+    /// The beginning of a possible tag.
     pending: String,
     reference: Option<Reference>,
     /// Inside a box or quad: its kind and the content so far.
     coordinates: Option<(ObjectKind, String)>,
-    /// Length of the clean text, UTF-16 code units.
+    /// The text without tags so far.
+    clean: String,
+    /// Its length in UTF-16 code units.
     length: usize,
 }
 
+fn utf16_len(text: &str) -> usize {
+    text.encode_utf16().count()
+}
+
 impl GroundingParser {
-    /// A parser at the start of an answer to a prompt with `pictures`.
-    pub fn new(pictures: &[PictureSize]) -> Self {
-        let picture = pictures.last().map(|size| (pictures.len() - 1, *size));
-        Self { picture, pending: String::new(), reference: None, coordinates: None, length: 0 }
+    /// Creates a parser at the start of an answer to a prompt with these pictures.
+    pub fn new(pictures: &[NumberedPicture]) -> Self {
+        Self {
+            pictures: pictures.to_vec(),
+            asked: None,
+            pending: String::new(),
+            reference: None,
+            coordinates: None,
+            clean: String::new(),
+            length: 0,
+        }
+    }
+
+    /// Takes the question into account: an object belongs to the picture that it names.
+    pub fn asked(mut self, question: &str) -> Self {
+        let mut named: Vec<usize> = mentions(question).concat();
+        named.sort_unstable();
+        named.dedup();
+        self.asked = self.named(&named);
+        self
     }
 
     /// Lets the answer continue a prompt: after one that ends in `<ref>a name</ref><box>`, the answer begins with coordinates.
     pub fn continuing(mut self, prompt: &str) -> Self {
-        // What a closed image or message contains is of no interest, and only tags at the very end can still be open.
+        // Only the tags at the end of the prompt can still be open.
         self.push(prompt);
         self.pending.clear();
+        self.clean.clear();
         self.length = 0;
         if let Some(reference) = &mut self.reference {
             reference.start = reference.text.is_empty().then_some(0);
@@ -193,7 +248,7 @@ impl GroundingParser {
         events.0
     }
 
-    /// The answer is over: what was held back, if it was text.
+    /// Ends the answer and emits the text that was held back.
     pub fn finish(&mut self) -> Vec<GroundingEvent> {
         let mut events = Events::default();
         let pending = std::mem::take(&mut self.pending);
@@ -239,34 +294,56 @@ impl GroundingParser {
         }
         match &mut self.reference {
             Some(reference) if !reference.closed => reference.text.push_str(text),
-            // A name holds for the boxes right behind it.
+            // A name belongs to the boxes directly after it.
             Some(_) if !text.trim().is_empty() => self.reference = None,
             _ => {}
         }
-        self.length += text.encode_utf16().count();
+        self.clean.push_str(text);
+        self.length += utf16_len(text);
         events.text(text);
     }
 
     fn object(&self, kind: ObjectKind, norm: Shape) -> GroundedObject {
         let reference = self.reference.as_ref().filter(|reference| !reference.text.trim().is_empty());
-        let units = |text: &str| text.encode_utf16().count();
+        let picture = self.picture();
         let place = reference.and_then(|reference| Some((reference.start?, &reference.text)));
         let range = place.map_or([self.length; 2], |(start, text)| {
-            let start = start + units(text) - units(text.trim_start());
-            [start, start + units(text.trim())]
+            let start = start + utf16_len(text) - utf16_len(text.trim_start());
+            [start, start + utf16_len(text.trim())]
         });
         GroundedObject {
             reference: reference.map(|reference| reference.text.trim().to_owned()),
             kind,
-            image: self.picture.map(|(index, _)| index),
+            image: picture,
             norm,
-            pixels: self.picture.map(|(_, size)| norm.scaled(size)),
+            pixels: picture.map(|index| norm.scaled(self.pictures[index].size)),
             range,
+        }
+    }
+
+    /// Returns the index of the picture that an object at the end of the text belongs to, if it is known.
+    fn picture(&self) -> Option<usize> {
+        if self.pictures.len() <= 1 {
+            return (!self.pictures.is_empty()).then_some(0);
+        }
+        match mentions(&self.clean).last() {
+            Some(numbers) => self.named(numbers),
+            None => self.asked,
+        }
+    }
+
+    /// Returns the index of the picture that these numbers name, if they name exactly one.
+    fn named(&self, numbers: &[usize]) -> Option<usize> {
+        let [number] = numbers else { return None };
+        let mut found = self.pictures.iter().enumerate().filter(|(_, picture)| picture.number == *number);
+        match (found.next(), found.next()) {
+            (Some((index, _)), None) => Some(index),
+            _ => None,
         }
     }
 }
 
-/// Collects events, and joins neighbouring text.
+/// Collects events and joins neighbouring text.
 #[derive(Default)]
 struct Events(Vec<GroundingEvent>);
 
@@ -280,7 +357,7 @@ impl Events {
     }
 }
 
-/// Coordinates from the content of a tag; values beyond the picture are moved to its border.
+/// Reads coordinates. Values outside the picture move to its border.
 fn shape(kind: ObjectKind, content: &str) -> Option<Shape> {
     let points = points(content)?;
     match (kind, points[..].as_ref()) {
@@ -290,7 +367,7 @@ fn shape(kind: ObjectKind, content: &str) -> Option<Shape> {
     }
 }
 
-/// `(x,y),(x,y)…`, blanks anywhere between the signs.
+/// Reads `(x,y),(x,y)…` with white space anywhere between the signs and the numbers.
 fn points(content: &str) -> Option<Vec<[u32; 2]>> {
     let mut points = Vec::new();
     let mut rest = content.trim();
@@ -303,7 +380,7 @@ fn points(content: &str) -> Option<Vec<[u32; 2]>> {
         match rest.strip_prefix(',') {
             Some(next) => rest = next.trim_start(),
             None if rest.is_empty() => return Some(points),
-            // Some answers leave out the comma between points.
+            // Some answers have no comma between points.
             None => {}
         }
     }
@@ -315,103 +392,58 @@ mod tests {
 
     const SIZES: [PictureSize; 2] = [PictureSize { width: 10, height: 10 }, PictureSize { width: 640, height: 333 }];
 
-    fn json(raw: &str) -> (String, serde_json::Value) {
-        let grounded = parse_grounding(raw, &SIZES);
-        (grounded.text, serde_json::to_value(grounded.objects).unwrap())
+    #[derive(Deserialize)]
+    struct Case {
+        raw: String,
+        pictures: Vec<[u32; 2]>,
+        #[serde(default)]
+        question: String,
+        text: String,
+        objects: Vec<GroundedObject>,
     }
 
+    /// The cases that the TypeScript parser is held to as well.
     #[test]
-    fn objects_in_pixels_of_the_latest_picture() {
-        let (text, objects) = json(
-            "See<ref> Two apples</ref><box>(302,257),(582,671)</box><box>(603,252),(878,642)</box> and<ref> a 🥣</ref><box>(2,269),(304,674)</box>.",
-        );
-        assert_eq!(text, "See Two apples and a 🥣.");
-        assert_eq!(
-            objects,
-            serde_json::json!([
-                {"ref": "Two apples", "kind": "box", "image": 1, "norm": [302, 257, 582, 671], "pixels": [193, 85, 372, 223], "range": [4, 14]},
-                {"ref": "Two apples", "kind": "box", "image": 1, "norm": [603, 252, 878, 642], "pixels": [385, 83, 561, 213], "range": [4, 14]},
-                {"ref": "a 🥣", "kind": "box", "image": 1, "norm": [2, 269, 304, 674], "pixels": [1, 89, 194, 224], "range": [19, 23]},
-            ])
-        );
-    }
-
-    #[test]
-    fn quads_have_four_points() {
-        let (text, objects) = json("sign <quad>(10,10),(90,12),(88,70),(9,66)</quad>");
-        assert_eq!(text, "sign ");
-        assert_eq!(
-            objects,
-            serde_json::json!([{
-                "ref": null, "kind": "quad", "image": 1, "norm": [[10, 10], [90, 12], [88, 70], [9, 66]],
-                "pixels": [[6, 3], [57, 3], [56, 23], [5, 21]], "range": [5, 5],
-            }])
-        );
-    }
-
-    #[test]
-    fn without_pictures_there_are_no_pixels() {
-        let grounded = parse_grounding("<box>(1,2),(3,4)</box>", &[]);
-        assert_eq!((grounded.objects[0].image, grounded.objects[0].pixels), (None, None));
-        assert_eq!(grounded.objects[0].norm, Shape::Box([1, 2, 3, 4]));
-    }
-
-    #[test]
-    fn a_name_holds_for_the_boxes_right_behind_it() {
-        let (_, objects) = json("<ref>a</ref> <box>(1,1),(2,2)</box>\n<box>(3,3),(4,4)</box> then <box>(5,5),(6,6)</box>");
-        let names: Vec<_> = objects.as_array().unwrap().iter().map(|object| object["ref"].as_str()).collect();
-        assert_eq!(names, [Some("a"), Some("a"), None]);
-    }
-
-    #[test]
-    fn malformed_answers_keep_their_text() {
-        for (raw, text, objects) in [
-            ("", "", 0),
-            ("a < b > c", "a < b > c", 0),
-            ("plain <b>bold</b>", "plain <b>bold</b>", 0),
-            ("</box></ref></quad>x", "x", 0),
-            ("<ref>open", "open", 0),
-            ("<ref>a<ref>b</ref><box>(1,2),(3,4)</box>", "ab", 1),
-            ("<box>(1,2),(3,4)", "", 0),
-            ("x<box>y", "xy", 0),
-            ("x<box>y</box>z", "xyz", 0),
-            ("<box>(1,2)</box>", "", 0),
-            ("<box>(1,2),(3,4),(5,6)</box>", "", 0),
-            ("<box>(1,2),(3,)</box>", "", 0),
-            ("<box>(1.5,2),(3,4)</box>", "", 0),
-            ("<box>(1,2),(3,4)</quad>", "", 0),
-            ("<quad>(1,2),(3,4)</quad>", "", 0),
-            ("<box></box><quad></quad><ref></ref>", "", 0),
-            ("<box> ( 1 , 2 ) ( 3 , 4 ) </box>", "", 1),
-            ("<box>(1,2),<box>(1,2),(3,4)</box>", "", 1),
-            ("<box>(1,2)<ref>a</ref><box>(1,2),(3,4)</box>", "a", 1),
-            ("<box>(-5,2),(99999999999,4)</box>", "", 1),
-            ("<box>(1,2),(99999999999999999999999,4)</box>", "", 0),
-            ("x<bo", "x<bo", 0),
-            ("x<", "x<", 0),
-            ("<<box>(1,2),(3,4)</box>", "<", 1),
-            ("<bo<box>(1,2),(3,4)</box>", "<bo", 1),
-        ] {
-            let grounded = parse_grounding(raw, &SIZES);
-            assert_eq!((grounded.text.as_str(), grounded.objects.len()), (text, objects), "{raw}");
+    fn shared_cases() {
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../tests/grounding.json")).unwrap();
+        assert!(cases.len() >= 50, "{} cases", cases.len());
+        for case in cases {
+            let sizes: Vec<_> = case.pictures.iter().map(|[width, height]| PictureSize { width: *width, height: *height }).collect();
+            let grounded = parse_grounding(&case.raw, &NumberedPicture::in_order(&sizes), &case.question).stripped();
+            assert_eq!(grounded, Grounded { text: case.text, objects: case.objects }, "{}", case.raw);
         }
-        let digits = format!("<box>{}", "1".repeat(500));
-        assert_eq!(parse_grounding(&digits, &SIZES).text.len(), 500);
-        let outside = parse_grounding("<box>(-5,2),(9999,4)</box>", &SIZES).objects.remove(0);
-        assert_eq!(outside.norm, Shape::Box([0, 2, 1000, 4]));
-        assert_eq!(outside.pixels, Some(Shape::Box([0, 0, 640, 1])));
     }
 
-    /// Every way to cut a text in two, and single characters, give what the whole gives, and never a part of a tag.
+    #[test]
+    fn long_digits_are_text() {
+        let digits = format!("<box>{}", "1".repeat(500));
+        assert_eq!(parse_grounding(&digits, &[], "").text.len(), 500);
+    }
+
+    #[test]
+    fn pictures_with_other_numbers() {
+        let [first, second] = SIZES;
+        let pictures =
+            |numbers: [usize; 2]| [(numbers[0], first), (numbers[1], second)].map(|(number, size)| NumberedPicture { number, size });
+        let raw = "<box>(1,2),(3,4)</box>";
+        let image = |numbers, question| parse_grounding(raw, &pictures(numbers), question).objects[0].image;
+        assert_eq!(image([4, 5], "Where in Picture 5?"), Some(1));
+        assert_eq!(image([4, 5], "Where in Picture 2?"), None);
+        assert_eq!(image([1, 1], "Where in Picture 1?"), None, "two pictures have this number");
+    }
+
+    /// Every cut of a text in two, and single characters, give the same as the whole text, and never a part of a tag.
     #[test]
     fn pieces_give_what_the_whole_gives() {
         let raw = "<ref> 两个苹果</ref><box>(302,257),(582,671)</box> and <quad>(1,2),(3,4),(5,6),(7,8)</quad><<ref>b</ref>.";
-        let whole = parse_grounding(raw, &SIZES);
+        let pictures = NumberedPicture::in_order(&SIZES);
+        let whole = parse_grounding(raw, &pictures, "");
+        assert_eq!(whole.objects.len(), 2);
         let places: Vec<usize> = raw.char_indices().map(|(at, _)| at).chain([raw.len()]).collect();
         let halves = places.iter().map(|at| vec![&raw[..*at], &raw[*at..]]);
         let characters = places.windows(2).map(|pair| &raw[pair[0]..pair[1]]).collect();
         for pieces in halves.chain([characters]) {
-            let mut parser = GroundingParser::new(&SIZES);
+            let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES));
             let mut grounded = Grounded::default();
             let mut events: Vec<GroundingEvent> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
             events.extend(parser.finish());
@@ -430,14 +462,14 @@ mod tests {
 
     #[test]
     fn an_object_comes_as_soon_as_it_is_closed() {
-        let mut parser = GroundingParser::new(&SIZES);
+        let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES));
         assert_eq!(parser.push("<ref>a</ref><box>(1,2),(3,4)</bo"), [GroundingEvent::Text("a".into())]);
         assert!(matches!(parser.push("x>").as_slice(), [GroundingEvent::Object(_)]));
     }
 
     #[test]
     fn an_answer_may_begin_inside_a_box() {
-        let mut parser = GroundingParser::new(&SIZES).continuing("<img>a.png</img><ref>the cat</ref><box>");
+        let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES)).continuing("<img>a.png</img><ref>the cat</ref><box>");
         let events = parser.push("(1,2),(3,4)</box>");
         let [GroundingEvent::Object(object)] = events.as_slice() else { panic!("{events:?}") };
         assert_eq!((object.reference.as_deref(), object.range), (Some("the cat"), [0, 0]));
@@ -446,7 +478,7 @@ mod tests {
 
     #[test]
     fn an_answer_may_begin_inside_a_name() {
-        let mut parser = GroundingParser::new(&SIZES).continuing("<box>(1,2),(3,4)</box> What is <ref>");
+        let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES)).continuing("<box>(1,2),(3,4)</box> What is <ref>");
         let events = parser.push("a cat</ref><box>(1,2),(3,4)</box>");
         let [GroundingEvent::Text(_), GroundingEvent::Object(object)] = events.as_slice() else { panic!("{events:?}") };
         assert_eq!((object.reference.as_deref(), object.range), (Some("a cat"), [0, 5]));

@@ -1,20 +1,53 @@
-//! Pictures: decoding to RGB, resize, normalised pixels, patches.
+//! Pictures: decoding to RGB, resize, normalized pixels, patches.
 
 use crate::{ProcessorError, resize};
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, metadata};
 use std::io::Cursor;
 
-/// Most pixels of a picture that is decoded: 8192×8192, 192 MiB as RGB.
+/// Maximum number of pixels of a picture: 8192×8192, 192 MiB as RGB.
 pub const MAX_PICTURE_PIXELS: u64 = 1 << 26;
+/// Formats that [`Picture::decode`] reads.
+const SUPPORTED: &str = "PNG, JPEG, WebP, GIF or BMP";
 
-/// What to do with the EXIF orientation of a photo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Handling of a photo's EXIF orientation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Orientation {
-    /// Take the pixels as stored, like the original.
-    #[default]
+    /// Keep the pixels as stored, as the original does.
     Ignore,
-    /// Turn the picture as a viewer would; pixel coordinates of objects then are in that frame.
+    /// Turn the picture as viewers do; pixel coordinates of objects then are in that frame.
     Apply,
+}
+
+/// Conversion of stored colours to 8-bit RGB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colors {
+    /// As viewers show them on white: transparent pixels are blended with white, and 16-bit values are scaled.
+    Display,
+    /// As the original reads them, with Pillow's `convert("RGB")`: alpha is dropped without blending, so that the hidden colour of transparent
+    /// pixels shows, and 16-bit gray is clipped at 255, so that nearly all of it is white.
+    Original,
+}
+
+/// The way from a picture file to the pixels that the model sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Handling of the EXIF orientation.
+    pub orientation: Orientation,
+    /// Conversion of colours.
+    pub colors: Colors,
+}
+
+impl DecodeOptions {
+    /// The model sees what people see.
+    pub const DISPLAY: Self = Self { orientation: Orientation::Apply, colors: Colors::Display };
+    /// The model sees what the original code shows it.
+    pub const ORIGINAL: Self = Self { orientation: Orientation::Ignore, colors: Colors::Original };
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        Self::DISPLAY
+    }
 }
 
 /// An 8-bit RGB picture.
@@ -32,35 +65,37 @@ impl std::fmt::Debug for Picture {
 }
 
 impl Picture {
-    /// Decodes PNG, JPEG, WebP, GIF (first frame) or BMP as Pillow's `convert("RGB")` does: alpha is dropped without blending, gray
-    /// is copied to three channels, 16-bit gray is clipped to 255, of other 16-bit values the high byte is taken.
-    pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<Self, ProcessorError> {
-        let unreadable = |error: image::ImageError| ProcessorError::UnreadablePicture { reason: error.to_string() };
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-        let reader = reader.map_err(|error| ProcessorError::UnreadablePicture { reason: error.to_string() })?;
-        if reader.format().is_none() {
-            let reason = if bytes.is_empty() { "it is empty" } else { "it does not begin like any of these" };
+    /// Decodes PNG, JPEG, WebP, GIF (first frame) or BMP.
+    pub fn decode(bytes: &[u8], options: DecodeOptions) -> Result<Self, ProcessorError> {
+        let damaged = |error: image::ImageError| ProcessorError::UnreadablePicture { reason: error.to_string() };
+        let format = image::guess_format(bytes).ok().filter(|format| format.reading_enabled());
+        let Some(format) = format else {
+            return Err(ProcessorError::UnreadablePicture { reason: unsupported(bytes) });
+        };
+        if format == ImageFormat::Jpeg && !has_jpeg_end(bytes) {
+            let reason = "the JPEG has no end marker after its last scan: it is cut off or damaged";
             return Err(ProcessorError::UnreadablePicture { reason: reason.to_owned() });
         }
-        if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
-            return Err(ProcessorError::UnreadablePicture { reason: "the JPEG is cut short: its end marker is missing".to_owned() });
-        }
-        let mut decoder = reader.into_decoder().map_err(unreadable)?;
+        let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
         let (width, height) = decoder.dimensions();
         check_size(width, height)?;
-        let turn = match orientation {
+        let turn = match options.orientation {
             Orientation::Ignore => metadata::Orientation::NoTransforms,
-            Orientation::Apply => decoder.orientation().map_err(unreadable)?,
+            Orientation::Apply => decoder.orientation().map_err(damaged)?,
         };
-        let gray16 = decoder.original_color_type() == ExtendedColorType::L16;
-        let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
+        let is_gray16 = decoder.original_color_type() == ExtendedColorType::L16;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
         image.apply_orientation(turn);
         let (width, height) = (image.width(), image.height());
-        let rgb = if gray16 { clip_gray16(&image) } else { rgb8(image) };
+        let rgb = match options.colors {
+            Colors::Display => displayed(image),
+            Colors::Original if is_gray16 => clip_gray16(&image),
+            Colors::Original => rgb8(image),
+        };
         Ok(Self { width, height, rgb })
     }
 
-    /// A picture from raw pixels.
+    /// Creates a picture from raw pixels.
     ///
     /// # Shapes
     /// - `rgb`: `[height, width, 3]`
@@ -69,21 +104,25 @@ impl Picture {
         Ok(Self { width, height, rgb })
     }
 
-    /// A picture from raw pixels of a canvas or an `ImageBitmap`; not premultiplied. Alpha is dropped.
+    /// Creates a picture from raw pixels of a canvas or an `ImageBitmap`; not premultiplied.
     ///
     /// # Shapes
     /// - `rgba`: `[height, width, 4]`
-    pub fn from_rgba(width: u32, height: u32, rgba: &[u8]) -> Result<Self, ProcessorError> {
+    pub fn from_rgba(width: u32, height: u32, rgba: &[u8], colors: Colors) -> Result<Self, ProcessorError> {
         check_bytes(width, height, 4, rgba.len())?;
-        Ok(Self { width, height, rgb: first_three(rgba, 4) })
+        let rgb = match colors {
+            Colors::Display => on_white(rgba.as_chunks().0),
+            Colors::Original => first_three(rgba, 4),
+        };
+        Ok(Self { width, height, rgb })
     }
 
-    /// Pixels across.
+    /// Width, pixels.
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// Pixels down.
+    /// Height, pixels.
     pub fn height(&self) -> u32 {
         self.height
     }
@@ -96,13 +135,13 @@ impl Picture {
         &self.rgb
     }
 
-    /// The picture stretched to `side`×`side`, byte for byte as Pillow's bicubic filter does it.
+    /// Stretches the picture to `side`×`side`, byte for byte as Pillow's bicubic filter does.
     pub fn resize(&self, side: usize) -> Self {
         let rgb = resize::resize(&self.rgb, self.width as usize, self.height as usize, side);
         Self { width: side as u32, height: side as u32, rgb }
     }
 
-    /// The picture stretched to `side`×`side` and normalised: `(value / 255 - mean) / std`.
+    /// Stretches the picture to `side`×`side` and normalizes it: `(value / 255 - mean) / std`.
     pub fn pixels(&self, side: usize, mean: [f32; 3], std: [f32; 3]) -> Pixels {
         let resized = self.resize(side);
         let mut values = Vec::with_capacity(resized.rgb.len());
@@ -115,7 +154,7 @@ impl Picture {
     }
 }
 
-/// Normalised pixels of a square picture, what the vision tower reads.
+/// Normalized pixels of a square picture, the input of the vision tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pixels {
     side: usize,
@@ -123,26 +162,29 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// Pixels along a side.
+    /// Side, pixels.
     pub fn side(&self) -> usize {
         self.side
     }
 
+    /// The values.
+    ///
     /// # Shapes
     /// - returns: `[3, side, side]`
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// One row for each patch, row-major over the picture, its values in the order of the patch embedding's weights: channel, y, x.
-    /// Rows are filled up with zeros to `row_stride` values.
+    /// Returns one row for each patch, row-major over the picture. The values of a row are in the order of the patch embedding's weights:
+    /// channel, y, x. Rows are padded with zeros to `row_stride` values.
     ///
-    /// `patch_size` divides the side, and `row_stride` is at least `3 · patch_size²`.
+    /// # Panics
+    /// If `patch_size` does not divide the side, or `row_stride` is less than `3 · patch_size²`.
     ///
     /// # Shapes
     /// - returns: `[patches, row_stride]`
     pub fn patches(&self, patch_size: usize, row_stride: usize) -> Vec<f32> {
-        assert!(self.side.is_multiple_of(patch_size), "side {} is no multiple of the patch size {patch_size}", self.side);
+        assert!(self.side.is_multiple_of(patch_size), "side {} is not a multiple of the patch size {patch_size}", self.side);
         assert!(row_stride >= 3 * patch_size * patch_size, "a row of {row_stride} is shorter than a patch of {patch_size}");
         let grid = self.side / patch_size;
         let mut rows = Vec::with_capacity(grid * grid * row_stride);
@@ -172,21 +214,48 @@ fn check_size(width: u32, height: u32) -> Result<(), ProcessorError> {
 
 fn check_bytes(width: u32, height: u32, channels: usize, found: usize) -> Result<(), ProcessorError> {
     check_size(width, height)?;
-    // No overflow: the size is below the limit.
+    // This does not overflow: the size is below the limit.
     let expected = width as usize * height as usize * channels;
     if found == expected { Ok(()) } else { Err(ProcessorError::PictureBytes { width, height, expected, found }) }
 }
 
-/// Whether the end marker follows the data of the last scan. The decoder fills what is missing with gray and says nothing.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
+/// Names what a file is instead of a picture that can be read.
+fn unsupported(bytes: &[u8]) -> String {
+    let brand = |brands: &[&[u8]]| bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..12).is_some_and(|brand| brands.contains(&brand));
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).trim_start_matches('\u{feff}').trim_start().to_lowercase();
+    let begins = |names: &[&str]| names.iter().any(|name| text.starts_with(name));
+    let convert = format!("convert it to {SUPPORTED}");
+    if bytes.is_empty() {
+        "the file is empty".to_owned()
+    } else if brand(&[b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"]) {
+        format!("it is a HEIC photo (iPhone and others), which is not supported: {convert}")
+    } else if brand(&[b"avif", b"avis"]) {
+        format!("it is an AVIF picture, which is not supported here: {convert}")
+    } else if bytes.starts_with(b"II*\0") || bytes.starts_with(b"MM\0*") {
+        format!("it is a TIFF picture, which is not supported: {convert}")
+    } else if bytes.starts_with(b"%PDF") {
+        format!("it is a PDF document, which is not supported: {convert}")
+    } else if begins(&["<!doctype html", "<html"]) {
+        "it is a web page, not a picture".to_owned()
+    } else if begins(&["<svg"]) || begins(&["<?xml", "<!--"]) && text.contains("<svg") {
+        format!("it is an SVG drawing, which is not supported here: {convert}")
+    } else if begins(&["version https://git-lfs"]) {
+        "it is a Git LFS pointer, not the picture: run `git lfs pull`".to_owned()
+    } else {
+        format!("it is of an unknown format, expected {SUPPORTED}")
+    }
+}
+
+/// True if the end marker follows the data of the last scan. The decoder fills missing data with gray without an error.
+fn has_jpeg_end(bytes: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xDA;
     const END: u8 = 0xD9;
     let mut rest = bytes.get(2..).unwrap_or_default();
-    // Segments: 0xFF, the marker, and but for the end a length that counts itself.
+    // A segment is 0xFF, the marker, and, except at the end, a length that counts itself.
     while let [0xFF, marker, after @ ..] = rest {
         match *marker {
             END => return true,
-            // Any number of 0xFF may stand before a marker.
+            // Any number of 0xFF may precede a marker.
             0xFF => {
                 rest = &rest[1..];
                 continue;
@@ -203,7 +272,7 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
             rest = &rest[length..];
         }
     }
-    // Bytes that are no segment are for the decoder to judge.
+    // The decoder judges bytes that are not a segment.
     rest.len() > 1
 }
 
@@ -215,11 +284,26 @@ fn gray(pixels: impl Iterator<Item = u8>) -> Vec<u8> {
     pixels.flat_map(|value| [value; 3]).collect()
 }
 
-/// Pillow reads 16-bit gray as integers and clips them on the way to 8 bits.
+/// Converts any colours to 8 bits and blends transparent pixels with white.
+fn displayed(image: DynamicImage) -> Vec<u8> {
+    if image.color().has_alpha() { on_white(image.into_rgba8().as_chunks().0) } else { image.into_rgb8().into_raw() }
+}
+
+/// Blends pixels that are not premultiplied with white.
+fn on_white(pixels: &[[u8; 4]]) -> Vec<u8> {
+    let blend = |value: u8, alpha: u8| {
+        let (value, alpha) = (u32::from(value), u32::from(alpha));
+        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
+    pixels.iter().flat_map(|[red, green, blue, alpha]| [blend(*red, *alpha), blend(*green, *alpha), blend(*blue, *alpha)]).collect()
+}
+
+/// Clips 16-bit gray at 255: Pillow reads it as integers and clips them on the way to 8 bits.
 fn clip_gray16(image: &DynamicImage) -> Vec<u8> {
     gray(image.to_luma16().iter().map(|value| (*value).min(255) as u8))
 }
 
+/// Drops alpha and takes the high bytes of 16-bit values, as Pillow does.
 fn rgb8(image: DynamicImage) -> Vec<u8> {
     let high = |value: &u16| (*value >> 8) as u8;
     match image {

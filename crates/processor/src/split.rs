@@ -6,12 +6,12 @@
 //! (?i:'s|'t|'re|'ve|'m|'ll|'d) | [^\r\n\p{L}\p{N}]?\p{L}+ | \p{N} |  ?[^\s\p{L}\p{N}]+[\r\n]* | \s*[\r\n]+ | \s+(?!\S) | \s+
 //! ```
 //!
-//! Written by hand, because a regex engine with look-ahead and Unicode tables takes ten times the wasm of this (about 250 KB
-//! compressed), and gives up on long runs of blanks. A test holds it to the pattern.
+//! It is written by hand: a regex engine with look-ahead and Unicode tables adds about 250 KB of compressed wasm, ten times as much, and
+//! fails on long runs of blanks. A test compares it with the pattern.
 
 use unicode_normalization::char::is_combining_mark;
 
-/// The words of a text, within which tokens merge; together they are the whole text. A vocabulary is trained on them.
+/// Splits a text into the words within which tokens merge. A vocabulary is trained on them.
 pub fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -22,7 +22,7 @@ pub fn words(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Bytes of the first word; `None` at the end.
+/// Returns the length of the first word in bytes; `None` at the end.
 fn word_length(text: &str) -> Option<usize> {
     let first = text.chars().next()?;
     let after_first = &text[first.len_utf8()..];
@@ -52,7 +52,7 @@ fn word_length(text: &str) -> Option<usize> {
         return Some(marks + run(&text[marks..], |c| matches!(c, '\r' | '\n')));
     }
 
-    // Only whitespace is left: up to its last line end; else all of it but the last character, which goes to the word after it.
+    // White space: up to its last line end, otherwise all but the last character, which belongs to the next word.
     let spaces = run(text, char::is_whitespace);
     if let Some(line_end) = text[..spaces].rfind(['\r', '\n']) {
         return Some(line_end + 1);
@@ -61,7 +61,7 @@ fn word_length(text: &str) -> Option<usize> {
     Some(if spaces == text.len() || spaces == last { spaces } else { spaces - last })
 }
 
-/// Length of a contraction after its apostrophe. Case-insensitive as Unicode has it: the long s counts as an s.
+/// Returns the length of a contraction after its apostrophe. Case-insensitive by Unicode's rules: the long s counts as an s.
 fn contraction(text: &str) -> Option<usize> {
     let mut chars = text.chars();
     let first = chars.next()?;
@@ -73,13 +73,12 @@ fn contraction(text: &str) -> Option<usize> {
     }
 }
 
-/// Bytes of the characters at the start that are `of` a kind.
+/// Returns the length in bytes of the run of characters of a kind at the start.
 fn run(text: &str, of: impl Fn(char) -> bool) -> usize {
     text.find(|c| !of(c)).unwrap_or(text.len())
 }
 
-/// `\p{L}`: what is alphabetic by Unicode but neither a number (`\p{Nl}`), a mark, nor one of the circled and squared letters,
-/// which are symbols.
+/// `\p{L}`: the alphabetic characters except numbers (`\p{Nl}`), marks, and the circled and squared letters, which are symbols.
 fn is_letter(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_alphabetic();
@@ -114,7 +113,7 @@ mod tests {
 
     #[test]
     fn classes_are_those_of_the_pattern() {
-        // Characters younger than the regex engine's Unicode tables have no class there yet.
+        // The regex engine's Unicode tables may be older than the standard library's.
         let classes = [(r"^\p{L}$", is_letter as fn(char) -> bool), (r"^\p{N}$", char::is_numeric), (r"^\s$", char::is_whitespace)];
         let unassigned = Regex::new(r"^\p{Cn}$").unwrap();
         for (class, ours) in classes {
@@ -139,15 +138,10 @@ mod tests {
             " ", "  ", "\t", "\n", "\r\n", "\u{a0}", "\u{3000}", "'s", "'LL", "'ſ", "'", "re", "A", "é", "e\u{301}", "ß", "你", "안", "ش",
             "ก็", "１", "7", "Ⅳ", "²", ".", "!?", "<", "😀", "🅰", "ⓐ", "\u{200d}", "\u{0}", "\u{feff}", "\u{fffd}", "_", "-",
         ];
-        // A small linear congruential generator: the same texts in every run.
-        let mut state = 1u64;
-        let mut random = |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % below
-        };
+        let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..20_000 {
-            let length = 1 + random(12);
-            let text: String = (0..length).map(|_| parts[random(parts.len())]).collect();
+            let length = random.usize(1..=12);
+            let text: String = (0..length).map(|_| parts[random.usize(..parts.len())]).collect();
             check(&pattern, &text);
         }
     }

@@ -1,42 +1,45 @@
 //! Text to token ids and back.
 
-use crate::{ProcessorError, split, vocabulary::merges};
-use qwen_vl_format::{SpecialIds, Vocabulary, VocabularyError};
+use crate::{ProcessorError, bpe::encode_word, split};
+use qwen_vl_format::{SpecialIds, Vocabulary};
 use std::{borrow::Cow, ops::Range};
-use tokenizers::{Model, models::bpe::BPE};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// Positions of an image in the published model.
+/// Positions of a picture in the published model.
 pub const DEFAULT_QUERIES: usize = 256;
-/// Which special tokens are read as such in a text; the others are ordinary text.
+/// The special tokens that are recognized in a text; the texts of the others are ordinary text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
-    /// Every one: the original's default, for texts from a trusted side.
+    /// All: the original's default, for texts from a trusted source.
     All,
-    /// The nine image and grounding tags, for what stands inside a chat message: `<|im_end|>` typed by a user stays text.
+    /// The nine picture and grounding tags, for tagged contents of a chat message: `<|im_end|>` in them stays text.
     ImageAndGrounding,
+    /// `<ref>`, `<box>`, `<quad>` and their ends, for text in a chat message: `<img>` in it stays text.
+    Grounding,
     /// None.
     None,
 }
 
-/// Which special tokens are spelled out in decoded text; the others are left out.
+/// The special tokens that are spelled out in decoded text; the others are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepSpecials {
-    /// Every one.
+    /// All.
     All,
-    /// `<ref>`, `<box>`, `<quad>` and their ends: what [`crate::GroundingParser`] reads.
+    /// `<ref>`, `<box>`, `<quad>` and their ends, which [`crate::GroundingParser`] reads.
     Grounding,
-    /// None (the path of an image stays).
+    /// Those of [`Self::Grounding`] and `<|extra_0|>` to `<|extra_204|>`: the tokens of an answer that mean something. The original's chat
+    /// shows the extras too (`qwen_generation_utils.py`, `_decode_chatml`), and fine-tunes use them.
+    Answer,
+    /// None (the path of a picture stays).
     None,
 }
 
 /// The tokenizer of a Qwen-VL: NFC, byte-level BPE by ranks, special tokens, and images as spans of path bytes.
 ///
-/// The merging is done by the model of the `tokenizers` crate. Around it stand the original's own steps, because the crate's
-/// would differ: its NFC is that of Unicode 9, and its splitter stops quietly where the regex engine gives up.
+/// It does not use the `tokenizers` crate. That crate takes merges and characters where this vocabulary has ranks and bytes, its NFC is that
+/// of Unicode 9, its splitter stops silently where the regex engine gives up, and it adds size to the wasm.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
-    bpe: BPE,
     special: SpecialIds,
     queries: usize,
 }
@@ -48,30 +51,20 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer from the bytes of a `qwen.tiktoken`.
+    /// Creates the tokenizer from the bytes of a `qwen.tiktoken`.
     pub fn from_tiktoken(file: &[u8]) -> Result<Self, ProcessorError> {
         let vocabulary = Vocabulary::parse(file)?;
-        let word = |id| latin1(vocabulary.token(id).unwrap_or_default());
-        let words = (0..vocabulary.len() as u32).map(|id| (word(id), id)).collect::<tokenizers::models::bpe::Vocab>();
-        let merges = merges(&vocabulary).into_iter().map(|(left, right)| (word(left), word(right))).collect();
-        let bpe = BPE::builder()
-            .vocab_and_merges(words, merges)
-            // tiktoken takes a word that is a token as a whole, also where no merges lead to it.
-            .ignore_merges(true)
-            .cache_capacity(0)
-            .build()
-            .map_err(|error| VocabularyError::File { problem: error.to_string() })?;
         let special = vocabulary.special();
-        Ok(Self { vocabulary, bpe, special, queries: DEFAULT_QUERIES })
+        Ok(Self { vocabulary, special, queries: DEFAULT_QUERIES })
     }
 
-    /// Sets the number of positions of an image, for models that have not [`DEFAULT_QUERIES`].
+    /// Sets the number of positions of a picture, for models whose number is not [`DEFAULT_QUERIES`].
     pub fn with_queries(mut self, queries: usize) -> Self {
         self.queries = queries;
         self
     }
 
-    /// Number of positions of an image.
+    /// Number of positions of a picture.
     pub fn queries(&self) -> usize {
         self.queries
     }
@@ -86,25 +79,25 @@ impl Tokenizer {
         self.vocabulary.len() + SpecialIds::COUNT as usize
     }
 
-    /// Never: a vocabulary has at least the single bytes.
+    /// Always false: a vocabulary has at least the single bytes.
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// Bytes of an ordinary token.
+    /// Returns the bytes of an ordinary token.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         self.vocabulary.token(id)
     }
 
-    /// Checks the vocabulary against the id of `<img>` in a model's configuration.
+    /// Checks the vocabulary against `visual.image_start_id` of a model.
     pub fn check_image_start(&self, expected: u32) -> Result<(), ProcessorError> {
         Ok(self.vocabulary.check_image_start(expected)?)
     }
 
-    /// Token ids of a text.
+    /// Returns the token ids of a text.
     ///
-    /// Where `allowed` has the image tags, `<img>path</img>` becomes `<img>`, the bytes of the path as ids filled up with `<imgpad>`
-    /// to [`Self::queries`] ids, `</img>`. Positions in errors count characters of the text after NFC.
+    /// If `allowed` includes the picture tags, `<img>path</img>` becomes `<img>`, the bytes of the path as ids, `<imgpad>` up to
+    /// [`Self::queries`] ids, and `</img>`. Positions in errors count characters of the text after NFC.
     pub fn encode(&self, text: &str, allowed: SpecialTokens) -> Result<Vec<u32>, ProcessorError> {
         let text = nfc(text);
         let mut ids = Vec::new();
@@ -113,7 +106,7 @@ impl Tokenizer {
             self.encode_ordinary(&text[from..place.start], &mut ids);
             from = place.end;
             if id == self.special.img_start {
-                from = self.encode_image(&text, place, allowed, &mut ids)?;
+                from = self.encode_tagged_image(&text, place, allowed, &mut ids)?;
             } else {
                 ids.push(id);
             }
@@ -122,8 +115,14 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The span of an image whose `<img>` is at `start`. Returns the byte after its `</img>`.
-    fn encode_image(&self, text: &str, start: Range<usize>, allowed: SpecialTokens, ids: &mut Vec<u32>) -> Result<usize, ProcessorError> {
+    /// Appends the span of a picture whose `<img>` is at `start`. Returns the index of the byte after its `</img>`.
+    fn encode_tagged_image(
+        &self,
+        text: &str,
+        start: Range<usize>,
+        allowed: SpecialTokens,
+        ids: &mut Vec<u32>,
+    ) -> Result<usize, ProcessorError> {
         let character = |byte: usize| text[..byte].chars().count();
         let Some((id, end)) = self.find_special(text, start.end, allowed) else {
             return Err(ProcessorError::UnclosedImage { at: character(start.start) });
@@ -131,31 +130,36 @@ impl Tokenizer {
         if id != self.special.img_end {
             return Err(ProcessorError::SpecialTokenInImage { token: text[end.clone()].to_owned(), at: character(end.start) });
         }
-        let path = &text[start.end..end.start];
+        self.encode_span(&text[start.end..end.start], Some(character(start.start)), ids)?;
+        Ok(end.end)
+    }
+
+    /// Appends the span of a picture.
+    pub(crate) fn encode_image(&self, path: &str, ids: &mut Vec<u32>) -> Result<(), ProcessorError> {
+        self.encode_span(&nfc(path), None, ids)
+    }
+
+    fn encode_span(&self, path: &str, at: Option<usize>, ids: &mut Vec<u32>) -> Result<(), ProcessorError> {
         if path.len() > self.queries {
-            return Err(ProcessorError::ImagePathTooLong {
-                at: character(start.start),
-                bytes: path.len(),
-                limit: self.queries,
-                start: path.chars().take(40).collect(),
-            });
+            let start = path.chars().take(40).collect();
+            return Err(ProcessorError::ImagePathTooLong { at, bytes: path.len(), limit: self.queries, start });
         }
         ids.push(self.special.img_start);
         // The byte's value is the id, not the id of that byte's token (`tokenization_qwen.py`, `_encode_imgurl`).
         ids.extend(path.bytes().map(u32::from));
         ids.extend(std::iter::repeat_n(self.special.imgpad, self.queries - path.len()));
         ids.push(self.special.img_end);
-        Ok(end.end)
+        Ok(())
     }
 
-    /// The first special token from byte `from` on, and where it stands.
+    /// Returns the first special token from byte `from` on, and its bytes.
     fn find_special(&self, text: &str, from: usize, allowed: SpecialTokens) -> Option<(u32, Range<usize>)> {
         if allowed == SpecialTokens::None {
             return None;
         }
         let mut from = from;
         loop {
-            // Every special token starts with its only `<` and ends with its only `>`.
+            // The text of a special token begins with its only `<` and ends with its only `>`.
             let start = from + text[from..].find('<')?;
             let end = text[start..].bytes().take(SpecialIds::LONGEST).position(|byte| byte == b'>').map(|length| start + length + 1);
             if let Some(end) = end
@@ -167,27 +171,33 @@ impl Tokenizer {
         }
     }
 
+    fn is_grounding(&self, id: u32) -> bool {
+        (self.special.ref_start..=self.special.quad_end).contains(&id)
+    }
+
+    fn is_extra(&self, id: u32) -> bool {
+        (self.special.im_end + 1..self.special.ref_start).contains(&id)
+    }
+
     fn is_allowed(&self, id: u32, allowed: SpecialTokens) -> bool {
         match allowed {
             SpecialTokens::All => true,
             SpecialTokens::ImageAndGrounding => id >= self.special.ref_start,
+            SpecialTokens::Grounding => self.is_grounding(id),
             SpecialTokens::None => false,
         }
     }
 
     fn encode_ordinary(&self, text: &str, ids: &mut Vec<u32>) {
         for word in split::words(text) {
-            let tokens = self.bpe.tokenize(&latin1(word.as_bytes()));
-            // Without dropout and unknown token the model has nothing to refuse: every byte is in the vocabulary.
-            let tokens = tokens.expect("byte-level BPE encodes every word");
-            ids.extend(tokens.iter().map(|token| token.id));
+            encode_word(&self.vocabulary, word.as_bytes(), ids);
         }
     }
 
-    /// Text of token ids.
+    /// Returns the text of token ids.
     ///
-    /// Image spans become `<img>path</img>` again. Bytes that are no UTF-8 become U+FFFD; ids that are neither ranks nor special
-    /// tokens (the padding rows of the embedding) become nothing.
+    /// Spans of pictures become `<img>path</img>` again. Bytes that are not UTF-8 become U+FFFD. Ids that are neither ranks nor special tokens
+    /// (rows of the embedding without a token) are left out.
     pub fn decode(&self, ids: &[u32], keep: KeepSpecials) -> String {
         let mut bytes = Vec::new();
         let mut at = 0;
@@ -204,7 +214,7 @@ impl Tokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The path of an image, if `ids` go on as they do after `<img>`: path bytes, padding, `</img>`.
+    /// Returns the path of a picture, if `ids` begin with what follows `<img>`: path bytes, padding, `</img>`.
     pub(crate) fn image_path(&self, ids: &[u32]) -> Option<Vec<u8>> {
         let span = ids.get(..self.queries)?;
         if ids.get(self.queries) != Some(&self.special.img_end) {
@@ -218,7 +228,8 @@ impl Tokenizer {
     fn decode_id(&self, id: u32, keep: KeepSpecials, bytes: &mut Vec<u8>) {
         let kept = match keep {
             KeepSpecials::All => true,
-            KeepSpecials::Grounding => (self.special.ref_start..=self.special.quad_end).contains(&id),
+            KeepSpecials::Grounding => self.is_grounding(id),
+            KeepSpecials::Answer => self.is_grounding(id) || self.is_extra(id),
             KeepSpecials::None => false,
         };
         if let Some(token) = self.vocabulary.token(id) {
@@ -229,7 +240,7 @@ impl Tokenizer {
     }
 }
 
-/// NFC of a text, borrowed if it is that already.
+/// Returns the NFC of a text; borrows it if it is in NFC already.
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     match is_nfc_quick(text.chars()) {
         IsNormalized::Yes => text.into(),
@@ -237,15 +248,10 @@ pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// One character for each byte: the model of the `tokenizers` crate works on characters.
-fn latin1(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
-}
-
-/// Decodes token ids one by one, and holds back the bytes of a character until it is complete.
+/// Decodes token ids one by one and holds back the bytes of a character until it is complete.
 ///
-/// All pieces together are [`Tokenizer::decode`] of all ids, but for an image span, which the model has no use for in an answer:
-/// here its ids are decoded like any others.
+/// All pieces together equal [`Tokenizer::decode`] of all ids, except for spans of pictures, which answers do not have: their ids are decoded
+/// like any others.
 #[derive(Debug, Clone)]
 pub struct StreamDecoder {
     keep: KeepSpecials,
@@ -253,12 +259,12 @@ pub struct StreamDecoder {
 }
 
 impl StreamDecoder {
-    /// A decoder at the start of an answer.
+    /// Creates a decoder at the start of an answer.
     pub fn new(keep: KeepSpecials) -> Self {
         Self { keep, pending: Vec::new() }
     }
 
-    /// The text that `id` completes; empty if there is none yet.
+    /// Returns the text that `id` completes; empty if it completes no character.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
         tokenizer.decode_id(id, self.keep, &mut self.pending);
         let mut text = String::new();
@@ -283,7 +289,7 @@ impl StreamDecoder {
         text
     }
 
-    /// What was held back, at the end of the answer: U+FFFD for an incomplete character.
+    /// Ends the answer and returns the text that was held back: U+FFFD for an incomplete character.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }

@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD};
-use qwen_vl_processor::{Orientation, Picture};
+use qwen_vl_processor::{DecodeOptions, Picture};
 use qwen_vl_reference::{KvCache, Place, Positions, QwenVl, Splice, burn, ignore, packed_mask};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, GoldenSet};
@@ -131,7 +131,7 @@ fn patches(set: &GoldenSet, path: &str, model: &QwenVl) -> Tensor<3> {
     let vision = &model.config().visual;
     let decoded = set.root.join("preprocess/decoded").join(Path::new(path).file_stem().unwrap()).with_extension("png");
     let file = if path.ends_with(".jpg") { decoded } else { set.root.join(path) };
-    let picture = Picture::decode(&std::fs::read(file).unwrap(), Orientation::Ignore).unwrap();
+    let picture = Picture::decode(&std::fs::read(file).unwrap(), DecodeOptions::ORIGINAL).unwrap();
     let patches = picture.pixels(vision.image_size, IMAGE_MEAN, IMAGE_STD).patches(vision.patch_size, vision.patch_values());
     Tensor::from_data(TensorData::new(patches, [1, vision.patches(), vision.patch_values()]), &model.device())
 }

@@ -34,7 +34,7 @@ fn they_agree_on_a_converted_checkpoint_of_random_weights() {
         let manifest = manifest(&web);
         let pixels = |path: &str| {
             let bytes = std::fs::read(set.root.join(path)).unwrap();
-            patches(&manifest, &Picture::decode(&bytes, qwen_vl_processor::Orientation::Ignore).unwrap())
+            patches(&manifest, &Picture::decode(&bytes, qwen_vl_processor::DecodeOptions::ORIGINAL).unwrap())
         };
         let cases = set.cases().unwrap().into_iter().filter(|case| ["text_zh", "img_vqa"].contains(&&*case.case));
         let prompts: Vec<_> = cases

@@ -128,7 +128,7 @@ fn answers_are_true_and_both_ways_asked() {
                 _ => {}
             }
             if question.task == Task::GroundedCaption {
-                assert_eq!(parse_grounding(&question.answer, &[]).objects.len(), scene.objects.len());
+                assert_eq!(parse_grounding(&question.answer, &[], "").objects.len(), scene.objects.len());
             }
         }
     }
@@ -156,8 +156,8 @@ fn a_chat_is_encoded_as_the_chat_template_does() {
         let asked: Vec<&str> = sample.segments.iter().skip(2).step_by(4).map(|segment| segment.text.as_str()).collect();
         let replies: Vec<&str> = sample.questions.iter().map(|question| question.reply.as_str()).collect();
         let (last, before) = asked.split_last().unwrap();
-        let history = before.iter().zip(&replies).map(|(ask, reply)| ((*ask).to_owned(), (*reply).to_owned())).collect();
-        let prompt = Prompt::chat(&tokenizer, &Chat { history, query: (*last).to_owned(), ..Chat::default() }).unwrap();
+        let history = before.iter().zip(&replies).map(|(ask, reply)| ((*ask).into(), (*reply).into())).collect();
+        let prompt = Prompt::chat(&tokenizer, &Chat { history, query: (*last).into(), ..Chat::default() }).unwrap().prompt;
         let reply = tokenizer.encode(replies.last().unwrap(), SpecialTokens::ImageAndGrounding).unwrap();
         let end = tokenizer.special().im_end;
         assert_eq!(encoded.ids, [prompt.ids, reply.clone(), vec![end]].concat());

@@ -151,11 +151,44 @@ prompt: PromptInput,
 generation?: GenerationOptions, };
 
 /**
- * The text of a request. It names pictures as `<img>name</img>`; the pictures themselves are passed separately, in the same order.
+ * The content of a message.
+ *
+ * In JSON it is a string or a list of parts:
+ *
+ * ```json
+ * "Picture 1: <img>cat.png</img>\nWhat is <ref>it</ref>?"
+ * [{"image": "cat.png"}, {"text": "What does <img> mean in HTML, and where is "}, {"ref": "the cat", "boxes": [[1, 2, 30, 40]]}, {"text": "?"}]
+ * ```
+ */
+export type MessageContent = string | Array<MessagePart>;
+
+/**
+ * A part of a message. In JSON the key says which: `text`, `image` or `ref`.
+ */
+export type MessagePart = {
+/**
+ * The text.
+ */
+text: string, } | {
+/**
+ * Its name: 1 byte of UTF-8 takes one of the picture's positions.
+ */
+image: string, } | {
+/**
+ * The name.
+ */
+ref: string,
+/**
+ * `[x1, y1, x2, y2]` in thousandths of the picture.
+ */
+boxes?: Array<[number, number, number, number]>, };
+
+/**
+ * The text of a request. It names its pictures; the pictures themselves are passed separately, in the same order.
  */
 export type PromptInput = { "kind": "raw",
 /**
- * The text.
+ * The text; `<img>name</img>` in it is a picture.
  */
 text: string, } | { "kind": "chat",
 /**
@@ -163,13 +196,13 @@ text: string, } | { "kind": "chat",
  */
 system?: string,
 /**
- * Earlier turns: pairs of question and answer.
+ * Earlier turns: pairs of question and answer. Each is a list of parts, or a string with tags.
  */
-history?: Array<[string, string]>,
+history?: Array<[MessageContent, MessageContent]>,
 /**
- * The question.
+ * The question: a list of parts, or a string with tags.
  */
-query: string,
+query: MessageContent,
 /**
  * Handling of a conversation that does not fit.
  */
@@ -387,11 +420,11 @@ width: number,
 height: number, };
 
 /**
- * Something that the answer points at in a picture.
+ * An object that the answer points at in a picture.
  */
 export type GroundedObject = {
 /**
- * Its name, if the answer gives one.
+ * Its name, if the answer has one.
  */
 ref: string | null,
 /**
@@ -399,7 +432,8 @@ ref: string | null,
  */
 kind: ObjectKind,
 /**
- * Index of the picture in the prompt: the latest, as in the original. Absent in a prompt without pictures.
+ * Index of its picture in the prompt, if it is known: the only picture, or the one that the answer names most recently before the
+ * object, or the only one that the question names. The model itself never says which picture it means.
  */
 image: number | null,
 /**
@@ -407,12 +441,12 @@ image: number | null,
  */
 norm: Shape,
 /**
- * Coordinates in pixels of the picture.
+ * Coordinates in pixels of the picture, if it is known.
  */
 pixels: Shape | null,
 /**
- * Where the name stands in the text without tags: start and end in UTF-16 code units (what JavaScript's `slice` takes). Empty at
- * the object's place if it has no name there.
+ * Position of the name in the text without tags: start and end in UTF-16 code units (the arguments of JavaScript's `slice`). Empty, at
+ * the object's place, if the text there has no name.
  */
 range: [number, number], };
 
@@ -611,7 +645,7 @@ upload_gigabytes_per_second: number, };
 /**
  * Kind of an error, for programs.
  */
-export type EdgeErrorCode = "WEBGPU_UNAVAILABLE" | "NO_ADAPTER" | "INSUFFICIENT_LIMITS" | "GPU_OUT_OF_MEMORY" | "GPU_INCORRECT" | "DEVICE_LOST" | "INTEGRITY" | "MANIFEST_INVALID" | "MANIFEST_VERSION" | "VOCABULARY_INVALID" | "UNSUPPORTED_MODEL" | "IMAGE_DECODE" | "INVALID_ARGUMENT" | "CONTEXT_OVERFLOW" | "BUSY" | "DISPOSED" | "INTERNAL";
+export type EdgeErrorCode = "WEBGPU_UNAVAILABLE" | "NO_ADAPTER" | "INSUFFICIENT_LIMITS" | "GPU_OUT_OF_MEMORY" | "GPU_INCORRECT" | "DEVICE_LOST" | "INTEGRITY" | "MANIFEST_INVALID" | "MANIFEST_VERSION" | "VOCABULARY_INVALID" | "UNSUPPORTED_MODEL" | "IMAGE_DECODE" | "IMAGE_TOO_LARGE" | "INVALID_ARGUMENT" | "CONTEXT_OVERFLOW" | "BUSY" | "DISPOSED" | "INTERNAL";
 
 /**
  * Values of an error, for programs.

@@ -1,4 +1,4 @@
-//! Where the numerical data of the original lies.
+//! Folders with the numerical data of the original.
 
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The fixtures of this repository, and the whole reference data where it is at hand.
+/// Returns the fixtures of this repository, and the larger reference data if it is available.
 pub fn data_folders() -> Vec<PathBuf> {
     let reference = std::env::var_os("QWEN_VL_REFERENCE").map_or_else(|| root().join("../shared/reference"), PathBuf::from);
     let mut folders = vec![root().join("tests/fixtures")];

@@ -3,15 +3,14 @@
 use super::chooser::{Choice, Chooser};
 use super::pictures::{EncodedImage, Pictures};
 use super::request::{
-    Answer, EncodedPrompt, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PromptInput, Request, Score, ScoreRequest,
-    Timings,
+    Answer, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PromptInput, Request, Score, ScoreRequest, Timings,
 };
 use crate::clock::{millis, per_second};
 use crate::error::{Counted, RuntimeError, TextOf};
 use crate::sampler::log_sum_exp;
 use crate::{Backend, KvReuse, Model, Trace};
 use qwen_vl_format::ShardHash;
-use qwen_vl_processor::{AnswerStream, GroundingEvent, Picture, PictureSize, SpecialTokens, Tokenizer};
+use qwen_vl_processor::{AnswerStream, ChatPrompt, GroundingEvent, NumberedPicture, Picture, PictureSize, SpecialTokens, Tokenizer};
 use std::ops::ControlFlow;
 use web_time::Instant;
 
@@ -77,7 +76,7 @@ impl<B: Backend> Engine<B> {
         let (encoded, images) = self.encode_prompt(&request.prompt, images, chooser.max_new_tokens)?;
         chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &manifest.generation);
         let mut answer = Answer {
-            prompt_ids: encoded.prompt.ids,
+            prompt_ids: encoded.prompt.ids.clone(),
             reused_tokens: 0,
             dropped_turns: encoded.dropped_turns,
             images: Vec::new(),
@@ -105,7 +104,9 @@ impl<B: Backend> Engine<B> {
             return Ok(answer);
         }
 
-        let mut writer = AnswerWriter::new(request, &answer.images, encoded.dropped_images, on_event);
+        let sizes: Vec<_> = answer.images.iter().map(|info| PictureSize { width: info.width, height: info.height }).collect();
+        let numbered = encoded.prompt.numbered(&self.tokenizer, &sizes, encoded.dropped_images);
+        let mut writer = AnswerWriter::new(request, &numbered, encoded.dropped_images, on_event);
         self.generate(&request.generation, chooser, &mut answer, &mut writer, started, trace).await?;
         writer.finish(&mut answer);
         Ok(answer)
@@ -179,7 +180,7 @@ impl<B: Backend> Engine<B> {
         on_event: OnEvent<'_>,
     ) -> Result<Option<Vec<Score>>, RuntimeError> {
         let special = match request.prompt {
-            PromptInput::Chat { .. } => SpecialTokens::ImageAndGrounding,
+            PromptInput::Chat { .. } => SpecialTokens::Grounding,
             PromptInput::Raw { .. } | PromptInput::Ids { .. } => SpecialTokens::All,
         };
         if request.candidates.is_empty() {
@@ -267,7 +268,7 @@ impl<B: Backend> Engine<B> {
         input: &PromptInput,
         images: &'a [ImageInput],
         max_new_tokens: usize,
-    ) -> Result<(EncodedPrompt, &'a [ImageInput]), RuntimeError> {
+    ) -> Result<(ChatPrompt, &'a [ImageInput]), RuntimeError> {
         let context = self.model.context_length();
         // Drop old turns for an answer of usual length, not for the longest possible one.
         let room = max_new_tokens.min(context / 4).max(1);
@@ -321,8 +322,8 @@ impl<B: Backend> Engine<B> {
         mut trace: Option<&mut Trace>,
     ) -> Result<EncodedImage<B::Features>, RuntimeError> {
         let picture = match image {
-            ImageInput::Encoded { bytes, orientation } => Picture::decode(bytes, *orientation)?,
-            ImageInput::Rgba { width, height, pixels } => Picture::from_rgba(*width, *height, pixels)?,
+            ImageInput::Encoded { bytes, options } => Picture::decode(bytes, *options)?,
+            ImageInput::Rgba { width, height, pixels, colors } => Picture::from_rgba(*width, *height, pixels, *colors)?,
             ImageInput::Kept { id } => return self.pictures.get(id).ok_or_else(|| RuntimeError::UnknownImage { id: id.clone() }),
         };
         let (width, height) = (picture.width(), picture.height());
@@ -364,9 +365,8 @@ struct AnswerWriter<'a> {
 }
 
 impl<'a> AnswerWriter<'a> {
-    fn new(request: &Request, images: &[PictureInfo], dropped_images: usize, on_event: OnEvent<'a>) -> Self {
-        let sizes: Vec<_> = images.iter().map(|info| PictureSize { width: info.width, height: info.height }).collect();
-        let mut stream = AnswerStream::new(&sizes).stopping_at(&request.generation.stop);
+    fn new(request: &Request, pictures: &[NumberedPicture], dropped_images: usize, on_event: OnEvent<'a>) -> Self {
+        let mut stream = AnswerStream::new(pictures).asked(&request.prompt.question()).stopping_at(&request.generation.stop);
         if let PromptInput::Raw { text } = &request.prompt {
             stream = stream.continuing(text);
         }

@@ -2,7 +2,9 @@
 
 use crate::{KvReuse, RuntimeError};
 use qwen_vl_format::manifest::GenerationConfig;
-use qwen_vl_processor::{Chat, DEFAULT_SYSTEM, GroundedObject, Orientation, ProcessorError, Prompt, Tokenizer};
+use qwen_vl_processor::{
+    Chat, ChatPrompt, Colors, Content, DEFAULT_SYSTEM, DecodeOptions, GroundedObject, ProcessorError, Prompt, Tokenizer,
+};
 use serde::{Deserialize, Serialize};
 
 /// The input of a run.
@@ -17,14 +19,14 @@ pub struct Request {
     pub generation: GenerationOptions,
 }
 
-/// The text of a request. It names pictures as `<img>name</img>`; the pictures themselves are passed separately, in the same order.
+/// The text of a request. It names its pictures; the pictures themselves are passed separately, in the same order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PromptInput {
     /// The base format: the model continues the text as it is.
     Raw {
-        /// The text.
+        /// The text; `<img>name</img>` in it is a picture.
         text: String,
     },
     /// The chat template.
@@ -33,12 +35,12 @@ pub enum PromptInput {
         #[serde(default)]
         #[cfg_attr(feature = "typescript", ts(optional))]
         system: Option<String>,
-        /// Earlier turns: pairs of question and answer.
+        /// Earlier turns: pairs of question and answer. Each is a list of parts, or a string with tags.
         #[serde(default)]
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
-        history: Vec<(String, String)>,
-        /// The question.
-        query: String,
+        history: Vec<(Content, Content)>,
+        /// The question: a list of parts, or a string with tags.
+        query: Content,
         /// Handling of a conversation that does not fit.
         #[serde(default)]
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
@@ -64,68 +66,33 @@ pub enum Overflow {
     Error,
 }
 
-/// A prompt as token ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EncodedPrompt {
-    /// Token ids and the positions of the pictures.
-    pub prompt: Prompt,
-    /// Number of oldest turns that were dropped.
-    pub dropped_turns: usize,
-    /// Number of pictures in the dropped turns: the first ones of the conversation.
-    pub dropped_images: usize,
-}
-
 impl PromptInput {
     /// Tokenizes the prompt. If `context` is set and the overflow policy is [`Overflow::DropOldest`], drops the oldest turns until the
     /// prompt fits `context` tokens.
-    pub fn encode(&self, tokenizer: &Tokenizer, max_window_size: usize, context: Option<usize>) -> Result<EncodedPrompt, ProcessorError> {
-        let whole = |prompt| EncodedPrompt { prompt, dropped_turns: 0, dropped_images: 0 };
-        let (system, history, query, overflow) = match self {
-            Self::Raw { text } => return Ok(whole(Prompt::raw(tokenizer, text)?)),
-            Self::Ids { ids } => return Ok(whole(Prompt::from_ids(tokenizer, ids.clone())?)),
-            Self::Chat { system, history, query, overflow } => (system, history, query, *overflow),
-        };
-        let system = system.clone().unwrap_or_else(|| DEFAULT_SYSTEM.to_owned());
-        let chat = |history: &[(String, String)], max_window_size| {
-            let chat = Chat { system: system.clone(), history: history.to_vec(), query: query.clone(), max_window_size };
-            Prompt::chat_and_turns(tokenizer, &chat)
-        };
-        if overflow == Overflow::Error {
-            return Ok(whole(chat(history, usize::MAX)?.0));
+    pub fn encode(&self, tokenizer: &Tokenizer, max_window_size: usize, context: Option<usize>) -> Result<ChatPrompt, ProcessorError> {
+        let whole = |prompt| ChatPrompt { prompt, ..ChatPrompt::default() };
+        match self {
+            Self::Raw { text } => Ok(whole(Prompt::raw(tokenizer, text)?)),
+            Self::Ids { ids } => Ok(whole(Prompt::from_ids(tokenizer, ids.clone())?)),
+            Self::Chat { system, history, query, overflow } => {
+                let system = system.clone().unwrap_or_else(|| DEFAULT_SYSTEM.to_owned());
+                let (max_window_size, context) = match overflow {
+                    Overflow::DropOldest => (max_window_size, context),
+                    Overflow::Error => (usize::MAX, None),
+                };
+                Prompt::chat(tokenizer, &Chat { system, history: history.clone(), query: query.clone(), max_window_size, context })
+            }
         }
-        let newest = |turns: usize, max_window_size| chat(&history[history.len() - turns..], max_window_size);
-        let (mut prompt, mut turns) = newest(history.len(), max_window_size)?;
-        if let Some(context) = context
-            && prompt.ids.len() > context
-        {
-            let encode = |turns| -> Result<Prompt, ProcessorError> { Ok(newest(turns, usize::MAX)?.0) };
-            (turns, prompt) = largest_that_fits(turns, encode, |prompt: &Prompt| prompt.ids.len() <= context)?;
-        }
-        let dropped_turns = history.len() - turns;
-        let dropped_images = if dropped_turns == 0 { 0 } else { newest(history.len(), usize::MAX)?.0.images.len() - prompt.images.len() };
-        Ok(EncodedPrompt { prompt, dropped_turns, dropped_images })
     }
-}
 
-/// Returns the largest number below `too_many` whose value fits, with that value; 0 if none fits. Values grow with their number.
-///
-/// By bisection: a tokenization of the conversation for each turn would make dropping turns quadratic.
-fn largest_that_fits<T, E>(
-    mut too_many: usize,
-    mut value_of: impl FnMut(usize) -> Result<T, E>,
-    fits: impl Fn(&T) -> bool,
-) -> Result<(usize, T), E> {
-    let (mut largest, mut value) = (0, value_of(0)?);
-    while too_many - largest > 1 {
-        let middle = largest.midpoint(too_many);
-        let candidate = value_of(middle)?;
-        if fits(&candidate) {
-            (largest, value) = (middle, candidate);
-        } else {
-            too_many = middle;
+    /// Returns the text of the question, in which pictures may be mentioned.
+    pub fn question(&self) -> String {
+        match self {
+            Self::Raw { text } => text.clone(),
+            Self::Chat { query, .. } => query.typed(),
+            Self::Ids { .. } => String::new(),
         }
     }
-    Ok((largest, value))
 }
 
 /// Generation settings. Absent ones are those of the checkpoint.
@@ -210,8 +177,8 @@ pub enum ImageInput {
     Encoded {
         /// Bytes of the file.
         bytes: Vec<u8>,
-        /// Handling of a photo's EXIF orientation.
-        orientation: Orientation,
+        /// Handling of orientation and colours.
+        options: DecodeOptions,
     },
     /// Pixels of a canvas or a decoded picture, not premultiplied.
     Rgba {
@@ -221,6 +188,8 @@ pub enum ImageInput {
         height: u32,
         /// `[height, width, 4]`
         pixels: Vec<u8>,
+        /// Handling of transparent pixels.
+        colors: Colors,
     },
     /// A picture whose features are kept, see [`Engine::keeps_image`](super::Engine::keeps_image).
     Kept {
@@ -403,21 +372,6 @@ mod tests {
             top_p: 0.3,
             repetition_penalty: None,
         }
-    }
-
-    #[test]
-    fn the_turns_that_fit_are_found_in_few_steps() {
-        for limit in [0, 1, 2, 499, 998, 999] {
-            let mut steps = 0;
-            let value_of = |turns: usize| {
-                steps += 1;
-                Ok::<_, ()>(turns * 7)
-            };
-            assert_eq!(largest_that_fits(1000, value_of, |tokens| *tokens <= limit * 7 + 3), Ok((limit, limit * 7)));
-            assert!(steps <= 11, "{steps} tokenizations of 1000 turns");
-        }
-        assert_eq!(largest_that_fits(0, Ok::<_, ()>, |_| false), Ok((0, 0)));
-        assert_eq!(largest_that_fits(1, Ok::<_, ()>, |_| true), Ok((0, 0)));
     }
 
     #[test]

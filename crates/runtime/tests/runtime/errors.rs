@@ -3,7 +3,7 @@
 use crate::support::{convert, load};
 use quantize::SchemeName;
 use qwen_vl_format::{Manifest, ShardError};
-use qwen_vl_processor::Orientation;
+use qwen_vl_processor::DecodeOptions;
 use qwen_vl_runtime::session::{Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
 use qwen_vl_runtime::{Backend, Gpu, GpuError, GpuOptions, KvReuse, ModelLoader, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
@@ -133,7 +133,7 @@ fn raw(text: &str) -> PromptInput {
 
 fn picture(name: &str) -> ImageInput {
     let bytes = std::fs::read(fixtures().join("images").join(name)).unwrap();
-    ImageInput::Encoded { bytes, orientation: Orientation::Ignore }
+    ImageInput::Encoded { bytes, options: DecodeOptions::ORIGINAL }
 }
 
 #[test]
@@ -147,9 +147,9 @@ fn bad_requests_are_errors_and_the_engine_stays_usable() {
     assert!(error.contains("`<img>` at character 0"), "{error}");
     let error = message(ask(&mut engine, raw(&format!("<img>{}</img>", "x".repeat(300))), &[picture("photo_cat.png")]));
     assert!(error.contains("300 bytes"), "{error}");
-    let broken = ImageInput::Encoded { bytes: b"\x89PNG\r\n\x1a\n but no more".to_vec(), orientation: Orientation::Ignore };
+    let broken = ImageInput::Encoded { bytes: b"\x89PNG\r\n\x1a\n but no more".to_vec(), options: DecodeOptions::ORIGINAL };
     let error = message(ask(&mut engine, raw("<img>a.png</img>"), &[broken]));
-    assert!(error.contains("PNG, JPEG, WebP, GIF, BMP"), "{error}");
+    assert!(error.contains("cannot read the picture"), "{error}");
     let error = message(ask(&mut engine, raw(&"word ".repeat(500)), &[]));
     assert!(error.contains("context of 400"), "{error}");
     let error = message(ask(&mut engine, PromptInput::Ids { ids: vec![1, 2, 100_000] }, &[]));

@@ -5,7 +5,7 @@
 
 use crate::support::{context_for, convert, load, load_with, prefill};
 use quantize::SchemeName;
-use qwen_vl_processor::{Orientation, Picture};
+use qwen_vl_processor::{DecodeOptions, Picture};
 use qwen_vl_runtime::{Backend, Budget, ImageFeatures, Kernels, KvFormat, Measured, Model, ModelOptions, Sampler, SamplingOptions, Trace};
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::golden::{Case, CaseImage, GoldenSet, Tensor};
@@ -219,7 +219,7 @@ fn patches(set: &GoldenSet, path: &str, model: &Model) -> Vec<f32> {
 fn patches_of(file: &Path, model: &Model) -> Vec<f32> {
     let manifest = model.manifest();
     let vision = &manifest.config.visual;
-    let picture = Picture::decode(&std::fs::read(file).unwrap(), Orientation::Ignore).unwrap();
+    let picture = Picture::decode(&std::fs::read(file).unwrap(), DecodeOptions::ORIGINAL).unwrap();
     let pixels = picture.pixels(vision.image_size, manifest.processor.image_mean, manifest.processor.image_std);
     pixels.patches(vision.patch_size, vision.patch_values())
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{convert, load};
 use quantize::SchemeName;
-use qwen_vl_processor::Orientation;
+use qwen_vl_processor::{Colors, Content, DecodeOptions};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{
     Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest,
@@ -42,7 +42,7 @@ fn ask(engine: &mut Engine, prompt: PromptInput, generation: GenerationOptions) 
 }
 
 fn picture(shade: u8) -> ImageInput {
-    ImageInput::Rgba { width: 2, height: 1, pixels: vec![shade, 0, 0, 255, 0, shade, 0, 255] }
+    ImageInput::Rgba { width: 2, height: 1, pixels: vec![shade, 0, 0, 255, 0, shade, 0, 255], colors: Colors::Display }
 }
 
 #[test]
@@ -201,14 +201,14 @@ fn pictures_are_kept_and_held() {
     assert!(engine.keeps_image(&held));
     engine.release_image(&held);
     assert_eq!([&held, &other].map(|id| engine.keeps_image(id)), [false, true]);
-    let wrong = ImageInput::Encoded { bytes: b"no picture".to_vec(), orientation: Orientation::Apply };
+    let wrong = ImageInput::Encoded { bytes: b"no picture".to_vec(), options: DecodeOptions::DISPLAY };
     assert!(matches!(pollster::block_on(engine.hold_image(&wrong)), Err(RuntimeError::Processor(_))));
 }
 
 #[test]
 fn oldest_turns_and_their_pictures_give_way() {
     let mut engine = engine(700);
-    let turn = |question: &str| (question.to_owned(), "Yes.".to_owned());
+    let turn = |question: &str| (Content::from(question), Content::from("Yes."));
     let history = vec![turn("Picture 1: <img>1</img>\nOne?"), turn("Two?"), turn("Picture 2: <img>2</img>\nThree?")];
     let chat = |overflow| PromptInput::Chat { system: None, history: history.clone(), query: "Four?".into(), overflow };
     let images = [picture(1), picture(2)];

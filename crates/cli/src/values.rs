@@ -1,0 +1,46 @@
+//! Parsers of option values that check their range.
+
+/// Maximum number of tokens in an option: no model has a longer context, and sums of such numbers do not overflow.
+const MAX_TOKENS: usize = 1 << 24;
+
+/// Parses a number of tokens.
+pub fn tokens(text: &str) -> Result<usize, String> {
+    let value = text.parse().ok().filter(|value| (1..=MAX_TOKENS).contains(value));
+    value.ok_or_else(|| format!("expected a whole number from 1 to {MAX_TOKENS}"))
+}
+
+/// Parses a number of things.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|value| *value > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
+}
+
+/// Parses a temperature.
+pub fn temperature(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|value: &f32| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+/// Parses a probability mass.
+pub fn probability(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|value: &f32| *value > 0.0 && *value <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_values_out_of_range() {
+        assert_eq!((tokens("1"), tokens("16777216")), (Ok(1), Ok(1 << 24)));
+        for wrong in ["0", "-1", "16777217", "18446744073709551615", "18446744073709551616", "1.5", "", "x"] {
+            assert!(tokens(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(count("3"), Ok(3));
+        assert!(count("0").is_err() && count("-3").is_err());
+        for wrong in ["0", "-0.5", "NaN", "inf", "-inf", "1e39", "x"] {
+            assert!(temperature(wrong).is_err(), "{wrong}");
+            assert!(probability(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((temperature("0.2"), probability("1")), (Ok(0.2), Ok(1.0)));
+        assert!(probability("1.01").is_err());
+    }
+}
