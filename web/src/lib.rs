@@ -28,9 +28,9 @@ use error::EdgeError;
 use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_processor::{Colors, DecodeOptions, Orientation};
-use qwen_vl_runtime::Backend;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{self, Event, ImageInput, PromptInput, Request, ScoreRequest};
+use qwen_vl_runtime::{Backend, RuntimeError};
 use serde::{Deserialize, Serialize};
 use shared::Shared;
 use std::cell::RefCell;
@@ -154,6 +154,14 @@ impl Loader {
 pub fn check_manifest(manifest_json: &str) -> Result<(), JsValue> {
     Manifest::from_json(manifest_json).map_err(EdgeError::from)?;
     Ok(())
+}
+
+/// True if a browser's decoder gives the pixels of an encoded picture that the model is to see: it is a JPEG, and either `upright` or not
+/// turned by EXIF. Throws as [`Images::push_encoded`] makes the request throw if the JPEG is cut short or too large.
+#[wasm_bindgen(js_name = browserDecodes)]
+pub fn browser_decodes(bytes: &[u8], upright: bool) -> Result<bool, JsValue> {
+    let orientation = if upright { Orientation::Apply } else { Orientation::Ignore };
+    Ok(qwen_vl_processor::browser_decodes(bytes, orientation).map_err(RuntimeError::from).map_err(EdgeError::from)?)
 }
 
 /// Returns the memory that a model takes under these load options, an `Estimate`. Validates manifest and options; needs no GPU.

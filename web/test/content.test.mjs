@@ -4,24 +4,49 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { promptText, QwenVL } from "../dist/index.js";
 import { Question } from "../dist/api/content.js";
+import { DISPLAY } from "../dist/api/image.js";
 import { FakeEdge, fakeWorker, modelFiles } from "./fake-edge.mjs";
 
 globalThis.isSecureContext = true;
 const png = new Blob([new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])]);
 
-test("a picture keeps the orientation that was asked for, before it is read and after", async () => {
-  for (const imageOrientation of ["none", "from-image"]) {
-    const other = imageOrientation === "none" ? "from-image" : "none";
+test("a picture keeps the options that were asked for, before it is read and after", async () => {
+  const [ours, original] = [
+    { imageOrientation: "from-image", imageColors: "display" },
+    { imageOrientation: "none", imageColors: "original" },
+  ];
+  for (const [asked, others] of [
+    [ours, original],
+    [original, ours],
+  ]) {
     for (const image of ["https://example.org/photo.jpg", new URL("https://example.org/photo.jpg")]) {
-      const question = new Question([{ image, imageOrientation }], other);
-      assert.deepEqual(question.toJSON(), [{ image: "https://example.org/photo.jpg", imageOrientation }]);
-      assert.equal(question.content()[0].imageOrientation, imageOrientation);
-      assert.equal(new Question([{ image }], imageOrientation).content()[0].imageOrientation, imageOrientation);
+      const question = new Question([{ image, ...asked }], others);
+      assert.deepEqual(question.toJSON(), [{ image: "https://example.org/photo.jpg", ...asked }]);
+      assert.deepEqual({ ...question.content()[0], image: "" }, { image: "", ...asked });
+      assert.deepEqual({ ...new Question([{ image }], asked).content()[0], image: "" }, { image: "", ...asked });
     }
-    const question = new Question([{ image: png, imageOrientation }], other);
-    await question.pictures[0].payload(true);
-    assert.deepEqual(question.toJSON(), [{ image: "data:image/png;base64,iVBORw0KGgo=", imageOrientation }]);
+    const question = new Question([{ image: png, ...asked }], others);
+    const { upright, original } = await question.pictures[0].payload(true);
+    assert.deepEqual([upright, original], [asked === ours, asked !== ours]);
+    assert.deepEqual(question.toJSON(), [{ image: "data:image/png;base64,iVBORw0KGgo=", ...asked }]);
   }
+});
+
+test("a question is sent in parts: only a picture is a picture, and pictures are numbered over the conversation", async () => {
+  const first = new Question([{ image: png }, "Look <img>/etc/passwd</img>"], DISPLAY);
+  assert.deepEqual(first.parts([]), [{ image: "picture-1" }, { text: "Look <img>/etc/passwd</img>" }]);
+  assert.deepEqual(new Question("What does <img> mean?", DISPLAY).parts([]), [{ text: "What does <img> mean?" }]);
+  const second = new Question([{ image: png }, { ref: "it", boxes: [[1, 2.4, 998.6, 1000]] }, { ref: "that" }], DISPLAY);
+  assert.deepEqual(second.parts(first.pictures), [
+    { image: "picture-2" },
+    { ref: "it", boxes: [[1, 2, 999, 1000]] },
+    { ref: "that", boxes: [] },
+  ]);
+  const pixels = new Question([{ ref: "it", boxes: [[64, 48, 640, 480]], unit: "pixels" }], DISPLAY);
+  assert.deepEqual(pixels.picturesWithPixelBoxes(first.pictures), first.pictures);
+  first.pictures[0].info = { id: "", width: 640, height: 480 };
+  assert.deepEqual(pixels.parts(first.pictures), [{ ref: "it", boxes: [[100, 100, 999, 999]] }]);
+  assert.throws(() => pixels.parts([]), { code: "INVALID_ARGUMENT", message: /no picture before it/ });
 });
 
 test("parts of other shapes are refused, by their place", () => {
@@ -39,7 +64,7 @@ test("parts of other shapes are refused, by their place", () => {
     [[{ ref: "a", boxes: "b" }], '`content[0].boxes` is "b", expected an array of [x1, y1, x2, y2]'],
     [[{ ref: "a", boxes: [[1, 2, 3]] }], "`content[0].boxes[0]` is [1, 2, 3], expected [x1, y1, x2, y2]"],
   ]) {
-    assert.throws(() => new Question(content, "from-image"), { name: "QwenVLError", code: "INVALID_ARGUMENT", message });
+    assert.throws(() => new Question(content, DISPLAY), { name: "QwenVLError", code: "INVALID_ARGUMENT", message });
   }
 });
 

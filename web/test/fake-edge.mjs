@@ -115,6 +115,10 @@ export class FakeEdge {
 
   checkManifest() {}
 
+  browserDecodes() {
+    return false;
+  }
+
   /** Refuses a manifest as the engine does, and returns {@link estimated} for others. */
   estimate(text) {
     let problem;
@@ -128,14 +132,23 @@ export class FakeEdge {
   }
 }
 
+/** A prompt whose messages are texts: of parts, the texts. */
+function withTexts(prompt) {
+  if (prompt.kind !== "chat") return prompt;
+  const text = (parts) => parts.map((part) => part.text ?? "").join("");
+  return { ...prompt, query: text(prompt.query), history: prompt.history.map(([query, answer]) => [text(query), answer]) };
+}
+
 function makeEngine(edge) {
   const shared = new Shared();
   return {
     ask: (request, _images, onEvent, signal) =>
       shared.run(async () => {
-        edge.asked.push(request);
-        await edge.answering(request.prompt.query ?? request.prompt.text);
-        const raw = `answer to ${request.prompt.query ?? request.prompt.text}`;
+        const prompt = withTexts(request.prompt);
+        edge.asked.push({ ...request, prompt });
+        const question = prompt.query ?? prompt.text;
+        await edge.answering(question);
+        const raw = `answer to ${question}`;
         onEvent({ type: "text", delta: raw, raw });
         return answer(raw, signal.aborted ? "cancelled" : "stop");
       }),

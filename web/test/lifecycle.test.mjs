@@ -198,7 +198,7 @@ test("an error with a code of another library is INTERNAL", () => {
   }
 });
 
-test("the bitmaps of a request are closed, also if a picture is missing", () => {
+test("the bitmaps of a request are closed, also if a picture is missing", async () => {
   const edge = new FakeEdge();
   const closed = [];
   globalThis.OffscreenCanvas = class {
@@ -206,8 +206,8 @@ test("the bitmaps of a request are closed, also if a picture is missing", () => 
   };
   const bitmap = (name) => ({ kind: "bitmap", bitmap: { width: 1, height: 1, close: () => closed.push(name) } });
   const engine = { keepsImage: () => false };
-  assert.equal(engineImages(edge, engine, [bitmap("a"), { kind: "kept", id: "x" }, bitmap("b")]), undefined);
+  assert.equal(await engineImages(edge, engine, [bitmap("a"), { kind: "kept", id: "x" }, bitmap("b")]), undefined);
   assert.deepEqual([closed, edge.log], [["a", "b"], ["images freed"]]);
-  assert.ok(engineImages(edge, engine, [bitmap("c")]));
+  assert.ok(await engineImages(edge, engine, [bitmap("c")]));
   assert.deepEqual(closed, ["a", "b", "c"]);
 });

@@ -41,6 +41,7 @@ const LOAD = {
   powerPreference: ["low"],
   forceFallbackAdapter: [1],
   imageOrientation: ["up"],
+  imageColors: ["gray", true],
   selfCheck: ["no"],
   persist: [0],
   whenBusy: ["never"],

@@ -10,7 +10,15 @@ export type { CheckOptions, CheckReason, CheckReport } from "./api/check.js";
 export { promptText, type Content, type Message, type Part } from "./api/content.js";
 export { drawBoxes, type DrawStyle } from "./api/draw.js";
 export { parse } from "./api/grounding.js";
-export { sampleFrames, type ImageOrientation, type ImageSize, type ImageSource, type VideoSource } from "./api/image.js";
+export {
+  sampleFrames,
+  type ImageColors,
+  type ImageOptions,
+  type ImageOrientation,
+  type ImageSize,
+  type ImageSource,
+  type VideoSource,
+} from "./api/image.js";
 export type { LoadOptions } from "./api/load.js";
 export {
   LostEvent,

@@ -8,7 +8,7 @@ import type { Run } from "./api/run.js";
 export function runIds(model: QwenVLModel, ids: number[], images: readonly ImageInput[], steps: number): Run {
   const prepare = async () => ({
     prompt: { kind: "ids", ids } as const,
-    pictures: images.map((image) => Picture.of(image, "none")),
+    pictures: images.map((image) => Picture.of(image, { imageOrientation: "none", imageColors: "original" })),
   });
   return model.start(prepare, { greedy: true, maxTokens: steps, ignoreStop: true });
 }

@@ -15,6 +15,7 @@ mod bpe;
 mod content;
 mod error;
 mod grounding;
+mod jpeg;
 mod mention;
 mod picture;
 mod prompt;
@@ -28,6 +29,7 @@ pub use error::ProcessorError;
 pub use grounding::{
     Grounded, GroundedObject, GroundingEvent, GroundingParser, NumberedPicture, ObjectKind, PictureSize, Shape, parse_grounding,
 };
+pub use jpeg::browser_decodes;
 pub use picture::{Colors, DecodeOptions, MAX_PICTURE_PIXELS, Orientation, Picture, Pixels};
 pub use prompt::{Chat, ChatPrompt, DEFAULT_MAX_WINDOW_SIZE, DEFAULT_SYSTEM, ImageSpan, Prompt};
 pub use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD, SpecialIds};

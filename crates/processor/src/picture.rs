@@ -67,18 +67,7 @@ impl std::fmt::Debug for Picture {
 impl Picture {
     /// Decodes PNG, JPEG, WebP, GIF (first frame) or BMP.
     pub fn decode(bytes: &[u8], options: DecodeOptions) -> Result<Self, ProcessorError> {
-        let damaged = |error: image::ImageError| ProcessorError::UnreadablePicture { reason: error.to_string() };
-        let format = image::guess_format(bytes).ok().filter(|format| format.reading_enabled());
-        let Some(format) = format else {
-            return Err(ProcessorError::UnreadablePicture { reason: unsupported(bytes) });
-        };
-        if format == ImageFormat::Jpeg && !has_jpeg_end(bytes) {
-            let reason = "the JPEG has no end marker after its last scan: it is cut off or damaged";
-            return Err(ProcessorError::UnreadablePicture { reason: reason.to_owned() });
-        }
-        let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
-        let (width, height) = decoder.dimensions();
-        check_size(width, height)?;
+        let mut decoder = open(bytes)?;
         let turn = match options.orientation {
             Orientation::Ignore => metadata::Orientation::NoTransforms,
             Orientation::Apply => decoder.orientation().map_err(damaged)?,
@@ -217,6 +206,26 @@ fn check_bytes(width: u32, height: u32, channels: usize, found: usize) -> Result
     // This does not overflow: the size is below the limit.
     let expected = width as usize * height as usize * channels;
     if found == expected { Ok(()) } else { Err(ProcessorError::PictureBytes { width, height, expected, found }) }
+}
+
+/// Reads the header of a picture file, and checks its size.
+pub(crate) fn open(bytes: &[u8]) -> Result<impl ImageDecoder, ProcessorError> {
+    let format = image::guess_format(bytes).ok().filter(|format| format.reading_enabled());
+    let Some(format) = format else {
+        return Err(ProcessorError::UnreadablePicture { reason: unsupported(bytes) });
+    };
+    if format == ImageFormat::Jpeg && !has_jpeg_end(bytes) {
+        let reason = "the JPEG has no end marker after its last scan: it is cut off or damaged";
+        return Err(ProcessorError::UnreadablePicture { reason: reason.to_owned() });
+    }
+    let decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width, height)?;
+    Ok(decoder)
+}
+
+pub(crate) fn damaged(error: image::ImageError) -> ProcessorError {
+    ProcessorError::UnreadablePicture { reason: error.to_string() }
 }
 
 /// Names what a file is instead of a picture that can be read.

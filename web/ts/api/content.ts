@@ -2,20 +2,17 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import { describe } from "../wire/quote.js";
+import type { EnginePart } from "../wire/engine.js";
 import type { Box } from "../wire/types.js";
-import { sampleFrames, type ImageOrientation, type ImageSize, type VideoSource } from "./image.js";
-import { anyString, checkArgument, checkBox, imageOrientation, oneOf, whole, type Check } from "./options.js";
+import { DISPLAY, imageView, sampleFrames, type ImageOptions, type ImageSize, type ImageView, type VideoSource } from "./image.js";
+import { anyString, checkArgument, checkBox, IMAGE_CHECKS, oneOf, whole, type Check } from "./options.js";
 import { Picture, type ImageInput } from "./picture.js";
 
 /** A part of a question. */
 export type Part =
   | string
   | { text: string }
-  | {
-      image: ImageInput;
-      /** `"from-image"` by default: a photo is turned as browsers show it, and objects are in pixels of the turned photo. */
-      imageOrientation?: ImageOrientation;
-    }
+  | ({ image: ImageInput } & ImageOptions)
   | {
       /** A video, of which the model sees frames, as in the paper. */
       video: VideoSource;
@@ -53,17 +50,17 @@ export class Question {
   readonly #parts: Stored[];
 
   /** @param name the argument's place, for error messages */
-  constructor(content: Content, orientation: ImageOrientation, signal?: AbortSignal, name = "content") {
+  constructor(content: Content, view: ImageView, signal?: AbortSignal, name = "content") {
     checkArgument(name, content, anyContent);
     const parts = typeof content === "string" ? [content] : content;
-    this.#parts = parts.flatMap((part, index) => stored(`${name}[${index}]`, part, orientation, signal));
+    this.#parts = parts.flatMap((part, index) => stored(`${name}[${index}]`, part, view, signal));
   }
 
   get pictures(): Picture[] {
     return this.#parts.flatMap((part) => ("picture" in part ? [part.picture] : []));
   }
 
-  /** Returns the pictures whose size {@link text} needs and that are not encoded yet. */
+  /** Returns the pictures whose size {@link parts} needs and that are not encoded yet. */
   picturesWithPixelBoxes(earlier: readonly Picture[]): Picture[] {
     const needed: Picture[] = [];
     let latest = earlier.at(-1);
@@ -74,23 +71,21 @@ export class Question {
     return needed;
   }
 
-  /** Returns the question in the form that the model reads. Pictures are numbered over the conversation. */
-  text(earlier: readonly Picture[]): string {
+  /** Returns the question for the engine. Pictures are named by their place in the conversation. */
+  parts(earlier: readonly Picture[]): EnginePart[] {
     const pictures = [...earlier];
-    return this.#parts
-      .map((part) => {
-        if ("text" in part) return part.text;
-        if ("picture" in part) return pictureText(pictures.push(part.picture));
-        const toNorm = (box: Box) => (part.unit === "norm" ? box : toThousandths(box, pictures.at(-1)?.info));
-        return regionText(part.ref, part.boxes.map(toNorm));
-      })
-      .join("");
+    return this.#parts.map((part) => {
+      if ("text" in part) return { text: part.text };
+      if ("picture" in part) return { image: `picture-${pictures.push(part.picture)}` };
+      const toNorm = (box: Box) => (part.unit === "norm" ? rounded(box) : toThousandths(box, pictures.at(-1)?.info));
+      return { ref: part.ref, boxes: part.boxes.map(toNorm) };
+    });
   }
 
   /** Returns the question for asking it again. */
   content(): Content {
     const parts = this.#parts.map((part): Part => {
-      if ("picture" in part) return { image: part.picture.input, imageOrientation: part.picture.orientation };
+      if ("picture" in part) return { image: part.picture.input, ...part.picture.view };
       return part;
     });
     return simplified(parts);
@@ -99,7 +94,7 @@ export class Question {
   /** Returns {@link content} with pictures as data URLs. */
   toJSON(): Content {
     const parts = this.#parts.map((part): Part => {
-      if ("picture" in part) return { image: part.picture.toJSON(), imageOrientation: part.picture.orientation };
+      if ("picture" in part) return { image: part.picture.toJSON(), ...part.picture.view };
       return part;
     });
     return simplified(parts);
@@ -107,7 +102,7 @@ export class Question {
 }
 
 /** Checks a part and captures its pictures. `name` is its place, for error messages. */
-function stored(name: string, part: Part, orientation: ImageOrientation, signal?: AbortSignal): Stored[] {
+function stored(name: string, part: Part, view: ImageView, signal?: AbortSignal): Stored[] {
   if (typeof part === "string") return [{ text: part }];
   if (typeof part === "object" && part !== null) {
     if ("text" in part) {
@@ -115,8 +110,9 @@ function stored(name: string, part: Part, orientation: ImageOrientation, signal?
       return [{ text: part.text }];
     }
     if ("image" in part) {
-      const asked = part.imageOrientation ?? orientation;
-      checkArgument(`${name}.imageOrientation`, asked, imageOrientation);
+      const asked = imageView(part, view);
+      checkArgument(`${name}.imageOrientation`, asked.imageOrientation, IMAGE_CHECKS.imageOrientation);
+      checkArgument(`${name}.imageColors`, asked.imageColors, IMAGE_CHECKS.imageColors);
       return [{ picture: Picture.of(part.image, asked, signal, `${name}.image`) }];
     }
     if ("video" in part) {
@@ -155,17 +151,17 @@ function framesOf(video: VideoSource, count: number, signal?: AbortSignal): Stor
       if (!bitmap) throw new QwenVLError("IMAGE_DECODE", `the video has no frame ${index}`);
       return { kind: "bitmap" as const, bitmap };
     });
-    // A frame has no EXIF orientation: the browser has turned the video already.
-    return { picture: new Picture("", captured, "from-image") };
+    // A frame has no EXIF orientation and no transparent pixels.
+    return { picture: new Picture("", captured, DISPLAY) };
   });
-}
-
-function pictureText(number: number, name = `picture-${number}`): string {
-  return `Picture ${number}: <img>${name}</img>\n`;
 }
 
 export function regionText(ref: string, boxes: readonly Box[]): string {
   return `<ref>${ref}</ref>${boxes.map(([x1, y1, x2, y2]) => `<box>(${x1},${y1}),(${x2},${y2})</box>`).join("")}`;
+}
+
+function rounded([x1, y1, x2, y2]: Box): Box {
+  return [Math.round(x1), Math.round(y1), Math.round(x2), Math.round(y2)];
 }
 
 /** Converts a box from pixels of a picture to thousandths of its sides. */
@@ -176,7 +172,8 @@ export function toThousandths([x1, y1, x2, y2]: Box, size: ImageSize | undefined
 }
 
 /**
- * Returns a message in the form that the model reads (`from_list_format` of the original tokenizer), with pictures by name.
+ * Returns a message as text for raw prompts (`from_list_format` of the original tokenizer), with pictures by name. Not for a text that users
+ * type, in which tags would become pictures: sessions send parts, which the engine writes (`crates/processor/src/content.rs`).
  *
  * @param firstPicture number of the first picture: one more than the pictures before it in the conversation
  */
@@ -189,7 +186,7 @@ export function promptText(
     .map((part) => {
       if (typeof part === "string") return part;
       if ("text" in part) return part.text;
-      if ("image" in part) return pictureText(picture++, part.image);
+      if ("image" in part) return `Picture ${picture++}: <img>${part.image}</img>\n`;
       return regionText(part.ref, part.boxes ?? []);
     })
     .join("");

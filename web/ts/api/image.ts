@@ -13,6 +13,31 @@ export type ImageSource = Blob | ArrayBuffer | ArrayBufferView | string | URL | 
 /** Orientation of photos: `"from-image"` applies the EXIF orientation, as browsers do; `"none"` does not, as the original. */
 export type ImageOrientation = "from-image" | "none";
 
+/**
+ * Colours: `"display"` blends transparent pixels with white and scales 16-bit gray, as people see them. `"original"` does as the original:
+ * it drops the alpha channel, so that transparent areas show their hidden colour, and clips 16-bit gray at 255.
+ */
+export type ImageColors = "display" | "original";
+
+/** The way from a picture to the pixels that the model sees. */
+export interface ImageOptions {
+  /** `"from-image"` by default: a photo is turned as browsers show it, and objects are in pixels of the turned photo. */
+  imageOrientation?: ImageOrientation;
+  /** `"display"` by default. */
+  imageColors?: ImageColors;
+}
+
+/** {@link ImageOptions} without gaps. */
+export type ImageView = Required<ImageOptions>;
+
+/** The model sees what people see. */
+export const DISPLAY: ImageView = { imageOrientation: "from-image", imageColors: "display" };
+
+/** Returns the options of a picture, and for those that are absent the defaults. */
+export function imageView({ imageOrientation, imageColors }: ImageOptions, defaults: ImageView = DISPLAY): ImageView {
+  return { imageOrientation: imageOrientation ?? defaults.imageOrientation, imageColors: imageColors ?? defaults.imageColors };
+}
+
 /** A video: a file, an address, or an element of the page. */
 export type VideoSource = Blob | string | URL | HTMLVideoElement;
 

@@ -5,7 +5,7 @@ import { QwenVLError } from "../wire/errors.js";
 import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precision } from "../wire/protocol.js";
 import { PHASES, type LoadProgress } from "../weights/progress.js";
 import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
-import type { ImageOrientation } from "./image.js";
+import type { ImageOptions } from "./image.js";
 import {
   abortSignal,
   anyBoolean,
@@ -13,7 +13,7 @@ import {
   anyString,
   checkedElsewhere,
   checkOptions,
-  imageOrientation,
+  IMAGE_CHECKS,
   oneOf,
   SOURCE_CHECKS,
   whole,
@@ -21,7 +21,7 @@ import {
 } from "./options.js";
 import { adoptWorker, LOCATION_CHECKS, startOnPageThread, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
-export interface LoadOptions extends SourceOptions, FileLocations {
+export interface LoadOptions extends SourceOptions, FileLocations, ImageOptions {
   /** Aborts the load. Its promise then rejects with the signal's reason. */
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
@@ -52,8 +52,6 @@ export interface LoadOptions extends SourceOptions, FileLocations {
   powerPreference?: "high-performance" | "low-power";
   /** Use the browser's software adapter: for tests. */
   forceFallbackAdapter?: boolean;
-  /** Orientation of pictures that have no orientation option: `"from-image"` (default), or `"none"` as in the original. */
-  imageOrientation?: ImageOrientation;
   /**
    * True (default) if the kernels are checked on this GPU before the load completes, which also compiles them. If a check fails, the model
    * is loaded again with the plain kernels. If these fail too, the load fails with `GPU_INCORRECT`.
@@ -87,7 +85,7 @@ const CHECKS: Checks<LoadOptions> = {
   },
   powerPreference: oneOf("high-performance", "low-power"),
   forceFallbackAdapter: anyBoolean,
-  imageOrientation,
+  ...IMAGE_CHECKS,
   selfCheck: anyBoolean,
   keptImages: whole(0),
   cache: checkedElsewhere,

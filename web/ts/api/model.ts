@@ -7,7 +7,7 @@ import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "./abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 import { Question, toThousandths, type Content } from "./content.js";
-import type { ImageOrientation } from "./image.js";
+import { imageView, type ImageOptions, type ImageView } from "./image.js";
 import { loadIntoWorker, type LoadedWorker, type LoadOptions } from "./load.js";
 import {
   abortSignal,
@@ -17,7 +17,7 @@ import {
   checkArgument,
   checkBox,
   checkOptions,
-  imageOrientation,
+  IMAGE_CHECKS,
   oneOf,
   type Checks,
 } from "./options.js";
@@ -33,27 +33,23 @@ export interface RawPrompt {
 }
 
 /** Options of tasks about a single picture. */
-export interface TaskOptions extends AskOptions {
-  imageOrientation?: ImageOrientation;
-}
+export interface TaskOptions extends AskOptions, ImageOptions {}
 
-export interface EncodeOptions {
-  imageOrientation?: ImageOrientation;
+export interface EncodeOptions extends ImageOptions {
   signal?: AbortSignal;
 }
 
-export interface ScoreOptions {
+export interface ScoreOptions extends ImageOptions {
   /** `"mean"` over a candidate's tokens, as the original ranks answers (default), or their `"sum"`. */
   normalize?: "mean" | "sum";
-  imageOrientation?: ImageOrientation;
   signal?: AbortSignal;
 }
 
-const ENCODE_CHECKS: Checks<EncodeOptions> = { imageOrientation, signal: abortSignal };
+const ENCODE_CHECKS: Checks<EncodeOptions> = { ...IMAGE_CHECKS, signal: abortSignal };
 const SCORE_CHECKS: Checks<ScoreOptions> = { ...ENCODE_CHECKS, normalize: oneOf("mean", "sum") };
 const TASK_CHECKS: Checks<TaskOptions & { unit?: "norm" | "pixels" }> = {
   ...ASK_CHECKS,
-  imageOrientation,
+  ...IMAGE_CHECKS,
   unit: oneOf("norm", "pixels"),
 };
 
@@ -98,9 +94,9 @@ export class QwenVLModel extends EventTarget {
     return this.#loaded.info;
   }
 
-  /** Orientation of pictures that have no orientation option. */
-  get imageOrientation(): ImageOrientation {
-    return this.#options.imageOrientation ?? "from-image";
+  /** @internal Options of pictures that have none themselves. */
+  get imageView(): ImageView {
+    return imageView(this.#options);
   }
 
   /** Starts a conversation, or continues one: `createSession(JSON.parse(JSON.stringify(session)))`. */
@@ -151,7 +147,7 @@ export class QwenVLModel extends EventTarget {
   async ground(image: ImageInput, phrases: string | readonly string[], options: TaskOptions = {}): Promise<Grounded[]> {
     const list = typeof phrases === "string" ? [phrases] : phrases;
     checkArgument("phrases", list, arrayOf(anyString, "strings"));
-    checkOptions(options, { ...ASK_CHECKS, imageOrientation });
+    checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS });
     const picture = this.#picture(image, options);
     const found: Grounded[] = [];
     for (const phrase of list) {
@@ -364,9 +360,9 @@ export class QwenVLModel extends EventTarget {
       const pictures = (content.images ?? []).map((image) => this.#picture(image, options));
       return { prompt: { kind: "raw", text: content.prompt }, pictures };
     }
-    const question = new Question(content, options.imageOrientation ?? this.imageOrientation, options.signal);
+    const question = new Question(content, imageView(options, this.imageView), options.signal);
     for (const picture of question.picturesWithPixelBoxes([])) await this.encode(picture, false, options.signal);
-    return { prompt: { kind: "chat", history: [], query: question.text([]), overflow: "error" }, pictures: question.pictures };
+    return { prompt: { kind: "chat", history: [], query: question.parts([]), overflow: "error" }, pictures: question.pictures };
   }
 
   /** Counts `work` as a run while it is in progress. */
@@ -390,15 +386,15 @@ export class QwenVLModel extends EventTarget {
     return this.#loaded;
   }
 
-  #picture(image: ImageInput, options: { imageOrientation?: ImageOrientation; signal?: AbortSignal }): Picture {
-    return Picture.of(image, options.imageOrientation ?? this.imageOrientation, options.signal);
+  #picture(image: ImageInput, options: ImageOptions & { signal?: AbortSignal }): Picture {
+    return Picture.of(image, imageView(options, this.imageView), options.signal);
   }
 
   #complete(prompt: () => string, images: readonly ImageInput[], options: TaskOptions): Run {
     // Captured now, even if the run has to wait.
     const pictures = Array.isArray(images) ? images.map((image: ImageInput) => this.#picture(image, options)) : [];
     return this.start(async () => {
-      checkOptions(options, { ...ASK_CHECKS, imageOrientation });
+      checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS });
       checkArgument("images", images, { expected: "an array of pictures", accepts: Array.isArray });
       const text = prompt();
       checkArgument("prompt", text, anyString);

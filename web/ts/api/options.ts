@@ -7,6 +7,7 @@ import { QwenVLError } from "../wire/errors.js";
 import { describe } from "../wire/quote.js";
 import type { AskOptions, Box } from "../wire/types.js";
 import type { SourceOptions } from "../weights/spec.js";
+import type { ImageOptions } from "./image.js";
 
 /** Check of one option. */
 export interface Check {
@@ -30,7 +31,12 @@ export const abortSignal: Check = {
   accepts: (value) => typeof value === "object" && value !== null && "aborted" in value && "addEventListener" in value,
 };
 export const address: Check = { expected: "a string or a URL", accepts: (value) => typeof value === "string" || value instanceof URL };
-export const imageOrientation = oneOf("from-image", "none");
+
+/** Checks of the options of a picture. */
+export const IMAGE_CHECKS: Checks<ImageOptions> = {
+  imageOrientation: oneOf("from-image", "none"),
+  imageColors: oneOf("display", "original"),
+};
 
 /** A check for another module: the value is used there. */
 export const checkedElsewhere: Check = { expected: "", accepts: () => true };

@@ -4,7 +4,7 @@ import type { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { PictureInfo } from "../wire/engine.js";
 import type { ImagePayload } from "../wire/protocol.js";
-import { capture, dataUrl, EXACT, type CapturedImage, type ImageOrientation, type ImageSource } from "./image.js";
+import { capture, dataUrl, EXACT, type CapturedImage, type ImageSource, type ImageView } from "./image.js";
 
 /** A picture, or a reference to an encoded one from {@link QwenVLModel.encodeImage}. */
 export type ImageInput = ImageSource | ImageRef;
@@ -13,16 +13,16 @@ export type ImageInput = ImageSource | ImageRef;
 export class Picture {
   /** The original input. Once the picture is captured, an input that can change is replaced by an immutable copy. */
   input: ImageInput;
-  /** Orientation that was asked for. */
-  readonly orientation: ImageOrientation;
+  /** Options that were asked for. */
+  readonly view: ImageView;
   /** Id and size; known once the worker has encoded the picture. */
   info: PictureInfo | undefined;
   readonly #captured: Promise<CapturedImage>;
   #ready: CapturedImage | undefined;
 
-  constructor(input: ImageInput, captured: Promise<CapturedImage>, orientation: ImageOrientation) {
+  constructor(input: ImageInput, captured: Promise<CapturedImage>, view: ImageView) {
     this.input = input;
-    this.orientation = orientation;
+    this.view = view;
     this.#captured = captured;
     captured.then(
       (image) => {
@@ -37,22 +37,23 @@ export class Picture {
   }
 
   /** @param name the argument's place, for error messages */
-  static of(input: ImageInput, orientation: ImageOrientation, signal?: AbortSignal, name = "image"): Picture {
+  static of(input: ImageInput, view: ImageView, signal?: AbortSignal, name = "image"): Picture {
     if (input instanceof ImageRef) return input.picture;
-    return new Picture(input, capture(input, orientation, signal, name), orientation);
+    return new Picture(input, capture(input, view.imageOrientation, signal, name), view);
   }
 
   /** Returns the picture for the worker: its id if the worker should keep it, unless `whole` is true. */
   async payload(whole: boolean): Promise<ImagePayload> {
     const image = await this.#captured;
     if (this.info && !whole) return { kind: "kept", id: this.info.id };
+    const original = this.view.imageColors === "original";
     switch (image.kind) {
       case "encoded":
-        return { kind: "encoded", bytes: image.bytes.slice(), upright: image.upright };
+        return { kind: "encoded", bytes: image.bytes.slice(), upright: image.upright, original };
       case "data":
-        return { kind: "rgba", width: image.data.width, height: image.data.height, pixels: new Uint8Array(image.data.data) };
+        return { kind: "rgba", width: image.data.width, height: image.data.height, pixels: new Uint8Array(image.data.data), original };
       case "bitmap":
-        return { kind: "bitmap", bitmap: await createImageBitmap(image.bitmap, EXACT) };
+        return { kind: "bitmap", bitmap: await createImageBitmap(image.bitmap, EXACT), original };
     }
   }
 

@@ -5,6 +5,7 @@ import type { ModelSource } from "../weights/spec.js";
 import { weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
 import { loadIntoWorker, type LoadOptions } from "./load.js";
+import { imageView } from "./image.js";
 import { QwenVLModel, type EncodeOptions } from "./model.js";
 import { encodePicture, Picture, type ImageInput, type ImageRef } from "./picture.js";
 
@@ -44,8 +45,7 @@ export const QwenVL = {
     })();
     return Object.assign(loading, {
       async encodeImage(image: ImageInput, encoding: EncodeOptions = {}): Promise<ImageRef> {
-        const orientation = encoding.imageOrientation ?? options.imageOrientation ?? "from-image";
-        const picture = Picture.of(image, orientation, encoding.signal);
+        const picture = Picture.of(image, imageView(encoding, imageView(options)), encoding.signal);
         try {
           await Promise.race([started, loading]);
           if (client) await Promise.race([encodePicture(client, picture, false, encoding.signal), loading]);

@@ -1,17 +1,17 @@
 import { QwenVLError } from "../wire/errors.js";
-import type { PromptInput, PictureInfo } from "../wire/engine.js";
+import type { EnginePart, PictureInfo, PromptInput } from "../wire/engine.js";
 import type { ModelInfo } from "../wire/protocol.js";
 import type { AskOptions, GenerationOptions } from "../wire/types.js";
 import { untilAborted } from "./abort.js";
 import { Question, type Content, type Message } from "./content.js";
-import type { ImageOrientation } from "./image.js";
+import { imageView, type ImageOptions, type ImageView } from "./image.js";
 import {
   anyString,
   ASK_CHECKS,
   checkArgument,
   checkedElsewhere,
   checkOptions,
-  imageOrientation,
+  IMAGE_CHECKS,
   oneOf,
   whole,
   type Checks,
@@ -29,7 +29,8 @@ export type ContextOverflow =
    */
   | "drop-oldest";
 
-export interface SessionOptions {
+/** Options of a session. Those of pictures are the model's by default. */
+export interface SessionOptions extends ImageOptions {
   /** System prompt; the original's by default. */
   system?: string;
   /** Messages so far: user and assistant by turns. */
@@ -38,14 +39,12 @@ export interface SessionOptions {
   generation?: GenerationOptions;
   /** `"error"` by default. */
   onContextOverflow?: ContextOverflow;
-  /** Orientation of pictures that have no orientation option; the model's by default. */
-  imageOrientation?: ImageOrientation;
 }
 
 /** Functions of a model that its sessions use. */
 export interface SessionModel {
   readonly info: ModelInfo;
-  readonly imageOrientation: ImageOrientation;
+  readonly imageView: ImageView;
   start(prepare: () => Promise<PreparedRequest>, options: AskOptions): Run;
   encode(picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo>;
   count(prompt: PromptInput, signal?: AbortSignal): Promise<number>;
@@ -63,7 +62,7 @@ const CHECKS: Checks<SessionOptions> = {
   history: { expected: "an array of messages", accepts: Array.isArray },
   generation: checkedElsewhere,
   onContextOverflow: oneOf("error", "drop-oldest"),
-  imageOrientation,
+  ...IMAGE_CHECKS,
 };
 
 interface Turn {
@@ -93,7 +92,7 @@ export class Session {
     this.#model = model;
     this.#options = options;
     this.onContextOverflow = options.onContextOverflow ?? "error";
-    this.#turns = turns ? [...turns] : turnsOf(options.history ?? [], this.#orientation);
+    this.#turns = turns ? [...turns] : turnsOf(options.history ?? [], this.#view);
   }
 
   /** Messages so far, with pictures as they were captured. Questions that were cancelled or failed are left out. */
@@ -118,7 +117,7 @@ export class Session {
   async countTokens(content: Content = "", { signal }: { signal?: AbortSignal } = {}): Promise<number> {
     const count = async () => {
       await this.#idle;
-      const question = new Question(content, this.#orientation, signal);
+      const question = new Question(content, this.#view, signal);
       const { prompt } = await this.#prompt(this.#turns, question, signal);
       return this.#model.count(prompt, signal);
     };
@@ -127,7 +126,7 @@ export class Session {
 
   /** Asks a question. Pictures are captured now, even if the question has to wait. */
   ask(content: Content, options: AskOptions = {}): Run {
-    return this.#run(new Question(content, this.#orientation, options.signal), options);
+    return this.#run(new Question(content, this.#view, options.signal), options);
   }
 
   /** Asks the latest question again. The new answer replaces the old one. */
@@ -164,8 +163,8 @@ export class Session {
     return { ...options, onContextOverflow: this.onContextOverflow, history };
   }
 
-  get #orientation(): ImageOrientation {
-    return this.#options.imageOrientation ?? this.#model.imageOrientation;
+  get #view(): ImageView {
+    return imageView(this.#options, this.#model.imageView);
   }
 
   /** @param question `undefined` asks the latest one again */
@@ -196,15 +195,15 @@ export class Session {
 
   async #prompt(turns: readonly Turn[], question: Question, signal?: AbortSignal): Promise<{ prompt: PromptInput; pictures: Picture[] }> {
     const pictures: Picture[] = [];
-    const text = async (question: Question): Promise<string> => {
+    const parts = async (question: Question): Promise<EnginePart[]> => {
       for (const picture of question.picturesWithPixelBoxes(pictures)) await this.#model.encode(picture, false, signal);
-      const text = question.text(pictures);
+      const parts = question.parts(pictures);
       pictures.push(...question.pictures);
-      return text;
+      return parts;
     };
-    const history: [string, string][] = [];
-    for (const turn of turns) history.push([await text(turn.question), turn.raw]);
-    const query = await text(question);
+    const history: [EnginePart[], string][] = [];
+    for (const turn of turns) history.push([await parts(turn.question), turn.raw]);
+    const query = await parts(question);
     const { system } = this.#options;
     return {
       prompt: { kind: "chat", history, query, overflow: this.onContextOverflow, ...(system === undefined ? {} : { system }) },
@@ -213,7 +212,7 @@ export class Session {
   }
 }
 
-function turnsOf(history: readonly Message[], orientation: ImageOrientation): Turn[] {
+function turnsOf(history: readonly Message[], view: ImageView): Turn[] {
   const turns: Turn[] = [];
   for (let index = 0; index < history.length; index += 2) {
     const [question, answer] = [history[index], history[index + 1]];
@@ -222,7 +221,7 @@ function turnsOf(history: readonly Message[], orientation: ImageOrientation): Tu
     }
     checkArgument(`history[${index + 1}].content`, answer.content, anyString);
     turns.push({
-      question: new Question(question.content, orientation, undefined, `history[${index}].content`),
+      question: new Question(question.content, view, undefined, `history[${index}].content`),
       raw: answer.content,
       tokens: 0,
     });

@@ -12,6 +12,7 @@ export type {
   BenchmarkOptions as EngineBenchmark,
   BenchmarkReport as EngineBenchmarkReport,
   LoadOptions as EngineOptions,
+  MessagePart as EnginePart,
   PictureInfo,
   PromptInput,
   Score as EngineScore,

@@ -52,11 +52,11 @@ export interface ModelInfo {
   adapter: Adapter;
 }
 
-/** A picture on its way to the worker. */
+/** A picture on its way to the worker. `original`: colours as in the original, see `ImageOptions.imageColors`. */
 export type ImagePayload =
-  | { kind: "encoded"; bytes: Uint8Array<ArrayBuffer>; upright: boolean }
-  | { kind: "rgba"; width: number; height: number; pixels: Uint8Array<ArrayBuffer> }
-  | { kind: "bitmap"; bitmap: ImageBitmap }
+  | { kind: "encoded"; bytes: Uint8Array<ArrayBuffer>; upright: boolean; original: boolean }
+  | { kind: "rgba"; width: number; height: number; pixels: Uint8Array<ArrayBuffer>; original: boolean }
+  | { kind: "bitmap"; bitmap: ImageBitmap; original: boolean }
   /** A picture that the engine has kept. */
   | { kind: "kept"; id: string };
 

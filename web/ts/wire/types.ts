@@ -8,7 +8,10 @@ export type Quad = [[number, number], [number, number], [number, number], [numbe
 export type Grounded = {
   /** Its name, if the answer gives one. */
   ref?: string;
-  /** Index of the picture among all pictures of the conversation: the latest one before the answer, as in the original. */
+  /**
+   * Index of its picture among all pictures of the conversation. Absent if the picture is not known: it is the only picture, or the one that
+   * the answer or the question names ("Picture 2").
+   */
   image?: number;
   /** Range of the name in `Answer.text`, for `text.slice(...range)`; empty at the place of the object if it has no name. */
   range: [number, number];
@@ -82,7 +85,7 @@ export interface Usage {
 
 /** Wall-clock times of a run, in milliseconds. */
 export interface Timings {
-  /** Decoding and resizing of pictures, vision tower and resampler. */
+  /** Resizing of pictures, vision tower and resampler; also decoding, but of JPEG only where the browser does not decode it. */
   encodeMs: number;
   /** Prefill. */
   prefillMs: number;

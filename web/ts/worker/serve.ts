@@ -261,7 +261,7 @@ class Server {
   }
 
   async #ask(call: CallOf<"ask">, signal: AbortSignal): Promise<Calls["ask"]["result"]> {
-    const images = engineImages(this.#edge, this.#engine, call.images);
+    const images = await engineImages(this.#edge, this.#engine, call.images);
     if (!images) return "missing";
     const onEvent = (event: EngineEvent) => this.#scope.postMessage({ kind: "event", id: call.id, event: eventFromEngine(event) });
     const answer = (await this.#engine.ask(call.request, images, onEvent, signal)) as EngineAnswer;
@@ -269,7 +269,7 @@ class Server {
   }
 
   async #score({ prompt, candidates, images: payloads }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {
-    const images = engineImages(this.#edge, this.#engine, payloads);
+    const images = await engineImages(this.#edge, this.#engine, payloads);
     if (!images) return "missing";
     const scores = (await this.#engine.score({ prompt, candidates }, images, () => undefined, signal)) as EngineScore[] | null;
     // `null` after an abort: the caller has its rejection already.
@@ -278,7 +278,7 @@ class Server {
 
   async #encode({ image, hold }: CallOf<"encode">): Promise<Calls["encode"]["result"]> {
     const engine = this.#engine;
-    const images = engineImages(this.#edge, engine, [image]);
+    const images = await engineImages(this.#edge, engine, [image]);
     if (!images) return "missing";
     const info = (await engine.holdImage(images)) as PictureInfo;
     if (!hold) engine.releaseImage(info.id);
