@@ -257,7 +257,7 @@ export function newChat(): void {
 
 /** Makes a turn of a stored conversation. */
 export function storedTurn(question: Question, raw: string, earlier: readonly Picture[], facts?: Facts): Turn {
-  const { text, objects } = parse(raw, [...earlier, ...question.pictures]);
+  const { text, objects } = parse(raw, [...earlier, ...question.pictures], question.text);
   const progress: Progress = { stage: "done", done: 0, total: 0, text, raw, objects, ...(facts ? { facts } : {}) };
   return { id: crypto.randomUUID(), question, progress: signal(progress) };
 }
