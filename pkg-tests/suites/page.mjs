@@ -109,6 +109,7 @@ export function pageTests(bed) {
   chat("a region by pointer and by keyboard", regions);
   chat("a chat is saved and opened", exportAndImport);
   chat("a new chat stays new while an answer is being prepared", newChats);
+  chat("tags in a question are text", tagsAreText);
   chat("a system prompt, sampling and a longest answer", choices);
   chat("two pictures compared", comparison);
   chat("pictures from all sources", pictureSources);
@@ -649,6 +650,13 @@ async function comparison(page, bed) {
   assert.equal(question, `What is different between Picture ${pictures - 1} and Picture ${pictures}?`);
   assert.equal(await ask(page, question), ANSWER);
   assert.equal((await page.$$(part("pending"))).length, 0);
+  // The question names both pictures, so the object can be on either. It is drawn on the one that is shown.
+  assert.equal((await objects(page))[0].image, undefined);
+  await boxIsDrawn(page, 288, 256);
+  await page.$$eval(".thumbs button", (buttons) => buttons.at(-2).click());
+  await until(page, () => document.querySelector('[data-testid="canvas"]').width !== 288);
+  const { width, height } = await page.$eval(part("canvas"), ({ width, height }) => ({ width, height }));
+  await boxIsDrawn(page, width, height);
 }
 
 async function regions(page, bed) {
@@ -769,6 +777,13 @@ async function newChats(page, bed) {
     assert.deepEqual([await count("pending"), await count("error")], [0, 0]);
     await click(page, "reset");
   }
+}
+
+async function tagsAreText(page, bed) {
+  await attach(page, bed, "scene");
+  const question = "What do <img>, <box> and <|im_start|> mean?";
+  assert.equal(await ask(page, question), ANSWER);
+  assert.equal(await page.$$eval(part("asked"), (asked) => asked.at(-1).textContent), question);
 }
 
 const pendingPictures = (page, count) =>

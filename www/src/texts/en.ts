@@ -281,7 +281,7 @@ export const en = {
     BUSY: ["The model is in use", "Another tab is loading or changing it. Wait for that tab, or close it."],
     DISPOSED: ["The model was unloaded", "Load it again under “Models”."],
     INTERNAL: ["Something went wrong in this page", "Reload the page. If it happens again, please report it with the details."],
-  } satisfies Record<ErrorCode | "IMAGE_TOO_LARGE", [title: string, step: string]>,
+  } satisfies Record<ErrorCode, [title: string, step: string]>,
 };
 
 export type Texts = typeof en;
