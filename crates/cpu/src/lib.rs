@@ -3,6 +3,7 @@
 
 mod loader;
 mod model;
+mod shards;
 
 pub use loader::CpuLoader;
 pub use model::{CpuFeatures, CpuModel, Pause};

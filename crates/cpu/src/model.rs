@@ -1,6 +1,6 @@
 //! The burn reference as a backend.
 
-use crate::loader::Shards;
+use crate::shards::Shards;
 use qwen_vl_format::Manifest;
 use qwen_vl_reference::burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_reference::{KvCache, QwenVl, Splice, ignore};

@@ -15,6 +15,7 @@
 
 pub mod block;
 pub mod config;
+mod hash;
 pub mod manifest;
 mod resize;
 pub mod shard;
@@ -24,9 +25,10 @@ pub mod vocabulary;
 
 pub use block::Scheme;
 pub use config::{ConfigError, IMAGE_MEAN, IMAGE_STD, ModelConfig, VisionConfig};
+pub use hash::ShardHash;
 pub use manifest::{Manifest, ManifestError};
 pub use resize::resize_table;
-pub use shard::{ShardCheck, ShardError, ShardHash};
+pub use shard::{ShardCheck, ShardError};
 pub use special::{SPECIALS_BEFORE_IMG, SpecialIds};
 pub use tensors::{TensorKind, TensorSpec};
 pub use vocabulary::{Vocabulary, VocabularyError};

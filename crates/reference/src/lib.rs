@@ -10,6 +10,7 @@
 mod decoder;
 mod layers;
 mod model;
+mod observer;
 mod positions;
 mod resampler;
 mod vision;
@@ -19,7 +20,8 @@ mod weights;
 pub use burn;
 pub use decoder::{Attention, Block, DecoderMlp, KvCache, Positions};
 pub use layers::{LayerNorm, Linear, RmsNorm};
-pub use model::{Observer, Place, QwenVl, Splice, Transformer, ignore, packed_mask};
+pub use model::{Place, QwenVl, Splice, Transformer, packed_mask};
+pub use observer::{Observer, ignore};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
 pub use resampler::{Resampler, ResamplerAttention};
 pub use vision::{Blocks, VisionAttention, VisionBlock, VisionMlp, VisionTower};

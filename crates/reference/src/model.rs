@@ -2,17 +2,12 @@
 
 use crate::decoder::{Block, KvCache, Positions};
 use crate::layers::{Linear, RmsNorm, zeros};
+use crate::observer::Observer;
 use crate::positions::ntk_alpha;
 use crate::vision::VisionTower;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qwen_vl_format::ModelConfig;
-
-/// Is shown every intermediate result, by the names of the reference data. [`ignore`] looks at none.
-pub type Observer<'a> = &'a mut dyn FnMut(&str, &Tensor<3>);
-
-/// An [`Observer`] that looks at nothing.
-pub fn ignore(_: &str, _: &Tensor<3>) {}
 
 /// What is added to the score of a key that a position must not see. Finite, so that a row of padding has no NaN.
 const HIDDEN_KEY: f32 = -1e9;

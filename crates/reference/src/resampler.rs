@@ -1,7 +1,7 @@
 //! The resampler: `[batch, patches, width]` → `[batch, queries, hidden]` by one cross-attention (`visual.py`, class `Resampler`).
 
 use crate::layers::{LayerNorm, Linear, join_heads, split_heads, zeros};
-use crate::model::Observer;
+use crate::observer::Observer;
 use crate::positions::resize_matrix;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation, module};

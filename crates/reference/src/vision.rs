@@ -1,7 +1,7 @@
 //! The vision tower: patches `[batch, patches, 588]` → `[batch, patches, width]`, then resampler, `ln_post` and `proj` (`visual.py`).
 
 use crate::layers::{LayerNorm, Linear, join_heads, zeros};
-use crate::model::Observer;
+use crate::observer::Observer;
 use crate::positions::resize_matrix;
 use crate::resampler::Resampler;
 use burn::module::{Module, Param};

@@ -1,9 +1,9 @@
 //! The interface between a session and a model.
 
-use crate::benchmark::PictureParts;
 use crate::{KvReuse, RuntimeError, Sampler, Trace};
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::timing::AdapterSpeed;
+use serde::Serialize;
 use std::ops::ControlFlow;
 
 /// A loaded model that holds one sequence at a time: [`Model`](crate::Model) on a GPU, or another implementation of the same model.
@@ -54,6 +54,16 @@ pub trait Backend {
     fn rewind(&mut self, length: usize);
     /// Waits for all submitted work.
     async fn settle(&self) -> Result<(), RuntimeError>;
+}
+
+/// Parts of encoding a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct PictureParts {
+    /// One block of the vision tower, the mean of all, milliseconds.
+    pub block_ms: f64,
+    /// The resampler, milliseconds.
+    pub resampler_ms: f64,
 }
 
 /// A backend whose speed [`benchmark`](crate::benchmark::benchmark) measures.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use web_time::Instant;
 
+pub use crate::backend::PictureParts;
 pub use qwen_vl_kernels::timing::AdapterSpeed;
 
 /// Options of a benchmark.
@@ -63,16 +64,6 @@ pub struct BenchmarkReport {
     pub dispatches_per_token: usize,
     /// Upper limits of the adapter; absent without an adapter.
     pub limits: Option<AdapterSpeed>,
-}
-
-/// Parts of encoding a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-pub struct PictureParts {
-    /// One block of the vision tower, the mean of all, milliseconds.
-    pub block_ms: f64,
-    /// The resampler, milliseconds.
-    pub resampler_ms: f64,
 }
 
 /// Speed of one prompt length.

@@ -1,6 +1,6 @@
 //! The whole model on the GPU: encodes pictures, runs prompts, decodes token by token.
 
-use crate::benchmark::PictureParts;
+use crate::backend::PictureParts;
 use crate::decoder::Decoder;
 use crate::loader::ModelOptions;
 use crate::positions::{logn_factors, rotary_angles};

@@ -1,9 +1,11 @@
 //! The loss curves of a run as an SVG.
 
-use crate::run::log_path;
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
+
+/// The log of a run, in its folder.
+pub const LOG_FILE: &str = "log.jsonl";
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 420.0;
@@ -12,7 +14,7 @@ const COLORS: [&str; 4] = ["#4c78a8", "#f58518", "#54a24b", "#b279a2"];
 
 /// Draws `log.jsonl` of a folder into `loss.svg`: one line for each stage over the steps of the whole run, dots for the validation split.
 pub fn write(out: &Path) -> Result<()> {
-    let log = std::fs::read_to_string(log_path(out)).with_context(|| format!("no log in {}", out.display()))?;
+    let log = std::fs::read_to_string(out.join(LOG_FILE)).with_context(|| format!("no log in {}", out.display()))?;
     let lines: Vec<serde_json::Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     std::fs::write(out.join("loss.svg"), draw(&lines))?;
     Ok(())

@@ -148,7 +148,7 @@ fn run_stage(recipe: &Recipe, stage: &StageRecipe, weights: Weights, settings: &
     let mut validation = Packer::new(recipe, stage, Split::Validation, 0)?;
     let validation: Vec<Batch> = (0..VALIDATION_BATCHES).map(|_| validation.next_batch()).collect::<Result<_>>()?;
     let batches = Packer::new(recipe, stage, Split::Train, progress.next_sample)?.stream(stage.steps - progress.steps);
-    let mut log = OpenOptions::new().create(true).append(true).open(settings.out.join("log.jsonl"))?;
+    let mut log = OpenOptions::new().create(true).append(true).open(settings.out.join(plot::LOG_FILE))?;
     let (mut losses, mut samples) = (Vec::new(), 0);
     let (mut saved, mut logged) = (Instant::now(), Instant::now());
     for step in progress.steps..stage.steps {
@@ -319,11 +319,6 @@ impl Tables {
         }
         (loss, counts.into_iter().map(|(kind, (right, all))| (kind, right / all)).collect())
     }
-}
-
-/// The folder of a run's log.
-pub fn log_path(out: &Path) -> PathBuf {
-    out.join("log.jsonl")
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `cargo xtask demo`.
 
-use crate::packages::{self, Backends};
 use crate::process::{self, command};
-use crate::{checkpoints, system};
+use crate::wasm::Backends;
+use crate::{checkpoints, packages, system};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::path::PathBuf;

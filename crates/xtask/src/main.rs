@@ -13,9 +13,9 @@ mod wasm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use packages::Backends;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use wasm::Backends;
 
 #[derive(Parser)]
 #[command(about = "Build, demo and test automation of Qwen-VL Web")]

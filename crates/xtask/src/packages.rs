@@ -1,19 +1,11 @@
 //! The npm package, its tarball, and the demo page.
 
 use crate::process::{command, root, run, target_dir};
-use crate::{system, wasm};
+use crate::system;
+use crate::wasm::{self, Backends};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// The wasm modules of a build.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Backends {
-    /// WebGPU alone. If the CPU fallback is not built, a module stands in for it that throws an error.
-    WebGpu,
-    /// WebGPU and the CPU fallback.
-    All,
-}
 
 /// Builds `web/dist`: wasm and TypeScript.
 pub fn build(backends: Backends) -> Result<()> {

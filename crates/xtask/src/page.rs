@@ -1,8 +1,8 @@
 //! The demo page as it is published, its pictures, and its audit.
 
-use crate::packages::{self, Backends};
 use crate::process::{command, root, run};
-use crate::{checkpoints, system};
+use crate::wasm::Backends;
+use crate::{checkpoints, packages, system};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};

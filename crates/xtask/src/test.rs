@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must pass, cheapest first.
 
-use crate::packages::Backends;
 use crate::process::{command, installed, processor_time, root, run as run_command, target_dir};
+use crate::wasm::Backends;
 use crate::{checkpoints, lint, packages, page, system};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};

@@ -1,6 +1,5 @@
 //! The wasm modules of the npm package: cargo, wasm-bindgen, wasm-opt, and a report of their sizes.
 
-use crate::packages::Backends;
 use crate::process::{command, output, root, run, target_dir};
 use crate::system;
 use anyhow::{Context, Result};
@@ -10,6 +9,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use wasmparser::{KnownCustom, Name, Parser, Payload, TypeRef};
+
+/// The wasm modules of a build.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Backends {
+    /// WebGPU alone. If the CPU fallback is not built, a module stands in for it that throws an error.
+    WebGpu,
+    /// WebGPU and the CPU fallback.
+    All,
+}
 
 /// The wasm module of WebGPU.
 const WEBGPU: &str = "qwen_vl_web";

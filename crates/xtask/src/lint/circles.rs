@@ -314,6 +314,11 @@ mod tests {
     }
 
     #[test]
+    fn this_repository_has_no_circles() {
+        check().unwrap();
+    }
+
+    #[test]
     fn reads_use_trees() {
         let paths = flatten("crate::{a::{self, B as C}, d::E, f::*};");
         let joined: Vec<String> = paths.iter().map(|path| path.join("::")).collect();
