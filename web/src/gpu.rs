@@ -3,23 +3,23 @@
 use crate::types::{Adapter, LoadOptions, parsed};
 use js_sys::{Array, Function, Promise};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{Gpu, GpuOptions, RuntimeError};
+use qwen_vl_runtime::{DeviceHandle, Gpu, GpuOptions, RuntimeError, choose};
 use std::future::Future;
 use wasm_bindgen::JsValue;
+use wasm_bindgen_futures::future_to_promise;
 
 pub(crate) use qwen_vl_runtime::{Model, ModelLoader};
 
 /// Destroys the device of a model.
-pub(crate) type Handle = Box<dyn Fn()>;
+pub(crate) type Handle = DeviceHandle;
 
 pub(crate) fn handle(model: &Model) -> Handle {
-    let device = model.gpu().device().clone();
-    Box::new(move || device.destroy())
+    model.gpu().handle()
 }
 
-/// Destroys the device while a call uses the model: its GPU work fails at once.
+/// Destroys the device while a call uses the model: its reads end first, and the call fails at once.
 pub(crate) fn destroy_device(handle: &Handle) {
-    handle();
+    handle.destroy();
 }
 
 /// Allocates a model. Before that, `compile` receives the WGSL of its kernels, if there are any.
@@ -33,9 +33,13 @@ pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, compile: &
         browser_subgroups: options.subgroups,
         ..GpuOptions::default()
     };
-    let gpu = Gpu::request(gpu_options).await?;
+    let mut gpu = Gpu::request(gpu_options).await?;
+    if gpu_options.kernels.is_none() {
+        choose(&mut gpu, gpu_options.precision).await?;
+    }
     Model::note_kernels(&gpu, &manifest, model_options)?;
-    let shaders: Array = gpu.uncompiled().iter().map(|source| JsValue::from_str(source)).collect();
+    let shaders: Array =
+        gpu.uncompiled().into_iter().map(|shader| Array::of2(&shader.label.into(), &JsValue::from_str(&shader.source))).collect();
     // Kernels that could not be compiled ahead are compiled at their first use.
     let _ = compile.call1(&JsValue::UNDEFINED, &shaders);
     ModelLoader::new(gpu, manifest, model_options)
@@ -43,6 +47,14 @@ pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, compile: &
 
 /// Resolves when the GPU has processed everything written so far.
 pub(crate) fn drained(loader: &ModelLoader) -> Promise {
+    if let Some(model) = loader.model() {
+        // Its allocations are included.
+        let drained = model.gpu().drained();
+        return future_to_promise(async move {
+            drained.await;
+            Ok(JsValue::UNDEFINED)
+        });
+    }
     Promise::new(&mut |resolve: Function, _| {
         loader.queue().on_submitted_work_done(move || {
             // Resolving a promise cannot fail.

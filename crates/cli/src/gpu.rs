@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use qwen_vl_runtime::{Gpu, GpuOptions, Kernels, Precision};
+use qwen_vl_runtime::{Gpu, GpuOptions, Kernels, Precision, choose};
 
 /// Choice of kernels.
 #[derive(Args)]
@@ -19,6 +19,12 @@ impl GpuArgs {
     /// Creates a device; with `timestamps`, one that reports times of the GPU's clock.
     pub fn request(&self, timestamps: bool) -> Result<Gpu> {
         let options = GpuOptions { kernels: self.kernels, precision: self.precision, timestamps, ..GpuOptions::default() };
-        Ok(pollster::block_on(Gpu::request(options))?)
+        pollster::block_on(async {
+            let mut gpu = Gpu::request(options).await?;
+            if self.kernels.is_none() {
+                choose(&mut gpu, self.precision).await?;
+            }
+            Ok(gpu)
+        })
     }
 }

@@ -1,42 +1,42 @@
-//! A prepared launch of a kernel.
+//! Prepared launches of kernels.
 
 use crate::Gpu;
-use crate::gpu::Pipelines;
+use crate::pipelines::Pipelines;
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-/// What changes from launch to launch, as every kernel sees it: `struct Step` in the shaders.
+/// The part of a launch that changes from step to step: `struct Step` in the shaders.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {
-    /// Rows (positions, patches or queries) in this launch.
+    /// Rows of the launch: positions, patches or queries.
     pub rows: u32,
     /// Position of the first row in the sequence; 0 outside the decoder.
     pub start: u32,
-    /// Keys that attention looks at: all positions up to and including this launch's.
+    /// Number of keys of attention: all positions up to the last of this launch.
     pub keys: u32,
-    /// Fills the uniform up to 16 bytes.
+    /// Pads the uniform to 16 bytes.
     pub reserved: u32,
 }
 
-/// The WGSL side of [`Step`], at binding 0 of the kernels that use it.
+/// WGSL of [`Step`], at binding 0 of the kernels that use it.
 pub(crate) const STEP_WGSL: &str = "\
 struct Step { rows: u32, start: u32, keys: u32, reserved: u32 }
 @group(0) @binding(0) var<uniform> step: Step;
 ";
 
-/// The numbers of a launch that never change, as a second uniform: `sizes.name` in the shader.
+/// The fixed numbers of a launch, in a second uniform: `sizes.name` in the shader.
 ///
-/// They are not constants in the source because a pipeline takes longer to compile than to run (seconds on a software adapter), and most
-/// launches of a model differ in nothing else. What shapes the code (a weight's scheme, vectors of a head) does stand in the source.
+/// They are not constants in the source because compiling a pipeline takes longer than running it (seconds on a software adapter), and most
+/// launches of a model differ only in these numbers. Only values that change the generated code (scheme, head size) are compiled in.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     members: String,
     words: Vec<u32>,
 }
 
-/// Where the kernels find [`Sizes`].
+/// Binding of [`Sizes`].
 const SIZES_BINDING: u32 = 7;
 
 impl Sizes {
@@ -59,22 +59,17 @@ impl Sizes {
     }
 }
 
-/// The uniform that holds the [`Step`] of one plan.
+/// The uniform with the [`Step`] of one plan.
 #[derive(Debug, Clone)]
 pub struct StepBuffer(wgpu::Buffer);
 
 impl StepBuffer {
-    /// A uniform of all zeros.
+    /// Allocates a uniform of zeros.
     pub fn new(gpu: &Gpu) -> Self {
-        Self(gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("step"),
-            size: size_of::<Step>() as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        }))
+        Self(gpu.uniform("step", size_of::<Step>()))
     }
 
-    /// Takes effect before the next submission.
+    /// Writes the uniform before the next submission.
     pub fn write(&self, gpu: &Gpu, rows: usize, start: usize, keys: usize) {
         let step = Step { rows: rows as u32, start: start as u32, keys: keys as u32, reserved: 0 };
         gpu.queue().write_buffer(&self.0, 0, bytemuck::bytes_of(&step));
@@ -84,9 +79,9 @@ impl StepBuffer {
 /// Workgroups of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grid {
-    /// Always the same.
+    /// The same for all steps.
     Fixed([u32; 3]),
-    /// `y` grows with the rows of the step: one workgroup for `tile` rows.
+    /// One workgroup along y for each `tile` rows of the step.
     Rows {
         /// Rows of one workgroup.
         tile: u32,
@@ -98,40 +93,40 @@ pub enum Grid {
 }
 
 impl Grid {
-    /// A one-dimensional launch of `count` workgroups, folded into two dimensions where it passes WebGPU's 65,535.
-    /// The shader finds its index as `x + y * num_workgroups.x` and checks it against its own bound.
+    /// Returns the grid of a one-dimensional launch, folded into two dimensions if `count` passes WebGPU's 65,535. The index of a workgroup
+    /// is `x + y * num_workgroups.x`; the shader checks it against its bound.
     pub(crate) fn linear(count: u32) -> Self {
         let x = count.min(65_535);
         Self::Fixed([x, count.div_ceil(x), 1])
     }
 }
 
-/// A kernel with its buffers, ready to be launched any number of times.
+/// A kernel with its buffers, which can be launched any number of times.
 pub struct Dispatch {
     label: &'static str,
     source: Arc<str>,
     sizes: Vec<u32>,
     /// Storage buffers with their bindings.
     buffers: Vec<(u32, wgpu::Buffer)>,
-    /// The step, where the source uses it, and the sizes.
+    /// The step, if the source uses it, and the sizes.
     uniforms: Vec<(u32, wgpu::Buffer)>,
     grid: Grid,
     pipelines: Pipelines,
     linked: OnceCell<Linked>,
 }
 
-/// A [`Dispatch`] as the device sees it.
+/// The device objects of a [`Dispatch`].
 struct Linked {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
 }
 
-/// A launch as plain data, so that it can be repeated without this library, on another WebGPU.
+/// A launch as plain data, so that another program can repeat it on its own WebGPU device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Launch {
-    /// The kernel's name.
+    /// Name of the kernel.
     pub label: &'static str,
-    /// WGSL with entry point `main`. Binding 0 is the [`Step`] uniform where the source has one.
+    /// WGSL with entry point `main`. Binding 0 is the [`Step`] uniform, if the source has one.
     pub source: String,
     /// Words of the uniform at binding 7.
     pub sizes: Vec<u32>,
@@ -142,8 +137,7 @@ pub struct Launch {
 }
 
 impl Dispatch {
-    /// Binds `sizes` and `buffers` to a kernel; `step` is given where the source uses it. Its pipeline is compiled by [`Gpu::compile`] or at the
-    /// first launch.
+    /// Binds `sizes` and `buffers` to a kernel, and `step` if the source uses it. [`Gpu::compile`] or the first launch compiles the pipeline.
     pub(crate) fn new<'a>(
         gpu: &Gpu,
         label: &'static str,
@@ -154,10 +148,11 @@ impl Dispatch {
         grid: Grid,
     ) -> Self {
         let pipelines = gpu.pipeline_cache().clone();
-        let source = pipelines.want(label, format!("{}{STEP_WGSL}{}{source}", gpu.kernels().enables(), sizes.wgsl()));
+        let (kernels, wgsl) = (gpu.kernels(), sizes.wgsl());
+        let source = pipelines.register(format!("{label} {}", kernels.label()), format!("{}{STEP_WGSL}{wgsl}{source}", kernels.enables()));
         let buffers: Vec<_> = buffers.into_iter().map(|(binding, buffer)| (binding, buffer.clone())).collect();
         let mut uniforms: Vec<_> = step.map(|step| (0, step.0.clone())).into_iter().collect();
-        uniforms.push((SIZES_BINDING, gpu.uniform(&sizes.words)));
+        uniforms.push((SIZES_BINDING, gpu.constant_uniform(&sizes.words)));
         Self { label, source, sizes: sizes.words, buffers, uniforms, grid, pipelines, linked: OnceCell::new() }
     }
 
@@ -179,14 +174,14 @@ impl Dispatch {
         })
     }
 
-    /// This launch for `rows` rows as plain data.
+    /// Returns this launch for `rows` rows as plain data.
     pub fn describe(&self, rows: usize) -> Launch {
         let buffers = self.buffers.iter().map(|(binding, buffer)| (*binding, buffer.size())).collect();
         let (sizes, workgroups) = (self.sizes.clone(), self.workgroups(rows));
         Launch { label: self.label, source: self.source.to_string(), sizes, buffers, workgroups }
     }
 
-    /// The kernel's name.
+    /// Returns the name of the kernel.
     pub fn label(&self) -> &'static str {
         self.label
     }
@@ -199,8 +194,8 @@ impl Dispatch {
     }
 }
 
-/// Encodes launches, in order, into one compute pass; each sees what those before it wrote.
-/// `rows` must be the rows that the step buffer will hold when the encoder is submitted.
+/// Encodes launches in order into one compute pass; each reads the results of those before it. `rows` must equal the rows in the step buffer
+/// when the encoder is submitted.
 pub fn encode<'a>(encoder: &mut wgpu::CommandEncoder, dispatches: impl IntoIterator<Item = &'a Dispatch>, rows: usize) {
     let mut pass = encoder.begin_compute_pass(&Default::default());
     for dispatch in dispatches {

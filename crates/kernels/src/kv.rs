@@ -1,16 +1,16 @@
-//! The cache of keys and values of a decoder's layer.
+//! The KV cache of one decoder layer.
 
 use crate::{Gpu, GpuError, size};
 
-/// How keys and values are kept.
+/// Number format of the KV cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KvFormat {
-    /// 4 bytes a value: what the goldens are held to.
+    /// 4 bytes per value. The goldens are compared in this format.
     #[default]
     F32,
-    /// 2 bytes a value. Packed by hand, so that it needs no feature.
+    /// 2 bytes per value. The shaders pack them, so that no feature is needed.
     F16,
-    /// 1 byte a value, and an f32 scale for each head of a position: the largest of its values becomes 127.
+    /// 1 byte per value, and one f32 scale for each head of a position, which maps its largest magnitude to 127.
     Q8,
 }
 
@@ -22,13 +22,13 @@ impl std::str::FromStr for KvFormat {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "q8" => Ok(Self::Q8),
-            _ => Err(format!("`{name}` is no format of the KV cache, expected f32, f16 or q8")),
+            _ => Err(format!("unknown format `{name}` of the KV cache, expected f32, f16 or q8")),
         }
     }
 }
 
 impl KvFormat {
-    /// WGSL type of four values.
+    /// Returns the WGSL type of four values.
     pub(crate) fn element(self) -> &'static str {
         match self {
             Self::F32 => "vec4<f32>",
@@ -37,7 +37,7 @@ impl KvFormat {
         }
     }
 
-    /// Bytes of four values.
+    /// Returns the bytes of four values.
     fn element_bytes(self) -> usize {
         match self {
             Self::F32 => 16,
@@ -46,7 +46,8 @@ impl KvFormat {
         }
     }
 
-    /// WGSL `NAME_vector(at)`, four values, and `NAME_scale(key, head)`, for a binding `NAME` whose uniform has `NAME_stride`.
+    /// Returns WGSL that defines `NAME_vector(at)`, four values, and `NAME_scale(key, head)` for a binding `NAME`; `sizes` has
+    /// `NAME_stride`.
     pub(crate) fn wgsl_load(self, name: &str) -> String {
         let vector = match self {
             Self::F32 => format!("{name}[at]"),
@@ -63,7 +64,7 @@ impl KvFormat {
         )
     }
 
-    /// WGSL `store_NAME(at, value)`: four values as they are cached; with a scale they are divided by it before.
+    /// Returns WGSL that defines `store_NAME(at, value)` for four values. In a format with scales the caller divides them by the scale.
     pub(crate) fn wgsl_store(self, name: &str) -> String {
         let stored = match self {
             Self::F32 => "value",
@@ -74,45 +75,48 @@ impl KvFormat {
     }
 }
 
-/// Keys or values of one layer: `[context, heads * head_dim]`.
+/// Keys or values of one layer, `[context, heads * head_dim]`.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    /// Rows of positions, a stride apart.
+    /// One row per position.
     pub buffer: wgpu::Buffer,
-    /// Heads of a position.
+    /// Number of heads.
     pub heads: usize,
-    /// Values of a head: a multiple of 8.
+    /// Width of a head: a multiple of 8.
     pub head_dim: usize,
-    /// How they are kept.
+    /// Number format.
     pub format: KvFormat,
 }
 
 impl KvCache {
-    /// A cache of zeros for `context` positions.
+    /// Allocates a cache of zeros for `context` positions.
+    ///
+    /// # Panics
+    /// If `head_dim` is not a multiple of 8, which a validated configuration excludes.
     pub fn new(gpu: &Gpu, label: &str, context: usize, heads: usize, head_dim: usize, format: KvFormat) -> Result<Self, GpuError> {
         assert!(head_dim.is_multiple_of(8), "heads of {head_dim} values");
         let buffer = gpu.storage(label, Self::size(context, heads, head_dim, format))?;
         Ok(Self { buffer, heads, head_dim, format })
     }
 
-    /// Bytes of `context` positions.
+    /// Returns the bytes of `context` positions.
     pub fn size(context: usize, heads: usize, head_dim: usize, format: KvFormat) -> u64 {
         let scales = if format == KvFormat::Q8 { heads as u64 } else { 0 };
         let elements = (size::product(&[heads, head_dim]) / 4).saturating_add(scales);
         size::product(&[context, format.element_bytes()]).saturating_mul(elements)
     }
 
-    /// Bytes of the first `positions`.
+    /// Returns the bytes of the first `positions`.
     pub fn bytes(&self, positions: usize) -> u64 {
         Self::size(positions, self.heads, self.head_dim, self.format)
     }
 
-    /// Distance of two positions in elements: four values each, and behind them a scale for each head where the format has them.
+    /// Returns the distance of two positions in elements: the vectors of four values, then the scales of the heads, if any.
     pub(crate) fn stride(&self) -> usize {
         (self.bytes(1) / self.format.element_bytes() as u64) as usize
     }
 
-    /// Reads the first `positions` back as f32, `[positions, heads * head_dim]`.
+    /// Reads the first `positions` as f32, `[positions, heads * head_dim]`.
     pub async fn read(&self, gpu: &Gpu, positions: usize) -> Result<Vec<f32>, GpuError> {
         let bytes = gpu.read(&self.buffer, 0, self.bytes(positions)).await?;
         let width = self.heads * self.head_dim;

@@ -1,26 +1,32 @@
-//! The compute kernels of Qwen-VL Web: every WGSL file, its launch code and its oracle side by side.
+//! The compute kernels of Qwen-VL Web: every WGSL file with its launch code and its oracle.
 //!
 //! Conventions:
-//! - Activations are f32 matrices `[rows, cols]` whose rows are [`qwen_vl_format::padded`] to a multiple of 32 values; the padding is
-//!   zero from the start (WebGPU clears buffers) and kernels keep it zero, so that inner products run over whole vectors.
-//! - Weights are [`Weight`]s: one buffer of codes (and one of scales) for each slice of rows.
-//! - What changes from launch to launch is one uniform, [`Step`]; all else is fixed when a [`Dispatch`] is made, so that bind groups
-//!   are built once.
+//! - Activations are f32 matrices `[rows, cols]` whose rows are [`qwen_vl_format::padded`] to a multiple of 32 values. WebGPU clears buffers
+//!   and kernels keep the padding zero, so that inner products run over whole vectors.
+//! - A [`Weight`] has one buffer of values or codes, and one of scales, for each slice of rows.
+//! - One uniform, [`Step`], changes from launch to launch. Everything else is fixed when a [`Dispatch`] is created, so that bind groups are
+//!   created once.
 //! - Every kernel runs at WebGPU's default limits: 8 storage buffers, 16 KiB of workgroup memory, 256 invocations. Optional features are
-//!   used where an adapter has them and a measurement says so; each kernel has a variant that needs none.
-//! - An oracle is ordinary code in plain loops, accumulating in f64; tests and benches use it.
+//!   used if the adapter has them and they measure faster; each kernel has a variant without them.
+//! - An oracle computes the same result in plain loops and sums in f64. Tests and the check at load use it.
+//! - A dimension of a matrix is a `usize`, a size in bytes a `u64` from [`size`].
 
 pub mod add;
 pub mod argmax;
 pub mod attention;
+mod buffers;
 mod choice;
+mod device;
 mod dispatch;
 pub mod embedding;
-mod gpu;
+mod error;
+mod kernel_set;
 pub mod known_answers;
 mod kv;
 pub mod matmul;
 pub mod norm;
+mod pipelines;
+mod readback;
 pub mod rotary;
 pub mod sample;
 pub mod size;
@@ -28,8 +34,13 @@ pub mod timing;
 mod weight;
 mod wgsl;
 
-pub use choice::{Kernels, Precision};
+pub use buffers::{Activation, Temporary};
+pub use choice::choose;
+pub use device::{DeviceHandle, Gpu, GpuOptions};
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
-pub use gpu::{Activation, Gpu, GpuError, GpuOptions, PendingRead, Temporary};
+pub use error::GpuError;
+pub use kernel_set::{Kernels, Precision};
 pub use kv::{KvCache, KvFormat};
+pub use pipelines::Shader;
+pub use readback::PendingRead;
 pub use weight::{Weight, WeightPart};

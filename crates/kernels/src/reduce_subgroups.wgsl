@@ -1,5 +1,6 @@
-// The same as reduce_tree.wgsl by subgroups of any size (a power of two): first in each, then over what each of them has. Takes it that a
-// subgroup's lanes are consecutive, as they are everywhere in workgroups of one dimension; known answers would tell where they are not.
+// The reductions of reduce_tree.wgsl by subgroups of any size (a power of two): first in each subgroup, then over the subgroups' results.
+// Assumes that a subgroup's lanes are consecutive (true on all known drivers for one-dimensional workgroups); the self-check at load detects
+// drivers where they are not.
 
 struct Lane {
   @builtin(local_invocation_index) index: u32,
@@ -7,7 +8,7 @@ struct Lane {
   @builtin(subgroup_size) subgroup_size: u32
 }
 
-// How many subgroups there are; one, not full, where it is larger than the workgroup.
+// Number of subgroups: one, partly filled, if the subgroup is larger than the workgroup.
 fn subgroups(lane: Lane) -> u32 {
   return max(LANES / lane.subgroup_size, 1u);
 }

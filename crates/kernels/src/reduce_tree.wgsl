@@ -1,4 +1,4 @@
-// What a workgroup of LANES has together (see reduce.wgsl), by halves.
+// Reductions over a workgroup of LANES (see reduce.wgsl) in a binary tree.
 
 struct Lane {
   @builtin(local_invocation_index) index: u32

@@ -5,23 +5,23 @@ use crate::{Gpu, GpuError, size};
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::EncodedRows;
 
-/// A weight matrix `[rows, cols]`, as slices of rows that each fit one binding.
+/// A weight matrix `[rows, cols]` in slices of rows, each of which fits one binding.
 #[derive(Debug, Clone)]
 pub struct Weight {
-    /// How it is stored.
+    /// Storage scheme.
     pub scheme: Scheme,
     /// Output features.
     pub rows: usize,
     /// Input features.
     pub cols: usize,
-    /// The slices, from row 0 on.
+    /// The slices in the order of their rows.
     pub parts: Vec<WeightPart>,
 }
 
 /// A slice of rows of a [`Weight`].
 #[derive(Debug, Clone)]
 pub struct WeightPart {
-    /// Rows of this slice; a multiple of 32 except in the last.
+    /// Rows of this slice: a multiple of 32 except in the last slice.
     pub rows: usize,
     /// Values or codes, row after row.
     pub data: wgpu::Buffer,
@@ -30,7 +30,7 @@ pub struct WeightPart {
 }
 
 impl Weight {
-    /// Allocates a weight without contents; `part_rows` are the rows of its slices.
+    /// Allocates a weight of zeros; `part_rows` are the rows of its slices.
     pub fn allocate(gpu: &Gpu, label: &str, scheme: Scheme, cols: usize, part_rows: &[usize]) -> Result<Self, GpuError> {
         let parts = part_rows
             .iter()
@@ -44,7 +44,7 @@ impl Weight {
         Ok(Self { scheme, rows: part_rows.iter().sum(), cols, parts })
     }
 
-    /// A weight of one part from encoded rows; for tests and benches.
+    /// Allocates a weight of one slice with encoded rows, for tests.
     pub fn upload(gpu: &Gpu, scheme: Scheme, encoded: &EncodedRows, cols: usize) -> Result<Self, GpuError> {
         let rows = encoded.data.len() / scheme.row_data_bytes(cols);
         let weight = Self::allocate(gpu, "weight", scheme, cols, &[rows])?;
@@ -55,7 +55,7 @@ impl Weight {
         Ok(weight)
     }
 
-    /// First row of each part, with the part.
+    /// Returns each slice with its first row.
     pub fn parts_from(&self) -> impl Iterator<Item = (usize, &WeightPart)> {
         self.parts.iter().scan(0, |next, part| {
             let first = *next;
@@ -64,8 +64,8 @@ impl Weight {
         })
     }
 
-    /// WGSL that declares this weight at bindings `binding` and `binding + 1` and defines
-    /// `load_block(row, block, blocks)`, `load_quarter(row, block, blocks, quarter)` and `block_dot(row, block, blocks, x0 … x7)`.
+    /// Returns WGSL that declares this weight at bindings `binding` and `binding + 1` and defines `load_block(row, block, blocks)`,
+    /// `load_quarter(row, block, blocks, quarter)` and `block_dot(row, block, blocks, x0 … x7)`.
     pub(crate) fn wgsl(&self, binding: u32) -> String {
         let (name, source, group_size) = match self.scheme {
             Scheme::F32 => ("f32", wgsl!("weight_f32.wgsl"), 32),
@@ -97,7 +97,7 @@ impl Weight {
 }
 
 impl WeightPart {
-    /// The bindings that [`Weight::wgsl`] declares.
+    /// Returns the bindings that [`Weight::wgsl`] declares.
     pub(crate) fn bindings(&self, binding: u32) -> impl Iterator<Item = (u32, &wgpu::Buffer)> {
         std::iter::once((binding, &self.data)).chain(self.scales.iter().map(move |scales| (binding + 1, scales)))
     }

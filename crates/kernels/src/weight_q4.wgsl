@@ -1,6 +1,6 @@
 // Eight nibbles to a word (low nibbles of the four bytes first), four words to an element: a block is one element.
-// EVEN: a nibble n stands for t = n - 8 scales (int4). Otherwise (q4) for floor(t * (10.75 + 0.078125 t^2) + 0.5), the format's Q4_VALUES;
-// every step of that is exact in f32.
+// EVEN (int4): the value of a nibble n is t = n - 8. Otherwise (q4) it is floor(t * (10.75 + 0.078125 t^2) + 0.5), the format's Q4_VALUES;
+// every step of this is exact in f32. The scale multiplies it.
 fn values(nibbles: u32) -> vec4<f32> {
   let t = vec4<f32>(unpack4xU8(nibbles)) - 8.0;
   if (EVEN) {
@@ -26,7 +26,7 @@ fn load_quarter(row: u32, block: u32, blocks: u32, quarter: u32) -> array<vec4<f
   return array<vec4<f32>, 2>(values(codes & 0x0f0f0f0fu) * scale, values((codes >> 4u) & 0x0f0f0f0fu) * scale);
 }
 
-// Inner product of a block with eight vectors. The scale is multiplied once.
+// Inner product of a block with eight vectors; the scale multiplies the sum.
 fn block_dot(
   row: u32, block: u32, blocks: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>,
   x6: vec4<f32>, x7: vec4<f32>
@@ -39,7 +39,7 @@ fn block_dot(
   return (sum.x + sum.y + sum.z + sum.w) * block_scale(row, block, blocks);
 }
 
-// A block as 32 signed codes, four to a word; block_scale is to be multiplied.
+// A block as 32 signed codes, four to a word, without the factor block_scale.
 fn load_codes(row: u32, block: u32, blocks: u32) -> array<vec4<u32>, 2> {
   let codes = weight_data[row * blocks + block];
   let low = codes & vec4<u32>(0x0f0f0f0fu);

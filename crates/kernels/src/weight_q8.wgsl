@@ -20,7 +20,7 @@ fn load_quarter(row: u32, block: u32, blocks: u32, quarter: u32) -> array<vec4<f
     vec4<f32>(unpack4xI8(weight_data[at][word])) * scale, vec4<f32>(unpack4xI8(weight_data[at][word + 1u])) * scale);
 }
 
-// A block as 32 signed codes, four to a word; block_scale is to be multiplied.
+// A block as 32 signed codes, four to a word, without the factor block_scale.
 fn load_codes(row: u32, block: u32, blocks: u32) -> array<vec4<u32>, 2> {
   let at = (row * blocks + block) * 2u;
   return array<vec4<u32>, 2>(weight_data[at], weight_data[at + 1u]);

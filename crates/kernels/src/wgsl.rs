@@ -1,7 +1,7 @@
-//! Shader sources: as they ship, and loops that must not be loops.
+//! Shader sources: stripped at compile time and unrolled at run time.
 
-/// The code of a WGSL file beside the caller, without its lines of comment and its indentation: every page downloads it, and a third of
-/// the compressed bytes would be those.
+/// Expands to the code of a WGSL file next to the caller, without comment lines and indentation: every page downloads it, and these would be
+/// a third of the compressed bytes.
 macro_rules! wgsl {
     ($file:literal) => {{
         const SOURCE: &[u8] = include_str!($file).as_bytes();
@@ -17,7 +17,7 @@ macro_rules! wgsl {
 }
 pub(crate) use wgsl;
 
-/// `source` without its lines of comment and its indentation, and the length of that.
+/// Returns `source` without comment lines and indentation, and its length.
 pub(crate) const fn strip<const N: usize>(source: &[u8]) -> ([u8; N], usize) {
     let (mut code, mut length) = ([0; N], 0);
     let mut rest = source;
@@ -41,9 +41,9 @@ pub(crate) const fn strip<const N: usize>(source: &[u8]) -> ([u8; N], usize) {
     (code, length)
 }
 
-/// Repeats lines of WGSL: a line with `$a` stands for as many lines as `counts` says of `a`, with its numbers in the place of `$a`.
+/// Unrolls lines of WGSL: a line with `$a` becomes one line for each number below the count of `a`, with the number in place of `$a`.
 ///
-/// Arrays that a loop indexes live in memory on some adapters; sums in variables with names of their own stay in registers everywhere.
+/// Some adapters keep an array that a loop indexes in memory. Separate variables stay in registers on all adapters.
 pub(crate) fn unroll(source: &str, counts: &[(char, usize)]) -> String {
     let mut lines: Vec<String> = source.lines().map(str::to_owned).collect();
     for (name, count) in counts {

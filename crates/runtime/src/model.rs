@@ -83,7 +83,7 @@ impl Model {
     /// takes some adapters seconds.
     pub fn note_kernels(gpu: &Gpu, manifest: &Manifest, options: ModelOptions) -> Result<(), RuntimeError> {
         let options = options.checked()?;
-        gpu.rehearse(|gpu| Parts::new(gpu, &manifest.config, options, &Weights::allocate(gpu, &manifest.tensors)?)).map(|_| ())
+        gpu.dry_run(|gpu| Parts::new(gpu, &manifest.config, options, &Weights::allocate(gpu, &manifest.tensors)?)).map(|_| ())
     }
 
     pub(crate) fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {

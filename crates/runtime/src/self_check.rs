@@ -7,8 +7,6 @@ use qwen_vl_format::{Manifest, Scheme, TensorKind, TensorSpec};
 use qwen_vl_kernels::known_answers::{self, Checked, Difference};
 use std::ops::ControlFlow;
 
-/// Largest error of a known answer, relative to the largest answer: 8-bit activations cost a hundredth.
-const KNOWN_ANSWERS_TOLERANCE: f32 = 0.05;
 /// Tokens of the comparison of the decoder's two plans.
 const TOKENS: usize = 5;
 /// Largest difference of two logits, in standard deviations of all logits. Orders of summation differ by 1e-4, half precision by less than
@@ -21,7 +19,7 @@ impl Model {
     pub async fn self_check(&mut self) -> Result<(), RuntimeError> {
         for kernel in checked_kernels(self.manifest()) {
             let Difference { worst, largest } = known_answers::difference(self.gpu(), &kernel).await?;
-            let bound = KNOWN_ANSWERS_TOLERANCE * largest;
+            let bound = known_answers::TOLERANCE * largest;
             if worst > bound {
                 return Err(RuntimeError::Incorrect { what: format!("known answers of {}", name(&kernel)), worst, bound });
             }

@@ -45,8 +45,11 @@ function hookAdapter(adapter: GPUAdapter, subgroups: boolean, onDevice: (device:
   };
 }
 
+/** Label and WGSL of a shader. */
+export type Shader = readonly [label: string, code: string];
+
 /** Compiles shaders with the entry point `main` ahead of an engine that will ask the device for their pipelines. Failures are left to it. */
-export async function compileAhead(device: GPUDevice, shaders: readonly string[]): Promise<void> {
+export async function compileAhead(device: GPUDevice, shaders: readonly Shader[]): Promise<void> {
   const sources = new Map<GPUShaderModule, string>();
   const pipelines = new Map<string, GPUComputePipeline>();
   const createModule = device.createShaderModule.bind(device);
@@ -65,10 +68,10 @@ export async function compileAhead(device: GPUDevice, shaders: readonly string[]
     return ready ?? createPipeline(descriptor);
   };
   await Promise.all(
-    shaders.map(async (code) => {
+    shaders.map(async ([label, code]) => {
       try {
-        const compute = { module: createModule({ code }), entryPoint: "main" };
-        pipelines.set(code, await device.createComputePipelineAsync({ layout: "auto", compute }));
+        const compute = { module: createModule({ label, code }), entryPoint: "main" };
+        pipelines.set(code, await device.createComputePipelineAsync({ label, layout: "auto", compute }));
       } catch {
         // The engine will meet the same error, and report it.
       }

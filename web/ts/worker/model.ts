@@ -5,7 +5,7 @@ import type { Backend, EngineOptions } from "../wire/protocol.js";
 import type { Engine, Loader } from "../wasm/qwen_vl_web.js";
 import type { ShardSink } from "../weights/load.js";
 import type { Target } from "../weights/transfer.js";
-import { compileAhead, offersSubgroups, withDeviceHook } from "./compile.js";
+import { type Shader, compileAhead, offersSubgroups, withDeviceHook } from "./compile.js";
 import type { Edge } from "./edge.js";
 
 /** Work that waits for a gate to open, and then runs in order. */
@@ -61,7 +61,7 @@ export class Model implements ShardSink {
     let loader: Loader | undefined;
     let compiled = Promise.resolve();
     const createLoader = () =>
-      edge.Loader.create(manifest, { ...options, subgroups }, (shaders: readonly string[]) => {
+      edge.Loader.create(manifest, { ...options, subgroups }, (shaders: readonly Shader[]) => {
         if (device) compiled = compileAhead(device, shaders);
       });
     try {

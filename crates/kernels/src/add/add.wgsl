@@ -1,4 +1,4 @@
-// output = left + right, each rows x sizes.vectors vec4. A workgroup of 64 does one row. Dispatch: y = step.rows.
+// output = left + right, each rows x sizes.vectors vec4. A workgroup of 64 computes one row. Dispatch: y = step.rows.
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -4,10 +4,10 @@ use crate::dispatch::Sizes;
 use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
-/// `output = left + right` for all rows of the step.
+/// Prepares `output = left + right` for all rows of the step.
 ///
 /// # Shapes
-/// - all `[rows, cols]`; `output` is another buffer than the two others
+/// - `left`, `right`, `output`: `[rows, cols]`; `output` is a different buffer from the other two
 pub fn add(gpu: &Gpu, step: &StepBuffer, left: &Activation, right: &Activation, output: &Activation) -> Dispatch {
     assert!(left.cols == right.cols && left.cols == output.cols, "a sum keeps the columns");
     let source = [

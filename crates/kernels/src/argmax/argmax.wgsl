@@ -1,5 +1,5 @@
 // token[0] = index of the largest of sizes.cols logits, the lowest of equals; NOT_FINITE (all bits set) if any logit is NaN or infinite.
-// One workgroup of LANES. Only indices are shared, not the logits with them: workgroup memory of 4 bytes a lane.
+// One workgroup of LANES. It shares only indices, not logits: 4 bytes of workgroup memory per lane.
 
 const NOT_FINITE: u32 = 0xffffffffu;
 
@@ -11,7 +11,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   var value = logits[index];
   for (var i = lane; i < sizes.cols; i += LANES) {
     let logit = logits[i];
-    // On the bits: a compiler may assume that floats are never NaN.
+    // Tested on the bits: a compiler may assume that floats are never NaN.
     if ((bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u) {
       index = NOT_FINITE;
       break;

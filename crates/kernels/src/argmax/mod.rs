@@ -4,10 +4,10 @@ use crate::dispatch::Sizes;
 use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid};
 
-/// What [`argmax`] writes when a logit is NaN or infinite: no token has this id.
+/// Result of [`argmax`] if a logit is NaN or infinite. No token has this id.
 pub const NOT_FINITE: u32 = u32::MAX;
 
-/// Writes the index of the largest value of row 0 to `token`, the lowest one of equals, or [`NOT_FINITE`].
+/// Prepares a launch that writes the index of the largest value of row 0 to `token`, the lowest of equals, or [`NOT_FINITE`].
 ///
 /// # Shapes
 /// - `logits`: `[1, vocab]`, `token`: one u32

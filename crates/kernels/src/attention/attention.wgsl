@@ -1,18 +1,18 @@
 // output = softmax(q · kᵀ * sizes.scale) · v, head by head, in one pass over the keys (online softmax): no score matrix in memory.
-// sizes.causal: row m stands at position step.start + m and sees keys 0 ..= that position. Otherwise every row sees all step.keys keys.
+// sizes.causal: row m has position step.start + m and attends to keys 0 ..= that position. Otherwise every row attends to all step.keys keys.
 //
 // q, k, v, output  rows of sizes.*_stride elements of four values; head h begins at sizes.*_offset + h * vectors. k_vector and v_vector
-// unpack an element, k_scale and v_scale are what it was divided by
-// A workgroup of ROWS does as many rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then takes care of one row's
-// softmax, then sums values for 8 rows x PARTS vectors. Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
+// unpack an element; k_scale and v_scale are its factors
+// A workgroup of ROWS computes ROWS rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then computes the softmax of
+// one row, then sums values for 8 rows x PARTS vectors. Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
 // Dispatch: x = heads, y = ceil(step.rows / ROWS). Workgroup memory: 136 bytes * ROWS.
 
 const TILE: u32 = 32u;
-// One more than a tile, so that lanes that read a row each do not meet in one memory bank.
+// One more than a tile, so that lanes that each read a row use different memory banks.
 const STRIDE: u32 = 33u;
 
 var<workgroup> scores: array<f32, ROWS * STRIDE>;  // [ROWS][STRIDE]: scores, then probabilities
-var<workgroup> factors: array<f32, ROWS>;          // what the sums of a row are multiplied by
+var<workgroup> factors: array<f32, ROWS>;          // factor of the sums of a row
 
 fn dots(x: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(dot(x, a), dot(x, b), dot(x, c), dot(x, d));
@@ -27,8 +27,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let band = (lane >> 3u) * 8u;  // first of this lane's 8 rows
   let last_row = step.rows - 1u;
   let last_key = step.keys - 1u;
-  var keys = step.keys;      // that this workgroup looks at
-  var row_keys = step.keys;  // that row first + lane looks at
+  var keys = step.keys;      // of this workgroup
+  var row_keys = step.keys;  // of row first + lane
   if (sizes.causal != 0u) {
     keys = min(keys, step.start + first + ROWS);
     row_keys = step.start + min(first + lane, last_row) + 1u;
@@ -54,22 +54,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     scores[at + $ru * STRIDE + 3u] = score$r.w * scale.w;
     workgroupBarrier();
 
-    // Keys that the row does not see are left out by bounds: exp of a huge negative number differs by driver.
-    let seen = min(TILE, max(row_keys, tile) - tile);
+    // Bounds exclude the keys to which the row does not attend: exp of a huge negative number differs by driver.
+    let visible = min(TILE, max(row_keys, tile) - tile);
     let row = lane * STRIDE;
     var tile_largest = largest;
-    for (var j = 0u; j < seen; j++) {
+    for (var j = 0u; j < visible; j++) {
       tile_largest = max(tile_largest, scores[row + j]);
     }
     var correction = 1.0;
-    if (seen > 0u) {
+    if (visible > 0u) {
       correction = exp(largest - tile_largest);
       largest = tile_largest;
       total *= correction;
     }
     for (var j = 0u; j < TILE; j++) {
       var probability = 0.0;
-      if (j < seen) {
+      if (j < visible) {
         probability = exp(scores[row + j] - largest);
       }
       scores[row + j] = probability;
@@ -92,7 +92,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
   factors[lane] = 1.0 / total;
   workgroupBarrier();
-  // Only this copy is indexed, so that the sums themselves can stay in registers.
+  // Only this copy is indexed, so that the sums can stay in registers.
   var sums = array<vec4<f32>, 8u * PARTS>(
     acc$r_$p,
   );

@@ -1,8 +1,8 @@
-// The same for one row: output = softmax(q · kᵀ * sizes.scale) · v over all step.keys keys.
+// Attention of one row: output = softmax(q · kᵀ * sizes.scale) · v over all step.keys keys.
 //
-// A workgroup of LANES does one head, or one of SPLITS slices of the context for one head: for LANES keys at a time a lane scores one, then
-// lanes (group, vector) sum the values of every GROUPS-th key. With several slices the output is not the attention but, for each head and
-// slice, VECTORS sums and then its largest score and total: see merge.wgsl. Dispatch: x = heads, y = SPLITS. Workgroup memory:
+// A workgroup of LANES computes one head, or one of SPLITS slices of the context for one head. For LANES keys at a time each lane scores one
+// key; then lanes (group, vector) sum the values of every GROUPS-th key. With several slices the output is an intermediate result: for each
+// head and slice VECTORS sums, then the largest score and the total (see merge.wgsl). Dispatch: x = heads, y = SPLITS. Workgroup memory:
 // 16 bytes * VECTORS + 24 * LANES, see reduce.wgsl.
 
 const GROUPS: u32 = LANES / VECTORS;

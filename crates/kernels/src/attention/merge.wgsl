@@ -1,8 +1,8 @@
-// output = what the sizes.splits slices of the context give together, head by head: their sums, each times exp(its largest score - the largest of
-// all), over their totals likewise.
+// output = the attention of a row from sizes.splits slices of the context, head by head: the slices' sums divided by their totals, where sums
+// and totals of a slice are multiplied by exp(largest score of the slice - largest score of all slices).
 //
-// partial  heads x sizes.splits x (VECTORS sums, then largest and total), as decode.wgsl leaves it
-// A workgroup of VECTORS does one head. Dispatch: x = heads.
+// partial  heads x sizes.splits x (VECTORS sums, then largest score and total), the output of decode.wgsl
+// A workgroup of VECTORS computes one head. Dispatch: x = heads.
 
 @compute @workgroup_size(VECTORS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -1,4 +1,4 @@
-//! Attention: many queries ([`attention`], for the vision tower, the resampler and prefill) and one query ([`attention_decode`]).
+//! Attention of many rows ([`attention`], for the vision tower, the resampler and prefill) and of one row ([`attention_decode`]).
 
 pub mod oracle;
 
@@ -6,7 +6,7 @@ use crate::dispatch::Sizes;
 use crate::wgsl::{unroll, wgsl};
 use crate::{Activation, Dispatch, Gpu, Grid, Kernels, KvCache, KvFormat, StepBuffer, size};
 
-/// A slice of columns of activations that holds `heads × head_dim` values a row.
+/// A slice of `heads * head_dim` columns of activations.
 #[derive(Clone, Copy)]
 pub struct Heads<'a> {
     /// The rows.
@@ -15,12 +15,12 @@ pub struct Heads<'a> {
     pub first_col: usize,
 }
 
-/// Where keys or values come from.
+/// Source of keys or values.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
     /// Columns of activations.
     Rows(Heads<'a>),
-    /// A cache.
+    /// A KV cache.
     Cache(&'a KvCache),
 }
 
@@ -45,11 +45,11 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Distance of rows and first element, in elements of four values.
+    /// Returns the distance of two rows and the first element, in elements of four values.
     fn place(self) -> [usize; 2] {
         match self {
             Self::Rows(heads) => {
-                assert!(heads.first_col.is_multiple_of(4), "heads begin at a whole vector");
+                assert!(heads.first_col.is_multiple_of(4), "the first column is a multiple of 4");
                 [heads.rows.stride() / 4, heads.first_col / 4]
             }
             Self::Cache(cache) => [cache.stride(), 0],
@@ -63,26 +63,26 @@ impl<'a> Source<'a> {
 /// - `queries`, `output`: `[rows, heads * head_dim]`, `keys`, `values`: `[keys, heads * head_dim]`
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
-    /// Left operand.
+    /// Queries.
     pub queries: Heads<'a>,
-    /// Compared with the queries.
+    /// Keys.
     pub keys: Source<'a>,
-    /// Averaged.
+    /// Values.
     pub values: Source<'a>,
-    /// Another buffer than the three.
+    /// Result, in a different buffer from the operands.
     pub output: &'a Activation,
     /// Number of heads.
     pub heads: usize,
     /// Width of a head: a multiple of 4, at most 128.
     pub head_dim: usize,
-    /// Whether a row sees only keys up to its own position.
+    /// True if a row attends only to keys up to its own position.
     pub causal: bool,
 }
 
 impl Attention<'_> {
     fn source(&self, kernel: &str) -> String {
         assert!(self.head_dim.is_multiple_of(4) && self.head_dim <= 128, "heads of {} values", self.head_dim);
-        // Queries, keys and values are often one buffer: bound under three names, which is allowed as all are read-only.
+        // Queries, keys and values are often in one buffer. It is bound three times, which is valid because all bindings are read-only.
         let mut source = format!(
             "@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;\n\
              @group(0) @binding(2) var<storage, read> k: array<{}>;\n\
@@ -114,7 +114,7 @@ impl Attention<'_> {
     }
 }
 
-/// Attention for all rows of the step.
+/// Prepares the attention of all rows of the step.
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
     let Kernels { attention_rows: rows, attention_of_any_width: any, .. } = gpu.kernels();
     let parts = attention.head_dim.div_ceil(32);
@@ -127,7 +127,7 @@ pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Disp
     Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }
 
-/// Attention for row 0 alone, at the last position of the step.
+/// Prepares the attention of row 0, at the last position of the step.
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
     let source = attention.source(&decode_kernel(gpu, attention.head_dim, 1));
     let grid = Grid::Fixed([attention.heads as u32, 1, 1]);
@@ -144,15 +144,16 @@ fn decode_kernel(gpu: &Gpu, head_dim: usize, splits: usize) -> String {
 /// GPU.
 pub const SPLIT_KEYS: usize = 1024;
 
-/// Slices of the context in [`attention_split`].
+/// Number of slices of the context in [`attention_split`].
 const SPLITS: usize = 8;
 
-/// Bytes of the scratch of [`attention_split`].
+/// Returns the bytes of the scratch buffer of [`attention_split`].
 pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
     size::product(&[heads, SPLITS, head_dim / 4 + 1, 16])
 }
 
-/// [`attention_decode`] in slices of the context, for long ones: few heads do not fill a GPU. `partial` is of [`split_bytes`].
+/// Prepares [`attention_decode`] in slices of a long context, because one workgroup for each head does not fill a large GPU. `partial` has
+/// [`split_bytes`].
 pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, partial: &wgpu::Buffer) -> [Dispatch; 2] {
     let (heads, vectors) = (attention.heads as u32, attention.head_dim / 4);
     let source = attention.source(&decode_kernel(gpu, attention.head_dim, SPLITS));

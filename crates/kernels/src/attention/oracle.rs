@@ -1,6 +1,6 @@
 //! [`super::attention`] in plain loops.
 
-/// `softmax(queries · keysᵀ / √head_dim) · values`; with `causal_start`, row m sees keys `0 ..= causal_start + m`.
+/// Returns `softmax(queries · keysᵀ / √head_dim) · values`; with `causal_start`, row m attends to keys `0 ..= causal_start + m`.
 ///
 /// # Shapes
 /// - `queries`: `[rows, heads * head_dim]`, `keys`, `values`: `[keys, heads * head_dim]`, returns `[rows, heads * head_dim]`
@@ -8,10 +8,10 @@ pub fn attention(queries: &[f32], keys: &[f32], values: &[f32], heads: usize, he
     let width = heads * head_dim;
     let mut output = vec![0.0; queries.len()];
     for (m, query) in queries.chunks_exact(width).enumerate() {
-        let seen = causal_start.map_or(keys.len() / width, |start| start + m + 1);
+        let visible = causal_start.map_or(keys.len() / width, |start| start + m + 1);
         for head in 0..heads {
             let columns = head * head_dim..(head + 1) * head_dim;
-            let scores: Vec<f64> = (0..seen)
+            let scores: Vec<f64> = (0..visible)
                 .map(|key| {
                     let key = &keys[key * width..][columns.clone()];
                     let sum: f64 = query[columns.clone()].iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();

@@ -1,7 +1,7 @@
-// output[m] = weight[ids[m]] for the ids that this part of the matrix holds, sizes.first_row and the sizes.rows - 1 behind it.
+// output[m] = weight[ids[m]] for the ids in this slice of the matrix, sizes.first_row .. sizes.first_row + sizes.rows.
 //
 // ids  rows u32      output  rows x blocks*8 vec4      weight  rows x blocks*32, see weight_*.wgsl
-// A workgroup of 64 does one row, a lane a block of 32. Dispatch: y = step.rows.
+// A workgroup of 64 writes one row, each lane blocks of 32. Dispatch: y = step.rows.
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

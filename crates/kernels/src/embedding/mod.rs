@@ -4,12 +4,12 @@ use crate::dispatch::Sizes;
 use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer, Weight};
 
-/// Looks up the embedding of each id; one launch for each part of the matrix, each writing the rows whose ids it holds.
+/// Prepares the lookup of each id's embedding: one launch for each slice of the matrix, which writes the rows of the ids in that slice.
 ///
 /// # Shapes
 /// - `weight`: `[vocab, hidden]`, `ids`: `[rows]` u32, `output`: `[rows, hidden]`
 pub fn embedding(gpu: &Gpu, step: &StepBuffer, weight: &Weight, ids: &wgpu::Buffer, output: &Activation) -> Vec<Dispatch> {
-    assert_eq!(weight.cols, output.cols, "embeddings are of the decoder's width");
+    assert_eq!(weight.cols, output.cols, "embeddings have the width of the decoder");
     weight
         .parts_from()
         .map(|(first_row, part)| {

@@ -1,4 +1,4 @@
-// What happens to a product before it is stored. sizes.epilogue: 0 store, 1 add to what is there, 2 GELU, 3 SwiGLU over pairs of columns.
+// Operations on a product before it is stored. sizes.epilogue: 0 none, 1 adds the content of the output, 2 GELU, 3 SwiGLU over pairs of columns.
 
 // Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7. WGSL has no erf.
 fn erf(x: f32) -> f32 {

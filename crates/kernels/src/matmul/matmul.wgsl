@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let first_m = workgroup.y * 64u;
   let tx = lane & 7u;
   let ty = lane >> 3u;
-  // Lanes past the last row stage it once more; what they compute is not stored.
+  // Lanes past the last row stage the last row again; their results are not stored.
   let weight_row = min(first_n + lane, sizes.rows - 1u);
   let input_row = min(first_m + lane, step.rows - 1u) * sizes.blocks;
   var acc$s_$q = vec4<f32>(0.0);

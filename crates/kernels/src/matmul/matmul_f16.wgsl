@@ -1,6 +1,6 @@
-// The same product in halves: input and weights are rounded to f16 where they are staged, which takes half of the workgroup memory and of
-// its loads, and the products of eight columns are summed in f16 before that sum is added in f32. Weights are staged along their rows, so
-// that a vector holds four columns of the output and no sum goes across a vector. Inputs beyond what f16 holds are those that it does.
+// The product of matmul.wgsl in f16. Input and weights are rounded to f16 when they are staged, which halves the workgroup memory and its
+// loads. The products of eight columns are summed in f16, these sums in f32. Weights are staged along their rows, so that a vector holds
+// four columns of the output and no sum crosses a vector. Inputs outside the range of f16 are clamped to it.
 //
 // A workgroup of 64 computes a tile of 64 rows x 64 weight rows, an invocation 8 x 8 of it, placed as in matmul.wgsl. Lines with $s are
 // repeated for its 8 rows, those with $q for its 2 vectors of columns, those with $k for the 8 vectors of a block, those with $e for 8 values
@@ -18,7 +18,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let tx = lane & 7u;
   let ty = lane >> 3u;
   // This lane stages a row of the input, and a quarter of the block of each of the four weight rows that make one vector of columns.
-  // Rows past the last are that one once more; what is computed of them is not stored.
+  // Rows past the last are replaced by the last; their results are not stored.
   let input_row = min(first_m + lane, step.rows - 1u) * sizes.blocks;
   let vector = lane & 15u;
   let quarter = lane >> 4u;

@@ -1,5 +1,5 @@
-// The same product with 8-bit activations: a block of 32 of a row is divided by its scale, the largest absolute value being 127, and rounded;
-// its inner product with the codes of a weight block is a sum of integers, exact, and is multiplied by both scales.
+// The product of matmul.wgsl with 8-bit activations. A block of 32 values of a row is divided by its scale, which maps the largest magnitude
+// to 127, and rounded. Its inner product with the codes of a weight block is an exact sum of integers, multiplied by both scales.
 //
 // A workgroup of 64 computes a tile of 64 rows x 64 weight rows, an invocation 8 x 8 of it, placed as in matmul.wgsl. Lines with $s are
 // repeated for its 8 rows, those with $q for its 2 vectors of columns. Dispatch: x = ceil(sizes.rows / 64), y = ceil(step.rows / 64).
@@ -22,7 +22,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let first_m = workgroup.y * 64u;
   let tx = lane & 7u;
   let ty = lane >> 3u;
-  // Lanes past the last row stage it once more; what they compute is not stored.
+  // Lanes past the last row stage the last row again; their results are not stored.
   let weight_row = min(first_n + lane, sizes.rows - 1u);
   let input_row = min(first_m + lane, step.rows - 1u) * sizes.blocks;
   var acc$s_$q = vec4<f32>(0.0);
@@ -35,7 +35,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var largest = vec4<f32>(0.0);
     largest = max(largest, abs(x$k));
     let scale = max(max(largest.x, largest.y), max(largest.z, largest.w)) / 127.0;
-    // A block of zeros stays one.
+    // A block of zeros stays zero.
     let by = select(0.0, 1.0 / scale, scale > 0.0);
     let p$k = pack4xI8(vec4<i32>(round(x$k * by)));
     input_tile[lane] = vec4<u32>(p0, p1, p2, p3);

@@ -1,6 +1,6 @@
-// The same product for adapters that run on the CPU. A load, of workgroup memory too, costs them some tens of instructions a value, several
-// times as much as decoding a weight: so an invocation has ROWS x COLUMNS sums and decodes its weights itself, a quarter of a block at a time,
-// and there is no workgroup memory (SwiftShader compiles a store for each word of it, to clear it: long for 16 KiB).
+// The product of matmul.wgsl for software adapters. A load costs them some tens of instructions per value, also from workgroup memory, which
+// is several times the cost of decoding a weight. So an invocation has ROWS x COLUMNS sums and decodes its weights itself, a quarter of a
+// block at a time, and no workgroup memory is used (SwiftShader compiles a store for each word to clear it, which is slow for 16 KiB).
 //
 // A workgroup of 8 computes ROWS rows x 8 * COLUMNS weight rows. Lines with $s are repeated for the ROWS rows, those with $q for the
 // COLUMNS / 4 vectors. Dispatch: x = ceil(sizes.rows / (8 * COLUMNS)), y = ceil(step.rows / ROWS).
@@ -13,7 +13,7 @@ fn dots(x: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) ->
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let first_n = (workgroup.x * 8u + lane) * COLUMNS;
   let first_m = workgroup.y * ROWS;
-  // What is computed of rows past the last, with that one's numbers, is not stored.
+  // Rows past the last are replaced by the last; their results are not stored.
   let last_n = sizes.rows - 1u;
   let last_m = step.rows - 1u;
   let x$s = min(first_m + $su, last_m) * sizes.blocks * 8u;
@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let w$q_3 = load_quarter(n$q_3, block, sizes.blocks, part);
     acc$s_$q += dots(a$s, w$q_0[0], w$q_1[0], w$q_2[0], w$q_3[0]) + dots(b$s, w$q_0[1], w$q_1[1], w$q_2[1], w$q_3[1]);
   }
-  // Only this copy is indexed, so that the sums themselves can stay in registers.
+  // Only this copy is indexed, so that the sums can stay in registers.
   var sums = array<vec4<f32>, ROWS * COLUMNS / 4u>(
     acc$s_$q,
   );

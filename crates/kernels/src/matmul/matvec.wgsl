@@ -1,12 +1,12 @@
 // output[n] = epilogue(sum over k of x[k] * weight[n, k] + bias[n]) for one row of input; with NORM, x is RMS-normalised first:
-// x[k] = input[k] * norm_weight[k] / sqrt(mean of input^2 + sizes.epsilon). The root is a common factor, so one pass over the input is enough.
+// x[k] = input[k] * norm_weight[k] / sqrt(mean of input^2 + sizes.epsilon). The root is a common factor, so one pass over the input suffices.
 //
 // input   1 x blocks*32 f32, as vec4               bias    f32, as many as weight rows (sizes.has_bias)
 // output  f32                                      weight  rows x blocks*32, see weight_*.wgsl
 // A workgroup of LANES computes 8 weight rows, its lanes striding over the blocks of 32: a block of the input is loaded once for all eight.
-// QUARTERS: a quarter of a block at a time, in a loop, which is a third of the code where adapters do not compile fast.
+// QUARTERS: a loop over quarters of a block, a third of the code, for adapters that are slow to compile.
 // Lines with $i are repeated for the 8 vectors of a block, those with $r for the 8 rows. Dispatch: ceil(rows / 8) workgroups, folded into
-// x and y. Workgroup memory: 36 bytes a lane, see reduce.wgsl.
+// x and y. Workgroup memory: 36 bytes per lane, see reduce.wgsl.
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -1,4 +1,4 @@
-//! Matrix products with a weight: many rows ([`matmul`]) and one row ([`matvec`]), with bias, RMS norm and activation fused.
+//! Matrix products with a weight, of many rows ([`matmul`]) and of one row ([`matvec`]), with fused bias, RMS norm and activation.
 
 pub mod oracle;
 
@@ -7,16 +7,16 @@ use crate::norm::Norm;
 use crate::wgsl::{unroll, wgsl};
 use crate::{Activation, Dispatch, Gpu, Grid, Kernels, Precision, StepBuffer, Weight, WeightPart};
 
-/// What happens to a product before it is stored.
+/// Operation on a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
-    /// Stored as it is.
+    /// None.
     Store,
-    /// Added to what the output holds: the residual connection.
+    /// Adds the content of the output: the residual connection.
     Accumulate,
     /// The exact GELU (with erf, not the tanh form).
     Gelu,
-    /// Weight rows 2i and 2i+1 give one output, `a * silu(b)`: the decoder's MLP with its two branches interleaved.
+    /// Weight rows 2i and 2i+1 give one output, `a * silu(b)`: the decoder's MLP with interleaved branches.
     SwiGlu,
 }
 
@@ -27,23 +27,23 @@ pub enum Epilogue {
 /// - `output`: `[rows, out]`, or `[rows, out / 2]` with [`Epilogue::SwiGlu`]
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
-    /// The matrix.
+    /// The weight.
     pub weight: &'a Weight,
-    /// Added to the product.
+    /// Bias.
     pub bias: Option<&'a wgpu::Buffer>,
     /// Left operand.
     pub input: &'a Activation,
-    /// Where the result goes; never the same buffer as `input`.
+    /// Result, in a different buffer from `input`.
     pub output: &'a Activation,
-    /// What happens before storing.
+    /// Operation before the result is stored.
     pub epilogue: Epilogue,
 }
 
 impl Product<'_> {
     fn check(&self) {
         let outputs = if self.epilogue == Epilogue::SwiGlu { self.weight.rows / 2 } else { self.weight.rows };
-        assert_eq!(self.input.cols, self.weight.cols, "the input's columns are the weight's");
-        assert_eq!(self.output.cols, outputs, "the output's columns are the weight's rows");
+        assert_eq!(self.input.cols, self.weight.cols, "input and weight have the same columns");
+        assert_eq!(self.output.cols, outputs, "output columns and weight rows differ");
     }
 
     fn sizes(&self, first_row: usize, rows: usize, norm: Option<&Norm>) -> Sizes {
@@ -91,12 +91,12 @@ impl Product<'_> {
     }
 }
 
-/// Rows of an invocation, its vectors of sums, and the vectors of a block, in the products that stage tiles in workgroup memory.
+/// In the products that stage tiles in workgroup memory: rows of an invocation, its vectors of sums, and vectors of a block.
 const STAGED: [(char, usize); 3] = [('s', 8), ('q', 2), ('k', 8)];
-/// Values along k that are summed in halves, and the vectors of a quarter of a block, in the product in halves.
+/// In the f16 product: values along k that are summed in f16, and vectors of a quarter of a block.
 const IN_HALVES: [(char, usize); 2] = [('e', 8), ('v', 2)];
 
-/// The product for all rows of the step; one launch for each part of the weight.
+/// Prepares the product of all rows of the step: one launch for each slice of the weight.
 pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatch> {
     product.check();
     let Kernels { matmul_registers, precision, .. } = gpu.kernels();
@@ -123,10 +123,10 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
         .collect()
 }
 
-/// The product for row 0 of the input alone, the input RMS-normalised first where `norm` is given; one launch for each part of the weight.
+/// Prepares the product of row 0 of the input, after an RMS norm if `norm` is given: one launch for each slice of the weight.
 ///
 /// # Panics
-/// If the norm has a bias: it is not an RMS norm then.
+/// If the norm has a bias and so is not an RMS norm.
 pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispatch> {
     product.check();
     assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");

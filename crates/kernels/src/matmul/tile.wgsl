@@ -1,5 +1,5 @@
-// Stores what an invocation of a tile of 64 x 64 has summed: 8 rows, 8 apart, and in each 2 vectors of two pairs of columns.
-// Only this copy is indexed, so that the sums themselves can stay in registers.
+// Stores the sums of an invocation of a tile of 64 x 64: 8 rows at a distance of 8, and in each 2 vectors of two pairs of columns.
+// Only this copy is indexed, so that the sums can stay in registers.
 fn store_tile(first_m: u32, first_n: u32, computed: array<vec4<f32>, 16>) {
   var sums = computed;
   for (var i = 0u; i < 16u; i++) {

@@ -6,24 +6,24 @@ use crate::dispatch::Sizes;
 use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, StepBuffer};
 
-/// Weight and bias of a norm on the GPU, with its epsilon.
+/// Weight, bias and epsilon of a norm.
 #[derive(Debug, Clone)]
 pub struct Norm {
-    /// Multiplied onto the normalised values.
+    /// Factors of the normalised values.
     pub weight: wgpu::Buffer,
-    /// Added to them; a norm with a bias is a LayerNorm, one without is an RMS norm.
+    /// Added to the values. A norm with a bias is a LayerNorm, a norm without is an RMS norm.
     pub bias: Option<wgpu::Buffer>,
-    /// Added to the variance or to the mean of squares.
+    /// Added to the variance, or to the mean of squares.
     pub epsilon: f32,
 }
 
 /// Invocations of a workgroup.
 const LANES: u32 = 64;
 
-/// Normalises all rows of the step.
+/// Prepares the norm of all rows of the step.
 ///
 /// # Shapes
-/// - `input`, `output`: `[rows, cols]`, different buffers
+/// - `input`, `output`: `[rows, cols]` in different buffers
 pub fn norm(gpu: &Gpu, step: &StepBuffer, norm: &Norm, input: &Activation, output: &Activation) -> Dispatch {
     assert_eq!(input.cols, output.cols, "a norm keeps the columns");
     let source = [

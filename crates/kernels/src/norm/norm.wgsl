@@ -1,10 +1,10 @@
 // output[m] = normalised input[m] * weight (+ bias), row by row. sizes.layer_norm: (x - mean) / sqrt(variance + sizes.epsilon),
-// otherwise RMS: x / sqrt(mean(x^2) + sizes.epsilon). The variance comes from the differences, not from the squares.
+// otherwise RMS: x / sqrt(mean(x^2) + sizes.epsilon). The variance is computed from the differences, not from the squares.
 //
 // input, output  rows x sizes.vectors vec4; the padding of a row stays zero
-// A workgroup of LANES does one row. Dispatch: y = step.rows. Workgroup memory: 4 bytes a lane, see reduce.wgsl.
+// A workgroup of LANES computes one row. Dispatch: y = step.rows. Workgroup memory: 4 bytes per lane, see reduce.wgsl.
 
-// The values of a vector that are not padding, the others zero.
+// The vector with its padding set to zero.
 fn inside(value: vec4<f32>, vector: u32) -> vec4<f32> {
   return select(vec4<f32>(0.0), value, vec4<u32>(vector * 4u) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(sizes.cols));
 }

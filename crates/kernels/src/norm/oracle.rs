@@ -1,6 +1,6 @@
 //! [`super::norm`] in plain loops.
 
-/// Normalises each row of `input` `[rows, cols]`: LayerNorm with a bias, RMS norm without.
+/// Normalises each row of `input`, `[rows, cols]`: by LayerNorm with a bias, by RMS norm without.
 pub fn norm(input: &[f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32) -> Vec<f32> {
     let cols = weight.len();
     let mut output = Vec::with_capacity(input.len());

@@ -1,4 +1,4 @@
-//! Rotary positions, log-n scaling and the write to the KV cache.
+//! Rotary embedding, log-n scaling and the write to the KV cache.
 
 pub mod oracle;
 
@@ -6,23 +6,24 @@ use crate::dispatch::Sizes;
 use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid, KvCache, KvFormat, StepBuffer};
 
-/// Positions that a prompt's rotary base gives, as [`rotary`] reads them.
+/// Tables by position, which depend on the rotary base of the prompt.
 #[derive(Debug, Clone)]
 pub struct PositionTables {
     /// `(cos, sin)` of each angle, `[context, head_dim / 2]`.
     pub angles: wgpu::Buffer,
-    /// Factor of the queries at each position, `[context]`.
+    /// Factor of the queries, `[context]`.
     pub logn: wgpu::Buffer,
 }
 
-/// Turns queries and keys of all rows of the step, writes keys and values to the cache. What `qkv` holds of keys is not defined afterwards.
+/// Prepares a launch that rotates queries and keys of all rows of the step and writes keys and values to the cache. The keys in `qkv` are
+/// undefined afterwards.
 ///
 /// # Shapes
 /// - `qkv`: `[rows, 3 * hidden]`; the queries are changed in place
 /// - `keys`, `values`: `[context, hidden]`
 pub fn rotary(gpu: &Gpu, step: &StepBuffer, tables: &PositionTables, qkv: &Activation, keys: &KvCache, values: &KvCache) -> Dispatch {
     let (heads, head_dim, format) = (keys.heads, keys.head_dim, keys.format);
-    assert_eq!(qkv.cols, 3 * heads * head_dim, "queries, keys and values are of one width");
+    assert_eq!(qkv.cols, 3 * heads * head_dim, "queries, keys and values have one width");
     let element = format.element();
     let scaled = format == KvFormat::Q8;
     let store_scales = if scaled { "key_cache[at] = bitcast<u32>(key); value_cache[at] = bitcast<u32>(value);" } else { "" };

@@ -1,7 +1,7 @@
 //! [`super::rotary`] in plain loops.
 
-/// Turns one vector of heads in place: pairs `(i, i + half)` of each head by `angles[i] = (cos, sin)`, then scales.
-pub fn turn(vector: &mut [f32], angles: &[[f32; 2]], scale: f32) {
+/// Rotates one row of heads in place: the pair `(i, i + half)` of each head by `angles[i] = (cos, sin)`. Then scales it.
+pub fn rotate(vector: &mut [f32], angles: &[[f32; 2]], scale: f32) {
     let half = angles.len();
     for head in vector.chunks_exact_mut(2 * half) {
         for (i, [cos, sin]) in angles.iter().enumerate() {

@@ -1,12 +1,12 @@
-// Turns queries and keys by their positions; queries stay where they are, scaled for log-n attention, keys and values go to the cache.
+// Rotates queries and keys by their positions. Queries are scaled for log-n attention and stay in qkv; keys and values go to the cache.
 //
 // qkv           rows x sizes.qkv_stride vec4: [q of all heads; k of all heads; v of all heads]
 // angles        context x sizes.quads * 2 vec4: (cos, sin) of two angles      logn  context f32
-// key_cache, value_cache   context x sizes.cache_stride elements of four values, row = position; with SCALED a scale a head behind them
-// Halves are paired (i, i + half), not neighbours; a quad is four neighbours of a half. A workgroup of 64 does one row.
+// key_cache, value_cache   context x sizes.cache_stride elements of four values, row = position; with SCALED the scales of the heads follow
+// Pairs are (i, i + half), not neighbours; a quad is four neighbours of a half. A workgroup of 64 computes one row.
 // Dispatch: y = step.rows.
 
-// The largest of a head becomes 127.
+// The scale that maps the largest magnitude of a head to 127.
 fn head_scale(at: u32) -> f32 {
   var largest = vec4<f32>(0.0);
   for (var i = 0u; i < sizes.quads * 2u; i++) {
@@ -37,14 +37,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let k = q + hidden;
     let k_low = qkv[k];
     let k_high = qkv[k + sizes.quads];
-    let turned_low = k_low * cosine - k_high * sine;
-    let turned_high = k_high * cosine + k_low * sine;
+    let rotated_low = k_low * cosine - k_high * sine;
+    let rotated_high = k_high * cosine + k_low * sine;
     if (SCALED) {
-      qkv[k] = turned_low;
-      qkv[k + sizes.quads] = turned_high;
+      qkv[k] = rotated_low;
+      qkv[k + sizes.quads] = rotated_high;
     } else {
-      store_key(cached + column, turned_low);
-      store_key(cached + column + sizes.quads, turned_high);
+      store_key(cached + column, rotated_low);
+      store_key(cached + column + sizes.quads, rotated_high);
       store_value(cached + column, qkv[k + hidden]);
       store_value(cached + column + sizes.quads, qkv[k + hidden + sizes.quads]);
     }
@@ -56,7 +56,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       let k = row * sizes.qkv_stride + hidden + column;
       let key_scale = head_scale(k);
       let value_scale = head_scale(k + hidden);
-      // A head of zeros stays one.
+      // A head of zeros stays zero.
       let by_key = select(0.0, 1.0 / key_scale, key_scale > 0.0);
       let by_value = select(0.0, 1.0 / value_scale, value_scale > 0.0);
       for (var i = 0u; i < sizes.quads * 2u; i++) {

@@ -1,45 +1,41 @@
-//! A token drawn by temperature, top-k and top-p.
+//! Draws a token by temperature, top-k and top-p.
 
 use crate::dispatch::Sizes;
 use crate::wgsl::wgsl;
 use crate::{Activation, Dispatch, Gpu, Grid};
 
-/// What changes from draw to draw: `struct Draw` in the shader.
+/// Options and random number of one draw: `struct Draw` in the shader.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Draw {
-    /// Divides the logits; above zero.
+    /// Divisor of the logits; above zero.
     pub temperature: f32,
-    /// Probability mass to keep: a token stays if those more likely than it add up to less.
+    /// Probability mass to keep: a token is kept if the more likely tokens add up to less.
     pub top_p: f32,
-    /// Most likely tokens to keep; 0 keeps all.
+    /// Number of most likely tokens to keep; 0 keeps all.
     pub top_k: u32,
-    /// From 0 up to 1: which of the tokens that are kept.
+    /// Random number from 0 up to 1, which selects one of the kept tokens.
     pub random: f32,
 }
 
-/// The uniform that holds a [`Draw`].
+/// The uniform with a [`Draw`].
 #[derive(Debug, Clone)]
 pub struct DrawBuffer(wgpu::Buffer);
 
 impl DrawBuffer {
-    /// A uniform of all zeros.
+    /// Allocates a uniform of zeros.
     pub fn new(gpu: &Gpu) -> Self {
-        Self(gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("draw"),
-            size: size_of::<Draw>() as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        }))
+        Self(gpu.uniform("draw", size_of::<Draw>()))
     }
 
-    /// Takes effect before the next submission.
+    /// Writes the uniform before the next submission.
     pub fn write(&self, gpu: &Gpu, draw: Draw) {
         gpu.queue().write_buffer(&self.0, 0, bytemuck::bytes_of(&draw));
     }
 }
 
-/// Writes a token drawn from the logits of row 0 to `token`, or [`crate::argmax::NOT_FINITE`] if one of them is NaN or infinite.
+/// Prepares a launch that draws a token from the logits of row 0 and writes it to `token`, or [`crate::argmax::NOT_FINITE`] if a logit is
+/// NaN or infinite.
 ///
 /// # Shapes
 /// - `logits`: `[1, vocab]`, `token`: one u32

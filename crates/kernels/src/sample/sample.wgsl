@@ -1,9 +1,10 @@
 // token[0] = one of sizes.cols logits, drawn from softmax(logits / draw.temperature) over the draw.top_k most likely ones (0: all), and of
-// those the likeliest whose mass before them is below draw.top_p. Of equals the first ones are kept. All bits set if a logit is not finite.
+// those the likeliest whose preceding mass is below draw.top_p. Of equals the first are kept. All bits are set if a logit is not finite.
 //
-// Nothing is sorted. A set of likeliest tokens is a bound on the logit, found two bits a pass over all logits, and an index below which
-// those at the bound belong to it. Which token is drawn: lanes hold every 256th logit; draw.random of the mass that is kept, counted lane
-// by lane, ends at it. One workgroup of 256. Workgroup memory: 5 KiB.
+// Nothing is sorted. A set of likeliest tokens is a bound on the logit, found by two bits per pass over all logits, and an index below which
+// the tokens at the bound belong to the set. The draw inverts the cumulative distribution: it walks the kept probability mass lane by lane
+// (lane i owns logits i, i + 256, …) and takes the token at which the mass reaches draw.random of the total. One workgroup of 256.
+// Workgroup memory: 5 KiB.
 
 const LANES: u32 = 256u;
 
@@ -12,7 +13,7 @@ var<workgroup> reduced: vec4<f32>;
 var<workgroup> chosen_lane: u32;
 var<workgroup> chosen_mass: f32;
 
-// A set of tokens: those above the bound, and those at it whose index is below the limit.
+// A set of tokens: those above the bound, and those at the bound whose index is below the limit.
 struct Kept { bound: u32, limit: u32 }
 
 fn sum_of(value: vec4<f32>, lane: u32) -> vec4<f32> {
@@ -56,13 +57,13 @@ fn is_kept(i: u32, kept: Kept) -> bool {
   return place > kept.bound || (place == kept.bound && i < kept.limit);
 }
 
-// Far below the largest it is zero: exp of a huge negative number differs by driver.
+// Zero far below the largest logit: exp of a huge negative number differs by driver.
 fn weight(i: u32, largest: f32) -> f32 {
   let x = (logits[i] - largest) / draw.temperature;
   return select(0.0, exp(max(x, -80.0)), x > -80.0);
 }
 
-// What a token counts: one, or its weight.
+// The measure of a token: one, or its weight.
 fn measure(i: u32, largest: f32, by_mass: bool) -> f32 {
   if (by_mass) {
     return weight(i, largest);
@@ -70,9 +71,9 @@ fn measure(i: u32, largest: f32, by_mass: bool) -> f32 {
   return 1.0;
 }
 
-// The largest set within `outer` of tokens that are likelier than all others, such that what comes before its last token is below `goal`.
+// The smallest set of the likeliest tokens of `outer` whose measure reaches `goal`: the measure of the tokens before its last one is below.
 fn likeliest(outer: Kept, goal: f32, largest: f32, by_mass: bool, lane: u32) -> Kept {
-  // The largest bound whose tokens, with those at it, reach the goal.
+  // The largest bound whose tokens, including those at the bound, reach the goal.
   var bound = 0u;
   for (var shift = 32u; shift > 0u;) {
     shift -= 2u;
@@ -91,7 +92,7 @@ fn likeliest(outer: Kept, goal: f32, largest: f32, by_mass: bool, lane: u32) -> 
     bound = select(select(select(bound, first, reached.x), second, reached.y), third, reached.z);
   }
   bound = min(bound, order(largest));
-  // Of those at the bound as many as are needed, at least one.
+  // As many tokens at the bound as are needed, at least one.
   var above = 0.0;
   var at_bound = vec2<f32>(0.0);
   for (var i = lane; i < sizes.cols; i += LANES) {
@@ -108,7 +109,7 @@ fn likeliest(outer: Kept, goal: f32, largest: f32, by_mass: bool, lane: u32) -> 
   let needed = max(1.0, ceil((goal - sums.x) / max(sums.y / max(sums.z, 1.0), 1e-37)));
   var limit = sizes.cols;
   if (needed < sums.z) {
-    // The largest index with fewer than `needed` before it is the last one that belongs to the set.
+    // The largest index with fewer than `needed` tokens at the bound before it is the last one of the set.
     var last = 0u;
     for (var bit = 1u << 20u; bit > 0u; bit >>= 1u) {
       var before = 0.0;
@@ -129,7 +130,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   var broken = 0.0;
   var lane_largest = -3.4e38;
   for (var i = lane; i < sizes.cols; i += LANES) {
-    // On the bits: a compiler may assume that floats are never NaN.
+    // Tested on the bits: a compiler may assume that floats are never NaN.
     if ((bitcast<u32>(logits[i]) & 0x7f800000u) == 0x7f800000u) {
       broken = 1.0;
     }
@@ -167,7 +168,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   partial[lane].x = mass;
   workgroupBarrier();
   if (lane == 0u) {
-    // Rounding may leave something beyond the last lane: it then is the last one that has any.
+    // If rounding leaves a remainder after the last lane, choose the last lane with non-zero mass.
     var left = draw.random * total;
     var found = false;
     for (var other = 0u; other < LANES; other++) {

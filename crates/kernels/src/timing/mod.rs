@@ -76,7 +76,7 @@ struct Timer<'a> {
     timestamps: Option<Timestamps>,
 }
 
-/// Where the GPU writes the times at which a submission begins and ends.
+/// Times at which a submission begins and ends, written by the GPU.
 struct Timestamps {
     queries: wgpu::QuerySet,
     resolved: wgpu::Buffer,

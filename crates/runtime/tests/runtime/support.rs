@@ -2,7 +2,9 @@
 
 use quantize::{Options, SchemeName, WriteOptions};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{Backend, Gpu, GpuOptions, ImageFeatures, Kernels, KvReuse, Model, ModelLoader, ModelOptions, Trace};
+use qwen_vl_runtime::{
+    Backend, Gpu, GpuOptions, ImageFeatures, Kernels, KvReuse, Model, ModelLoader, ModelOptions, Precision, Trace, choose,
+};
 use qwen_vl_testkit::golden::Case;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -37,8 +39,11 @@ pub fn load_with(folder: &tempfile::TempDir, options: ModelOptions, kernels: Opt
     let folder = folder.path().join("web");
     // The plain kernels also run at WebGPU's default limits.
     let default_limits = kernels == Some(Kernels::PLAIN);
-    let gpu = pollster::block_on(Gpu::request(GpuOptions { kernels, default_limits, ..Default::default() }))
+    let mut gpu = pollster::block_on(Gpu::request(GpuOptions { kernels, default_limits, ..Default::default() }))
         .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)");
+    if kernels.is_none() {
+        pollster::block_on(choose(&mut gpu, Precision::F32)).unwrap();
+    }
     let manifest = Manifest::from_json(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
     let files: Vec<_> = manifest.shards.iter().map(|shard| shard.file.clone()).collect();
     let mut loader = ModelLoader::new(gpu, manifest, options).unwrap();
