@@ -238,11 +238,6 @@ impl Gpu {
         self.buffers.live().bytes()
     }
 
-    /// Returns [`size::storage`]`(bytes)`.
-    pub fn storage_bytes(bytes: u64) -> u64 {
-        size::storage(bytes)
-    }
-
     /// Allocates a zeroed storage buffer of [`size::storage`]`(bytes)`. A failure of the allocation itself is reported later, see
     /// [Errors of the device](Self#errors-of-the-device).
     pub fn storage(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
