@@ -133,6 +133,7 @@ fn gpu(error: &GpuError, details: &mut ErrorDetails) -> ErrorCode {
             details.needed = Some(*needed);
             ErrorCode::GpuOutOfMemory
         }
+        GpuError::MemoryExhausted => ErrorCode::GpuOutOfMemory,
         GpuError::DeviceLost { .. } => ErrorCode::DeviceLost,
         _ => ErrorCode::Internal,
     }

@@ -3,7 +3,7 @@
 use crate::types::{Adapter, LoadOptions, parsed};
 use js_sys::{Array, Function, Promise};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{DeviceHandle, Gpu, GpuOptions, RuntimeError, choose};
+use qwen_vl_runtime::{DeviceHandle, Gpu, GpuOptions, RuntimeError, Shader, choose};
 use std::future::Future;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::future_to_promise;
@@ -38,8 +38,9 @@ pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, compile: &
         choose(&mut gpu, gpu_options.precision).await?;
     }
     Model::note_kernels(&gpu, &manifest, model_options)?;
-    let shaders: Array =
-        gpu.uncompiled().into_iter().map(|shader| Array::of2(&shader.label.into(), &JsValue::from_str(&shader.source))).collect();
+    // Pairs of label and WGSL.
+    let pair = |shader: Shader| JsValue::from(Array::of2(&shader.label.into(), &JsValue::from_str(&shader.source)));
+    let shaders: Array = gpu.uncompiled().into_iter().map(pair).collect();
     // Kernels that could not be compiled ahead are compiled at their first use.
     let _ = compile.call1(&JsValue::UNDEFINED, &shaders);
     ModelLoader::new(gpu, manifest, model_options)

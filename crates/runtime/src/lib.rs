@@ -29,6 +29,6 @@ pub use error::{Counted, RuntimeError, TextOf};
 pub use loader::{ModelLoader, ModelOptions};
 pub use model::{ImageFeatures, Model, Trace};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
-pub use qwen_vl_kernels::{DeviceHandle, Gpu, GpuError, GpuOptions, Kernels, KvFormat, Precision, choose};
+pub use qwen_vl_kernels::{DeviceHandle, Gpu, GpuError, GpuOptions, Kernels, KvFormat, Precision, Shader, choose};
 pub use sampler::{Sampler, SamplingOptions, largest};
 pub use sequence::{Cached, KvReuse, PromptPlan, Sequence};
