@@ -2,7 +2,7 @@
 
 use crate::decoder::{Block, KvCache, Positions};
 use crate::layers::{Linear, RmsNorm, zeros};
-use crate::observer::Observer;
+use crate::observer::{Observer, ignore};
 use crate::positions::ntk_alpha;
 use crate::vision::VisionTower;
 use burn::module::{Module, Param};
