@@ -268,10 +268,11 @@ function pictures(test) {
         const { width, height } = await window.model.encodeImage(url, options);
         return [width, height];
       };
-      const session = window.model.createSession({ imageOrientation: "none" });
       const boxes = [];
-      for (const part of [{ image: url }, { image: url, imageOrientation: "from-image" }])
+      for (const part of [{ image: url }, { image: url, imageOrientation: "from-image" }]) {
+        const session = window.model.createSession({ imageOrientation: "none" });
         boxes.push((await session.ask([part, "?"])).objects[0].pixels);
+      }
       return { shown: [naturalWidth, naturalHeight], turned: await size(), stored: await size({ imageOrientation: "none" }), boxes };
     }, TURNED);
     assert.deepEqual(found.turned, found.shown);
@@ -280,24 +281,24 @@ function pictures(test) {
     assert.deepEqual(found.boxes, [scaled(found.stored), scaled(found.turned)]);
   });
 
-  test("objects of several pictures point at the latest", async (page) => {
+  test("objects point at the only picture, or at the one that the question names", async (page) => {
     const images = await page.evaluate(
       async (url, other) => {
         const session = window.model.createSession();
         const answers = [
           await session.ask([{ image: url }, "?"]),
           await session.ask([{ image: other }, { image: url }, "?"]),
-          await session.ask("?"),
+          await session.ask("Where is it in Picture 2?"),
         ];
-        return answers.map(({ objects, usage }) => [objects[0].image, usage.imageTokens]);
+        return answers.map(({ objects, usage }) => [objects[0].image, "pixels" in objects[0], usage.imageTokens]);
       },
       CAT.url,
       TURNED,
     );
     assert.deepEqual(images, [
-      [0, 256],
-      [2, 768],
-      [2, 768],
+      [0, true, 256],
+      [null, false, 768],
+      [1, true, 768],
     ]);
   });
 }

@@ -191,8 +191,8 @@ fn bad_questions_are_named_before_the_weights_are_loaded() {
         (&["--prompt", "<img>http://example.org/a.png</img>"], "is an address, expected a path"),
         (&["--chat", &typed], "shard-00000.safetensors"),
         (&["--chat", &bad_part], "bad-part.json"),
-        (&["--prompt", "x", "--kernels", "fast"], "`fast` is no set of kernels, expected one of plain, cpu, subgroups, f16, packed"),
-        (&["--prompt", "x", "--precision", "f8"], "`f8` is no precision, expected f32, f16 or q8"),
+        (&["--prompt", "x", "--kernels", "fast"], "unknown kernel set `fast`, expected one of plain, cpu, subgroups, f16, packed"),
+        (&["--prompt", "x", "--precision", "f8"], "unknown precision `f8`, expected f32, f16 or q8"),
     ] {
         let error = fails(ask(&model, args));
         // `Caused by` is on separate lines.

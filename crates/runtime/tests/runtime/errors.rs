@@ -1,11 +1,11 @@
 //! Errors of users and damaged files: each names the place, the value and what was expected.
 
-use crate::support::{convert, load};
+use crate::support::{convert, load, load_with};
 use quantize::SchemeName;
 use qwen_vl_format::{Manifest, ShardError};
 use qwen_vl_processor::DecodeOptions;
 use qwen_vl_runtime::session::{Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
-use qwen_vl_runtime::{Backend, Gpu, GpuError, GpuOptions, KvReuse, ModelLoader, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Backend, Gpu, GpuError, GpuOptions, Kernels, KvReuse, ModelLoader, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
 use std::ops::ControlFlow;
 
@@ -65,7 +65,8 @@ fn a_shard_may_come_again_after_a_wrong_or_an_unfinished_one() {
         loader.write(0, piece).unwrap();
     }
     let mut again = loader.finish().unwrap();
-    let mut straight = load(&folder, ModelOptions::default());
+    // The kernels of `loader`.
+    let mut straight = load_with(&folder, ModelOptions::default(), Some(Kernels::PLAIN));
     let logits = |model: &mut qwen_vl_runtime::Model| {
         model.rewind(0);
         let done = pollster::block_on(model.prefill(&[1, 2, 3], &[], KvReuse::Exact, &mut |_| ControlFlow::Continue(()), None)).unwrap();
