@@ -1,4 +1,4 @@
-//! The decoder's block: rotary attention over a KV cache, gated MLP (`modeling_qwen.py`).
+//! Block of the decoder: rotary attention over a KV cache and a gated MLP (`modeling_qwen.py`).
 
 use crate::layers::{Linear, RmsNorm, join_heads, split_heads};
 use crate::positions::{inverse_frequencies, logn_factor};
@@ -6,23 +6,23 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use qwen_vl_format::ModelConfig;
 
-/// `transformer.h.N`.
+/// The module `transformer.h.N`.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Before attention.
+    /// Norm before attention.
     pub ln_1: RmsNorm,
     /// Causal self-attention.
     pub attn: Attention,
-    /// Before the MLP.
+    /// Norm before the MLP.
     pub ln_2: RmsNorm,
-    /// The MLP.
+    /// Gated MLP.
     pub mlp: DecoderMlp,
 }
 
-/// `transformer.h.N.attn`.
+/// The module `transformer.h.N.attn`.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// `[all q; all k; all v]`, each head by head; with a bias although the config says `no_bias`.
+    /// Input projection `[all q; all k; all v]`, each head by head. It has a bias, although the config says `no_bias`.
     pub c_attn: Linear,
     /// Output projection.
     pub c_proj: Linear,
@@ -30,35 +30,36 @@ pub struct Attention {
     heads: usize,
 }
 
-/// `transformer.h.N.mlp`: `c_proj(w1(x) · silu(w2(x)))`.
+/// The module `transformer.h.N.mlp`: `c_proj(w1(x) · silu(w2(x)))`.
 #[derive(Module, Debug)]
 pub struct DecoderMlp {
-    /// The branch that passes.
+    /// Branch that the gate multiplies.
     pub w1: Linear,
-    /// The gate.
+    /// Gate.
     pub w2: Linear,
-    /// Back to hidden.
+    /// Projection back to hidden.
     pub c_proj: Linear,
 }
 
-/// What attention needs to know of the positions of one forward.
+/// Tables that attention reads for the positions of one forward pass.
 #[derive(Debug, Clone)]
 pub struct Positions {
     /// Cosines, `[batch or 1, 1, seq, head_dim / 2]`.
     cos: Tensor<4>,
-    /// Sines, likewise.
+    /// Sines, `[batch or 1, 1, seq, head_dim / 2]`.
     sin: Tensor<4>,
-    /// Log-n factors `[batch or 1, 1, seq, 1]`, where one is not 1.
+    /// Log-n factors, `[batch or 1, 1, seq, 1]`. `None` if all are 1.
     logn: Option<Tensor<4>>,
 }
 
 impl Positions {
-    /// Positions `first .. first + seq` under an NTK factor.
+    /// Computes the tables for the positions `first .. first + seq`. `alpha` is the NTK factor.
     pub fn new(config: &ModelConfig, alpha: f64, first: usize, seq: usize, device: &Device) -> Self {
         Self::of_rows(config, alpha, &[(first..first + seq).collect()], device)
     }
 
-    /// Any positions, for each row of a batch, under an NTK factor. The angle is an f32 product, as in the original.
+    /// Computes the tables for any positions, given for each row of a batch. `alpha` is the NTK factor. The angle is an f32 product, as in
+    /// the original.
     pub fn of_rows(config: &ModelConfig, alpha: f64, rows: &[Vec<usize>], device: &Device) -> Self {
         let seq = rows[0].len();
         let positions = || rows.iter().flatten();
@@ -74,7 +75,7 @@ impl Positions {
         Self { cos: table(cos), sin: table(sin), logn: far.then(|| table(factors())) }
     }
 
-    /// Turns the pairs `(i, i + head_dim / 2)` of `[batch, heads, seq, head_dim]`.
+    /// Rotates the pairs `(i, i + head_dim / 2)` of `[batch, heads, seq, head_dim]`.
     fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
         let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
@@ -84,19 +85,19 @@ impl Positions {
     }
 }
 
-/// Keys (after rotary) and values of the positions so far, `[batch, heads, keys, head_dim]` for each layer.
+/// Keys (after the rotation) and values of all positions so far, `[batch, heads, keys, head_dim]` for each layer.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
     layers: Vec<(Tensor<4>, Tensor<4>)>,
 }
 
 impl KvCache {
-    /// Positions held.
+    /// Returns the number of positions in the cache.
     pub fn positions(&self) -> usize {
         self.layers.first().map_or(0, |(keys, _)| keys.dims()[2])
     }
 
-    /// Forgets all but the first `positions`.
+    /// Removes all but the first `positions`.
     pub fn truncate(&mut self, positions: usize) {
         if positions == 0 {
             self.layers.clear();
@@ -107,7 +108,7 @@ impl KvCache {
         }
     }
 
-    /// Adds to a layer; returns all of it.
+    /// Appends keys and values to a layer. Returns all keys and values of that layer.
     fn extend(&mut self, layer: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let held = match self.layers.get(layer).cloned() {
             Some((old_keys, old_values)) => (Tensor::cat(vec![old_keys, keys], 2), Tensor::cat(vec![old_values, values], 2)),
@@ -142,8 +143,10 @@ impl Block {
         }
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
-    /// - `x`: `[batch, seq, hidden]`, also what is returned
+    /// - `x`: `[batch, seq, hidden]`, also the shape of the result
     /// - `mask`: `[batch or 1, 1, seq, keys]`, added to the scores
     pub fn forward(&self, x: Tensor<3>, positions: &Positions, mask: &Tensor<4>, cache: Option<(&mut KvCache, usize)>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(self.ln_1.forward(x), positions, mask, cache);
@@ -152,12 +155,12 @@ impl Block {
 }
 
 impl Attention {
-    /// As [`Block::forward`].
+    /// Applies attention, with the shapes of [`Block::forward`].
     pub fn forward(&self, x: Tensor<3>, positions: &Positions, mask: &Tensor<4>, cache: Option<(&mut KvCache, usize)>) -> Tensor<3> {
         let hidden = x.dims()[2];
         let head_dim = hidden / self.heads;
         let qkv = self.c_attn.forward(x);
-        // Queries and keys turn alike: as 2 · heads.
+        // Queries and keys rotate in the same way, so they rotate together as 2 · heads.
         let turned = positions.rotate(split_heads(qkv.clone().narrow(2, 0, 2 * hidden), 2 * self.heads));
         let v = split_heads(qkv.narrow(2, 2 * hidden, hidden), self.heads);
         let (mut q, k) = (turned.clone().narrow(1, 0, self.heads), turned.narrow(1, self.heads, self.heads));
@@ -174,7 +177,7 @@ impl Attention {
 }
 
 impl DecoderMlp {
-    /// Keeps `[batch, seq, hidden]`.
+    /// Applies the MLP. Keeps the shape `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.c_proj.forward(self.w1.forward(x.clone()) * activation::silu(self.w2.forward(x)))
     }

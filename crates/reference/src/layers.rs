@@ -1,23 +1,25 @@
-//! The layers that several blocks share, with weights in the checkpoint's layout.
+//! Layers that several blocks share, with weights in the checkpoint's layout.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, module};
 
-/// `x · weightᵀ (+ bias)`.
+/// Linear layer: `x · weightᵀ (+ bias)`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`.
+    /// Weight, `[out, in]`.
     pub weight: Param<Tensor<2>>,
-    /// `[out]`.
+    /// Bias, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl Linear {
-    /// Zeros.
+    /// Creates the layer with weights of zero.
     pub fn zeros(inputs: usize, outputs: usize, bias: bool, device: &Device) -> Self {
         Self { weight: zeros([outputs, inputs], device), bias: bias.then(|| zeros([outputs], device)) }
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// - `x`: `[…, in]`
     /// - returns: `[…, out]`
@@ -29,59 +31,59 @@ impl Linear {
 /// Layer normalisation over the last dimension.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
-    /// `[width]`.
+    /// Weight, `[width]`.
     pub weight: Param<Tensor<1>>,
-    /// `[width]`.
+    /// Bias, `[width]`.
     pub bias: Param<Tensor<1>>,
 }
 
 impl LayerNorm {
-    /// Zeros.
+    /// Creates the layer with weights of zero.
     pub fn zeros(width: usize, device: &Device) -> Self {
         Self { weight: zeros([width], device), bias: zeros([width], device) }
     }
 
-    /// Keeps the shape. The epsilon is the visual part's.
+    /// Normalises `x` and keeps its shape. The epsilon is that of the visual part.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let epsilon = f64::from(qwen_vl_format::config::VISION_NORM_EPSILON);
         module::layer_norm(x, self.weight.val(), Some(self.bias.val()), epsilon)
     }
 }
 
-/// `x / √(mean(x²) + ε) · weight` over the last dimension.
+/// RMS normalisation over the last dimension: `x / √(mean(x²) + ε) · weight`.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
-    /// `[hidden]`.
+    /// Weight, `[hidden]`.
     pub weight: Param<Tensor<1>>,
     #[module(skip)]
     epsilon: f32,
 }
 
 impl RmsNorm {
-    /// Zeros.
+    /// Creates the layer with weights of zero.
     pub fn zeros(hidden: usize, epsilon: f32, device: &Device) -> Self {
         Self { weight: zeros([hidden], device), epsilon }
     }
 
-    /// Keeps the shape.
+    /// Normalises `x` and keeps its shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let root = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
         x / root * self.weight.val().unsqueeze()
     }
 }
 
-/// A parameter of zeros, to be filled from a checkpoint.
+/// Creates a parameter of zeros. A checkpoint fills it later.
 pub(crate) fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
     Param::from_tensor(Tensor::zeros(shape, device))
 }
 
-/// `[batch, n, heads · head_dim]` → `[batch, heads, n, head_dim]`.
+/// Splits the heads: `[batch, n, heads · head_dim]` → `[batch, heads, n, head_dim]`.
 pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [batch, n, width] = x.dims();
     x.reshape([batch, n, heads, width / heads]).swap_dims(1, 2)
 }
 
-/// `[batch, heads, n, head_dim]` → `[batch, n, heads · head_dim]`.
+/// Joins the heads: `[batch, heads, n, head_dim]` → `[batch, n, heads · head_dim]`.
 pub(crate) fn join_heads(x: Tensor<4>) -> Tensor<3> {
     let [batch, heads, n, head_dim] = x.dims();
     x.swap_dims(1, 2).reshape([batch, n, heads * head_dim])

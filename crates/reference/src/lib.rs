@@ -1,11 +1,11 @@
-//! Qwen-VL (2023) as plain [burn](https://burn.dev) modules: the executable specification that the WebGPU runtime is compared with, and the
-//! graph that `crates/train` trains.
+//! Qwen-VL (2023) as plain [burn](https://burn.dev) modules: the executable specification for the WebGPU runtime, and the graph that
+//! `crates/train` trains.
 //!
-//! The module tree *is* the original's: a parameter's path (`transformer.visual.attn_pool.attn.in_proj_weight`) is its name in the
-//! checkpoint, so names are written down once, as fields, and [`QwenVl::load`] and [`QwenVl::weights`] need no table. Layouts are the
-//! original's too (`in_proj` of the vision tower head by head, `w2` the gate); nothing is converted.
+//! The module tree equals that of the original: a parameter's path (`transformer.visual.attn_pool.attn.in_proj_weight`) is its name in the
+//! checkpoint. Each name is written once, as a field, so [`QwenVl::load`] and [`QwenVl::weights`] need no table. The layouts are also those
+//! of the original (`in_proj` of the vision tower head by head, `w2` as the gate); nothing is converted.
 //!
-//! Dimension words in the shapes below: `batch, patches, width, queries, seq, keys, hidden, heads, head_dim, vocab`.
+//! The shapes use these words for dimensions: `batch, patches, width, queries, seq, keys, hidden, heads, head_dim, vocab`.
 
 mod decoder;
 mod layers;

@@ -1,4 +1,4 @@
-//! The whole model: token ids and pictures → logits.
+//! The whole model, from token ids and pictures to logits.
 
 use crate::decoder::{Block, KvCache, Positions};
 use crate::layers::{Linear, RmsNorm, zeros};
@@ -9,42 +9,42 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qwen_vl_format::ModelConfig;
 
-/// What is added to the score of a key that a position must not see. Finite, so that a row of padding has no NaN.
+/// Value added to the score of a key that a position must not see. It is finite, so that a row of padding has no NaN.
 const HIDDEN_KEY: f32 = -1e9;
 
-/// The model, as `QWenLMHeadModel`.
+/// The model (`modeling_qwen.py`, class `QWenLMHeadModel`).
 #[derive(Module, Debug)]
 pub struct QwenVl {
-    /// Everything below the head.
+    /// All modules below the head.
     pub transformer: Transformer,
-    /// To logits; not tied to the embedding.
+    /// Projection to logits. Its weight is not tied to the embedding.
     pub lm_head: Linear,
     #[module(skip)]
     config: ModelConfig,
 }
 
-/// `transformer`.
+/// The module `transformer`.
 #[derive(Module, Debug)]
 pub struct Transformer {
     /// Token embedding.
     pub wte: Embedding,
-    /// The picture's way.
+    /// Vision tower with resampler.
     pub visual: VisionTower,
-    /// Blocks.
+    /// Blocks, in order.
     pub h: Vec<Block>,
-    /// Before the head.
+    /// Norm before the head.
     pub ln_f: RmsNorm,
 }
 
-/// `transformer.wte`.
+/// The module `transformer.wte`.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    /// `[vocab, hidden]`.
+    /// Table of embeddings, `[vocab, hidden]`.
     pub weight: Param<Tensor<2>>,
 }
 
-/// Where the rows of the decoder's input come from: below `vocab_size` a token's embedding, from there on the rows of the image
-/// features, picture after picture.
+/// Sources of the rows of the decoder's input. An index below `vocab_size` is a token's embedding. An index from `vocab_size` on is a row
+/// of the image features, picture after picture.
 #[derive(Debug, Clone)]
 pub struct Splice {
     rows: Vec<i32>,
@@ -54,7 +54,7 @@ pub struct Splice {
 }
 
 impl Splice {
-    /// No tokens yet.
+    /// Creates an empty sequence.
     pub fn new(config: &ModelConfig) -> Self {
         Self { rows: Vec::new(), vocab: config.vocab_size, queries: config.visual.n_queries, pictures: 0 }
     }
@@ -72,7 +72,7 @@ impl Splice {
         self.pictures += 1;
     }
 
-    /// Adds another sequence behind this one.
+    /// Appends another sequence.
     pub fn append(&mut self, other: &Self) {
         let moved = (self.pictures * self.queries) as i32;
         let vocab = self.vocab as i32;
@@ -80,7 +80,7 @@ impl Splice {
         self.pictures += other.pictures;
     }
 
-    /// A prompt in which every `<img>` is followed by the positions of a picture.
+    /// Converts a prompt in which the positions of a picture follow every `<img>`.
     pub fn prompt(config: &ModelConfig, ids: &[u32]) -> Self {
         let mut splice = Self::new(config);
         let mut at = 0;
@@ -95,24 +95,24 @@ impl Splice {
         splice
     }
 
-    /// Positions so far.
+    /// Returns the number of positions.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether nothing was added.
+    /// True if the sequence has no positions.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Pictures so far.
+    /// Returns the number of pictures.
     pub fn pictures(&self) -> usize {
         self.pictures
     }
 }
 
 impl QwenVl {
-    /// A model of zeros, to be filled by [`QwenVl::load`].
+    /// Creates a model of zeros. [`QwenVl::load`] fills it.
     pub fn zeros(config: &ModelConfig, device: &Device) -> Self {
         let transformer = Transformer {
             wte: Embedding { weight: zeros([config.vocab_size, config.hidden_size], device) },
@@ -123,17 +123,17 @@ impl QwenVl {
         Self { transformer, lm_head: Linear::zeros(config.hidden_size, config.vocab_size, false, device), config: config.clone() }
     }
 
-    /// Its configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Where it computes.
+    /// Returns the device that holds the weights.
     pub fn device(&self) -> Device {
         self.lm_head.weight.val().device()
     }
 
-    /// The decoder's input.
+    /// Builds the decoder's input.
     ///
     /// # Shapes
     /// - `splice`: `batch · seq` positions
@@ -144,16 +144,16 @@ impl QwenVl {
         let mut table = self.transformer.wte.weight.val();
         if let Some(features) = features {
             let [pictures, queries, _] = features.dims();
-            assert!(splice.pictures <= pictures, "{} pictures in the tokens, features of {pictures}", splice.pictures);
+            assert!(splice.pictures <= pictures, "the tokens have {} pictures, but the features have {pictures}", splice.pictures);
             table = Tensor::cat(vec![table, features.reshape([pictures * queries, hidden])], 0);
         } else {
-            assert_eq!(splice.pictures, 0, "pictures in the tokens, but no features");
+            assert_eq!(splice.pictures, 0, "the tokens have pictures, but there are no features");
         }
         let rows = Tensor::<1, Int>::from_data(TensorData::new(splice.rows.clone(), [splice.len()]), &self.device());
         table.select(0, rows).reshape([batch, splice.len() / batch, hidden])
     }
 
-    /// The decoder without its head: `[batch, seq, hidden]` → the same, after `ln_f`.
+    /// Runs the decoder without its head, up to and including `ln_f`. Keeps the shape `[batch, seq, hidden]`.
     pub fn decode(
         &self,
         embedded: Tensor<3>,
@@ -173,20 +173,21 @@ impl QwenVl {
         x
     }
 
-    /// Logits of every position of a prompt, `[1, seq, vocab]`; what the positions leave behind goes into `cache`, which is empty before.
+    /// Returns the logits of every position of a prompt, `[1, seq, vocab]`. Adds keys and values to `cache`, which must be empty.
     pub fn prefill(&self, splice: &Splice, features: Option<Tensor<3>>, cache: &mut KvCache, observe: Observer) -> Tensor<3> {
         let alpha = self.ntk_alpha(splice.len());
         self.lm_head.forward(self.extend(self.embed(splice, features, 1), alpha, cache, observe))
     }
 
-    /// Logits `[1, 1, vocab]` after one more token. NTK's factor stays what the prompt, `prompt` positions long, gave.
+    /// Returns the logits after one more token, `[1, 1, vocab]`. The NTK factor stays that of the prompt, which has `prompt` positions.
     pub fn step(&self, token: u32, prompt: usize, cache: &mut KvCache) -> Tensor<3> {
         let mut splice = Splice::new(&self.config);
         splice.token(token);
         self.lm_head.forward(self.extend(self.embed(&splice, None, 1), self.ntk_alpha(prompt), cache, &mut ignore))
     }
 
-    /// The decoder without its head for positions that follow those in `cache`, `[1, seq, hidden]` → the same, under an NTK factor.
+    /// Runs the decoder without its head on positions that follow those in `cache`. `alpha` is the NTK factor. Keeps the shape
+    /// `[1, seq, hidden]`.
     pub fn extend(&self, embedded: Tensor<3>, alpha: f64, cache: &mut KvCache, observe: Observer) -> Tensor<3> {
         let (first, seq) = (cache.positions(), embedded.dims()[1]);
         let positions = Positions::new(&self.config, alpha, first, seq, &self.device());
@@ -201,14 +202,14 @@ impl QwenVl {
     }
 }
 
-/// Where a position of a packed row belongs.
+/// Sample, thread and index of a position of a packed row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Its sample.
+    /// Number of the sample.
     pub sample: u32,
-    /// 0: what every thread of the sample sees. Else one of several continuations of it that do not see each other.
+    /// 0 for the part that every thread of the sample sees, otherwise the number of a continuation. Continuations do not see each other.
     pub thread: u32,
-    /// Its position in the sequence that it sees.
+    /// Index in the sequence that this position sees.
     pub position: usize,
 }
 
@@ -218,7 +219,8 @@ impl Place {
     }
 }
 
-/// The mask `[batch, 1, seq, seq]` of packed rows: a position sees those before it of its own sample and thread.
+/// Builds the mask of packed rows, `[batch, 1, seq, seq]`. A position sees itself and the earlier positions of its sample that belong to
+/// its thread or to the part that all threads see.
 pub fn packed_mask(rows: &[Vec<Place>], device: &Device) -> Tensor<4> {
     let seq = rows[0].len();
     let mut mask = Vec::with_capacity(rows.len() * seq * seq);

@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-/// A callback that gets every intermediate result, with its name in the reference data. [`ignore`] is the empty one.
+/// Callback that receives every intermediate result with its name in the goldens. [`ignore`] does nothing with them.
 pub type Observer<'a> = &'a mut dyn FnMut(&str, &Tensor<3>);
 
-/// An [`Observer`] that does nothing.
+/// Ignores the result. For callers that need no [`Observer`].
 pub fn ignore(_: &str, _: &Tensor<3>) {}

@@ -1,4 +1,4 @@
-//! The resampler: `[batch, patches, width]` → `[batch, queries, hidden]` by one cross-attention (`visual.py`, class `Resampler`).
+//! The resampler (`visual.py`, class `Resampler`): one cross-attention, `[batch, patches, width]` → `[batch, queries, hidden]`.
 
 use crate::layers::{LayerNorm, Linear, join_heads, split_heads, zeros};
 use crate::observer::Observer;
@@ -8,34 +8,34 @@ use burn::tensor::{Device, Tensor, activation, module};
 use qwen_vl_format::VisionConfig;
 use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
 
-/// `transformer.visual.attn_pool`.
+/// The module `transformer.visual.attn_pool`.
 #[derive(Module, Debug)]
 pub struct Resampler {
-    /// `[queries, hidden]`, learned.
+    /// Learned queries, `[queries, hidden]`.
     pub query: Param<Tensor<2>>,
-    /// `[queries, hidden]`, fixed: sines of a grid of √queries × √queries places.
+    /// Fixed sines of a grid of √queries × √queries places, `[queries, hidden]`.
     pub pos_embed: Param<Tensor<2>>,
-    /// Width of the tower → hidden, no bias.
+    /// Projection from the tower's width to hidden, without a bias.
     pub kv_proj: Linear,
-    /// Of the queries.
+    /// Norm of the queries.
     pub ln_q: LayerNorm,
-    /// Of keys and values.
+    /// Norm of keys and values.
     pub ln_kv: LayerNorm,
-    /// The cross-attention.
+    /// Cross-attention.
     pub attn: ResamplerAttention,
     #[module(skip)]
     resize: Option<Tensor<2>>,
-    /// What is added to the keys, `[patches, hidden]`, where it is known instead of computed from `pos_embed`.
+    /// Positions added to the keys, `[patches, hidden]`. If `None`, they are computed from `pos_embed`.
     #[module(skip)]
     pub(crate) key_places: Option<Tensor<2>>,
 }
 
-/// `transformer.visual.attn_pool.attn`.
+/// The module `transformer.visual.attn_pool.attn`.
 #[derive(Module, Debug)]
 pub struct ResamplerAttention {
-    /// `[all q; all k; all v]`, `[3 · hidden, hidden]`.
+    /// Input projection `[all q; all k; all v]`, `[3 · hidden, hidden]`.
     pub in_proj_weight: Param<Tensor<2>>,
-    /// `[3 · hidden]`.
+    /// Bias of the input projection, `[3 · hidden]`.
     pub in_proj_bias: Param<Tensor<1>>,
     /// Output projection.
     pub out_proj: Linear,
@@ -60,6 +60,8 @@ impl Resampler {
         }
     }
 
+    /// Computes the features of each picture from its patches.
+    ///
     /// # Shapes
     /// - `patches`: `[batch, patches, width]`
     /// - returns: `[batch, queries, hidden]`
@@ -74,7 +76,7 @@ impl Resampler {
             (None, None) => places.clone(),
         };
         let keys = values.clone() + key_places.unsqueeze();
-        // The queries are the same for every picture: project them once.
+        // All pictures share the queries, so one projection is enough.
         let queries = (self.ln_q.forward(self.query.val()) + places).unsqueeze::<3>();
         let out = self.attn.forward(queries, keys, values, batch);
         observe("resampler_out", &out);

@@ -1,4 +1,4 @@
-//! The vision tower: patches `[batch, patches, 588]` → `[batch, patches, width]`, then resampler, `ln_post` and `proj` (`visual.py`).
+//! The vision tower (`visual.py`): patches `[batch, patches, 588]` → `[batch, patches, width]`, then the resampler, `ln_post` and `proj`.
 
 use crate::layers::{LayerNorm, Linear, join_heads, zeros};
 use crate::observer::Observer;
@@ -9,58 +9,58 @@ use burn::tensor::{Device, Tensor, activation, module};
 use qwen_vl_format::VisionConfig;
 use qwen_vl_format::config::POSITION_TABLE_SIDE;
 
-/// `transformer.visual`.
+/// The module `transformer.visual`.
 #[derive(Module, Debug)]
 pub struct VisionTower {
-    /// The patch embedding: a convolution whose stride is its size, so a product.
+    /// Patch embedding. The stride of this convolution equals its size, so it is a matrix product.
     pub conv1: PatchEmbedding,
-    /// `[256, width]`, whatever the picture's size.
+    /// Position table, `[256, width]` for every picture size.
     pub positional_embedding: Param<Tensor<2>>,
-    /// Before the blocks.
+    /// Norm before the blocks.
     pub ln_pre: LayerNorm,
-    /// The blocks.
+    /// Blocks.
     pub transformer: Blocks,
-    /// The resampler.
+    /// Resampler.
     pub attn_pool: Resampler,
-    /// **After** the resampler.
+    /// Norm **after** the resampler.
     pub ln_post: LayerNorm,
-    /// `[hidden, hidden]`, input first.
+    /// Output projection, `[hidden, hidden]`, input dimension first.
     pub proj: Param<Tensor<2>>,
     #[module(skip)]
     pub(crate) resize: Option<Tensor<2>>,
 }
 
-/// `visual.conv1`.
+/// The module `visual.conv1`.
 #[derive(Module, Debug)]
 pub struct PatchEmbedding {
-    /// `[width, 3, patch, patch]`.
+    /// Weight, `[width, 3, patch, patch]`.
     pub weight: Param<Tensor<4>>,
 }
 
-/// `visual.transformer`.
+/// The module `visual.transformer`.
 #[derive(Module, Debug)]
 pub struct Blocks {
-    /// In order.
+    /// Blocks, in order.
     pub resblocks: Vec<VisionBlock>,
 }
 
 /// One pre-norm block of the vision tower.
 #[derive(Module, Debug)]
 pub struct VisionBlock {
-    /// Before attention.
+    /// Norm before attention.
     pub ln_1: LayerNorm,
     /// Attention of every patch to every patch.
     pub attn: VisionAttention,
-    /// Before the MLP.
+    /// Norm before the MLP.
     pub ln_2: LayerNorm,
-    /// The MLP.
+    /// MLP.
     pub mlp: VisionMlp,
 }
 
 /// Self-attention of the vision tower.
 #[derive(Module, Debug)]
 pub struct VisionAttention {
-    /// Rows **head by head**: `[q of head 0; k of head 0; v of head 0; q of head 1; …]`.
+    /// Input projection, rows **head by head**: `[q of head 0; k of head 0; v of head 0; q of head 1; …]`.
     pub in_proj: Linear,
     /// Output projection.
     pub out_proj: Linear,
@@ -71,9 +71,9 @@ pub struct VisionAttention {
 /// MLP of the vision tower, with the exact GELU.
 #[derive(Module, Debug)]
 pub struct VisionMlp {
-    /// Widens.
+    /// Projection to the inner width.
     pub c_fc: Linear,
-    /// Back to the width.
+    /// Projection back to the tower's width.
     pub c_proj: Linear,
 }
 
@@ -92,7 +92,7 @@ impl VisionTower {
         }
     }
 
-    /// Pictures as patches → what the tower makes of each patch.
+    /// Returns the tower's output for each patch, before the resampler.
     ///
     /// # Shapes
     /// - `patches`: `[batch, patches, 3 · patch²]`, channel first within a patch, rows of patches from the top
@@ -114,7 +114,7 @@ impl VisionTower {
         x
     }
 
-    /// Pictures as patches, as [`VisionTower::tower`] takes them → image features `[batch, queries, hidden]`.
+    /// Returns the image features, `[batch, queries, hidden]`. `patches` are as in [`VisionTower::tower`].
     pub fn forward(&self, patches: Tensor<3>, observe: Observer) -> Tensor<3> {
         let x = self.tower(patches, observe);
         let pooled = self.attn_pool.forward(x, observe);
@@ -141,7 +141,7 @@ impl VisionBlock {
         }
     }
 
-    /// Keeps `[batch, patches, width]`.
+    /// Applies the block. Keeps the shape `[batch, patches, width]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(self.ln_1.forward(x));
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
@@ -149,7 +149,7 @@ impl VisionBlock {
 }
 
 impl VisionAttention {
-    /// Keeps `[batch, patches, width]`.
+    /// Applies attention. Keeps the shape `[batch, patches, width]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [batch, patches, width] = x.dims();
         let head_dim = width / self.heads;
@@ -162,7 +162,7 @@ impl VisionAttention {
 }
 
 impl VisionMlp {
-    /// Keeps `[batch, patches, width]`.
+    /// Applies the MLP. Keeps the shape `[batch, patches, width]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.c_proj.forward(activation::gelu(self.c_fc.forward(x)))
     }

@@ -1,9 +1,9 @@
-//! The same model from a web checkpoint: the conversion's layouts undone, so that what the runtime loads, in 4 bits too, can be computed
-//! here.
+//! Loads the model from a web checkpoint. The loader restores the original's layouts, so that these modules compute with the same weights
+//! as the runtime, also in 4 bits.
 //!
-//! Two things can not be undone, because the converter computes them: position tables come already resized to the picture's grid, and
-//! the resampler's queries come as `ln_q(query) + pos_embed`. They are used as they are: the tables without a resize, and the queries as
-//! `pos_embed` under an `ln_q` of zeros.
+//! Two results of the converter cannot be reversed: position tables are already resized to the picture's grid, and the resampler's queries
+//! are stored as `ln_q(query) + pos_embed`. The model uses them directly: the tables without a resize, and the queries as `pos_embed` under
+//! an `ln_q` of zeros.
 
 use crate::QwenVl;
 use crate::layers::zeros;
@@ -12,15 +12,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_format::ModelConfig;
 
 impl QwenVl {
-    /// Opens a web checkpoint's folder (`crates/format/FORMAT.md`).
+    /// Opens the folder of a web checkpoint (`crates/format/FORMAT.md`).
     #[cfg(feature = "files")]
     pub fn open_web(folder: &std::path::Path, device: &Device) -> Result<Self> {
         let checkpoint = quantize::WebCheckpoint::open(folder)?;
         Self::from_web(&checkpoint.manifest().config, &|name| checkpoint.tensor(name), device)
     }
 
-    /// The model of a web checkpoint. `tensor` gives decoded tensors by their names there; codes are taken as the values that they stand
-    /// for.
+    /// Builds the model from a web checkpoint. `tensor` returns the decoded values of a tensor by its name in that checkpoint.
     pub fn from_web(config: &ModelConfig, tensor: &dyn Fn(&str) -> Result<Vec<f32>>, device: &Device) -> Result<Self> {
         let mut model = Self::zeros(config, device);
         let visual = &mut model.transformer.visual;
@@ -37,7 +36,7 @@ impl QwenVl {
     }
 }
 
-/// A tensor of the original from those of the web checkpoint.
+/// Restores a tensor of the original from the tensors of the web checkpoint.
 fn original(tensor: &dyn Fn(&str) -> Result<Vec<f32>>, config: &ModelConfig, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let (module, leaf) = name.rsplit_once('.').context("a name has a module")?;
     let get = |module: &str| tensor(&format!("{module}.{leaf}"));
@@ -84,25 +83,25 @@ fn original(tensor: &dyn Fn(&str) -> Result<Vec<f32>>, config: &ModelConfig, nam
                 let thirds: Result<Vec<_>> = ["q", "k", "v"].iter().map(|part| tensor(&format!("resampler.attn.{part}.{leaf}"))).collect();
                 Ok(thirds?.concat())
             }
-            // `query` and `ln_q`.
+            // `query` and `ln_q` are zeros: `pos_embed` contains the finished queries.
             _ => Ok(vec![0.0; shape.iter().product()]),
         },
     }
 }
 
-/// `[all q; all k; all v]` → `[q, k, v of head 0; q, k, v of head 1; …]`, of any row width.
+/// Reorders rows of any width: `[all q; all k; all v]` → `[q, k, v of head 0; q, k, v of head 1; …]`.
 fn per_head(stacked: &[f32], heads: usize) -> Vec<f32> {
     let block = stacked.len() / (3 * heads);
     let places = (0..heads).flat_map(|head| (0..3).map(move |part| part * heads + head));
     places.flat_map(|place| stacked[place * block..][..block].iter().copied()).collect()
 }
 
-/// Rows `first`, `first + 2`, ….
+/// Returns the rows `first`, `first + 2`, ….
 fn every_second(rows: &[f32], cols: usize, first: usize) -> Vec<f32> {
     rows.chunks_exact(cols).skip(first).step_by(2).flatten().copied().collect()
 }
 
-/// `[rows, cols]` → `[cols, rows]`.
+/// Transposes a matrix: `[rows, cols]` → `[cols, rows]`.
 fn transposed(matrix: &[f32], cols: usize) -> Vec<f32> {
     (0..cols).flat_map(|col| matrix.iter().skip(col).step_by(cols).copied()).collect()
 }

@@ -1,4 +1,4 @@
-//! Weights in and out, by the checkpoint's names.
+//! Loads and returns weights by their names in the checkpoint.
 
 use crate::QwenVl;
 use anyhow::{Context, Result, ensure};
@@ -9,29 +9,29 @@ use std::collections::BTreeMap;
 /// One tensor in f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weight {
-    /// Its shape, as in the checkpoint.
+    /// Shape, as in the checkpoint.
     pub shape: Vec<usize>,
-    /// Its values.
+    /// Values, row by row.
     pub values: Vec<f32>,
 }
 
 /// All tensors of a checkpoint by name.
 pub type Weights = BTreeMap<String, Weight>;
 
-/// Whether a tensor is never trained: the sines of the resampler (`visual.py`: `requires_grad_(False)`).
+/// True if a tensor is never trained. Only the sines of the resampler are frozen (`visual.py`: `requires_grad_(False)`).
 pub fn frozen_always(name: &str) -> bool {
     name == "transformer.visual.attn_pool.pos_embed"
 }
 
 impl QwenVl {
-    /// Opens a folder in the Hugging Face layout, safetensors or pickled, of any float type.
+    /// Opens a checkpoint in the Hugging Face layout: safetensors or pickled, any float type.
     #[cfg(feature = "files")]
     pub fn open(folder: &std::path::Path, device: &Device) -> Result<Self> {
         use quantize::source::Source;
         use qwen_vl_format::ModelConfig;
 
         let path = folder.join("config.json");
-        let json = std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
+        let json = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         let config = ModelConfig::from_hf_json(&json).with_context(|| path.display().to_string())?;
         let source = Source::open(folder)?;
         let mut weights = Weights::new();
@@ -44,7 +44,7 @@ impl QwenVl {
         Self::zeros(&config, device).load(weights)
     }
 
-    /// Takes its weights; each must be there, with its shape.
+    /// Loads the weights. Each tensor of the model must be present and have the expected shape.
     pub fn load(self, weights: Weights) -> Result<Self> {
         let mut loader = Loader { path: Vec::new(), weights, device: self.device(), problem: None };
         let model = self.map(&mut loader);
@@ -54,7 +54,7 @@ impl QwenVl {
         }
     }
 
-    /// Its weights.
+    /// Returns all weights.
     pub fn weights(&self) -> Weights {
         let mut reader = Reader::default();
         self.visit(&mut reader);
@@ -73,7 +73,7 @@ impl Loader {
     fn take<const D: usize>(&mut self, shape: [usize; D]) -> Result<Tensor<D>> {
         let name = self.path.join(".");
         let weight = self.weights.remove(&name).with_context(|| format!("the checkpoint has no tensor `{name}`"))?;
-        ensure!(weight.shape == shape, "tensor `{name}` has shape {:?}, the config asks for {shape:?}", weight.shape);
+        ensure!(weight.shape == shape, "tensor `{name}` has shape {:?}, expected {shape:?}, which follows from config.json", weight.shape);
         Ok(Tensor::from_data(TensorData::new(weight.values, shape), &self.device))
     }
 }

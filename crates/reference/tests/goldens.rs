@@ -1,7 +1,7 @@
-//! The burn modules against what the original code computed: every stage, every logit, every greedy token.
+//! Compares the burn modules with the goldens: every stage, every logit, every greedy token.
 //!
-//! On burn's CPU backend; with `QWEN_VL_DEVICE=wgpu` and the feature `wgpu` on burn-wgpu. Tolerances are those of the reference data's
-//! `CONVENTIONS.md`: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4 up to 600 tokens and 2e-3 above.
+//! The tests run on burn's CPU backend, or on burn-wgpu with `QWEN_VL_DEVICE=wgpu` and the feature `wgpu`. The tolerances are those of
+//! `CONVENTIONS.md` in the reference data: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4 up to 600 tokens and 2e-3 above.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD};
@@ -24,7 +24,7 @@ fn device() -> Device {
         Err(_) | Ok("flex") => Device::flex(),
         #[cfg(feature = "wgpu")]
         Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        Ok(other) => panic!("QWEN_VL_DEVICE is {other}; this build knows flex{}", if cfg!(feature = "wgpu") { " and wgpu" } else { "" }),
+        Ok(other) => panic!("QWEN_VL_DEVICE is {other}, expected flex{}", if cfg!(feature = "wgpu") { " or wgpu" } else { "" }),
     }
 }
 
@@ -39,7 +39,7 @@ fn f32_agrees_with_the_original() {
         for case in &cases {
             worst_logit = worst_logit.max(check_case(&set, case, &model, &mut encoded));
         }
-        println!("{}: {} cases, logits off by {worst_logit:e} at most", set.name, cases.len());
+        println!("{}: {} cases, largest difference of a logit: {worst_logit:e}", set.name, cases.len());
     }
 }
 
@@ -75,7 +75,7 @@ fn check_case(set: &GoldenSet, case: &Case, model: &QwenVl, encoded: &mut BTreeM
                 });
                 assert_close(&rows.collect::<Vec<_>>(), &want.values, tolerance, &what(name));
             }
-            // Keys and values are held inside the block; the logits of the steps depend on every one of them.
+            // Keys and values stay inside the block, but the logits of the steps depend on all of them.
             "decode_logits_step_1_2" | "decode_logits_step_1_2_last" | "layer0_key" | "layer0_value" => {}
             _ => {
                 let key = if stage == "ln_f" { "hidden.ln_f" } else { stage };
@@ -105,7 +105,7 @@ fn check_case(set: &GoldenSet, case: &Case, model: &QwenVl, encoded: &mut BTreeM
     worst_logit.max(worst(&step_logits, want, "steps").1)
 }
 
-/// Image features of a picture, its stages checked.
+/// Checks the stages of a picture and returns its image features.
 fn encode(set: &GoldenSet, path: &str, model: &QwenVl) -> Tensor<3> {
     let mut trace = BTreeMap::new();
     let features = model.transformer.visual.forward(patches(set, path, model), &mut |name, tensor| {
@@ -126,7 +126,7 @@ fn encode(set: &GoldenSet, path: &str, model: &QwenVl) -> Tensor<3> {
     features
 }
 
-/// A picture with the pixels that the original's decoder gave.
+/// Returns the patches of a picture, with the pixels from the original's image decoder.
 fn patches(set: &GoldenSet, path: &str, model: &QwenVl) -> Tensor<3> {
     let vision = &model.config().visual;
     let decoded = set.root.join("preprocess/decoded").join(Path::new(path).file_stem().unwrap()).with_extension("png");
@@ -146,7 +146,7 @@ fn a_packed_row_gives_the_logits_of_its_samples_and_threads() {
     let model = QwenVl::open(&set.checkpoint(), &device()).unwrap();
     let config = model.config().clone();
     let alone = |ids: &[u32]| values(&model.prefill(&Splice::prompt(&config, ids), None, &mut KvCache::default(), &mut ignore));
-    // A sample of five tokens, and one of three tokens with two continuations that do not see each other.
+    // One sample has five tokens. The other has three tokens and two continuations that do not see each other.
     let (first, shared, threads) = ([3u32, 9, 27, 81, 16], [40u32, 20, 10], [[5u32, 2], [77, 8]]);
     let continued = threads.map(|thread| alone(&[&shared[..], &thread].concat()));
     let vocab = config.vocab_size;

@@ -1,6 +1,6 @@
-//! The burn modules against the WebGPU runtime on the same web checkpoint: features, every logit, greedy tokens.
+//! Compares the burn modules with the WebGPU runtime on the same web checkpoint: features, every logit, greedy tokens.
 //!
-//! Both compute with the values that the codes stand for, so 4 bits make no difference between them. Bounds as in the goldens.
+//! Both compute with the decoded values, so 4-bit weights cause no difference. The bounds are those of the goldens.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use quantize::{Options, SchemeName};
@@ -17,7 +17,7 @@ const FEATURES_TOLERANCE: f32 = 1e-4;
 const LOGITS_TOLERANCE: f32 = 5e-4;
 const STEPS: usize = 24;
 
-/// A prompt: ids, and its pictures as patches.
+/// Prompt: token ids, and pictures as patches.
 struct Prompt {
     ids: Vec<u32>,
     pictures: Vec<Vec<f32>>,
@@ -45,7 +45,7 @@ fn they_agree_on_a_converted_checkpoint_of_random_weights() {
     }
 }
 
-/// The trained model of the repository on dialogues of the test split: pictures, both languages, several turns.
+/// Runs the repository's trained model on dialogues of the test split, with pictures, both languages and several turns.
 #[test]
 fn they_agree_on_nano() {
     let web = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
@@ -58,7 +58,7 @@ fn they_agree_on_nano() {
         .filter(|(encoded, pictures)| !pictures.is_empty() && encoded.ids.len() < 400)
         .take(6)
         .map(|(encoded, pictures)| {
-            // Up to the last answer, which is for the model to give.
+            // The prompt ends before the last answer, which the model generates.
             let asked = encoded.loss.iter().rposition(|learned| !learned).unwrap() + 1;
             Prompt { ids: encoded.ids[..asked].to_vec(), pictures: pictures.iter().map(|picture| patches(&manifest, picture)).collect() }
         })
@@ -76,7 +76,7 @@ fn patches(manifest: &Manifest, picture: &Picture) -> Vec<f32> {
     pixels.patches(vision.patch_size, vision.patch_values())
 }
 
-/// Runs every prompt on both.
+/// Runs every prompt on the runtime and on the reference, and compares the results.
 fn agree(web: &Path, prompts: &[Prompt], what: &str) {
     let device = Device::flex();
     let reference = QwenVl::open_web(web, &device).unwrap();
@@ -113,16 +113,19 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
         for step in 0..STEPS {
             let token = pollster::block_on(runtime.next_token(None, false)).unwrap();
             let best = (0..row.len()).fold(0, |best, id| if row[id] > row[best] { id } else { best });
-            // Where two logits are closer than the tolerance, either may win.
+            // If two logits are closer than the tolerance, either token is right.
             let lost = row[best] - row[token as usize];
-            assert!(lost <= 2.0 * LOGITS_TOLERANCE, "{what}: token {token} at step {step}, the reference has {best}, ahead by {lost}");
+            assert!(
+                lost <= 2.0 * LOGITS_TOLERANCE,
+                "{what}: token {token} at step {step}, expected {best}, whose logit is higher by {lost}"
+            );
             runtime.decode(token).unwrap();
             row = values(&reference.step(token, prompt.ids.len(), &mut cache));
             let got = pollster::block_on(runtime.logits()).unwrap();
             assert_close(&got, &row, LOGITS_TOLERANCE, &format!("{what}: logits of step {step}"));
         }
     }
-    println!("{what}: {} prompts, features off by {worst_feature:e} at most, logits by {worst_logit:e}", prompts.len());
+    println!("{what}: {} prompts, largest difference of a feature: {worst_feature:e}, of a logit: {worst_logit:e}", prompts.len());
 }
 
 fn load(web: &Path, prompts: &[Prompt]) -> Model {

@@ -1,50 +1,51 @@
-//! AdamW over one long vector of all trained weights: clipping by the norm of all gradients together, and a learning rate and weight
-//! decay for each weight. (burn's own optimiser clips each tensor alone and has one rate for a module.)
+//! AdamW over one long vector of all trained weights. It clips by the norm of all gradients together, and each weight has its own learning
+//! rate and weight decay. (burn's own optimiser clips each tensor separately and has one rate for a module.)
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use qwen_vl_reference::QwenVl;
 
-/// Table 8 of the paper.
+// Table 8 of the paper, except for `EPSILON`.
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.98;
+/// The paper's 1e-6 is not small compared with the gradients of such a small tower.
 const EPSILON: f32 = 1e-8;
 const WEIGHT_DECAY: f32 = 0.05;
 const CLIP: f32 = 1.0;
 
-/// The optimiser's state. All tensors are `[weights]`, outside autodiff.
+/// State of the optimiser. All tensors are `[weights]`, outside autodiff.
 pub struct AdamW {
     trained: Vec<String>,
     weights: Tensor<1>,
     first_moment: Tensor<1>,
     second_moment: Tensor<1>,
-    /// Factor of the learning rate.
+    /// Factors of the learning rate.
     rates: Tensor<1>,
-    /// Weight decay.
+    /// Weight decays.
     decay: Tensor<1>,
     steps: i32,
 }
 
-/// A state as it is saved.
+/// Saved state of the optimiser.
 pub struct State {
-    /// Steps done.
+    /// Number of finished steps.
     pub steps: usize,
     /// Running mean of the gradient.
     pub first_moment: Vec<f32>,
-    /// Running mean of its square.
+    /// Running mean of the squared gradient.
     pub second_moment: Vec<f32>,
 }
 
 impl AdamW {
-    /// For the tensors to which `rate` gives a factor of the learning rate; the others are frozen. Returns the model with gradients
-    /// required of these alone.
+    /// Creates the optimiser of the tensors for which `rate` returns a factor of the learning rate. The others are frozen. Also returns the
+    /// model, in which only the trained tensors require gradients.
     pub fn new(model: QwenVl, rate: impl Fn(&str) -> Option<f64>, saved: Option<State>) -> (Self, QwenVl) {
         let device = model.device().without_autodiff();
         let mut layout = Layout { rate, path: vec![], trained: vec![], weights: vec![], rates: vec![], decay: vec![] };
         let model = model.map(&mut layout);
         let count = layout.rates.len();
         let vector = |values: Vec<f32>| {
-            assert_eq!(values.len(), count, "a saved state of the same weights");
+            assert_eq!(values.len(), count, "the saved state belongs to other weights");
             Tensor::from_data(TensorData::new(values, [count]), &device)
         };
         let saved = saved.unwrap_or_else(|| State { steps: 0, first_moment: vec![0.0; count], second_moment: vec![0.0; count] });
@@ -60,12 +61,12 @@ impl AdamW {
         (optimizer, model)
     }
 
-    /// Weights that are trained.
+    /// Returns the number of trained weights.
     pub fn count(&self) -> usize {
         self.weights.dims()[0]
     }
 
-    /// One step. Returns the model and the norm of the gradient before clipping.
+    /// Makes one step. Returns the model and the norm of the gradient before clipping.
     pub fn step(&mut self, model: QwenVl, gradients: &mut Gradients, rate: f64) -> (QwenVl, f32) {
         let mut collector = Collector { gradients, trained: &self.trained, path: vec![], found: vec![] };
         model.visit(&mut collector);
@@ -85,14 +86,14 @@ impl AdamW {
         (model.map(&mut writer), norm)
     }
 
-    /// What to save.
+    /// Returns the state to save.
     pub fn state(&self) -> State {
         let values = |tensor: &Tensor<1>| tensor.to_data().try_to_vec::<f32>().expect("weights are f32");
         State { steps: self.steps as usize, first_moment: values(&self.first_moment), second_moment: values(&self.second_moment) }
     }
 }
 
-/// Gradients of the tensors that require them, by name.
+/// Returns the gradients of the tensors that require them, by name.
 #[cfg(test)]
 pub fn gradients_by_name(model: &QwenVl, gradients: &mut Gradients) -> std::collections::BTreeMap<String, Vec<f32>> {
     struct Reader<'a>(Vec<String>, &'a mut Gradients, std::collections::BTreeMap<String, Vec<f32>>);
@@ -116,7 +117,7 @@ pub fn gradients_by_name(model: &QwenVl, gradients: &mut Gradients) -> std::coll
     reader.2
 }
 
-/// Norms, biases and tables are not pulled towards zero.
+/// True if weight decay applies to a tensor: it does not apply to norms, biases and tables.
 fn decays(name: &str, dimensions: usize) -> bool {
     dimensions > 1 && !name.ends_with("positional_embedding") && !name.ends_with("query")
 }
@@ -175,7 +176,7 @@ impl ModuleVisitor for Collector<'_> {
         }
         let weights = param.val();
         let count: usize = weights.dims().iter().product();
-        // A batch without pictures leaves the visual part without gradients.
+        // After a batch without pictures, the visual part has no gradients.
         let gradient = weights.grad_remove(self.gradients).unwrap_or_else(|| weights.inner().zeros_like());
         self.found.push(gradient.reshape([count]));
     }
@@ -218,7 +219,7 @@ mod tests {
     use qwen_vl_reference::Weights;
     use qwen_vl_reference::burn::tensor::Device;
 
-    /// A loss whose gradient is known: the sum of `factor · weight` over some tensors, so that the gradient is `factor` everywhere.
+    /// Computes a loss with a known gradient: the sum of `factor · weight` over two tensors. The gradient of each weight is `factor`.
     fn loss(model: &QwenVl, factor: f32) -> Tensor<1> {
         (model.lm_head.weight.val().sum() + model.transformer.ln_f.weight.val().sum()) * factor
     }
@@ -264,7 +265,7 @@ mod tests {
             }
         }
         for (name, weight) in before {
-            assert!(trained(&name).is_some() || weight == after[&name], "{name} is frozen, but changed");
+            assert!(trained(&name).is_some() || weight == after[&name], "{name}: a frozen tensor changed");
         }
     }
 }

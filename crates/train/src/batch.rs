@@ -1,4 +1,4 @@
-//! Samples packed into batches.
+//! Packs samples into batches.
 
 use crate::recipe::{Recipe, StageRecipe};
 use anyhow::{Context, Result, ensure};
@@ -8,39 +8,40 @@ use qwen_vl_reference::{Place, Splice};
 use qwen_vl_world::{Encoded, Sample, Split, World};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// Numbers of pictures and of targets are rounded up to a multiple of this, so that a GPU sees few shapes.
+/// The number of pictures is rounded up to a multiple of this, so that a GPU sees few shapes.
 const PICTURES_STEP: usize = 4;
+/// The number of targets is rounded up to a multiple of this, for the same reason.
 const TARGETS_STEP: usize = 64;
 
-/// The place of what fills a row up.
+/// Place of the tokens that fill a row.
 const PADDING: Place = Place { sample: u32::MAX, thread: 0, position: 0 };
 
 /// Rows of packed samples.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// `rows · row_length` inputs.
+    /// Inputs of the decoder, `rows · row_length`.
     pub splice: Splice,
-    /// Where every position of every row belongs.
+    /// Sample, thread and index of every position of every row.
     pub places: Vec<Vec<Place>>,
-    /// `[pictures, patches, 3 · patch²]`, with empty pictures at the end.
+    /// Patches, `[pictures, patches, 3 · patch²]`, with empty pictures at the end.
     pub patches: Vec<f32>,
-    /// Pictures in `patches`.
+    /// Number of pictures in `patches`.
     pub pictures: usize,
-    /// Positions, counted over all rows, whose next token is to be learned; repeated at the end to a full number.
+    /// Positions whose next token is learned, counted over all rows. Zeros at the end fill the list to a multiple of `TARGETS_STEP`.
     pub positions: Vec<i32>,
-    /// The token that follows each.
+    /// Token that follows each of `positions`.
     pub targets: Vec<i32>,
-    /// The answers that they are, in order: the kind of question ([`qwen_vl_world::Question::kind`]) and the number of targets.
+    /// Answers that the targets form, in order: the kind of question ([`qwen_vl_world::Question::kind`]) and the number of targets.
     pub answers: Vec<(&'static str, usize)>,
-    /// Of pictures alone: for every one of the [`crate::patches::heads`] which patch should say what; else empty.
+    /// Labels of the tower's stage: for each of the [`crate::patches::heads`], pairs of a patch and its class. Empty in other stages.
     pub labels: Vec<Vec<(i32, i32)>>,
-    /// Samples in it.
+    /// Number of samples in the batch.
     pub sample_count: usize,
-    /// Number of the first sample that is not in it.
+    /// Index of the first sample after the batch.
     pub next_sample: u64,
 }
 
-/// Makes a stage's batches, one after the other.
+/// Makes the batches of a stage in order.
 pub struct Packer {
     world: World,
     tokenizer: Tokenizer,
@@ -52,7 +53,7 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// Batches of a stage, from sample `first` on.
+    /// Creates a packer that starts at sample `first`.
     pub fn new(recipe: &Recipe, stage: &StageRecipe, split: Split, first: u64) -> Result<Self> {
         Ok(Self {
             world: recipe.world_of(stage)?,
@@ -65,7 +66,7 @@ impl Packer {
         })
     }
 
-    /// The next batch. A sample goes into the first row with room for it; the first without room begins the next batch.
+    /// Returns the next batch. Places each sample in the first row with enough room. The first sample without room begins the next batch.
     pub fn next_batch(&mut self) -> Result<Batch> {
         let (rows, length) = (self.stage.rows, self.stage.row_length);
         let mut packed: Vec<Vec<(u64, Encoded)>> = vec![Vec::new(); rows];
@@ -92,7 +93,7 @@ impl Packer {
 
     fn sample(&self, index: u64) -> Sample {
         let data = match self.stage.mix {
-            // Spread evenly, by the fraction of the golden ratio's multiples.
+            // The fractions of the golden ratio's multiples spread these samples evenly.
             Some((other, share)) if (index as f64 * 0.618_033_988_749_895).fract() < share => other,
             _ => self.stage.data,
         };
@@ -117,7 +118,7 @@ impl Packer {
                 owners.extend(sample_places(sample_count, &threads));
                 sample_count += 1;
                 let spliced = Splice::prompt(&self.config, &ids);
-                assert_eq!(spliced.pictures(), images.len(), "every picture has its positions");
+                assert_eq!(spliced.pictures(), images.len(), "every picture needs positions in the tokens");
                 splice.append(&spliced);
                 let sample = &samples[&number];
                 for picture in &sample.pictures {
@@ -136,11 +137,11 @@ impl Packer {
                 }
                 let mut kinds = sample.questions.iter().map(|question| question.kind);
                 for at in (1..ids.len()).filter(|at| loss[*at]) {
-                    // Of a text all is learned, questions and answers: one answer.
+                    // All tokens of a text are learned, both questions and answers, so a text counts as one answer.
                     if !loss[at - 1] || at == 1 {
                         answers.push((if sample.pictures.is_empty() { "text" } else { kinds.next().unwrap_or("text") }, 0));
                     }
-                    answers.last_mut().expect("pushed at the first").1 += 1;
+                    answers.last_mut().expect("the first target adds an answer").1 += 1;
                     positions.push((first + at - 1) as i32);
                     targets.push(ids[at] as i32);
                 }
@@ -148,7 +149,7 @@ impl Packer {
             while splice.len() < start + length {
                 splice.token(padding);
             }
-            // Padding sees itself and is seen by nothing.
+            // Padding sees only padding, and nothing else sees padding.
             owners.resize(length, PADDING);
             places.push(owners);
         }
@@ -161,7 +162,7 @@ impl Packer {
         Batch { splice, places, patches, pictures, positions, targets, answers, labels, sample_count, next_sample: self.next }
     }
 
-    /// Makes `count` batches ahead in a thread of its own.
+    /// Makes `count` batches in a separate thread, ahead of the receiver.
     pub fn stream(mut self, count: usize) -> Receiver<Result<Batch>> {
         let (sender, receiver) = sync_channel(2);
         std::thread::spawn(move || {
@@ -175,7 +176,7 @@ impl Packer {
     }
 }
 
-/// Places of a sample's positions: each thread goes on from where the part that all see ends.
+/// Returns the places of a sample's positions. Each thread continues from the end of the shared part.
 fn sample_places(sample: u32, threads: &[u32]) -> Vec<Place> {
     let shared = threads.iter().take_while(|thread| **thread == 0).count();
     let mut places: Vec<Place> = Vec::with_capacity(threads.len());

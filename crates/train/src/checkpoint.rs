@@ -1,4 +1,4 @@
-//! Files of a run: what it resumes from, and the model in the Hugging Face layout.
+//! Files of a run: the checkpoints that it resumes from, and the model in the Hugging Face layout.
 
 use crate::adamw::State;
 use crate::recipe::{Recipe, StageRecipe};
@@ -12,20 +12,20 @@ use std::path::Path;
 const FIRST_MOMENT: &str = "adamw.first_moment";
 const SECOND_MOMENT: &str = "adamw.second_moment";
 
-/// Where a stage stands.
+/// Progress of a stage.
 pub struct Progress {
-    /// The model, f32.
+    /// Weights of the model, f32.
     pub weights: Weights,
-    /// The optimiser, if the stage is not done.
+    /// State of the optimiser, if the stage is not finished.
     pub optimizer: Option<State>,
-    /// Steps done.
+    /// Number of finished steps.
     pub steps: usize,
-    /// Number of the next sample.
+    /// Index of the next sample.
     pub next_sample: u64,
 }
 
 impl Progress {
-    /// Writes a file that is either the old or the new one, whole.
+    /// Writes the file as a whole: an interruption leaves the old file or the new one.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> =
             self.weights.iter().map(|(name, weight)| (name.clone(), weight.shape.clone(), bytes(&weight.values))).collect();
@@ -38,21 +38,24 @@ impl Progress {
         write_safetensors(path, &tensors, Dtype::F32, metadata.map(|(key, value)| (key.to_owned(), value)).into())
     }
 
-    /// Reads it back, if it is there.
+    /// Reads the file. Returns `None` if it does not exist.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         if !path.is_file() {
             return Ok(None);
         }
-        Self::parse(&std::fs::read(path)?).with_context(|| format!("{} (delete it to begin the stage anew)", path.display())).map(Some)
+        Self::parse(&std::fs::read(path)?)
+            .with_context(|| format!("{}: could not read the checkpoint; delete it to restart the stage", path.display()))
+            .map(Some)
     }
 
     fn parse(file: &[u8]) -> Result<Self> {
         let (_, header) = safetensors::SafeTensors::read_metadata(file)?;
         let metadata = header.metadata().clone().unwrap_or_default();
-        let number = |key: &str| -> Result<u64> { Ok(metadata.get(key).with_context(|| format!("no `{key}` in its metadata"))?.parse()?) };
+        let number =
+            |key: &str| -> Result<u64> { Ok(metadata.get(key).with_context(|| format!("`{key}` is missing in the metadata"))?.parse()?) };
         let mut weights = Weights::new();
         for (name, view) in safetensors::SafeTensors::deserialize(file)?.iter() {
-            ensure!(view.dtype() == Dtype::F32, "tensor `{name}` is not f32");
+            ensure!(view.dtype() == Dtype::F32, "tensor `{name}` is {:?}, expected F32", view.dtype());
             let values = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
             weights.insert(name.to_owned(), Weight { shape: view.shape().to_vec(), values });
         }
@@ -65,12 +68,12 @@ impl Progress {
     }
 }
 
-/// Writes a folder that `quantize` converts: f16 weights, configuration, vocabulary.
+/// Writes a checkpoint that `quantize` converts: f16 weights, configuration, vocabulary.
 pub fn export(recipe: &Recipe, stage: &StageRecipe, weights: &Weights, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("can not make {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
-        std::fs::write(&path, bytes).with_context(|| format!("can not write {}", path.display()))
+        std::fs::write(&path, bytes).with_context(|| format!("could not write {}", path.display()))
     };
     let end = qwen_vl_world::tokenizer(recipe.model.visual.n_queries)?.special().endoftext;
     let chat = stage.data == qwen_vl_world::Stage::Chat;
@@ -109,6 +112,6 @@ fn write_safetensors(
         tensors.iter().map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?))).collect();
     let file = safetensors::serialize(views.map_err(|error: safetensors::SafeTensorError| error)?, Some(metadata))?;
     let partial = path.with_extension("partial");
-    std::fs::write(&partial, file).with_context(|| format!("can not write {}", partial.display()))?;
-    std::fs::rename(&partial, path).with_context(|| format!("can not write {}", path.display()))
+    std::fs::write(&partial, file).with_context(|| format!("could not write {}", partial.display()))?;
+    std::fs::rename(&partial, path).with_context(|| format!("could not write {}", path.display()))
 }

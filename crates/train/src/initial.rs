@@ -1,26 +1,26 @@
-//! Weights before the first step.
+//! Initial weights.
 
 use qwen_vl_format::ModelConfig;
 use qwen_vl_format::config::POSITION_TABLE_SIDE;
 use qwen_vl_reference::{Weight, Weights};
 
-/// Random weights for a configuration, the same for the same seed.
+/// Returns random weights for a configuration. The same seed gives the same weights.
 pub fn weights(config: &ModelConfig, seed: u64) -> Weights {
     let mut random = Normal { random: fastrand::Rng::with_seed(seed), spare: None };
     let shapes = quantize::original_tensors(config);
     shapes.into_iter().map(|(name, shape)| (name.clone(), Weight { values: initial(config, &name, &shape, &mut random), shape })).collect()
 }
 
-/// Takes what all pictures share out of the patch embeddings, by the table of positions: else it is most of what the norms let through,
-/// grows while the decoder learns what every answer has in common, and drowns what tells pictures apart. (In a run without this the image
-/// features of all pictures had become the same to a thousandth after 10 000 of them, and stayed so.)
+/// Subtracts the mean of all pictures from the patch embeddings, through the table of positions. Otherwise the mean dominates the output of
+/// the norms, grows while the decoder learns the common part of all answers, and hides the differences between pictures. (In a run without
+/// this, the image features of all pictures were equal to within a thousandth after 10 000 pictures, and did not recover.)
 pub fn center_patches(weights: &mut Weights, mean_patch: &[f32]) {
     let kernels = &weights["transformer.visual.conv1.weight"].values;
     let mut mean: Vec<f32> = kernels
         .chunks_exact(mean_patch.len())
         .map(|kernel| kernel.iter().zip(mean_patch).map(|(weight, value)| weight * value).sum())
         .collect();
-    let table = weights.get_mut("transformer.visual.positional_embedding").expect("a table of positions");
+    let table = weights.get_mut("transformer.visual.positional_embedding").expect("the weights have a table of positions");
     let rows = (table.values.len() / mean.len()) as f32;
     for row in table.values.chunks_exact(mean.len()) {
         mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / rows);
@@ -32,7 +32,7 @@ pub fn center_patches(weights: &mut Weights, mean_patch: &[f32]) {
 
 fn initial(config: &ModelConfig, name: &str, shape: &[usize], random: &mut Normal) -> Vec<f32> {
     let count = shape.iter().product();
-    // Positions are told apart from the start: a random table is learned slowly, and until then every query of the resampler sees the same.
+    // Positions differ from the start. A random table learns slowly, and every query of the resampler sees the same during that time.
     if name.ends_with("positional_embedding") {
         return sines(POSITION_TABLE_SIDE, config.visual.width, 0.7);
     }
@@ -47,27 +47,28 @@ fn initial(config: &ModelConfig, name: &str, shape: &[usize], random: &mut Norma
     let scaled = 1.0 / (fan_in as f32).sqrt();
     let layers = if name.contains(".visual.") { config.visual.layers } else { config.num_hidden_layers };
     let deviation = match name {
-        // Tokens and image features enter the decoder equally loud.
+        // Tokens and image features enter the decoder with the same magnitude.
         "transformer.wte.weight" => 0.5,
         "transformer.visual.proj" => 0.5 * scaled,
-        // Every token is equally likely at first.
+        // At first all tokens are about equally likely.
         "lm_head.weight" => 0.1 * scaled,
         _ if name.ends_with("query") => 0.1,
-        // What is added to the residual stream, so that the sum over the blocks does not grow with their number.
+        // These outputs are added to the residual stream. The factor keeps the sum over the blocks independent of their number.
         _ if name.ends_with("c_proj.weight") || name.ends_with("out_proj.weight") => scaled / (2.0 * layers as f32).sqrt(),
         _ => scaled,
     };
     let mut values: Vec<f32> = (0..count).map(|_| deviation * random.next()).collect();
     if name.ends_with("attn_pool.attn.in_proj_weight") {
-        // Keys begin as queries do, so that a query looks at its own place.
+        // Keys start with the weights of the queries, so that a query attends to its own place.
         values.copy_within(..count / 3, count / 3);
     }
     values
 }
 
-/// A table of two-dimensional sines laid out as the resampler's (`visual.py`, `get_2d_sincos_pos_embed`): the first half of the channels
-/// follows the column, the second the row; in each half all sines, then all cosines. The wavelengths go from four places to four times
-/// the side; the original's, up to 60 000 places, would leave most of a few hundred channels constant on grids as small as these.
+/// Returns a table of two-dimensional sines in the layout of the resampler (`visual.py`, `get_2d_sincos_pos_embed`): the first half of the
+/// channels follows the column, the second half the row. Each half has all sines, then all cosines. The wavelengths range from four places
+/// to four times the side. The original's wavelengths, up to 60 000 places, would leave most of a few hundred channels constant on such small
+/// grids.
 fn sines(side: usize, width: usize, amplitude: f32) -> Vec<f32> {
     let quarter = width / 4;
     let mut table = Vec::with_capacity(side * side * width);
@@ -84,7 +85,7 @@ fn sines(side: usize, width: usize, amplitude: f32) -> Vec<f32> {
     table
 }
 
-/// Normal numbers, by Box and Muller.
+/// Generator of normally distributed numbers (Box–Muller transform).
 struct Normal {
     random: fastrand::Rng,
     spare: Option<f32>,

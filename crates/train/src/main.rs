@@ -1,4 +1,4 @@
-//! `train`: makes a small Qwen-VL by the paper's three stages.
+//! `train`: trains a small Qwen-VL in the paper's three stages.
 
 mod adamw;
 mod batch;
@@ -16,38 +16,40 @@ use recipe::Recipe;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A step makes and drops hundreds of large tensors; the system's allocator gives their pages back each time.
+/// Replaces the system's allocator. A step makes and drops hundreds of large tensors, and the system's allocator returns their pages to the
+/// system each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Trains a small Qwen-VL: text alone, then the three stages of the paper. Goes on where an earlier call in the same folder was left.
+/// Trains a small Qwen-VL: first text only, then the vision tower, then the three stages of the paper. Resumes an interrupted run in the
+/// same folder.
 #[derive(Parser)]
 #[command(name = "train", version)]
 struct Arguments {
-    /// A built-in recipe (nano; for comparison queries-64, queries-16, queries-9, tower-frozen) or a JSON file.
+    /// Built-in recipe (nano; for comparisons queries-64, queries-16, queries-9, tower-frozen) or JSON file.
     #[arg(long, default_value = "nano")]
     recipe: String,
-    /// Where checkpoints, log, plot and models go.
+    /// Output folder for checkpoints, log, plot and models.
     #[arg(long)]
     out: PathBuf,
-    /// Begin with the weights of another run's checkpoint, where their shapes are the same: what a comparison has in common is made once.
+    /// Checkpoint of another run. Tensors of the same shape start with its weights, so that several runs can share their first stages.
     #[arg(long)]
     start_from: Option<PathBuf>,
-    /// Where it computes.
+    /// Device that computes.
     #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
     device: DeviceName,
     /// Minutes between two checkpoints.
     #[arg(long, default_value_t = 3.0)]
     checkpoint_minutes: f64,
-    /// Train nothing: print the loss on texts after each stage of the run in the folder.
+    /// Print the loss on texts after each stage of the run in the folder, without training.
     #[arg(long)]
     text_kept: bool,
-    /// Stop with a checkpoint after so many minutes.
+    /// Minutes after which the run stops with a checkpoint.
     #[arg(long)]
     stop_after_minutes: Option<f64>,
 }
 
-/// burn's backends in this build.
+/// Backends of burn in this build.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum DeviceName {
     /// The CPU.

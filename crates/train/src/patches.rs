@@ -1,36 +1,36 @@
-//! What the vision tower learns before it meets a decoder: to tell of every patch what it is a part of. The paper's tower comes from
-//! OpenCLIP; there is no such thing for the world of `qwen-vl-world`, and a tower of random weights takes far longer to learn from a
-//! decoder's few words than from all its patches.
+//! Labels for the first training of the vision tower: the tower learns to classify every patch before it works with a decoder. The paper's
+//! tower comes from OpenCLIP. The world of `qwen-vl-world` has no counterpart of OpenCLIP, and a tower of random weights learns much more
+//! slowly from a decoder's few words than from all its patches.
 //!
-//! The outputs of `attn_pool.kv_proj`, as many as the decoder's width, are read as the logits of several questions about a patch: what is
-//! learned is where the resampler looks.
+//! The outputs of `attn_pool.kv_proj` serve as the logits of several questions about a patch. Their number is the decoder's width. The
+//! resampler reads the same outputs, so it can use the learned information.
 
 use qwen_vl_world::{COLORS, SHAPES, Scene, Thing, World};
 
-/// What is asked about a patch, and the outputs that answer.
+/// A question about a patch, and the outputs that answer it.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// As in the log.
+    /// Name in the log.
     pub name: &'static str,
-    /// Its first output.
+    /// Index of the first output.
     pub first: usize,
-    /// Its number of outputs.
+    /// Number of outputs.
     pub classes: usize,
 }
 
 /// Number of [`heads`].
 const HEADS: usize = 10;
-/// Parts into which a side of the picture is divided to say where an edge of a box is.
+/// Number of sections of a picture's side. The position of a box's edge is one of them.
 const EDGE_CLASSES: usize = 12;
-/// The class of a digit that a shorter number does not have.
+/// Class of the second digit of a number that has only one.
 const NO_DIGIT: usize = 10;
-/// Part of a patch that a box has to cover.
+/// Share of a patch that a box must exceed to be its label.
 const COVERED: f32 = 0.4;
 
-/// All heads, in the order of their outputs: what it is; a shape's colour; a word; the first two digits of a number; the edges of the box;
-/// the colour of a plain background where there is nothing else.
+/// Returns all heads in the order of their outputs: the kind of thing, the colour of a shape, the word, the first two digits of a number,
+/// the edges of the box, and the colour of a plain background without an object.
 pub fn heads(world: &World) -> Vec<Head> {
-    // Nothing, the pictograms, the shapes, a text.
+    // The classes are nothing, the pictograms, the shapes, and text.
     let things = 1 + world.kinds.len() + SHAPES.len() + 1;
     let classes = [("thing", things), ("color", COLORS.len()), ("word", world.words.len())].into_iter();
     let digits = ["digit_1", "digit_2"].map(|name| (name, NO_DIGIT + 1));
@@ -48,7 +48,7 @@ pub fn heads(world: &World) -> Vec<Head> {
         .collect()
 }
 
-/// For each patch of a scene, row by row, the class that each of the [`heads`] should give, if it is asked.
+/// Returns the right class of each of the [`heads`] for each patch of a scene, row by row. `None` if the question does not apply.
 pub fn labels(world: &World, scene: &Scene, grid: usize) -> Vec<[Option<usize>; HEADS]> {
     let patch = scene.side as f32 / grid as f32;
     let shapes = 1 + world.kinds.len();

@@ -1,10 +1,10 @@
-//! The loss curves of a run as an SVG.
+//! Draws the loss curves of a run as an SVG.
 
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
 
-/// The log of a run, in its folder.
+/// File name of the log in the folder of a run.
 pub const LOG_FILE: &str = "log.jsonl";
 
 const WIDTH: f64 = 900.0;
@@ -12,15 +12,15 @@ const HEIGHT: f64 = 420.0;
 const MARGIN: f64 = 50.0;
 const COLORS: [&str; 4] = ["#4c78a8", "#f58518", "#54a24b", "#b279a2"];
 
-/// Draws `log.jsonl` of a folder into `loss.svg`: one line for each stage over the steps of the whole run, dots for the validation split.
+/// Draws `log.jsonl` of a folder to `loss.svg`: a line for each stage over the steps of the whole run, and dots for the validation split.
 pub fn write(out: &Path) -> Result<()> {
-    let log = std::fs::read_to_string(out.join(LOG_FILE)).with_context(|| format!("no log in {}", out.display()))?;
+    let log = std::fs::read_to_string(out.join(LOG_FILE)).with_context(|| format!("could not read {LOG_FILE} in {}", out.display()))?;
     let lines: Vec<serde_json::Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     std::fs::write(out.join("loss.svg"), draw(&lines))?;
     Ok(())
 }
 
-/// A stage's name, and step and loss of training and validation.
+/// Name of a stage, and pairs of step and loss for training and for validation.
 type Curve = (String, Vec<(f64, f64)>, Vec<(f64, f64)>);
 
 fn draw(lines: &[serde_json::Value]) -> String {
@@ -68,7 +68,7 @@ fn draw(lines: &[serde_json::Value]) -> String {
     }
     let _ = writeln!(
         svg,
-        "<text x=\"{}\" y=\"{}\">steps, {last} in all; loss in nats for each token; dots: validation split</text>\n</svg>",
+        "<text x=\"{}\" y=\"{}\">steps, {last} in total; loss in nats per token; dots: validation split</text>\n</svg>",
         MARGIN,
         HEIGHT - 15.0
     );

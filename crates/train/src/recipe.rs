@@ -1,4 +1,4 @@
-//! What is trained, and how: read from a JSON file, or one of those built in.
+//! Recipes of training runs, from JSON files or built in.
 
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::ModelConfig;
@@ -6,23 +6,23 @@ use qwen_vl_world::World;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// A whole run. Together with this program's version it decides every weight of the result on one device.
+/// Recipe of a whole run. The recipe, the version of this program and the device determine every weight of the result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Name of the model.
     pub name: String,
-    /// Of weights and samples.
+    /// Seed of the weights and samples.
     pub seed: u64,
-    /// `small` or `full`: see `qwen_vl_world::World`.
+    /// Name of the world, `small` or `full` (see `qwen_vl_world::World`).
     pub world: String,
-    /// Geometry.
+    /// Sizes of the model.
     pub model: Geometry,
-    /// Stages in order.
+    /// Stages, in order.
     pub stages: Vec<StageRecipe>,
 }
 
-/// Sizes of the model, by the words of `config.json`.
+/// Sizes of the model, with the names of `config.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Geometry {
@@ -50,40 +50,40 @@ pub struct VisualGeometry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageRecipe {
-    /// Name, also of its folder.
+    /// Name of the stage, also part of its folder's name.
     pub name: String,
-    /// What it is trained on.
+    /// Kind of the samples.
     pub data: qwen_vl_world::Stage,
-    /// Samples of another kind mixed in, and the share of them.
+    /// Second kind of samples, and its share.
     #[serde(default)]
     pub mix: Option<(qwen_vl_world::Stage, f64)>,
-    /// Side of the pictures, pixels.
+    /// Side of the pictures, in pixels.
     pub image_size: usize,
-    /// Objects in a picture, at least and at most, if not as many as in the recipe's world.
+    /// Least and greatest number of objects in a picture. The default is that of the recipe's world.
     #[serde(default)]
     pub objects: Option<[usize; 2]>,
-    /// How often an object is a text, relative to the world's pictograms and shapes, if not as often as in the recipe's world: there are
-    /// many words, so each is rare.
+    /// Frequency of texts among the objects, relative to the world's pictograms and shapes. The default is that of the recipe's world.
+    /// There are many words, so each word is rare.
     #[serde(default)]
     pub texts: Option<f32>,
-    /// Parts that are not trained: beginnings of tensor names.
+    /// Prefixes of the names of the tensors that are not trained.
     pub frozen: Vec<String>,
-    /// Steps of the optimiser.
+    /// Number of steps of the optimiser.
     pub steps: usize,
-    /// Rows of a batch.
+    /// Number of rows of a batch.
     pub rows: usize,
-    /// Positions of a row; samples are packed into it.
+    /// Length of a row, in tokens. Several samples share a row.
     pub row_length: usize,
     /// Peak learning rate.
     pub peak_rate: f64,
     /// Last learning rate.
     pub min_rate: f64,
-    /// Steps of linear warm-up.
+    /// Number of steps of linear warm-up.
     pub warmup: usize,
-    /// The vision tower and the resampler learn by this factor slower than the decoder.
+    /// Learning rate of the vision tower and the resampler, as a factor of the decoder's.
     #[serde(default = "one")]
     pub visual_rate: f64,
-    /// Each block of the vision tower learns by this factor slower than the one above it.
+    /// Learning rate of a block of the vision tower, as a factor of that of the block above.
     #[serde(default = "one")]
     pub layer_decay: f64,
 }
@@ -92,7 +92,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// The recipes that are built in.
+/// Built-in recipes: name and JSON.
 const BUILT_IN: [(&str, &str); 5] = [
     ("nano", include_str!("../recipes/nano.json")),
     ("queries-64", include_str!("../recipes/ablations/queries-64.json")),
@@ -102,7 +102,7 @@ const BUILT_IN: [(&str, &str); 5] = [
 ];
 
 impl Recipe {
-    /// A built-in one by name, or else a file.
+    /// Reads a built-in recipe by its name, or a file.
     pub fn read(name: &str) -> Result<Self> {
         let json = match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             Some((_, json)) => (*json).to_owned(),
@@ -111,7 +111,7 @@ impl Recipe {
             })?,
         };
         let recipe: Self = serde_json::from_str(&json).with_context(|| format!("recipe {name}"))?;
-        ensure!(!recipe.stages.is_empty(), "recipe {name} has no stages");
+        ensure!(!recipe.stages.is_empty(), "recipe {name}: `stages` is empty, expected one stage or more");
         recipe.world()?;
         for stage in &recipe.stages {
             recipe.config(stage.image_size).with_context(|| format!("recipe {name}, stage {}", stage.name))?;
@@ -119,19 +119,19 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The world that it is trained in.
+    /// Returns the world that the samples come from.
     pub fn world(&self) -> Result<World> {
         let world = match self.world.as_str() {
             "small" => World::small(),
             "full" => World::full(),
-            other => anyhow::bail!("there is no world `{other}`; there are small and full"),
+            other => anyhow::bail!("`world` is `{other}`, expected `small` or `full`"),
         };
-        // Drawn at the largest size; lower resolutions are made from that by the model's own resize.
+        // Pictures are drawn at the largest size. The model's own resize makes the lower resolutions from them.
         let largest = self.stages.iter().map(|stage| stage.image_size).max().unwrap_or(world.side);
         Ok(world.with_side(largest))
     }
 
-    /// The world as a stage shows it.
+    /// Returns the world with the settings of a stage.
     pub fn world_of(&self, stage: &StageRecipe) -> Result<World> {
         let mut world = self.world()?;
         if let Some([least, most]) = stage.objects {
@@ -143,11 +143,11 @@ impl Recipe {
         Ok(world)
     }
 
-    /// The `config.json` of its model for pictures of this size.
+    /// Builds the model's `config.json`. `image_size` is the side of the pictures in pixels.
     pub fn config_json(&self, image_size: usize) -> Result<serde_json::Value> {
         let specials = qwen_vl_world::tokenizer(self.model.visual.n_queries)?.special();
         let Geometry { hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, seq_length, visual } = &self.model;
-        // Padded, as the published one is.
+        // The vocabulary is padded, like that of the published model.
         let vocab_size = (specials.img_start as usize + 3).next_multiple_of(32);
         Ok(serde_json::json!({
             "architectures": ["QWenLMHeadModel"], "model_type": "qwen", "_name_or_path": self.name,
@@ -165,19 +165,19 @@ impl Recipe {
         }))
     }
 
-    /// The same as read by everything else.
+    /// Returns the configuration that [`Self::config_json`] describes.
     pub fn config(&self, image_size: usize) -> Result<ModelConfig> {
         Ok(ModelConfig::from_hf_json(&self.config_json(image_size)?.to_string())?)
     }
 }
 
 impl StageRecipe {
-    /// Whether a tensor learns in this stage.
+    /// True if a tensor is trained in this stage.
     pub fn trains(&self, name: &str) -> bool {
         !qwen_vl_reference::frozen_always(name) && !self.frozen.iter().any(|part| name.starts_with(part.as_str()))
     }
 
-    /// The learning rate of a step: linear warm-up, then a cosine from the peak to the minimum.
+    /// Returns the learning rate of a step: linear warm-up, then a cosine from the peak to the minimum.
     pub fn rate(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.peak_rate * (step + 1) as f64 / self.warmup as f64;
@@ -186,7 +186,7 @@ impl StageRecipe {
         self.min_rate + (self.peak_rate - self.min_rate) * 0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos())
     }
 
-    /// By what a tensor's learning rate is multiplied: less for the visual part, and layer-wise decay down the vision tower.
+    /// Returns the factor of a tensor's learning rate: `visual_rate` for the visual part, with layer-wise decay down the vision tower.
     pub fn rate_factor(&self, name: &str, layers: usize) -> f64 {
         let Some(part) = name.strip_prefix("transformer.visual.") else { return 1.0 };
         let below_top = match part.strip_prefix("transformer.resblocks.") {

@@ -1,4 +1,4 @@
-//! The stages, one after the other.
+//! Runs the stages in order.
 
 use crate::adamw::AdamW;
 use crate::batch::{Batch, Packer};
@@ -19,21 +19,22 @@ use std::time::{Duration, Instant};
 
 /// Steps between two lines of the log.
 const LOG_EVERY: usize = 20;
-/// Steps between two measurements on the validation split, and its batches.
+/// Steps between two measurements on the validation split.
 const VALIDATE_EVERY: usize = 200;
+/// Number of batches of the validation split.
 const VALIDATION_BATCHES: usize = 8;
 
-/// How a run is made, apart from its recipe.
+/// Settings of a run that are not part of its recipe.
 pub struct Settings {
-    /// Where it computes, with autodiff.
+    /// Device that computes, with autodiff.
     pub device: Device,
-    /// Where everything goes.
+    /// Output folder.
     pub out: PathBuf,
-    /// A checkpoint whose weights are taken at the start, where their shapes are the same.
+    /// Checkpoint with initial weights. Tensors of the same shape take its values.
     pub start_from: Option<PathBuf>,
     /// Time between two checkpoints.
     pub checkpoint_every: Duration,
-    /// The run ends by itself after so long, with a checkpoint.
+    /// Time after which the run stops with a checkpoint.
     pub stop_after: Option<Duration>,
 }
 
@@ -42,30 +43,31 @@ pub struct Settings {
 struct LogLine<'a> {
     stage: &'a str,
     step: usize,
-    /// Mean over the steps since the last line, in nats for each token, weighted as in training.
+    /// Mean loss over the steps since the last line, in nats per token, weighted as in training.
     loss: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     validation_loss: Option<f32>,
-    /// By kind of question, the part of the validation split's answers of which every token is the likeliest one after the true tokens
-    /// before it: stricter than needed for boxes, whose last digits nobody can see. Of patches, by head, the part that is right.
+    /// Share of right answers of the validation split, by kind of question. An answer is right if each of its tokens is the most likely
+    /// one after the true tokens before it. This is too strict for boxes, whose last digits are not visible. In the tower's stage: share of right
+    /// patches, by head.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     validation_exact: BTreeMap<&'static str, f32>,
     rate: f64,
-    /// Of the last step, before clipping.
+    /// Norm of the gradient of the last step, before clipping.
     gradient_norm: f32,
     samples: u64,
     samples_per_sec: f64,
     seconds: f64,
 }
 
-/// Runs all stages that are not done, and exports the model after each.
+/// Runs all unfinished stages. Exports the model after each stage, also after the finished ones.
 pub fn run(recipe: &Recipe, settings: &Settings) -> Result<()> {
-    std::fs::create_dir_all(&settings.out).with_context(|| format!("can not make {}", settings.out.display()))?;
+    std::fs::create_dir_all(&settings.out).with_context(|| format!("could not create {}", settings.out.display()))?;
     let recipe_file = settings.out.join("recipe.json");
     let json = serde_json::to_string_pretty(recipe)?;
     if recipe_file.is_file() {
         let held = std::fs::read_to_string(&recipe_file)?;
-        ensure!(held == json, "{} holds a run of another recipe; choose another folder, or delete it", settings.out.display());
+        ensure!(held == json, "{} contains a run of another recipe: choose another folder, or delete this one", settings.out.display());
     } else {
         std::fs::write(&recipe_file, json)?;
     }
@@ -73,10 +75,10 @@ pub fn run(recipe: &Recipe, settings: &Settings) -> Result<()> {
     let mut weights = initial::weights(&recipe.config(recipe.stages[0].image_size)?, recipe.seed);
     initial::center_patches(&mut weights, &mean_patch(recipe)?);
     if let Some(file) = &settings.start_from {
-        let progress = Progress::read(file)?.with_context(|| format!("there is no {}", file.display()))?;
+        let progress = Progress::read(file)?.with_context(|| format!("{}: the checkpoint does not exist", file.display()))?;
         let fits = |(name, weight): &(String, Weight)| weights.get(name).is_some_and(|old| old.shape == weight.shape);
         let taken: Vec<_> = progress.weights.into_iter().filter(fits).collect();
-        println!("{} of {} tensors are those of {}", taken.len(), weights.len(), file.display());
+        println!("{} of {} tensors start with the weights of {}", taken.len(), weights.len(), file.display());
         weights.extend(taken);
     }
     for stage in &recipe.stages {
@@ -87,25 +89,30 @@ pub fn run(recipe: &Recipe, settings: &Settings) -> Result<()> {
         export(recipe, stage, &weights, &folder)?;
         plot::write(&settings.out)?;
         if !done {
-            println!("stopped in {}; the same command goes on", stage.name);
+            println!("stopped in {}; run the same command to resume", stage.name);
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Prints what is left of the decoder's text after each stage of a run (the paper's E.4): mean loss on texts of the validation split.
+/// Prints the mean loss on texts of the validation split after each stage of a run. It shows how much text ability the decoder keeps (the
+/// paper's E.4).
 pub fn print_text_kept(recipe: &Recipe, settings: &Settings) -> Result<()> {
-    let text = recipe.stages.iter().find(|stage| stage.data == qwen_vl_world::Stage::Text).context("the recipe has no stage of texts")?;
+    let text = recipe
+        .stages
+        .iter()
+        .find(|stage| stage.data == qwen_vl_world::Stage::Text)
+        .context("the recipe has no stage with `data` \"text\"")?;
     let mut packer = Packer::new(recipe, text, Split::Validation, 0)?;
     let batches: Vec<Batch> = (0..VALIDATION_BATCHES).map(|_| packer.next_batch()).collect::<Result<_>>()?;
     let config = recipe.config(text.image_size)?;
     let tables = Tables::new(&recipe.world()?, &config, text, &settings.device);
     for stage in &recipe.stages {
         let file = checkpoint_path(&settings.out, stage);
-        let progress = Progress::read(&file)?.with_context(|| format!("{} is missing: run the recipe first", file.display()))?;
+        let progress = Progress::read(&file)?.with_context(|| format!("{} does not exist: run the recipe first", file.display()))?;
         let model = QwenVl::zeros(&config, &settings.device).load(progress.weights)?;
-        println!("{:12} {:.3} nats a token", stage.name, tables.validate(&model, &batches).0);
+        println!("{:12} {:.3} nats per token", stage.name, tables.validate(&model, &batches).0);
     }
     Ok(())
 }
@@ -114,7 +121,7 @@ fn checkpoint_path(out: &Path, stage: &StageRecipe) -> PathBuf {
     out.join(format!("{}.checkpoint.safetensors", stage.name))
 }
 
-/// Mean over the patches of some pictures of the largest stage, `[3 · patch²]`.
+/// Returns the mean patch of some pictures of the stage with the largest pictures, `[3 · patch²]`.
 fn mean_patch(recipe: &Recipe) -> Result<Vec<f32>> {
     let largest = recipe.stages.iter().max_by_key(|stage| stage.image_size).expect("a recipe has stages");
     let stage = StageRecipe { data: qwen_vl_world::Stage::Pretrain, mix: None, rows: 64, ..largest.clone() };
@@ -130,7 +137,7 @@ fn mean_patch(recipe: &Recipe) -> Result<Vec<f32>> {
     Ok(mean)
 }
 
-/// Trains one stage from these weights, or goes on where it was left. Returns its weights and whether it is done.
+/// Trains one stage from `weights`, or resumes it from its checkpoint. Returns the weights, and true if the stage is finished.
 fn run_stage(recipe: &Recipe, stage: &StageRecipe, weights: Weights, settings: &Settings, begun: Instant) -> Result<(Weights, bool)> {
     let file = checkpoint_path(&settings.out, stage);
     let progress = Progress::read(&file)?.unwrap_or(Progress { weights, optimizer: None, steps: 0, next_sample: 0 });
@@ -142,7 +149,7 @@ fn run_stage(recipe: &Recipe, stage: &StageRecipe, weights: Weights, settings: &
     let layers = config.visual.layers;
     let rate_factor = |name: &str| stage.trains(name).then(|| stage.rate_factor(name, layers));
     let (mut optimizer, mut model) = AdamW::new(model, rate_factor, progress.optimizer);
-    println!("{}: {} of {} weights learn, steps {} to {}", stage.name, optimizer.count(), count(&model), progress.steps, stage.steps);
+    println!("{}: {} of {} weights are trained, steps {} to {}", stage.name, optimizer.count(), count(&model), progress.steps, stage.steps);
 
     let tables = Tables::new(&recipe.world()?, &config, stage, &settings.device);
     let mut validation = Packer::new(recipe, stage, Split::Validation, 0)?;
@@ -152,12 +159,16 @@ fn run_stage(recipe: &Recipe, stage: &StageRecipe, weights: Weights, settings: &
     let (mut losses, mut samples) = (Vec::new(), 0);
     let (mut saved, mut logged) = (Instant::now(), Instant::now());
     for step in progress.steps..stage.steps {
-        let batch = batches.recv().context("the thread that makes samples ended")??;
+        let batch = batches.recv().context("the thread that makes the samples ended early")??;
         let loss = tables.loss(&model, &batch);
         let mut gradients = loss.backward();
         let gradient_norm;
         (model, gradient_norm) = optimizer.step(model, &mut gradients, stage.rate(step));
-        ensure!(gradient_norm.is_finite(), "{} step {step}: the gradient is {gradient_norm}", stage.name);
+        ensure!(
+            gradient_norm.is_finite(),
+            "stage {}, step {step}: the norm of the gradient is {gradient_norm}, expected a finite number",
+            stage.name
+        );
         losses.push(loss.inner());
         samples += batch.sample_count;
         let next_sample = batch.next_sample;
@@ -203,7 +214,7 @@ fn count(model: &QwenVl) -> usize {
     model.num_params()
 }
 
-/// What all batches of a stage share.
+/// Data that all batches of a stage share.
 struct Tables {
     config: ModelConfig,
     heads: Vec<patches::Head>,
@@ -226,7 +237,7 @@ impl Tables {
         }
     }
 
-    /// For each head that is asked anything: ln p of its classes at the patches that it is asked about, and the right classes `[asked, 1]`.
+    /// Returns, for each head with labels, its name, ln p of its classes at the labelled patches, and the right classes, `[labels, 1]`.
     fn patch_answers(&self, model: &QwenVl, batch: &Batch) -> Vec<(&'static str, Tensor<2>, Tensor<2, Int>)> {
         let visual = &model.transformer.visual;
         let shape = [batch.pictures, self.patches, self.patch_values];
@@ -242,7 +253,7 @@ impl Tables {
             .collect()
     }
 
-    /// Mean over the heads of the mean of −ln p, `[1]`.
+    /// Returns the mean over the heads of the mean of −ln p, `[1]`.
     fn patch_loss(&self, model: &QwenVl, batch: &Batch) -> Tensor<1> {
         let answers = self.patch_answers(model, batch);
         let heads = answers.len() as f32;
@@ -250,7 +261,7 @@ impl Tables {
         Tensor::cat(losses.collect(), 0).sum() / heads
     }
 
-    /// ln p of all tokens at each target of a batch, `[targets, vocab]`.
+    /// Returns ln p of all tokens at each target of a batch, `[targets, vocab]`.
     fn log_probabilities(&self, model: &QwenVl, batch: &Batch) -> Tensor<2> {
         let features = (batch.pictures > 0).then(|| {
             let shape = [batch.pictures, self.patches, self.patch_values];
@@ -270,7 +281,7 @@ impl Tables {
         Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &self.device)
     }
 
-    /// Weighted mean over the targets of a batch of −ln p, `[1]`.
+    /// Returns the loss of a batch, `[1]`: the weighted mean of −ln p over its targets, or the loss of its patches.
     fn loss(&self, model: &QwenVl, batch: &Batch) -> Tensor<1> {
         if !batch.labels.is_empty() {
             return self.patch_loss(model, batch);
@@ -280,7 +291,8 @@ impl Tables {
 
     fn mean_loss(&self, log_probabilities: Tensor<2>, batch: &Batch) -> Tensor<1> {
         let count = batch.targets.len();
-        // An answer weighs by the root of its length: the digits of boxes, most of all tokens and mostly noise, would drown the names.
+        // The weight of an answer is the root of its length. Otherwise the digits of boxes, which are most of the tokens and mostly noise,
+        // would dominate the names.
         let mut shares: Vec<f32> =
             batch.answers.iter().flat_map(|(_, targets)| std::iter::repeat_n(1.0 / (*targets as f32).sqrt(), *targets)).collect();
         let all: f32 = shares.iter().sum();
@@ -290,7 +302,7 @@ impl Tables {
         (chosen * Tensor::from_data(TensorData::new(shares, [count]), &self.device)).sum()
     }
 
-    /// Loss and, by kind of question, the part of the answers that are right.
+    /// Returns the loss and, by kind of question, the share of right answers.
     fn validate(&self, model: &QwenVl, batches: &[Batch]) -> (f32, BTreeMap<&'static str, f32>) {
         let mut loss = 0.0;
         let mut counts: BTreeMap<&'static str, (f32, f32)> = BTreeMap::new();
@@ -325,7 +337,7 @@ impl Tables {
 mod tests {
     use super::*;
 
-    /// A recipe that runs in seconds.
+    /// Returns a recipe that runs in seconds.
     fn short() -> Recipe {
         let mut recipe = Recipe::read("nano").unwrap();
         (recipe.model.num_hidden_layers, recipe.model.visual.layers) = (1, 1);
@@ -345,7 +357,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
         run(&short(), &settings(&whole, None)).unwrap();
-        // Stops after every step; at most as many calls as steps.
+        // Each call makes at least one step, so 12 calls are enough for six stages of two steps.
         for _ in 0..12 {
             run(&short(), &settings(&stopped, Some(Duration::ZERO))).unwrap();
         }
@@ -383,12 +395,13 @@ mod tests {
             })
             .collect();
         let (yes, no) = (true, false);
-        // Decoder, tower, resampler, its sines: text, tower, stage 1, stage 2 with one object, stage 2, stage 3.
+        // Columns: decoder, tower, resampler, sines of the resampler.
+        // Rows: text, tower, stage 1, stage 2 with one object, stage 2, stage 3.
         let all = [yes, yes, yes, no];
         assert_eq!(trained, [[yes, no, no, no], [no, yes, no, no], [no, yes, yes, no], all, all, [yes, no, yes, no]]);
     }
 
-    /// The loss falls along each tensor's gradient as fast as the gradient says: burn's derivatives of every operation in the graph.
+    /// Compares the gradient of each tensor with differences of the loss. This checks burn's derivatives of every operation in the graph.
     #[test]
     fn gradients_agree_with_differences() {
         let recipe = short();
@@ -411,11 +424,11 @@ mod tests {
         let gradients = crate::adamw::gradients_by_name(&trained, &mut tables.loss(&trained, &batch).backward());
         for (name, gradient) in gradients {
             let square: f64 = gradient.iter().map(|value| f64::from(*value).powi(2)).sum();
-            // Biases of keys have none: a softmax does not see what is added to all its scores.
+            // Biases of keys have no gradient, because a softmax ignores a constant that is added to all its scores.
             if square < 1e-8 {
                 continue;
             }
-            // A step that should move the loss by 2e-3 each way.
+            // By the gradient, this step moves the loss by 2e-3 in each direction.
             let step = (2e-3 / square).min(0.05 / square.sqrt());
             let moved = |sign: f64| {
                 let mut moved = weights.clone();
@@ -424,7 +437,10 @@ mod tests {
                 loss(&moved)
             };
             let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
-            assert!((slope / square - 1.0).abs() < 0.05, "{name}: the loss moves by {slope:e}, the gradient says {square:e}");
+            assert!(
+                (slope / square - 1.0).abs() < 0.05,
+                "{name}: the slope of the loss is {slope:e}, expected {square:e} from the gradient"
+            );
         }
     }
 }
