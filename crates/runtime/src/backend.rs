@@ -1,10 +1,14 @@
 //! The interface between a session and a model.
 
-use crate::{KvReuse, RuntimeError, Sampler, Trace};
+use crate::{KvReuse, RuntimeError, Sampler};
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::timing::AdapterSpeed;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+
+/// Intermediate results by name, `[rows, cols]` without padding.
+pub type Trace = BTreeMap<String, Vec<f32>>;
 
 /// A loaded model that holds one sequence at a time: [`Model`](crate::Model) on a GPU, or another implementation of the same model.
 // The futures are not sent between threads: GPU work has one thread, in a browser and natively.

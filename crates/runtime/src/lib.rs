@@ -23,11 +23,11 @@ pub mod synthetic;
 mod vision;
 mod weights;
 
-pub use backend::{Backend, Measured};
+pub use backend::{Backend, Measured, Trace};
 pub use budget::Budget;
 pub use error::{Counted, RuntimeError, TextOf};
 pub use loader::{ModelLoader, ModelOptions};
-pub use model::{ImageFeatures, Model, Trace};
+pub use model::{ImageFeatures, Model};
 pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
 pub use qwen_vl_kernels::{DeviceHandle, Gpu, GpuError, GpuOptions, Kernels, KvFormat, Precision, Shader, choose};
 pub use sampler::{Sampler, SamplingOptions, largest};

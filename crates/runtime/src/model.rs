@@ -1,6 +1,6 @@
 //! The whole model on the GPU: encodes pictures, runs prompts, decodes token by token.
 
-use crate::backend::PictureParts;
+use crate::backend::{PictureParts, Trace};
 use crate::decoder::Decoder;
 use crate::loader::ModelOptions;
 use crate::positions::{logn_factors, rotary_angles};
@@ -13,13 +13,9 @@ use qwen_vl_format::{Manifest, ModelConfig};
 use qwen_vl_kernels::sample::Draw;
 use qwen_vl_kernels::timing::{AdapterSpeed, adapter_speed};
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
-use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use web_time::Instant;
-
-/// Intermediate results by name, `[rows, cols]` without padding.
-pub type Trace = BTreeMap<String, Vec<f32>>;
 
 /// Features of one picture on the GPU, as the decoder reads them: `[queries, hidden]`.
 #[derive(Debug, Clone)]

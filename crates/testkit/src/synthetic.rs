@@ -184,8 +184,8 @@ mod tests {
         serde_json::json!({
             "architectures": ["QWenLMHeadModel"], "hidden_size": 128, "intermediate_size": 128, "kv_channels": 32,
             "layer_norm_epsilon": 1e-6, "num_attention_heads": 4, "num_hidden_layers": 1, "rotary_emb_base": 10000,
-            "seq_length": 256, "use_dynamic_ntk": true, "use_logn_attn": true, "vocab_size": 256,
-            "visual": {"heads": 2, "image_size": 112, "image_start_id": 216, "layers": 1, "mlp_ratio": 2.0,
+            "seq_length": 256, "use_dynamic_ntk": true, "use_logn_attn": true, "vocab_size": 4352,
+            "visual": {"heads": 2, "image_size": 112, "image_start_id": 4310, "layers": 1, "mlp_ratio": 2.0,
                        "output_dim": 128, "patch_size": 14, "width": 32, "n_queries": 16}
         })
     }
@@ -195,8 +195,9 @@ mod tests {
     fn a_synthetic_checkpoint_converts() {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["source", "again", "other"].map(|name| folder.path().join(name));
+        let vocabulary = std::fs::read(crate::golden::fixtures().join("tokenizer/qwen.tiktoken")).unwrap();
         for (path, seed) in paths.iter().zip([1, 1, 2]) {
-            write_synthetic_checkpoint(&config(), seed, b"IQ== 0\nIg== 1\n", path).unwrap();
+            write_synthetic_checkpoint(&config(), seed, &vocabulary, path).unwrap();
         }
         let weights = paths.each_ref().map(|path| std::fs::read(path.join("model.safetensors")).unwrap());
         assert!(weights[0] == weights[1] && weights[0] != weights[2]);

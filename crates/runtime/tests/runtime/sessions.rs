@@ -158,6 +158,20 @@ fn a_temperature_samples() {
     assert_eq!(forced.tokens, plain.tokens);
 }
 
+/// The device reports an error once. The engine then answers again, from the first position: the KV cache may hold anything.
+#[test]
+fn an_engine_answers_again_after_a_gpu_error() {
+    let mut engine = engine(200);
+    let plain = ask(&mut engine, raw("Hello"), greedy(6));
+    // Usages that exclude each other: an error that belongs to no call of ours.
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE;
+    let _ = engine.model().gpu().device().create_buffer(&wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: false });
+    let error = try_ask(&mut engine, raw("Hello"), greedy(6), &[]).unwrap_err();
+    assert!(matches!(error, RuntimeError::Gpu(_)), "{error}");
+    let again = ask(&mut engine, raw("Hello"), greedy(6));
+    assert_eq!((again.tokens, again.reused_tokens), (plain.tokens, 0));
+}
+
 /// Each error says which tokens it counts.
 #[test]
 fn errors_of_scores_name_the_candidate() {
