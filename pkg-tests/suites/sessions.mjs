@@ -290,7 +290,7 @@ function pictures(test) {
           await session.ask([{ image: other }, { image: url }, "?"]),
           await session.ask("Where is it in Picture 2?"),
         ];
-        return answers.map(({ objects, usage }) => [objects[0].image, "pixels" in objects[0], usage.imageTokens]);
+        return answers.map(({ objects, usage }) => [objects[0].image ?? null, "pixels" in objects[0], usage.imageTokens]);
       },
       CAT.url,
       TURNED,

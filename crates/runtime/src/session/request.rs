@@ -401,12 +401,13 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_named() {
-        let check = |change: fn(&mut GenerationOptions)| {
+        type Change = fn(&mut GenerationOptions);
+        let check = |change: Change| {
             let mut options = GenerationOptions::default();
             change(&mut options);
             options.check(&defaults(true), 576).map_err(|error| error.to_string())
         };
-        let refused: [(fn(&mut GenerationOptions), &str); 14] = [
+        let refused: [(Change, &str); 14] = [
             (|options| options.max_new_tokens = Some(0), "max tokens is 0, expected at least 1"),
             (|options| options.min_new_tokens = 17, "min tokens is 17, expected at most max tokens, 16"),
             (|options| options.temperature = Some(-0.5), "temperature is -0.5, expected a number of at least 0"),
