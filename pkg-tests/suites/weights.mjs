@@ -250,7 +250,8 @@ export async function weightsTests(bed) {
     weightsTest(
       `an abort in phase ${abortAt} rejects with the signal's reason and loses nothing`,
       async (page) => {
-        const { error } = await load(page, { abortAt, engine: true });
+        // The self-check is the phase "warmup".
+        const { error } = await load(page, { abortAt, engine: true, selfCheck: true });
         assert.equal(error?.message, `aborted in ${abortAt}`);
         await server.quiet();
         server.requests = [];

@@ -2,7 +2,7 @@
 
 use crate::backend::{PictureParts, Trace};
 use crate::decoder::Decoder;
-use crate::loader::ModelOptions;
+use crate::options::ModelOptions;
 use crate::positions::{logn_factors, rotary_angles};
 use crate::resampler::Resampler;
 use crate::sequence::{Cached, PromptPlan, Sequence};
