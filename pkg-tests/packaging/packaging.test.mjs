@@ -23,7 +23,8 @@ import { serve } from "../server.mjs";
 const TEXT = "This is a person.";
 /** Bounds on the bytes of the package's code, compressed as servers do it. Raise one only for a stated reason. */
 const LIMITS = {
-  wasm: { brotli: 425_000, gzip: 530_000 },
+  // Questions in parts, checked options, named errors of the GPU and the estimate of memory took 18 kB.
+  wasm: { brotli: 445_000, gzip: 560_000 },
   "wasm of the CPU fallback": { brotli: 550_000, gzip: 740_000 },
   // Includes the glue of both wasm modules. A page loads one.
   scripts: { brotli: 54_000, gzip: 70_000 },
