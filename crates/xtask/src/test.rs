@@ -25,12 +25,12 @@ enum Part {
     Setup,
     /// rustfmt, and Prettier for TypeScript, JavaScript and CSS
     Format,
-    /// Clippy for this machine and for wasm32, the links in the docs, the linter of TypeScript, the writing rules, circles of imports
-    Lint,
     /// Unit tests, kernels against their oracles, goldens, on a software Vulkan adapter
     Native,
     /// The npm package and the demo page
     Package,
+    /// Clippy for this machine and for wasm32, the links in the docs, the linter of TypeScript, the writing rules, circles of imports
+    Lint,
     /// The golden models, converted
     Checkpoints,
     /// The parts of the package that run without a browser
@@ -52,8 +52,9 @@ impl Part {
     fn needs(self) -> &'static [Part] {
         match self {
             Self::Setup => &[],
-            Self::Format | Self::Lint | Self::Native | Self::Package | Self::Checkpoints | Self::Audit => &[Self::Setup],
-            Self::Node => &[Self::Setup, Self::Package],
+            Self::Format | Self::Native | Self::Package | Self::Checkpoints | Self::Audit => &[Self::Setup],
+            // The linter of TypeScript reads the types of the built wasm.
+            Self::Lint | Self::Node => &[Self::Setup, Self::Package],
             Self::Dawn | Self::Chromium | Self::Firefox | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
         }
     }
