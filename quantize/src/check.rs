@@ -119,7 +119,7 @@ pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>>
         let checked = check_file(dir, entry).and_then(|bytes| match entry.file == manifest.processor.tokenizer_file {
             true => {
                 let vocabulary = Vocabulary::parse(&bytes)?;
-                Ok(vocabulary.check_image_start(manifest.config.visual.image_start_id)?)
+                Ok(vocabulary.check_image_start(manifest.config.image_token)?)
             }
             false => Ok(()),
         });

@@ -5,7 +5,7 @@ use crate::source::json::Json;
 use crate::source::weights::list;
 use crate::source::{Input, Source};
 use anyhow::{Context, Result, anyhow, bail};
-use qwen_vl_format::{ModelConfig, SpecialIds};
+use qwen_vl_format::{ModelConfig, QwenVlConfig, SpecialIds};
 use std::collections::BTreeMap;
 
 /// A checkpoint in the published layout.
@@ -36,7 +36,8 @@ fn read_config(input: &Input) -> Result<ModelConfig> {
     let path =
         input.find("config.json").with_context(|| format!("config.json is missing in {input}: give the files of a whole checkpoint"))?;
     let json = Json::read(&path)?;
-    ModelConfig::from_hf_json(&json.value.to_string())
+    QwenVlConfig::from_hf_json(&json.value.to_string())
+        .map(|config| config.model())
         .map_err(|error| match json.not_finite.first() {
             Some((key, number)) => anyhow!("{}: `{key}` is {number} and counts as null: {error}", path.display()),
             None => anyhow!("{error}"),
@@ -49,28 +50,30 @@ fn read_config(input: &Input) -> Result<ModelConfig> {
 fn adopt_vocabulary_size(source: &Source, config: &mut ModelConfig) -> Result<Option<String>> {
     const NAMES: [&str; 2] = ["transformer.wte.weight", "lm_head.weight"];
     // `Converter::new` reports missing tensors and other widths.
-    let rows = NAMES
-        .map(|name| source.get(name).ok().filter(|tensor| tensor.shape.get(1) == Some(&config.hidden_size)).map(|tensor| tensor.shape[0]));
+    let rows = NAMES.map(|name| {
+        source.get(name).ok().filter(|tensor| tensor.shape.get(1) == Some(&config.decoder.width)).map(|tensor| tensor.shape[0])
+    });
     let [Some(embedding), Some(head)] = rows else { return Ok(None) };
     if embedding != head {
         bail!("tensor `{}` has {embedding} rows and tensor `{}` has {head}: both must have one for each token", NAMES[0], NAMES[1]);
     }
     let least = number_of_tokens(config);
-    if embedding == config.vocab_size {
+    if embedding == config.decoder.vocab_size {
         return Ok(None);
     }
     if embedding < least {
         bail!("tensor `{}` has {embedding} rows, and the tokenizer has {least} tokens", NAMES[0]);
     }
-    let note = format!("config.json: `vocab_size` is {}, but the weights have {embedding} tokens: {embedding} is used", config.vocab_size);
-    config.vocab_size = embedding;
+    let note =
+        format!("config.json: `vocab_size` is {}, but the weights have {embedding} tokens: {embedding} is used", config.decoder.vocab_size);
+    config.decoder.vocab_size = embedding;
     config.validate()?;
     Ok(Some(note))
 }
 
 /// The number of tokens of the published tokenizer: `<imgpad>` is the last.
 fn number_of_tokens(config: &ModelConfig) -> usize {
-    SpecialIds::of_model(config.visual.image_start_id).map_or(0, |special| special.imgpad as usize + 1)
+    SpecialIds::of_model(config.image_token).map_or(0, |special| special.imgpad as usize + 1)
 }
 
 /// Sentences about tokens that were added to the tokenizer: the web checkpoint's vocabulary does not have them.

@@ -12,7 +12,7 @@ use crate::rows::RowSource;
 use crate::source::Source;
 use anyhow::{Context, Result, bail};
 use qwen_vl_format::block::EncodedRows;
-use qwen_vl_format::config::{POSITION_TABLE_SIDE, VISION_NORM_EPSILON};
+use qwen_vl_format::qwen_vl::{POSITION_TABLE_SIDE, VISION_NORM_EPSILON};
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{ModelConfig, Scheme, TensorKind, TensorSpec};
 use std::collections::{HashMap, HashSet};
@@ -129,7 +129,7 @@ impl<'a> Converter<'a> {
 
     /// `ln_q(query) + pos_embed`, `[queries, hidden]`, which does not depend on the picture: `visual.py`, `Resampler.forward`.
     fn query(&self) -> Result<Vec<f32>> {
-        let (queries, hidden) = (self.config.visual.n_queries, self.config.hidden_size);
+        let (queries, hidden) = (self.config.vision.queries(), self.config.decoder.width);
         let query = self.whole(&format!("{RESAMPLER}.query"), queries, hidden)?;
         let positions = self.whole(&format!("{RESAMPLER}.pos_embed"), queries, hidden)?;
         let weight = self.whole(&format!("{RESAMPLER}.ln_q.weight"), hidden, 1)?;
@@ -269,8 +269,8 @@ fn recipe(config: &ModelConfig, name: &str) -> Recipe {
         return match part.rsplit_once('.').expect("a module and its tensor").0 {
             "attn.qkv" => Recipe::PerHead {
                 source: format!("{block}.attn.in_proj.{leaf}"),
-                heads: config.visual.heads,
-                head_dim: config.vision_head_dim(),
+                heads: config.vision.heads,
+                head_dim: config.vision.head_dim(),
             },
             "attn.out" => rows(format!("{block}.attn.out_proj.{leaf}")),
             "mlp.fc1" => rows(format!("{block}.mlp.c_fc.{leaf}")),
@@ -291,7 +291,7 @@ fn recipe(config: &ModelConfig, name: &str) -> Recipe {
             other => unreachable!("`{other}` of a decoder layer has no recipe"),
         };
     }
-    let grid = config.visual.grid();
+    let grid = config.vision.fixed_grid().unwrap_or_default();
     match module {
         "vision.patch_embedding" => rows(format!("transformer.visual.conv1.{leaf}")),
         "vision" => Recipe::Resized { source: "transformer.visual.positional_embedding".into(), from: POSITION_TABLE_SIDE, to: grid },
@@ -299,13 +299,13 @@ fn recipe(config: &ModelConfig, name: &str) -> Recipe {
         "resampler" if leaf == "query" => Recipe::Query,
         "resampler" => {
             // A square number: `ModelConfig::validate`.
-            let from = config.visual.n_queries.isqrt();
+            let from = config.vision.queries().isqrt();
             Recipe::Resized { source: format!("{RESAMPLER}.pos_embed"), from, to: grid }
         }
         "resampler.kv_proj" | "resampler.ln_kv" => rows(format!("transformer.visual.attn_pool.{}.{leaf}", &module["resampler.".len()..])),
         "resampler.attn.q" | "resampler.attn.k" | "resampler.attn.v" => {
             let third = ["resampler.attn.q", "resampler.attn.k", "resampler.attn.v"].iter().position(|name| *name == module).unwrap_or(0);
-            Recipe::Rows { source: format!("{RESAMPLER}.attn.in_proj_{leaf}"), first: third * config.hidden_size }
+            Recipe::Rows { source: format!("{RESAMPLER}.attn.in_proj_{leaf}"), first: third * config.decoder.width }
         }
         "resampler.attn.out" => rows(format!("{RESAMPLER}.attn.out_proj.{leaf}")),
         "resampler.ln_post" => rows(format!("transformer.visual.ln_post.{leaf}")),
@@ -319,7 +319,7 @@ fn recipe(config: &ModelConfig, name: &str) -> Recipe {
 
 /// Returns the tensors of the original that a recipe reads, with their shapes.
 fn expected_sources(config: &ModelConfig, spec: &TensorSpec, recipe: &Recipe) -> Vec<(String, Vec<usize>)> {
-    let vision = &config.visual;
+    let vision = &config.vision;
     let [rows, cols] = spec.shape;
     let shape = |rows: usize| if is_vector(spec) { vec![rows] } else { vec![rows, cols] };
     let count = if is_vector(spec) { cols } else { rows };
@@ -328,7 +328,7 @@ fn expected_sources(config: &ModelConfig, spec: &TensorSpec, recipe: &Recipe) ->
             vec![(source.clone(), vec![vision.width, 3, vision.patch_size, vision.patch_size])]
         }
         // One third of a stacked projection.
-        Recipe::Rows { source, .. } if source.contains(".in_proj_") => vec![(source.clone(), shape(3 * config.hidden_size))],
+        Recipe::Rows { source, .. } if source.contains(".in_proj_") => vec![(source.clone(), shape(3 * config.decoder.width))],
         Recipe::Rows { source, .. } | Recipe::PerHead { source, .. } => vec![(source.clone(), shape(count))],
         Recipe::Interleaved { even, odd } => vec![(even.clone(), shape(count / 2)), (odd.clone(), shape(count / 2))],
         Recipe::Transposed { source } => vec![(source.clone(), vec![cols, rows])],

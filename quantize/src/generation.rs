@@ -28,7 +28,7 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
     let chat_format = settings.take("chat_format", "`chatml` or `raw`", |value| {
         value.as_str().filter(|format| ["chatml", "raw"].contains(format)).map(str::to_owned)
     })?;
-    let vocab_size = config.vocab_size;
+    let vocab_size = config.decoder.vocab_size;
     let ids = |value: &Value| -> Option<Vec<u32>> {
         let id = |value: &Value| integer(value).and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < vocab_size);
         match value {
@@ -37,10 +37,9 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
         }
     };
     let eos = settings.take("eos_token_id", &format!("a token below {vocab_size}, or a list of such tokens"), ids)?;
-    let eos =
-        eos.unwrap_or_else(|| SpecialIds::of_model(config.visual.image_start_id).map(|special| special.endoftext).into_iter().collect());
+    let eos = eos.unwrap_or_else(|| SpecialIds::of_model(config.image_token).map(|special| special.endoftext).into_iter().collect());
     let [eos_token_id, extra_eos_token_ids @ ..] = &eos[..] else {
-        bail!("config.json: `visual.image_start_id` is {}, which leaves no room for the tokens before it", config.visual.image_start_id)
+        bail!("config.json: `visual.image_start_id` is {}, which leaves no room for the tokens before it", config.image_token)
     };
     let count = |value: &Value| integer(value).and_then(|count| usize::try_from(count).ok());
     let positive = |value: &Value| count(value).filter(|count| *count > 0);

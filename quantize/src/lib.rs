@@ -95,7 +95,13 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
         format: FORMAT_NAME.to_owned(),
         version: FORMAT_VERSION,
         config,
-        processor: ProcessorConfig { tokenizer_file: TOKENIZER_FILE.to_owned(), image_mean: IMAGE_MEAN, image_std: IMAGE_STD },
+        processor: ProcessorConfig {
+            tokenizer_file: TOKENIZER_FILE.to_owned(),
+            image_mean: IMAGE_MEAN,
+            image_std: IMAGE_STD,
+            min_pixels: None,
+            max_pixels: None,
+        },
         generation,
         provenance: Provenance {
             converter: concat!("quantize ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -121,7 +127,7 @@ fn read_tokenizer(input: &Input, config: &ModelConfig) -> Result<Vec<u8>> {
     let bytes = file.read_vec(0, file.len() as usize)?;
     let read = || -> Result<Vocabulary> {
         let vocabulary = Vocabulary::parse(&bytes)?;
-        vocabulary.check_image_start(config.visual.image_start_id)?;
+        vocabulary.check_image_start(config.image_token)?;
         Ok(vocabulary)
     };
     let vocabulary = read().with_context(|| format!("cannot use {}", path.display())).map_err(|error| file.explain(error))?;

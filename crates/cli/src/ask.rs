@@ -266,12 +266,12 @@ fn print_rest(answer: &Answer, load_ms: f64) -> Result<()> {
 /// Writes the traced stages as f32, without padding.
 fn dump(path: &Path, trace: &Trace, engine: &Engine) -> Result<()> {
     let config = &engine.model().manifest().config;
-    let side = config.visual.image_size;
+    let side = config.vision.image_size.unwrap_or_default();
     let mut views = Vec::new();
     for (name, values) in trace {
         let shape = match name.split('.').next() {
-            Some("logits" | "decode_logits") => vec![values.len() / config.vocab_size, config.vocab_size],
-            Some("image_features") => vec![config.visual.n_queries, config.hidden_size],
+            Some("logits" | "decode_logits") => vec![values.len() / config.decoder.vocab_size, config.decoder.vocab_size],
+            Some("image_features") => vec![config.vision.queries(), config.decoder.width],
             Some("pixels") => vec![3, side, side],
             _ => continue,
         };

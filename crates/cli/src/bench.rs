@@ -5,7 +5,7 @@ use crate::gpu::GpuArgs;
 use crate::values::{count, tokens};
 use anyhow::{Context, Result};
 use clap::Args;
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::QwenVlConfig;
 use qwen_vl_kernels::timing::{self, published};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::{Backend, Budget, Gpu, KvFormat, ModelOptions, synthetic};
@@ -92,9 +92,10 @@ fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     let before = gpu.allocated_bytes();
     let mut model = if let Some(file) = &args.geometry {
         let config = std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))?;
-        let mut config =
-            ModelConfig::from_hf_json(&config).with_context(|| format!("{} is not a configuration that can be timed", file.display()))?;
-        config.num_hidden_layers = args.layers.unwrap_or(config.num_hidden_layers);
+        let mut config = QwenVlConfig::from_hf_json(&config)
+            .with_context(|| format!("{} is not a configuration that can be timed", file.display()))?
+            .model();
+        config.decoder.layers = args.layers.unwrap_or(config.decoder.layers);
         pollster::block_on(synthetic::model(gpu, config, options))?
     } else {
         let folder = args.model.as_deref().context("neither a model nor a geometry")?;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use qwen_vl_format::manifest::MANIFEST_FILE;
-use qwen_vl_format::{Manifest, ModelConfig, ShardHash};
+use qwen_vl_format::{Manifest, ModelConfig, QwenVlConfig, ShardHash};
 use qwen_vl_processor::Tokenizer;
 use qwen_vl_runtime::{Gpu, Model, ModelLoader, ModelOptions};
 use std::fs::{self, File};
@@ -75,10 +75,10 @@ impl Checkpoint {
             Ok(json) => json,
             Err(error) => bail!("`{}` has neither `{MANIFEST_FILE}` nor a readable `config.json`: {error}", folder.display()),
         };
-        let config = ModelConfig::from_hf_json(&json).with_context(|| format!("could not read `{}`", config.display()))?;
+        let config = QwenVlConfig::from_hf_json(&json).with_context(|| format!("could not read `{}`", config.display()))?;
         let path = folder.join(ORIGINAL_VOCABULARY);
         let vocabulary = fs::read(&path).with_context(|| format!("could not read `{}`", path.display()))?;
-        tokenizer(&vocabulary, &config)
+        tokenizer(&vocabulary, &config.model())
     }
 
     /// Loads the weights, shard by shard.
@@ -107,7 +107,7 @@ impl Checkpoint {
 }
 
 fn tokenizer(vocabulary: &[u8], config: &ModelConfig) -> Result<Tokenizer> {
-    let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.visual.n_queries);
-    tokenizer.check_image_start(config.visual.image_start_id)?;
+    let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.vision.queries());
+    tokenizer.check_image_start(config.image_token)?;
     Ok(tokenizer)
 }

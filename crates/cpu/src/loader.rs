@@ -16,15 +16,16 @@ pub struct CpuLoader {
 }
 
 impl CpuLoader {
-    /// Refuses models whose weights exceed [`Budget::MAX_CPU_WEIGHTS`].
+    /// Refuses models whose weights exceed [`Budget::MAX_CPU_WEIGHTS`], and generations after 2023.
     pub fn new(manifest: Manifest, context_length: usize) -> Result<Self, RuntimeError> {
         let context_length = ModelOptions { context_length, ..ModelOptions::default() }.checked()?.context_length;
         let (bytes, limit) = (Budget::cpu_weights(&manifest), Budget::MAX_CPU_WEIGHTS);
         if bytes > limit {
             return Err(RuntimeError::TooLargeForCpu { bytes, limit });
         }
+        let config = manifest.config.qwen_vl().ok_or(RuntimeError::NoCpuKernels)?;
         let shards = Rc::new(RefCell::new(Shards::new(&manifest)));
-        let model = CpuModel::new(manifest, context_length, Rc::clone(&shards));
+        let model = CpuModel::new(manifest, config, context_length, Rc::clone(&shards));
         Ok(Self { model: Some(model), shards })
     }
 

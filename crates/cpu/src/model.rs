@@ -1,7 +1,7 @@
 //! The burn reference as a backend.
 
 use crate::shards::Shards;
-use qwen_vl_format::Manifest;
+use qwen_vl_format::{Manifest, QwenVlConfig};
 use qwen_vl_reference::burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_reference::{KvCache, QwenVl, Splice, ignore};
 use qwen_vl_runtime::{Backend, Budget, Cached, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
@@ -28,6 +28,7 @@ pub struct CpuFeatures {
 /// A model in memory, in f32. It holds one sequence at a time.
 pub struct CpuModel {
     manifest: Manifest,
+    config: QwenVlConfig,
     context_length: usize,
     shards: Rc<RefCell<Shards>>,
     /// Decoded at its first use.
@@ -41,9 +42,10 @@ pub struct CpuModel {
 }
 
 impl CpuModel {
-    pub(crate) fn new(manifest: Manifest, context_length: usize, shards: Rc<RefCell<Shards>>) -> Self {
+    pub(crate) fn new(manifest: Manifest, config: QwenVlConfig, context_length: usize, shards: Rc<RefCell<Shards>>) -> Self {
         Self {
             manifest,
+            config,
             context_length,
             shards,
             reference: None,
@@ -67,7 +69,7 @@ impl CpuModel {
         }
         self.shards.borrow().complete()?;
         let tensor = |name: &str| self.shards.borrow().tensor(&self.manifest, name);
-        let reference = QwenVl::from_web(&self.manifest.config, &tensor, &Device::flex());
+        let reference = QwenVl::from_web(&self.config, &tensor, &Device::flex());
         // A validated manifest has all tensors in their shapes.
         self.reference = Some(reference.expect("the tensors of a validated manifest"));
         self.shards.borrow_mut().clear();
@@ -80,7 +82,7 @@ impl CpuModel {
     }
 
     fn cache_bytes(&self, positions: usize) -> u64 {
-        let config = &self.manifest.config;
+        let config = &self.config;
         [2, config.num_hidden_layers, config.hidden_size, 4, positions].iter().map(|factor| *factor as u64).product()
     }
 
@@ -103,7 +105,7 @@ impl CpuModel {
         let rows = states.dims()[1];
         let wanted = if all { states } else { states.narrow(1, rows - 1, 1) };
         let logits: Vec<f32> = reference.lm_head.forward(wanted).into_data().iter::<f32>().collect();
-        self.logits = logits[logits.len() - self.manifest.config.vocab_size..].to_vec();
+        self.logits = logits[logits.len() - self.config.vocab_size..].to_vec();
         Ok(logits)
     }
 }
@@ -128,7 +130,7 @@ impl Backend for CpuModel {
     }
 
     async fn encode_image(&mut self, patches: &[f32]) -> Result<CpuFeatures, RuntimeError> {
-        let vision = &self.manifest.config.visual;
+        let vision = &self.config.visual;
         let shape = [1, vision.patches(), vision.patch_values()];
         let patches = Tensor::from_data(TensorData::new(patches.to_vec(), shape), &Device::flex());
         let rows = self.prepared()?.transformer.visual.forward(patches, &mut ignore);
@@ -152,7 +154,7 @@ impl Backend for CpuModel {
         let identities: Vec<u64> = images.iter().map(|image| image.id).collect();
         let config = &self.manifest.config;
         let plan = self.sequence.plan(config, self.context_length, ids, &identities, kv_reuse, trace.is_some())?;
-        let splice = Splice::prompt(config, ids);
+        let splice = Splice::prompt(&self.config, ids);
         let features = (!images.is_empty()).then(|| Tensor::cat(images.iter().map(|image| image.rows.clone()).collect(), 0));
         let embedded = self.prepared()?.embed(&splice, features, 1);
         self.sequence.begin(&plan);
@@ -175,7 +177,7 @@ impl Backend for CpuModel {
 
     fn decode(&mut self, token: u32) -> Result<(), RuntimeError> {
         self.sequence.check_next(&self.manifest.config, self.context_length, token)?;
-        let mut splice = Splice::new(&self.manifest.config);
+        let mut splice = Splice::new(&self.config);
         splice.token(token);
         let embedded = self.prepared()?.embed(&splice, None, 1);
         self.run(embedded, false)?;

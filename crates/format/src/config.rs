@@ -1,90 +1,178 @@
-//! Sizes of a Qwen-VL model, with the keys of the published `config.json`.
+//! Sizes of a model as building blocks.
+//!
+//! The converter translates the published `config.json` of each generation into these blocks, and the runtime is built from them. Only prompts,
+//! special tokens and the syntax of boxes depend on the [`Family`].
 
+use crate::qwen_vl::QwenVlConfig;
 use serde::{Deserialize, Serialize};
 
-/// Width of one resampler head. In no config key: `visual.py`, class `Resampler`, is built with `output_dim // 128` heads.
-pub const RESAMPLER_HEAD_DIM: usize = 128;
-/// Rows of the stored vision position table (16×16), whatever the image size: `visual.py`, `get_abs_pos`.
-pub const POSITION_TABLE_SIDE: usize = 16;
-/// LayerNorm epsilon of the whole visual part; `layer_norm_epsilon` of the config does not touch it.
-pub const VISION_NORM_EPSILON: f32 = 1e-6;
-/// Mean of each channel of a picture scaled to 0..1. In no config key: `visual.py`, class `VisionTransformer`.
-pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// Standard deviation of each channel, from the same place as [`IMAGE_MEAN`].
-pub const IMAGE_STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
+/// Largest width of an attention head that the kernels support.
+pub const MAX_HEAD_DIM: usize = 256;
 
-fn default_queries() -> usize {
-    256
+/// The architectures of the models that can be converted.
+pub const SUPPORTED: &str = "Qwen-VL (`QWenLMHeadModel` with a `visual` part), Qwen2-VL (`Qwen2VLForConditionalGeneration`) and Qwen3-VL \
+     (`Qwen3VLForConditionalGeneration`)";
+
+/// The generation of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Qwen-VL (2023).
+    QwenVl,
+    /// Qwen2-VL (2024).
+    Qwen2Vl,
+    /// Qwen3-VL (2025), dense.
+    Qwen3Vl,
 }
 
-/// The configuration of a Qwen-VL: the keys of the published `config.json` that the architecture depends on.
+/// The sizes of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// Rows of both embedding matrices (padded beyond the tokenizer's ids).
-    pub vocab_size: usize,
-    /// Width of the decoder.
-    pub hidden_size: usize,
-    /// Decoder layers.
-    pub num_hidden_layers: usize,
-    /// Attention heads of the decoder (as many for keys and values).
-    pub num_attention_heads: usize,
-    /// Width of one attention head.
-    pub kv_channels: usize,
-    /// **Twice** the width of one MLP branch.
-    pub intermediate_size: usize,
-    /// Epsilon of the decoder's RMS norms.
-    pub layer_norm_epsilon: f32,
-    /// Trained context, tokens: dynamic NTK and log-n attention act beyond it.
-    pub seq_length: usize,
-    /// Base of the rotary frequencies before NTK.
-    pub rotary_emb_base: f64,
-    /// True if the rotary base grows with the prompt.
-    pub use_dynamic_ntk: bool,
-    /// True if queries beyond `seq_length` are scaled by the logarithm of their position.
-    pub use_logn_attn: bool,
-    /// The image side.
-    pub visual: VisionConfig,
+    /// The generation.
+    pub family: Family,
+    /// The token at the positions of a picture, `<|image_pad|>`. For [`Family::QwenVl`] the token before them, `<img>`.
+    pub image_token: u32,
+    /// From patches to image features.
+    pub vision: VisionConfig,
+    /// From tokens and image features to logits.
+    pub decoder: DecoderConfig,
 }
 
-/// The `visual` part of the configuration.
+/// The vision tower and the part that turns its output into image features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VisionConfig {
-    /// Side of the square input picture, pixels.
-    pub image_size: usize,
     /// Side of a patch, pixels.
     pub patch_size: usize,
-    /// Width of the vision tower.
+    /// Width of the tower.
     pub width: usize,
-    /// Vision blocks.
+    /// Number of blocks.
     pub layers: usize,
-    /// Attention heads of the vision tower.
+    /// Attention heads; a divisor of `width`.
     pub heads: usize,
-    /// MLP width over tower width; the product is rounded down.
-    pub mlp_ratio: f64,
-    /// Width of the image features; equals `hidden_size`.
-    pub output_dim: usize,
-    /// Id of `<img>`; `</img>` and `<imgpad>` follow.
-    pub image_start_id: u32,
-    /// Queries of the resampler, and positions of a picture in the prompt. The published config does not have this key (always 256); it is an
-    /// extension for small models.
-    #[serde(default = "default_queries")]
-    pub n_queries: usize,
+    /// Width of the MLP.
+    pub mlp_width: usize,
+    /// Activation of the MLP.
+    pub activation: Activation,
+    /// Epsilon of all norms of the vision part.
+    pub norm_epsilon: f32,
+    /// True if the patch embedding has a bias.
+    pub patch_bias: bool,
+    /// True if a norm precedes the first block.
+    pub pre_norm: bool,
+    /// Side of the square table of position embeddings, which is resampled to the grid of a picture. Absent if there is no table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_side: Option<usize>,
+    /// Base of the frequencies of the rotary position embedding by row and column. Absent if the tower has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary_base: Option<f64>,
+    /// Side of the square picture, pixels. Absent if pictures have any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
+    /// Image features by learned queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resampler: Option<ResamplerConfig>,
+    /// Image features by merging neighbouring patches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merger: Option<MergerConfig>,
 }
 
-/// The reason why a `config.json` cannot be used.
+/// Activation function of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// GELU by the error function.
+    Gelu,
+    /// GELU by the hyperbolic tangent.
+    GeluTanh,
+    /// `x · sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+/// A cross-attention from learned queries to the patches of a picture of fixed size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResamplerConfig {
+    /// Number of queries: positions of a picture in the prompt.
+    pub queries: usize,
+    /// Attention heads; a divisor of the decoder's width.
+    pub heads: usize,
+}
+
+/// An MLP over squares of neighbouring patches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergerConfig {
+    /// Side of a square, patches. One square is one position of the prompt.
+    pub size: usize,
+    /// Blocks whose output also goes through a merger, in ascending order. The result of entry `k` is added to the hidden states after layer
+    /// `k` of the decoder (DeepStack).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deepstack: Vec<usize>,
+}
+
+/// The decoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecoderConfig {
+    /// Rows of the embedding and of the head (padded beyond the tokenizer's ids).
+    pub vocab_size: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Heads of keys and values, a divisor of `heads`: query head `j` reads head `j / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Width of a head. `heads · head_dim` need not be `width`.
+    pub head_dim: usize,
+    /// Width of one branch of the MLP.
+    pub mlp_width: usize,
+    /// Epsilon of the RMS norms.
+    pub norm_epsilon: f32,
+    /// True if the projection to queries, keys and values has a bias.
+    pub qkv_bias: bool,
+    /// True if each head of queries and keys passes an RMS norm before the rotary embedding.
+    pub qk_norm: bool,
+    /// True if the head is the embedding.
+    pub tied_head: bool,
+    /// Longest sequence that the model was trained for, tokens.
+    pub trained_context: usize,
+    /// Rotary position embedding.
+    pub rotary: RotaryConfig,
+}
+
+/// Rotary position embedding of the decoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RotaryConfig {
+    /// Base of the frequencies.
+    pub base: f64,
+    /// Number of frequencies that follow time, height and width of a position (M-RoPE); they add up to `head_dim / 2`. Absent if a position is
+    /// one number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sections: Option<[usize; 3]>,
+    /// True if the sections alternate along the frequencies (time, height, width, time, …), false if each is a block.
+    #[serde(default)]
+    pub interleaved: bool,
+    /// True if the base grows with a prompt beyond `trained_context` (dynamic NTK).
+    #[serde(default)]
+    pub dynamic_ntk: bool,
+    /// True if queries beyond `trained_context` are scaled by the logarithm of their position.
+    #[serde(default)]
+    pub logn: bool,
+}
+
+/// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Not JSON, or a key is missing or of the wrong type.
-    #[error("config.json is not a Qwen-VL configuration: {0}")]
+    #[error("config.json is not a configuration of this model: {0}")]
     Parse(serde_json::Error),
     /// The checkpoint is of another model.
-    #[error(
-        "config.json is of architecture `{found}`; this tool converts `QWenLMHeadModel` with a `visual` part (Qwen-VL, 2023), not its successors or text-only models"
-    )]
+    #[error("config.json is of architecture `{found}`; supported are {supported}")]
     Architecture {
         /// The architecture that the config names.
         found: String,
+        /// The supported ones.
+        supported: &'static str,
     },
     /// A key has a value that is not supported.
     #[error("config.json: `{key}` is {found}, supported is {expected}")]
@@ -105,214 +193,194 @@ impl From<serde_json::Error> for ConfigError {
     }
 }
 
-fn unsupported(key: &'static str, found: impl ToString, expected: impl ToString) -> ConfigError {
+/// Returns the error for a value that is not supported.
+pub fn unsupported(key: &'static str, found: impl ToString, expected: impl ToString) -> ConfigError {
     ConfigError::Unsupported { key, found: found.to_string(), expected: expected.to_string() }
 }
 
+/// Checks that each number is from 1 to its bound.
+pub(crate) fn check_bounds(bounded: &[(&'static str, usize, usize)]) -> Result<(), ConfigError> {
+    match bounded.iter().find(|(_, value, largest)| !(1..=*largest).contains(value)) {
+        Some((key, value, largest)) => Err(unsupported(key, value, format!("1 to {largest}"))),
+        None => Ok(()),
+    }
+}
+
 impl ModelConfig {
-    /// Reads the published `config.json`. Checks the architecture first, so that the config of another model is reported as such.
-    pub fn from_hf_json(json: &str) -> Result<Self, ConfigError> {
-        let value: serde_json::Value = serde_json::from_str(json)?;
-        let architecture = value["architectures"][0].as_str();
-        let model_type = value["model_type"].as_str();
-        // Some scripts save `architectures` as null. The model type is `qwen` for text-only models too: `visual` distinguishes them.
-        let published = architecture == Some("QWenLMHeadModel") || (architecture.is_none() && model_type == Some("qwen"));
-        let architecture = architecture.or(model_type).unwrap_or("unknown");
-        if !published {
-            return Err(ConfigError::Architecture { found: architecture.to_owned() });
+    /// Checks the relations between sizes that the runtime assumes.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.decoder.validate()?;
+        self.vision.validate(self.decoder.width)?;
+        // `</img>` and `<imgpad>` follow `<img>`.
+        let after = if self.family == Family::QwenVl { 2 } else { 0 };
+        if self.image_token as usize + after >= self.decoder.vocab_size {
+            let largest = self.decoder.vocab_size.saturating_sub(after);
+            return Err(unsupported("image_token", self.image_token, format!("below {largest}, by decoder.vocab_size")));
         }
-        if !value["visual"].is_object() {
-            return Err(ConfigError::Architecture { found: format!("{architecture} without `visual`") });
+        let deepstack = self.vision.deepstack().len();
+        if deepstack > self.decoder.layers {
+            let expected = format!("at most decoder.layers = {} entries", self.decoder.layers);
+            return Err(unsupported("vision.merger.deepstack", format!("a list of {deepstack} entries"), expected));
         }
-        for (key, wanted) in [("no_bias", true), ("scale_attn_weights", true), ("tie_word_embeddings", false)] {
-            if let Some(found) = value[key].as_bool().filter(|found| *found != wanted) {
-                return Err(unsupported(key, found, wanted));
-            }
-        }
-        if let Some(found) = value["rotary_pct"].as_f64().filter(|found| *found != 1.0) {
-            return Err(unsupported("rotary_pct", found, 1.0));
-        }
-        let config: Self = serde_json::from_value(value)?;
-        config.validate()?;
-        Ok(config)
+        Ok(())
     }
 
-    /// Checks the relations between sizes that the architecture assumes.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let vision = &self.visual;
+    /// Returns the sizes with the keys of the 2023 model.
+    pub fn qwen_vl(&self) -> Option<QwenVlConfig> {
+        QwenVlConfig::from_model(self)
+    }
+}
+
+impl VisionConfig {
+    fn validate(&self, decoder_width: usize) -> Result<(), ConfigError> {
         // With these bounds, the bytes of a row fit u32 (wasm32) and those of a tensor fit u64, even in a hostile file.
-        let bounded: [(&'static str, usize, usize); 13] = [
-            ("vocab_size", self.vocab_size, 1 << 24),
-            ("hidden_size", self.hidden_size, 1 << 16),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
-            ("num_attention_heads", self.num_attention_heads, 1 << 12),
-            ("kv_channels", self.kv_channels, 128),
-            ("intermediate_size", self.intermediate_size, 1 << 20),
-            ("seq_length", self.seq_length, 1 << 24),
-            ("visual.image_size", vision.image_size, 1 << 13),
-            ("visual.patch_size", vision.patch_size, 1 << 8),
-            ("visual.width", vision.width, 1 << 14),
-            ("visual.layers", vision.layers, 1 << 10),
-            ("visual.heads", vision.heads, 1 << 10),
-            ("visual.n_queries", vision.n_queries, 1 << 14),
-        ];
-        if let Some((key, value, largest)) = bounded.into_iter().find(|(_, value, largest)| !(1..=*largest).contains(value)) {
-            return Err(unsupported(key, value, format!("1 to {largest}")));
+        check_bounds(&[
+            ("vision.patch_size", self.patch_size, 1 << 8),
+            ("vision.width", self.width, 1 << 14),
+            ("vision.layers", self.layers, 1 << 10),
+            ("vision.heads", self.heads, 1 << 10),
+            ("vision.mlp_width", self.mlp_width, 1 << 20),
+            ("vision.image_size", self.image_size.unwrap_or(1), 1 << 13),
+            ("vision.position_side", self.position_side.unwrap_or(1), 1 << 10),
+        ])?;
+        if !self.width.is_multiple_of(self.heads) || !self.head_dim().is_multiple_of(4) || self.head_dim() > MAX_HEAD_DIM {
+            let expected = format!("a divisor of vision.width giving heads of a multiple of 4, at most {MAX_HEAD_DIM}");
+            return Err(unsupported("vision.heads", self.heads, expected));
         }
-        if self.kv_channels * self.num_attention_heads != self.hidden_size {
+        if !(self.norm_epsilon > 0.0 && self.norm_epsilon.is_finite()) {
+            return Err(unsupported("vision.norm_epsilon", self.norm_epsilon, "above 0"));
+        }
+        if let Some(base) = self.rotary_base.filter(|base| !(*base > 1.0 && base.is_finite())) {
+            return Err(unsupported("vision.rotary_base", base, "above 1"));
+        }
+        if let Some(size) = self.image_size.filter(|size| !size.is_multiple_of(self.patch_size)) {
+            return Err(unsupported("vision.image_size", size, format!("a multiple of patch_size = {}", self.patch_size)));
+        }
+        match (&self.resampler, &self.merger) {
+            (Some(resampler), None) => self.validate_resampler(resampler, decoder_width),
+            (None, Some(merger)) => self.validate_merger(merger),
+            (resampler, _) => {
+                let found = if resampler.is_some() { "both `resampler` and `merger`" } else { "neither `resampler` nor `merger`" };
+                Err(unsupported("vision", found, "one of `resampler` and `merger`"))
+            }
+        }
+    }
+
+    fn validate_resampler(&self, resampler: &ResamplerConfig, decoder_width: usize) -> Result<(), ConfigError> {
+        check_bounds(&[("vision.resampler.queries", resampler.queries, 1 << 14), ("vision.resampler.heads", resampler.heads, 1 << 10)])?;
+        let Some(grid) = self.fixed_grid() else {
+            return Err(unsupported("vision.image_size", "absent", "present beside `resampler`"));
+        };
+        if self.position_side != Some(grid) {
+            let found = self.position_side.map_or("absent".to_owned(), |side| side.to_string());
+            return Err(unsupported("vision.position_side", found, format!("{grid}, the patches along a side of the picture")));
+        }
+        let head_dim = decoder_width / resampler.heads;
+        if !decoder_width.is_multiple_of(resampler.heads) || !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
+            let expected = format!("a divisor of decoder.width giving heads of a multiple of 4, at most {MAX_HEAD_DIM}");
+            return Err(unsupported("vision.resampler.heads", resampler.heads, expected));
+        }
+        if resampler.queries.isqrt().pow(2) != resampler.queries {
+            return Err(unsupported("vision.resampler.queries", resampler.queries, "a square number"));
+        }
+        Ok(())
+    }
+
+    fn validate_merger(&self, merger: &MergerConfig) -> Result<(), ConfigError> {
+        check_bounds(&[("vision.merger.size", merger.size, 16)])?;
+        // The rows of a square are one row of the merger's input in the same buffer, which therefore has no padding.
+        if !self.width.is_multiple_of(crate::ROW_ALIGN) {
+            return Err(unsupported("vision.width", self.width, format!("a multiple of {} beside `merger`", crate::ROW_ALIGN)));
+        }
+        if self.image_size.is_some() {
+            return Err(unsupported("vision.image_size", "present", "absent beside `merger`"));
+        }
+        let list = &merger.deepstack;
+        if !list.is_sorted_by(|a, b| a < b) || list.last().is_some_and(|last| *last >= self.layers) {
             return Err(unsupported(
-                "kv_channels",
-                self.kv_channels,
-                format!("hidden_size / num_attention_heads = {}/{}", self.hidden_size, self.num_attention_heads),
-            ));
-        }
-        if !self.kv_channels.is_multiple_of(8) || self.kv_channels > 128 {
-            return Err(unsupported("kv_channels", self.kv_channels, "a multiple of 8, at most 128"));
-        }
-        if !self.intermediate_size.is_multiple_of(2) {
-            return Err(unsupported("intermediate_size", self.intermediate_size, "an even number (it counts both MLP branches)"));
-        }
-        if vision.output_dim != self.hidden_size {
-            return Err(unsupported("visual.output_dim", vision.output_dim, format!("hidden_size = {}", self.hidden_size)));
-        }
-        if !vision.output_dim.is_multiple_of(RESAMPLER_HEAD_DIM) {
-            return Err(unsupported("visual.output_dim", vision.output_dim, "a multiple of 128 (the resampler's head width)"));
-        }
-        if !vision.width.is_multiple_of(vision.heads) || !self.vision_head_dim().is_multiple_of(4) || self.vision_head_dim() > 128 {
-            return Err(unsupported(
-                "visual.heads",
-                vision.heads,
-                "a divisor of visual.width giving heads of a multiple of 4, at most 128",
-            ));
-        }
-        if !vision.image_size.is_multiple_of(vision.patch_size) {
-            return Err(unsupported("visual.image_size", vision.image_size, format!("a multiple of patch_size = {}", vision.patch_size)));
-        }
-        let queries = (vision.n_queries as f64).sqrt() as usize;
-        if queries * queries != vision.n_queries {
-            return Err(unsupported("visual.n_queries", vision.n_queries, "a square number"));
-        }
-        if !(vision.mlp_ratio > 0.0 && vision.mlp_ratio <= 64.0) {
-            return Err(unsupported("visual.mlp_ratio", vision.mlp_ratio, "above 0, at most 64"));
-        }
-        if vision.mlp_width() == 0 {
-            return Err(unsupported("visual.mlp_ratio", vision.mlp_ratio, format!("at least 1/width = 1/{}", vision.width)));
-        }
-        if !(self.rotary_emb_base > 1.0 && self.rotary_emb_base.is_finite()) {
-            return Err(unsupported("rotary_emb_base", self.rotary_emb_base, "above 1"));
-        }
-        if vision.image_start_id as usize + 2 >= self.vocab_size {
-            return Err(unsupported(
-                "visual.image_start_id",
-                vision.image_start_id,
-                format!("below vocab_size - 2 = {}", self.vocab_size.saturating_sub(2)),
+                "vision.merger.deepstack",
+                format!("{list:?}"),
+                format!("ascending numbers below vision.layers = {}", self.layers),
             ));
         }
         Ok(())
     }
 
-    /// Width of one decoder head.
+    /// Width of a head.
     pub fn head_dim(&self) -> usize {
-        self.kv_channels
+        self.width / self.heads
     }
 
-    /// Width of one MLP branch of the decoder (`intermediate_size` counts both).
-    pub fn mlp_width(&self) -> usize {
-        self.intermediate_size / 2
-    }
-
-    /// Width of one head of the vision tower.
-    pub fn vision_head_dim(&self) -> usize {
-        self.visual.width / self.visual.heads
-    }
-
-    /// Heads of the resampler.
-    pub fn resampler_heads(&self) -> usize {
-        self.visual.output_dim / RESAMPLER_HEAD_DIM
-    }
-}
-
-impl VisionConfig {
-    /// MLP width of the vision tower.
-    pub fn mlp_width(&self) -> usize {
-        (self.width as f64 * self.mlp_ratio) as usize
-    }
-
-    /// Patches along one side of the picture.
-    pub fn grid(&self) -> usize {
-        self.image_size / self.patch_size
-    }
-
-    /// Patches of the picture.
-    pub fn patches(&self) -> usize {
-        self.grid() * self.grid()
-    }
-
-    /// Values of one patch: three channels of `patch_size`².
+    /// Values of one patch of a still picture: three channels of `patch_size`².
     pub fn patch_values(&self) -> usize {
         3 * self.patch_size * self.patch_size
     }
+
+    /// Patches along a side of the picture, if pictures have a fixed size.
+    pub fn fixed_grid(&self) -> Option<usize> {
+        self.image_size.map(|size| size / self.patch_size)
+    }
+
+    /// Patches of a picture, if pictures have a fixed size; otherwise 0.
+    pub fn fixed_patches(&self) -> usize {
+        self.fixed_grid().map_or(0, |grid| grid * grid)
+    }
+
+    /// Queries of the resampler; 0 without one.
+    pub fn queries(&self) -> usize {
+        self.resampler.as_ref().map_or(0, |resampler| resampler.queries)
+    }
+
+    /// Blocks whose output also goes through a merger.
+    pub fn deepstack(&self) -> &[usize] {
+        self.merger.as_ref().map_or(&[], |merger| &merger.deepstack)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn published() -> serde_json::Value {
-        serde_json::json!({
-            "architectures": ["QWenLMHeadModel"], "hidden_size": 4096, "intermediate_size": 22016, "kv_channels": 128,
-            "layer_norm_epsilon": 1e-6, "no_bias": true, "num_attention_heads": 32, "num_hidden_layers": 32,
-            "rotary_emb_base": 10000, "rotary_pct": 1.0, "scale_attn_weights": true, "seq_length": 2048,
-            "tie_word_embeddings": false, "use_dynamic_ntk": true, "use_logn_attn": true, "vocab_size": 151936,
-            "visual": {"heads": 16, "image_size": 448, "image_start_id": 151857, "layers": 48, "mlp_ratio": 4.9231,
-                       "output_dim": 4096, "patch_size": 14, "width": 1664}
-        })
-    }
-
-    #[test]
-    fn published_sizes() {
-        let config = ModelConfig::from_hf_json(&published().to_string()).unwrap();
-        assert_eq!(config.mlp_width(), 11008);
-        assert_eq!(config.visual.mlp_width(), 8192);
-        assert_eq!(config.vision_head_dim(), 104);
-        assert_eq!(config.resampler_heads(), 32);
-        assert_eq!(config.visual.patches(), 1024);
-        assert_eq!(config.visual.n_queries, 256);
-    }
-
-    #[test]
-    fn the_model_type_stands_for_a_missing_architecture() {
-        let mut config = published();
-        config["model_type"] = "qwen".into();
-        for architectures in [serde_json::Value::Null, serde_json::json!([])] {
-            config["architectures"] = architectures;
-            assert!(ModelConfig::from_hf_json(&config.to_string()).is_ok());
+impl DecoderConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        check_bounds(&[
+            ("decoder.vocab_size", self.vocab_size, 1 << 24),
+            ("decoder.width", self.width, 1 << 16),
+            ("decoder.layers", self.layers, 1 << 10),
+            ("decoder.heads", self.heads, 1 << 12),
+            ("decoder.kv_heads", self.kv_heads, 1 << 12),
+            ("decoder.head_dim", self.head_dim, MAX_HEAD_DIM),
+            ("decoder.mlp_width", self.mlp_width, 1 << 20),
+            ("decoder.trained_context", self.trained_context, 1 << 24),
+        ])?;
+        if !self.head_dim.is_multiple_of(8) {
+            return Err(unsupported("decoder.head_dim", self.head_dim, format!("a multiple of 8, at most {MAX_HEAD_DIM}")));
         }
-        config["model_type"] = "qwen2_vl".into();
-        assert!(ModelConfig::from_hf_json(&config.to_string()).unwrap_err().to_string().contains("`qwen2_vl`"));
-    }
-
-    #[test]
-    fn refuses_other_models_by_name() {
-        let mut other = published();
-        other["architectures"] = serde_json::json!(["Qwen2VLForConditionalGeneration"]);
-        let error = ModelConfig::from_hf_json(&other.to_string()).unwrap_err().to_string();
-        assert!(error.contains("Qwen2VLForConditionalGeneration"), "{error}");
-        let mut text_only = published();
-        text_only.as_object_mut().unwrap().remove("visual");
-        let error = ModelConfig::from_hf_json(&text_only.to_string()).unwrap_err().to_string();
-        assert!(error.contains("without `visual`"), "{error}");
-    }
-
-    #[test]
-    fn refuses_unsupported_values_by_key() {
-        for (key, value) in
-            [("kv_channels", serde_json::json!(64)), ("rotary_pct", serde_json::json!(0.5)), ("hidden_size", serde_json::json!(0))]
-        {
-            let mut config = published();
-            config[key] = value;
-            let error = ModelConfig::from_hf_json(&config.to_string()).unwrap_err().to_string();
-            assert!(error.contains(key), "{key}: {error}");
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(unsupported("decoder.kv_heads", self.kv_heads, format!("a divisor of decoder.heads = {}", self.heads)));
         }
+        if !(self.norm_epsilon > 0.0 && self.norm_epsilon.is_finite()) {
+            return Err(unsupported("decoder.norm_epsilon", self.norm_epsilon, "above 0"));
+        }
+        if !(self.rotary.base > 1.0 && self.rotary.base.is_finite()) {
+            return Err(unsupported("decoder.rotary.base", self.rotary.base, "above 1"));
+        }
+        if let Some(sections) = self.rotary.sections {
+            let sum = sections.iter().fold(0usize, |sum, section| sum.saturating_add(*section));
+            if sum != self.head_dim / 2 {
+                let expected = format!("three numbers that add up to head_dim / 2 = {}", self.head_dim / 2);
+                return Err(unsupported("decoder.rotary.sections", format!("{sections:?}"), expected));
+            }
+            if self.rotary.dynamic_ntk || self.rotary.logn {
+                return Err(unsupported("decoder.rotary.sections", "present", "absent beside `dynamic_ntk` and `logn`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns of the projection to queries, keys and values.
+    pub fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Columns of the output of the attention.
+    pub fn attention_width(&self) -> usize {
+        self.heads * self.head_dim
     }
 }

@@ -3,7 +3,7 @@
 //! Bytes in, bytes out: this crate knows nothing about files, GPUs or the network.
 //! `FORMAT.md` in this folder is the normative description.
 //!
-//! - [`config`]: the sizes of a Qwen-VL, read from the checkpoint's `config.json`;
+//! - [`config`]: the sizes of a model as building blocks; [`qwen_vl`]: those of the 2023 model, with its published keys;
 //! - [`tensors`]: the one table of our tensor names and shapes, in load order;
 //! - [`block`]: the storage of one row of weights in each [`Scheme`];
 //! - [`manifest`]: the index of a web checkpoint, validated before anything is loaded;
@@ -17,6 +17,7 @@ pub mod block;
 pub mod config;
 mod hash;
 pub mod manifest;
+pub mod qwen_vl;
 mod resize;
 pub mod shard;
 pub mod special;
@@ -24,9 +25,10 @@ pub mod tensors;
 pub mod vocabulary;
 
 pub use block::Scheme;
-pub use config::{ConfigError, IMAGE_MEAN, IMAGE_STD, ModelConfig, VisionConfig};
+pub use config::{ConfigError, DecoderConfig, Family, ModelConfig, VisionConfig};
 pub use hash::ShardHash;
 pub use manifest::{Manifest, ManifestError};
+pub use qwen_vl::{IMAGE_MEAN, IMAGE_STD, QwenVlConfig, QwenVlVision};
 pub use resize::resize_table;
 pub use shard::{ShardCheck, ShardError};
 pub use special::{SPECIALS_BEFORE_IMG, SpecialIds};

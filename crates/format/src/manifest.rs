@@ -2,22 +2,23 @@
 
 use crate::block::GROUP_SIZES;
 use crate::tensors::{TensorKind, tensor_table};
-use crate::{ConfigError, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme, ShardHash};
+use crate::{ConfigError, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, QwenVlConfig, Scheme, ShardHash};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// Value of [`Manifest::format`].
 pub const FORMAT_NAME: &str = "qwen-vl-web";
-/// Newest [`Manifest::version`] that this code reads and the one it writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// [`Manifest::version`] that this code writes. It also reads version 1, whose `config` has the keys of the 2023 model.
+pub const FORMAT_VERSION: u32 = 2;
 /// File name of the manifest in its folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// The index of a web checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The index of a web checkpoint. [`Manifest::from_json`] reads it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Manifest {
     /// Always [`FORMAT_NAME`].
     pub format: String,
-    /// Version of this layout.
+    /// Version of this layout, [`FORMAT_VERSION`] also for a manifest that was read from version 1.
     pub version: u32,
     /// Sizes of the model.
     pub config: ModelConfig,
@@ -92,6 +93,12 @@ pub struct ProcessorConfig {
     pub image_mean: [f32; 3],
     /// Standard deviation of each channel.
     pub image_std: [f32; 3],
+    /// Smallest size of a picture for the model, pixels: smaller ones are enlarged. For models that take pictures of any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_pixels: Option<u64>,
+    /// Largest size of a picture for the model, pixels: larger ones are reduced. For models that take pictures of any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<u64>,
 }
 
 /// Default settings of generation, with the keys of the published `generation_config.json`.
@@ -190,7 +197,7 @@ pub enum ManifestError {
     },
     /// The manifest has another version.
     #[error(
-        "manifest.json has version {found}, this runtime reads version {FORMAT_VERSION}: update the runtime or convert the checkpoint again"
+        "manifest.json has version {found}, this runtime reads versions 1 to {FORMAT_VERSION}: update the runtime or convert the checkpoint again"
     )]
     Version {
         /// Its version.
@@ -301,6 +308,19 @@ struct Envelope {
     version: u64,
 }
 
+/// The keys of versions 1 and 2. The version decides about the keys of `config`.
+#[derive(Deserialize)]
+struct Stored<'a> {
+    #[serde(borrow)]
+    config: &'a RawValue,
+    processor: ProcessorConfig,
+    generation: GenerationConfig,
+    provenance: Provenance,
+    files: Vec<FileEntry>,
+    shards: Vec<FileEntry>,
+    tensors: Vec<TensorEntry>,
+}
+
 fn is_hash(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -313,10 +333,19 @@ impl Manifest {
         if envelope.format != FORMAT_NAME {
             return Err(ManifestError::Format { found: envelope.format });
         }
-        if envelope.version != u64::from(FORMAT_VERSION) {
+        if !(1..=u64::from(FORMAT_VERSION)).contains(&envelope.version) {
             return Err(ManifestError::Version { found: envelope.version });
         }
-        let manifest: Self = serde_json::from_str(json)?;
+        let Stored { config, processor, generation, provenance, files, shards, tensors } = serde_json::from_str(json)?;
+        let config = if envelope.version == 1 {
+            let config: QwenVlConfig = serde_json::from_str(config.get())?;
+            config.validate()?;
+            config.model()
+        } else {
+            serde_json::from_str(config.get())?
+        };
+        let (format, version) = (envelope.format, FORMAT_VERSION);
+        let manifest = Self { format, version, config, processor, generation, provenance, files, shards, tensors };
         manifest.validate()?;
         Ok(manifest)
     }
@@ -358,16 +387,29 @@ impl Manifest {
         if !processor.image_std.iter().all(|std| std.is_finite() && *std > 0.0) {
             return setting("processor.image_std", format!("{:?}", processor.image_std), "numbers above 0");
         }
+        if self.config.vision.merger.is_some() {
+            let cell = self.config.vision.patch_size as u64 * self.config.vision.patch_size as u64;
+            let Some(min) = processor.min_pixels.filter(|min| *min > 0) else {
+                return setting("processor.min_pixels", format!("{:?}", processor.min_pixels), "a number above 0");
+            };
+            if processor.max_pixels.is_none_or(|max| max < min.max(cell) || max > 1 << 32) {
+                return setting("processor.max_pixels", format!("{:?}", processor.max_pixels), "from `min_pixels` to 2^32");
+            }
+        }
         let generation = &self.generation;
         if !["chatml", "raw"].contains(&generation.chat_format.as_str()) {
             return setting("generation.chat_format", format!("`{}`", generation.chat_format), "`chatml` or `raw`");
         }
-        let in_vocabulary = |id: u32| (id as usize) < self.config.vocab_size;
+        let in_vocabulary = |id: u32| (id as usize) < self.config.decoder.vocab_size;
         if !in_vocabulary(generation.eos_token_id) {
-            return setting("generation.eos_token_id", generation.eos_token_id.to_string(), "below config.vocab_size");
+            return setting("generation.eos_token_id", generation.eos_token_id.to_string(), "below config.decoder.vocab_size");
         }
         if !generation.extra_eos_token_ids.iter().copied().all(in_vocabulary) {
-            return setting("generation.extra_eos_token_ids", format!("{:?}", generation.extra_eos_token_ids), "below config.vocab_size");
+            return setting(
+                "generation.extra_eos_token_ids",
+                format!("{:?}", generation.extra_eos_token_ids),
+                "below config.decoder.vocab_size",
+            );
         }
         if generation.max_length == Some(0) {
             return setting("generation.max_length", "0".into(), "above 0");

@@ -1,15 +1,17 @@
 //! The tensors of a web checkpoint: names, shapes, and the order in which they are stored and loaded.
 //!
-//! This is the only place that lists these names: the converter fills the table and the runtime reads it. Differences to the layout of the
-//! original checkpoint (`quantize/src/convert.rs` makes them):
-//! - `attn.qkv` of the vision tower is `[all q; all k; all v]`, each head by head (the original interleaves per head);
-//! - `mlp.gate_up` interleaves the rows of the decoder's `w1` and `w2`: row 2i is `w1[i]`, row 2i+1 is `w2[i]`,
-//!   so that one kernel writes `w1(x) * silu(w2(x))`;
+//! This is the only place that lists these names: the converter fills the table and the runtime reads it. Differences to the layouts of the
+//! original checkpoints (`quantize` makes them):
+//! - `vision.patch_embedding` has a column for each channel, row and column of a patch; the two frames of the later generations' convolution
+//!   are added, which is exact for still pictures;
+//! - `attn.qkv` is `[all q; all k; all v]`, each head by head (the 2023 tower interleaves per head, the later decoders store three matrices);
+//! - `mlp.gate_up` interleaves the rows of the decoder's two branches: row 2i is the branch that is multiplied, row 2i+1 is the one that
+//!   passes SiLU, so that one kernel writes `up(x) * silu(gate(x))`;
 //! - `resampler.query` is `ln_q(query) + pos_embed`, which no input changes;
-//! - `vision.position_embedding` and `resampler.key_position` are already resized to the patch grid;
+//! - the 2023 tables `vision.position_embedding` and `resampler.key_position` are already resized to the patch grid;
 //! - `resampler.proj.weight` is transposed to `[out, in]` like every other matrix.
 
-use crate::config::ModelConfig;
+use crate::config::{DecoderConfig, ModelConfig, VisionConfig};
 
 /// The kind of a tensor: it decides about the scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,53 +33,91 @@ pub struct TensorSpec {
     pub kind: TensorKind,
 }
 
-/// All tensors of a model with this configuration, in load order: vision tower, resampler, decoder, head.
+/// All tensors of a model with this configuration, in load order: vision tower, resampler or mergers, decoder, head.
 pub fn tensor_table(config: &ModelConfig) -> Vec<TensorSpec> {
     let mut table = Table(Vec::new());
-    let vision = &config.visual;
-    let (width, mlp, patches, hidden) = (vision.width, vision.mlp_width(), vision.patches(), config.hidden_size);
-
-    table.matrix("vision.patch_embedding.weight", width, vision.patch_values());
-    table.rows("vision.position_embedding", patches, width);
-    table.layer_norm("vision.ln_pre", width);
-    for layer in 0..vision.layers {
-        let block = format!("vision.blocks.{layer}");
-        table.layer_norm(&format!("{block}.ln_1"), width);
-        table.linear(&format!("{block}.attn.qkv"), 3 * width, width);
-        table.linear(&format!("{block}.attn.out"), width, width);
-        table.layer_norm(&format!("{block}.ln_2"), width);
-        table.linear(&format!("{block}.mlp.fc1"), mlp, width);
-        table.linear(&format!("{block}.mlp.fc2"), width, mlp);
-    }
-
-    table.rows("resampler.query", vision.n_queries, hidden);
-    table.matrix("resampler.kv_proj.weight", hidden, width);
-    table.layer_norm("resampler.ln_kv", hidden);
-    table.rows("resampler.key_position", patches, hidden);
-    for name in ["q", "k", "v", "out"] {
-        table.linear(&format!("resampler.attn.{name}"), hidden, hidden);
-    }
-    table.layer_norm("resampler.ln_post", hidden);
-    table.matrix("resampler.proj.weight", hidden, hidden);
-
-    table.matrix("decoder.embedding.weight", config.vocab_size, hidden);
-    for layer in 0..config.num_hidden_layers {
-        let block = format!("decoder.layers.{layer}");
-        table.rows(&format!("{block}.attn_norm.weight"), 1, hidden);
-        table.linear(&format!("{block}.attn.qkv"), 3 * hidden, hidden);
-        table.matrix(&format!("{block}.attn.out.weight"), hidden, hidden);
-        table.rows(&format!("{block}.mlp_norm.weight"), 1, hidden);
-        table.matrix(&format!("{block}.mlp.gate_up.weight"), 2 * config.mlp_width(), hidden);
-        table.matrix(&format!("{block}.mlp.down.weight"), hidden, config.mlp_width());
-    }
-    table.rows("decoder.norm.weight", 1, hidden);
-    table.matrix("head.weight", config.vocab_size, hidden);
+    table.vision(&config.vision, config.decoder.width);
+    table.decoder(&config.decoder);
     table.0
 }
 
 struct Table(Vec<TensorSpec>);
 
 impl Table {
+    fn vision(&mut self, vision: &VisionConfig, hidden: usize) {
+        let width = vision.width;
+        self.matrix("vision.patch_embedding.weight", width, vision.patch_values());
+        if vision.patch_bias {
+            self.rows("vision.patch_embedding.bias", 1, width);
+        }
+        if let Some(side) = vision.position_side {
+            self.rows("vision.position_embedding", side * side, width);
+        }
+        if vision.pre_norm {
+            self.layer_norm("vision.ln_pre", width);
+        }
+        for layer in 0..vision.layers {
+            let block = format!("vision.blocks.{layer}");
+            self.layer_norm(&format!("{block}.ln_1"), width);
+            self.linear(&format!("{block}.attn.qkv"), 3 * width, width);
+            self.linear(&format!("{block}.attn.out"), width, width);
+            self.layer_norm(&format!("{block}.ln_2"), width);
+            self.linear(&format!("{block}.mlp.fc1"), vision.mlp_width, width);
+            self.linear(&format!("{block}.mlp.fc2"), width, vision.mlp_width);
+        }
+        if let Some(resampler) = &vision.resampler {
+            let patches = vision.fixed_grid().unwrap_or_default().pow(2);
+            self.rows("resampler.query", resampler.queries, hidden);
+            self.matrix("resampler.kv_proj.weight", hidden, width);
+            self.layer_norm("resampler.ln_kv", hidden);
+            self.rows("resampler.key_position", patches, hidden);
+            for name in ["q", "k", "v", "out"] {
+                self.linear(&format!("resampler.attn.{name}"), hidden, hidden);
+            }
+            self.layer_norm("resampler.ln_post", hidden);
+            self.matrix("resampler.proj.weight", hidden, hidden);
+        }
+        if let Some(merger) = &vision.merger {
+            let merged = merger.size * merger.size * width;
+            // The main merger normalizes patches, those of DeepStack squares of patches.
+            self.merger("merger", width, merged, hidden);
+            for index in 0..merger.deepstack.len() {
+                self.merger(&format!("deepstack.{index}"), merged, merged, hidden);
+            }
+        }
+    }
+
+    fn merger(&mut self, name: &str, normed: usize, merged: usize, hidden: usize) {
+        self.layer_norm(&format!("{name}.norm"), normed);
+        self.linear(&format!("{name}.fc1"), merged, merged);
+        self.linear(&format!("{name}.fc2"), hidden, merged);
+    }
+
+    fn decoder(&mut self, decoder: &DecoderConfig) {
+        let width = decoder.width;
+        self.matrix("decoder.embedding.weight", decoder.vocab_size, width);
+        for layer in 0..decoder.layers {
+            let block = format!("decoder.layers.{layer}");
+            self.rows(&format!("{block}.attn_norm.weight"), 1, width);
+            self.matrix(&format!("{block}.attn.qkv.weight"), decoder.qkv_width(), width);
+            if decoder.qkv_bias {
+                self.rows(&format!("{block}.attn.qkv.bias"), 1, decoder.qkv_width());
+            }
+            if decoder.qk_norm {
+                self.rows(&format!("{block}.attn.q_norm.weight"), 1, decoder.head_dim);
+                self.rows(&format!("{block}.attn.k_norm.weight"), 1, decoder.head_dim);
+            }
+            self.matrix(&format!("{block}.attn.out.weight"), width, decoder.attention_width());
+            self.rows(&format!("{block}.mlp_norm.weight"), 1, width);
+            self.matrix(&format!("{block}.mlp.gate_up.weight"), 2 * decoder.mlp_width, width);
+            self.matrix(&format!("{block}.mlp.down.weight"), width, decoder.mlp_width);
+        }
+        self.rows("decoder.norm.weight", 1, width);
+        if !decoder.tied_head {
+            self.matrix("head.weight", decoder.vocab_size, width);
+        }
+    }
+
     fn push(&mut self, name: &str, rows: usize, cols: usize, kind: TensorKind) {
         self.0.push(TensorSpec { name: name.to_owned(), shape: [rows, cols], kind });
     }

@@ -4,16 +4,34 @@ use qwen_vl_format::manifest::{
     FORMAT_NAME, FORMAT_VERSION, FileEntry, GenerationConfig, Manifest, ManifestError, ProcessorConfig, Provenance, TensorEntry, TensorPart,
 };
 use qwen_vl_format::tensors::tensor_table;
-use qwen_vl_format::{ModelConfig, Scheme, TensorKind};
+use qwen_vl_format::{ModelConfig, QwenVlConfig, Scheme, TensorKind};
 use serde_json::{Value, json};
 
-fn config() -> ModelConfig {
-    serde_json::from_value(json!({
+/// A configuration with the keys of version 1.
+fn published() -> Value {
+    json!({
         "vocab_size": 320, "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "kv_channels": 32,
         "intermediate_size": 128, "layer_norm_epsilon": 1e-6, "seq_length": 256, "rotary_emb_base": 10000.0,
         "use_dynamic_ntk": true, "use_logn_attn": true,
         "visual": {"image_size": 56, "patch_size": 14, "width": 32, "layers": 1, "heads": 2, "mlp_ratio": 2.4231,
                    "output_dim": 128, "image_start_id": 300, "n_queries": 16}
+    })
+}
+
+fn config() -> ModelConfig {
+    serde_json::from_value::<QwenVlConfig>(published()).unwrap().model()
+}
+
+/// The sizes of a Qwen3-VL.
+fn merging() -> ModelConfig {
+    serde_json::from_value(json!({
+        "family": "qwen3_vl", "image_token": 300,
+        "vision": {"patch_size": 16, "width": 64, "layers": 3, "heads": 4, "mlp_width": 168, "activation": "gelu_tanh", "norm_epsilon": 1e-6,
+                   "patch_bias": true, "pre_norm": false, "position_side": 12, "rotary_base": 10000.0,
+                   "merger": {"size": 2, "deepstack": [0, 2]}},
+        "decoder": {"vocab_size": 320, "width": 96, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 128, "mlp_width": 224,
+                    "norm_epsilon": 1e-6, "qkv_bias": false, "qk_norm": true, "tied_head": true, "trained_context": 262144,
+                    "rotary": {"base": 5e6, "sections": [24, 20, 20], "interleaved": true}}
     }))
     .unwrap()
 }
@@ -24,7 +42,10 @@ fn entry(file: &str, bytes: u64) -> FileEntry {
 
 /// A manifest of two shards, q4 where possible; the embedding has two parts, the second in the second shard.
 fn valid() -> Manifest {
-    let config = config();
+    of(config())
+}
+
+fn of(config: ModelConfig) -> Manifest {
     let mut shards = vec![entry("shard-00000.safetensors", 0), entry("shard-00001.safetensors", 0)];
     let mut ends = [96u64, 104];
     let mut shard = 0;
@@ -55,7 +76,13 @@ fn valid() -> Manifest {
         format: FORMAT_NAME.to_owned(),
         version: FORMAT_VERSION,
         config,
-        processor: ProcessorConfig { tokenizer_file: "qwen.tiktoken".into(), image_mean: [0.5; 3], image_std: [0.25; 3] },
+        processor: ProcessorConfig {
+            tokenizer_file: "qwen.tiktoken".into(),
+            image_mean: [0.5; 3],
+            image_std: [0.25; 3],
+            min_pixels: None,
+            max_pixels: None,
+        },
         generation: GenerationConfig {
             chat_format: "chatml".into(),
             eos_token_id: 86,
@@ -119,17 +146,26 @@ fn every_truncation_is_an_error() {
 fn other_formats_and_versions() {
     assert_refused(|manifest| manifest["format"] = "gguf".into(), &["`gguf`", "`qwen-vl-web`"]);
     // A later version need not have our keys.
-    let error = Manifest::from_json(r#"{"format": "qwen-vl-web", "version": 2, "something": "new"}"#).unwrap_err();
-    assert!(matches!(error, ManifestError::Version { found: 2 }), "{error}");
-    assert_refused(|manifest| manifest["version"] = 0.into(), &["version 0", "version 1"]);
+    let error = Manifest::from_json(r#"{"format": "qwen-vl-web", "version": 3, "something": "new"}"#).unwrap_err();
+    assert!(matches!(error, ManifestError::Version { found: 3 }), "{error}");
+    assert_refused(|manifest| manifest["version"] = 0.into(), &["version 0", "versions 1 to 2"]);
     assert!(matches!(Manifest::from_json("{}"), Err(ManifestError::Format { .. })));
     for json in ["", "null", "3", "{\"format\": 3}"] {
         assert!(matches!(Manifest::from_json(json), Err(ManifestError::Parse(_))), "{json}");
     }
 }
 
+/// A manifest of version 1 as it was written.
+fn version_1(edit: impl FnOnce(&mut Value)) -> Result<Manifest, ManifestError> {
+    let mut value = serde_json::to_value(valid()).unwrap();
+    (value["version"], value["config"]) = (1.into(), published());
+    edit(&mut value["config"]);
+    Manifest::from_json(&value.to_string())
+}
+
 #[test]
-fn impossible_sizes() {
+fn version_1_has_the_keys_of_the_2023_model() {
+    assert_eq!(version_1(|_| ()).unwrap(), valid());
     for (key, value) in [
         ("vocab_size", json!(0)),
         ("hidden_size", json!(1u64 << 40)),
@@ -137,7 +173,8 @@ fn impossible_sizes() {
         ("intermediate_size", json!(129)),
         ("rotary_emb_base", json!(-1.0)),
     ] {
-        assert_refused(|manifest| manifest["config"][key] = value.clone(), &[key]);
+        let error = version_1(|config| config[key] = value.clone()).unwrap_err().to_string();
+        assert!(error.contains(key), "{key}: {error}");
     }
     for (key, value) in [
         ("image_size", json!(1u64 << 32)),
@@ -147,11 +184,92 @@ fn impossible_sizes() {
         ("mlp_ratio", json!(1e300)),
         ("mlp_ratio", json!(1e-9)),
     ] {
-        assert_refused(|manifest| manifest["config"]["visual"][key] = value.clone(), &[key]);
+        let error = version_1(|config| config["visual"][key] = value.clone()).unwrap_err().to_string();
+        assert!(error.contains(key), "{key}: {error}");
     }
-    assert!(matches!(refused(|manifest| manifest["config"]["hidden_size"] = json!(-128)), ManifestError::Parse(_)));
+    assert!(matches!(version_1(|config| config["hidden_size"] = json!(-128)), Err(ManifestError::Parse(_))));
     // No room for the picture tags at all.
-    assert_refused(|manifest| manifest["config"]["vocab_size"] = 1.into(), &["visual.image_start_id"]);
+    assert!(version_1(|config| config["vocab_size"] = 1.into()).unwrap_err().to_string().contains("visual.image_start_id"));
+    // The keys of one version are not those of the other.
+    assert!(matches!(version_1(|config| *config = serde_json::to_value(valid().config).unwrap()), Err(ManifestError::Parse(_))));
+    assert!(matches!(refused(|manifest| manifest["config"] = published()), ManifestError::Parse(_)));
+}
+
+#[test]
+fn impossible_sizes() {
+    for (pointer, value) in [
+        ("decoder/vocab_size", json!(0)),
+        ("decoder/width", json!(1u64 << 40)),
+        ("decoder/layers", json!(1_000_000)),
+        ("decoder/kv_heads", json!(3)),
+        ("decoder/head_dim", json!(12)),
+        ("decoder/head_dim", json!(264)),
+        ("decoder/mlp_width", json!(0)),
+        ("decoder/norm_epsilon", json!(0.0)),
+        ("decoder/rotary/base", json!(-1.0)),
+        ("decoder/rotary/sections", json!([24, 20, 21])),
+        ("decoder/rotary/sections", json!([usize::MAX, usize::MAX, 20])),
+        ("decoder/rotary/logn", json!(true)),
+        ("vision/patch_size", json!(0)),
+        ("vision/width", json!(80)),
+        ("vision/layers", json!(1_000_000)),
+        ("vision/heads", json!(3)),
+        ("vision/mlp_width", json!(1u64 << 40)),
+        ("vision/image_size", json!(448)),
+        ("vision/position_side", json!(0)),
+        ("vision/rotary_base", json!(1.0)),
+        ("vision/merger/size", json!(0)),
+        ("vision/merger/deepstack", json!([0, 3])),
+        ("vision/merger/deepstack", json!([1, 1])),
+        ("vision/merger/deepstack", json!([0, 1, 2])),
+        ("vision/resampler", json!({"queries": 16, "heads": 1})),
+        ("image_token", json!(320)),
+    ] {
+        let mut config = serde_json::to_value(merging()).unwrap();
+        config
+            .pointer_mut(&format!("/{}", pointer.rsplit_once('/').map_or("", |(parent, _)| parent)).trim_end_matches('/').to_owned())
+            .unwrap()[pointer.rsplit('/').next().unwrap()] = value;
+        let config: ModelConfig = serde_json::from_value(config).unwrap();
+        let error = config.validate().expect_err(pointer).to_string();
+        let key = pointer.split('/').find(|part| error.contains(part));
+        assert!(key.is_some(), "{pointer}: {error}");
+    }
+    merging().validate().unwrap();
+    let mut config = config();
+    config.vision.position_side = None;
+    assert!(config.validate().unwrap_err().to_string().contains("vision.position_side"));
+    config.vision.resampler = None;
+    assert!(config.validate().unwrap_err().to_string().contains("neither"));
+}
+
+#[test]
+fn a_model_that_merges_patches() {
+    let mut manifest = of(merging());
+    (manifest.processor.min_pixels, manifest.processor.max_pixels) = (Some(65_536), Some(1 << 24));
+    assert_eq!(Manifest::from_json(&serde_json::to_string(&manifest).unwrap()).unwrap(), manifest);
+    let shapes = [
+        ("vision.patch_embedding.weight", [64, 768]),
+        ("vision.patch_embedding.bias", [1, 64]),
+        ("vision.position_embedding", [144, 64]),
+        ("merger.norm.weight", [1, 64]),
+        ("merger.fc1.weight", [256, 256]),
+        ("deepstack.1.norm.bias", [1, 256]),
+        ("deepstack.1.fc2.weight", [96, 256]),
+        ("decoder.layers.0.attn.qkv.weight", [1024, 96]),
+        ("decoder.layers.1.attn.k_norm.weight", [1, 128]),
+        ("decoder.layers.1.attn.out.weight", [96, 512]),
+    ];
+    for (name, shape) in shapes {
+        assert_eq!(manifest.tensor(name).unwrap().shape, shape, "{name}");
+    }
+    for name in ["head.weight", "decoder.layers.0.attn.qkv.bias", "vision.ln_pre.weight", "resampler.query", "deepstack.2.norm.bias"] {
+        assert!(manifest.tensor(name).is_none(), "{name}");
+    }
+    for (min, max) in [(None, Some(1 << 24)), (Some(0), Some(1 << 24)), (Some(65_536), None), (Some(65_536), Some(65_535))] {
+        (manifest.processor.min_pixels, manifest.processor.max_pixels) = (min, max);
+        let error = manifest.validate().unwrap_err().to_string();
+        assert!(error.contains("_pixels"), "{error}");
+    }
 }
 
 #[test]
@@ -339,7 +457,7 @@ fn a_part_too_large_for_a_binding() {
     // 262,144 rows of 512 bytes are 128 MiB.
     assert_refused(
         |manifest| {
-            manifest["config"]["vocab_size"] = 262_144.into();
+            manifest["config"]["decoder"]["vocab_size"] = 262_144.into();
             let embedding = tensor(manifest, EMBEDDING);
             embedding["shape"] = json!([262_144, 128]);
             embedding["scheme"] = json!({ "type": "f32" });

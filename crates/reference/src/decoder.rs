@@ -4,7 +4,7 @@ use crate::layers::{Linear, RmsNorm, join_heads, split_heads};
 use crate::positions::{inverse_frequencies, logn_factor};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation};
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::QwenVlConfig;
 
 /// The module `transformer.h.N`.
 #[derive(Module, Debug)]
@@ -54,13 +54,13 @@ pub struct Positions {
 
 impl Positions {
     /// Computes the tables for the positions `first .. first + seq`. `alpha` is the NTK factor.
-    pub fn new(config: &ModelConfig, alpha: f64, first: usize, seq: usize, device: &Device) -> Self {
+    pub fn new(config: &QwenVlConfig, alpha: f64, first: usize, seq: usize, device: &Device) -> Self {
         Self::of_rows(config, alpha, &[(first..first + seq).collect()], device)
     }
 
     /// Computes the tables for any positions, given for each row of a batch. `alpha` is the NTK factor. The angle is an f32 product, as in
     /// the original.
-    pub fn of_rows(config: &ModelConfig, alpha: f64, rows: &[Vec<usize>], device: &Device) -> Self {
+    pub fn of_rows(config: &QwenVlConfig, alpha: f64, rows: &[Vec<usize>], device: &Device) -> Self {
         let seq = rows[0].len();
         let positions = || rows.iter().flatten();
         let frequencies = inverse_frequencies(config.rotary_emb_base, alpha, config.head_dim());
@@ -124,7 +124,7 @@ impl KvCache {
 }
 
 impl Block {
-    pub(crate) fn zeros(config: &ModelConfig, device: &Device) -> Self {
+    pub(crate) fn zeros(config: &QwenVlConfig, device: &Device) -> Self {
         let (hidden, mlp) = (config.hidden_size, config.mlp_width());
         let norm = || RmsNorm::zeros(hidden, config.layer_norm_epsilon, device);
         Self {

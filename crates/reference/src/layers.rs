@@ -45,7 +45,7 @@ impl LayerNorm {
 
     /// Normalises `x` and keeps its shape. The epsilon is that of the visual part.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let epsilon = f64::from(qwen_vl_format::config::VISION_NORM_EPSILON);
+        let epsilon = f64::from(qwen_vl_format::qwen_vl::VISION_NORM_EPSILON);
         module::layer_norm(x, self.weight.val(), Some(self.bias.val()), epsilon)
     }
 }

@@ -7,7 +7,7 @@ use crate::positions::ntk_alpha;
 use crate::vision::VisionTower;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::QwenVlConfig;
 
 /// Value added to the score of a key that a position must not see. It is finite, so that a row of padding has no NaN.
 const HIDDEN_KEY: f32 = -1e9;
@@ -20,7 +20,7 @@ pub struct QwenVl {
     /// Projection to logits. Its weight is not tied to the embedding.
     pub lm_head: Linear,
     #[module(skip)]
-    config: ModelConfig,
+    config: QwenVlConfig,
 }
 
 /// The module `transformer`.
@@ -55,7 +55,7 @@ pub struct Splice {
 
 impl Splice {
     /// Creates an empty sequence.
-    pub fn new(config: &ModelConfig) -> Self {
+    pub fn new(config: &QwenVlConfig) -> Self {
         Self { rows: Vec::new(), vocab: config.vocab_size, queries: config.visual.n_queries, pictures: 0 }
     }
 
@@ -81,7 +81,7 @@ impl Splice {
     }
 
     /// Converts a prompt in which the positions of a picture follow every `<img>`.
-    pub fn prompt(config: &ModelConfig, ids: &[u32]) -> Self {
+    pub fn prompt(config: &QwenVlConfig, ids: &[u32]) -> Self {
         let mut splice = Self::new(config);
         let mut at = 0;
         while at < ids.len() {
@@ -113,7 +113,7 @@ impl Splice {
 
 impl QwenVl {
     /// Creates a model of zeros. [`QwenVl::load`] fills it.
-    pub fn zeros(config: &ModelConfig, device: &Device) -> Self {
+    pub fn zeros(config: &QwenVlConfig, device: &Device) -> Self {
         let transformer = Transformer {
             wte: Embedding { weight: zeros([config.vocab_size, config.hidden_size], device) },
             visual: VisionTower::zeros(&config.visual, device),
@@ -124,7 +124,7 @@ impl QwenVl {
     }
 
     /// Returns the configuration.
-    pub fn config(&self) -> &ModelConfig {
+    pub fn config(&self) -> &QwenVlConfig {
         &self.config
     }
 

@@ -5,8 +5,7 @@ use crate::observer::Observer;
 use crate::positions::resize_matrix;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation, module};
-use qwen_vl_format::VisionConfig;
-use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
+use qwen_vl_format::QwenVlVision;
 
 /// The module `transformer.visual.attn_pool`.
 #[derive(Module, Debug)]
@@ -39,10 +38,12 @@ pub struct ResamplerAttention {
     pub in_proj_bias: Param<Tensor<1>>,
     /// Output projection.
     pub out_proj: Linear,
+    #[module(skip)]
+    heads: usize,
 }
 
 impl Resampler {
-    pub(crate) fn zeros(config: &VisionConfig, device: &Device) -> Self {
+    pub(crate) fn zeros(config: &QwenVlVision, device: &Device) -> Self {
         let (hidden, queries) = (config.output_dim, config.n_queries);
         Self {
             query: zeros([queries, hidden], device),
@@ -54,6 +55,7 @@ impl Resampler {
                 in_proj_weight: zeros([3 * hidden, hidden], device),
                 in_proj_bias: zeros([3 * hidden], device),
                 out_proj: Linear::zeros(hidden, hidden, true, device),
+                heads: config.resampler_heads(),
             },
             resize: resize_matrix(queries.isqrt(), config.grid(), device),
             key_places: None,
@@ -86,16 +88,16 @@ impl Resampler {
 
 impl ResamplerAttention {
     fn forward(&self, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>, batch: usize) -> Tensor<3> {
-        let hidden = self.in_proj_weight.dims()[1];
-        let heads = hidden / RESAMPLER_HEAD_DIM;
+        let (hidden, heads) = (self.in_proj_weight.dims()[1], self.heads);
+        let head_dim = hidden / heads;
         let project = |x: Tensor<3>, part: usize| {
             let weight = self.in_proj_weight.val().narrow(0, part * hidden, hidden);
             let bias = self.in_proj_bias.val().narrow(0, part * hidden, hidden);
             split_heads(module::linear(x, weight.transpose(), Some(bias)), heads)
         };
-        let (q, k, v) = (project(queries, 0) / (RESAMPLER_HEAD_DIM as f32).sqrt(), project(keys, 1), project(values, 2));
+        let (q, k, v) = (project(queries, 0) / (head_dim as f32).sqrt(), project(keys, 1), project(values, 2));
         let [_, _, n, _] = q.dims();
-        let scores = q.expand([batch, heads, n, RESAMPLER_HEAD_DIM]).matmul(k.swap_dims(2, 3));
+        let scores = q.expand([batch, heads, n, head_dim]).matmul(k.swap_dims(2, 3));
         self.out_proj.forward(join_heads(activation::softmax(scores, 3).matmul(v)))
     }
 }

@@ -6,8 +6,8 @@ use crate::positions::resize_matrix;
 use crate::resampler::Resampler;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation, module};
-use qwen_vl_format::VisionConfig;
-use qwen_vl_format::config::POSITION_TABLE_SIDE;
+use qwen_vl_format::QwenVlVision;
+use qwen_vl_format::qwen_vl::POSITION_TABLE_SIDE;
 
 /// The module `transformer.visual`.
 #[derive(Module, Debug)]
@@ -78,7 +78,7 @@ pub struct VisionMlp {
 }
 
 impl VisionTower {
-    pub(crate) fn zeros(config: &VisionConfig, device: &Device) -> Self {
+    pub(crate) fn zeros(config: &QwenVlVision, device: &Device) -> Self {
         let (width, hidden, patch) = (config.width, config.output_dim, config.patch_size);
         Self {
             conv1: PatchEmbedding { weight: zeros([width, 3, patch, patch], device) },
@@ -127,7 +127,7 @@ impl VisionTower {
 }
 
 impl VisionBlock {
-    fn zeros(config: &VisionConfig, device: &Device) -> Self {
+    fn zeros(config: &QwenVlVision, device: &Device) -> Self {
         let (width, mlp) = (config.width, config.mlp_width());
         Self {
             ln_1: LayerNorm::zeros(width, device),

@@ -9,18 +9,21 @@ use crate::QwenVl;
 use crate::layers::zeros;
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor, TensorData};
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::QwenVlConfig;
 
 impl QwenVl {
     /// Opens the folder of a web checkpoint (`crates/format/FORMAT.md`).
     #[cfg(feature = "files")]
     pub fn open_web(folder: &std::path::Path, device: &Device) -> Result<Self> {
         let checkpoint = quantize::WebCheckpoint::open(folder)?;
-        Self::from_web(&checkpoint.manifest().config, &|name| checkpoint.tensor(name), device)
+        let config = checkpoint.manifest().config.qwen_vl();
+        let config =
+            config.with_context(|| format!("{} is not a Qwen-VL of 2023, the only generation of the reference", folder.display()))?;
+        Self::from_web(&config, &|name| checkpoint.tensor(name), device)
     }
 
     /// Builds the model from a web checkpoint. `tensor` returns the decoded values of a tensor by its name in that checkpoint.
-    pub fn from_web(config: &ModelConfig, tensor: &dyn Fn(&str) -> Result<Vec<f32>>, device: &Device) -> Result<Self> {
+    pub fn from_web(config: &QwenVlConfig, tensor: &dyn Fn(&str) -> Result<Vec<f32>>, device: &Device) -> Result<Self> {
         let mut model = Self::zeros(config, device);
         let visual = &mut model.transformer.visual;
         visual.positional_embedding = zeros([config.visual.patches(), config.visual.width], device);
@@ -37,7 +40,7 @@ impl QwenVl {
 }
 
 /// Restores a tensor of the original from the tensors of the web checkpoint.
-fn original(tensor: &dyn Fn(&str) -> Result<Vec<f32>>, config: &ModelConfig, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+fn original(tensor: &dyn Fn(&str) -> Result<Vec<f32>>, config: &QwenVlConfig, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let (module, leaf) = name.rsplit_once('.').context("a name has a module")?;
     let get = |module: &str| tensor(&format!("{module}.{leaf}"));
     if let Some(part) = module.strip_prefix("transformer.visual.transformer.resblocks.") {

@@ -28,14 +28,14 @@ impl QwenVl {
     #[cfg(feature = "files")]
     pub fn open(folder: &std::path::Path, device: &Device) -> Result<Self> {
         use quantize::source::Source;
-        use qwen_vl_format::ModelConfig;
+        use qwen_vl_format::QwenVlConfig;
 
         let path = folder.join("config.json");
         let json = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
-        let config = ModelConfig::from_hf_json(&json).with_context(|| path.display().to_string())?;
+        let config = QwenVlConfig::from_hf_json(&json).with_context(|| path.display().to_string())?;
         let source = Source::open(folder)?;
         let mut weights = Weights::new();
-        for (name, shape) in quantize::original_tensors(&config) {
+        for (name, shape) in quantize::original_tensors(&config.model()) {
             source.expect_floats(&name, &shape)?;
             let rows = shape[0];
             let cols = shape[1..].iter().product();

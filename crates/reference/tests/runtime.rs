@@ -50,7 +50,7 @@ fn they_agree_on_a_converted_checkpoint_of_random_weights() {
 fn they_agree_on_nano() {
     let web = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
     let manifest = manifest(&web);
-    let tokenizer = qwen_vl_world::tokenizer(manifest.config.visual.n_queries).unwrap();
+    let tokenizer = qwen_vl_world::tokenizer(manifest.config.vision.queries()).unwrap();
     let dialogues = qwen_vl_world::World::small();
     let prompts: Vec<_> = dialogues
         .samples(qwen_vl_world::Split::Test, qwen_vl_world::Stage::Chat, 1)
@@ -71,7 +71,7 @@ fn manifest(web: &Path) -> Manifest {
 }
 
 fn patches(manifest: &Manifest, picture: &Picture) -> Vec<f32> {
-    let vision = &manifest.config.visual;
+    let vision = &manifest.config.qwen_vl().unwrap().visual;
     let pixels = picture.pixels(vision.image_size, manifest.processor.image_mean, manifest.processor.image_std);
     pixels.patches(vision.patch_size, vision.patch_values())
 }

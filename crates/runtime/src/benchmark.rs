@@ -110,7 +110,7 @@ pub async fn benchmark<B: Measured>(
     };
 
     // Any finite values do: the time does not depend on them.
-    let patches = vec![0.5; model.manifest().config.visual.patches() * model.manifest().config.visual.patch_values()];
+    let patches = vec![0.5; model.manifest().config.vision.fixed_patches() * model.manifest().config.vision.patch_values()];
     let mut encode = Vec::with_capacity(runs);
     if options.picture {
         // The first picture compiles the pipelines.
@@ -181,8 +181,8 @@ pub async fn benchmark<B: Measured>(
 
 /// Arbitrary tokens without pictures.
 fn ids<B: Backend>(model: &B, count: usize) -> Vec<u32> {
-    let image_start = model.manifest().config.visual.image_start_id;
-    let vocab = model.manifest().config.vocab_size as u32;
+    let image_start = model.manifest().config.image_token;
+    let vocab = model.manifest().config.decoder.vocab_size as u32;
     (0..vocab).filter(|id| *id != image_start).cycle().step_by(37).take(count).collect()
 }
 

@@ -33,11 +33,11 @@ impl Budget {
     /// The budget of a checkpoint under options that were [checked](ModelOptions::checked).
     pub fn new(manifest: &Manifest, options: &ModelOptions) -> Self {
         let (config, context) = (&manifest.config, options.context_length);
-        let (vision, hidden) = (&config.visual, config.hidden_size);
+        let (vision, hidden) = (&config.vision, config.decoder.width);
         let chunk = options.prefill_chunk.min(context);
         let rows = |rows: usize, cols: usize| size::storage(size::rows(rows, cols));
         let words = |factors: &[usize]| size::storage(size::product(factors).saturating_mul(4));
-        let (patches, queries) = (vision.patches(), vision.n_queries);
+        let (patches, queries) = (vision.fixed_patches(), vision.queries());
 
         let mut weights = Buffers::default();
         for tensor in &manifest.tensors {
@@ -51,15 +51,15 @@ impl Budget {
         }
 
         let mut kv_cache = Buffers::default();
-        let cache = KvCache::size(context, config.num_attention_heads, config.head_dim(), options.kv);
-        kv_cache.add(2 * config.num_hidden_layers, size::storage(cache));
+        let cache = KvCache::size(context, config.decoder.heads, config.decoder.head_dim, options.kv);
+        kv_cache.add(2 * config.decoder.layers, size::storage(cache));
 
         let mut scratch = Buffers::default();
         // The vision tower.
         scratch.add(1, rows(patches, vision.patch_values()));
         scratch.add(3, rows(patches, vision.width));
         scratch.add(1, rows(patches, 3 * vision.width));
-        scratch.add(1, rows(patches, vision.mlp_width()));
+        scratch.add(1, rows(patches, vision.mlp_width));
         // The resampler.
         scratch.add(4, rows(patches, hidden));
         scratch.add(5, rows(queries, hidden));
@@ -67,12 +67,12 @@ impl Budget {
         scratch.add(1, words(&[chunk]));
         scratch.add(3, rows(chunk, hidden));
         scratch.add(1, rows(chunk, 3 * hidden));
-        scratch.add(1, rows(chunk, config.mlp_width()));
-        scratch.add(1, size::storage(split_bytes(config.num_attention_heads, config.head_dim())));
+        scratch.add(1, rows(chunk, config.decoder.mlp_width));
+        scratch.add(1, size::storage(split_bytes(config.decoder.heads, config.decoder.head_dim)));
         scratch.add(1, rows(1, hidden));
-        scratch.add(1, rows(1, config.vocab_size));
+        scratch.add(1, rows(1, config.decoder.vocab_size));
         scratch.add(1, words(&[1]));
-        scratch.add(1, words(&[context, config.head_dim()]));
+        scratch.add(1, words(&[context, config.decoder.head_dim]));
         scratch.add(1, words(&[context]));
 
         Self {
@@ -90,8 +90,8 @@ impl Budget {
         let read = |name: &str| name == "head.weight" || name.starts_with("decoder.layers.");
         let parts = manifest.tensors.iter().filter(|tensor| read(&tensor.name)).flat_map(|tensor| &tensor.parts);
         let ranges = parts.flat_map(|part| [Some(part.data), part.scales]).flatten();
-        let cache = KvCache::size(context, config.num_attention_heads, config.head_dim(), kv);
-        ranges.map(|[begin, end]| end - begin).sum::<u64>() + 2 * config.num_hidden_layers as u64 * cache
+        let cache = KvCache::size(context, config.decoder.heads, config.decoder.head_dim, kv);
+        ranges.map(|[begin, end]| end - begin).sum::<u64>() + 2 * config.decoder.layers as u64 * cache
     }
 
     /// All that a load allocates.

@@ -89,17 +89,17 @@ struct Buffers {
 
 impl Buffers {
     fn allocate(gpu: &Gpu, config: &ModelConfig, options: ModelOptions) -> Result<Self, RuntimeError> {
-        let (chunk, context, hidden_size) = (options.prefill_chunk, options.context_length, config.hidden_size);
+        let (chunk, context, hidden_size) = (options.prefill_chunk, options.context_length, config.decoder.width);
         Ok(Self {
             ids: gpu.storage("decoder.ids", size::product(&[chunk, 4]))?,
             hidden: gpu.activation("decoder.hidden", chunk, hidden_size)?,
             normed: gpu.activation("decoder.normed", chunk, hidden_size)?,
             qkv: gpu.activation("decoder.qkv", chunk, 3 * hidden_size)?,
             attended: gpu.activation("decoder.attended", chunk, hidden_size)?,
-            mlp: gpu.activation("decoder.mlp", chunk, config.mlp_width())?,
-            partial: gpu.storage("decoder.partial", split_bytes(config.num_attention_heads, config.head_dim()))?,
+            mlp: gpu.activation("decoder.mlp", chunk, config.decoder.mlp_width)?,
+            partial: gpu.storage("decoder.partial", split_bytes(config.decoder.heads, config.decoder.head_dim))?,
             tables: PositionTables {
-                angles: gpu.storage("decoder.angles", size::product(&[context, config.head_dim() / 2, 8]))?,
+                angles: gpu.storage("decoder.angles", size::product(&[context, config.decoder.head_dim / 2, 8]))?,
                 logn: gpu.storage("decoder.logn", size::product(&[context, 4]))?,
             },
         })
@@ -118,7 +118,7 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn rms_norm(&self, name: &str) -> Norm {
-        Norm { weight: self.weights.vector(name), bias: None, epsilon: self.config.layer_norm_epsilon }
+        Norm { weight: self.weights.vector(name), bias: None, epsilon: self.config.decoder.norm_epsilon }
     }
 
     fn layer(&self, index: usize) -> Result<DecoderLayer, RuntimeError> {
@@ -126,7 +126,7 @@ impl Planner<'_> {
         let Buffers { hidden, normed, qkv, attended, mlp, partial, tables, .. } = self.buffers;
         let name = |part: &str| format!("decoder.layers.{index}.{part}");
         let ModelOptions { context_length, kv, .. } = self.options;
-        let cache = |label| KvCache::new(gpu, label, context_length, config.num_attention_heads, config.head_dim(), kv);
+        let cache = |label| KvCache::new(gpu, label, context_length, config.decoder.heads, config.decoder.head_dim, kv);
         let (keys, values) = (cache("decoder.keys")?, cache("decoder.values")?);
         let (attn_norm, mlp_norm) = (self.rms_norm(&name("attn_norm.weight")), self.rms_norm(&name("mlp_norm.weight")));
         let [qkv_linear, out, gate_up, down] = ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
@@ -137,8 +137,8 @@ impl Planner<'_> {
             keys: Source::Cache(&keys),
             values: Source::Cache(&values),
             output: attended,
-            heads: config.num_attention_heads,
-            head_dim: config.head_dim(),
+            heads: config.decoder.heads,
+            head_dim: config.decoder.head_dim,
             causal: true,
         };
 
@@ -171,11 +171,11 @@ impl Decoder {
         options: ModelOptions,
     ) -> Result<Self, RuntimeError> {
         let buffers = Buffers::allocate(gpu, config, options)?;
-        let last = gpu.activation("decoder.last", 1, config.hidden_size)?;
-        let logits = gpu.activation("decoder.logits", 1, config.vocab_size)?;
+        let last = gpu.activation("decoder.last", 1, config.decoder.width)?;
+        let logits = gpu.activation("decoder.logits", 1, config.decoder.vocab_size)?;
         let token = gpu.storage("decoder.token", 4)?;
         let planner = Planner { gpu, config, weights, step, buffers: &buffers, options };
-        let layers = (0..config.num_hidden_layers).map(|index| planner.layer(index)).collect::<Result<_, _>>()?;
+        let layers = (0..config.decoder.layers).map(|index| planner.layer(index)).collect::<Result<_, _>>()?;
         let final_norm = planner.rms_norm("decoder.norm.weight");
         let Buffers { ids, hidden, normed, tables, .. } = buffers;
         Ok(Self {

@@ -105,6 +105,9 @@ pub enum RuntimeError {
         /// Most that is accepted, bytes.
         limit: u64,
     },
+    /// The processor fallback has only the model of 2023.
+    #[error("without WebGPU only small models of the 2023 Qwen-VL run, not later generations: use a browser with WebGPU")]
+    NoCpuKernels,
     /// The model computed NaN or infinity.
     #[error("the model's output at position {position} is not finite: the weights or the graphics driver are faulty")]
     NotFinite {

@@ -65,8 +65,8 @@ struct Parts {
 impl Parts {
     fn new(gpu: &Gpu, config: &ModelConfig, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
         let [patch_step, query_step, step] = std::array::from_fn(|_| StepBuffer::new(gpu));
-        patch_step.write(gpu, config.visual.patches(), 0, config.visual.patches());
-        query_step.write(gpu, config.visual.n_queries, 0, config.visual.patches());
+        patch_step.write(gpu, config.vision.fixed_patches(), 0, config.vision.fixed_patches());
+        query_step.write(gpu, config.vision.queries(), 0, config.vision.fixed_patches());
         let vision = VisionTower::new(gpu, config, weights, &patch_step)?;
         let resampler = Resampler::new(gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
         let decoder = Decoder::new(gpu, config, weights, &step, options)?;
@@ -115,8 +115,8 @@ impl Model {
 
     async fn run_vision(&mut self, patches: &[f32], mut trace: Option<&mut Trace>) -> Result<ImageFeatures, RuntimeError> {
         let (config, vision, resampler) = (&self.manifest.config, &self.vision, &self.resampler);
-        let (rows, queries) = (config.visual.patches(), config.visual.n_queries);
-        assert_eq!(patches.len(), rows * config.visual.patch_values(), "patches of one picture");
+        let (rows, queries) = (config.vision.fixed_patches(), config.vision.queries());
+        assert_eq!(patches.len(), rows * config.vision.patch_values(), "patches of one picture");
         self.gpu.write_rows(&vision.patches, patches);
 
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
@@ -137,7 +137,7 @@ impl Model {
         self.record(&mut trace, "ln_post", &resampler.ln_post, queries).await?;
         self.record(&mut trace, "image_features", &resampler.features, queries).await?;
 
-        let features = self.gpu.temporary("image features", queries, config.hidden_size)?;
+        let features = self.gpu.temporary("image features", queries, config.decoder.width)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&resampler.features.buffer, 0, &features.buffer, 0, features.bytes(queries));
         self.gpu.queue().submit([encoder.finish()]);
@@ -393,16 +393,16 @@ impl Backend for Model {
 
 impl Measured for Model {
     async fn time_picture_parts(&mut self) -> Result<Option<PictureParts>, RuntimeError> {
-        let (visual, resampler) = (&self.manifest.config.visual, &self.resampler);
+        let (visual, resampler) = (&self.manifest.config.vision, &self.resampler);
         Backend::settle(self).await?;
         let started = Instant::now();
         for block in &self.vision.blocks {
-            self.submit(block, visual.patches());
+            self.submit(block, visual.fixed_patches());
         }
         Backend::settle(self).await?;
         let blocks_done = Instant::now();
-        self.submit(&resampler.over_patches, visual.patches());
-        self.submit(&resampler.over_queries, visual.n_queries);
+        self.submit(&resampler.over_patches, visual.fixed_patches());
+        self.submit(&resampler.over_queries, visual.queries());
         Backend::settle(self).await?;
         Ok(Some(PictureParts {
             block_ms: (blocks_done - started).as_secs_f64() * 1e3 / self.vision.blocks.len().max(1) as f64,

@@ -35,7 +35,7 @@ pub fn logn_factor(position: usize, seq_length: usize) -> f32 {
 
 /// Returns `(cos, sin)` of every position, `[positions, head_dim / 2]`. The angle is an f32 product, as in the original.
 pub(crate) fn rotary_angles(config: &ModelConfig, alpha: u32, positions: Range<usize>) -> Vec<[f32; 2]> {
-    let frequencies = inverse_frequencies(config.rotary_emb_base, alpha, config.head_dim());
+    let frequencies = inverse_frequencies(config.decoder.rotary.base, alpha, config.decoder.head_dim);
     positions
         .flat_map(|position| {
             frequencies.iter().map(move |frequency| {
@@ -48,5 +48,5 @@ pub(crate) fn rotary_angles(config: &ModelConfig, alpha: u32, positions: Range<u
 
 /// Returns [`logn_factor`] of every position; all 1 if the config does not use it.
 pub(crate) fn logn_factors(config: &ModelConfig, positions: Range<usize>) -> Vec<f32> {
-    positions.map(|position| if config.use_logn_attn { logn_factor(position, config.seq_length) } else { 1.0 }).collect()
+    positions.map(|position| if config.decoder.rotary.logn { logn_factor(position, config.decoder.trained_context) } else { 1.0 }).collect()
 }

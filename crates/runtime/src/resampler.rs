@@ -4,7 +4,6 @@
 use crate::RuntimeError;
 use crate::weights::Weights;
 use qwen_vl_format::ModelConfig;
-use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
 use qwen_vl_kernels::add::add;
 use qwen_vl_kernels::attention::{Attention, Heads, attention};
 use qwen_vl_kernels::matmul::{Epilogue, matmul};
@@ -37,7 +36,8 @@ impl Resampler {
         patch_step: &StepBuffer,
         query_step: &StepBuffer,
     ) -> Result<Self, RuntimeError> {
-        let (rows, queries, hidden) = (config.visual.patches(), config.visual.n_queries, config.hidden_size);
+        let (rows, queries, hidden) = (config.vision.fixed_patches(), config.vision.queries(), config.decoder.width);
+        let resampler_heads = config.vision.resampler.as_ref().map_or(1, |resampler| resampler.heads);
         let over_patches = |label| gpu.activation(label, rows, hidden);
         let over_queries = |label| gpu.activation(label, queries, hidden);
         let projected = over_patches("resampler.kv_proj")?;
@@ -69,8 +69,8 @@ impl Resampler {
                 keys: heads(&keys).into(),
                 values: heads(&values).into(),
                 output: &attended,
-                heads: config.resampler_heads(),
-                head_dim: RESAMPLER_HEAD_DIM,
+                heads: resampler_heads,
+                head_dim: hidden / resampler_heads,
                 causal: false,
             },
         ));

@@ -1,7 +1,6 @@
 //! The self-check of a loaded model: detects drivers that compute incorrectly.
 
 use crate::{Backend, KvReuse, Model, RuntimeError};
-use qwen_vl_format::config::RESAMPLER_HEAD_DIM;
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{Manifest, Scheme, TensorKind, TensorSpec};
 use qwen_vl_kernels::known_answers::{self, Checked, Difference};
@@ -27,8 +26,8 @@ impl Model {
         if self.context_length() <= TOKENS {
             return Ok(());
         }
-        let vocab = self.manifest().config.vocab_size;
-        let image_start = self.manifest().config.visual.image_start_id;
+        let vocab = self.manifest().config.decoder.vocab_size;
+        let image_start = self.manifest().config.image_token;
         let ids: Vec<u32> = (0..vocab as u32).filter(|id| *id != image_start).cycle().step_by(37).take(TOKENS).collect();
         let mut on_chunk = |_| ControlFlow::Continue(());
         self.rewind(0);
@@ -82,8 +81,10 @@ fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
             kernels.push(kernel);
         }
     };
-    add(Checked::Attention(config.vision_head_dim()));
-    add(Checked::Attention(RESAMPLER_HEAD_DIM));
+    add(Checked::Attention(config.vision.head_dim()));
+    if let Some(resampler) = &config.vision.resampler {
+        add(Checked::Attention(config.decoder.width / resampler.heads));
+    }
     let matrices = manifest.tensors.iter().zip(tensor_table(config)).filter(|(_, spec)| spec.kind == TensorKind::Matrix);
     for (tensor, TensorSpec { name, .. }) in matrices {
         match name.split('.').next() {

@@ -93,7 +93,7 @@ impl Sequence {
         if ids.len() >= context_length {
             return Err(RuntimeError::ContextOverflow { counted: Counted::Prompt, used: ids.len(), limit: context_length });
         }
-        let vocab = config.vocab_size;
+        let vocab = config.decoder.vocab_size;
         if let Some(position) = ids.iter().position(|id| *id as usize >= vocab) {
             return Err(RuntimeError::TokenOutOfRange { id: ids[position], text: TextOf::Sequence, position, vocab });
         }
@@ -103,12 +103,12 @@ impl Sequence {
         }
         let mut contents: Vec<_> = ids.iter().copied().map(Cached::Token).collect();
         for (first, image) in spans.iter().zip(images) {
-            for row in 0..config.visual.n_queries {
+            for row in 0..config.vision.queries() {
                 contents[first + row] = Cached::Feature { image: *image, row };
             }
         }
         let same = self.cached.iter().zip(&contents).take_while(|(cached, contents)| cached == contents).count();
-        let mut alpha = if config.use_dynamic_ntk { ntk_alpha(ids.len(), config.seq_length) } else { 1 };
+        let mut alpha = if config.decoder.rotary.dynamic_ntk { ntk_alpha(ids.len(), config.decoder.trained_context) } else { 1 };
         if kv_reuse == KvReuse::Fast && 2 * same > contents.len() {
             alpha = self.alpha;
         }
@@ -130,7 +130,7 @@ impl Sequence {
     /// Checks a token that is about to run.
     pub fn check_next(&self, config: &ModelConfig, context_length: usize, token: u32) -> Result<(), RuntimeError> {
         self.check_room(context_length)?;
-        let vocab = config.vocab_size;
+        let vocab = config.decoder.vocab_size;
         if token as usize >= vocab {
             return Err(RuntimeError::TokenOutOfRange { id: token, text: TextOf::Sequence, position: self.len(), vocab });
         }
@@ -160,7 +160,7 @@ impl Sequence {
 
 /// Returns the position of the first feature of each picture. Every `<img>` must be closed right after its positions.
 fn image_spans(config: &ModelConfig, ids: &[u32]) -> Result<Vec<usize>, RuntimeError> {
-    let (open, queries) = (config.visual.image_start_id, config.visual.n_queries);
+    let (open, queries) = (config.image_token, config.vision.queries());
     let mut spans = Vec::new();
     let mut position = 0;
     while position < ids.len() {

@@ -16,14 +16,20 @@ pub fn manifest(config: ModelConfig) -> Manifest {
     Manifest {
         format: FORMAT_NAME.to_owned(),
         version: FORMAT_VERSION,
-        processor: ProcessorConfig { tokenizer_file: String::new(), image_mean: [0.5; 3], image_std: [0.25; 3] },
+        processor: ProcessorConfig {
+            tokenizer_file: String::new(),
+            image_mean: [0.5; 3],
+            image_std: [0.25; 3],
+            min_pixels: None,
+            max_pixels: None,
+        },
         generation: GenerationConfig {
             chat_format: "raw".to_owned(),
-            eos_token_id: SpecialIds::of_model(config.visual.image_start_id).map_or(0, |special| special.endoftext),
+            eos_token_id: SpecialIds::of_model(config.image_token).map_or(0, |special| special.endoftext),
             extra_eos_token_ids: Vec::new(),
             max_new_tokens: 16,
             max_length: None,
-            max_window_size: config.seq_length,
+            max_window_size: config.decoder.trained_context,
             do_sample: false,
             temperature: None,
             top_k: 0,

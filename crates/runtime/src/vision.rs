@@ -27,14 +27,14 @@ pub(crate) struct VisionTower {
 
 impl VisionTower {
     pub(crate) fn new(gpu: &Gpu, config: &ModelConfig, weights: &Weights, step: &StepBuffer) -> Result<Self, RuntimeError> {
-        let vision = &config.visual;
-        let (rows, width) = (vision.patches(), vision.width);
+        let vision = &config.vision;
+        let (rows, width) = (vision.fixed_patches(), vision.width);
         let patches = gpu.activation("vision.patches", rows, vision.patch_values())?;
         let hidden = gpu.activation("vision.hidden", rows, width)?;
         let normed = gpu.activation("vision.normed", rows, width)?;
         let qkv = gpu.activation("vision.qkv", rows, 3 * width)?;
         let attended = gpu.activation("vision.attended", rows, width)?;
-        let mlp = gpu.activation("vision.mlp", rows, vision.mlp_width())?;
+        let mlp = gpu.activation("vision.mlp", rows, vision.mlp_width)?;
 
         let mut embed = matmul(gpu, step, weights.linear("vision.patch_embedding").product(&patches, &normed, Epilogue::Accumulate));
         embed.push(norm(gpu, step, &weights.layer_norm("vision.ln_pre"), &normed, &hidden));
@@ -56,7 +56,7 @@ impl VisionTower {
                         values: heads(2).into(),
                         output: &attended,
                         heads: vision.heads,
-                        head_dim: config.vision_head_dim(),
+                        head_dim: vision.head_dim(),
                         causal: false,
                     },
                 ));

@@ -43,7 +43,7 @@ impl Weights {
         Norm {
             weight: self.vector(&format!("{name}.weight")),
             bias: Some(self.vector(&format!("{name}.bias"))),
-            epsilon: qwen_vl_format::config::VISION_NORM_EPSILON,
+            epsilon: qwen_vl_format::qwen_vl::VISION_NORM_EPSILON,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use half::bf16;
-use qwen_vl_format::{ModelConfig, SpecialIds};
+use qwen_vl_format::{QwenVlConfig, SpecialIds};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 20;
 /// scaled so that activations neither vanish nor explode, with an index if there are several files. Memory does not grow
 /// with the size of the model.
 pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, tokenizer: &[u8], out_dir: &Path) -> Result<()> {
-    let config = ModelConfig::from_hf_json(&config_json.to_string())?;
+    let config = QwenVlConfig::from_hf_json(&config_json.to_string())?;
     std::fs::create_dir_all(out_dir).with_context(|| format!("could not create {}", out_dir.display()))?;
     let write = |name: &str, bytes: &[u8]| {
         std::fs::write(out_dir.join(name), bytes).with_context(|| format!("could not write {}", out_dir.join(name).display()))
@@ -31,7 +31,7 @@ pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, to
     write("generation_config.json", serde_json::to_string_pretty(&generation)?.as_bytes())?;
     write("qwen.tiktoken", tokenizer)?;
 
-    let files = split(quantize::original_tensors(&config));
+    let files = split(quantize::original_tensors(&config.model()));
     let name_of = |file: usize| match files.len() {
         1 => "model.safetensors".to_owned(),
         count => format!("model-{:05}-of-{count:05}.safetensors", file + 1),

@@ -2,7 +2,7 @@
 
 use crate::recipe::{Recipe, StageRecipe};
 use anyhow::{Context, Result, ensure};
-use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD, ModelConfig};
+use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD, QwenVlConfig};
 use qwen_vl_processor::Tokenizer;
 use qwen_vl_reference::{Place, Splice};
 use qwen_vl_world::{Encoded, Sample, Split, World};
@@ -45,7 +45,7 @@ pub struct Batch {
 pub struct Packer {
     world: World,
     tokenizer: Tokenizer,
-    config: ModelConfig,
+    config: QwenVlConfig,
     stage: StageRecipe,
     split: Split,
     seed: u64,

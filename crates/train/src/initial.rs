@@ -1,13 +1,13 @@
 //! Initial weights.
 
-use qwen_vl_format::ModelConfig;
-use qwen_vl_format::config::POSITION_TABLE_SIDE;
+use qwen_vl_format::QwenVlConfig;
+use qwen_vl_format::qwen_vl::POSITION_TABLE_SIDE;
 use qwen_vl_reference::{Weight, Weights};
 
 /// Returns random weights for a configuration. The same seed gives the same weights.
-pub fn weights(config: &ModelConfig, seed: u64) -> Weights {
+pub fn weights(config: &QwenVlConfig, seed: u64) -> Weights {
     let mut random = Normal { random: fastrand::Rng::with_seed(seed), spare: None };
-    let shapes = quantize::original_tensors(config);
+    let shapes = quantize::original_tensors(&config.model());
     shapes.into_iter().map(|(name, shape)| (name.clone(), Weight { values: initial(config, &name, &shape, &mut random), shape })).collect()
 }
 
@@ -30,7 +30,7 @@ pub fn center_patches(weights: &mut Weights, mean_patch: &[f32]) {
     }
 }
 
-fn initial(config: &ModelConfig, name: &str, shape: &[usize], random: &mut Normal) -> Vec<f32> {
+fn initial(config: &QwenVlConfig, name: &str, shape: &[usize], random: &mut Normal) -> Vec<f32> {
     let count = shape.iter().product();
     // Positions differ from the start. A random table learns slowly, and every query of the resampler sees the same during that time.
     if name.ends_with("positional_embedding") {

@@ -1,7 +1,7 @@
 //! Recipes of training runs, from JSON files or built in.
 
 use anyhow::{Context, Result, ensure};
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::QwenVlConfig;
 use qwen_vl_world::World;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -166,8 +166,8 @@ impl Recipe {
     }
 
     /// Returns the configuration that [`Self::config_json`] describes.
-    pub fn config(&self, image_size: usize) -> Result<ModelConfig> {
-        Ok(ModelConfig::from_hf_json(&self.config_json(image_size)?.to_string())?)
+    pub fn config(&self, image_size: usize) -> Result<QwenVlConfig> {
+        Ok(QwenVlConfig::from_hf_json(&self.config_json(image_size)?.to_string())?)
     }
 }
 

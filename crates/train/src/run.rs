@@ -6,7 +6,7 @@ use crate::checkpoint::{Progress, export};
 use crate::recipe::{Recipe, StageRecipe};
 use crate::{initial, patches, plot};
 use anyhow::{Context, Result, ensure};
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::QwenVlConfig;
 use qwen_vl_reference::burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use qwen_vl_reference::{Positions, QwenVl, Weight, Weights, ignore, packed_mask};
 use qwen_vl_world::Split;
@@ -216,7 +216,7 @@ fn count(model: &QwenVl) -> usize {
 
 /// Data that all batches of a stage share.
 struct Tables {
-    config: ModelConfig,
+    config: QwenVlConfig,
     heads: Vec<patches::Head>,
     patches: usize,
     patch_values: usize,
@@ -225,7 +225,7 @@ struct Tables {
 }
 
 impl Tables {
-    fn new(world: &qwen_vl_world::World, config: &ModelConfig, stage: &StageRecipe, device: &Device) -> Self {
+    fn new(world: &qwen_vl_world::World, config: &QwenVlConfig, stage: &StageRecipe, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         Self {
             config: config.clone(),

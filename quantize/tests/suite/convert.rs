@@ -52,7 +52,7 @@ fn computed_tensors_follow_their_definitions() {
     let (out, _) = convert(&checkpoint("mini-b"), SchemeName::F32).unwrap();
     let web = open(&out);
 
-    let hidden = web.manifest().config.hidden_size;
+    let hidden = web.manifest().config.decoder.width;
     for (row, got) in web.tensor("resampler.query").unwrap().chunks(hidden).enumerate() {
         let query = &query[row * hidden..][..hidden];
         let mean = query.iter().sum::<f32>() / hidden as f32;
@@ -285,9 +285,9 @@ fn the_original_has_these_tensors() {
         "visual": {"heads": 16, "image_size": 448, "image_start_id": 151857, "layers": 48, "mlp_ratio": 4.9231,
                    "output_dim": 4096, "patch_size": 14, "width": 1664}
     });
-    let config = qwen_vl_format::ModelConfig::from_hf_json(&config.to_string()).unwrap();
+    let config = qwen_vl_format::QwenVlConfig::from_hf_json(&config.to_string()).unwrap();
     let mut lines: Vec<String> =
-        quantize::original_tensors(&config).iter().map(|(name, shape)| format!("{name} {shape:?}\n").replace(", ", ",")).collect();
+        quantize::original_tensors(&config.model()).iter().map(|(name, shape)| format!("{name} {shape:?}\n").replace(", ", ",")).collect();
     lines.sort();
     assert_eq!(lines.len(), 853);
     assert_eq!(ShardHash::of(lines.concat().as_bytes()), "dc752665161b5fb5bc415d533ab228773d52a0defbe1417bb7b4cf7e189d2d70");

@@ -315,7 +315,8 @@ fn places_of_values_that_are_not_finite() {
         write_tensors(&source.path().join("model.safetensors"), &tensors);
         source
     };
-    let config = qwen_vl_format::ModelConfig::from_hf_json(&fs::read_to_string(checkpoint("mini-b").join("config.json")).unwrap()).unwrap();
+    let config =
+        qwen_vl_format::QwenVlConfig::from_hf_json(&fs::read_to_string(checkpoint("mini-b").join("config.json")).unwrap()).unwrap();
     let (hidden, width, head_dim) = (config.hidden_size, config.visual.width, config.vision_head_dim());
     let block = "transformer.visual.transformer.resblocks.0";
     // A row of the second part (keys) of the second head.
@@ -357,7 +358,7 @@ fn grown_vocabularies() {
     let decoder = json!({ "added_tokens_decoder": { "1026": { "content": "<seg>", "special": true }, "769": { "content": "x" } } });
     fs::write(source.path().join("tokenizer_config.json"), decoder.to_string()).unwrap();
     let (out, summary) = convert(source.path(), SchemeName::Q4).unwrap();
-    assert_eq!(open(&out).manifest().config.vocab_size, 1027);
+    assert_eq!(open(&out).manifest().config.decoder.vocab_size, 1027);
     assert_names(&summary.notes[0], &["`vocab_size` is 1024", "1027 is used"]);
     assert_names(
         &summary.notes[1],

@@ -27,9 +27,9 @@ pub struct Engine<B: Backend = Model> {
 impl<B: Backend> Engine<B> {
     /// Joins a model with the vocabulary file of its checkpoint.
     pub fn new(model: B, vocabulary: &[u8]) -> Result<Self, RuntimeError> {
-        let vision = &model.manifest().config.visual;
-        let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(vision.n_queries);
-        tokenizer.check_image_start(vision.image_start_id)?;
+        let config = &model.manifest().config;
+        let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.vision.queries());
+        tokenizer.check_image_start(config.image_token)?;
         Ok(Self { model, tokenizer, pictures: Pictures::new() })
     }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Answer, RuntimeError> {
         let started = Instant::now();
         let manifest = self.model.manifest();
-        request.generation.check(&manifest.generation, manifest.config.vocab_size)?;
+        request.generation.check(&manifest.generation, manifest.config.decoder.vocab_size)?;
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
         let (encoded, images) = self.encode_prompt(&request.prompt, images, chooser.max_new_tokens)?;
         chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &manifest.generation);
@@ -190,7 +190,7 @@ impl<B: Backend> Engine<B> {
         if let Some(index) = candidates.iter().position(Vec::is_empty) {
             return Err(RuntimeError::EmptyCandidate { index });
         }
-        let vocab = self.model.manifest().config.vocab_size;
+        let vocab = self.model.manifest().config.decoder.vocab_size;
         for (index, tokens) in candidates.iter().enumerate() {
             if let Some(position) = tokens.iter().position(|id| *id as usize >= vocab) {
                 return Err(RuntimeError::TokenOutOfRange { id: tokens[position], text: TextOf::Candidate(index), position, vocab });
@@ -337,8 +337,8 @@ impl<B: Backend> Engine<B> {
             return Ok(encoded);
         }
         let manifest = self.model.manifest();
-        let (vision, processor) = (&manifest.config.visual, &manifest.processor);
-        let pixels = picture.pixels(vision.image_size, processor.image_mean, processor.image_std);
+        let (vision, processor) = (&manifest.config.vision, &manifest.processor);
+        let pixels = picture.pixels(vision.image_size.unwrap_or_default(), processor.image_mean, processor.image_std);
         let patches = pixels.patches(vision.patch_size, vision.patch_values());
         if let Some(trace) = &mut trace {
             trace.insert(format!("pixels.{index}"), pixels.values().to_vec());

@@ -1,6 +1,6 @@
 //! Memory and launches of the published geometry, without its weights.
 
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::{ModelConfig, QwenVlConfig};
 use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, KvFormat, KvReuse, Model, ModelLoader, ModelOptions, synthetic};
 use std::ops::ControlFlow;
 
@@ -18,7 +18,7 @@ fn published() -> serde_json::Value {
 /// A token reads at least 7.1 G weights of layers and head at 4.5 bits. A format or a plan that reads more fails here.
 #[test]
 fn the_published_model_reads_four_gigabytes_a_token() {
-    let manifest = synthetic::manifest(ModelConfig::from_hf_json(&published().to_string()).unwrap());
+    let manifest = synthetic::manifest(QwenVlConfig::from_hf_json(&published().to_string()).unwrap().model());
     let weights = Budget::decode_bytes(&manifest, 0, KvFormat::F16);
     let matrices: u64 = 32 * (4 * 4096 * 4096 + 3 * 11_008 * 4096) + 151_936 * 4096;
     let tables: u64 = 32 * (3 + 2) * 4096 * 4;
@@ -34,7 +34,7 @@ fn the_published_model_reads_four_gigabytes_a_token() {
 /// Sizes are computed in 64 bits: in 32 a cache of 262,144 positions would wrap to nothing.
 #[test]
 fn the_budget_of_a_long_context_does_not_wrap() {
-    let manifest = synthetic::manifest(ModelConfig::from_hf_json(&published().to_string()).unwrap());
+    let manifest = synthetic::manifest(QwenVlConfig::from_hf_json(&published().to_string()).unwrap().model());
     let options = ModelOptions { context_length: 262_144, ..Default::default() };
     let budget = Budget::new(&manifest, &options);
     assert_eq!((budget.kv_cache, budget.largest_binding), (64 << 32, 1 << 32));
@@ -61,13 +61,13 @@ fn small() -> ModelConfig {
     (config["num_hidden_layers"], config["vocab_size"]) = (2.into(), 576.into());
     config["visual"] = serde_json::json!({"heads": 2, "image_size": 448, "image_start_id": 534, "layers": 1, "mlp_ratio": 2.0,
         "output_dim": 128, "patch_size": 14, "width": 32});
-    ModelConfig::from_hf_json(&config.to_string()).unwrap()
+    QwenVlConfig::from_hf_json(&config.to_string()).unwrap().model()
 }
 
 #[test]
 fn all_kernels_of_a_model_are_known_before_a_byte_is_allocated() {
     let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
-    let manifest = synthetic::manifest(ModelConfig::from_hf_json(&published().to_string()).unwrap());
+    let manifest = synthetic::manifest(QwenVlConfig::from_hf_json(&published().to_string()).unwrap().model());
     Model::note_kernels(&gpu, &manifest, ModelOptions::default()).unwrap();
     assert!(gpu.uncompiled().len() > 5);
     assert_eq!(gpu.allocated_bytes(), 0);

@@ -35,7 +35,7 @@ fn f32_agrees_with_the_original() {
         }
         // One picture of each set has every stage: each block, and five around the blocks.
         let most = encoded.values().map(|picture| picture.stages).max();
-        assert_eq!(most, Some(model.manifest().config.visual.layers + 5), "{}: stages of a picture", set.name);
+        assert_eq!(most, Some(model.manifest().config.vision.layers + 5), "{}: stages of a picture", set.name);
         println!("{}: {} cases, logits off by {worst_logit:e} at most", set.name, cases.len());
     }
 }
@@ -91,14 +91,14 @@ struct Checked {
 fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTreeMap<String, Checked>) -> f32 {
     let what = |part: &str| format!("{}/{}: {part}", set.name, case.case);
     let tolerance = logits_tolerance(case.input_ids.len());
-    let vocab = model.manifest().config.vocab_size;
+    let vocab = model.manifest().config.decoder.vocab_size;
     let mut features = Vec::new();
     for CaseImage { path } in &case.images {
         if !encoded.contains_key(path) {
             let mut trace = Trace::new();
             let patches = patches(set, path, model);
             let features = pollster::block_on(model.encode_image_traced(&patches, &mut trace)).unwrap();
-            let (layers, stages) = (model.manifest().config.visual.layers, set.image_stages(path).unwrap());
+            let (layers, stages) = (model.manifest().config.vision.layers, set.image_stages(path).unwrap());
             check_image(&set.name, path, &stages, &trace, layers);
             encoded.insert(path.clone(), Checked { features, stages: stages.len() });
         }
@@ -218,9 +218,9 @@ fn patches(set: &GoldenSet, path: &str, model: &Model) -> Vec<f32> {
 
 fn patches_of(file: &Path, model: &Model) -> Vec<f32> {
     let manifest = model.manifest();
-    let vision = &manifest.config.visual;
+    let vision = &manifest.config.vision;
     let picture = Picture::decode(&std::fs::read(file).unwrap(), DecodeOptions::ORIGINAL).unwrap();
-    let pixels = picture.pixels(vision.image_size, manifest.processor.image_mean, manifest.processor.image_std);
+    let pixels = picture.pixels(vision.image_size.unwrap(), manifest.processor.image_mean, manifest.processor.image_std);
     pixels.patches(vision.patch_size, vision.patch_values())
 }
 
@@ -329,7 +329,7 @@ fn a_prompt_reuses_what_the_cache_holds() {
     let continued = logits(&model);
 
     // A prompt with other pictures in the same places is another prompt.
-    let first_image = ids.iter().position(|id| *id == model.manifest().config.visual.image_start_id).unwrap();
+    let first_image = ids.iter().position(|id| *id == model.manifest().config.image_token).unwrap();
     prefill(&mut model, &longer, &swapped, None);
     assert_eq!(model.reused(), first_image + 1);
     assert!(worst(&logits(&model), &continued, "swapped pictures").1 > tolerance, "the pictures make no difference");
@@ -351,19 +351,19 @@ fn a_decode_step_is_six_launches_a_layer_and_reads_every_weight_once() {
     let folder = convert(&set.checkpoint(), SchemeName::Q4, 32);
     let model = load(&folder, ModelOptions { context_length: 8, prefill_chunk: 8, ..Default::default() });
     let config = &model.manifest().config;
-    let layers = config.num_hidden_layers;
+    let layers = config.decoder.layers;
     assert_eq!(model.decode_dispatches(8), 6 * layers + 3);
     assert_eq!(model.decode_dispatches(1023), 6 * layers + 3);
     assert_eq!(model.decode_dispatches(1024), 7 * layers + 3);
 
-    let (hidden, mlp) = (config.hidden_size, config.mlp_width());
+    let (hidden, mlp) = (config.decoder.width, config.decoder.mlp_width);
     // Blocks of 32 codes of 4 bits; a row's scales of 16 bits fill whole words.
     let coded = |rows: usize, cols: usize| rows * (cols / 2 + (cols / 32).next_multiple_of(2) * 2);
     let biases_and_norms = (3 * hidden + 2 * hidden) * 4;
     let layer = coded(3 * hidden, hidden) + coded(hidden, hidden) + coded(2 * mlp, hidden) + coded(hidden, mlp) + biases_and_norms;
     let cached = |context: usize| layers * context * 2 * hidden * 4;
     for context in [1, 1024] {
-        let expected = layers * layer + coded(config.vocab_size, hidden) + cached(context);
+        let expected = layers * layer + coded(config.decoder.vocab_size, hidden) + cached(context);
         assert_eq!(model.decode_bytes(context), expected as u64, "at {context} tokens");
     }
 }

@@ -19,7 +19,7 @@ fn engine(context_length: usize) -> Engine {
     let checkpoint = fixtures().join("checkpoints/mini-b");
     let folder = convert(&checkpoint, SchemeName::F32, 32);
     let model = load(&folder, ModelOptions { context_length, prefill_chunk: 64, ..Default::default() });
-    assert_eq!(model.manifest().config.seq_length, WINDOW);
+    assert_eq!(model.manifest().config.decoder.trained_context, WINDOW);
     Engine::new(model, &std::fs::read(checkpoint.join("qwen.tiktoken")).unwrap()).unwrap()
 }
 
