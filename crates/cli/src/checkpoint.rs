@@ -108,6 +108,6 @@ impl Checkpoint {
 
 fn tokenizer(vocabulary: &[u8], config: &ModelConfig) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.vision.queries());
-    tokenizer.check_image_start(config.image_token)?;
+    tokenizer.check_image_token(config.image_token)?;
     Ok(tokenizer)
 }

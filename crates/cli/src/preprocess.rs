@@ -71,8 +71,8 @@ pub fn check_is_path(path: &Path) -> Result<()> {
 pub fn run(args: &PreprocessArgs) -> Result<()> {
     check_is_path(&args.image)?;
     let (_, picture) = read_picture(&args.image, decode_options(args.apply_orientation, args.pixels))?;
-    let resized = picture.resize(args.size.into());
     let side = u32::from(args.size);
+    let resized = picture.resize(side, side);
     image::save_buffer_with_format(&args.output, resized.rgb(), side, side, image::ColorType::Rgb8, image::ImageFormat::Png)
         .with_context(|| format!("could not write `{}`", args.output.display()))
 }

@@ -38,7 +38,7 @@ fn preprocess_writes_the_picture_that_pillow_makes() {
         let image = fixtures().join(format!("images/{name}.png"));
         let args: Vec<OsString> = ["--pixels", "display"].map(OsString::from).to_vec();
         succeeds(preprocess(&image, &[&args[0], &args[1], &option, &output.clone().into()]));
-        let shown = Picture::decode(&std::fs::read(&image).unwrap(), DecodeOptions::DISPLAY).unwrap().resize(448);
+        let shown = Picture::decode(&std::fs::read(&image).unwrap(), DecodeOptions::DISPLAY).unwrap().resize(448, 448);
         assert_eq!(decode(&output), shown, "{name}");
         assert_ne!(decode(&output), decode(&fixtures().join(format!("preprocess/{name}.448.png"))), "{name}");
     }

@@ -8,7 +8,7 @@
 //! - [`block`]: the storage of one row of weights in each [`Scheme`];
 //! - [`manifest`]: the index of a web checkpoint, validated before anything is loaded;
 //! - [`shard`]: the checks of shards while their bytes arrive;
-//! - [`vocabulary`]: the file `qwen.tiktoken`; [`special`]: the tokens that follow its ranks.
+//! - [`vocabulary`]: the file `qwen.tiktoken`; [`special`]: the tokens behind its ranks.
 
 // Files, pictures and answers are outside input, which returns an error.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
@@ -31,7 +31,7 @@ pub use manifest::{Manifest, ManifestError};
 pub use qwen_vl::{IMAGE_MEAN, IMAGE_STD, QwenVlConfig, QwenVlVision};
 pub use resize::resize_table;
 pub use shard::{ShardCheck, ShardError};
-pub use special::{SPECIALS_BEFORE_IMG, SpecialIds};
+pub use special::{AddedToken, SPECIALS_BEFORE_IMG, SpecialIds, qwen_vl_tokens};
 pub use tensors::{TensorKind, TensorSpec};
 pub use vocabulary::{Vocabulary, VocabularyError};
 

@@ -3,7 +3,7 @@
 //! [`Vocabulary::parse`] accepts what tiktoken accepts: any ASCII white space between and around the fields, any line end, empty lines, a
 //! byte order mark, lines in any order. [`Vocabulary::to_bytes`] writes one form: `BASE64 RANK\n` in the order of the ranks.
 
-use crate::SpecialIds;
+use crate::{AddedToken, SpecialIds};
 use base64::alphabet;
 use base64::engine::{Engine, GeneralPurpose, GeneralPurposeConfig};
 use std::ops::Range;
@@ -54,6 +54,12 @@ pub enum VocabularyError {
         found: u32,
         /// Id of `<img>` by the model's configuration.
         expected: u32,
+    },
+    /// The list of added tokens is wrong.
+    #[error("added tokens: {problem}")]
+    Added {
+        /// The token, the value found and the value expected.
+        problem: String,
     },
 }
 
@@ -125,6 +131,23 @@ impl Vocabulary {
         if found == expected { Ok(()) } else { Err(VocabularyError::ImageStart { ranks: self.len(), found, expected }) }
     }
 
+    /// Checks the added tokens of a generation after 2023 and returns the ids of the special ones.
+    pub fn check_added(&self, tokens: &[AddedToken]) -> Result<SpecialIds, VocabularyError> {
+        let wrong = |problem| Err(VocabularyError::Added { problem });
+        for (index, AddedToken { id, text, .. }) in tokens.iter().enumerate() {
+            if text.is_empty() {
+                return wrong(format!("token {id} has no text"));
+            }
+            if (*id as usize) < self.len() {
+                return wrong(format!("`{text}` has id {id}, expected {} or more, behind the ranks of the vocabulary", self.len()));
+            }
+            if let Some(other) = tokens[..index].iter().find(|other| other.id == *id || other.text == *text) {
+                return wrong(format!("`{text}` with id {id} and `{}` with id {}, expected each id and text once", other.text, other.id));
+            }
+        }
+        SpecialIds::of_tokens(tokens).or_else(|text| wrong(format!("`{text}` is missing")))
+    }
+
     /// Writes the file in the form `BASE64 RANK\n`, by rank.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut file = String::with_capacity(self.bytes.len() * 2 + self.len() * 10);
@@ -161,7 +184,7 @@ impl Vocabulary {
         (0..self.ends.len()).map(|rank| self.token(rank as u32).unwrap_or_default())
     }
 
-    /// Ids of the special tokens, which follow the ranks.
+    /// Ids of the special tokens of the 2023 model, which follow the ranks.
     pub fn special(&self) -> SpecialIds {
         SpecialIds::after(self.len() as u32)
     }
@@ -298,6 +321,42 @@ mod tests {
         assert!(cut.contains("line 256: `/w=`, expected two fields"), "{cut}");
         // A page instead of the file.
         assert!(error("<!doctype html>\n<p>").contains("line 1: `<!doctype html>`"));
+    }
+
+    #[test]
+    fn added_tokens_are_checked() {
+        let vocabulary = Vocabulary::parse(single_bytes().as_bytes()).unwrap();
+        let texts = [
+            "<|endoftext|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|object_ref_start|>",
+            "<|object_ref_end|>",
+            "<|box_start|>",
+            "<|box_end|>",
+            "<|quad_start|>",
+            "<|quad_end|>",
+            "<|vision_start|>",
+            "<|vision_end|>",
+            "<|image_pad|>",
+        ];
+        let token = |(id, text): (u32, &&str)| AddedToken { id, text: (*text).to_owned(), special: true };
+        let tokens: Vec<_> = (256..).zip(&texts).map(token).collect();
+        assert_eq!(vocabulary.check_added(&tokens).unwrap().imgpad, 267);
+        let changed = |index: usize, id, text: &str| {
+            let mut tokens = tokens.clone();
+            tokens[index] = AddedToken { id, text: text.to_owned(), special: true };
+            vocabulary.check_added(&tokens).unwrap_err().to_string()
+        };
+        for (error, expected) in [
+            (changed(3, 259, ""), "token 259 has no text"),
+            (changed(0, 255, "<|endoftext|>"), "`<|endoftext|>` has id 255, expected 256 or more"),
+            (changed(1, 256, "<|im_start|>"), "`<|im_start|>` with id 256 and `<|endoftext|>` with id 256, expected each id and text once"),
+            (changed(1, 300, "<|endoftext|>"), "`<|endoftext|>` with id 300 and `<|endoftext|>` with id 256"),
+            (changed(11, 267, "<|pad|>"), "`<|image_pad|>` is missing"),
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,42 @@
-//! The content of a message: text, pictures and regions.
+//! Messages and their contents: text, pictures and regions.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The sender of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions for the whole conversation.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a tool call.
+    Tool,
+}
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Message {
+    /// Its sender.
+    pub role: Role,
+    /// Its content.
+    pub content: Content,
+    /// Calls of tools in an answer.
+    #[serde(default)]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ToolCall {
+    /// Name of the tool.
+    pub name: String,
+    /// Its arguments, as JSON text.
+    pub arguments: String,
+}
 
 /// The content of a message.
 ///
@@ -14,38 +50,71 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(rename = "MessageContent"))]
 #[serde(untagged)]
 pub enum Content {
-    /// A text with tags, as the original takes it: `<img>name</img>` is a picture. Not for text that a person typed.
+    /// A text. For the 2023 model it has tags, as the original takes it: `<img>name</img>` is a picture. Not for text that a person typed.
     Tagged(String),
     /// Parts in order. Only [`Part::Image`] is a picture.
     Parts(Vec<Part>),
 }
 
 /// A part of a message. In JSON the key says which: `text`, `image` or `ref`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(rename = "MessagePart"))]
-#[serde(untagged, deny_unknown_fields)]
+#[serde(untagged)]
 pub enum Part {
     /// Text. Picture tags in it are text; grounding tags (`<ref>`, `<box>`, `<quad>`) are special tokens, as answers contain them.
     Text {
         /// The text.
         text: String,
     },
-    /// A picture. The model reads `Picture N: `, the picture and a line end (`tokenization_qwen.py`, `from_list_format`), where N counts the
-    /// pictures of the conversation from 1.
+    /// A picture. The 2023 model reads `Picture N: `, the picture and a line end (`tokenization_qwen.py`, `from_list_format`), where N counts
+    /// the pictures of the conversation from 1.
     Image {
-        /// Its name: 1 byte of UTF-8 takes one of the picture's positions.
+        /// Its name. In the 2023 model, 1 byte of UTF-8 takes one of the picture's positions.
         image: String,
     },
-    /// A region by name: the model reads `<ref>name</ref>` and a `<box>` for each box.
+    /// A video. No model takes it yet.
+    #[cfg_attr(feature = "typescript", ts(skip))]
+    Video {
+        /// Its name.
+        video: String,
+    },
+    /// A region by name: the model reads it in the form of its answers.
     Region {
         /// The name.
         #[serde(rename = "ref")]
         name: String,
         /// `[x1, y1, x2, y2]` in thousandths of the picture.
-        #[serde(default)]
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         boxes: Vec<[i32; 4]>,
     },
+}
+
+/// The keys of all parts.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartKeys {
+    /// `transformers` writes it; the other keys say the same.
+    #[serde(rename = "type")]
+    _kind: Option<IgnoredAny>,
+    text: Option<String>,
+    image: Option<String>,
+    video: Option<String>,
+    #[serde(rename = "ref")]
+    name: Option<String>,
+    boxes: Option<Vec<[i32; 4]>>,
+}
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let PartKeys { _kind, text, image, video, name, boxes } = PartKeys::deserialize(deserializer)?;
+        match (text, image, video, name, boxes) {
+            (Some(text), None, None, None, None) => Ok(Self::Text { text }),
+            (None, Some(image), None, None, None) => Ok(Self::Image { image }),
+            (None, None, Some(video), None, None) => Ok(Self::Video { video }),
+            (None, None, None, Some(name), boxes) => Ok(Self::Region { name, boxes: boxes.unwrap_or_default() }),
+            _ => Err(D::Error::custom("a part has one of the keys `text`, `image`, `video` and `ref`, and `boxes` only next to `ref`")),
+        }
+    }
 }
 
 impl Default for Content {
@@ -74,7 +143,7 @@ impl Content {
             Self::Parts(parts) => {
                 let texts = parts.iter().filter_map(|part| match part {
                     Part::Text { text } => Some(text.as_str()),
-                    Part::Image { .. } | Part::Region { .. } => None,
+                    Part::Image { .. } | Part::Video { .. } | Part::Region { .. } => None,
                 });
                 texts.collect()
             }

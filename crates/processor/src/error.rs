@@ -9,6 +9,14 @@ pub enum ProcessorError {
     /// The vocabulary is damaged or belongs to another model.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
+    /// The added tokens belong to another model.
+    #[error("added tokens: `<|image_pad|>` has id {found}, expected {expected}, the token of pictures in the model's configuration")]
+    ImageToken {
+        /// Its id.
+        found: u32,
+        /// Id in the configuration.
+        expected: u32,
+    },
     /// The name of a picture does not fit its positions.
     #[error(
         "the path in `<img>`{} takes {bytes} bytes of UTF-8, expected at most {limit}: use a shorter path; it begins with `{start}`",
@@ -46,6 +54,43 @@ pub enum ProcessorError {
         /// Expected distance of `</img>`.
         expected: usize,
     },
+    /// The pictures of a prompt are not those whose sizes are known.
+    #[error("the prompt has {pictures} pictures, but {grids} were passed")]
+    PictureCount {
+        /// Pictures in the prompt.
+        pictures: usize,
+        /// Pictures passed.
+        grids: usize,
+    },
+    /// The placeholders of pictures in token ids are not those of the pictures.
+    #[error("the prompt ids have {pads} times `<|image_pad|>`, expected {features} for the {pictures} pictures")]
+    PadCount {
+        /// Placeholders in the prompt.
+        pads: usize,
+        /// Tokens of all pictures.
+        features: usize,
+        /// Pictures.
+        pictures: usize,
+    },
+    /// The placeholders of one picture are not in a row.
+    #[error("the prompt ids have {pads} times `<|image_pad|>` in a row at position {at}, expected {features} for the picture there")]
+    PadRun {
+        /// Position of the first.
+        at: usize,
+        /// Placeholders in a row.
+        pads: usize,
+        /// Tokens of the picture.
+        features: usize,
+    },
+    /// A video in a prompt.
+    #[error("the prompt has a video, which no model takes yet: pass single frames as pictures")]
+    Video,
+    /// A part of a conversation that the chat template does not write.
+    #[error("the chat template of this model has no {what}")]
+    Unsupported {
+        /// The part.
+        what: &'static str,
+    },
     /// Not a picture, a damaged one, or of a format that is not supported.
     #[error("cannot read the picture: {reason}")]
     UnreadablePicture {
@@ -73,6 +118,24 @@ pub enum ProcessorError {
         height: u32,
         /// Maximum number of pixels.
         limit: u64,
+    },
+    /// A picture whose shape the model cannot take.
+    #[error("the picture is {width}×{height}: {problem}")]
+    PictureShape {
+        /// Width, pixels.
+        width: u32,
+        /// Height, pixels.
+        height: u32,
+        /// The problem and what to do.
+        problem: &'static str,
+    },
+    /// Limits of a picture's tokens that no picture can keep.
+    #[error("a picture takes at least {min} and at most {max} tokens by the settings, expected a maximum of at least 1 and the minimum")]
+    PictureTokens {
+        /// Minimum.
+        min: u64,
+        /// Maximum.
+        max: u64,
     },
     /// Raw pixels of the wrong length.
     #[error("a picture of {width}×{height} has {expected} bytes, found {found}")]

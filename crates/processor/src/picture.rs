@@ -1,6 +1,6 @@
 //! Pictures: decoding to RGB, resize, normalized pixels, patches.
 
-use crate::{ProcessorError, resize};
+use crate::{PictureGrid, ProcessorError, resize};
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, metadata};
 use std::io::Cursor;
 
@@ -124,23 +124,58 @@ impl Picture {
         &self.rgb
     }
 
-    /// Stretches the picture to `side`×`side`, byte for byte as Pillow's bicubic filter does.
-    pub fn resize(&self, side: usize) -> Self {
-        let rgb = resize::resize(&self.rgb, self.width as usize, self.height as usize, side);
-        Self { width: side as u32, height: side as u32, rgb }
+    /// Stretches the picture to `width`×`height`, byte for byte as Pillow's bicubic filter does.
+    pub fn resize(&self, width: u32, height: u32) -> Self {
+        let size = |width: u32, height: u32| [width as usize, height as usize];
+        let rgb = resize::resize(&self.rgb, size(self.width, self.height), size(width, height));
+        Self { width, height, rgb }
     }
 
     /// Stretches the picture to `side`×`side` and normalizes it: `(value / 255 - mean) / std`.
     pub fn pixels(&self, side: usize, mean: [f32; 3], std: [f32; 3]) -> Pixels {
-        let resized = self.resize(side);
+        let resized = self.resize(side as u32, side as u32);
         let mut values = Vec::with_capacity(resized.rgb.len());
         for channel in 0..3 {
-            let normalized = |value: u8| (f32::from(value) / 255.0 - mean[channel]) / std[channel];
-            let table: Vec<f32> = (0..=u8::MAX).map(normalized).collect();
+            let table = normalized(|value| value / 255.0, mean[channel], std[channel]);
             values.extend(resized.rgb[channel..].iter().step_by(3).map(|value| table[usize::from(*value)]));
         }
         Pixels { side, values }
     }
+
+    /// Stretches the picture to the size of a grid and returns one row of normalized values for each patch, in merge-block order. The values of
+    /// a row are in the order of the folded patch embedding's weights: channel, y, x. Rows are padded with zeros to `row_stride` values.
+    ///
+    /// # Panics
+    /// If `row_stride` is less than `3 · patch_size²`.
+    ///
+    /// # Shapes
+    /// - returns: `[patches, row_stride]`
+    pub fn patches(&self, grid: &PictureGrid, patch_size: usize, mean: [f32; 3], std: [f32; 3], row_stride: usize) -> Vec<f32> {
+        assert!(row_stride >= 3 * patch_size * patch_size, "a row of {row_stride} is shorter than a patch of {patch_size}");
+        let width = grid.columns * patch_size;
+        let resized = self.resize(width as u32, (grid.rows * patch_size) as u32);
+        // The original multiplies by the reciprocal in double precision.
+        let scaled = |value: f32| (f64::from(value) * (1.0 / 255.0)) as f32;
+        let tables: [_; 3] = std::array::from_fn(|channel| normalized(scaled, mean[channel], std[channel]));
+        let mut rows = Vec::with_capacity(grid.rows * grid.columns * row_stride);
+        for [row, column] in grid.places() {
+            let end = rows.len() + row_stride;
+            for (channel, table) in tables.iter().enumerate() {
+                for y in row * patch_size..(row + 1) * patch_size {
+                    let from = (y * width + column * patch_size) * 3;
+                    let pixels = resized.rgb[from..from + patch_size * 3].chunks_exact(3);
+                    rows.extend(pixels.map(|pixel| table[usize::from(pixel[channel])]));
+                }
+            }
+            rows.resize(end, 0.0);
+        }
+        rows
+    }
+}
+
+/// Returns the normalized values of a channel for all 256 values of a byte.
+fn normalized(scaled: impl Fn(f32) -> f32, mean: f32, std: f32) -> Vec<f32> {
+    (0..=u8::MAX).map(|value| (scaled(f32::from(value)) - mean) / std).collect()
 }
 
 /// Normalized pixels of a square picture, the input of the vision tower.

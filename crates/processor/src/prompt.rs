@@ -1,13 +1,13 @@
 //! Prompts: the base format, the chat template, and the positions of the pictures.
 
-use crate::content::{Content, Part};
+use crate::content::{Content, Message, Part, Role};
 use crate::mention::label;
-use crate::{KeepSpecials, NumberedPicture, PictureSize, ProcessorError, SpecialTokens, Tokenizer};
+use crate::template::{Piece, Template, Turn};
+use crate::{KeepSpecials, NumberedPicture, PictureGrid, PictureSize, Positions, ProcessorError, SpecialTokens, Tokenizer};
+use qwen_vl_format::Family;
 use serde::{Deserialize, Serialize};
-use std::fmt::Write;
+use std::iter::repeat_n;
 
-/// The default system text of a chat.
-pub const DEFAULT_SYSTEM: &str = "You are a helpful assistant.";
 /// `max_window_size` of the published `generation_config.json`.
 pub const DEFAULT_MAX_WINDOW_SIZE: usize = 6144;
 /// Tokens before a picture that can hold its label, `Picture N: `.
@@ -16,16 +16,19 @@ const LABEL_TOKENS: usize = 16;
 /// One picture in a prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpan {
-    /// Text between the tags.
+    /// Its name: in the 2023 model the text between the tags, in later generations that of [`Part::Image`] or empty.
     pub path: String,
-    /// Position of `<img>`.
+    /// Position of `<img>` or `<|vision_start|>`.
     #[serde(rename = "img_token_at")]
     pub start: usize,
     /// First position that takes a row of image features.
     pub features_from: usize,
-    /// Position of `</img>`; the features take the positions from `features_from` up to it.
+    /// Position of `</img>` or `<|vision_end|>`; the features take the positions from `features_from` up to it.
     #[serde(rename = "end_token_at")]
     pub end: usize,
+    /// Its patches; absent in the 2023 model, where every picture has the same number.
+    #[serde(skip)]
+    pub grid: Option<PictureGrid>,
 }
 
 /// Token ids and the pictures among them.
@@ -41,8 +44,8 @@ pub struct Prompt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Chat {
-    /// System text. It has no pictures.
-    pub system: String,
+    /// System text, without pictures; absent for the default one of the template.
+    pub system: Option<String>,
     /// Earlier turns: pairs of question and answer.
     pub history: Vec<(Content, Content)>,
     /// The question.
@@ -55,13 +58,31 @@ pub struct Chat {
 
 impl Default for Chat {
     fn default() -> Self {
-        Self {
-            system: DEFAULT_SYSTEM.to_owned(),
-            history: Vec::new(),
-            query: Content::default(),
-            max_window_size: DEFAULT_MAX_WINDOW_SIZE,
-            context: None,
-        }
+        Self { system: None, history: Vec::new(), query: Content::default(), max_window_size: DEFAULT_MAX_WINDOW_SIZE, context: None }
+    }
+}
+
+/// A list of messages, for all that the chat templates can write.
+///
+/// The template of Qwen3-VL leaves out system messages after the first message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Messages {
+    /// The messages, in order.
+    pub messages: Vec<Message>,
+    /// Descriptions of tools, as JSON texts. Only Qwen3-VL takes them.
+    pub tools: Vec<String>,
+    /// True to ask for an answer.
+    pub add_generation_prompt: bool,
+    /// True to number the pictures. Those of the 2023 model always have numbers.
+    pub add_vision_id: bool,
+    /// True if special tokens in texts act as such, as in the original code: a text `<|image_pad|>` stands for the next picture.
+    pub live_specials: bool,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self { messages: Vec::new(), tools: Vec::new(), add_generation_prompt: true, add_vision_id: false, live_specials: false }
     }
 }
 
@@ -77,59 +98,96 @@ pub struct ChatPrompt {
 }
 
 impl Prompt {
-    /// Tokenizes the base format: the text as it is, pictures as `<img>path</img>` in it.
-    pub fn raw(tokenizer: &Tokenizer, text: &str) -> Result<Self, ProcessorError> {
-        Self::from_ids(tokenizer, tokenizer.encode(text, SpecialTokens::All)?)
+    /// Tokenizes the base format: the text as it is. Pictures in it are `<img>path</img>` in the 2023 model and `<|image_pad|>` in later
+    /// generations, where it becomes as many as the next of `grids` has tokens.
+    pub fn raw(tokenizer: &Tokenizer, text: &str, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
+        let mut writer = Writer::new(tokenizer, SpecialTokens::All, false);
+        let mut sections = [writer.section(vec![Piece::Text(text.into())])?];
+        writer.expand(&mut sections, grids)?;
+        Self::from_sections(tokenizer, &sections, grids)
     }
 
-    /// Applies the chat template (`qwen_generation_utils.py`, `make_context`).
+    /// Applies the chat template of the tokenizer's family.
     ///
-    /// Role, line end and content of a message are tokenized separately, and in the content only grounding and picture tags are special. The
-    /// newest turns are kept while system text, kept turns and the turn in question are fewer than [`Chat::max_window_size`] tokens; the
+    /// `grids` are those of all pictures of the conversation in order; the 2023 model needs none. Special tokens in texts are text, except the
+    /// tags of regions and, for the 2023 model, the picture tags in [`Content::Tagged`].
+    ///
+    /// The newest turns are kept while system text, kept turns and the turn in question are fewer than [`Chat::max_window_size`] tokens; the
     /// question does not count. Then turns are dropped until the prompt fits [`Chat::context`].
-    pub fn chat(tokenizer: &Tokenizer, chat: &Chat) -> Result<ChatPrompt, ProcessorError> {
-        let mut writer = ChatWriter { tokenizer, line_end: tokenizer.encode("\n", SpecialTokens::None)?, pictures: 0 };
-        let mut ids = writer.system(&chat.system)?;
-        let turns = chat.history.iter().map(|(query, answer)| writer.turn(query, answer)).collect::<Result<Vec<_>, _>>()?;
-        let question = writer.question(&chat.query)?;
+    pub fn chat(tokenizer: &Tokenizer, chat: &Chat, grids: &[PictureGrid]) -> Result<ChatPrompt, ProcessorError> {
+        let system = chat.system.clone().map(Content::Tagged);
+        let mut turns: Vec<_> = system.iter().map(|content| Turn::new(Role::System, content)).collect();
+        for (query, answer) in &chat.history {
+            turns.extend([Turn::new(Role::User, query), Turn::new(Role::Assistant, answer)]);
+        }
+        turns.push(Turn::new(Role::User, &chat.query));
+        let mut writer = Writer::new(tokenizer, SpecialTokens::Grounding, false);
+        let mut sections = writer.sections(&turns, &[], true)?;
+        writer.expand(&mut sections, grids)?;
 
+        let size = |sections: &[Section]| sections.iter().map(|section| section.ids.len()).sum::<usize>();
+        let (opening, rest) = sections.split_at(1 + usize::from(system.is_some()));
+        let (history, question) = rest.split_at(2 * chat.history.len());
         let mut kept = 0;
-        let mut size = ids.len();
-        for turn in turns.iter().rev() {
-            let with_turn = size + turn.len();
+        let mut used = size(opening);
+        for turn in history.rchunks_exact(2) {
+            let with_turn = used + size(turn);
             // The original's limit leaves the question out; the context's limit counts it.
-            let fits = chat.context.is_none_or(|context| with_turn + question.len() <= context);
+            let fits = chat.context.is_none_or(|context| with_turn + size(question) <= context);
             if with_turn >= chat.max_window_size || !fits {
                 break;
             }
-            size = with_turn;
+            used = with_turn;
             kept += 1;
         }
-        let dropped_turns = turns.len() - kept;
-        let (dropped, kept) = turns.split_at(dropped_turns);
-        let img_start = tokenizer.special().img_start;
-        let dropped_images = dropped.iter().flatten().filter(|id| **id == img_start).count();
-        kept.iter().for_each(|turn| ids.extend_from_slice(turn));
-        ids.extend(question);
-        Ok(ChatPrompt { prompt: Self::from_ids(tokenizer, ids)?, dropped_turns, dropped_images })
+        let dropped_turns = chat.history.len() - kept;
+        let (dropped, kept) = history.split_at(2 * dropped_turns);
+        let dropped_images = dropped.iter().map(|section| section.pictures.len()).sum();
+        let grids = grids.get(dropped_images..).unwrap_or_default();
+        let prompt = Self::from_sections(tokenizer, opening.iter().chain(kept).chain(question), grids)?;
+        Ok(ChatPrompt { prompt, dropped_turns, dropped_images })
     }
 
-    /// Finds the pictures in token ids: `<img>`, the positions of a picture, `</img>`.
-    pub fn from_ids(tokenizer: &Tokenizer, ids: Vec<u32>) -> Result<Self, ProcessorError> {
-        let mut images = Vec::new();
-        let mut at = 0;
-        while at < ids.len() {
-            if ids[at] == tokenizer.special().img_start {
-                let Some(path) = tokenizer.image_path(&ids[at + 1..]) else {
-                    return Err(ProcessorError::ImageSpan { at, expected: tokenizer.queries() + 1 });
-                };
-                let end = at + 1 + tokenizer.queries();
-                images.push(ImageSpan { path: String::from_utf8_lossy(&path).into_owned(), start: at, features_from: at + 1, end });
-                at = end;
-            }
-            at += 1;
+    /// Applies the chat template of the tokenizer's family to a list of messages.
+    ///
+    /// `grids` are those of all pictures in order; the 2023 model needs none.
+    pub fn messages(tokenizer: &Tokenizer, messages: &Messages, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
+        let turns: Vec<_> = messages.messages.iter().map(Turn::of).collect();
+        let typed = if messages.live_specials { SpecialTokens::All } else { SpecialTokens::Grounding };
+        let mut writer = Writer::new(tokenizer, typed, messages.add_vision_id);
+        let mut sections = writer.sections(&turns, &messages.tools, messages.add_generation_prompt)?;
+        writer.expand(&mut sections, grids)?;
+        Self::from_sections(tokenizer, &sections, grids)
+    }
+
+    fn from_sections<'a>(
+        tokenizer: &Tokenizer,
+        sections: impl IntoIterator<Item = &'a Section<'a>>,
+        grids: &[PictureGrid],
+    ) -> Result<Self, ProcessorError> {
+        let (mut ids, mut names) = (Vec::new(), Vec::new());
+        for section in sections {
+            ids.extend_from_slice(&section.ids);
+            names.extend_from_slice(&section.pictures);
         }
-        Ok(Self { ids, images })
+        let mut prompt = Self::from_ids(tokenizer, ids, grids)?;
+        if tokenizer.family() != Family::QwenVl {
+            prompt.images.iter_mut().zip(names).for_each(|(image, name)| name.clone_into(&mut image.path));
+        }
+        Ok(prompt)
+    }
+
+    /// Finds the pictures in token ids. 2023 model: `<img>`, the positions of a picture, `</img>`. Later generations: as many `<|image_pad|>` in
+    /// a row as each of `grids` has tokens.
+    pub fn from_ids(tokenizer: &Tokenizer, ids: Vec<u32>, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
+        let find = if tokenizer.family() == Family::QwenVl { find_tagged } else { find_pads };
+        Ok(Self { images: find(tokenizer, &ids, grids)?, ids })
+    }
+
+    /// Returns the positions of the tokens.
+    pub fn positions(&self) -> Positions {
+        let pictures = self.images.iter().filter_map(|image| Some((image.features_from, image.grid?)));
+        Positions::new(self.ids.len(), pictures)
     }
 
     /// Returns the numbers by which texts name the pictures of the prompt: those of their labels (`Picture N: `), or, if no picture has a
@@ -152,75 +210,156 @@ impl Prompt {
     }
 }
 
-/// Tokenizes the messages of a chat and counts its pictures.
-struct ChatWriter<'a> {
-    tokenizer: &'a Tokenizer,
-    line_end: Vec<u32>,
-    /// Pictures so far.
-    pictures: usize,
+fn find_tagged(tokenizer: &Tokenizer, ids: &[u32], _: &[PictureGrid]) -> Result<Vec<ImageSpan>, ProcessorError> {
+    let mut images = Vec::new();
+    let mut at = 0;
+    while at < ids.len() {
+        if ids[at] == tokenizer.special().img_start {
+            let Some(path) = tokenizer.image_path(&ids[at + 1..]) else {
+                return Err(ProcessorError::ImageSpan { at, expected: tokenizer.queries() + 1 });
+            };
+            let (path, end) = (String::from_utf8_lossy(&path).into_owned(), at + 1 + tokenizer.queries());
+            images.push(ImageSpan { path, start: at, features_from: at + 1, end, grid: None });
+            at = end;
+        }
+        at += 1;
+    }
+    Ok(images)
 }
 
-impl ChatWriter<'_> {
-    fn system(&self, text: &str) -> Result<Vec<u32>, ProcessorError> {
-        self.message("system", self.tokenizer.encode(text, SpecialTokens::Grounding)?)
+fn find_pads(tokenizer: &Tokenizer, ids: &[u32], grids: &[PictureGrid]) -> Result<Vec<ImageSpan>, ProcessorError> {
+    let special = tokenizer.special();
+    if ids.iter().any(|id| Some(*id) == special.video_pad) {
+        return Err(ProcessorError::Video);
+    }
+    let is_pad = |id: &u32| *id == special.imgpad;
+    let (pads, features) = (ids.iter().filter(|id| is_pad(id)).count(), grids.iter().map(PictureGrid::tokens).sum());
+    if pads != features {
+        return Err(ProcessorError::PadCount { pads, features, pictures: grids.len() });
+    }
+    let mut images = Vec::with_capacity(grids.len());
+    let mut at = 0;
+    for grid in grids {
+        at += ids[at..].iter().position(is_pad).unwrap_or(0);
+        let end = at + grid.tokens();
+        let run = ids[at..].iter().take_while(|id| is_pad(id)).count();
+        if run < grid.tokens() {
+            return Err(ProcessorError::PadRun { at, pads: run, features: grid.tokens() });
+        }
+        let has_tag = at > 0 && ids[at - 1] == special.img_start;
+        images.push(ImageSpan { path: String::new(), start: at - usize::from(has_tag), features_from: at, end, grid: Some(*grid) });
+        at = end;
+    }
+    Ok(images)
+}
+
+/// Token ids of a part of a prompt, such as a message.
+#[derive(Default)]
+struct Section<'a> {
+    ids: Vec<u32>,
+    /// Names of its pictures; empty where the ids hold the name.
+    pictures: Vec<&'a str>,
+}
+
+/// Tokenizes the messages of a conversation.
+struct Writer<'a> {
+    tokenizer: &'a Tokenizer,
+    template: Template,
+    /// The special tokens that texts may contain.
+    typed: SpecialTokens,
+}
+
+impl<'a> Writer<'a> {
+    fn new(tokenizer: &'a Tokenizer, typed: SpecialTokens, add_vision_id: bool) -> Self {
+        Self { tokenizer, template: Template::new(tokenizer.family(), add_vision_id), typed }
     }
 
-    fn turn(&mut self, query: &Content, answer: &Content) -> Result<Vec<u32>, ProcessorError> {
-        let query = self.content(query)?;
-        let answer = match answer {
-            // The model does not write pictures: `<img>` in an answer is text.
-            Content::Tagged(text) => self.tokenizer.encode(text, SpecialTokens::Grounding)?,
-            parts => self.content(parts)?,
-        };
-        let (query, answer) = (self.message("user", query)?, self.message("assistant", answer)?);
-        Ok([self.line_end.as_slice(), &query, &self.line_end, &answer].concat())
+    /// Returns the part before the first message, each message, and, if there is to be an answer, its beginning. Pictures of later generations
+    /// have one `<|image_pad|>`.
+    fn sections(&mut self, turns: &[Turn<'a>], tools: &'a [String], answer: bool) -> Result<Vec<Section<'a>>, ProcessorError> {
+        let unsupported = |what| Err(ProcessorError::Unsupported { what });
+        if self.template.family != Family::Qwen3Vl && (!tools.is_empty() || turns.iter().any(|turn| !turn.tool_calls.is_empty())) {
+            return unsupported("tools");
+        }
+        let is_picture = |part: &Part| matches!(part, Part::Image { .. } | Part::Video { .. });
+        let left_out = |turn: &Turn| matches!(turn.content, Content::Parts(parts) if parts.iter().any(is_picture));
+        if turns.iter().any(|turn| !self.template.takes_pictures(turn.role) && left_out(turn)) {
+            return unsupported("pictures in system messages and answers");
+        }
+        let head = self.template.head(turns, tools);
+        let mut sections = vec![self.section(head)?];
+        for index in 0..turns.len() {
+            let pieces = self.template.message(turns, index);
+            sections.push(self.section(pieces)?);
+        }
+        if answer {
+            sections.push(self.section(self.template.generation_prompt())?);
+        }
+        Ok(sections)
     }
 
-    fn question(&mut self, query: &Content) -> Result<Vec<u32>, ProcessorError> {
-        let query = self.content(query)?;
-        let query = self.message("user", query)?;
-        let answer = [vec![self.tokenizer.special().im_start], self.tokenizer.encode("assistant", SpecialTokens::None)?].concat();
-        Ok([self.line_end.as_slice(), &query, &self.line_end, &answer, &self.line_end].concat())
-    }
-
-    fn message(&self, role: &str, content: Vec<u32>) -> Result<Vec<u32>, ProcessorError> {
+    fn section(&mut self, pieces: Vec<Piece<'a>>) -> Result<Section<'a>, ProcessorError> {
         let special = self.tokenizer.special();
-        let role = self.tokenizer.encode(role, SpecialTokens::None)?;
-        Ok([vec![special.im_start], role, self.line_end.clone(), content, vec![special.im_end]].concat())
-    }
-
-    fn content(&mut self, content: &Content) -> Result<Vec<u32>, ProcessorError> {
-        let tokenizer = self.tokenizer;
-        let parts = match content {
-            Content::Tagged(text) => {
-                let ids = tokenizer.encode(text, SpecialTokens::ImageAndGrounding)?;
-                self.pictures += ids.iter().filter(|id| **id == tokenizer.special().img_start).count();
-                return Ok(ids);
-            }
-            Content::Parts(parts) => parts,
-        };
-        let mut ids = Vec::new();
-        // Text between two pictures is tokenized as a whole: words reach over the borders of parts.
+        let has_spans = self.template.family == Family::QwenVl;
+        let mut section = Section::default();
         let mut text = String::new();
-        for part in parts {
-            match part {
-                Part::Text { text: part } => text.push_str(part),
-                Part::Image { image } => {
-                    self.pictures += 1;
-                    let _ = write!(text, "Picture {}: ", self.pictures);
-                    ids.extend(tokenizer.encode(&text, SpecialTokens::Grounding)?);
-                    tokenizer.encode_image(image, &mut ids)?;
-                    text = "\n".to_owned();
-                }
-                Part::Region { name, boxes } => {
-                    let _ = write!(text, "<ref>{name}</ref>");
-                    for [x1, y1, x2, y2] in boxes {
-                        let _ = write!(text, "<box>({x1},{y1}),({x2},{y2})</box>");
+        // The last break ends the last text.
+        for piece in pieces.into_iter().chain([Piece::Break]) {
+            if let Piece::Text(more) = &piece {
+                text.push_str(more);
+                continue;
+            }
+            self.text(&std::mem::take(&mut text), self.typed, &mut section)?;
+            match piece {
+                Piece::Text(_) | Piece::Break => {}
+                Piece::Tagged(text) => self.text(text, SpecialTokens::ImageAndGrounding, &mut section)?,
+                Piece::Start => section.ids.push(special.im_start),
+                Piece::End => section.ids.push(special.im_end),
+                Piece::Picture(name) => {
+                    section.pictures.push(name);
+                    if has_spans {
+                        self.tokenizer.encode_image(name, &mut section.ids)?;
+                    } else {
+                        section.ids.extend([special.img_start, special.imgpad, special.img_end]);
                     }
                 }
+                Piece::Video => return Err(ProcessorError::Video),
             }
         }
-        ids.extend(tokenizer.encode(&text, SpecialTokens::Grounding)?);
-        Ok(ids)
+        Ok(section)
+    }
+
+    /// Appends a text and counts the pictures that special tokens in it stand for.
+    fn text(&mut self, text: &str, allowed: SpecialTokens, section: &mut Section<'a>) -> Result<(), ProcessorError> {
+        let special = self.tokenizer.special();
+        let ids = self.tokenizer.encode(text, allowed)?;
+        let numbered = self.template.family == Family::QwenVl;
+        let picture = if numbered { special.img_start } else { special.imgpad };
+        let pictures = ids.iter().filter(|id| **id == picture).count();
+        self.template.pictures += if numbered { pictures } else { 0 };
+        section.pictures.extend(repeat_n("", pictures));
+        section.ids.extend(ids);
+        Ok(())
+    }
+
+    /// Repeats the `<|image_pad|>` of each picture of later generations.
+    fn expand(&self, sections: &mut [Section], grids: &[PictureGrid]) -> Result<(), ProcessorError> {
+        if self.template.family == Family::QwenVl {
+            return Ok(());
+        }
+        let pictures = sections.iter().map(|section| section.pictures.len()).sum();
+        if pictures != grids.len() {
+            return Err(ProcessorError::PictureCount { pictures, grids: grids.len() });
+        }
+        let imgpad = self.tokenizer.special().imgpad;
+        let mut grids = grids.iter();
+        for section in sections.iter_mut().filter(|section| !section.pictures.is_empty()) {
+            let ids = std::mem::take(&mut section.ids);
+            for id in ids {
+                let count = if id == imgpad { grids.next().map_or(0, PictureGrid::tokens) } else { 1 };
+                section.ids.extend(repeat_n(id, count));
+            }
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,8 @@
 //! The filter is widened when shrinking, taps outside the picture are left out, coefficients are rounded to fixed point, and there
 //! are two passes with rounding to 8 bits in between: first horizontal, then vertical. An axis that has its size already is skipped.
 
+use std::borrow::Cow;
+
 /// Fractional bits of a coefficient: 32 less 8 of a pixel and 2 for the overshoot of the filter.
 const FRACTION_BITS: u32 = 22;
 /// Half-width of the filter, in source pixels when not shrinking.
@@ -60,12 +62,12 @@ const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
 /// # Shapes
 /// - `rgb`: `[height, width, 3]`
-/// - returns: `[side, side, 3]`
-pub(crate) fn resize(rgb: &[u8], width: usize, height: usize, side: usize) -> Vec<u8> {
-    let mut rows = rgb.to_vec();
-    if width != side {
-        let taps = taps(width, side);
-        rows = Vec::with_capacity(height * side * 3);
+/// - returns: `[to_height, to_width, 3]`
+pub(crate) fn resize(rgb: &[u8], [width, height]: [usize; 2], [to_width, to_height]: [usize; 2]) -> Vec<u8> {
+    let mut rows = Cow::Borrowed(rgb);
+    if width != to_width {
+        let taps = taps(width, to_width);
+        let mut resized = Vec::with_capacity(height * to_width * 3);
         for row in rgb.chunks_exact(width * 3) {
             for Taps { first, coefficients } in &taps {
                 let mut sum = [HALF; 3];
@@ -74,17 +76,18 @@ pub(crate) fn resize(rgb: &[u8], width: usize, height: usize, side: usize) -> Ve
                         sum[channel] += i32::from(pixel[channel]) * coefficient;
                     }
                 }
-                rows.extend_from_slice(&to_u8(sum));
+                resized.extend_from_slice(&to_u8(sum));
             }
         }
+        rows = Cow::Owned(resized);
     }
-    if height == side {
-        return rows;
+    if height == to_height {
+        return rows.into_owned();
     }
-    let row_bytes = side * 3;
-    let mut resized = Vec::with_capacity(side * row_bytes);
+    let row_bytes = to_width * 3;
+    let mut resized = Vec::with_capacity(to_height * row_bytes);
     let mut sums = vec![HALF; row_bytes];
-    for Taps { first, coefficients } in taps(height, side) {
+    for Taps { first, coefficients } in taps(height, to_height) {
         sums.fill(HALF);
         for (row, coefficient) in rows[first * row_bytes..].chunks_exact(row_bytes).zip(&coefficients) {
             for (sum, value) in sums.iter_mut().zip(row) {

@@ -1,31 +1,33 @@
 //! Text to token ids and back.
 
-use crate::{ProcessorError, bpe::encode_word, split};
-use qwen_vl_format::{SpecialIds, Vocabulary};
+use crate::{ProcessorError, added::AddedTokens, bpe::encode_word, split};
+use qwen_vl_format::{AddedToken, Family, SpecialIds, Vocabulary, qwen_vl_tokens};
 use std::{borrow::Cow, ops::Range};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// Positions of a picture in the published model.
 pub const DEFAULT_QUERIES: usize = 256;
-/// The special tokens that are recognized in a text; the texts of the others are ordinary text.
+/// The special tokens that are recognized in a text; the texts of the others are ordinary text. Added tokens that are not special, such as
+/// `<tool_call>`, are recognized except with [`Self::None`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
     /// All: the original's default, for texts from a trusted source.
     All,
-    /// The nine picture and grounding tags, for tagged contents of a chat message: `<|im_end|>` in them stays text.
+    /// The nine picture and grounding tags of the 2023 model, for tagged contents of a chat message: `<|im_end|>` in them stays text. For later
+    /// generations the same as [`Self::Grounding`].
     ImageAndGrounding,
-    /// `<ref>`, `<box>`, `<quad>` and their ends, for text in a chat message: `<img>` in it stays text.
+    /// The tags of regions, for text in a chat message: `<img>` in it stays text. Qwen3-VL has none.
     Grounding,
     /// None.
     None,
 }
 
-/// The special tokens that are spelled out in decoded text; the others are left out.
+/// The special tokens that are spelled out in decoded text; the others are left out. Added tokens that are not special are never left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepSpecials {
     /// All.
     All,
-    /// `<ref>`, `<box>`, `<quad>` and their ends, which [`crate::GroundingParser`] reads.
+    /// The tags of regions, which [`crate::GroundingParser`] reads. Qwen3-VL has none.
     Grounding,
     /// Those of [`Self::Grounding`] and `<|extra_0|>` to `<|extra_204|>`: the tokens of an answer that mean something. The original's chat
     /// shows the extras too (`qwen_generation_utils.py`, `_decode_chatml`), and fine-tunes use them.
@@ -34,37 +36,55 @@ pub enum KeepSpecials {
     None,
 }
 
-/// The tokenizer of a Qwen-VL: NFC, byte-level BPE by ranks, special tokens, and images as spans of path bytes.
+/// The tokenizer of a family: NFC, byte-level BPE by ranks, and special tokens. For the 2023 model also images as spans of path bytes.
 ///
 /// It does not use the `tokenizers` crate. That crate takes merges and characters where this vocabulary has ranks and bytes, its NFC is that
 /// of Unicode 9, its splitter stops silently where the regex engine gives up, and it adds size to the wasm.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
+    family: Family,
     special: SpecialIds,
+    added: AddedTokens,
     queries: usize,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("ranks", &self.vocabulary.len()).field("queries", &self.queries).finish()
+        let ranks = self.vocabulary.len();
+        f.debug_struct("Tokenizer").field("family", &self.family).field("ranks", &ranks).finish_non_exhaustive()
     }
 }
 
 impl Tokenizer {
-    /// Creates the tokenizer from the bytes of a `qwen.tiktoken`.
+    /// Creates the tokenizer of a 2023 model from the bytes of a `qwen.tiktoken`.
     pub fn from_tiktoken(file: &[u8]) -> Result<Self, ProcessorError> {
-        let vocabulary = Vocabulary::parse(file)?;
-        let special = vocabulary.special();
-        Ok(Self { vocabulary, special, queries: DEFAULT_QUERIES })
+        Self::new(file, Family::QwenVl, &[])
     }
 
-    /// Sets the number of positions of a picture, for models whose number is not [`DEFAULT_QUERIES`].
+    /// Creates a tokenizer from the bytes of a `qwen.tiktoken` and the tokens behind its ranks. The 2023 model takes them from
+    /// [`qwen_vl_tokens`] instead.
+    pub fn new(file: &[u8], family: Family, added: &[AddedToken]) -> Result<Self, ProcessorError> {
+        let vocabulary = Vocabulary::parse(file)?;
+        let (special, tokens) = match family {
+            Family::QwenVl => (vocabulary.special(), qwen_vl_tokens(vocabulary.len() as u32)),
+            Family::Qwen2Vl | Family::Qwen3Vl => (vocabulary.check_added(added)?, added.to_vec()),
+        };
+        let added = AddedTokens::new(family, &special, tokens);
+        Ok(Self { vocabulary, family, special, added, queries: DEFAULT_QUERIES })
+    }
+
+    /// The generation whose texts this tokenizer reads.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Sets the number of positions of a picture, for 2023 models whose number is not [`DEFAULT_QUERIES`].
     pub fn with_queries(mut self, queries: usize) -> Self {
         self.queries = queries;
         self
     }
 
-    /// Number of positions of a picture.
+    /// Number of positions of a picture of the 2023 model.
     pub fn queries(&self) -> usize {
         self.queries
     }
@@ -74,9 +94,9 @@ impl Tokenizer {
         self.special
     }
 
-    /// Number of ids: ranks and special tokens.
+    /// Number of ids up to the last added token.
     pub fn len(&self) -> usize {
-        self.vocabulary.len() + SpecialIds::COUNT as usize
+        self.added.last_id() as usize + 1
     }
 
     /// Always false: a vocabulary has at least the single bytes.
@@ -89,23 +109,30 @@ impl Tokenizer {
         self.vocabulary.token(id)
     }
 
-    /// Checks the vocabulary against `visual.image_start_id` of a model.
-    pub fn check_image_start(&self, expected: u32) -> Result<(), ProcessorError> {
-        Ok(self.vocabulary.check_image_start(expected)?)
+    /// Checks the vocabulary against the token of pictures in a model's configuration: `<img>` of the 2023 model, `<|image_pad|>` of the others.
+    pub fn check_image_token(&self, expected: u32) -> Result<(), ProcessorError> {
+        match self.family {
+            Family::QwenVl => Ok(self.vocabulary.check_image_start(expected)?),
+            _ if self.special.imgpad == expected => Ok(()),
+            _ => Err(ProcessorError::ImageToken { found: self.special.imgpad, expected }),
+        }
     }
 
     /// Returns the token ids of a text.
     ///
-    /// If `allowed` includes the picture tags, `<img>path</img>` becomes `<img>`, the bytes of the path as ids, `<imgpad>` up to
-    /// [`Self::queries`] ids, and `</img>`. Positions in errors count characters of the text after NFC.
+    /// The 2023 model: NFC comes first. If `allowed` includes the picture tags, `<img>path</img>` becomes `<img>`, the bytes of the path as ids,
+    /// `<imgpad>` up to [`Self::queries`] ids, and `</img>`. Positions in errors count characters of the text after NFC.
+    ///
+    /// The later generations: added tokens are cut out of the text as it is, and NFC acts on the pieces between them.
     pub fn encode(&self, text: &str, allowed: SpecialTokens) -> Result<Vec<u32>, ProcessorError> {
-        let text = nfc(text);
+        let has_spans = self.family == Family::QwenVl;
+        let text = if has_spans { nfc(text) } else { text.into() };
         let mut ids = Vec::new();
         let mut from = 0;
-        while let Some((id, place)) = self.find_special(&text, from, allowed) {
+        while let Some((id, place)) = self.added.find(&text, from, allowed) {
             self.encode_ordinary(&text[from..place.start], &mut ids);
             from = place.end;
-            if id == self.special.img_start {
+            if has_spans && id == self.special.img_start {
                 from = self.encode_tagged_image(&text, place, allowed, &mut ids)?;
             } else {
                 ids.push(id);
@@ -124,7 +151,7 @@ impl Tokenizer {
         ids: &mut Vec<u32>,
     ) -> Result<usize, ProcessorError> {
         let character = |byte: usize| text[..byte].chars().count();
-        let Some((id, end)) = self.find_special(text, start.end, allowed) else {
+        let Some((id, end)) = self.added.find(text, start.end, allowed) else {
             return Err(ProcessorError::UnclosedImage { at: character(start.start) });
         };
         if id != self.special.img_end {
@@ -152,51 +179,16 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Returns the first special token from byte `from` on, and its bytes.
-    fn find_special(&self, text: &str, from: usize, allowed: SpecialTokens) -> Option<(u32, Range<usize>)> {
-        if allowed == SpecialTokens::None {
-            return None;
-        }
-        let mut from = from;
-        loop {
-            // The text of a special token begins with its only `<` and ends with its only `>`.
-            let start = from + text[from..].find('<')?;
-            let end = text[start..].bytes().take(SpecialIds::LONGEST).position(|byte| byte == b'>').map(|length| start + length + 1);
-            if let Some(end) = end
-                && let Some(id) = self.special.id(&text[start..end]).filter(|id| self.is_allowed(*id, allowed))
-            {
-                return Some((id, start..end));
-            }
-            from = start + 1;
-        }
-    }
-
-    fn is_grounding(&self, id: u32) -> bool {
-        (self.special.ref_start..=self.special.quad_end).contains(&id)
-    }
-
-    fn is_extra(&self, id: u32) -> bool {
-        (self.special.im_end + 1..self.special.ref_start).contains(&id)
-    }
-
-    fn is_allowed(&self, id: u32, allowed: SpecialTokens) -> bool {
-        match allowed {
-            SpecialTokens::All => true,
-            SpecialTokens::ImageAndGrounding => id >= self.special.ref_start,
-            SpecialTokens::Grounding => self.is_grounding(id),
-            SpecialTokens::None => false,
-        }
-    }
-
+    /// Appends the ids of a text without added tokens.
     fn encode_ordinary(&self, text: &str, ids: &mut Vec<u32>) {
-        for word in split::words(text) {
+        for word in split::words(&nfc(text)) {
             encode_word(&self.vocabulary, word.as_bytes(), ids);
         }
     }
 
     /// Returns the text of token ids.
     ///
-    /// Spans of pictures become `<img>path</img>` again. Bytes that are not UTF-8 become U+FFFD. Ids that are neither ranks nor special tokens
+    /// Spans of pictures of the 2023 model become `<img>path</img>` again. Bytes that are not UTF-8 become U+FFFD. Ids that are neither ranks nor special tokens
     /// (rows of the embedding without a token) are left out.
     pub fn decode(&self, ids: &[u32], keep: KeepSpecials) -> String {
         let mut bytes = Vec::new();
@@ -204,7 +196,8 @@ impl Tokenizer {
         while let Some(id) = ids.get(at) {
             self.decode_id(*id, keep, &mut bytes);
             at += 1;
-            if *id == self.special.img_start
+            if self.family == Family::QwenVl
+                && *id == self.special.img_start
                 && let Some(path) = self.image_path(&ids[at..])
             {
                 bytes.extend_from_slice(&path);
@@ -226,15 +219,9 @@ impl Tokenizer {
 
     /// Appends the bytes of one id.
     fn decode_id(&self, id: u32, keep: KeepSpecials, bytes: &mut Vec<u8>) {
-        let kept = match keep {
-            KeepSpecials::All => true,
-            KeepSpecials::Grounding => self.is_grounding(id),
-            KeepSpecials::Answer => self.is_grounding(id) || self.is_extra(id),
-            KeepSpecials::None => false,
-        };
         if let Some(token) = self.vocabulary.token(id) {
             bytes.extend_from_slice(token);
-        } else if kept && let Some(text) = self.special.text(id) {
+        } else if let Some(text) = self.added.text(id, keep) {
             bytes.extend_from_slice(text.as_bytes());
         }
     }

@@ -53,7 +53,7 @@ fn pictures_are_those_of_the_original() {
             };
             assert_eq!(sha256(picture.rgb()), entry.decoded_rgb_sha256, "{} decoded", entry.file);
 
-            let resized = picture.resize(448);
+            let resized = picture.resize(448, 448);
             assert_eq!(sha256(resized.rgb()), entry.resized_448_sha256, "{} resized", entry.file);
             if let Some(file) = entry.resized_448 {
                 assert_eq!(resized, decode(&folder.join(file)), "{} resized", entry.file);
@@ -120,7 +120,7 @@ fn raw_pixels() {
     assert_eq!(picture, Picture::from_rgb(2, 1, vec![1, 2, 3, 4, 5, 6]).unwrap());
     let picture = Picture::from_rgba(2, 1, &rgba, Colors::Display).unwrap();
     assert_eq!(picture, Picture::from_rgb(2, 1, vec![255, 255, 255, 4, 5, 6]).unwrap());
-    assert_eq!(picture.resize(1).rgb().len(), 3);
+    assert_eq!(picture.resize(1, 1).rgb().len(), 3);
 }
 
 fn encoded(image: impl Into<image::DynamicImage>, format: image::ImageFormat) -> Vec<u8> {

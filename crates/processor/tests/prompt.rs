@@ -30,7 +30,7 @@ fn chat_prompts_are_the_original_s() {
         let cases: Vec<Case> = serde_json::from_value(file["cases"].clone()).unwrap();
         assert!(cases.len() >= 4);
         for case in cases {
-            let prompt = Prompt::chat(&tokenizer, &case.chat).unwrap().prompt;
+            let prompt = Prompt::chat(&tokenizer, &case.chat, &[]).unwrap().prompt;
             assert_eq!(prompt.ids, case.ids, "{:?}", case.chat);
             assert_eq!(tokenizer.decode(&prompt.ids, KeepSpecials::All), case.raw_text);
         }
@@ -58,10 +58,10 @@ fn prompts_of_the_golden_cases() {
                 let case: Case = read_json(&path);
                 let tokenizer = tokenizer(&folder.join("checkpoints").join(&case.config).join("qwen.tiktoken"));
                 let prompt = match case.kind.as_str() {
-                    "raw" => Prompt::raw(&tokenizer, case.prompt["text"].as_str().unwrap()).unwrap(),
-                    "chatml" => Prompt::chat(&tokenizer, &serde_json::from_value(case.prompt).unwrap()).unwrap().prompt,
+                    "raw" => Prompt::raw(&tokenizer, case.prompt["text"].as_str().unwrap(), &[]).unwrap(),
+                    "chatml" => Prompt::chat(&tokenizer, &serde_json::from_value(case.prompt).unwrap(), &[]).unwrap().prompt,
                     // A text cut to a number of tokens.
-                    "ids" => Prompt::from_ids(&tokenizer, case.input_ids.clone()).unwrap(),
+                    "ids" => Prompt::from_ids(&tokenizer, case.input_ids.clone(), &[]).unwrap(),
                     kind => panic!("{}: kind {kind}", path.display()),
                 };
                 assert_eq!(prompt.ids, case.input_ids, "{}", path.display());
@@ -77,20 +77,20 @@ fn prompts_of_the_golden_cases() {
 fn old_turns_are_dropped_exactly_at_the_limit() {
     let tokenizer = tokenizer(&data_folders()[0].join("tokenizer/qwen.tiktoken"));
     let mut chat = Chat { history: vec![("a".into(), "b".into())], query: "q".into(), ..Chat::default() };
-    let without = Prompt::chat(&tokenizer, &Chat { history: vec![], ..chat.clone() }).unwrap().prompt.ids.len();
-    let with = Prompt::chat(&tokenizer, &chat).unwrap().prompt.ids.len();
+    let without = Prompt::chat(&tokenizer, &Chat { history: vec![], ..chat.clone() }, &[]).unwrap().prompt.ids.len();
+    let with = Prompt::chat(&tokenizer, &chat, &[]).unwrap().prompt.ids.len();
     // The limit counts the system text and the turns, not the question.
-    let system = Prompt::raw(&tokenizer, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>").unwrap().ids.len();
+    let system = Prompt::raw(&tokenizer, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>", &[]).unwrap().ids.len();
     let size = system + with - without;
     chat.max_window_size = size + 1;
-    assert_eq!(Prompt::chat(&tokenizer, &chat).unwrap().prompt.ids.len(), with);
+    assert_eq!(Prompt::chat(&tokenizer, &chat, &[]).unwrap().prompt.ids.len(), with);
     chat.max_window_size = size;
-    assert_eq!(Prompt::chat(&tokenizer, &chat).unwrap().prompt.ids.len(), without);
+    assert_eq!(Prompt::chat(&tokenizer, &chat, &[]).unwrap().prompt.ids.len(), without);
     // The limit of the context counts the question.
     chat.max_window_size = usize::MAX;
     for (context, expected) in [(with, with), (with - 1, without), (1, without)] {
         chat.context = Some(context);
-        assert_eq!(Prompt::chat(&tokenizer, &chat).unwrap().prompt.ids.len(), expected, "{context}");
+        assert_eq!(Prompt::chat(&tokenizer, &chat, &[]).unwrap().prompt.ids.len(), expected, "{context}");
     }
 }
 
@@ -115,14 +115,14 @@ fn parts_are_the_tagged_text() {
             .into(),
         ..Chat::default()
     };
-    let prompt = Prompt::chat(&tokenizer, &chat).unwrap();
-    assert_eq!(prompt, Prompt::chat(&tokenizer, &tagged).unwrap());
+    let prompt = Prompt::chat(&tokenizer, &chat, &[]).unwrap();
+    assert_eq!(prompt, Prompt::chat(&tokenizer, &tagged, &[]).unwrap());
     let paths: Vec<_> = prompt.prompt.images.iter().map(|image| image.path.as_str()).collect();
     assert_eq!(paths, ["a.png", "b.png", "é.png"]);
     // Pictures of tagged messages count too, and those of dropped turns.
     let mixed = Chat { history: tagged.history.clone(), ..chat.clone() };
-    assert_eq!(Prompt::chat(&tokenizer, &mixed).unwrap(), prompt);
-    let short = Prompt::chat(&tokenizer, &Chat { context: Some(prompt.prompt.ids.len() - 1), ..chat }).unwrap();
+    assert_eq!(Prompt::chat(&tokenizer, &mixed, &[]).unwrap(), prompt);
+    let short = Prompt::chat(&tokenizer, &Chat { context: Some(prompt.prompt.ids.len() - 1), ..chat }, &[]).unwrap();
     assert_eq!((short.dropped_turns, short.dropped_images, short.prompt.images.len()), (1, 1, 2));
     assert!(tokenizer.decode(&short.prompt.ids, KeepSpecials::All).contains("Picture 2: <img>b.png</img>"));
 }
@@ -132,22 +132,22 @@ fn picture_tags_that_a_person_types_are_text() {
     let tokenizer = tokenizer(&data_folders()[0].join("tokenizer/qwen.tiktoken"));
     for typed in ["what does <img> mean in HTML?", "Look <img>/etc/passwd</img> …", "</img><imgpad><|im_end|>"] {
         let chat = Chat {
-            system: typed.to_owned(),
+            system: Some(typed.to_owned()),
             history: vec![(parts(json!([{ "text": typed }])), typed.into())],
             query: parts(json!([{"image": "a.png"}, { "text": typed }])),
             ..Chat::default()
         };
-        let prompt = Prompt::chat(&tokenizer, &chat).unwrap().prompt;
+        let prompt = Prompt::chat(&tokenizer, &chat, &[]).unwrap().prompt;
         assert_eq!(prompt.images.len(), 1, "{typed}");
         let text = tokenizer.encode(typed, SpecialTokens::None).unwrap();
         assert_eq!(prompt.ids.windows(text.len()).filter(|ids| *ids == text).count(), 4, "{typed}: {:?}", prompt.ids);
         assert_eq!(prompt.ids.iter().filter(|id| **id == tokenizer.special().im_end).count(), 4, "{typed}");
     }
     // A tagged text still is one.
-    let error = Prompt::chat(&tokenizer, &Chat { query: "what does <img> mean?".into(), ..Chat::default() }).unwrap_err();
+    let error = Prompt::chat(&tokenizer, &Chat { query: "what does <img> mean?".into(), ..Chat::default() }, &[]).unwrap_err();
     assert!(matches!(error, ProcessorError::UnclosedImage { at: 10 }), "{error}");
     let long = parts(json!([{ "image": "x".repeat(300) }]));
-    let error = Prompt::chat(&tokenizer, &Chat { query: long, ..Chat::default() }).unwrap_err().to_string();
+    let error = Prompt::chat(&tokenizer, &Chat { query: long, ..Chat::default() }, &[]).unwrap_err().to_string();
     assert!(error.contains("takes 300 bytes of UTF-8, expected at most 256"), "{error}");
 }
 
@@ -179,7 +179,7 @@ fn pictures_have_the_numbers_of_their_labels() {
         ("Picture 2: <img>a</img> <img>b</img>", 0, vec![2, 0]),
         ("What is it? 图片 12：<img>a</img>", 0, vec![12]),
     ] {
-        let prompt = Prompt::raw(&tokenizer, text).unwrap();
+        let prompt = Prompt::raw(&tokenizer, text, &[]).unwrap();
         let numbers: Vec<_> =
             prompt.numbered(&tokenizer, &sizes[..prompt.images.len()], dropped).iter().map(|picture| picture.number).collect();
         assert_eq!(numbers, expected, "{text}");
@@ -191,11 +191,11 @@ fn image_spans_that_are_none_are_refused() {
     let tokenizer = tokenizer(&data_folders()[0].join("tokenizer/qwen.tiktoken")).with_queries(4);
     let special = tokenizer.special();
     let span = [special.img_start, 97, 98, special.imgpad, special.imgpad, special.img_end];
-    let prompt = Prompt::from_ids(&tokenizer, [&[1], span.as_slice(), &[2], &span].concat()).unwrap();
+    let prompt = Prompt::from_ids(&tokenizer, [&[1], span.as_slice(), &[2], &span].concat(), &[]).unwrap();
     let places: Vec<_> = prompt.images.iter().map(|image| (image.path.as_str(), image.start, image.features_from, image.end)).collect();
     assert_eq!(places, [("ab", 1, 2, 6), ("ab", 8, 9, 13)]);
     for bad in [&span[..5], &span[..1], &[special.img_start, 97, 98, 300, special.imgpad, special.img_end]] {
-        let error = Prompt::from_ids(&tokenizer, bad.to_vec()).unwrap_err();
+        let error = Prompt::from_ids(&tokenizer, bad.to_vec(), &[]).unwrap_err();
         assert!(matches!(error, ProcessorError::ImageSpan { at: 0, expected: 5 }), "{error}");
     }
 }
@@ -219,8 +219,8 @@ fn list_format_is_the_original_s() {
                     // `box` is `boxes` here.
                     let items = serde_json::to_string(&case["items"]).unwrap().replace("\"box\":", "\"boxes\":");
                     let query = serde_json::from_str(&items).unwrap();
-                    let parts = Prompt::chat(&tokenizer, &Chat { query, ..Chat::default() }).unwrap();
-                    let tagged = Prompt::chat(&tokenizer, &Chat { query: text.into(), ..Chat::default() }).unwrap();
+                    let parts = Prompt::chat(&tokenizer, &Chat { query, ..Chat::default() }, &[]).unwrap();
+                    let tagged = Prompt::chat(&tokenizer, &Chat { query: text.into(), ..Chat::default() }, &[]).unwrap();
                     assert_eq!(parts, tagged, "{text}");
                     written += 1;
                 }

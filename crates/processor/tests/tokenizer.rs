@@ -167,8 +167,8 @@ fn special_ids_follow_the_ranks() {
             assert_eq!(ids[name], id, "{name}");
         }
         assert_eq!(tokenizer.len(), special.imgpad as usize + 1);
-        assert!(tokenizer.check_image_start(special.img_start).is_ok());
-        let error = tokenizer.check_image_start(7).unwrap_err().to_string();
+        assert!(tokenizer.check_image_token(special.img_start).is_ok());
+        let error = tokenizer.check_image_token(7).unwrap_err().to_string();
         assert!(error.contains("`visual.image_start_id` = 7"), "{error}");
     }
 }

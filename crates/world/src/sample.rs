@@ -120,7 +120,7 @@ impl Sample {
         ids.truncate(whole);
         loss.truncate(whole);
         threads.truncate(whole);
-        let Prompt { ids, images } = Prompt::from_ids(tokenizer, ids)?;
+        let Prompt { ids, images } = Prompt::from_ids(tokenizer, ids, &[])?;
         Ok(Encoded { ids, loss, threads, images })
     }
 }

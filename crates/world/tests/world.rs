@@ -157,7 +157,7 @@ fn a_chat_is_encoded_as_the_chat_template_does() {
         let replies: Vec<&str> = sample.questions.iter().map(|question| question.reply.as_str()).collect();
         let (last, before) = asked.split_last().unwrap();
         let history = before.iter().zip(&replies).map(|(ask, reply)| ((*ask).into(), (*reply).into())).collect();
-        let prompt = Prompt::chat(&tokenizer, &Chat { history, query: (*last).into(), ..Chat::default() }).unwrap().prompt;
+        let prompt = Prompt::chat(&tokenizer, &Chat { history, query: (*last).into(), ..Chat::default() }, &[]).unwrap().prompt;
         let reply = tokenizer.encode(replies.last().unwrap(), SpecialTokens::ImageAndGrounding).unwrap();
         let end = tokenizer.special().im_end;
         assert_eq!(encoded.ids, [prompt.ids, reply.clone(), vec![end]].concat());

@@ -29,7 +29,7 @@ impl<B: Backend> Engine<B> {
     pub fn new(model: B, vocabulary: &[u8]) -> Result<Self, RuntimeError> {
         let config = &model.manifest().config;
         let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.vision.queries());
-        tokenizer.check_image_start(config.image_token)?;
+        tokenizer.check_image_token(config.image_token)?;
         Ok(Self { model, tokenizer, pictures: Pictures::new() })
     }
 

@@ -2,9 +2,7 @@
 
 use crate::{KvReuse, RuntimeError};
 use qwen_vl_format::manifest::GenerationConfig;
-use qwen_vl_processor::{
-    Chat, ChatPrompt, Colors, Content, DEFAULT_SYSTEM, DecodeOptions, GroundedObject, ProcessorError, Prompt, Tokenizer,
-};
+use qwen_vl_processor::{Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, ProcessorError, Prompt, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 /// The input of a run.
@@ -72,15 +70,15 @@ impl PromptInput {
     pub fn encode(&self, tokenizer: &Tokenizer, max_window_size: usize, context: Option<usize>) -> Result<ChatPrompt, ProcessorError> {
         let whole = |prompt| ChatPrompt { prompt, ..ChatPrompt::default() };
         match self {
-            Self::Raw { text } => Ok(whole(Prompt::raw(tokenizer, text)?)),
-            Self::Ids { ids } => Ok(whole(Prompt::from_ids(tokenizer, ids.clone())?)),
+            Self::Raw { text } => Ok(whole(Prompt::raw(tokenizer, text, &[])?)),
+            Self::Ids { ids } => Ok(whole(Prompt::from_ids(tokenizer, ids.clone(), &[])?)),
             Self::Chat { system, history, query, overflow } => {
-                let system = system.clone().unwrap_or_else(|| DEFAULT_SYSTEM.to_owned());
                 let (max_window_size, context) = match overflow {
                     Overflow::DropOldest => (max_window_size, context),
                     Overflow::Error => (usize::MAX, None),
                 };
-                Prompt::chat(tokenizer, &Chat { system, history: history.clone(), query: query.clone(), max_window_size, context })
+                let (system, history, query) = (system.clone(), history.clone(), query.clone());
+                Prompt::chat(tokenizer, &Chat { system, history, query, max_window_size, context }, &[])
             }
         }
     }

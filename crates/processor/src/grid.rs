@@ -1,0 +1,159 @@
+//! Pictures of any size: the size for the model, the grid of patches, and what the vision tower needs to know about each patch.
+//!
+//! Patches are in merge-block order: the squares of `merge`² patches that become one token are in reading order, and so are the patches of each.
+
+use crate::ProcessorError;
+use crate::rotary::{cos_sin, frequencies};
+
+/// The longer side of a picture has at most this many times the pixels of the shorter.
+const MAX_RATIO: f64 = 200.0;
+
+/// Limits of the size that a picture has for the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureSizing {
+    /// Side of a patch, pixels.
+    pub patch_size: usize,
+    /// Side of the square of patches that becomes one token.
+    pub merge: usize,
+    /// Smaller pictures are enlarged to this many pixels.
+    pub min_pixels: u64,
+    /// Larger pictures are reduced to this many pixels.
+    pub max_pixels: u64,
+}
+
+impl PictureSizing {
+    /// Sides of pictures are multiples of this many pixels, the side of a token.
+    pub fn factor(&self) -> usize {
+        self.patch_size * self.merge
+    }
+
+    /// Replaces the limits by numbers of tokens. A maximum alone also lowers a minimum above it.
+    pub fn with_tokens(self, min: Option<usize>, max: Option<usize>) -> Result<Self, ProcessorError> {
+        let pixels = |tokens: usize| (tokens as u64).saturating_mul((self.factor() as u64).pow(2));
+        let max_pixels = max.map_or(self.max_pixels, pixels);
+        let min_pixels = min.map_or(self.min_pixels.min(max_pixels), pixels);
+        if max_pixels == 0 || min_pixels > max_pixels {
+            let tokens = |pixels: u64| pixels / (self.factor() as u64).pow(2);
+            return Err(ProcessorError::PictureTokens { min: tokens(min_pixels), max: tokens(max_pixels) });
+        }
+        Ok(Self { min_pixels, max_pixels, ..self })
+    }
+
+    /// Returns the grid of a picture of this size, pixels.
+    pub fn grid(&self, width: u32, height: u32) -> Result<PictureGrid, ProcessorError> {
+        let [height, width] = smart_resize(height, width, self.factor(), self.min_pixels, self.max_pixels)?;
+        let patches = |side: u32| side as usize / self.patch_size;
+        Ok(PictureGrid::still(patches(height), patches(width), self.merge))
+    }
+}
+
+/// Returns the height and width that a picture has for the model: multiples of `factor`, and a number of pixels near the limits
+/// (`image_processing_qwen2_vl.py`, `smart_resize`). The ratio of the sides changes a little.
+pub fn smart_resize(height: u32, width: u32, factor: usize, min_pixels: u64, max_pixels: u64) -> Result<[u32; 2], ProcessorError> {
+    let refused = |problem| Err(ProcessorError::PictureShape { width, height, problem });
+    let (h, w, f) = (f64::from(height), f64::from(width), factor as f64);
+    if h.min(w) == 0.0 {
+        return Err(ProcessorError::EmptyPicture { width, height });
+    }
+    if h.max(w) / h.min(w) > MAX_RATIO {
+        return refused("its longer side has more than 200 times the pixels of the shorter: cut it into parts");
+    }
+    // Python rounds halves to even.
+    let mut sides = [h, w].map(|side| (side / f).round_ties_even() * f);
+    let pixels = sides[0] * sides[1];
+    if pixels > max_pixels as f64 {
+        let beta = (h * w / max_pixels as f64).sqrt();
+        sides = [h, w].map(|side| f.max((side / beta / f).floor() * f));
+    } else if pixels < min_pixels as f64 {
+        let beta = (min_pixels as f64 / (h * w)).sqrt();
+        sides = [h, w].map(|side| (side * beta / f).ceil() * f);
+    }
+    let [height, width] = sides.map(|side| side as u32);
+    if height == 0 || width == 0 {
+        return refused("a side rounds to 0 pixels: enlarge it, or set a minimum of tokens for pictures");
+    }
+    Ok([height, width])
+}
+
+/// Size of a picture in patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureGrid {
+    /// Steps of time: 1 for a still picture.
+    pub steps: usize,
+    /// Rows of patches.
+    pub rows: usize,
+    /// Columns of patches.
+    pub columns: usize,
+    /// Side of the square of patches that becomes one token.
+    pub merge: usize,
+}
+
+impl PictureGrid {
+    /// Creates the grid of a still picture.
+    pub fn still(rows: usize, columns: usize, merge: usize) -> Self {
+        Self { steps: 1, rows, columns, merge }
+    }
+
+    /// Number of patches.
+    pub fn patches(&self) -> usize {
+        self.steps * self.rows * self.columns
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.patches() / (self.merge * self.merge)
+    }
+
+    /// Steps, rows and columns, as `image_grid_thw` has them.
+    pub fn thw(&self) -> [usize; 3] {
+        [self.steps, self.rows, self.columns]
+    }
+
+    /// Row and column of each patch of a step, in merge-block order.
+    pub fn places(&self) -> impl Iterator<Item = [usize; 2]> {
+        let Self { rows, columns, merge, .. } = *self;
+        let blocks = (0..rows / merge).flat_map(move |row| (0..columns / merge).map(move |column| [row * merge, column * merge]));
+        blocks.flat_map(move |[top, left]| (0..merge).flat_map(move |y| (0..merge).map(move |x| [top + y, left + x])))
+    }
+
+    /// Returns `(cos, sin)` of the rotary embedding of the vision tower, for the patches of a step in merge-block order. A quarter of the head
+    /// follows the row, the next quarter the column; the other half has the same angles.
+    ///
+    /// # Shapes
+    /// - returns: `[rows · columns, head_dim / 2]`
+    pub fn rotary(&self, base: f64, head_dim: usize) -> Vec<[f32; 2]> {
+        let frequencies = frequencies(base, head_dim / 2);
+        let angles = |place: usize| frequencies.iter().map(|frequency| cos_sin(place as f32 * frequency)).collect::<Vec<_>>();
+        let along: Vec<_> = (0..self.rows.max(self.columns)).map(angles).collect();
+        self.places().flat_map(|[row, column]| [&along[row], &along[column]]).flatten().copied().collect()
+    }
+
+    /// Returns the taps by which the tower's table of `side`² positions is resampled to this grid, bilinear and corner on corner.
+    pub fn position_taps(&self, side: usize) -> PositionTaps {
+        let along = |count: usize| -> Vec<([usize; 2], f32)> {
+            let tap = |index: usize| {
+                let at = (index * (side - 1)) as f32 / (count - 1).max(1) as f32;
+                let first = at as usize;
+                ([first, (first + 1).min(side - 1)], at - first as f32)
+            };
+            (0..count).map(tap).collect()
+        };
+        let (rows, columns) = (along(self.rows), along(self.columns));
+        let mut taps = PositionTaps { indices: Vec::with_capacity(self.patches()), weights: Vec::with_capacity(self.patches()) };
+        for [row, column] in self.places() {
+            let (([top, bottom], down), ([left, right], over)) = (rows[row], columns[column]);
+            taps.indices.push([[top, left], [top, right], [bottom, left], [bottom, right]].map(|[y, x]| (y * side + x) as u32));
+            taps.weights.push([(1.0 - down) * (1.0 - over), (1.0 - down) * over, down * (1.0 - over), down * over]);
+        }
+        taps
+    }
+}
+
+/// The rows of a position table that make the position of each patch of a step, in merge-block order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PositionTaps {
+    /// Rows of the table: `[rows · columns, 4]`
+    pub indices: Vec<[u32; 4]>,
+    /// Their weights: `[rows · columns, 4]`
+    pub weights: Vec<[f32; 4]>,
+}
