@@ -81,10 +81,12 @@ impl StepBuffer {
 pub enum Grid {
     /// The same for all steps.
     Fixed([u32; 3]),
-    /// One workgroup along y for each `tile` rows of the step.
+    /// One workgroup along y for each `tile` rows of the kernel, which has `times` rows for each row of the step.
     Rows {
         /// Rows of one workgroup.
         tile: u32,
+        /// Rows of the kernel for each row of the step.
+        times: u32,
         /// Workgroups along x.
         x: u32,
         /// Workgroups along z.
@@ -93,6 +95,9 @@ pub enum Grid {
 }
 
 impl Grid {
+    /// One workgroup along y for each row of the step.
+    pub(crate) const ROW_BY_ROW: Self = Self::Rows { tile: 1, times: 1, x: 1, z: 1 };
+
     /// Returns the grid of a one-dimensional launch, folded into two dimensions if `count` passes WebGPU's 65,535. The index of a workgroup
     /// is `x + y * num_workgroups.x`; the shader checks it against its bound.
     pub(crate) fn linear(count: u32) -> Self {
@@ -189,7 +194,7 @@ impl Dispatch {
     fn workgroups(&self, rows: usize) -> [u32; 3] {
         match self.grid {
             Grid::Fixed(groups) => groups,
-            Grid::Rows { tile, x, z } => [x, (rows as u32).div_ceil(tile), z],
+            Grid::Rows { tile, times, x, z } => [x, (rows as u32 * times).div_ceil(tile), z],
         }
     }
 }

@@ -14,8 +14,13 @@ pub enum Checked {
     Matmul(Scheme),
     /// The product of one row; true with a fused RMS norm.
     Matvec(Scheme, bool),
-    /// Attention of many rows without a mask, for heads of this width.
-    Attention(usize),
+    /// Attention of many rows without a mask, for heads of this width, as many of the queries to one of the keys as `group`.
+    Attention {
+        /// Width of a head.
+        head_dim: usize,
+        /// Heads of the queries for each head of the keys.
+        group: usize,
+    },
     /// LayerNorm.
     Norm,
 }
@@ -48,9 +53,10 @@ pub async fn difference(gpu: &Gpu, checked: &Checked) -> Result<Difference, GpuE
     match *checked {
         Checked::Matmul(scheme) => product(gpu, &step, scheme, None).await,
         Checked::Matvec(scheme, normed) => product(gpu, &step, scheme, Some(normed)).await,
-        Checked::Attention(head_dim) => {
-            let width = HEADS * head_dim;
-            let [q, k, v] = [1, 2, 3].map(|seed| noise(seed, ROWS * width));
+        Checked::Attention { head_dim, group } => {
+            let shape = attention::oracle::Shape { heads: HEADS * group, kv_heads: HEADS, head_dim };
+            let width = shape.heads * head_dim;
+            let [q, k, v] = [(1, width), (2, HEADS * head_dim), (3, HEADS * head_dim)].map(|(seed, width)| noise(seed, ROWS * width));
             let [queries, keys, values] = [rows(gpu, ROWS, &q)?, rows(gpu, ROWS, &k)?, rows(gpu, ROWS, &v)?];
             let output = gpu.temporary("known answers", ROWS, width)?;
             let heads = |rows| Heads { rows, first_col: 0 };
@@ -59,11 +65,12 @@ pub async fn difference(gpu: &Gpu, checked: &Checked) -> Result<Difference, GpuE
                 keys: heads(&keys).into(),
                 values: heads(&values).into(),
                 output: &output,
-                heads: HEADS,
+                heads: shape.heads,
+                kv_heads: HEADS,
                 head_dim,
                 causal: false,
             };
-            let want = attention::oracle::attention(&q, &k, &v, HEADS, head_dim, None);
+            let want = attention::oracle::attention(&q, &k, &v, shape, None);
             compare(gpu, &[attention::attention(gpu, &step, launch)], &output, ROWS, &want).await
         }
         Checked::Norm => {

@@ -56,7 +56,7 @@ impl KvFormat {
         };
         let scale = match self {
             Self::F32 | Self::F16 => "1.0".to_owned(),
-            Self::Q8 => format!("bitcast<f32>({name}[key * sizes.{name}_stride + sizes.heads * sizes.vectors + head])"),
+            Self::Q8 => format!("bitcast<f32>({name}[key * sizes.{name}_stride + sizes.kv_heads * sizes.vectors + head])"),
         };
         format!(
             "fn {name}_vector(at: u32) -> vec4<f32> {{ return {vector}; }}\n\
@@ -80,7 +80,7 @@ impl KvFormat {
 pub struct KvCache {
     /// One row per position.
     pub buffer: wgpu::Buffer,
-    /// Number of heads.
+    /// Number of heads, which may be fewer than those of the queries.
     pub heads: usize,
     /// Width of a head: a multiple of 8.
     pub head_dim: usize,

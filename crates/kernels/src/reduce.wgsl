@@ -1,5 +1,5 @@
 // Workgroup memory of the reductions over a workgroup of LANES: 4 bytes per lane for one number, 36 for workgroup_sums. A kernel takes its
-// Lane in main and calls workgroup_max, workgroup_sum or workgroup_sums of reduce_tree.wgsl or, with subgroups, of reduce_subgroups.wgsl.
+// Lane in main and calls workgroup_sum or workgroup_sums of reduce_tree.wgsl or, with subgroups, of reduce_subgroups.wgsl.
 
 var<workgroup> scratch: array<f32, LANES>;
 var<workgroup> partial: array<array<vec4<f32>, 2>, LANES>;

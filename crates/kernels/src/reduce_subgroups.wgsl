@@ -13,21 +13,6 @@ fn subgroups(lane: Lane) -> u32 {
   return max(LANES / lane.subgroup_size, 1u);
 }
 
-// The largest value, in every lane.
-fn workgroup_max(value: f32, lane: Lane) -> f32 {
-  let of_subgroup = subgroupMax(value);
-  if (lane.in_subgroup == 0u) {
-    scratch[lane.index / lane.subgroup_size] = of_subgroup;
-  }
-  workgroupBarrier();
-  var largest = scratch[0];
-  for (var i = 1u; i < subgroups(lane); i++) {
-    largest = max(largest, scratch[i]);
-  }
-  workgroupBarrier();
-  return largest;
-}
-
 // The sum, in every lane.
 fn workgroup_sum(value: f32, lane: Lane) -> f32 {
   let of_subgroup = subgroupAdd(value);

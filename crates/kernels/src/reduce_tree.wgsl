@@ -4,21 +4,6 @@ struct Lane {
   @builtin(local_invocation_index) index: u32
 }
 
-// The largest value, in every lane.
-fn workgroup_max(value: f32, lane: Lane) -> f32 {
-  scratch[lane.index] = value;
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
-    if (lane.index < half) {
-      scratch[lane.index] = max(scratch[lane.index], scratch[lane.index + half]);
-    }
-    workgroupBarrier();
-  }
-  let largest = scratch[0];
-  workgroupBarrier();
-  return largest;
-}
-
 // The sum, in every lane.
 fn workgroup_sum(value: f32, lane: Lane) -> f32 {
   scratch[lane.index] = value;

@@ -100,7 +100,7 @@ impl Buffers {
             partial: gpu.storage("decoder.partial", split_bytes(config.decoder.heads, config.decoder.head_dim))?,
             tables: PositionTables {
                 angles: gpu.storage("decoder.angles", size::product(&[context, config.decoder.head_dim / 2, 8]))?,
-                logn: gpu.storage("decoder.logn", size::product(&[context, 4]))?,
+                logn: Some(gpu.storage("decoder.logn", size::product(&[context, 4]))?),
             },
         })
     }
@@ -130,7 +130,7 @@ impl Planner<'_> {
         let (keys, values) = (cache("decoder.keys")?, cache("decoder.values")?);
         let (attn_norm, mlp_norm) = (self.rms_norm(&name("attn_norm.weight")), self.rms_norm(&name("mlp_norm.weight")));
         let [qkv_linear, out, gate_up, down] = ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
-        let rotate = || rotary(gpu, step, tables, qkv, &keys, &values);
+        let rotate = || rotary(gpu, step, tables, None, qkv, &keys, &values);
         let heads = |rows| Heads { rows, first_col: 0 };
         let launch = Attention {
             queries: heads(qkv),
@@ -138,6 +138,7 @@ impl Planner<'_> {
             values: Source::Cache(&values),
             output: attended,
             heads: config.decoder.heads,
+            kv_heads: config.decoder.kv_heads,
             head_dim: config.decoder.head_dim,
             causal: true,
         };

@@ -84,7 +84,9 @@ impl Model {
 
     pub(crate) fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
         let Parts { vision, resampler, decoder, step } = Parts::new(&gpu, &manifest.config, options, weights)?;
-        write_table(&gpu, &decoder.tables.logn, options.context_length, |positions| logn_factors(&manifest.config, positions));
+        if let Some(logn) = &decoder.tables.logn {
+            write_table(&gpu, logn, options.context_length, |positions| logn_factors(&manifest.config, positions));
+        }
         let mut model = Self {
             gpu,
             manifest,

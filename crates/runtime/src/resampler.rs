@@ -70,6 +70,7 @@ impl Resampler {
                 values: heads(&values).into(),
                 output: &attended,
                 heads: resampler_heads,
+                kv_heads: resampler_heads,
                 head_dim: hidden / resampler_heads,
                 causal: false,
             },

@@ -57,7 +57,7 @@ impl Model {
 fn name(kernel: &Checked) -> String {
     match kernel {
         Checked::Norm => "the norm".to_owned(),
-        Checked::Attention(width) => format!("the attention with heads of {width}"),
+        Checked::Attention { head_dim, .. } => format!("the attention with heads of {head_dim}"),
         Checked::Matvec(scheme, _) => format!("the product of one row with {} weights", weights(*scheme)),
         Checked::Matmul(scheme) => format!("the product of many rows with {} weights", weights(*scheme)),
     }
@@ -81,9 +81,9 @@ fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
             kernels.push(kernel);
         }
     };
-    add(Checked::Attention(config.vision.head_dim()));
+    add(Checked::Attention { head_dim: config.vision.head_dim(), group: 1 });
     if let Some(resampler) = &config.vision.resampler {
-        add(Checked::Attention(config.decoder.width / resampler.heads));
+        add(Checked::Attention { head_dim: config.decoder.width / resampler.heads, group: 1 });
     }
     let matrices = manifest.tensors.iter().zip(tensor_table(config)).filter(|(_, spec)| spec.kind == TensorKind::Matrix);
     for (tensor, TensorSpec { name, .. }) in matrices {

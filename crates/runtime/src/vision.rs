@@ -56,6 +56,7 @@ impl VisionTower {
                         values: heads(2).into(),
                         output: &attended,
                         heads: vision.heads,
+                        kv_heads: vision.heads,
                         head_dim: vision.head_dim(),
                         causal: false,
                     },

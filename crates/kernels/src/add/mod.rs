@@ -19,5 +19,5 @@ pub fn add(gpu: &Gpu, step: &StepBuffer, left: &Activation, right: &Activation, 
     .concat();
     let sizes = Sizes::default().u32("vectors", left.stride() / 4);
     let buffers = [(1, &left.buffer), (2, &right.buffer), (3, &output.buffer)];
-    Dispatch::new(gpu, "add", &source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+    Dispatch::new(gpu, "add", &source, sizes, Some(step), buffers, Grid::ROW_BY_ROW)
 }

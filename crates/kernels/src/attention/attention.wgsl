@@ -3,9 +3,11 @@
 //
 // q, k, v, output  rows of sizes.*_stride elements of four values; head h begins at sizes.*_offset + h * vectors. k_vector and v_vector
 // unpack an element; k_scale and v_scale are its factors
-// A workgroup of ROWS computes ROWS rows of one head, 32 keys at a time: an invocation scores 8 rows x 4 keys, then computes the softmax of
-// one row, then sums values for 8 rows x PARTS vectors. Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
-// Dispatch: x = heads, y = ceil(step.rows / ROWS). Workgroup memory: 136 bytes * ROWS.
+// GROUP heads of q share a head of k and v. Their rows are interleaved: row r of a kv head is row r / GROUP of head r % GROUP of its group.
+// A workgroup of ROWS computes ROWS such rows, 32 keys at a time: an invocation scores 8 rows x 4 keys, then computes the softmax of one
+// row, then sums values for 8 rows x PARTS vectors. Workgroup z computes the vectors from z * PARTS * 8 on, from the same scores.
+// Lines with $r, $k, $p are repeated for 8 rows, 4 keys, PARTS vectors.
+// Dispatch: x = kv heads, y = ceil(step.rows * GROUP / ROWS), z = ceil(vectors / (PARTS * 8)). Workgroup memory: 136 bytes * ROWS.
 
 const TILE: u32 = 32u;
 // One more than a tile, so that lanes that each read a row use different memory banks.
@@ -25,15 +27,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let first = workgroup.y * ROWS;
   let column = lane & 7u;
   let band = (lane >> 3u) * 8u;  // first of this lane's 8 rows
-  let last_row = step.rows - 1u;
+  let vector = workgroup.z * PARTS * 8u + column;  // first of this lane's vectors
+  let last_row = step.rows * GROUP - 1u;
   let last_key = step.keys - 1u;
   var keys = step.keys;      // of this workgroup
   var row_keys = step.keys;  // of row first + lane
   if (sizes.causal != 0u) {
-    keys = min(keys, step.start + first + ROWS);
-    row_keys = step.start + min(first + lane, last_row) + 1u;
+    keys = min(keys, step.start + (first + ROWS - 1u) / GROUP + 1u);
+    row_keys = step.start + min(first + lane, last_row) / GROUP + 1u;
   }
-  let query$r = min(first + band + $ru, last_row) * sizes.q_stride + sizes.q_offset + head;
+  let row$r = min(first + band + $ru, last_row);
+  let query$r = row$r / GROUP * sizes.q_stride + sizes.q_offset + head * GROUP + row$r % GROUP * vectors;
   var acc$r_$p = vec4<f32>(0.0);
   var largest = -3.0e38;
   var total = 0.0;
@@ -84,7 +88,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var j = 0u; j < count; j++) {
       let value = (tile + j) * sizes.v_stride + sizes.v_offset + head;
       let v_factor = v_scale(tile + j, workgroup.x);
-      let v$p = v_vector(value + min(column + $pu * 8u, vectors - 1u)) * v_factor;
+      let v$p = v_vector(value + min(vector + $pu * 8u, vectors - 1u)) * v_factor;
       let p$r = scores[(band + $ru) * STRIDE + j];
       acc$r_$p += p$r * v$p;
     }
@@ -97,10 +101,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     acc$r_$p,
   );
   for (var i = 0u; i < 8u * PARTS; i++) {
-    let row = band + i / PARTS;
-    let vector = column + i % PARTS * 8u;
-    if (first + row < step.rows && vector < vectors) {
-      output[(first + row) * sizes.out_stride + head + vector] = sums[i] * factors[row];
+    let row = first + band + i / PARTS;
+    let of_head = vector + i % PARTS * 8u;
+    if (row <= last_row && of_head < vectors) {
+      output[row / GROUP * sizes.out_stride + head * GROUP + row % GROUP * vectors + of_head] = sums[i] * factors[row - first];
     }
   }
 }

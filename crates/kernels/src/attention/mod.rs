@@ -57,10 +57,11 @@ impl<'a> Source<'a> {
     }
 }
 
-/// `softmax(queries · keysᵀ / √head_dim) · values`, head by head.
+/// `softmax(queries · keysᵀ / √head_dim) · values`, head by head. Head `h` of the queries reads head `h / (heads / kv_heads)` of the keys and
+/// values.
 ///
 /// # Shapes
-/// - `queries`, `output`: `[rows, heads * head_dim]`, `keys`, `values`: `[keys, heads * head_dim]`
+/// - `queries`, `output`: `[rows, heads * head_dim]`, `keys`, `values`: `[keys, kv_heads * head_dim]`
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
     /// Queries.
@@ -71,17 +72,28 @@ pub struct Attention<'a> {
     pub values: Source<'a>,
     /// Result, in a different buffer from the operands.
     pub output: &'a Activation,
-    /// Number of heads.
+    /// Number of heads of the queries: a multiple of `kv_heads`.
     pub heads: usize,
-    /// Width of a head: a multiple of 4, at most 128.
+    /// Number of heads of the keys and values.
+    pub kv_heads: usize,
+    /// Width of a head: a multiple of 4, at most [`MAX_HEAD_DIM`].
     pub head_dim: usize,
     /// True if a row attends only to keys up to its own position.
     pub causal: bool,
 }
 
+/// Largest width of a head.
+pub const MAX_HEAD_DIM: usize = 256;
+
 impl Attention<'_> {
+    /// Returns the number of heads of the queries that share a head of keys and values.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
     fn source(&self, kernel: &str) -> String {
-        assert!(self.head_dim.is_multiple_of(4) && self.head_dim <= 128, "heads of {} values", self.head_dim);
+        assert!(self.head_dim.is_multiple_of(4) && self.head_dim <= MAX_HEAD_DIM, "heads of {} values", self.head_dim);
+        assert!(self.heads.is_multiple_of(self.kv_heads), "{} heads of queries share {} of keys", self.heads, self.kv_heads);
         // Queries, keys and values are often in one buffer. It is bound three times, which is valid because all bindings are read-only.
         let mut source = format!(
             "@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;\n\
@@ -98,7 +110,8 @@ impl Attention<'_> {
 
     fn sizes(&self) -> Sizes {
         let sizes = Sizes::default()
-            .u32("heads", self.heads)
+            .u32("kv_heads", self.kv_heads)
+            .u32("group", self.group())
             .u32("vectors", self.head_dim / 4)
             .u32("causal", self.causal.into())
             .f32("scale", (1.0 / (self.head_dim as f64).sqrt()) as f32)
@@ -117,28 +130,60 @@ impl Attention<'_> {
 /// Prepares the attention of all rows of the step.
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
     let Kernels { attention_rows: rows, attention_of_any_width: any, .. } = gpu.kernels();
-    let parts = attention.head_dim.div_ceil(32);
+    let (group, passes) = (attention.group(), attention.head_dim.div_ceil(MAX_PARTS * 32));
+    let parts = attention.head_dim.div_ceil(32).div_ceil(passes);
     let vectors = if any { "sizes.vectors".to_owned() } else { format!("{}u", attention.head_dim / 4) };
     let kernel = unroll(wgsl!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
     let source = attention.source(&format!(
-        "const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\nfn head_vectors() -> u32 {{ return {vectors}; }}\n{kernel}"
+        "const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\nconst GROUP: u32 = {group}u;\n\
+         fn head_vectors() -> u32 {{ return {vectors}; }}\n{kernel}"
     ));
-    let grid = Grid::Rows { tile: rows, x: attention.heads as u32, z: 1 };
+    let grid = Grid::Rows { tile: rows, times: group as u32, x: attention.kv_heads as u32, z: passes as u32 };
     Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
 }
 
+/// Vectors of a row that an invocation of [`attention`] sums, at a distance of 8: with 8 rows, 128 registers. Workgroups along z compute the
+/// vectors of wider heads.
+const MAX_PARTS: usize = 4;
+
 /// Prepares the attention of row 0, at the last position of the step.
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let source = attention.source(&decode_kernel(gpu, attention.head_dim, 1));
-    let grid = Grid::Fixed([attention.heads as u32, 1, 1]);
-    Dispatch::new(gpu, "attention_decode", &source, attention.sizes(), Some(step), attention.buffers(), grid)
+    let OneRow { source, heads } = OneRow::new(gpu, &attention, 1);
+    let grid = Grid::Fixed([(attention.heads / heads) as u32, 1, 1]);
+    Dispatch::new(gpu, "attention_decode", &attention.source(&source), attention.sizes(), Some(step), attention.buffers(), grid)
 }
 
-fn decode_kernel(gpu: &Gpu, head_dim: usize, splits: usize) -> String {
-    let kernels = gpu.kernels();
-    let (vectors, reductions, kernel) = (head_dim / 4, kernels.reductions(kernels.decode_lanes), wgsl!("decode.wgsl"));
-    format!("const VECTORS: u32 = {vectors}u;\nconst SPLITS: u32 = {splits}u;\n{reductions}{kernel}")
+/// The kernel of one row.
+struct OneRow {
+    source: String,
+    /// Heads of a workgroup.
+    heads: usize,
 }
+
+impl OneRow {
+    fn new(gpu: &Gpu, attention: &Attention<'_>, splits: usize) -> Self {
+        let kernels = gpu.kernels();
+        let (lanes, vectors) = (kernels.decode_lanes as usize, attention.head_dim / 4);
+        let (teams, parts) = ((lanes / vectors).max(1), vectors.div_ceil(lanes));
+        // All heads of a group, or a part of a group that would need more registers or workgroup memory.
+        let memory = |heads: usize| (16 * vectors + 4 * lanes) * heads + 16 * lanes;
+        let fits = |heads: &usize| attention.group().is_multiple_of(*heads) && memory(*heads) <= MAX_WORKGROUP_MEMORY;
+        let heads = (1..=MAX_HEADS).rev().find(fits).expect("one head fits the workgroup memory");
+        let maxima = if kernels.subgroups { wgsl!("maxima_subgroups.wgsl") } else { wgsl!("maxima_tree.wgsl") };
+        let kernel = unroll(&[wgsl!("decode.wgsl"), maxima].concat(), &[('h', heads), ('p', parts)]);
+        let reductions = kernels.reductions(kernels.decode_lanes);
+        let source = format!(
+            "const VECTORS: u32 = {vectors}u;\nconst GROUP: u32 = {heads}u;\nconst TEAMS: u32 = {teams}u;\nconst SPLITS: u32 = {splits}u;\n\
+             {reductions}{kernel}"
+        );
+        Self { source, heads }
+    }
+}
+
+/// Most heads of a group that a workgroup of the kernel of one row computes.
+const MAX_HEADS: usize = 8;
+/// WebGPU's default limit of workgroup memory, bytes.
+const MAX_WORKGROUP_MEMORY: usize = 16 << 10;
 
 /// Number of keys from which [`attention_split`] is faster than [`attention_decode`]: a launch more, but enough workgroups to fill a large
 /// GPU.
@@ -147,19 +192,19 @@ pub const SPLIT_KEYS: usize = 1024;
 /// Number of slices of the context in [`attention_split`].
 const SPLITS: usize = 8;
 
-/// Returns the bytes of the scratch buffer of [`attention_split`].
+/// Returns the bytes of the scratch buffer of [`attention_split`] for `heads` of the queries.
 pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
     size::product(&[heads, SPLITS, head_dim / 4 + 1, 16])
 }
 
-/// Prepares [`attention_decode`] in slices of a long context, because one workgroup for each head does not fill a large GPU. `partial` has
+/// Prepares [`attention_decode`] in slices of a long context, because one workgroup for each group does not fill a large GPU. `partial` has
 /// [`split_bytes`].
 pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, partial: &wgpu::Buffer) -> [Dispatch; 2] {
     let (heads, vectors) = (attention.heads as u32, attention.head_dim / 4);
-    let source = attention.source(&decode_kernel(gpu, attention.head_dim, SPLITS));
+    let one_row = OneRow::new(gpu, &attention, SPLITS);
     let buffers = attention.buffers().map(|(binding, buffer)| (binding, if binding == 4 { partial } else { buffer }));
-    let slices =
-        Dispatch::new(gpu, "attention_slices", &source, attention.sizes(), Some(step), buffers, Grid::Fixed([heads, SPLITS as u32, 1]));
+    let grid = Grid::Fixed([heads / one_row.heads as u32, SPLITS as u32, 1]);
+    let slices = Dispatch::new(gpu, "attention_slices", &attention.source(&one_row.source), attention.sizes(), Some(step), buffers, grid);
     let source = format!(
         "const VECTORS: u32 = {vectors}u;\n\
          @group(0) @binding(1) var<storage, read> partial: array<vec4<f32>>;\n\

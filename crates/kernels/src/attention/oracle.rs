@@ -1,19 +1,32 @@
 //! [`super::attention`] in plain loops.
 
+/// Numbers of heads and their width.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of the keys and values: each serves `heads / kv_heads` consecutive heads of the queries.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
 /// Returns `softmax(queries · keysᵀ / √head_dim) · values`; with `causal_start`, row m attends to keys `0 ..= causal_start + m`.
 ///
 /// # Shapes
-/// - `queries`: `[rows, heads * head_dim]`, `keys`, `values`: `[keys, heads * head_dim]`, returns `[rows, heads * head_dim]`
-pub fn attention(queries: &[f32], keys: &[f32], values: &[f32], heads: usize, head_dim: usize, causal_start: Option<usize>) -> Vec<f32> {
-    let width = heads * head_dim;
+/// - `queries`: `[rows, heads * head_dim]`, `keys`, `values`: `[keys, kv_heads * head_dim]`, returns `[rows, heads * head_dim]`
+pub fn attention(queries: &[f32], keys: &[f32], values: &[f32], shape: Shape, causal_start: Option<usize>) -> Vec<f32> {
+    let Shape { heads, kv_heads, head_dim } = shape;
+    let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
     let mut output = vec![0.0; queries.len()];
     for (m, query) in queries.chunks_exact(width).enumerate() {
-        let visible = causal_start.map_or(keys.len() / width, |start| start + m + 1);
+        let visible = causal_start.map_or(keys.len() / kv_width, |start| start + m + 1);
         for head in 0..heads {
             let columns = head * head_dim..(head + 1) * head_dim;
+            let kv_col = head / (heads / kv_heads) * head_dim;
             let scores: Vec<f64> = (0..visible)
                 .map(|key| {
-                    let key = &keys[key * width..][columns.clone()];
+                    let key = &keys[key * kv_width + kv_col..][..head_dim];
                     let sum: f64 = query[columns.clone()].iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
                     sum / (head_dim as f64).sqrt()
                 })
@@ -21,9 +34,10 @@ pub fn attention(queries: &[f32], keys: &[f32], values: &[f32], heads: usize, he
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let total: f64 = weights.iter().sum();
-            for col in columns {
-                let sum: f64 = weights.iter().enumerate().map(|(key, weight)| weight * f64::from(values[key * width + col])).sum();
-                output[m * width + col] = (sum / total) as f32;
+            for (i, output) in output[m * width..][columns].iter_mut().enumerate() {
+                let value = |key: usize| f64::from(values[key * kv_width + kv_col + i]);
+                let sum: f64 = weights.iter().enumerate().map(|(key, weight)| weight * value(key)).sum();
+                *output = (sum / total) as f32;
             }
         }
     }

@@ -21,7 +21,7 @@ pub fn embedding(gpu: &Gpu, step: &StepBuffer, weight: &Weight, ids: &wgpu::Buff
             );
             let sizes = Sizes::default().u32("blocks", output.stride() / 32).u32("first_row", first_row).u32("rows", part.rows);
             let buffers = [(1, ids), (2, &output.buffer)].into_iter().chain(part.bindings(4));
-            Dispatch::new(gpu, "embedding", &source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+            Dispatch::new(gpu, "embedding", &source, sizes, Some(step), buffers, Grid::ROW_BY_ROW)
         })
         .collect()
 }

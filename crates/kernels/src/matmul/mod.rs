@@ -117,7 +117,7 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
         .parts_from()
         .map(|(first_row, part)| {
             let sizes = product.sizes(first_row, part.rows, None);
-            let grid = Grid::Rows { tile: tile_rows, x: (part.rows as u32).div_ceil(tile_columns), z: 1 };
+            let grid = Grid::Rows { tile: tile_rows, times: 1, x: (part.rows as u32).div_ceil(tile_columns), z: 1 };
             Dispatch::new(gpu, "matmul", &source, sizes, Some(step), product.bindings(gpu, part, None), grid)
         })
         .collect()

@@ -42,5 +42,5 @@ pub fn norm(gpu: &Gpu, step: &StepBuffer, norm: &Norm, input: &Activation, outpu
         .f32("epsilon", norm.epsilon);
     let bias = norm.bias.as_ref().unwrap_or(gpu.zeros());
     let buffers = [(1, &input.buffer), (2, &output.buffer), (3, &norm.weight), (4, bias)];
-    Dispatch::new(gpu, "norm", &source, sizes, Some(step), buffers, Grid::Rows { tile: 1, x: 1, z: 1 })
+    Dispatch::new(gpu, "norm", &source, sizes, Some(step), buffers, Grid::ROW_BY_ROW)
 }

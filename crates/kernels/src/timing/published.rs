@@ -49,8 +49,10 @@ pub enum Shape {
         rows: usize,
         /// Keys.
         keys: usize,
-        /// Heads.
+        /// Heads of the queries.
         heads: usize,
+        /// Heads of the keys and values.
+        kv_heads: usize,
         /// Width of a head.
         head_dim: usize,
         /// True if a query attends only to the keys up to its own position.
@@ -84,9 +86,13 @@ fn cases(only: &str) -> Vec<(String, Shape)> {
     ] {
         cases.push((format!("decode: {name}"), Shape::Product { rows: 1, cols, out, epilogue }));
     }
-    let attention = |rows, keys, heads, head_dim, causal| Shape::Attention { rows, keys, heads, head_dim, causal };
+    let attention = |rows, keys, heads, head_dim, causal| Shape::Attention { rows, keys, heads, kv_heads: heads, head_dim, causal };
+    let shared = |rows, keys, heads, kv_heads| Shape::Attention { rows, keys, heads, kv_heads, head_dim: 128, causal: true };
     for keys in [512, 2048] {
         cases.push((format!("decode: attention over {keys}, 32 heads of 128"), attention(1, keys, 32, 128, true)));
+        for (heads, kv_heads) in [(16, 8), (28, 4)] {
+            cases.push((format!("decode: attention over {keys}, {heads} heads of 128 on {kv_heads}"), shared(1, keys, heads, kv_heads)));
+        }
     }
     for rows in [64, 128, 512] {
         let shape = Shape::Product { rows, cols: 4096, out: 4096, epilogue: Epilogue::Accumulate };
@@ -94,6 +100,12 @@ fn cases(only: &str) -> Vec<(String, Shape)> {
     }
     for rows in [128, 320] {
         cases.push((format!("prefill: attention, {rows} causal, 32 heads of 128"), attention(rows, rows, 32, 128, true)));
+        for (heads, kv_heads) in [(16, 8), (28, 4)] {
+            cases.push((
+                format!("prefill: attention, {rows} causal, {heads} heads of 128 on {kv_heads}"),
+                shared(rows, rows, heads, kv_heads),
+            ));
+        }
     }
     let fc1 = Shape::Product { rows: 1024, cols: 1664, out: 8192, epilogue: Epilogue::Gelu };
     cases.push(("vision: fc1, 1024 × 1664 → 8192".to_owned(), fc1));
@@ -146,7 +158,7 @@ impl Shape {
     fn flop(&self) -> f64 {
         match *self {
             Self::Product { rows, cols, out, .. } => 2.0 * (rows * cols * out) as f64,
-            Self::Attention { rows, keys, heads, head_dim, causal } => {
+            Self::Attention { rows, keys, heads, head_dim, causal, .. } => {
                 // Half of the pairs if causal: a position attends to those before it and to itself.
                 let pairs = if causal && rows == keys { rows * (rows + 1) / 2 } else { rows * keys };
                 4.0 * (pairs * heads * head_dim) as f64
@@ -158,7 +170,7 @@ impl Shape {
     fn bytes(&self) -> f64 {
         match *self {
             Self::Product { cols, out, .. } => (out * (SCHEME.row_data_bytes(cols) + SCHEME.row_scale_bytes(cols))) as f64,
-            Self::Attention { keys, heads, head_dim, .. } => (2 * keys * heads * head_dim * 4) as f64,
+            Self::Attention { keys, kv_heads, head_dim, .. } => (2 * keys * kv_heads * head_dim * 4) as f64,
         }
     }
 }
@@ -178,12 +190,12 @@ fn prepare(timer: &Timer<'_>, shape: Shape) -> Result<Vec<Dispatch>, GpuError> {
             let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue };
             Ok(if rows == 1 { matvec(gpu, product, None) } else { matmul(gpu, step, product) })
         }
-        Shape::Attention { rows, keys, heads, head_dim, causal } => {
-            let buffer = |rows| gpu.activation("timing.attention", rows, heads * head_dim);
-            let (q, k, v, output) = (buffer(rows)?, buffer(keys)?, buffer(keys)?, buffer(rows)?);
+        Shape::Attention { rows, keys, heads, kv_heads, head_dim, causal } => {
+            let buffer = |rows, heads| gpu.activation("timing.attention", rows, heads * head_dim);
+            let (q, k, v, output) = (buffer(rows, heads)?, buffer(keys, kv_heads)?, buffer(keys, kv_heads)?, buffer(rows, heads)?);
             let of = |rows| Heads { rows, first_col: 0 };
-            let launch =
-                Attention { queries: of(&q), keys: of(&k).into(), values: of(&v).into(), output: &output, heads, head_dim, causal };
+            let (queries, keys_at, values) = (of(&q), of(&k).into(), of(&v).into());
+            let launch = Attention { queries, keys: keys_at, values, output: &output, heads, kv_heads, head_dim, causal };
             Ok(match rows {
                 1 if keys >= SPLIT_KEYS => {
                     let partial = gpu.storage("timing.partial", split_bytes(heads, head_dim))?;

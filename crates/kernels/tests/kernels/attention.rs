@@ -2,7 +2,8 @@
 
 use crate::bounds::{self, AttentionSteps};
 use crate::support::{assert_padding_zero, assert_within, gpu, read, rows, run, vector};
-use qwen_vl_kernels::attention::{self, Attention, Heads, Source, oracle};
+use qwen_vl_kernels::attention::oracle::{self, Shape};
+use qwen_vl_kernels::attention::{self, Attention, Heads, Source};
 use qwen_vl_kernels::rotary::{self, PositionTables};
 use qwen_vl_kernels::{Activation, Gpu, Kernels, KvCache, KvFormat, StepBuffer};
 use qwen_vl_testkit::closeness::noise;
@@ -12,18 +13,18 @@ struct Operands<'a> {
     queries: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
-    heads: usize,
-    head_dim: usize,
+    shape: Shape,
     causal_start: Option<usize>,
 }
 
 impl Operands<'_> {
     /// Returns the oracle's result with the bounds of each value.
     fn expected(&self) -> (Vec<f32>, Vec<f64>) {
-        let Self { queries, keys, heads, head_dim, causal_start, .. } = *self;
-        let of = |values: &[f32]| oracle::attention(queries, keys, values, heads, head_dim, causal_start);
+        let Self { queries, keys, shape, causal_start, .. } = *self;
+        let of = |values: &[f32]| oracle::attention(queries, keys, values, shape, causal_start);
         let magnitudes: Vec<f32> = self.values.iter().map(|value| value.abs()).collect();
-        let steps = AttentionSteps { head_dim, keys: keys.len() / (heads * head_dim) };
+        let Shape { kv_heads, head_dim, .. } = shape;
+        let steps = AttentionSteps { head_dim, keys: keys.len() / (kv_heads * head_dim) };
         let bounds = bounds::of_attention(steps, bounds::largest_score(queries, keys, head_dim), &of(&magnitudes));
         (of(self.values), bounds)
     }
@@ -31,6 +32,10 @@ impl Operands<'_> {
 
 fn heads_of(rows: &Activation) -> Heads<'_> {
     Heads { rows, first_col: 0 }
+}
+
+const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> Shape {
+    Shape { heads, kv_heads, head_dim }
 }
 
 mod attention_matches_oracle {
@@ -54,29 +59,103 @@ mod attention_matches_oracle {
 
 fn check_attention(kernels: Kernels) {
     let gpu = gpu(kernels);
-    // rows, keys, heads, head_dim, position of the first row if causal
+    // Rows, keys, heads, position of the first row if causal.
     let cases = [
-        (70, 70, 2, 104, None),
-        (256, 130, 1, 128, None),
-        (5, 37, 3, 24, None),
-        (1, 1, 2, 32, Some(0)),
-        (67, 67, 2, 128, Some(0)),
-        (20, 100, 4, 32, Some(80)),
-        (65, 80, 2, 16, Some(15)),
+        (70, 70, shape(2, 2, 104), None),
+        (256, 130, shape(1, 1, 128), None),
+        (5, 37, shape(3, 3, 24), None),
+        (1, 1, shape(2, 2, 32), Some(0)),
+        (67, 67, shape(2, 2, 128), Some(0)),
+        (20, 100, shape(4, 4, 32), Some(80)),
+        (65, 80, shape(2, 2, 16), Some(15)),
         // Several times the keys that the kernel of one row takes at a time, also in each slice.
-        (2, 1100, 1, 16, Some(1098)),
+        (2, 1100, shape(1, 1, 16), Some(1098)),
     ];
-    for (m, keys, heads, head_dim, causal_start) in cases {
-        check_attention_case(&gpu, m, keys, heads, head_dim, causal_start);
+    for (m, keys, shape, causal_start) in cases {
+        check_attention_case(&gpu, m, keys, shape, causal_start);
     }
 }
 
-fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, heads: usize, head_dim: usize, causal_start: Option<usize>) {
-    let width = heads * head_dim;
-    let what = format!("{m} rows, {keys} keys, {heads} heads of {head_dim}, causal from {causal_start:?}, {}", gpu.kernels());
-    let (q, k, v) = (noise(3, m * width), noise(5, keys * width), noise(7, keys * width));
-    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, heads, head_dim, causal_start }.expected();
-    let (q_rows, k_rows, v_rows) = (rows(gpu, m, width, &q), rows(gpu, keys, width, &k), rows(gpu, keys, width, &v));
+mod attention_of_groups_matches_oracle {
+    use super::*;
+
+    #[test]
+    fn plain() {
+        check_groups(Kernels::PLAIN);
+    }
+
+    #[test]
+    fn cpu() {
+        check_groups(Kernels::CPU);
+    }
+
+    #[test]
+    fn subgroups() {
+        check_groups(Kernels::SUBGROUPS);
+    }
+}
+
+/// Checks heads of queries that share heads of keys. All sets compute groups of 6 and 7 and several tiles of keys; `PLAIN` also the other
+/// groups of the published models and of the goldens, one that the kernel of one row splits (12), and one that it cannot split (11).
+fn check_groups(kernels: Kernels) {
+    let gpu = gpu(kernels);
+    let mut cases =
+        vec![(33, 90, shape(12, 2, 32), Some(57)), (19, 150, shape(14, 2, 128), Some(131)), (2, 1100, shape(6, 1, 16), Some(1098))];
+    if kernels == Kernels::PLAIN {
+        cases.extend([
+            (1, 1, shape(2, 1, 32), Some(0)),
+            (67, 67, shape(4, 2, 128), Some(0)),
+            (9, 75, shape(16, 2, 64), None),
+            (33, 40, shape(4, 1, 8), Some(7)),
+            (7, 20, shape(12, 1, 24), Some(13)),
+            (7, 20, shape(11, 1, 8), Some(13)),
+        ]);
+    }
+    for (m, keys, shape, causal_start) in cases {
+        check_attention_case(&gpu, m, keys, shape, causal_start);
+    }
+}
+
+mod attention_of_wide_heads_matches_oracle {
+    use super::*;
+
+    #[test]
+    fn plain() {
+        check_wide_heads(Kernels::PLAIN);
+    }
+
+    #[test]
+    fn cpu() {
+        check_wide_heads(Kernels::CPU);
+    }
+
+    #[test]
+    fn subgroups() {
+        check_wide_heads(Kernels::SUBGROUPS);
+    }
+}
+
+/// Checks heads that are wider than one pass of the kernel of many rows, and have more vectors than the kernel of one row has lanes.
+fn check_wide_heads(kernels: Kernels) {
+    let gpu = gpu(kernels);
+    let cases = [
+        (70, 33, shape(2, 2, 192), None),
+        (20, 41, shape(2, 2, 132), Some(21)),
+        (9, 140, shape(8, 1, 256), Some(131)),
+        (5, 12, shape(6, 2, 208), Some(7)),
+    ];
+    for (m, keys, shape, causal_start) in cases {
+        check_attention_case(&gpu, m, keys, shape, causal_start);
+    }
+}
+
+fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, shape: Shape, causal_start: Option<usize>) {
+    let Shape { heads, kv_heads, head_dim } = shape;
+    let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+    let what = format!("{m} rows, {keys} keys, {shape:?}, causal from {causal_start:?}, {}", gpu.kernels());
+    let (q, k, v) = (noise(3, m * width), noise(5, keys * kv_width), noise(7, keys * kv_width));
+    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, causal_start }.expected();
+    let (q_rows, k_rows, v_rows) = (rows(gpu, m, width, &q), rows(gpu, keys, kv_width, &k), rows(gpu, keys, kv_width, &v));
     let output = gpu.activation("out", m, width).unwrap();
     let launch = Attention {
         queries: heads_of(&q_rows),
@@ -84,6 +163,7 @@ fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, heads: usize, head_dim
         values: heads_of(&v_rows).into(),
         output: &output,
         heads,
+        kv_heads,
         head_dim,
         causal: causal_start.is_some(),
     };
@@ -91,6 +171,7 @@ fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, heads: usize, head_dim
     step.write(gpu, m, causal_start.unwrap_or(0), keys);
     run(gpu, &[attention::attention(gpu, &step, launch)], m);
     assert_within(&read(gpu, &output, m), &want, &bounds, &what);
+    assert_padding_zero(gpu, &output, &what);
 
     // The kernel of one row gives the last row.
     let last = (m - 1) * width;
@@ -105,30 +186,46 @@ fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, heads: usize, head_dim
     gpu.write_rows(&decoded, &vec![9.0; width]);
     run(gpu, &attention::attention_split(gpu, &step, launch, &partial), 1);
     assert_within(&read(gpu, &decoded, 1), &want[last..], &bounds[last..], &format!("one row in slices: {what}"));
+    assert_padding_zero(gpu, &decoded, &what);
+}
+
+/// The workgroups of one row are those of the heads of keys, so that keys and values of a group are read once.
+#[test]
+fn a_workgroup_of_one_row_computes_a_whole_group() {
+    for kernels in [Kernels::PLAIN, Kernels::CPU, Kernels::SUBGROUPS] {
+        let gpu = gpu(kernels);
+        let step = StepBuffer::new(&gpu);
+        for (heads, kv_heads) in [(4, 4), (16, 8), (32, 8), (12, 2), (28, 4), (16, 2)] {
+            for head_dim in [128, 256] {
+                let rows = |heads| gpu.activation("x", 1, heads * head_dim).unwrap();
+                let (q, k, v, output) = (rows(heads), rows(kv_heads), rows(kv_heads), rows(heads));
+                let (queries, keys, values) = (heads_of(&q), heads_of(&k).into(), heads_of(&v).into());
+                let launch = Attention { queries, keys, values, output: &output, heads, kv_heads, head_dim, causal: true };
+                let workgroups = attention::attention_decode(&gpu, &step, launch).describe(1).workgroups;
+                assert_eq!(workgroups, [kv_heads as u32, 1, 1], "{heads} heads of {head_dim} on {kv_heads}, {kernels}");
+            }
+        }
+    }
 }
 
 #[test]
 fn attention_reads_slices_of_one_buffer() {
     let gpu = gpu(Kernels::PLAIN);
     let step = StepBuffer::new(&gpu);
-    let (m, heads, head_dim) = (40, 2, 24);
-    let width = heads * head_dim;
-    let qkv = noise(3, m * 3 * width);
-    let part = |third: usize| -> Vec<f32> { qkv.chunks_exact(3 * width).flat_map(|row| row[third * width..][..width].to_vec()).collect() };
-    let [q, k, v] = [0, 1, 2].map(part);
-    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, heads, head_dim, causal_start: None }.expected();
-    let qkv_rows = rows(&gpu, m, 3 * width, &qkv);
-    let output = gpu.activation("out", m, width).unwrap();
-    let heads_at = |third: usize| Heads { rows: &qkv_rows, first_col: third * width };
-    let launch = Attention {
-        queries: heads_at(0),
-        keys: heads_at(1).into(),
-        values: heads_at(2).into(),
-        output: &output,
-        heads,
-        head_dim,
-        causal: false,
-    };
+    let (m, shape) = (40, shape(4, 2, 24));
+    let Shape { heads, kv_heads, head_dim } = shape;
+    let parts = [(0, heads), (heads, kv_heads), (heads + kv_heads, kv_heads)];
+    let cols = (heads + 2 * kv_heads) * head_dim;
+    let qkv = noise(3, m * cols);
+    let [q, k, v] = parts.map(|(first, count)| -> Vec<f32> {
+        qkv.chunks_exact(cols).flat_map(|row| row[first * head_dim..][..count * head_dim].to_vec()).collect()
+    });
+    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, causal_start: None }.expected();
+    let qkv_rows = rows(&gpu, m, cols, &qkv);
+    let output = gpu.activation("out", m, heads * head_dim).unwrap();
+    let [queries, keys, values] = parts.map(|(first, _)| Heads { rows: &qkv_rows, first_col: first * head_dim });
+    let (keys, values) = (keys.into(), values.into());
+    let launch = Attention { queries, keys, values, output: &output, heads, kv_heads, head_dim, causal: false };
     step.write(&gpu, m, 0, m);
     run(&gpu, &[attention::attention(&gpu, &step, launch)], m);
     assert_within(&read(&gpu, &output, m), &want, &bounds, "qkv in one buffer");
@@ -155,38 +252,53 @@ mod attention_reads_a_cache {
 }
 
 fn check_cache(format: KvFormat) {
-    let gpu = gpu(Kernels::PLAIN);
-    let step = StepBuffer::new(&gpu);
-    let (m, heads, head_dim, context) = (40, 2, 32, 48);
-    let hidden = heads * head_dim;
+    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+        let gpu = gpu(kernels);
+        for shape in [shape(2, 2, 32), shape(6, 2, 32), shape(2, 1, 192)] {
+            check_cache_case(&gpu, format, shape);
+        }
+    }
+}
+
+fn check_cache_case(gpu: &Gpu, format: KvFormat, shape: Shape) {
+    let Shape { heads, kv_heads, head_dim } = shape;
+    let what = format!("{format:?}, {shape:?}, {}", gpu.kernels());
+    let step = StepBuffer::new(gpu);
+    let (m, context) = (40, 48);
+    let (width, cols) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
     let no_rotation: Vec<[f32; 2]> = vec![[1.0, 0.0]; context * head_dim / 2];
-    let tables = PositionTables { angles: vector(&gpu, bytemuck::cast_slice(&no_rotation)), logn: vector(&gpu, &vec![1.0; context]) };
-    let qkv_rows = rows(&gpu, m, 3 * hidden, &noise(3, m * 3 * hidden));
-    let cache = || KvCache::new(&gpu, "cache", context, heads, head_dim, format).unwrap();
+    let tables = PositionTables { angles: vector(gpu, bytemuck::cast_slice(&no_rotation)), logn: None };
+    let qkv_rows = rows(gpu, m, cols, &noise(3, m * cols));
+    let cache = || KvCache::new(gpu, "cache", context, kv_heads, head_dim, format).unwrap();
     let (keys, values) = (cache(), cache());
-    let (output, decoded) = (gpu.activation("out", m, hidden).unwrap(), gpu.activation("out", 1, hidden).unwrap());
-    let q = noise(5, m * hidden);
-    let queries = rows(&gpu, m, hidden, &q);
+    let (output, decoded) = (gpu.activation("out", m, width).unwrap(), gpu.activation("out", 1, width).unwrap());
+    let q = noise(5, m * width);
+    let queries = rows(gpu, m, width, &q);
     let launch = Attention {
         queries: heads_of(&queries),
         keys: Source::Cache(&keys),
         values: Source::Cache(&values),
         output: &output,
         heads,
+        kv_heads,
         head_dim,
         causal: true,
     };
-    step.write(&gpu, m, 0, m);
-    run(&gpu, &[rotary::rotary(&gpu, &step, &tables, &qkv_rows, &keys, &values), attention::attention(&gpu, &step, launch)], m);
+    step.write(gpu, m, 0, m);
+    run(gpu, &[rotary::rotary(gpu, &step, &tables, None, &qkv_rows, &keys, &values), attention::attention(gpu, &step, launch)], m);
     // The oracle takes what the cache holds after its rounding.
-    let [k, v] = [&keys, &values].map(|cache| pollster::block_on(cache.read(&gpu, m)).unwrap());
-    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, heads, head_dim, causal_start: Some(0) }.expected();
-    assert_within(&read(&gpu, &output, m), &want, &bounds, "many rows");
+    let [k, v] = [&keys, &values].map(|cache| pollster::block_on(cache.read(gpu, m)).unwrap());
+    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, causal_start: Some(0) }.expected();
+    assert_within(&read(gpu, &output, m), &want, &bounds, &format!("many rows, {what}"));
 
-    let last = (m - 1) * hidden;
-    let one = rows(&gpu, 1, hidden, &q[last..]);
+    let last = (m - 1) * width;
+    let one = rows(gpu, 1, width, &q[last..]);
     let launch = Attention { queries: heads_of(&one), output: &decoded, ..launch };
-    step.write(&gpu, 1, m - 1, m);
-    run(&gpu, &[attention::attention_decode(&gpu, &step, launch)], 1);
-    assert_within(&read(&gpu, &decoded, 1), &want[last..], &bounds[last..], "one row");
+    step.write(gpu, 1, m - 1, m);
+    run(gpu, &[attention::attention_decode(gpu, &step, launch)], 1);
+    assert_within(&read(gpu, &decoded, 1), &want[last..], &bounds[last..], &format!("one row, {what}"));
+    let partial = gpu.storage("partial", attention::split_bytes(heads, head_dim)).unwrap();
+    gpu.write_rows(&decoded, &vec![9.0; width]);
+    run(gpu, &attention::attention_split(gpu, &step, launch, &partial), 1);
+    assert_within(&read(gpu, &decoded, 1), &want[last..], &bounds[last..], &format!("one row in slices, {what}"));
 }

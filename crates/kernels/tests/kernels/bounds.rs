@@ -140,13 +140,23 @@ pub(crate) fn of_product(operands: Operands<'_>, epilogue: Epilogue, steps: f64,
     }
 }
 
-/// Bounds of a norm of `[rows, cols]`, by its definition in the order of the kernel: 64 lanes, each summing vectors of four.
+/// Additions and roundings that a square passes through in the norm of a row: its multiplication, the three additions of a `dot`, the
+/// vectors of one of 64 lanes, the lanes in a tree.
+pub(crate) fn norm_steps(cols: usize) -> f64 {
+    1.0 + 3.0 + (cols as f64 / 4.0 / 64.0).ceil() + 6.0
+}
+
+/// As [`norm_steps`] for the norm of a head in the rotary kernel: every eighth vector, then eight sums.
+pub(crate) fn head_norm_steps(head_dim: usize) -> f64 {
+    1.0 + 3.0 + (head_dim as f64 / 4.0 / 8.0).ceil() + 8.0
+}
+
+/// Bounds of a norm of `[rows, cols]`, by its definition; a square passes through `steps`.
 ///
 /// The mean is off by its sum's steps and a division. The factor is off by half of what the sum of squares is (and the mean's error there
 /// is of second order, as differences from the mean add up to zero), a division and `inverseSqrt`. Three roundings follow.
-pub(crate) fn of_norm(input: &[f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32) -> Vec<f64> {
+pub(crate) fn of_norm(input: &[f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32, steps: f64) -> Vec<f64> {
     let cols = weight.len();
-    let steps = 1.0 + 3.0 + (cols as f64 / 4.0 / 64.0).ceil() + 6.0;
     let mut bounds = Vec::with_capacity(input.len());
     for row in input.chunks_exact(cols) {
         let row: Vec<f64> = row.iter().copied().map(f64::from).collect();

@@ -173,7 +173,11 @@ mod every_kernel_set_gives_the_known_answers {
 fn check_known_answers(kernels: Kernels, rounded: f32) {
     let gpu = gpu(kernels);
     let products = [Checked::Matmul(Q4), Checked::Matvec(Q4, true), Checked::Matvec(Scheme::F16, false)];
-    for checked in products.into_iter().chain([Checked::Attention(104), Checked::Norm]) {
+    for checked in products.into_iter().chain([
+        Checked::Attention { head_dim: 104, group: 1 },
+        Checked::Attention { head_dim: 128, group: 7 },
+        Checked::Norm,
+    ]) {
         let Difference { worst, largest } = pollster::block_on(known_answers::difference(&gpu, &checked)).unwrap();
         let part = worst / largest;
         println!("{kernels:?}, {checked:?}: {part:e}");

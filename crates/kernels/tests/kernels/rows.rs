@@ -3,8 +3,8 @@
 use crate::bounds::{self, U};
 use crate::support::{assert_padding_zero, assert_within, gpu, read, rows, run, vector};
 use qwen_vl_kernels::norm::{self, Norm};
-use qwen_vl_kernels::rotary::{self, PositionTables};
-use qwen_vl_kernels::{Kernels, KvCache, KvFormat, StepBuffer, add};
+use qwen_vl_kernels::rotary::{self, HeadNorms, PositionTables};
+use qwen_vl_kernels::{Gpu, Kernels, KvCache, KvFormat, StepBuffer, add};
 use qwen_vl_testkit::closeness::noise;
 
 mod norm_matches_oracle {
@@ -37,7 +37,7 @@ fn check_norm(kernels: Kernels) {
             let (input, output) = (rows(&gpu, m, cols, &x), gpu.activation("out", m, cols).unwrap());
             step.write(&gpu, m, 0, 0);
             run(&gpu, &[norm::norm(&gpu, &step, &gpu_norm, &input, &output)], m);
-            assert_within(&read(&gpu, &output, m), &want, &bounds::of_norm(&x, &weight, bias, 1e-6), &what);
+            assert_within(&read(&gpu, &output, m), &want, &bounds::of_norm(&x, &weight, bias, 1e-6, bounds::norm_steps(cols)), &what);
             assert_padding_zero(&gpu, &output, &what);
         }
     }
@@ -75,41 +75,66 @@ mod rotary_matches_oracle {
 }
 
 fn check_rotary(format: KvFormat) {
-    let gpu = gpu(Kernels::PLAIN);
-    let step = StepBuffer::new(&gpu);
-    for (heads, head_dim) in [(2, 32), (3, 24)] {
-        let (m, start, context) = (5, 3, 16);
-        let hidden = heads * head_dim;
-        let qkv = noise(3, m * 3 * hidden);
-        let angles: Vec<[f32; 2]> = (0..context * head_dim / 2).map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
-        let logn: Vec<f32> = (0..context).map(|i| 1.0 + 0.1 * i as f32).collect();
-        let tables = PositionTables { angles: vector(&gpu, bytemuck::cast_slice(&angles)), logn: vector(&gpu, &logn) };
-        let qkv_rows = rows(&gpu, m, 3 * hidden, &qkv);
-        let cache = || KvCache::new(&gpu, "cache", context, heads, head_dim, format).unwrap();
-        let (keys, values) = (cache(), cache());
-        step.write(&gpu, m, start, start + m);
-        run(&gpu, &[rotary::rotary(&gpu, &step, &tables, &qkv_rows, &keys, &values)], m);
-        let got = read(&gpu, &qkv_rows, m);
-        let of_cache = |cache: &KvCache| pollster::block_on(cache.read(&gpu, context)).unwrap();
-        let (got_keys, got_values) = (of_cache(&keys), of_cache(&values));
-        for row in 0..m {
-            let position = start + row;
-            let angles = &angles[position * head_dim / 2..][..head_dim / 2];
-            let of = |third: usize| qkv[(row * 3 + third) * hidden..][..hidden].to_vec();
-            let largest = |values: &[f32]| f64::from(values.iter().map(|value| value.abs()).fold(0.0, f32::max));
-            let (mut q, mut k, v) = (of(0), of(1), of(2));
-            // Two products, their sum and the scale are rounded; the two products are each at most the largest value.
-            let rounded = |values: &[f32], scale: f32| 2.0 * largest(values) * f64::from(scale) * 4.0 * U;
-            let (q_error, k_error) = (rounded(&q, logn[position]), rounded(&k, 1.0));
-            rotary::oracle::rotate(&mut q, angles, logn[position]);
-            rotary::oracle::rotate(&mut k, angles, 1.0);
-            let what = format!("{format:?}, {heads} heads of {head_dim}");
-            let within = |got: &[f32], want: &[f32], bound: f64| assert_within(got, want, &vec![bound; want.len()], &what);
-            within(&got[row * 3 * hidden..][..hidden], &q, q_error);
-            within(&got_keys[position * hidden..][..hidden], &k, k_error + bounds::of_cache_format(format, largest(&k)));
-            within(&got_values[position * hidden..][..hidden], &v, bounds::of_cache_format(format, largest(&v)));
+    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+        let gpu = gpu(kernels);
+        for (heads, kv_heads, head_dim) in [(2, 2, 32), (3, 3, 24), (4, 2, 128), (14, 2, 16), (9, 1, 72), (2, 1, 256)] {
+            for (normed, logn) in [(false, true), (true, false)] {
+                check_rotary_case(&gpu, format, [heads, kv_heads, head_dim], normed, logn);
+            }
         }
-        let outside = |values: &[f32]| values[..start * hidden].iter().chain(&values[(start + m) * hidden..]).all(|value| *value == 0.0);
-        assert!(outside(&got_keys) && outside(&got_values), "other positions of the cache were written");
     }
+}
+
+const EPSILON: f32 = 1e-6;
+
+fn check_rotary_case(gpu: &Gpu, format: KvFormat, [heads, kv_heads, head_dim]: [usize; 3], normed: bool, with_logn: bool) {
+    let what = format!("{format:?}, {heads} heads of {head_dim} on {kv_heads}, norm {normed}, log-n {with_logn}, {}", gpu.kernels());
+    let step = StepBuffer::new(gpu);
+    let (m, start, context) = (5, 3, 16);
+    let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+    let cols = width + 2 * kv_width;
+    let qkv = noise(3, m * cols);
+    let angles: Vec<[f32; 2]> = (0..context * head_dim / 2).map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
+    let logn: Vec<f32> = (0..context).map(|i| 1.0 + 0.1 * i as f32).collect();
+    let tables = PositionTables { angles: vector(gpu, bytemuck::cast_slice(&angles)), logn: with_logn.then(|| vector(gpu, &logn)) };
+    let [q_weight, k_weight] = [21, 22].map(|seed| -> Vec<f32> { noise(seed, head_dim).iter().map(|w| 1.0 + 0.5 * w).collect() });
+    let norms = HeadNorms { queries: vector(gpu, &q_weight), keys: vector(gpu, &k_weight), epsilon: EPSILON };
+    let qkv_rows = rows(gpu, m, cols, &qkv);
+    let cache = || KvCache::new(gpu, "cache", context, kv_heads, head_dim, format).unwrap();
+    let (keys, values) = (cache(), cache());
+    step.write(gpu, m, start, start + m);
+    run(gpu, &[rotary::rotary(gpu, &step, &tables, normed.then_some(&norms), &qkv_rows, &keys, &values)], m);
+    let got = read(gpu, &qkv_rows, m);
+    let of_cache = |cache: &KvCache| pollster::block_on(cache.read(gpu, context)).unwrap();
+    let (got_keys, got_values) = (of_cache(&keys), of_cache(&values));
+    let largest = |values: &[f32]| f64::from(values.iter().map(|value| value.abs()).fold(0.0, f32::max));
+    // The heads after the norm, and the largest bound of a value.
+    let after_norm = |heads: &[f32], weight: &[f32]| match normed {
+        true => {
+            let bounds = bounds::of_norm(heads, weight, None, EPSILON, bounds::head_norm_steps(head_dim));
+            (norm::oracle::norm(heads, weight, None, EPSILON), bounds.into_iter().fold(0.0, f64::max))
+        }
+        false => (heads.to_vec(), 0.0),
+    };
+    for (row, qkv) in qkv.chunks_exact(cols).enumerate() {
+        let position = start + row;
+        let angles = &angles[position * head_dim / 2..][..head_dim / 2];
+        let scale = if with_logn { logn[position] } else { 1.0 };
+        let ((mut q, q_error), (mut k, k_error)) = (after_norm(&qkv[..width], &q_weight), after_norm(&qkv[width..][..kv_width], &k_weight));
+        let v = &qkv[width + kv_width..];
+        // Two products, their sum and the scale are rounded; the two products are each at most the largest value.
+        let rounded = |values: &[f32], error: f64, scale: f32| 2.0 * (largest(values) * 4.0 * U + error) * f64::from(scale);
+        let (q_error, k_error) = (rounded(&q, q_error, scale), rounded(&k, k_error, 1.0));
+        rotary::oracle::rotate(&mut q, angles, scale);
+        rotary::oracle::rotate(&mut k, angles, 1.0);
+        let within = |got: &[f32], want: &[f32], bound: f64, part: &str| {
+            assert_within(got, want, &vec![bound; want.len()], &format!("{part} of row {row}, {what}"));
+        };
+        within(&got[row * cols..][..width], &q, q_error, "queries");
+        within(&got_keys[position * kv_width..][..kv_width], &k, k_error + bounds::of_cache_format(format, largest(&k)), "keys");
+        within(&got_values[position * kv_width..][..kv_width], v, bounds::of_cache_format(format, largest(v)), "values");
+    }
+    let outside = |values: &[f32]| values[..start * kv_width].iter().chain(&values[(start + m) * kv_width..]).all(|value| *value == 0.0);
+    assert!(outside(&got_keys) && outside(&got_values), "{what}: other positions of the cache were written");
+    assert_padding_zero(gpu, &qkv_rows, &what);
 }
