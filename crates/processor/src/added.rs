@@ -1,8 +1,36 @@
 //! The added tokens of a tokenizer, by text and by id.
 
-use crate::{KeepSpecials, SpecialTokens};
 use qwen_vl_format::{AddedToken, Family, SpecialIds};
 use std::ops::Range;
+
+/// The special tokens that are recognized in a text; the texts of the others are ordinary text. Added tokens that are not special, such as
+/// `<tool_call>`, are recognized except with [`Self::None`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// All: the original's default, for texts from a trusted source.
+    All,
+    /// The nine picture and grounding tags of the 2023 model, for tagged contents of a chat message: `<|im_end|>` in them stays text. For later
+    /// generations the same as [`Self::Grounding`].
+    ImageAndGrounding,
+    /// The tags of regions, for text in a chat message: `<img>` in it stays text. Qwen3-VL has none.
+    Grounding,
+    /// None.
+    None,
+}
+
+/// The special tokens that are spelled out in decoded text; the others are left out. Added tokens that are not special are never left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepSpecials {
+    /// All.
+    All,
+    /// The tags of regions, which [`crate::GroundingParser`] reads. Qwen3-VL has none.
+    Grounding,
+    /// Those of [`Self::Grounding`] and `<|extra_0|>` to `<|extra_204|>`: the tokens of an answer that mean something. The original's chat
+    /// shows the extras too (`qwen_generation_utils.py`, `_decode_chatml`), and fine-tunes use them.
+    Answer,
+    /// None (the path of a picture stays).
+    None,
+}
 
 /// Use of an added token.
 #[derive(Clone, Copy, PartialEq, Eq)]

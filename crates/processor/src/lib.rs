@@ -29,6 +29,7 @@ mod split;
 mod template;
 mod tokenizer;
 
+pub use added::{KeepSpecials, SpecialTokens};
 pub use answer::AnswerStream;
 pub use content::{Content, Message, Part, Role, ToolCall};
 pub use error::ProcessorError;
@@ -44,4 +45,4 @@ pub use qwen_vl_format::{AddedToken, Family, IMAGE_MEAN, IMAGE_STD, SpecialIds};
 pub use rotary::Rotary;
 pub use split::words;
 pub use template::DEFAULT_SYSTEM;
-pub use tokenizer::{DEFAULT_QUERIES, KeepSpecials, SpecialTokens, StreamDecoder, Tokenizer};
+pub use tokenizer::{DEFAULT_QUERIES, StreamDecoder, Tokenizer};

@@ -258,3 +258,86 @@ fn escaped(text: &str) -> String {
     }
     json
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn cases(file: &str) -> Vec<Value> {
+        let json: Value = serde_json::from_str(file).unwrap();
+        json["cases"].as_array().unwrap().clone()
+    }
+
+    /// Messages as the case has them. A picture by address is a picture.
+    fn messages(case: &Value) -> Vec<Message> {
+        let json = case["messages"].to_string().replace(r#""image_url":{"url":"u"}"#, r#""image":"u""#);
+        serde_json::from_str(&json).unwrap()
+    }
+
+    fn written(family: Family, messages: &[Message], tools: &[String], add_vision_id: bool) -> String {
+        let turns: Vec<_> = messages.iter().map(Turn::of).collect();
+        let mut template = Template::new(family, add_vision_id);
+        let mut pieces = template.head(&turns, tools);
+        (0..turns.len()).for_each(|index| pieces.extend(template.message(&turns, index)));
+        pieces.extend(template.generation_prompt());
+        let text = pieces.into_iter().map(|piece| match piece {
+            Piece::Text(text) => text,
+            Piece::Start => "<|im_start|>".into(),
+            Piece::End => "<|im_end|>".into(),
+            Piece::Picture(_) => "<|vision_start|><|image_pad|><|vision_end|>".into(),
+            Piece::Video => "<|vision_start|><|video_pad|><|vision_end|>".into(),
+            Piece::Tagged(_) | Piece::Break => panic!("a piece of the 2023 model"),
+        });
+        text.collect()
+    }
+
+    fn check(family: Family, case: &Value, expected: &Value) {
+        let messages = messages(case);
+        let tools: Vec<String> = case.get("tools").map_or_else(Vec::new, |tools| serde_json::from_value(tools.clone()).unwrap());
+        let text = expected["text"].as_str().unwrap();
+        assert_eq!(written(family, &messages, &tools, false), text);
+        let numbered = expected["text_add_vision_id"].as_str().unwrap_or(text);
+        assert_eq!(written(family, &messages, &tools, true), numbered);
+    }
+
+    #[test]
+    fn texts_are_those_of_the_published_templates() {
+        let cases = cases(include_str!("../../../tests/fixtures/family/tokenizer/templates.json"));
+        assert_eq!(cases.len(), 40);
+        for case in cases {
+            check(Family::Qwen2Vl, &case, &case["qwen2_vl"]);
+            check(Family::Qwen3Vl, &case, &case["qwen3_vl"]);
+        }
+    }
+
+    #[test]
+    fn tools_are_those_of_the_published_template() {
+        let cases = cases(include_str!("../../../tests/fixtures/family/tokenizer/tools.json"));
+        assert_eq!(cases.len(), 5);
+        cases.iter().for_each(|case| check(Family::Qwen3Vl, case, case));
+    }
+
+    #[test]
+    fn regions_have_the_form_of_the_family_s_answers() {
+        let boxes = [[1, 2, 30, 40], [5, 6, 7, 8]];
+        for (family, boxes, expected) in [
+            (Family::QwenVl, &boxes[..1], "<ref>a \"b\"</ref><box>(1,2),(30,40)</box>"),
+            (
+                Family::Qwen2Vl,
+                &boxes[..],
+                "<|object_ref_start|>a \"b\"<|object_ref_end|><|box_start|>(1,2),(30,40)<|box_end|><|box_start|>(5,6),(7,8)<|box_end|>",
+            ),
+            (Family::Qwen2Vl, &[], "<|object_ref_start|>a \"b\"<|object_ref_end|>"),
+            (
+                Family::Qwen3Vl,
+                &boxes[..],
+                r#"[{"bbox_2d": [1, 2, 30, 40], "label": "a \"b\""}, {"bbox_2d": [5, 6, 7, 8], "label": "a \"b\""}]"#,
+            ),
+            (Family::Qwen3Vl, &[], "a \"b\""),
+        ] {
+            assert_eq!(Template::new(family, false).region("a \"b\"", boxes), expected, "{family:?}");
+        }
+        assert_eq!(escaped("\\ \"\n\t é"), r#"\\ \"\n\u0009 é"#);
+    }
+}

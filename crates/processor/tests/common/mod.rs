@@ -3,7 +3,8 @@
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
-fn root() -> PathBuf {
+/// The repository's root.
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
