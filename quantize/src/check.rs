@@ -12,7 +12,7 @@ use crate::web::WebCheckpoint;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::EncodedRows;
 use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, TensorEntry};
-use qwen_vl_format::{Scheme, ShardHash, TensorKind, Vocabulary, padded, tensors::tensor_table};
+use qwen_vl_format::{Family, Scheme, ShardHash, TensorKind, Vocabulary, padded, tensors::tensor_table};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::Path;
@@ -62,7 +62,7 @@ impl ModuleContents {
 
 /// The part of a model that a tensor belongs to: all blocks or layers of a kind are one.
 fn module_of(name: &str) -> &str {
-    let modules = ["vision.blocks", "decoder.layers", "resampler"];
+    let modules = ["vision.blocks", "decoder.layers", "resampler", "merger", "deepstack"];
     let module = modules.into_iter().find(|module| name.starts_with(module));
     module.unwrap_or_else(|| name.trim_end_matches(".weight").trim_end_matches(".bias"))
 }
@@ -119,7 +119,10 @@ pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>>
         let checked = check_file(dir, entry).and_then(|bytes| match entry.file == manifest.processor.tokenizer_file {
             true => {
                 let vocabulary = Vocabulary::parse(&bytes)?;
-                Ok(vocabulary.check_image_start(manifest.config.image_token)?)
+                match manifest.config.family {
+                    Family::QwenVl => Ok(vocabulary.check_image_start(manifest.config.image_token)?),
+                    Family::Qwen2Vl | Family::Qwen3Vl => Ok(vocabulary.check_added(&manifest.processor.added_tokens).map(|_| ())?),
+                }
             }
             false => Ok(()),
         });

@@ -1,11 +1,13 @@
 //! The checkpoint that is converted: its configuration and weights, checked against each other.
 
-use crate::TOKENIZER_FILE;
+use crate::config::model_config;
 use crate::source::json::Json;
+use crate::source::names::embedding;
 use crate::source::weights::list;
 use crate::source::{Input, Source};
+use crate::tokenizer::TOKENIZER_FILE;
 use anyhow::{Context, Result, anyhow, bail};
-use qwen_vl_format::{ModelConfig, QwenVlConfig, SpecialIds};
+use qwen_vl_format::{Family, ModelConfig, SpecialIds};
 use std::collections::BTreeMap;
 
 /// A checkpoint in the published layout.
@@ -23,21 +25,26 @@ impl Checkpoint {
         input.check()?;
         crate::source::weights::choose(input)?;
         let mut config = read_config(input)?;
-        let source = Source::from_input(input)?;
+        let mut template_notes = Vec::new();
+        crate::template::check(input, config.family, &mut template_notes)?;
+        let source = Source::from_input(input, config.family)?;
         let mut notes = source.notes().to_vec();
+        notes.extend(template_notes);
         notes.extend(adopt_vocabulary_size(&source, &mut config)?);
-        notes.extend(added_tokens(input, &config));
+        notes.extend(check_tied_head(&source, &config)?);
+        if config.family == Family::QwenVl {
+            notes.extend(added_tokens(input, &config));
+        }
         Ok(Self { config, source, notes })
     }
 }
 
 /// Reads the configuration of a checkpoint.
-fn read_config(input: &Input) -> Result<ModelConfig> {
+pub(crate) fn read_config(input: &Input) -> Result<ModelConfig> {
     let path =
         input.find("config.json").with_context(|| format!("config.json is missing in {input}: give the files of a whole checkpoint"))?;
     let json = Json::read(&path)?;
-    QwenVlConfig::from_hf_json(&json.value.to_string())
-        .map(|config| config.model())
+    model_config(&json.value.to_string())
         .map_err(|error| match json.not_finite.first() {
             Some((key, number)) => anyhow!("{}: `{key}` is {number} and counts as null: {error}", path.display()),
             None => anyhow!("{error}"),
@@ -45,24 +52,30 @@ fn read_config(input: &Input) -> Result<ModelConfig> {
         .with_context(|| format!("cannot convert {input}"))
 }
 
-/// Takes the number of tokens from the two embedding matrices if the configuration says otherwise: fine-tuning scripts that add tokens
-/// often leave `vocab_size` as it was. Returns a sentence about it.
+/// The head, unless it is the embedding.
+const HEAD: &str = "lm_head.weight";
+
+/// Takes the number of tokens from the embedding, and the head if there is one, if the configuration says otherwise: fine-tuning scripts that
+/// add tokens often leave `vocab_size` as it was. Returns a sentence about it.
 fn adopt_vocabulary_size(source: &Source, config: &mut ModelConfig) -> Result<Option<String>> {
-    const NAMES: [&str; 2] = ["transformer.wte.weight", "lm_head.weight"];
+    let name = embedding(config.family);
     // `Converter::new` reports missing tensors and other widths.
-    let rows = NAMES.map(|name| {
+    let rows = |name: &str| {
         source.get(name).ok().filter(|tensor| tensor.shape.get(1) == Some(&config.decoder.width)).map(|tensor| tensor.shape[0])
-    });
-    let [Some(embedding), Some(head)] = rows else { return Ok(None) };
-    if embedding != head {
-        bail!("tensor `{}` has {embedding} rows and tensor `{}` has {head}: both must have one for each token", NAMES[0], NAMES[1]);
+    };
+    let Some(embedding) = rows(&name) else { return Ok(None) };
+    if !config.decoder.tied_head {
+        let Some(head) = rows(HEAD) else { return Ok(None) };
+        if embedding != head {
+            bail!("tensor `{name}` has {embedding} rows and tensor `{HEAD}` has {head}: both must have one for each token");
+        }
     }
     let least = number_of_tokens(config);
     if embedding == config.decoder.vocab_size {
         return Ok(None);
     }
     if embedding < least {
-        bail!("tensor `{}` has {embedding} rows, and the tokenizer has {least} tokens", NAMES[0]);
+        bail!("tensor `{name}` has {embedding} rows, and the tokenizer has {least} tokens");
     }
     let note =
         format!("config.json: `vocab_size` is {}, but the weights have {embedding} tokens: {embedding} is used", config.decoder.vocab_size);
@@ -71,9 +84,37 @@ fn adopt_vocabulary_size(source: &Source, config: &mut ModelConfig) -> Result<Op
     Ok(Some(note))
 }
 
-/// The number of tokens of the published tokenizer: `<imgpad>` is the last.
+/// The number of tokens that a model needs at least: `<imgpad>` is the last of the published tokenizer of 2023, and `<|image_pad|>` comes
+/// before few others.
 fn number_of_tokens(config: &ModelConfig) -> usize {
-    SpecialIds::of_model(config.image_token).map_or(0, |special| special.imgpad as usize + 1)
+    match config.family {
+        Family::QwenVl => SpecialIds::of_model(config.image_token).map_or(0, |special| special.imgpad as usize + 1),
+        Family::Qwen2Vl | Family::Qwen3Vl => config.image_token as usize + 1,
+    }
+}
+
+/// Compares a head that is stored although the configuration says that it is the embedding. Returns a sentence about it.
+fn check_tied_head(source: &Source, config: &ModelConfig) -> Result<Option<String>> {
+    /// Rows that are compared at once.
+    const ROWS: usize = 1 << 10;
+    if !config.decoder.tied_head || !source.contains(HEAD) {
+        return Ok(None);
+    }
+    let name = embedding(config.family);
+    let (head, table) = (source.get(HEAD)?, source.get(&name)?);
+    let [rows, cols] = [config.decoder.vocab_size, config.decoder.width];
+    let mut equal = head.shape == [rows, cols] && table.shape == [rows, cols];
+    for first in (0..rows).step_by(ROWS) {
+        let slice = first..rows.min(first + ROWS);
+        equal = equal && source.read_floats(HEAD, slice.clone(), 0..cols)? == source.read_floats(&name, slice, 0..cols)?;
+    }
+    if !equal {
+        bail!(
+            "tensor `{HEAD}` differs from `{name}`, and config.json says that they are one (`tie_word_embeddings` true): transformers 4 ignores \
+             `{HEAD}`, transformers 5 uses it; remove the tensor to ignore it, or set `tie_word_embeddings` to false to use it"
+        );
+    }
+    Ok(Some(format!("tensor `{HEAD}` is a copy of `{name}`, which is stored once")))
 }
 
 /// Sentences about tokens that were added to the tokenizer: the web checkpoint's vocabulary does not have them.

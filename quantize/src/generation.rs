@@ -4,7 +4,7 @@ use crate::source::Input;
 use crate::source::json::Json;
 use anyhow::{Result, anyhow, bail, ensure};
 use qwen_vl_format::manifest::GenerationConfig;
-use qwen_vl_format::{ModelConfig, SpecialIds};
+use qwen_vl_format::{AddedToken, Family, ModelConfig, SpecialIds};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,9 +13,46 @@ use std::path::PathBuf;
 const WITHOUT_EFFECT: [&str; 6] =
     ["pad_token_id", "bos_token_id", "transformers_version", "_from_model_config", "use_cache", "return_dict_in_generate"];
 
-/// Reads the settings. A missing file, a missing key and null mean the published value. Adds a note if settings are left out.
-pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<GenerationConfig> {
-    let (path, json) = match input.find("generation_config.json") {
+/// Values of keys that are missing.
+struct Defaults {
+    eos: Vec<u32>,
+    max_new_tokens: usize,
+    max_window_size: usize,
+    do_sample: bool,
+    temperature: Option<f32>,
+    top_k: usize,
+    top_p: f32,
+}
+
+/// The default values. For the 2023 model and without a file they are the published ones. A file of the later generations is read by
+/// transformers alone, whose own defaults stand for missing keys.
+fn defaults(config: &ModelConfig, added: &[AddedToken], has_file: bool) -> Defaults {
+    let (do_sample, temperature, top_k, top_p) = match config.family {
+        Family::QwenVl => (true, None, 0, 0.3),
+        _ if has_file => (false, None, 50, 1.0),
+        Family::Qwen2Vl => (true, Some(0.01), 1, 0.001),
+        Family::Qwen3Vl => (true, Some(0.7), 20, 0.8),
+    };
+    let (eos, max_new_tokens, max_window_size) = match config.family {
+        Family::QwenVl => (SpecialIds::of_model(config.image_token).map(|special| special.endoftext).into_iter().collect(), 512, 6144),
+        // No turn is dropped before the context is full.
+        Family::Qwen2Vl | Family::Qwen3Vl => {
+            let special = SpecialIds::of_tokens(added).ok();
+            (
+                special.map(|special| [special.im_end, special.endoftext]).into_iter().flatten().collect(),
+                1024,
+                config.decoder.trained_context,
+            )
+        }
+    };
+    Defaults { eos, max_new_tokens, max_window_size, do_sample, temperature, top_k, top_p }
+}
+
+/// Reads the settings. Null means the same as a missing key. Adds a note if settings are left out.
+pub(crate) fn read(input: &Input, config: &ModelConfig, added: &[AddedToken], notes: &mut Vec<String>) -> Result<GenerationConfig> {
+    let file = input.find("generation_config.json");
+    let defaults = defaults(config, added, file.is_some());
+    let (path, json) = match file {
         Some(path) => {
             let json = Json::read(&path)?;
             ensure!(json.value.is_object(), "{} is {}, expected an object", path.display(), json.value);
@@ -37,7 +74,7 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
         }
     };
     let eos = settings.take("eos_token_id", &format!("a token below {vocab_size}, or a list of such tokens"), ids)?;
-    let eos = eos.unwrap_or_else(|| SpecialIds::of_model(config.image_token).map(|special| special.endoftext).into_iter().collect());
+    let eos = eos.unwrap_or(defaults.eos);
     let [eos_token_id, extra_eos_token_ids @ ..] = &eos[..] else {
         bail!("config.json: `visual.image_start_id` is {}, which leaves no room for the tokens before it", config.image_token)
     };
@@ -47,7 +84,7 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
     // As in the original, `max_new_tokens` overrides `max_length`.
     let max_new_tokens = settings.take("max_new_tokens", "a positive integer", positive)?;
     let max_length = settings.take("max_length", "a positive integer", positive)?.filter(|_| max_new_tokens.is_none());
-    let do_sample = settings.take("do_sample", "true or false", Value::as_bool)?.unwrap_or(true);
+    let do_sample = settings.take("do_sample", "true or false", Value::as_bool)?.unwrap_or(defaults.do_sample);
     if !do_sample && settings.json.value["temperature"] == 0.0 {
         // Stands for "do not sample" in many files.
         settings.json.value["temperature"].take();
@@ -56,15 +93,15 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
         chat_format: chat_format.unwrap_or_else(|| "chatml".to_owned()),
         eos_token_id: *eos_token_id,
         extra_eos_token_ids: extra_eos_token_ids.to_vec(),
-        max_new_tokens: max_new_tokens.unwrap_or(512),
+        max_new_tokens: max_new_tokens.unwrap_or(defaults.max_new_tokens),
         max_length,
-        max_window_size: settings.take("max_window_size", "a positive integer", positive)?.unwrap_or(6144),
+        max_window_size: settings.take("max_window_size", "a positive integer", positive)?.unwrap_or(defaults.max_window_size),
         do_sample,
-        temperature: settings.take("temperature", "a number above 0", above_zero)?,
-        top_k: settings.take("top_k", "an integer from 0 on", count)?.unwrap_or(0),
+        temperature: settings.take("temperature", "a number above 0", above_zero)?.or(defaults.temperature),
+        top_k: settings.take("top_k", "an integer from 0 on", count)?.unwrap_or(defaults.top_k),
         top_p: settings
             .take("top_p", "a number above 0, at most 1", |value| above_zero(value).filter(|top_p| *top_p <= 1.0))?
-            .unwrap_or(0.3),
+            .unwrap_or(defaults.top_p),
         repetition_penalty: settings.take("repetition_penalty", "a number above 0", above_zero)?,
     };
     notes.extend(settings.notes());

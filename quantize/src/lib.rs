@@ -9,6 +9,7 @@
 
 mod check;
 mod checkpoint;
+mod config;
 mod convert;
 #[doc(hidden)]
 pub mod fuzz;
@@ -18,29 +19,30 @@ mod licence;
 mod options;
 mod output;
 mod parallel;
+mod pictures;
 mod plan;
 mod rows;
 pub mod source;
+mod template;
+mod tokenizer;
 mod web;
 mod write;
 
 pub use check::{Contents, ModuleContents, ModuleError, Problem, Report, TensorError, inspect, report, verify};
+pub use config::model_config;
 pub use convert::original_tensors;
 pub use options::{Event, Options, Rule, SchemeName, Summary, TensorTotal, WriteOptions};
 pub use output::partial_path;
+pub use tokenizer::{Tokenizer, tokenizer};
 pub use web::{WebCheckpoint, dequantized};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use checkpoint::Checkpoint;
 use convert::Converter;
 use output::{OutputFolder, Target};
 use qwen_vl_format::manifest::{FORMAT_NAME, FORMAT_VERSION, Manifest, ProcessorConfig, Provenance};
-use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD, ModelConfig, Scheme, Vocabulary};
-use source::Input;
-use source::file::InputFile;
-
-/// The vocabulary's file name, in the source and in the web checkpoint.
-const TOKENIZER_FILE: &str = "qwen.tiktoken";
+use qwen_vl_format::{Family, Scheme};
+use tokenizer::TOKENIZER_FILE;
 
 /// Converts a checkpoint into a web checkpoint. The output folder appears when it is whole.
 pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summary> {
@@ -49,29 +51,34 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
     let target = Target::new(&options.out, &input.paths()?)?;
     target.check(options.write.force)?;
     let Checkpoint { config, source, mut notes } = Checkpoint::open(input)?;
-    let generation = generation::read(input, &config, &mut notes)?;
-    let tokenizer = read_tokenizer(input, &config)?;
+    let Tokenizer { vocabulary, added_tokens } = tokenizer::read(input, &config, &mut notes)?;
+    let generation = generation::read(input, &config, &added_tokens, &mut notes)?;
+    let pictures = pictures::read(input, &config, &mut notes)?;
 
     let converter = Converter::new(&source, &config, &mut notes)?;
     let shard_bytes = options.write.shard_bytes.unwrap_or(plan::SHARD_BYTES);
-    let plan = plan::plan(&config, shard_bytes, |index, spec| options.scheme_of(spec, converter.exact_scheme(index)))?;
+    let plan = plan::plan(&config, shard_bytes, |index, spec| options.scheme_of(&config, spec, converter.exact_scheme(index)))?;
     let mut summary = Summary::new(&plan);
     summary.unused_tensors = converter.unused();
     summary.notes = notes;
     summary.notes.iter().for_each(|note| events(Event::Note(note.clone())));
     let modifications = format!(
-        "The weights of `{}` were changed by quantize {}: renamed, rearranged, position tables resized, and matrices stored as {}{}.",
+        "The weights of `{}` were changed by quantize {}: renamed, rearranged, {}, and matrices stored as {}{}.",
         input.name(),
         env!("CARGO_PKG_VERSION"),
-        options.describe(),
+        match config.family {
+            Family::QwenVl => "position tables resized",
+            Family::Qwen2Vl | Family::Qwen3Vl => "the frames of the patch embedding added",
+        },
+        options.describe(&config),
         if plan.tensors.iter().any(|tensor| matches!(tensor.scheme, Scheme::Int4 { .. })) {
             ", those that were quantised before with their own codes as int4"
         } else {
             ""
         }
     );
-    let mut small_files = vec![(TOKENIZER_FILE, tokenizer)];
-    small_files.extend(licence::files(&source, &modifications)?);
+    let mut small_files = vec![(TOKENIZER_FILE, vocabulary)];
+    small_files.extend(licence::files(&source, config.family, &modifications)?);
     let sizes = plan.files(small_files.iter().map(|(name, bytes)| (*name, bytes.len() as u64)));
     if options.dry_run {
         target.check_space(&sizes)?;
@@ -97,10 +104,11 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
         config,
         processor: ProcessorConfig {
             tokenizer_file: TOKENIZER_FILE.to_owned(),
-            image_mean: IMAGE_MEAN,
-            image_std: IMAGE_STD,
-            min_pixels: None,
-            max_pixels: None,
+            added_tokens,
+            image_mean: pictures.mean,
+            image_std: pictures.std,
+            min_pixels: pictures.min_pixels,
+            max_pixels: pictures.max_pixels,
         },
         generation,
         provenance: Provenance {
@@ -116,20 +124,4 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
     folder.write_manifest(&manifest)?;
     folder.finish()?;
     Ok(summary)
-}
-
-/// Reads the vocabulary as leniently as tiktoken, checks it against the configuration, and returns the file in the strict form.
-fn read_tokenizer(input: &Input, config: &ModelConfig) -> Result<Vec<u8>> {
-    let path = input.find(TOKENIZER_FILE);
-    let path =
-        path.with_context(|| format!("the vocabulary {TOKENIZER_FILE} is missing in {input}: copy it from the published checkpoint"))?;
-    let file = InputFile::open(&path)?;
-    let bytes = file.read_vec(0, file.len() as usize)?;
-    let read = || -> Result<Vocabulary> {
-        let vocabulary = Vocabulary::parse(&bytes)?;
-        vocabulary.check_image_start(config.image_token)?;
-        Ok(vocabulary)
-    };
-    let vocabulary = read().with_context(|| format!("cannot use {}", path.display())).map_err(|error| file.explain(error))?;
-    Ok(vocabulary.to_bytes())
 }

@@ -2,9 +2,10 @@
 
 use crate::source::Source;
 use anyhow::{Context, Result};
+use qwen_vl_format::Family;
 
 /// The licence files of an output folder, by name.
-pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'static str, Vec<u8>)>> {
+pub(crate) fn files(source: &Source, family: Family, modifications: &str) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let licence = first_of(source, &["LICENSE", "LICENSE.txt", "LICENSE.md", "License", "LICENCE"])?;
     let notice = first_of(source, &["NOTICE", "NOTICE.txt", "NOTICE.md", "Notice"])?;
     let mut text = match notice {
@@ -19,11 +20,15 @@ pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'stati
         text += &format!("{TONGYI}\n\n");
     }
     if licence.is_none() {
-        text += &format!(
-            "No licence file came with the converted checkpoint. If its weights derive from the published Qwen-VL, this applies to them:\n\
-             {TONGYI}\n\
-             That agreement requires that a copy of it is passed on with the weights.\n\n"
-        );
+        text += "No licence file came with the converted checkpoint. ";
+        text += &match family {
+            Family::QwenVl => format!(
+                "If its weights derive from the published Qwen-VL, this applies to them:\n{TONGYI}\n\
+                 That agreement requires that a copy of it is passed on with the weights.\n\n"
+            ),
+            Family::Qwen2Vl => apache("Qwen2-VL-2B and Qwen2-VL-7B"),
+            Family::Qwen3Vl => apache("Qwen3-VL"),
+        };
     }
     text += "The weights in this folder were changed: see MODIFICATIONS.\n";
 
@@ -34,6 +39,14 @@ pub(crate) fn files(source: &Source, modifications: &str) -> Result<Vec<(&'stati
     files.push(("NOTICE", text.into_bytes()));
     files.push(("MODIFICATIONS", format!("{modifications}\n").into_bytes()));
     Ok(files)
+}
+
+/// A sentence about published models under the Apache License.
+fn apache(models: &str) -> String {
+    format!(
+        "If its weights derive from the published {models}, the Apache License 2.0 applies to them, Copyright (c) Alibaba Cloud.\n\
+         That licence requires that a copy of it (https://www.apache.org/licenses/LICENSE-2.0) is passed on with the weights.\n\n"
+    )
 }
 
 /// Reads the first of the named files that the source has.

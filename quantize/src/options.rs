@@ -4,7 +4,7 @@ use crate::plan::Plan;
 use crate::source::Input;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::GROUP_SIZES;
-use qwen_vl_format::{Scheme, TensorSpec};
+use qwen_vl_format::{Family, ModelConfig, Scheme, TensorSpec};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -49,15 +49,17 @@ impl Rule {
         let scheme = clap::ValueEnum::from_str(scheme, true).map_err(|_| anyhow::anyhow!("`{scheme}` is not q4, q8, f16 or f32"))?;
         let module = match module {
             "lm_head" => "head",
-            "wte" | "embedding" => "decoder.embedding",
+            "wte" | "embed_tokens" | "embedding" => "decoder.embedding",
             "" => bail!("`{text}` names no module"),
             other => other,
         };
         Ok(Self { module: module.to_owned(), scheme })
     }
 
+    /// `vision` includes the mergers, which are part of the tower in the original.
     fn applies_to(&self, name: &str) -> bool {
-        name.strip_prefix(&self.module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        let names = |module: &str| name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        names(&self.module) || (self.module == "vision" && (names("merger") || names("deepstack")))
     }
 }
 
@@ -130,22 +132,35 @@ impl Options {
     }
 
     /// The scheme of a matrix: that of the last rule that names it; else, in q4, the scheme `exact` of a quantised source; else, for the
-    /// patch embedding, at least f16, because it is small (2 MB of the full model) and every pixel passes it; else the default.
-    pub(crate) fn scheme_of(&self, spec: &TensorSpec, exact: Option<Scheme>) -> Scheme {
+    /// patch embedding, at least f16, because it is small (2 MB of the full model) and every pixel passes it; else, in q4, that of
+    /// [`Self::quality_rules`]; else the default.
+    pub(crate) fn scheme_of(&self, config: &ModelConfig, spec: &TensorSpec, exact: Option<Scheme>) -> Scheme {
         if let Some(rule) = self.rules.iter().rev().find(|rule| rule.applies_to(&spec.name)) {
             return rule.scheme.with_group_size(self.group_size);
         }
         match (self.scheme, exact) {
             (SchemeName::Q4, Some(exact)) => exact,
             (SchemeName::Q4 | SchemeName::Q8, _) if spec.name == "vision.patch_embedding.weight" => Scheme::F16,
-            (scheme, _) => scheme.with_group_size(self.group_size),
+            (scheme, _) => {
+                let rule = self.quality_rules(config).into_iter().find(|rule| rule.applies_to(&spec.name));
+                rule.map_or(scheme, |rule| rule.scheme).with_group_size(self.group_size)
+            }
         }
     }
 
+    /// The modules that q4 stores in q8 unless a rule names them: the vision part of the later generations, which is small, and an embedding
+    /// that is the head too.
+    fn quality_rules(&self, config: &ModelConfig) -> Vec<Rule> {
+        let rule = |module: &str| Rule { module: module.to_owned(), scheme: SchemeName::Q8 };
+        let vision = (config.family != Family::QwenVl).then(|| rule("vision"));
+        let embedding = config.decoder.tied_head.then(|| rule("decoder.embedding"));
+        vision.into_iter().chain(embedding).filter(|_| self.scheme == SchemeName::Q4).collect()
+    }
+
     /// The schemes in words.
-    pub(crate) fn describe(&self) -> String {
+    pub(crate) fn describe(&self, config: &ModelConfig) -> String {
         let mut text = describe_scheme(self.scheme.with_group_size(self.group_size));
-        for rule in &self.rules {
+        for rule in self.quality_rules(config).iter().chain(&self.rules) {
             text += &format!(", {} as {}", rule.module, describe_scheme(rule.scheme.with_group_size(self.group_size)));
         }
         text

@@ -5,7 +5,6 @@ use crate::gpu::GpuArgs;
 use crate::values::{count, tokens};
 use anyhow::{Context, Result};
 use clap::Args;
-use qwen_vl_format::QwenVlConfig;
 use qwen_vl_kernels::timing::{self, published};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::{Backend, Budget, Gpu, KvFormat, ModelOptions, synthetic};
@@ -92,9 +91,8 @@ fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     let before = gpu.allocated_bytes();
     let mut model = if let Some(file) = &args.geometry {
         let config = std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))?;
-        let mut config = QwenVlConfig::from_hf_json(&config)
-            .with_context(|| format!("{} is not a configuration that can be timed", file.display()))?
-            .model();
+        let mut config =
+            quantize::model_config(&config).with_context(|| format!("{} is not a configuration that can be timed", file.display()))?;
         config.decoder.layers = args.layers.unwrap_or(config.decoder.layers);
         pollster::block_on(synthetic::model(gpu, config, options))?
     } else {

@@ -1,9 +1,9 @@
 //! Web checkpoints in folders.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use qwen_vl_format::manifest::MANIFEST_FILE;
-use qwen_vl_format::{Manifest, ModelConfig, QwenVlConfig, ShardHash};
+use qwen_vl_format::{AddedToken, Manifest, ModelConfig, ShardHash};
 use qwen_vl_processor::Tokenizer;
 use qwen_vl_runtime::{Gpu, Model, ModelLoader, ModelOptions};
 use std::fs::{self, File};
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 /// Bytes read from a shard at a time.
 const PIECE: usize = 4 << 20;
-/// Vocabulary file of an original checkpoint.
-const ORIGINAL_VOCABULARY: &str = "qwen.tiktoken";
 
 /// A folder with a valid manifest.
 pub struct Checkpoint {
@@ -62,7 +60,7 @@ impl Checkpoint {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        tokenizer(&self.vocabulary()?, &self.manifest.config)
+        tokenizer(&self.vocabulary()?, &self.manifest.config, &self.manifest.processor.added_tokens)
     }
 
     /// Returns the tokenizer of a web checkpoint or of an original one.
@@ -70,15 +68,9 @@ impl Checkpoint {
         if folder.join(MANIFEST_FILE).exists() {
             return Self::open(folder)?.tokenizer();
         }
-        let config = folder.join("config.json");
-        let json = match fs::read_to_string(&config) {
-            Ok(json) => json,
-            Err(error) => bail!("`{}` has neither `{MANIFEST_FILE}` nor a readable `config.json`: {error}", folder.display()),
-        };
-        let config = QwenVlConfig::from_hf_json(&json).with_context(|| format!("could not read `{}`", config.display()))?;
-        let path = folder.join(ORIGINAL_VOCABULARY);
-        let vocabulary = fs::read(&path).with_context(|| format!("could not read `{}`", path.display()))?;
-        tokenizer(&vocabulary, &config.model())
+        ensure!(folder.join("config.json").is_file(), "`{}` has neither `{MANIFEST_FILE}` nor a readable `config.json`", folder.display());
+        let (config, quantize::Tokenizer { vocabulary, added_tokens }) = quantize::tokenizer(folder)?;
+        tokenizer(&vocabulary, &config, &added_tokens)
     }
 
     /// Loads the weights, shard by shard.
@@ -106,8 +98,8 @@ impl Checkpoint {
     }
 }
 
-fn tokenizer(vocabulary: &[u8], config: &ModelConfig) -> Result<Tokenizer> {
-    let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.vision.queries());
+fn tokenizer(vocabulary: &[u8], config: &ModelConfig, added: &[AddedToken]) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::new(vocabulary, config.family, added)?.with_queries(config.vision.queries());
     tokenizer.check_image_token(config.image_token)?;
     Ok(tokenizer)
 }

@@ -178,7 +178,7 @@ pub enum ConfigError {
     #[error("config.json: `{key}` is {found}, supported is {expected}")]
     Unsupported {
         /// The key, with dots.
-        key: &'static str,
+        key: String,
         /// Its value.
         found: String,
         /// The supported values.
@@ -194,14 +194,14 @@ impl From<serde_json::Error> for ConfigError {
 }
 
 /// Returns the error for a value that is not supported.
-pub fn unsupported(key: &'static str, found: impl ToString, expected: impl ToString) -> ConfigError {
-    ConfigError::Unsupported { key, found: found.to_string(), expected: expected.to_string() }
+pub fn unsupported(key: impl Into<String>, found: impl ToString, expected: impl ToString) -> ConfigError {
+    ConfigError::Unsupported { key: key.into(), found: found.to_string(), expected: expected.to_string() }
 }
 
 /// Checks that each number is from 1 to its bound.
 pub(crate) fn check_bounds(bounded: &[(&'static str, usize, usize)]) -> Result<(), ConfigError> {
     match bounded.iter().find(|(_, value, largest)| !(1..=*largest).contains(value)) {
-        Some((key, value, largest)) => Err(unsupported(key, value, format!("1 to {largest}"))),
+        Some((key, value, largest)) => Err(unsupported(*key, value, format!("1 to {largest}"))),
         None => Ok(()),
     }
 }

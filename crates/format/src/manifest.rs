@@ -2,7 +2,7 @@
 
 use crate::block::GROUP_SIZES;
 use crate::tensors::{TensorKind, tensor_table};
-use crate::{ConfigError, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, QwenVlConfig, Scheme, ShardHash};
+use crate::{AddedToken, ConfigError, Family, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, QwenVlConfig, Scheme, ShardHash, SpecialIds};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -89,6 +89,10 @@ impl Pieces {
 pub struct ProcessorConfig {
     /// The vocabulary file (rank format of `qwen.tiktoken`), one of [`Manifest::files`].
     pub tokenizer_file: String,
+    /// The tokens behind the ranks of the vocabulary, in ascending order of ids. Absent for the 2023 model, where they follow from the number
+    /// of ranks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added_tokens: Vec<AddedToken>,
     /// Mean of each channel of a picture scaled to 0..1.
     pub image_mean: [f32; 3],
     /// Standard deviation of each channel.
@@ -381,6 +385,9 @@ impl Manifest {
         if !self.files.iter().any(|entry| entry.file == processor.tokenizer_file) {
             return setting("processor.tokenizer_file", format!("`{}`", processor.tokenizer_file), "one of `files`");
         }
+        if let Some((found, expected)) = self.added_tokens_problem() {
+            return setting("processor.added_tokens", found, &expected);
+        }
         if !processor.image_mean.iter().all(|mean| mean.is_finite()) {
             return setting("processor.image_mean", format!("{:?}", processor.image_mean), "finite numbers");
         }
@@ -425,6 +432,35 @@ impl Manifest {
             return setting("generation.top_p", generation.top_p.to_string(), "above 0, at most 1");
         }
         Ok(())
+    }
+
+    /// Value and expectation of the first problem of `processor.added_tokens`. Only the vocabulary knows the number of ranks.
+    fn added_tokens_problem(&self) -> Option<(String, String)> {
+        let (config, tokens) = (&self.config, &self.processor.added_tokens);
+        if config.family == Family::QwenVl {
+            return (!tokens.is_empty()).then(|| (format!("a list of {}", tokens.len()), "absent for this family".to_owned()));
+        }
+        let vocab_size = config.decoder.vocab_size;
+        let mut texts = std::collections::HashSet::from([""]);
+        for (index, token) in tokens.iter().enumerate() {
+            let found = || format!("`{}` with id {}", token.text, token.id);
+            if token.id as usize >= vocab_size {
+                return Some((found(), format!("ids below config.decoder.vocab_size = {vocab_size}")));
+            }
+            if index > 0 && tokens[index - 1].id >= token.id {
+                return Some((found(), "ids in ascending order, each once".to_owned()));
+            }
+            if !texts.insert(&token.text) {
+                return Some((found(), "texts that are not empty, each once".to_owned()));
+            }
+        }
+        match SpecialIds::of_tokens(tokens) {
+            Err(missing) => Some((format!("a list without `{missing}`"), "the special tokens of the family".to_owned())),
+            Ok(special) if special.imgpad != config.image_token => {
+                Some((format!("`<|image_pad|>` with id {}", special.imgpad), format!("config.image_token = {}", config.image_token)))
+            }
+            Ok(_) => None,
+        }
     }
 
     fn validate_files(&self) -> Result<(), ManifestError> {

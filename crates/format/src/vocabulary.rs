@@ -80,11 +80,7 @@ impl Vocabulary {
         let (mut entries, decoded) = parse_lines(file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file))?;
         entries.sort_by_key(|entry| (entry.rank, entry.line));
 
-        let mut vocabulary = Self {
-            bytes: Vec::with_capacity(decoded.len()),
-            ends: Vec::with_capacity(entries.len()),
-            sorted: (0..entries.len() as u32).collect(),
-        };
+        let mut vocabulary = Self { bytes: Vec::with_capacity(decoded.len()), ends: Vec::with_capacity(entries.len()), sorted: Vec::new() };
         for (index, Entry { rank, line, token }) in entries.iter().enumerate() {
             if (*rank as usize) < index {
                 return Err(VocabularyError::Line { line: *line, problem: format!("rank {rank} occurs in an earlier line too") });
@@ -98,20 +94,39 @@ impl Vocabulary {
             vocabulary.bytes.extend_from_slice(&decoded[token.clone()]);
             vocabulary.ends.push(vocabulary.bytes.len() as u32);
         }
-        let mut sorted = std::mem::take(&mut vocabulary.sorted);
-        sorted.sort_unstable_by_key(|rank| (vocabulary.token(*rank), *rank));
-        vocabulary.sorted = sorted;
-        vocabulary.check_tokens(&entries)?;
+        vocabulary.sort();
+        vocabulary.check_tokens(|rank| Some(entries[rank as usize].line))?;
         Ok(vocabulary)
     }
 
-    /// Checks that no token occurs twice, and that every byte is a token, so that every text can be encoded.
-    fn check_tokens(&self, entries: &[Entry]) -> Result<(), VocabularyError> {
+    /// Makes a vocabulary of tokens by rank, with the checks of [`Self::parse`].
+    pub fn from_tokens<T: AsRef<[u8]>>(tokens: impl IntoIterator<Item = T>) -> Result<Self, VocabularyError> {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for token in tokens {
+            bytes.extend_from_slice(token.as_ref());
+            let end = u32::try_from(bytes.len());
+            ends.push(end.map_err(|_| VocabularyError::File { problem: "its tokens have 4 GiB or more".to_owned() })?);
+        }
+        let mut vocabulary = Self { bytes, ends, sorted: Vec::new() };
+        vocabulary.sort();
+        vocabulary.check_tokens(|_| None)?;
+        Ok(vocabulary)
+    }
+
+    fn sort(&mut self) {
+        let mut sorted: Vec<u32> = (0..self.ends.len() as u32).collect();
+        sorted.sort_unstable_by_key(|rank| (self.token(*rank), *rank));
+        self.sorted = sorted;
+    }
+
+    /// Checks that no token occurs twice, and that every byte is a token, so that every text can be encoded. `line_of` a rank, for errors.
+    fn check_tokens(&self, line_of: impl Fn(u32) -> Option<usize>) -> Result<(), VocabularyError> {
         let twice = self.sorted.windows(2).find(|pair| self.token(pair[0]) == self.token(pair[1]));
         if let Some([first, second]) = twice {
-            return Err(VocabularyError::Line {
-                line: entries[*second as usize].line,
-                problem: format!("rank {second} has the same token as rank {first}"),
+            let problem = format!("rank {second} has the same token as rank {first}");
+            return Err(match line_of(*second) {
+                Some(line) => VocabularyError::Line { line, problem },
+                None => VocabularyError::File { problem },
             });
         }
         match (0..=u8::MAX).find(|byte| self.rank(&[*byte]).is_none()) {
@@ -282,6 +297,15 @@ mod tests {
             assert_eq!(vocabulary, expected, "{name}");
             assert_eq!(vocabulary.to_bytes(), strict.as_bytes(), "{name}");
         }
+    }
+
+    #[test]
+    fn made_of_tokens() {
+        let parsed = Vocabulary::parse((single_bytes() + "YWI= 256\nYWJj 257\n").as_bytes()).unwrap();
+        assert_eq!(Vocabulary::from_tokens(parsed.tokens()).unwrap(), parsed);
+        let twice = parsed.tokens().chain([b"ab".as_slice()]);
+        assert!(Vocabulary::from_tokens(twice).unwrap_err().to_string().contains("rank 258 has the same token as rank 256"));
+        assert!(Vocabulary::from_tokens(parsed.tokens().skip(1)).unwrap_err().to_string().contains("single byte 0x00"));
     }
 
     #[test]

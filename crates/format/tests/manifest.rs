@@ -4,7 +4,7 @@ use qwen_vl_format::manifest::{
     FORMAT_NAME, FORMAT_VERSION, FileEntry, GenerationConfig, Manifest, ManifestError, ProcessorConfig, Provenance, TensorEntry, TensorPart,
 };
 use qwen_vl_format::tensors::tensor_table;
-use qwen_vl_format::{ModelConfig, QwenVlConfig, Scheme, TensorKind};
+use qwen_vl_format::{AddedToken, ModelConfig, QwenVlConfig, Scheme, TensorKind};
 use serde_json::{Value, json};
 
 /// A configuration with the keys of version 1.
@@ -78,6 +78,7 @@ fn of(config: ModelConfig) -> Manifest {
         config,
         processor: ProcessorConfig {
             tokenizer_file: "qwen.tiktoken".into(),
+            added_tokens: Vec::new(),
             image_mean: [0.5; 3],
             image_std: [0.25; 3],
             min_pixels: None,
@@ -242,10 +243,44 @@ fn impossible_sizes() {
     assert!(config.validate().unwrap_err().to_string().contains("neither"));
 }
 
-#[test]
-fn a_model_that_merges_patches() {
+/// A valid manifest of [`merging`].
+fn valid_merging() -> Manifest {
     let mut manifest = of(merging());
     (manifest.processor.min_pixels, manifest.processor.max_pixels) = (Some(65_536), Some(1 << 24));
+    let texts = "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> \
+                 <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>";
+    let tokens = (288..).zip(texts.split(' ')).map(|(id, text)| AddedToken { id, text: text.to_owned(), special: true });
+    manifest.processor.added_tokens = tokens.collect();
+    manifest
+}
+
+#[test]
+fn added_tokens() {
+    let refused = |edit: &dyn Fn(&mut Vec<AddedToken>), parts: &[&str]| {
+        let mut manifest = valid_merging();
+        edit(&mut manifest.processor.added_tokens);
+        let error = manifest.validate().expect_err("a bad list").to_string();
+        for part in parts.iter().chain(&["processor.added_tokens"]) {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
+        }
+    };
+    refused(&|tokens| tokens.clear(), &["without `<|endoftext|>`"]);
+    refused(&|tokens| _ = tokens.remove(12), &["without `<|image_pad|>`"]);
+    refused(&|tokens| tokens[13].id = 320, &["`<|video_pad|>` with id 320", "below config.decoder.vocab_size = 320"]);
+    refused(&|tokens| tokens[1].id = 288, &["`<|im_start|>` with id 288", "ascending"]);
+    refused(&|tokens| tokens.swap(1, 2), &["`<|im_start|>` with id 289", "ascending"]);
+    refused(&|tokens| tokens[13].text = "<|im_end|>".into(), &["`<|im_end|>` with id 301", "each once"]);
+    refused(&|tokens| tokens[13].text = String::new(), &["`` with id 301", "not empty"]);
+    refused(&|tokens| tokens[12].id = 301, &["ascending"]);
+    refused(&|tokens| (tokens[12].id, tokens[13].id) = (301, 302), &["`<|image_pad|>` with id 301", "config.image_token = 300"]);
+    let mut manifest = valid();
+    manifest.processor.added_tokens = valid_merging().processor.added_tokens;
+    assert!(manifest.validate().unwrap_err().to_string().contains("absent for this family"));
+}
+
+#[test]
+fn a_model_that_merges_patches() {
+    let mut manifest = valid_merging();
     assert_eq!(Manifest::from_json(&serde_json::to_string(&manifest).unwrap()).unwrap(), manifest);
     let shapes = [
         ("vision.patch_embedding.weight", [64, 768]),

@@ -18,6 +18,7 @@ pub fn manifest(config: ModelConfig) -> Manifest {
         version: FORMAT_VERSION,
         processor: ProcessorConfig {
             tokenizer_file: String::new(),
+            added_tokens: Vec::new(),
             image_mean: [0.5; 3],
             image_std: [0.25; 3],
             min_pixels: None,

@@ -3,7 +3,7 @@
 pub(crate) mod file;
 mod input;
 pub(crate) mod json;
-mod names;
+pub(crate) mod names;
 pub(crate) mod pickle;
 pub(crate) mod recognise;
 pub(crate) mod safetensors;
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use file::InputFile;
 use half::slice::HalfFloatSliceExt;
 pub use input::Input;
+use qwen_vl_format::Family;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -95,13 +96,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens the weight files of a folder and reads their directories of tensors.
+    /// Opens the weight files of a folder with a 2023 model and reads their directories of tensors.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::from_input(&Input::from(dir))
+        Self::from_input(&Input::from(dir), Family::QwenVl)
     }
 
-    /// Opens the weight files and reads their directories of tensors.
-    pub fn from_input(input: &Input) -> Result<Self> {
+    /// Opens the weight files and reads their directories of tensors, which get their published names.
+    pub fn from_input(input: &Input, family: Family) -> Result<Self> {
         input.check()?;
         let chosen = weights::choose(input)?;
         let mut source =
@@ -124,7 +125,7 @@ impl Source {
             source.files.push(file);
         }
         source.refuse_lora()?;
-        if let Some(prefix) = names::take_prefix(&mut source.tensors) {
+        if let Some(prefix) = names::publish(&mut source.tensors, family) {
             source.notes.push(format!("the names of the tensors begin with `{prefix}`, which was taken off"));
         }
         Ok(source)

@@ -1,19 +1,70 @@
 //! Names of tensors that are not quite the published ones.
 
 use super::SourceTensor;
+use qwen_vl_format::Family;
 use std::collections::BTreeMap;
 
 /// Prefixes of wrappers: `DataParallel`, `torch.compile`, peft, and classes with a model inside.
 const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "base_model.", "model."];
-/// A tensor that every checkpoint of this model has, quantised or not.
-const LANDMARK: &str = "transformer.wte.weight";
+/// Prefixes of the decoder's tensors in the published files of Qwen3-VL and Qwen2-VL, and in those that releases of transformers wrote
+/// between the two. The longest that fits counts.
+const DECODERS: [&str; 4] = ["model.language_model.", "language_model.model.", "language_model.", "model."];
+/// Prefixes of the vision tower in the same files.
+const TOWERS: [&str; 2] = ["model.visual.", "visual."];
+/// A module that every decoder has, quantised or not.
+const EMBEDDING: &str = "embed_tokens.weight";
 
-/// Takes a prefix of [`WRAPPERS`] off all names that begin with it, if it stands before the published names. Returns the prefix.
-pub(crate) fn take_prefix(tensors: &mut BTreeMap<String, SourceTensor>) -> Option<String> {
-    if tensors.contains_key(LANDMARK) {
+/// The published prefixes of the vision tower and of the decoder. The 2023 model has one for both.
+pub(crate) fn prefixes(family: Family) -> (&'static str, &'static str) {
+    match family {
+        Family::QwenVl => ("transformer.", "transformer."),
+        Family::Qwen2Vl => ("visual.", "model."),
+        Family::Qwen3Vl => ("model.visual.", "model.language_model."),
+    }
+}
+
+/// A tensor that every checkpoint has: the embedding.
+pub(crate) fn embedding(family: Family) -> String {
+    match family {
+        Family::QwenVl => "transformer.wte.weight".to_owned(),
+        Family::Qwen2Vl | Family::Qwen3Vl => prefixes(family).1.to_owned() + EMBEDDING,
+    }
+}
+
+/// Gives tensors their published names. Returns a prefix of [`WRAPPERS`] that was taken off; the layouts of transformers are not mentioned.
+pub(crate) fn publish(tensors: &mut BTreeMap<String, SourceTensor>, family: Family) -> Option<String> {
+    if family == Family::QwenVl {
+        return take_prefix(tensors, &[embedding(family)]);
+    }
+    let taken = take_prefix(tensors, &DECODERS.map(|decoder| decoder.to_owned() + EMBEDDING));
+    let (tower, decoder) = prefixes(family);
+    let published = |name: &str| {
+        if let Some(rest) = TOWERS.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+            return Some(tower.to_owned() + rest);
+        }
+        DECODERS.iter().find_map(|prefix| name.strip_prefix(prefix)).map(|rest| decoder.to_owned() + rest)
+    };
+    let renamed = tensors.keys().filter_map(|name| Some((name.clone(), published(name)?))).filter(|(from, to)| from != to);
+    for (from, to) in renamed.collect::<Vec<_>>() {
+        // A tensor that has its published name stays, and a second one remains under its own.
+        if !tensors.contains_key(&to)
+            && let Some(tensor) = tensors.remove(&from)
+        {
+            tensors.insert(to, tensor);
+        }
+    }
+    taken
+}
+
+/// Takes a prefix of [`WRAPPERS`] off all names that begin with it, if it stands before one of the landmarks. Returns the prefix.
+fn take_prefix(tensors: &mut BTreeMap<String, SourceTensor>, landmarks: &[String]) -> Option<String> {
+    if landmarks.iter().any(|landmark| tensors.contains_key(landmark)) {
         return None;
     }
-    let mut prefixes = tensors.keys().filter_map(|name| name.strip_suffix(LANDMARK)).filter(|prefix| is_wrapper(prefix));
+    let mut prefixes = tensors
+        .keys()
+        .filter_map(|name| landmarks.iter().find_map(|landmark| name.strip_suffix(landmark.as_str())))
+        .filter(|prefix| is_wrapper(prefix));
     let (Some(prefix), None) = (prefixes.next().map(str::to_owned), prefixes.next()) else { return None };
     let wrapped: Vec<String> = tensors.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
     if wrapped.iter().any(|name| tensors.contains_key(&name[prefix.len()..])) {
@@ -93,7 +144,7 @@ mod tests {
         for prefix in ["module.", "_orig_mod.", "model.", "base_model.model.", "module._orig_mod.", "base_model."] {
             let (wte, norm) = (format!("{prefix}transformer.wte.weight"), format!("{prefix}transformer.ln_f.weight"));
             let mut found = tensors(&[&wte, &norm, "lm_head.weight"]);
-            assert_eq!(take_prefix(&mut found).as_deref(), Some(prefix));
+            assert_eq!(publish(&mut found, Family::QwenVl).as_deref(), Some(prefix));
             assert!(found.keys().eq(["lm_head.weight", "transformer.ln_f.weight", "transformer.wte.weight"]), "{:?}", found.keys());
         }
         for names in [
@@ -104,9 +155,58 @@ mod tests {
             &["transformer.h.0.ln_1.weight"],
         ] {
             let mut found = tensors(names);
-            assert_eq!(take_prefix(&mut found), None, "{names:?}");
+            assert_eq!(publish(&mut found, Family::QwenVl), None, "{names:?}");
             assert_eq!(found.len(), names.len());
         }
+    }
+
+    #[test]
+    fn layouts_of_the_later_generations() {
+        let published = [
+            (Family::Qwen2Vl, ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight", "visual.merger.ln_q.bias"]),
+            (
+                Family::Qwen3Vl,
+                [
+                    "lm_head.weight",
+                    "model.language_model.embed_tokens.weight",
+                    "model.language_model.norm.weight",
+                    "model.visual.merger.ln_q.bias",
+                ],
+            ),
+        ];
+        for (family, published) in published {
+            for (tower, decoder) in [
+                ("visual.", "model."),
+                ("model.visual.", "model.language_model."),
+                ("visual.", "language_model."),
+                ("visual.", "language_model.model."),
+            ] {
+                for wrapper in ["", "module.", "base_model.model.", "_orig_mod.", "model."] {
+                    let names = [
+                        format!("{wrapper}{tower}merger.ln_q.bias"),
+                        format!("{wrapper}{decoder}embed_tokens.weight"),
+                        format!("{wrapper}{decoder}norm.weight"),
+                    ];
+                    let mut found = tensors(&[&names[0], &names[1], &names[2], "lm_head.weight"]);
+                    let taken = publish(&mut found, family);
+                    assert!(found.keys().eq(published), "{names:?}: {:?}", found.keys());
+                    // A last `model.` can be part of the layout.
+                    let alone = match (decoder, wrapper) {
+                        ("language_model.", "model.") => "",
+                        ("language_model.", "base_model.model.") => "base_model.",
+                        _ => wrapper,
+                    };
+                    assert_eq!(taken.as_deref().unwrap_or_default(), alone, "{names:?}");
+                }
+            }
+        }
+        // Of two tensors for one name, the published one counts.
+        let mut found = tensors(&["model.embed_tokens.weight", "visual.a", "model.visual.a"]);
+        assert_eq!(publish(&mut found, Family::Qwen2Vl), None);
+        assert!(found.keys().eq(["model.embed_tokens.weight", "model.visual.a", "visual.a"]));
+        let mut found = tensors(&["ema.model.embed_tokens.weight"]);
+        assert_eq!(publish(&mut found, Family::Qwen2Vl), None);
+        assert_eq!(found.len(), 1);
     }
 
     #[test]

@@ -81,10 +81,10 @@ fn integers_where_weights_belong() {
 fn another_model() {
     let source = copy("mini-b");
     edit_json(&source.path().join("config.json"), |config| {
-        config["architectures"] = serde_json::json!(["Qwen2VLForConditionalGeneration"]);
-        config["model_type"] = "qwen2_vl".into();
+        config["architectures"] = serde_json::json!(["LlavaForConditionalGeneration"]);
+        config["model_type"] = "llava".into();
     });
-    assert_names(&refusal(source.path()), &["Qwen2VLForConditionalGeneration", "QWenLMHeadModel"]);
+    assert_names(&refusal(source.path()), &["LlavaForConditionalGeneration", "QWenLMHeadModel", "Qwen2VLForConditionalGeneration"]);
 
     let source = copy("mini-b");
     edit_json(&source.path().join("config.json"), |config| {

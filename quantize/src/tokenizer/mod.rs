@@ -1,0 +1,146 @@
+//! The tokenizer of a checkpoint: the vocabulary by rank and the added tokens.
+//!
+//! The 2023 model has the file `qwen.tiktoken`, which is written again in one form. The later generations have byte-level BPE in
+//! `tokenizer.json`, or in `vocab.json` and `merges.txt`. Their ids are the order of the merges, so that the same file of ranks holds them.
+
+mod added;
+mod merges;
+
+use crate::source::Input;
+use crate::source::file::InputFile;
+use crate::source::json::Json;
+use anyhow::{Context, Result, bail, ensure};
+use merges::Merges;
+use qwen_vl_format::{AddedToken, Family, ModelConfig, Vocabulary};
+use serde_json::Value;
+use std::path::Path;
+
+/// The vocabulary's file name: in a 2023 checkpoint and in every web checkpoint.
+pub(crate) const TOKENIZER_FILE: &str = "qwen.tiktoken";
+/// The file that holds a whole tokenizer of a later generation.
+const TOKENIZER_JSON: &str = "tokenizer.json";
+/// The pattern by which a text is split into words.
+const PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The tokenizer of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokenizer {
+    /// The vocabulary in the form of [`Vocabulary::to_bytes`].
+    pub vocabulary: Vec<u8>,
+    /// The added tokens; none for the 2023 model, where they follow from the number of ranks.
+    pub added_tokens: Vec<AddedToken>,
+}
+
+/// Reads the tokenizer of a checkpoint and checks it against the configuration. Adds notes about settings that are left out.
+pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
+    match config.family {
+        Family::QwenVl => Ok(Tokenizer { vocabulary: read_ranks(input, config)?, added_tokens: Vec::new() }),
+        Family::Qwen2Vl | Family::Qwen3Vl => read_merges(input, config, notes),
+    }
+}
+
+/// Reads the vocabulary as leniently as tiktoken, checks it against the configuration, and returns the file in the strict form.
+fn read_ranks(input: &Input, config: &ModelConfig) -> Result<Vec<u8>> {
+    let path = input.find(TOKENIZER_FILE);
+    let path =
+        path.with_context(|| format!("the vocabulary {TOKENIZER_FILE} is missing in {input}: copy it from the published checkpoint"))?;
+    let file = InputFile::open(&path)?;
+    let bytes = file.read_vec(0, file.len() as usize)?;
+    let read = || -> Result<Vocabulary> {
+        let vocabulary = Vocabulary::parse(&bytes)?;
+        vocabulary.check_image_start(config.image_token)?;
+        Ok(vocabulary)
+    };
+    let vocabulary = read().with_context(|| format!("cannot use {}", path.display())).map_err(|error| file.explain(error))?;
+    Ok(vocabulary.to_bytes())
+}
+
+/// Reads the byte-level BPE of a later generation.
+fn read_merges(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
+    let json = input.find(TOKENIZER_JSON).map(|path| Ok::<_, anyhow::Error>((Json::read(&path)?.value, path))).transpose()?;
+    let (merges, path) = match &json {
+        Some((json, path)) => {
+            let read = || {
+                check_steps(json)?;
+                Merges::of_json(&json["model"])
+            };
+            (read().with_context(|| format!("cannot use {}", path.display()))?, path.clone())
+        }
+        None => {
+            let (Some(vocabulary), Some(merges)) = (input.find("vocab.json"), input.find("merges.txt")) else {
+                bail!(
+                    "the tokenizer is missing in {input}: copy {TOKENIZER_JSON}, or vocab.json and merges.txt, from the published checkpoint"
+                );
+            };
+            let text = std::fs::read_to_string(&merges).with_context(|| format!("could not read {}", merges.display()))?;
+            let read = || Merges::of_files(&Json::read(&vocabulary)?.value, &text);
+            (read().with_context(|| format!("cannot use {} with {}", vocabulary.display(), merges.display()))?, vocabulary)
+        }
+    };
+    let added = added::read(input, json.as_ref().map(|(json, _)| json), notes)?;
+    let what = || format!("cannot use {}", path.display());
+    let vocabulary = merges.vocabulary(&added).with_context(what)?;
+    let special = vocabulary.check_added(&added).with_context(what)?;
+    ensure!(
+        special.imgpad == config.image_token,
+        "config.json: `image_token_id` is {}, and the tokenizer has `<|image_pad|>` as {}: one of the files is of another model",
+        config.image_token,
+        special.imgpad
+    );
+    let rows = config.decoder.vocab_size;
+    if let Some(token) = added.iter().find(|token| token.id as usize >= rows) {
+        bail!(
+            "the tokenizer has `{}` as {}, and the embedding has {rows} rows: one of the files is of another model",
+            token.text,
+            token.id
+        );
+    }
+    Ok(Tokenizer { vocabulary: vocabulary.to_bytes(), added_tokens: added })
+}
+
+/// Refuses a `tokenizer.json` whose steps are not those of Qwen: NFC, the known pattern, byte-level BPE.
+fn check_steps(json: &Value) -> Result<()> {
+    let expect = |pointer: &str, expected: &[Value]| {
+        let found = json.pointer(pointer).unwrap_or(&Value::Null);
+        ensure!(
+            expected.contains(found),
+            "`{}` is {found}, expected {}: this tokenizer is not Qwen's",
+            pointer.trim_start_matches('/').replace('/', "."),
+            expected.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ")
+        );
+        Ok(())
+    };
+    let (null, no, empty) = (Value::Null, Value::from(false), Value::from(""));
+    expect("/normalizer/type", &["NFC".into()])?;
+    expect("/pre_tokenizer/type", &["Sequence".into()])?;
+    expect("/pre_tokenizer/pretokenizers/0/type", &["Split".into()])?;
+    expect("/pre_tokenizer/pretokenizers/0/pattern/Regex", &[PATTERN.into()])?;
+    expect("/pre_tokenizer/pretokenizers/0/behavior", &["Isolated".into()])?;
+    expect("/pre_tokenizer/pretokenizers/0/invert", &[no.clone()])?;
+    expect("/pre_tokenizer/pretokenizers/1/type", &["ByteLevel".into()])?;
+    expect("/pre_tokenizer/pretokenizers/1/add_prefix_space", &[no.clone()])?;
+    expect("/pre_tokenizer/pretokenizers/1/use_regex", &[no.clone()])?;
+    expect("/pre_tokenizer/pretokenizers/2", &[null.clone()])?;
+    // Others add tokens to each text.
+    expect("/post_processor/type", &["ByteLevel".into(), null.clone()])?;
+    expect("/decoder/type", &["ByteLevel".into()])?;
+    expect("/model/type", &["BPE".into()])?;
+    for key in ["dropout", "unk_token"] {
+        expect(&format!("/model/{key}"), &[null.clone()])?;
+    }
+    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        expect(&format!("/model/{key}"), &[empty.clone(), null.clone()])?;
+    }
+    for key in ["byte_fallback", "ignore_merges"] {
+        expect(&format!("/model/{key}"), &[no.clone(), null.clone()])?;
+    }
+    Ok(())
+}
+
+/// Reads the tokenizer of a checkpoint's folder, for the command line.
+pub fn tokenizer(folder: &Path) -> Result<(ModelConfig, Tokenizer)> {
+    let input = Input::from(folder);
+    let config = crate::checkpoint::read_config(&input)?;
+    let tokenizer = read(&input, &config, &mut Vec::new())?;
+    Ok((config, tokenizer))
+}
