@@ -1,8 +1,8 @@
 """Prints the SHA-256 of every tensor that an f32 web checkpoint must store exactly, made from the original's layouts.
 
-    python3 expected.py ../../../tests/fixtures/checkpoints > expected.json
+    python3 expected.py ../../../tests/fixtures > expected.json
 
-Tensors that are computed and not moved are left out: the resized position tables and the resampler's queries.
+Tensors of the 2023 model that are computed and not moved are left out: the resized position tables and the resampler's queries.
 """
 import array
 import hashlib
@@ -71,11 +71,72 @@ def web_tensors(config, tensors):
     return out
 
 
+def later_tensors(config, tensors):
+    """Qwen2-VL (flat names) and Qwen3-VL."""
+    third = config["model_type"] == "qwen3_vl"
+    visual, text = ("model.visual.", "model.language_model.") if third else ("visual.", "model.")
+
+    def take(name):
+        return tensors[name][1]
+
+    def join(parts):
+        out = array.array("f")
+        for part in parts:
+            out.extend(part)
+        return out
+
+    # [out, 3, 2, side, side]: the two frames are added. Sums in double precision, rounded once, are the sums in single precision.
+    shape, values = tensors[visual + "patch_embed.proj.weight"]
+    area = shape[3] * shape[4]
+    channels = [values[at : at + 2 * area] for at in range(0, len(values), 2 * area)]
+    out = {"vision.patch_embedding.weight": array.array("f", (channel[i] + channel[area + i] for channel in channels for i in range(area)))}
+    if third:
+        out["vision.patch_embedding.bias"] = take(visual + "patch_embed.proj.bias")
+        out["vision.position_embedding"] = take(visual + "pos_embed.weight")
+    modules = {}
+    for layer in range(config["vision_config"]["depth"]):
+        old, new = f"{visual}blocks.{layer}.", f"vision.blocks.{layer}."
+        for theirs, ours in {"norm1": "ln_1", "norm2": "ln_2", "attn.qkv": "attn.qkv", "attn.proj": "attn.out"}.items():
+            modules[old + theirs] = new + ours
+        for name in ("fc1", "fc2"):
+            modules[f"{old}mlp.{'linear_' if third else ''}{name}"] = f"{new}mlp.{name}"
+    parts = {"norm": "norm", "linear_fc1": "fc1", "linear_fc2": "fc2"} if third else {"ln_q": "norm", "mlp.0": "fc1", "mlp.2": "fc2"}
+    mergers = {"merger": "merger"}
+    for index in range(len(config["vision_config"].get("deepstack_visual_indexes", []))):
+        mergers[f"deepstack_merger_list.{index}"] = f"deepstack.{index}"
+    for old, new in mergers.items():
+        for theirs, ours in parts.items():
+            modules[f"{visual}{old}.{theirs}"] = f"{new}.{ours}"
+    for theirs, ours in modules.items():
+        for leaf in ("weight", "bias"):
+            out[f"{ours}.{leaf}"] = take(f"{theirs}.{leaf}")
+    out["decoder.embedding.weight"] = take(text + "embed_tokens.weight")
+    out["decoder.norm.weight"] = take(text + "norm.weight")
+    for layer in range(config.get("text_config", config)["num_hidden_layers"]):
+        old, new = f"{text}layers.{layer}.", f"decoder.layers.{layer}."
+        for leaf in ("weight",) if third else ("weight", "bias"):
+            out[f"{new}attn.qkv.{leaf}"] = join(take(f"{old}self_attn.{part}_proj.{leaf}") for part in "qkv")
+        single = {"self_attn.o_proj": "attn.out", "mlp.down_proj": "mlp.down", "input_layernorm": "attn_norm", "post_attention_layernorm": "mlp_norm"}
+        if third:
+            single |= {"self_attn.q_norm": "attn.q_norm", "self_attn.k_norm": "attn.k_norm"}
+        for theirs, ours in single.items():
+            out[f"{new}{ours}.weight"] = take(f"{old}{theirs}.weight")
+        (rows, width), up = tensors[old + "mlp.up_proj.weight"]
+        gate = take(old + "mlp.gate_proj.weight")
+        out[new + "mlp.gate_up.weight"] = join(branch[row * width : (row + 1) * width] for row in range(rows) for branch in (up, gate))
+    return out
+
+
 def main():
     hashes = {}
-    for name in ("mini-a", "mini-b"):
-        config, tensors = read_checkpoint(pathlib.Path(sys.argv[1]) / name)
-        hashes[name] = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in sorted(web_tensors(config, tensors).items())}
+    for folder, name, read in [
+        ("checkpoints", "mini-a", web_tensors),
+        ("checkpoints", "mini-b", web_tensors),
+        ("family/checkpoints", "q2-a", later_tensors),
+        ("family/checkpoints", "q3-a", later_tensors),
+    ]:
+        config, tensors = read_checkpoint(pathlib.Path(sys.argv[1]) / folder / name)
+        hashes[name] = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in sorted(read(config, tensors).items())}
     print(json.dumps(hashes, indent=1))
 
 

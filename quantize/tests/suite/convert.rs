@@ -7,7 +7,7 @@ use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{Manifest, Scheme, ShardHash, TensorKind, padded};
 use std::collections::BTreeMap;
 
-const MODELS: [&str; 2] = ["mini-a", "mini-b"];
+const MODELS: [&str; 4] = ["mini-a", "mini-b", "q2-a", "q3-a"];
 const SCHEMES: [SchemeName; 4] = [SchemeName::Q4, SchemeName::Q8, SchemeName::F16, SchemeName::F32];
 
 /// `tests/independent/expected.json` comes from an independent reader in Python.
@@ -22,7 +22,8 @@ fn f32_holds_the_source_exactly() {
             let Some(want) = expected[model].get(&tensor.name) else {
                 // Computed from the source, not moved: tested by `computed_tensors_follow_their_definitions`.
                 assert!(
-                    ["vision.position_embedding", "resampler.query", "resampler.key_position"].contains(&tensor.name.as_str()),
+                    model.starts_with("mini")
+                        && ["vision.position_embedding", "resampler.query", "resampler.key_position"].contains(&tensor.name.as_str()),
                     "{model}: nothing is known about {}",
                     tensor.name
                 );
@@ -105,6 +106,10 @@ fn every_scheme_holds_what_its_code_allows() {
                 let want = match (spec.kind, tensor.name.as_str()) {
                     (TensorKind::Table, _) => Scheme::F32,
                     (_, "vision.patch_embedding.weight") if matches!(scheme, SchemeName::Q4 | SchemeName::Q8) => Scheme::F16,
+                    // The later generations keep more bits where they cost little.
+                    (_, name) if scheme == SchemeName::Q4 && model.starts_with('q') && !name.starts_with("decoder.layers.") => {
+                        Scheme::Q8 { group_size: 32 }
+                    }
                     _ => scheme.with_group_size(32),
                 };
                 assert_eq!(tensor.scheme, want, "{model}: {}", tensor.name);

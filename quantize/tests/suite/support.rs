@@ -3,8 +3,13 @@
 use quantize::{Options, SchemeName, Summary, WebCheckpoint};
 use std::path::{Path, PathBuf};
 
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// The folder of `mini-a` or `mini-b`, of `q2-a` (Qwen2-VL) or `q3-a` (Qwen3-VL).
 pub fn checkpoint(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints").join(name)
+    fixtures().join(if name.starts_with('q') { "family/checkpoints" } else { "checkpoints" }).join(name)
 }
 
 /// A copy of a fixture that a test may change.
