@@ -26,6 +26,24 @@ impl Activation {
         padded(self.cols)
     }
 
+    /// Returns the same values as rows of other columns, for example each four rows of `[rows, cols]` as one of `[rows / 4, 4 * cols]`.
+    ///
+    /// # Panics
+    /// If the rows of one of both have padding, which the other would contain, or the numbers of values differ.
+    pub fn view(&self, rows: usize, cols: usize) -> Self {
+        let [from, to] = [(self.rows, self.cols), (rows, cols)].map(|(rows, cols)| format!("[{rows}, {cols}]"));
+        assert!(
+            self.cols == self.stride() && cols == padded(cols),
+            "a view of {from} as {to} would mix values and padding: both rows must be whole multiples of 32 values"
+        );
+        assert_eq!(
+            size::product(&[self.rows, self.cols]),
+            size::product(&[rows, cols]),
+            "a view of {from} as {to} changes the number of values"
+        );
+        Self { buffer: self.buffer.clone(), rows, cols }
+    }
+
     /// Returns the bytes of `rows` rows.
     pub fn bytes(&self, rows: usize) -> u64 {
         size::rows(rows, self.cols)

@@ -44,7 +44,7 @@ async fn fastest_of(gpu: &mut Gpu, variants: &[Kernels], Shape { rows, cols, out
     let (input, output) = (gpu.temporary("choice", rows, cols)?, gpu.temporary("choice", rows, out)?);
     let part = WeightPart { rows: out, data: data.buffer.clone(), scales: Some(scales.buffer.clone()) };
     let weight = Weight { scheme, rows: out, cols, parts: vec![part] };
-    let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue: Epilogue::Store };
+    let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue: Epilogue::Store, exact: false };
     let step = StepBuffer::new(gpu);
     step.write(gpu, rows, 0, rows);
 

@@ -30,6 +30,7 @@ mod readback;
 pub mod rotary;
 pub mod sample;
 pub mod size;
+pub mod taps;
 pub mod timing;
 mod weight;
 mod wgsl;

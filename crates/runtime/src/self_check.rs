@@ -4,6 +4,7 @@ use crate::{Backend, KvReuse, Model, RuntimeError};
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{Manifest, Scheme, TensorKind, TensorSpec};
 use qwen_vl_kernels::known_answers::{self, Checked, Difference};
+use qwen_vl_kernels::matmul::Epilogue;
 use std::ops::ControlFlow;
 
 /// Tokens of the comparison of the decoder's two plans.
@@ -59,7 +60,10 @@ fn name(kernel: &Checked) -> String {
         Checked::Norm => "the norm".to_owned(),
         Checked::Attention { head_dim, .. } => format!("the attention with heads of {head_dim}"),
         Checked::Matvec(scheme, _) => format!("the product of one row with {} weights", weights(*scheme)),
-        Checked::Matmul(scheme) => format!("the product of many rows with {} weights", weights(*scheme)),
+        Checked::Matmul { scheme, .. } => format!("the product of many rows with {} weights", weights(*scheme)),
+        Checked::Rotary { .. } => "the rotary embedding of the decoder".to_owned(),
+        Checked::RotaryRows(head_dim) => format!("the rotary embedding of heads of {head_dim}"),
+        Checked::Taps => "the position table".to_owned(),
     }
 }
 
@@ -81,6 +85,7 @@ fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
             kernels.push(kernel);
         }
     };
+    let matmul = |scheme| Checked::Matmul { scheme, epilogue: Epilogue::Gelu, exact: false };
     add(Checked::Attention { head_dim: config.vision.head_dim(), group: 1 });
     if let Some(resampler) = &config.vision.resampler {
         add(Checked::Attention { head_dim: config.decoder.width / resampler.heads, group: 1 });
@@ -93,9 +98,9 @@ fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
             Some("decoder") => {
                 let normed = name.ends_with("attn.qkv.weight") || name.ends_with("mlp.gate_up.weight");
                 add(Checked::Matvec(tensor.scheme, normed));
-                add(Checked::Matmul(tensor.scheme));
+                add(matmul(tensor.scheme));
             }
-            _ => add(Checked::Matmul(tensor.scheme)),
+            _ => add(matmul(tensor.scheme)),
         }
     }
     kernels

@@ -63,6 +63,6 @@ pub(crate) struct Linear<'a> {
 impl Linear<'_> {
     /// Returns the product of `input` with this layer.
     pub(crate) fn product<'a>(&'a self, input: &'a Activation, output: &'a Activation, epilogue: Epilogue) -> Product<'a> {
-        Product { weight: self.weight, bias: self.bias.as_ref(), input, output, epilogue }
+        Product { weight: self.weight, bias: self.bias.as_ref(), input, output, epilogue, exact: false }
     }
 }

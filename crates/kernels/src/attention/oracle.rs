@@ -1,7 +1,7 @@
 //! [`super::attention`] in plain loops.
 
 /// Numbers of heads and their width.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Heads of the queries.
     pub heads: usize,

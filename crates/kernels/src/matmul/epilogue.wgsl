@@ -1,4 +1,5 @@
-// Operations on a product before it is stored. sizes.epilogue: 0 none, 1 adds the content of the output, 2 GELU, 3 SwiGLU over pairs of columns.
+// Operations on a product before it is stored. sizes.epilogue: 0 none, 1 adds the content of the output, 2 GELU, 3 SwiGLU over pairs of
+// columns, 4 QuickGELU, 5 the tanh form of GELU.
 
 // Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7. WGSL has no erf.
 fn erf(x: f32) -> f32 {
@@ -15,6 +16,11 @@ fn gelu(x: f32) -> f32 {
   return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
 }
 
+// x * sigmoid(y), where exp does not overflow.
+fn gated(x: f32, y: f32) -> f32 {
+  return x / (1.0 + exp(min(-y, 80.0)));
+}
+
 fn store_one(m: u32, n: u32, value: f32) {
   if (n < sizes.rows) {
     let at = m * sizes.out_stride + sizes.first_row + n;
@@ -22,6 +28,10 @@ fn store_one(m: u32, n: u32, value: f32) {
       output[at] += value;
     } else if (sizes.epilogue == 2u) {
       output[at] = gelu(value);
+    } else if (sizes.epilogue == 4u) {
+      output[at] = gated(value, 1.702 * value);
+    } else if (sizes.epilogue == 5u) {
+      output[at] = gated(value, 1.5957691216057308 * value * (1.0 + 0.044715 * value * value));
     } else {
       output[at] = value;
     }

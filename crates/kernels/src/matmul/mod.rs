@@ -14,8 +14,12 @@ pub enum Epilogue {
     Store,
     /// Adds the content of the output: the residual connection.
     Accumulate,
-    /// The exact GELU (with erf, not the tanh form).
+    /// The exact GELU, with erf.
     Gelu,
+    /// `x * sigmoid(1.702 * x)`.
+    QuickGelu,
+    /// The approximation of GELU by tanh.
+    GeluTanh,
     /// Weight rows 2i and 2i+1 give one output, `a * silu(b)`: the decoder's MLP with interleaved branches.
     SwiGlu,
 }
@@ -37,6 +41,8 @@ pub struct Product<'a> {
     pub output: &'a Activation,
     /// Operation before the result is stored.
     pub epilogue: Epilogue,
+    /// True to compute in f32 whatever the [`Precision`] of the kernel set, because values may pass the range of f16 or span a wide one.
+    pub exact: bool,
 }
 
 impl Product<'_> {
@@ -52,6 +58,9 @@ impl Product<'_> {
             Epilogue::Accumulate => 1,
             Epilogue::Gelu => 2,
             Epilogue::SwiGlu => 3,
+            Epilogue::QuickGelu => 4,
+            // With z = √(2/π) (x + 0.044715 x³): (1 + tanh z) / 2 = sigmoid(2z).
+            Epilogue::GeluTanh => 5,
         };
         Sizes::default()
             .u32("blocks", self.input.stride() / 32)
@@ -102,6 +111,8 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
     let Kernels { matmul_registers, precision, .. } = gpu.kernels();
     let quantized = product.weight.scheme.group_size().is_some();
     let tile = |kernel: String| (wgsl!("tile.wgsl").to_owned() + &kernel, [64, 64]);
+    let label = if product.exact && precision != Precision::F32 { "matmul_exact" } else { "matmul" };
+    let precision = if product.exact { Precision::F32 } else { precision };
     let (kernel, [tile_rows, tile_columns]) = match (precision, matmul_registers) {
         (Precision::Q8, _) if quantized => tile(unroll(wgsl!("matmul_packed.wgsl"), &STAGED)),
         (Precision::F16, _) => tile(unroll(&unroll(wgsl!("matmul_f16.wgsl"), &STAGED), &IN_HALVES)),
@@ -118,7 +129,7 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
         .map(|(first_row, part)| {
             let sizes = product.sizes(first_row, part.rows, None);
             let grid = Grid::Rows { tile: tile_rows, times: 1, x: (part.rows as u32).div_ceil(tile_columns), z: 1 };
-            Dispatch::new(gpu, "matmul", &source, sizes, Some(step), product.bindings(gpu, part, None), grid)
+            Dispatch::new(gpu, label, &source, sizes, Some(step), product.bindings(gpu, part, None), grid)
         })
         .collect()
 }

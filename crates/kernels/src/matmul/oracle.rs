@@ -22,6 +22,11 @@ pub fn product(input: &[f32], weight: &[f32], bias: Option<&[f32]>, cols: usize,
                 Epilogue::Store => sums[n],
                 Epilogue::Accumulate => f64::from(*output) + sums[n],
                 Epilogue::Gelu => 0.5 * sums[n] * (1.0 + libm::erf(sums[n] * std::f64::consts::FRAC_1_SQRT_2)),
+                Epilogue::QuickGelu => sums[n] / (1.0 + (-1.702 * sums[n]).exp()),
+                Epilogue::GeluTanh => {
+                    let cubed = sums[n] + 0.044715 * sums[n].powi(3);
+                    0.5 * sums[n] * (1.0 + (std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 * cubed).tanh())
+                }
                 Epilogue::SwiGlu => sums[2 * n] * (sums[2 * n + 1] / (1.0 + (-sums[2 * n + 1]).exp())),
             } as f32;
         }

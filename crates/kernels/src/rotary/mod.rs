@@ -91,3 +91,31 @@ pub fn rotary(
         tables.logn.iter().map(|logn| (3, logn)).chain(norms.into_iter().flat_map(|norms| [(6, &norms.queries), (8, &norms.keys)]));
     Dispatch::new(gpu, "rotary", &source, sizes, Some(step), buffers.into_iter().chain(optional), Grid::ROW_BY_ROW)
 }
+
+/// Prepares a launch that rotates the queries and keys of all rows of the step in place, each row by its own angles.
+///
+/// # Shapes
+/// - `qkv`: `[rows, 3 * heads * head_dim]`, queries, keys and values; a head has an even width
+/// - `angles`: `(cos, sin)` of each angle, `[rows, head_dim / 2]`
+pub fn rotary_rows(gpu: &Gpu, step: &StepBuffer, angles: &wgpu::Buffer, qkv: &Activation, heads: usize) -> Dispatch {
+    assert!(qkv.cols.is_multiple_of(6 * heads), "{} columns are not queries, keys and values of {heads} heads", qkv.cols);
+    let half = qkv.cols / (6 * heads);
+    // Neighbours that one vector holds: the halves of a head begin at multiples of it.
+    let (unit, element, table, cosine, sine) = if half.is_multiple_of(4) {
+        let pairs = |first, second| format!("vec4<f32>(angles[at * 2u].{first}{second}, angles[at * 2u + 1u].{first}{second})");
+        (4, "vec4<f32>", "vec4<f32>", pairs('x', 'z'), pairs('y', 'w'))
+    } else if half.is_multiple_of(2) {
+        (2, "vec2<f32>", "vec4<f32>", "angles[at].xz".to_owned(), "angles[at].yw".to_owned())
+    } else {
+        (1, "f32", "vec2<f32>", "angles[at].x".to_owned(), "angles[at].y".to_owned())
+    };
+    let source = format!(
+        "@group(0) @binding(1) var<storage, read_write> qkv: array<{element}>;\n\
+         @group(0) @binding(2) var<storage, read> angles: array<{table}>;\n\
+         fn cosine_at(at: u32) -> {element} {{ return {cosine}; }}\n\
+         fn sine_at(at: u32) -> {element} {{ return {sine}; }}\n{}",
+        wgsl!("rows.wgsl"),
+    );
+    let sizes = Sizes::default().u32("heads", heads).u32("half", half / unit).u32("stride", qkv.stride() / unit);
+    Dispatch::new(gpu, "rotary_rows", &source, sizes, Some(step), [(1, &qkv.buffer), (2, angles)], Grid::ROW_BY_ROW)
+}

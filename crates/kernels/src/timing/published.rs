@@ -187,7 +187,7 @@ fn prepare(timer: &Timer<'_>, shape: Shape) -> Result<Vec<Dispatch>, GpuError> {
             let stored = if epilogue == Epilogue::SwiGlu { out / 2 } else { out };
             let input = gpu.activation("timing.input", rows, cols)?;
             let output = gpu.activation("timing.output", rows, stored)?;
-            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue };
+            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact: false };
             Ok(if rows == 1 { matvec(gpu, product, None) } else { matmul(gpu, step, product) })
         }
         Shape::Attention { rows, keys, heads, kv_heads, head_dim, causal } => {

@@ -126,6 +126,13 @@ pub(crate) fn of_product(operands: Operands<'_>, epilogue: Epilogue, steps: f64,
         }
         // The slope of GELU is at most 1.13.
         Epilogue::Gelu => sums.iter().zip(errors).map(|(sum, error)| 1.13 * error + sum.abs() * (0.5 * ERF_ERROR + 4.0 * U)).collect(),
+        // The slope of QuickGELU is that of SiLU, at most 1.1. Its argument 1.702 x has two roundings.
+        Epilogue::QuickGelu => sums.iter().zip(errors).map(|(x, error)| 1.1 * error + of_gated(*x, 1.702 * x, 2.0)).collect(),
+        // The slope is at most 1.13. The argument c x (1 + d x²) has seven roundings, those of the constants included.
+        Epilogue::GeluTanh => {
+            let argument = |x: f64| (8.0 / std::f64::consts::PI).sqrt() * x * (1.0 + 0.044715 * x * x);
+            sums.iter().zip(errors).map(|(x, error)| 1.13 * error + of_gated(*x, argument(*x), 7.0)).collect()
+        }
         // The slope of SiLU is at most 1.1; its relative error is that of exp, an addition, a division and two multiplications.
         Epilogue::SwiGlu => sums
             .chunks_exact(2)
@@ -138,6 +145,12 @@ pub(crate) fn of_product(operands: Operands<'_>, epilogue: Epilogue, steps: f64,
             })
             .collect(),
     }
+}
+
+/// Error of `x * sigmoid(y)` in f32 where `y` has `roundings`: that of `exp`, an addition, a division, and the limit of the exponent at 80.
+fn of_gated(x: f64, y: f64, roundings: f64) -> f64 {
+    let own = (2.0 * (3.0 + 2.0 * y.abs()) + roundings * y.abs() + 1.0 + 5.0 + 1.0) * U;
+    (x / (1.0 + (-y).exp())).abs() * own + x.abs() * (-80.0f64).exp()
 }
 
 /// Additions and roundings that a square passes through in the norm of a row: its multiplication, the three additions of a `dot`, the

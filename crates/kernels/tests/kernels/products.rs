@@ -3,13 +3,16 @@
 use crate::bounds::{self, Operands};
 use crate::support::{assert_padding_zero, assert_within, for_each_scheme, gpu, read, rows, run, vector, weight};
 use qwen_vl_format::Scheme;
+use qwen_vl_format::block::encode_rows;
+use qwen_vl_kernels::attention::oracle::Shape as HeadShape;
 use qwen_vl_kernels::known_answers::{self, Checked, Difference};
 use qwen_vl_kernels::matmul::{self, Epilogue, Product};
 use qwen_vl_kernels::norm::{self, Norm};
-use qwen_vl_kernels::{Gpu, Kernels, Precision, StepBuffer};
+use qwen_vl_kernels::{Gpu, Kernels, KvFormat, Precision, StepBuffer, Weight};
 use qwen_vl_testkit::closeness::noise;
 
-const EPILOGUES: [Epilogue; 4] = [Epilogue::Store, Epilogue::Accumulate, Epilogue::Gelu, Epilogue::SwiGlu];
+const EPILOGUES: [Epilogue; 6] =
+    [Epilogue::Store, Epilogue::Accumulate, Epilogue::Gelu, Epilogue::SwiGlu, Epilogue::QuickGelu, Epilogue::GeluTanh];
 const Q4: Scheme = Scheme::Q4 { group_size: 32 };
 
 /// A product `[rows, cols] · [out, cols]ᵀ` with the weight in parts of `part_rows`.
@@ -81,7 +84,8 @@ fn check_matmul_case(gpu: &Gpu, scheme: Scheme, (shape, epilogue, with_bias): Ca
     let bias_buffer = vector(gpu, &bias);
     let step = StepBuffer::new(gpu);
     step.write(gpu, m, 0, 0);
-    let product = Product { weight: &weight, bias: with_bias.then_some(&bias_buffer), input: &input, output: &output, epilogue };
+    let product =
+        Product { weight: &weight, bias: with_bias.then_some(&bias_buffer), input: &input, output: &output, epilogue, exact: false };
     run(gpu, &matmul::matmul(gpu, &step, product), m);
 
     let operands = Operands { input: &x, weight: &values, bias: with_bias.then_some(&bias), cols };
@@ -91,6 +95,60 @@ fn check_matmul_case(gpu: &Gpu, scheme: Scheme, (shape, epilogue, with_bias): Ca
     let bounds = bounds::of_product(operands, epilogue, bounds::matmul_steps(cols), &rounding, &before);
     assert_within(&read(gpu, &output, m), &want, &bounds, &what);
     assert_padding_zero(gpu, &output, &what);
+}
+
+/// Values that f16 cannot hold, next to small ones: a product that is rounded differs by far more than the bound of an exact one.
+#[test]
+fn an_exact_product_is_not_rounded() {
+    let (m, out, cols) = (5, 70, 96);
+    let mut x = noise(11, m * cols);
+    x.iter_mut().step_by(7).for_each(|x| *x *= 1e6);
+    for kernels in [Kernels::F16, Kernels::PACKED, Kernels { precision: Precision::Q8, ..Kernels::CPU }] {
+        let gpu = gpu(kernels);
+        let (weight, values) = weight(&gpu, Q4, out, cols, out, 7);
+        let (input, output) = (rows(&gpu, m, cols, &x), gpu.activation("out", m, out).unwrap());
+        let step = StepBuffer::new(&gpu);
+        step.write(&gpu, m, 0, 0);
+        let operands = Operands { input: &x, weight: &values, bias: None, cols };
+        let mut want = vec![0.0; m * out];
+        matmul::oracle::product(&x, &values, None, cols, Epilogue::Store, &mut want);
+        let unrounded = vec![0.0; m * out];
+        let bounds = bounds::of_product(operands, Epilogue::Store, bounds::matmul_steps(cols), &unrounded, &want);
+        let computed = |exact| {
+            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue: Epilogue::Store, exact };
+            run(&gpu, &matmul::matmul(&gpu, &step, product), m);
+            read(&gpu, &output, m)
+        };
+        let rounded = computed(false);
+        let excess = (0..want.len()).map(|i| f64::from((rounded[i] - want[i]).abs()) / bounds[i]).fold(0.0, f64::max);
+        assert!(excess > 100.0, "{kernels}: without `exact` the largest error is {excess} bounds");
+        assert_within(&computed(true), &want, &bounds, &format!("exact, {kernels}"));
+    }
+}
+
+/// A weight of ones hands each value to the activation: also those for which `exp` would overflow.
+#[test]
+fn activations_of_large_values_are_finite() {
+    let values = [-1e9, -1e4, -90.0, -50.0, -5.0, -0.0, 0.0, 1e-30, 5.0, 50.0, 90.0, 1e4, 1e9];
+    let x: Vec<f32> = values.into_iter().flat_map(|value| std::iter::once(value).chain([0.0; 31])).collect();
+    let ones = vec![1.0; 2 * 32];
+    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+        let gpu = gpu(kernels);
+        let step = StepBuffer::new(&gpu);
+        step.write(&gpu, values.len(), 0, 0);
+        let weight = Weight::upload(&gpu, Scheme::F32, &encode_rows(Scheme::F32, &ones, 32), 32).unwrap();
+        let input = rows(&gpu, values.len(), 32, &x);
+        for epilogue in [Epilogue::QuickGelu, Epilogue::GeluTanh] {
+            let output = gpu.activation("out", values.len(), 2).unwrap();
+            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact: false };
+            run(&gpu, &matmul::matmul(&gpu, &step, product), values.len());
+            let operands = Operands { input: &x, weight: &ones, bias: None, cols: 32 };
+            let mut want = vec![0.0; 2 * values.len()];
+            matmul::oracle::product(&x, &ones, None, 32, epilogue, &mut want);
+            let bounds = bounds::of_product(operands, epilogue, bounds::matmul_steps(32), &vec![0.0; want.len()], &want);
+            assert_within(&read(&gpu, &output, values.len()), &want, &bounds, &format!("{epilogue:?}, {kernels}"));
+        }
+    }
 }
 
 mod matvec_matches_oracle {
@@ -123,7 +181,7 @@ fn check_matvec_case(gpu: &Gpu, scheme: Scheme, (shape, epilogue, normed): Case)
     let (input, output) = (rows(gpu, 1, cols, &x), rows(gpu, 1, stored(out, epilogue), &before));
     let bias_buffer = vector(gpu, &bias);
     let rms_norm = Norm { weight: vector(gpu, &norm_weight), bias: None, epsilon: 1e-6 };
-    let product = Product { weight: &weight, bias: Some(&bias_buffer), input: &input, output: &output, epilogue };
+    let product = Product { weight: &weight, bias: Some(&bias_buffer), input: &input, output: &output, epilogue, exact: false };
     run(gpu, &matmul::matvec(gpu, product, normed.then_some(&rms_norm)), 1);
 
     let left = if normed { norm::oracle::norm(&x, &norm_weight, None, 1e-6) } else { x };
@@ -172,16 +230,28 @@ mod every_kernel_set_gives_the_known_answers {
 /// activations), which this test prints.
 fn check_known_answers(kernels: Kernels, rounded: f32) {
     let gpu = gpu(kernels);
-    let products = [Checked::Matmul(Q4), Checked::Matvec(Q4, true), Checked::Matvec(Scheme::F16, false)];
-    for checked in products.into_iter().chain([
+    let matmul = |epilogue, exact| Checked::Matmul { scheme: Q4, epilogue, exact };
+    let products = EPILOGUES.map(|epilogue| matmul(epilogue, false)).into_iter().chain([
+        matmul(Epilogue::GeluTanh, true),
+        Checked::Matvec(Q4, true),
+        Checked::Matvec(Scheme::F16, false),
+    ]);
+    let rotary = |norms, logn| Checked::Rotary { shape: HeadShape { heads: 6, kv_heads: 2, head_dim: 24 }, kv: KvFormat::F32, norms, logn };
+    let others = [
         Checked::Attention { head_dim: 104, group: 1 },
         Checked::Attention { head_dim: 128, group: 7 },
         Checked::Norm,
-    ]) {
+        rotary(true, false),
+        rotary(false, true),
+        Checked::RotaryRows(72),
+        Checked::RotaryRows(20),
+        Checked::Taps,
+    ];
+    for checked in products.chain(others) {
         let Difference { worst, largest } = pollster::block_on(known_answers::difference(&gpu, &checked)).unwrap();
         let part = worst / largest;
         println!("{kernels:?}, {checked:?}: {part:e}");
-        let bound = if matches!(checked, Checked::Matmul(_)) { rounded } else { 1e-6 };
+        let bound = if matches!(checked, Checked::Matmul { exact: false, .. }) { rounded } else { 1e-6 };
         assert!(largest > 0.5 && part < bound, "{kernels}, {checked:?}: {part:e} of {largest}, bound {bound:e}");
     }
 }
