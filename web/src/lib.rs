@@ -29,7 +29,7 @@ use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_processor::{Colors, DecodeOptions, Orientation};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::session::{self, Event, ImageInput, PromptInput, Request, ScoreRequest};
+use qwen_vl_runtime::session::{self, Event, ImageInput, PictureLimits, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{Backend, RuntimeError};
 use serde::{Deserialize, Serialize};
 use shared::Shared;
@@ -328,7 +328,7 @@ impl Engine {
     /// Number of tokens of a prompt.
     pub fn count(&self, prompt: JsValue) -> Result<usize, JsValue> {
         let prompt: PromptInput = from_js("prompt", prompt)?;
-        self.shared.with(|session| session.count(&prompt))
+        self.shared.with(|session| session.count(&prompt, &[], &PictureLimits::default()))
     }
 
     /// Measures the model; `null` if `on_step` or `signal` stopped it.

@@ -18,6 +18,8 @@ pub(crate) struct LoadOptions {
     /// True to prefer the adapter that saves energy.
     #[cfg_attr(test, ts(as = "Option<_>", optional))]
     pub(crate) low_power: bool,
+    /// Largest number of tokens of a picture, for models that take pictures of any size.
+    pub(crate) max_picture_tokens: Option<usize>,
     /// Number format of the KV cache.
     #[cfg_attr(test, ts(optional, type = "\"f32\" | \"f16\" | \"q8\""))]
     pub(crate) kv: Option<String>,
@@ -38,7 +40,8 @@ impl LoadOptions {
         let defaults = ModelOptions::default();
         let context_length = self.context_length.unwrap_or(defaults.context_length);
         let kv = parsed("kv", self.kv.as_deref(), "f32, f16 or q8")?.unwrap_or(defaults.kv);
-        ModelOptions { context_length, kv, ..defaults }.checked()
+        let max_picture_tokens = self.max_picture_tokens.unwrap_or(defaults.max_picture_tokens);
+        ModelOptions { context_length, kv, max_picture_tokens, ..defaults }.checked()
     }
 }
 

@@ -6,8 +6,8 @@ use crate::preprocess::{Pixels, check_is_path, decode_options, read_picture};
 use crate::values::{probability, temperature, tokens};
 use anyhow::{Context, Result};
 use clap::Args;
-use qwen_vl_processor::{Content, DecodeOptions};
-use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PromptInput, Request};
+use qwen_vl_processor::{Content, DecodeOptions, Family, Message, Part, Picture, PictureGrid, Prompt, Tokenizer};
+use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request};
 use qwen_vl_runtime::{Backend, KvFormat, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
@@ -20,16 +20,18 @@ use std::time::Instant;
 
 /// Ask a model about pictures.
 #[derive(Args)]
-#[command(group(clap::ArgGroup::new("input").required(true).args(["prompt", "chat", "case"])))]
+#[command(group(clap::ArgGroup::new("input").required(true).args(["question", "prompt", "chat", "case"])))]
 pub struct AskArgs {
     /// The web checkpoint.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// A text to continue (base format); `<img>path</img>` in it is a picture.
+    /// A question. A chat model gets it in its chat template, a base model as a text to continue.
+    question: Option<String>,
+    /// A text to continue (base format); in the 2023 model `<img>path</img>` in it is a picture.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// A picture before the prompt, relative to `--root`; may be repeated.
-    #[arg(long, value_name = "FILE", requires = "prompt")]
+    /// A picture before the question or the prompt, relative to `--root`; may be repeated.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["chat", "case"])]
     image: Vec<PathBuf>,
     /// A conversation: {"system": …, "history": [[query, answer], …], "query": …}. A query is a string, in which `<img>path</img>` is a
     /// picture, or a list of {"text": …}, {"image": path} and {"ref": name, "boxes": [[x1, y1, x2, y2], …]}, in which text is text.
@@ -49,6 +51,12 @@ pub struct AskArgs {
     /// reads them (transparency dropped, 16-bit gray clipped at 255).
     #[arg(long, value_enum, default_value_t = Pixels::Display)]
     pixels: Pixels,
+    /// Fewest tokens of a picture, where pictures have any size: smaller ones are enlarged [default: the checkpoint's].
+    #[arg(long, value_name = "N", value_parser = tokens, conflicts_with = "case")]
+    min_picture_tokens: Option<usize>,
+    /// Most tokens of a picture, where pictures have any size: larger ones are reduced.
+    #[arg(long, value_name = "N", value_parser = tokens, default_value_t = ModelOptions::default().max_picture_tokens, conflicts_with = "case")]
+    max_picture_tokens: usize,
     /// Format of keys and values in the cache: f32, f16 or q8.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     kv: KvFormat,
@@ -91,17 +99,42 @@ struct ChatFile {
     query: Content,
 }
 
-/// The part of a golden case that is run.
+/// The part of a golden case that is run. Cases of the 2023 model list their pictures, those of later generations have them in messages.
 #[derive(Deserialize)]
 struct CaseFile {
     input_ids: Vec<u32>,
+    #[serde(default)]
     images: Vec<CaseImage>,
+    #[serde(default)]
+    messages: Vec<Message>,
+    image_size_limits: Option<SizeLimits>,
     decode: CaseDecode,
 }
 
 #[derive(Deserialize)]
 struct CaseImage {
     path: PathBuf,
+}
+
+/// Limits of the size of a picture, pixels in all.
+#[derive(Deserialize)]
+struct SizeLimits {
+    shortest_edge: u64,
+    longest_edge: u64,
+}
+
+impl CaseFile {
+    fn pictures(&self) -> Vec<PathBuf> {
+        let listed = self.images.iter().map(|image| image.path.clone());
+        listed.chain(self.messages.iter().flat_map(|message| picture_names(&message.content)).map(PathBuf::from)).collect()
+    }
+}
+
+/// Returns the names of the pictures among the parts of a content.
+fn picture_names(content: &Content) -> Vec<&str> {
+    let Content::Parts(parts) = content else { return Vec::new() };
+    let name = |part| if let Part::Image { image } = part { Some(image.as_str()) } else { None };
+    parts.iter().filter_map(name).collect()
 }
 
 #[derive(Deserialize)]
@@ -113,16 +146,18 @@ struct CaseDecode {
 struct Question {
     request: Request,
     images: Vec<ImageInput>,
-    prompt_tokens: usize,
+    prompt: Prompt,
     max_new_tokens: usize,
+    max_picture_tokens: usize,
 }
 
 pub fn run(args: &AskArgs) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let mut checkpoint = Checkpoint::open(&args.model)?;
     let vocabulary = checkpoint.vocabulary()?;
-    let question = question(args, &checkpoint)?;
-    let context_length = question.prompt_tokens + question.max_new_tokens;
-    let options = ModelOptions { context_length, kv: args.kv, ..ModelOptions::default() };
+    let question = question(args, &mut checkpoint)?;
+    let context_length = question.prompt.ids.len() + question.max_new_tokens;
+    let max_picture_tokens = question.max_picture_tokens;
+    let options = ModelOptions { context_length, kv: args.kv, max_picture_tokens, ..ModelOptions::default() };
 
     let started = Instant::now();
     let gpu = args.gpu.request(false)?;
@@ -141,7 +176,7 @@ pub fn run(args: &AskArgs) -> Result<()> {
     };
     let answer = pollster::block_on(engine.ask(&question.request, &question.images, &mut on_event, trace.as_mut()))?;
     if args.json {
-        print_json(&answer, &engine, load_ms)?;
+        print_json(&answer, &question.prompt, &engine, load_ms)?;
     } else {
         print_rest(&answer, load_ms)?;
     }
@@ -151,9 +186,9 @@ pub fn run(args: &AskArgs) -> Result<()> {
     Ok(())
 }
 
-fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
+fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
     let tokenizer = checkpoint.tokenizer()?;
-    let defaults = &checkpoint.manifest().generation;
+    let chat_model = checkpoint.manifest().generation.chat_format == "chatml";
     let mut generation = GenerationOptions {
         max_new_tokens: args.max_new_tokens,
         greedy: args.greedy.then_some(true),
@@ -163,51 +198,92 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
         seed: args.seed,
         ..GenerationOptions::default()
     };
-    let mut paths = None;
+    let mut max_picture_tokens = args.max_picture_tokens;
+    let mut paths = args.image.clone();
     let input = if let Some(path) = &args.case {
         let case: CaseFile = read_json(path)?;
-        paths = Some(case.images.into_iter().map(|image| image.path).collect());
+        paths = case.pictures();
+        if let Some(limits) = &case.image_size_limits {
+            checkpoint.limit_pictures(limits.shortest_edge, limits.longest_edge);
+        }
+        // As large as the checkpoint allows, as in the original.
+        max_picture_tokens = checkpoint.largest_picture_tokens().unwrap_or(max_picture_tokens);
         generation.greedy = Some(true);
         generation.ignore_stop = true;
         generation.max_new_tokens = Some(case.decode.tokens.len());
         PromptInput::Ids { ids: case.input_ids }
     } else if let Some(path) = &args.chat {
         let ChatFile { system, history, query } = read_json(path)?;
+        let contents = history.iter().flat_map(|(query, answer)| [query, answer]).chain([&query]);
+        paths = contents.flat_map(picture_names).map(PathBuf::from).collect();
         PromptInput::Chat { system, history, query, overflow: Overflow::DropOldest }
+    } else if let (Some(question), true) = (&args.question, chat_model) {
+        let name = |path: &PathBuf| Part::Image { image: name_in_prompt(path, &tokenizer) };
+        let mut parts: Vec<Part> = args.image.iter().map(name).collect();
+        parts.push(Part::Text { text: question.clone() });
+        PromptInput::Chat { system: None, history: Vec::new(), query: Content::Parts(parts), overflow: Overflow::DropOldest }
     } else {
-        let name = |path| name_in_prompt(path, tokenizer.queries());
-        let mut text: String = args.image.iter().map(|path| format!("<img>{}</img>", name(path))).collect();
-        text.push_str(args.prompt.as_deref().unwrap_or_default());
+        let picture = |path: &PathBuf| match tokenizer.family() {
+            Family::QwenVl => format!("<img>{}</img>", name_in_prompt(path, &tokenizer)),
+            Family::Qwen2Vl | Family::Qwen3Vl => "<|vision_start|><|image_pad|><|vision_end|>".to_owned(),
+        };
+        let mut text: String = args.image.iter().map(picture).collect();
+        text.push_str(args.prompt.as_ref().or(args.question.as_ref()).map_or("", String::as_str));
         PromptInput::Raw { text }
     };
 
-    // The engine makes the same prompt again; here it names its pictures before anything large is loaded.
-    let prompt = input.encode(&tokenizer, defaults.max_window_size, None)?.prompt;
-    // Pictures of `--image` are the first of the prompt; their names in it may differ from their paths.
-    let named = prompt.images.iter().skip(args.image.len()).map(|image| PathBuf::from(&image.path));
-    let paths: Vec<PathBuf> = paths.unwrap_or_else(|| args.image.iter().cloned().chain(named).collect());
     let pixels = if args.case.is_some() { Pixels::Original } else { args.pixels };
     let options = decode_options(args.apply_orientation, pixels);
-    let images = paths.iter().map(|path| picture(&args.root, path, options)).collect::<Result<_>>()?;
-    let max_new_tokens = generation.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1);
-    Ok(Question { request: Request { prompt: input, generation }, images, prompt_tokens: prompt.ids.len(), max_new_tokens })
+    let pictures = PictureLimits { min_tokens: args.min_picture_tokens, max_tokens: None };
+    let manifest = checkpoint.manifest();
+    // The engine makes the same prompt again; here it names its pictures, and what is wrong with them, before anything large is loaded.
+    let (images, prompt) = if tokenizer.family() == Family::QwenVl {
+        let prompt = input.encode(&tokenizer, &[], manifest.generation.max_window_size, None)?.prompt;
+        if args.case.is_none() {
+            // Pictures of `--image` are the first of the prompt; their names in it may differ from their paths.
+            let named = prompt.images.iter().skip(args.image.len()).map(|image| PathBuf::from(&image.path));
+            paths = args.image.iter().cloned().chain(named).collect();
+        }
+        (paths.iter().map(|path| Ok(picture(&args.root, path, options)?.0)).collect::<Result<_>>()?, prompt)
+    } else {
+        let (mut images, mut grids) = (Vec::new(), Vec::new());
+        for path in &paths {
+            let (image, decoded) = picture(&args.root, path, options)?;
+            images.push(image);
+            let grid = pictures.grid(manifest, max_picture_tokens, decoded.width(), decoded.height());
+            grids.push(grid.with_context(|| format!("picture `{}`", path.display()))?);
+        }
+        if args.case.is_some() {
+            // Memory for these pictures, not for the largest. Only one near the limit can have been reduced to it, and needs the limit itself.
+            let needed = grids.iter().map(PictureGrid::tokens).max().unwrap_or_default().max(4);
+            max_picture_tokens = if 2 * needed > max_picture_tokens { max_picture_tokens } else { needed };
+        }
+        let prompt = input.encode(&tokenizer, &grids, manifest.generation.max_window_size, None)?.prompt;
+        (images, prompt)
+    };
+    let max_new_tokens = generation.max_new_tokens.unwrap_or(manifest.generation.max_new_tokens).max(1);
+    Ok(Question { request: Request { prompt: input, generation, pictures }, images, prompt, max_new_tokens, max_picture_tokens })
 }
 
 /// Returns the name of a picture of `--image` in the prompt: its path, or only the file's name if the path is too long. The features of the
 /// picture replace it, so that it does not affect the answer.
-fn name_in_prompt(path: &Path, queries: usize) -> String {
+fn name_in_prompt(path: &Path, tokenizer: &Tokenizer) -> String {
+    short_name(path, tokenizer.queries())
+}
+
+fn short_name(path: &Path, longest: usize) -> String {
     let whole = path.display().to_string();
     match path.file_name() {
-        Some(name) if whole.len() > queries => name.to_string_lossy().into_owned(),
+        Some(name) if whole.len() > longest => name.to_string_lossy().into_owned(),
         _ => whole,
     }
 }
 
-fn picture(root: &Path, path: &Path, options: DecodeOptions) -> Result<ImageInput> {
+/// Reads a picture and decodes it, so that an error names the file and its size is known.
+fn picture(root: &Path, path: &Path, options: DecodeOptions) -> Result<(ImageInput, Picture)> {
     check_is_path(path)?;
-    // Decoded here only so that an error names the file.
-    let (bytes, _) = read_picture(&root.join(path), options)?;
-    Ok(ImageInput::Encoded { bytes, options })
+    let (bytes, picture) = read_picture(&root.join(path), options)?;
+    Ok((ImageInput::Encoded { bytes, options }, picture))
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
@@ -217,11 +293,19 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(json).with_context(|| format!("could not read `{}`", path.display()))
 }
 
-fn print_json(answer: &Answer, engine: &Engine, load_ms: f64) -> Result<()> {
+fn print_json(answer: &Answer, prompt: &Prompt, engine: &Engine, load_ms: f64) -> Result<()> {
     let gpu = engine.model().gpu();
     let info = gpu.info();
     let mut object = serde_json::to_value(answer)?;
     object["timings"]["load_ms"] = json!(load_ms);
+    if engine.tokenizer().family() != Family::QwenVl {
+        let positions = prompt.positions();
+        // One row for each axis, as `transformers` has them.
+        let axis = |axis: usize| positions.ids.iter().map(|position| position[axis]).collect::<Vec<_>>();
+        object["position_ids"] = json!([axis(0), axis(1), axis(2)]);
+        object["rope_delta"] = json!(positions.rope_delta());
+        object["image_grid_thw"] = prompt.images.iter().filter_map(|image| image.grid).map(|grid| grid.thw()).collect();
+    }
     object["adapter"] = json!({
         "name": info.name,
         "backend": info.backend.to_string(),
@@ -271,7 +355,7 @@ fn dump(path: &Path, trace: &Trace, engine: &Engine) -> Result<()> {
     for (name, values) in trace {
         let shape = match name.split('.').next() {
             Some("logits" | "decode_logits") => vec![values.len() / config.decoder.vocab_size, config.decoder.vocab_size],
-            Some("image_features") => vec![config.vision.queries(), config.decoder.width],
+            Some("image_features" | "image_deepstack") => vec![values.len() / config.decoder.width, config.decoder.width],
             Some("pixels") => vec![3, side, side],
             _ => continue,
         };
@@ -289,7 +373,7 @@ mod tests {
     #[test]
     fn a_path_that_is_too_long_becomes_the_file_name() {
         let path = Path::new("some/folder/cat.png");
-        assert_eq!(name_in_prompt(path, 19), "some/folder/cat.png");
-        assert_eq!(name_in_prompt(path, 18), "cat.png");
+        assert_eq!(short_name(path, 19), "some/folder/cat.png");
+        assert_eq!(short_name(path, 18), "cat.png");
     }
 }

@@ -38,6 +38,18 @@ impl Checkpoint {
         &self.manifest
     }
 
+    /// Sets the limits of the size of a picture, pixels.
+    pub fn limit_pictures(&mut self, min_pixels: u64, max_pixels: u64) {
+        (self.manifest.processor.min_pixels, self.manifest.processor.max_pixels) = (Some(min_pixels), Some(max_pixels));
+    }
+
+    /// Returns the tokens of the largest picture, if pictures have any size.
+    pub fn largest_picture_tokens(&self) -> Option<usize> {
+        let vision = &self.manifest.config.vision;
+        let side = vision.patch_size as u64 * vision.merger.as_ref()?.size as u64;
+        usize::try_from(self.manifest.processor.max_pixels? / (side * side)).ok()
+    }
+
     /// Reads the vocabulary file and checks it against the manifest.
     pub fn vocabulary(&self) -> Result<Vec<u8>> {
         let file = &self.manifest.processor.tokenizer_file;

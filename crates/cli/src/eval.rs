@@ -13,7 +13,7 @@ use qwen_vl_eval::{
 };
 use qwen_vl_format::ShardHash;
 use qwen_vl_processor::{Content, DecodeOptions, KeepSpecials};
-use qwen_vl_runtime::session::{Engine, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest};
+use qwen_vl_runtime::session::{Engine, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{ModelOptions, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -279,13 +279,13 @@ fn predict(engine: &mut Engine, item: &Item, part: &Part, chat: bool) -> Result<
     let mut on_event = |_| ControlFlow::Continue(());
     let mut prediction = Prediction { id: item.id.clone(), answer: String::new(), candidates: Vec::new() };
     if scored {
-        let request = ScoreRequest { prompt: prompt(item, chat), candidates: item.candidates.clone() };
+        let request = ScoreRequest { prompt: prompt(item, chat), candidates: item.candidates.clone(), pictures: PictureLimits::default() };
         let scores = pollster::block_on(engine.score(&request, &images, &mut on_event))?;
         prediction.candidates = scores.unwrap_or_default().into_iter().map(|score| score.logprobs).collect();
     } else {
         let generation =
             GenerationOptions { max_new_tokens: Some(max_new_tokens), min_new_tokens, greedy: Some(true), ..GenerationOptions::default() };
-        let request = Request { prompt: prompt(item, chat), generation };
+        let request = Request { prompt: prompt(item, chat), generation, pictures: PictureLimits::default() };
         let answer = pollster::block_on(engine.ask(&request, &images, &mut on_event, None))?;
         prediction.answer = engine.tokenizer().decode(&answer.tokens, KeepSpecials::None).trim().to_owned();
     }

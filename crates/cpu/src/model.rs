@@ -2,9 +2,10 @@
 
 use crate::shards::Shards;
 use qwen_vl_format::{Manifest, QwenVlConfig};
+use qwen_vl_processor::PictureGrid;
 use qwen_vl_reference::burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_reference::{KvCache, QwenVl, Splice, ignore};
-use qwen_vl_runtime::{Backend, Budget, Cached, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
+use qwen_vl_runtime::{Backend, Budget, Cached, ImageRows, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
 use std::cell::RefCell;
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -21,8 +22,7 @@ pub type Pause = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
 #[derive(Debug, Clone)]
 pub struct CpuFeatures {
     rows: Tensor<3>,
-    /// Number of the encoding among all of this model.
-    id: u64,
+    image: ImageRows,
 }
 
 /// A model in memory, in f32. It holds one sequence at a time.
@@ -121,6 +121,10 @@ impl Backend for CpuModel {
         self.context_length
     }
 
+    fn max_picture_tokens(&self) -> usize {
+        0
+    }
+
     fn length(&self) -> usize {
         self.sequence.len()
     }
@@ -129,14 +133,15 @@ impl Backend for CpuModel {
         self.sequence.reused()
     }
 
-    async fn encode_image(&mut self, patches: &[f32]) -> Result<CpuFeatures, RuntimeError> {
+    async fn encode_image(&mut self, patches: &[f32], grid: &PictureGrid) -> Result<CpuFeatures, RuntimeError> {
         let vision = &self.config.visual;
         let shape = [1, vision.patches(), vision.patch_values()];
         let patches = Tensor::from_data(TensorData::new(patches.to_vec(), shape), &Device::flex());
         let rows = self.prepared()?.transformer.visual.forward(patches, &mut ignore);
         self.pause().await;
         self.encodings += 1;
-        Ok(CpuFeatures { rows, id: self.encodings })
+        let image = ImageRows { encoding: self.encodings, rows: self.config.visual.n_queries, grid: *grid };
+        Ok(CpuFeatures { rows, image })
     }
 
     async fn read_features(&self, features: &CpuFeatures) -> Result<Vec<f32>, RuntimeError> {
@@ -151,22 +156,23 @@ impl Backend for CpuModel {
         on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
         mut trace: Option<&mut Trace>,
     ) -> Result<ControlFlow<()>, RuntimeError> {
-        let identities: Vec<u64> = images.iter().map(|image| image.id).collect();
+        let pictures: Vec<ImageRows> = images.iter().map(|features| features.image).collect();
         let config = &self.manifest.config;
-        let plan = self.sequence.plan(config, self.context_length, ids, &identities, kv_reuse, trace.is_some())?;
+        let plan = self.sequence.plan(config, self.context_length, ids, &pictures, kv_reuse, trace.is_some())?;
         let splice = Splice::prompt(&self.config, ids);
         let features = (!images.is_empty()).then(|| Tensor::cat(images.iter().map(|image| image.rows.clone()).collect(), 0));
         let embedded = self.prepared()?.embed(&splice, features, 1);
         self.sequence.begin(&plan);
         self.cache.truncate(plan.reused);
-        let PromptPlan { contents, reused, .. } = plan;
+        let PromptPlan { contents, positions, reused, .. } = plan;
         for (number, chunk) in contents[reused..].chunks(CHUNK).enumerate() {
             let part = embedded.clone().narrow(1, reused + number * CHUNK, chunk.len());
             let logits = self.run(part, trace.is_some())?;
             if let Some(trace) = &mut trace {
                 trace.entry("logits".to_owned()).or_default().extend(logits);
             }
-            self.sequence.extend(chunk);
+            let first = reused + number * CHUNK;
+            self.sequence.extend(chunk, &positions[first..first + chunk.len()]);
             self.pause().await;
             if on_chunk(self.length()).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -181,7 +187,7 @@ impl Backend for CpuModel {
         splice.token(token);
         let embedded = self.prepared()?.embed(&splice, None, 1);
         self.run(embedded, false)?;
-        self.sequence.extend(&[Cached::Token(token)]);
+        self.sequence.push(Cached::Token(token));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use qwen_vl_cpu::{CpuLoader, CpuModel};
 use qwen_vl_format::{Manifest, ShardError};
 use qwen_vl_processor::DecodeOptions;
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::session::{Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
+use qwen_vl_runtime::session::{Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, PictureLimits, PromptInput, Request};
 use qwen_vl_runtime::{Budget, RuntimeError};
 use qwen_vl_testkit::golden::{Case, GoldenSet, fixtures};
 use std::ops::ControlFlow;
@@ -48,7 +48,7 @@ fn request(case: &Case) -> Request {
     let tokens = case.decode.tokens.len();
     let generation =
         GenerationOptions { greedy: Some(true), max_new_tokens: Some(tokens), ignore_stop: true, ..GenerationOptions::default() };
-    Request { prompt: PromptInput::Ids { ids: case.input_ids.clone() }, generation }
+    Request { prompt: PromptInput::Ids { ids: case.input_ids.clone() }, generation, pictures: PictureLimits::default() }
 }
 
 fn images(set: &GoldenSet, case: &Case) -> Vec<ImageInput> {

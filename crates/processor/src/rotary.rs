@@ -37,6 +37,11 @@ impl Rotary {
         Self { frequencies: frequencies(base, head_dim).into_iter().enumerate().map(|(i, frequency)| (frequency, axis(i))).collect() }
     }
 
+    /// Returns the frequencies, in radians a position.
+    pub fn frequencies(&self) -> impl Iterator<Item = f32> {
+        self.frequencies.iter().map(|(frequency, _)| *frequency)
+    }
+
     /// Returns `(cos, sin)` of each position. The angle is an f32 product, as in the original.
     ///
     /// # Shapes

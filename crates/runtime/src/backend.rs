@@ -3,6 +3,7 @@
 use crate::{KvReuse, RuntimeError, Sampler};
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::timing::AdapterSpeed;
+use qwen_vl_processor::PictureGrid;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,24 +15,26 @@ pub type Trace = BTreeMap<String, Vec<f32>>;
 // The futures are not sent between threads: GPU work has one thread, in a browser and natively.
 #[allow(async_fn_in_trait)]
 pub trait Backend {
-    /// Features of one picture, as the decoder reads them: `[queries, hidden]`.
+    /// Features of one picture, as the decoder reads them.
     type Features: Clone;
 
     /// The manifest that the model was loaded from.
     fn manifest(&self) -> &Manifest;
     /// Maximum length of the sequence, tokens.
     fn context_length(&self) -> usize;
+    /// Most tokens of a picture, for models that take pictures of any size.
+    fn max_picture_tokens(&self) -> usize;
     /// Number of positions in the KV cache: the prompt and the answer so far.
     fn length(&self) -> usize;
     /// Number of positions of the latest prompt that the KV cache held already.
     fn reused(&self) -> usize;
 
-    /// Runs the vision tower and the resampler.
+    /// Runs the vision tower and the resampler or the mergers.
     ///
     /// # Shapes
-    /// - `patches`: `[patches, 3·patch²]`, normalised
-    async fn encode_image(&mut self, patches: &[f32]) -> Result<Self::Features, RuntimeError>;
-    /// Reads image features, `[queries, hidden]`.
+    /// - `patches`: `[patches, 3·patch²]`, normalised, in the order of [`PictureGrid::places`]
+    async fn encode_image(&mut self, patches: &[f32], grid: &PictureGrid) -> Result<Self::Features, RuntimeError>;
+    /// Reads image features, `[tokens, hidden]`.
     async fn read_features(&self, features: &Self::Features) -> Result<Vec<f32>, RuntimeError>;
 
     /// Runs a prompt through the decoder, except for the positions at its start that the KV cache holds. [`Self::logits`] are then those of
@@ -66,7 +69,7 @@ pub trait Backend {
 pub struct PictureParts {
     /// One block of the vision tower, the mean of all, milliseconds.
     pub block_ms: f64,
-    /// The resampler, milliseconds.
+    /// The resampler or all mergers, milliseconds.
     pub resampler_ms: f64,
 }
 

@@ -2,6 +2,8 @@
 
 use crate::clock::{millis, per_second};
 use crate::{Backend, KvReuse, Measured, RuntimeError};
+use qwen_vl_format::VisionConfig;
+use qwen_vl_processor::PictureGrid;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use web_time::Instant;
@@ -110,16 +112,18 @@ pub async fn benchmark<B: Measured>(
     };
 
     // Any finite values do: the time does not depend on them.
-    let patches = vec![0.5; model.manifest().config.vision.fixed_patches() * model.manifest().config.vision.patch_values()];
+    let vision = &model.manifest().config.vision;
+    let grid = benchmark_grid(vision, model.max_picture_tokens());
+    let patches = vec![0.5; grid.patches() * vision.patch_values()];
     let mut encode = Vec::with_capacity(runs);
     if options.picture {
         // The first picture compiles the pipelines.
-        model.encode_image(&patches).await?;
+        model.encode_image(&patches, &grid).await?;
         model.settle().await?;
     }
     for _ in 0..if options.picture { runs } else { 0 } {
         let started = Instant::now();
-        model.encode_image(&patches).await?;
+        model.encode_image(&patches, &grid).await?;
         model.settle().await?;
         encode.push(millis(started));
         if step().is_break() {
@@ -177,6 +181,20 @@ pub async fn benchmark<B: Measured>(
         dispatches_per_token: model.decode_dispatches(longest),
         limits: model.adapter_limits().await?,
     }))
+}
+
+/// Side of the benchmark's picture where pictures have any size, pixels: the size of the 2023 model.
+const PICTURE_SIDE: usize = 448;
+
+/// Returns the grid of the benchmark's picture, at most `max_tokens` tokens.
+fn benchmark_grid(vision: &VisionConfig, max_tokens: usize) -> PictureGrid {
+    match &vision.merger {
+        None => vision.fixed_grid().map_or(PictureGrid::still(1, 1, 1), |side| PictureGrid::still(side, side, 1)),
+        Some(merger) => {
+            let side = (PICTURE_SIDE / (vision.patch_size * merger.size)).min(max_tokens.isqrt()).max(1) * merger.size;
+            PictureGrid::still(side, side, merger.size)
+        }
+    }
 }
 
 /// Arbitrary tokens without pictures.

@@ -15,7 +15,7 @@ pub struct Budget {
     pub kv_cache: u64,
     /// Activations and position tables.
     pub scratch: u64,
-    /// Features of one picture; not part of the total.
+    /// Features of one picture, the largest; not part of the total.
     pub picture: u64,
     /// The largest buffer: what an adapter's limits of buffers and bindings must allow.
     pub largest_binding: u64,
@@ -33,11 +33,11 @@ impl Budget {
     /// The budget of a checkpoint under options that were [checked](ModelOptions::checked).
     pub fn new(manifest: &Manifest, options: &ModelOptions) -> Self {
         let (config, context) = (&manifest.config, options.context_length);
-        let (vision, hidden) = (&config.vision, config.decoder.width);
+        let (vision, decoder, hidden) = (&config.vision, &config.decoder, config.decoder.width);
         let chunk = options.prefill_chunk.min(context);
         let rows = |rows: usize, cols: usize| size::storage(size::rows(rows, cols));
         let words = |factors: &[usize]| size::storage(size::product(factors).saturating_mul(4));
-        let (patches, queries) = (vision.fixed_patches(), vision.queries());
+        let patches = options.max_patches(vision);
 
         let mut weights = Buffers::default();
         for tensor in &manifest.tensors {
@@ -51,8 +51,8 @@ impl Budget {
         }
 
         let mut kv_cache = Buffers::default();
-        let cache = KvCache::size(context, config.decoder.heads, config.decoder.head_dim, options.kv);
-        kv_cache.add(2 * config.decoder.layers, size::storage(cache));
+        let cache = KvCache::size(context, decoder.kv_heads, decoder.head_dim, options.kv);
+        kv_cache.add(2 * decoder.layers, size::storage(cache));
 
         let mut scratch = Buffers::default();
         // The vision tower.
@@ -60,38 +60,56 @@ impl Budget {
         scratch.add(3, rows(patches, vision.width));
         scratch.add(1, rows(patches, 3 * vision.width));
         scratch.add(1, rows(patches, vision.mlp_width));
-        // The resampler.
-        scratch.add(4, rows(patches, hidden));
-        scratch.add(5, rows(queries, hidden));
+        if vision.rotary_base.is_some() {
+            scratch.add(1, words(&[patches, vision.head_dim()]));
+        }
+        if vision.position_side.is_some() && vision.image_size.is_none() {
+            scratch.add(2, words(&[patches, 4]));
+        }
+        let mut features = 0;
+        if let Some(resampler) = &vision.resampler {
+            features = resampler.queries;
+            scratch.add(4, rows(patches, hidden));
+            scratch.add(5, rows(resampler.queries, hidden));
+        }
+        if let Some(merger) = &vision.merger {
+            features = options.max_picture_tokens;
+            scratch.add(1, rows(features, hidden));
+            scratch.add(merger.deepstack.len(), rows(chunk, hidden));
+        }
         // The decoder.
         scratch.add(1, words(&[chunk]));
-        scratch.add(3, rows(chunk, hidden));
-        scratch.add(1, rows(chunk, 3 * hidden));
-        scratch.add(1, rows(chunk, config.decoder.mlp_width));
-        scratch.add(1, size::storage(split_bytes(config.decoder.heads, config.decoder.head_dim)));
+        scratch.add(2, rows(chunk, hidden));
+        scratch.add(1, rows(chunk, decoder.qkv_width()));
+        scratch.add(1, rows(chunk, decoder.attention_width()));
+        scratch.add(1, rows(chunk, decoder.mlp_width));
+        scratch.add(1, size::storage(split_bytes(decoder.heads, decoder.head_dim)));
         scratch.add(1, rows(1, hidden));
-        scratch.add(1, rows(1, config.decoder.vocab_size));
+        scratch.add(1, rows(1, decoder.vocab_size));
         scratch.add(1, words(&[1]));
-        scratch.add(1, words(&[context, config.decoder.head_dim]));
-        scratch.add(1, words(&[context]));
+        scratch.add(1, words(&[context, decoder.head_dim]));
+        if decoder.rotary.logn {
+            scratch.add(1, words(&[context]));
+        }
 
         Self {
             weights: weights.bytes,
             kv_cache: kv_cache.bytes,
             scratch: scratch.bytes,
-            picture: rows(queries, hidden),
+            picture: rows(features * (1 + vision.deepstack().len()), hidden),
             largest_binding: weights.largest.max(kv_cache.largest).max(scratch.largest),
         }
     }
 
     /// Bytes that a decode step reads at a sequence of `context` tokens: the layers, the head, keys and values.
     pub fn decode_bytes(manifest: &Manifest, context: usize, kv: KvFormat) -> u64 {
-        let config = &manifest.config;
-        let read = |name: &str| name == "head.weight" || name.starts_with("decoder.layers.");
+        let decoder = &manifest.config.decoder;
+        let head = if decoder.tied_head { "decoder.embedding.weight" } else { "head.weight" };
+        let read = |name: &str| name == head || name.starts_with("decoder.layers.");
         let parts = manifest.tensors.iter().filter(|tensor| read(&tensor.name)).flat_map(|tensor| &tensor.parts);
         let ranges = parts.flat_map(|part| [Some(part.data), part.scales]).flatten();
-        let cache = KvCache::size(context, config.decoder.heads, config.decoder.head_dim, kv);
-        ranges.map(|[begin, end]| end - begin).sum::<u64>() + 2 * config.decoder.layers as u64 * cache
+        let cache = KvCache::size(context, decoder.kv_heads, decoder.head_dim, kv);
+        ranges.map(|[begin, end]| end - begin).sum::<u64>() + 2 * decoder.layers as u64 * cache
     }
 
     /// All that a load allocates.

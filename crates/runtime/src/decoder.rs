@@ -1,4 +1,5 @@
-//! The decoder: token ids, and image features in place of some of them → blocks over a KV cache → logits (`modeling_qwen.py`).
+//! The decoder: token ids, and image features in place of some of them → blocks over a KV cache → logits (2023: `modeling_qwen.py`; later:
+//! `modeling_qwen2_vl.py`, `modeling_qwen3_vl.py`).
 //!
 //! Every layer has two plans over the same buffers: `prefill` for many positions at once, with matrix products, and `decode` for one
 //! position, in six launches: norm + qkv, rotary + cache write, attention (two in a long context, see [`SPLIT_KEYS`]), output projection +
@@ -7,11 +8,12 @@
 use crate::weights::Weights;
 use crate::{ModelOptions, RuntimeError};
 use qwen_vl_format::ModelConfig;
+use qwen_vl_kernels::add::accumulate;
 use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::embedding::embedding;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
-use qwen_vl_kernels::rotary::{PositionTables, rotary};
+use qwen_vl_kernels::rotary::{HeadNorms, PositionTables, rotary};
 use qwen_vl_kernels::sample::{DrawBuffer, sample};
 use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, StepBuffer, argmax, size};
 use std::cell::OnceCell;
@@ -30,8 +32,10 @@ pub(crate) struct Decoder {
     pub(crate) logits: Activation,
     /// The most likely token, u32.
     pub(crate) token: wgpu::Buffer,
-    /// Rotary angles and log-n factors.
+    /// Rotary angles, and log-n factors if the model has them.
     pub(crate) tables: PositionTables,
+    /// Additions to the hidden states of a prompt's chunk after the first layers, in order.
+    pub(crate) deepstack: Vec<DeepStack>,
     /// Embedding rows of the ids.
     pub(crate) embed: Vec<Dispatch>,
     /// The layers in order.
@@ -46,6 +50,14 @@ pub(crate) struct Decoder {
     pub(crate) draw: DrawBuffer,
     /// `logits` → sampled `token`; compiled at its first use.
     sample: OnceCell<Dispatch>,
+}
+
+/// An addition of image features after a layer.
+pub(crate) struct DeepStack {
+    /// Features at the positions of pictures, zeros elsewhere, `[chunk, width]`.
+    pub(crate) rows: Activation,
+    /// The addition of `rows` to the hidden states.
+    pub(crate) add: Dispatch,
 }
 
 /// One block of the decoder.
@@ -85,23 +97,31 @@ struct Buffers {
     /// Partial results of the split attention.
     partial: wgpu::Buffer,
     tables: PositionTables,
+    /// Rows that are added to the hidden states after the first layers, `[chunk, width]` each.
+    deepstack: Vec<Activation>,
 }
 
 impl Buffers {
     fn allocate(gpu: &Gpu, config: &ModelConfig, options: ModelOptions) -> Result<Self, RuntimeError> {
-        let (chunk, context, hidden_size) = (options.prefill_chunk, options.context_length, config.decoder.width);
+        let (chunk, context, decoder) = (options.prefill_chunk, options.context_length, &config.decoder);
         Ok(Self {
             ids: gpu.storage("decoder.ids", size::product(&[chunk, 4]))?,
-            hidden: gpu.activation("decoder.hidden", chunk, hidden_size)?,
-            normed: gpu.activation("decoder.normed", chunk, hidden_size)?,
-            qkv: gpu.activation("decoder.qkv", chunk, 3 * hidden_size)?,
-            attended: gpu.activation("decoder.attended", chunk, hidden_size)?,
-            mlp: gpu.activation("decoder.mlp", chunk, config.decoder.mlp_width)?,
-            partial: gpu.storage("decoder.partial", split_bytes(config.decoder.heads, config.decoder.head_dim))?,
+            hidden: gpu.activation("decoder.hidden", chunk, decoder.width)?,
+            normed: gpu.activation("decoder.normed", chunk, decoder.width)?,
+            qkv: gpu.activation("decoder.qkv", chunk, decoder.qkv_width())?,
+            attended: gpu.activation("decoder.attended", chunk, decoder.attention_width())?,
+            mlp: gpu.activation("decoder.mlp", chunk, decoder.mlp_width)?,
+            partial: gpu.storage("decoder.partial", split_bytes(decoder.heads, decoder.head_dim))?,
             tables: PositionTables {
-                angles: gpu.storage("decoder.angles", size::product(&[context, config.decoder.head_dim / 2, 8]))?,
-                logn: Some(gpu.storage("decoder.logn", size::product(&[context, 4]))?),
+                angles: gpu.storage("decoder.angles", size::product(&[context, decoder.head_dim / 2, 8]))?,
+                logn: decoder.rotary.logn.then(|| gpu.storage("decoder.logn", size::product(&[context, 4]))).transpose()?,
             },
+            deepstack: config
+                .vision
+                .deepstack()
+                .iter()
+                .map(|_| gpu.activation("decoder.deepstack", chunk, decoder.width))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -126,11 +146,16 @@ impl Planner<'_> {
         let Buffers { hidden, normed, qkv, attended, mlp, partial, tables, .. } = self.buffers;
         let name = |part: &str| format!("decoder.layers.{index}.{part}");
         let ModelOptions { context_length, kv, .. } = self.options;
-        let cache = |label| KvCache::new(gpu, label, context_length, config.decoder.heads, config.decoder.head_dim, kv);
+        let cache = |label| KvCache::new(gpu, label, context_length, config.decoder.kv_heads, config.decoder.head_dim, kv);
         let (keys, values) = (cache("decoder.keys")?, cache("decoder.values")?);
         let (attn_norm, mlp_norm) = (self.rms_norm(&name("attn_norm.weight")), self.rms_norm(&name("mlp_norm.weight")));
         let [qkv_linear, out, gate_up, down] = ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down"].map(|part| weights.linear(&name(part)));
-        let rotate = || rotary(gpu, step, tables, None, qkv, &keys, &values);
+        let head_norms = config.decoder.qk_norm.then(|| HeadNorms {
+            queries: weights.vector(&name("attn.q_norm.weight")),
+            keys: weights.vector(&name("attn.k_norm.weight")),
+            epsilon: config.decoder.norm_epsilon,
+        });
+        let rotate = || rotary(gpu, step, tables, head_norms.as_ref(), qkv, &keys, &values);
         let heads = |rows| Heads { rows, first_col: 0 };
         let launch = Attention {
             queries: heads(qkv),
@@ -178,11 +203,18 @@ impl Decoder {
         let planner = Planner { gpu, config, weights, step, buffers: &buffers, options };
         let layers = (0..config.decoder.layers).map(|index| planner.layer(index)).collect::<Result<_, _>>()?;
         let final_norm = planner.rms_norm("decoder.norm.weight");
-        let Buffers { ids, hidden, normed, tables, .. } = buffers;
+        let Buffers { ids, hidden, normed, tables, deepstack, .. } = buffers;
+        let deepstack = deepstack
+            .into_iter()
+            .map(|rows| {
+                let add = accumulate(gpu, step, &hidden, &rows);
+                DeepStack { rows, add }
+            })
+            .collect();
         Ok(Self {
             embed: embedding(gpu, step, weights.matrix("decoder.embedding.weight"), &ids, &hidden),
             final_norm: norm(gpu, step, &final_norm, &hidden, &normed),
-            head: matvec(gpu, weights.linear("head").product(&last, &logits, Epilogue::Store), Some(&final_norm)),
+            head: matvec(gpu, weights.head(config.decoder.tied_head).product(&last, &logits, Epilogue::Store), Some(&final_norm)),
             argmax: argmax::argmax(gpu, &logits, &token),
             draw: DrawBuffer::new(gpu),
             sample: OnceCell::new(),
@@ -193,6 +225,7 @@ impl Decoder {
             logits,
             token,
             tables,
+            deepstack,
             layers,
         })
     }

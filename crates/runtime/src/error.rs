@@ -54,6 +54,22 @@ pub enum RuntimeError {
         /// Positions that a picture takes.
         queries: usize,
     },
+    /// The prompt has more or fewer positions for pictures than the pictures have.
+    #[error("the prompt has {pads} positions for pictures (`<|image_pad|>`), and its pictures take {needed}, each in one run")]
+    ImagePads {
+        /// Number of these tokens in the prompt.
+        pads: usize,
+        /// Positions that the pictures take.
+        needed: usize,
+    },
+    /// A picture has more patches than the model's buffers, or not as many as the model takes.
+    #[error("a picture has {patches} patches, and this model was loaded for {limit}")]
+    PictureSize {
+        /// Number of patches.
+        patches: usize,
+        /// Number of patches of the model's pictures: the largest, or the only one.
+        limit: usize,
+    },
     /// The prompt names more or fewer pictures than were passed.
     #[error("the prompt names {}, but {given} {} given", pictures(*.spans), if *.given == 1 { "was" } else { "were" })]
     ImageCount {

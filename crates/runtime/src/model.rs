@@ -2,10 +2,11 @@
 
 use crate::backend::{PictureParts, Trace};
 use crate::decoder::Decoder;
+use crate::merger::Mergers;
 use crate::options::ModelOptions;
-use crate::positions::{logn_factors, rotary_angles};
+use crate::positions::{AngleTable, write_logn};
 use crate::resampler::Resampler;
-use crate::sequence::{Cached, PromptPlan, Sequence};
+use crate::sequence::{Cached, ImageRows, PromptPlan, Sequence};
 use crate::vision::VisionTower;
 use crate::weights::Weights;
 use crate::{Backend, Budget, Gpu, KvReuse, Measured, RuntimeError, Sampler, SamplingOptions};
@@ -13,16 +14,16 @@ use qwen_vl_format::{Manifest, ModelConfig};
 use qwen_vl_kernels::sample::Draw;
 use qwen_vl_kernels::timing::{AdapterSpeed, adapter_speed};
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
-use std::ops::{ControlFlow, Range};
+use qwen_vl_processor::PictureGrid;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use web_time::Instant;
 
-/// Features of one picture on the GPU, as the decoder reads them: `[queries, hidden]`.
+/// Features of one picture on the GPU, as the decoder reads them: `[tokens, hidden]`, then as many rows for each entry of DeepStack.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures {
     rows: Arc<Temporary>,
-    /// Number of the encoding among all of the model.
-    id: u64,
+    image: ImageRows,
 }
 
 /// Duration of one submission's work: long enough to make the cost of submitting negligible, short enough for the driver's watchdog and for
@@ -42,11 +43,12 @@ pub struct Model {
     manifest: Manifest,
     options: ModelOptions,
     vision: VisionTower,
-    resampler: Resampler,
+    projector: Projector,
+    /// Numbers of rows of launches over patches, and over the projector's rows.
+    picture_steps: [StepBuffer; 2],
     decoder: Decoder,
     step: StepBuffer,
-    /// NTK factor of the rotary tables.
-    alpha: u32,
+    angles: AngleTable,
     sequence: Sequence,
     /// Number of encodings so far.
     encodings: u64,
@@ -54,23 +56,37 @@ pub struct Model {
     row_millis: Option<f64>,
 }
 
+/// The part that turns the tower's output into image features.
+enum Projector {
+    Resampler(Resampler),
+    Mergers(Mergers),
+}
+
 /// The launches of a model and their buffers.
 struct Parts {
     vision: VisionTower,
-    resampler: Resampler,
+    projector: Projector,
+    picture_steps: [StepBuffer; 2],
     decoder: Decoder,
     step: StepBuffer,
 }
 
 impl Parts {
     fn new(gpu: &Gpu, config: &ModelConfig, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
-        let [patch_step, query_step, step] = std::array::from_fn(|_| StepBuffer::new(gpu));
-        patch_step.write(gpu, config.vision.fixed_patches(), 0, config.vision.fixed_patches());
-        query_step.write(gpu, config.vision.queries(), 0, config.vision.fixed_patches());
-        let vision = VisionTower::new(gpu, config, weights, &patch_step)?;
-        let resampler = Resampler::new(gpu, config, weights, &vision.hidden, &patch_step, &query_step)?;
+        let [patch_step, row_step, step] = std::array::from_fn(|_| StepBuffer::new(gpu));
+        let vision = VisionTower::new(gpu, config, weights, options.max_patches(&config.vision), &patch_step)?;
+        let projector = match (&config.vision.resampler, &config.vision.merger) {
+            (Some(resampler), _) => {
+                Projector::Resampler(Resampler::new(gpu, config, resampler, weights, &vision.hidden, &patch_step, &row_step)?)
+            }
+            (None, Some(merger)) => {
+                let tokens = options.max_picture_tokens;
+                Projector::Mergers(Mergers::new(gpu, config, merger, weights, &vision, tokens, [&patch_step, &row_step])?)
+            }
+            (None, None) => unreachable!("a valid configuration has a resampler or a merger"),
+        };
         let decoder = Decoder::new(gpu, config, weights, &step, options)?;
-        Ok(Self { vision, resampler, decoder, step })
+        Ok(Self { vision, projector, picture_steps: [patch_step, row_step], decoder, step })
     }
 }
 
@@ -83,25 +99,25 @@ impl Model {
     }
 
     pub(crate) fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {
-        let Parts { vision, resampler, decoder, step } = Parts::new(&gpu, &manifest.config, options, weights)?;
+        let Parts { vision, projector, picture_steps, decoder, step } = Parts::new(&gpu, &manifest.config, options, weights)?;
         if let Some(logn) = &decoder.tables.logn {
-            write_table(&gpu, logn, options.context_length, |positions| logn_factors(&manifest.config, positions));
+            write_logn(&gpu, logn, options.context_length, manifest.config.decoder.trained_context);
         }
-        let mut model = Self {
+        let angles = AngleTable::new(&manifest.config.decoder);
+        Ok(Self {
             gpu,
             manifest,
             options,
             vision,
-            resampler,
+            projector,
+            picture_steps,
             decoder,
             step,
-            alpha: 0,
+            angles,
             sequence: Sequence::default(),
             encodings: 0,
             row_millis: None,
-        };
-        model.set_alpha(1);
-        Ok(model)
+        })
     }
 
     /// The device.
@@ -109,42 +125,87 @@ impl Model {
         &self.gpu
     }
 
-    /// [`Backend::encode_image`] that also collects the output of every stage: `ln_pre`, `block0` …, `resampler_ln_kv`, `resampler_out`,
-    /// `ln_post` and `image_features`.
-    pub async fn encode_image_traced(&mut self, patches: &[f32], trace: &mut Trace) -> Result<ImageFeatures, RuntimeError> {
-        self.run_vision(patches, Some(trace)).await
+    /// [`Backend::encode_image`] that also collects the output of every stage: `patch_embed` and `ln_pre`, if the tower has that norm; `block0`
+    /// …; of a resampler `resampler_ln_kv`, `resampler_out` and `ln_post`; `image_features`, and `image_deepstack0` … of DeepStack.
+    pub async fn encode_image_traced(
+        &mut self,
+        patches: &[f32],
+        grid: &PictureGrid,
+        trace: &mut Trace,
+    ) -> Result<ImageFeatures, RuntimeError> {
+        self.run_vision(patches, grid, Some(trace)).await
     }
 
-    async fn run_vision(&mut self, patches: &[f32], mut trace: Option<&mut Trace>) -> Result<ImageFeatures, RuntimeError> {
-        let (config, vision, resampler) = (&self.manifest.config, &self.vision, &self.resampler);
-        let (rows, queries) = (config.vision.fixed_patches(), config.vision.queries());
+    async fn run_vision(
+        &mut self,
+        patches: &[f32],
+        grid: &PictureGrid,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<ImageFeatures, RuntimeError> {
+        let (config, vision) = (&self.manifest.config, &self.vision);
+        let rows = grid.patches();
         assert_eq!(patches.len(), rows * config.vision.patch_values(), "patches of one picture");
+        let limit = self.options.max_patches(&config.vision);
+        if rows > limit || (config.vision.merger.is_none() && rows != limit) {
+            return Err(RuntimeError::PictureSize { patches: rows, limit });
+        }
+        let tokens = config.vision.resampler.as_ref().map_or(grid.tokens(), |resampler| resampler.queries);
+        let deepstack = config.vision.deepstack().len();
+        let features = self.gpu.temporary("image features", tokens * (1 + deepstack), config.decoder.width)?;
         self.gpu.write_rows(&vision.patches, patches);
+        vision.write_tables(&self.gpu, &config.vision, grid);
+        let [patch_step, row_step] = &self.picture_steps;
+        patch_step.write(&self.gpu, rows, 0, rows);
+        row_step.write(&self.gpu, tokens, 0, rows);
 
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&vision.positions.buffer, 0, &vision.embedded.buffer, 0, vision.embedded.bytes(rows));
+        vision.encode_positions(&mut encoder, rows);
         encode(&mut encoder, &vision.embed, rows);
         self.gpu.queue().submit([encoder.finish()]);
-        self.record(&mut trace, "ln_pre", &vision.hidden, rows).await?;
+        self.record(&mut trace, "patch_embed", &vision.embedded, rows).await?;
+        self.submit(&vision.place, rows);
+        if config.vision.pre_norm {
+            self.record(&mut trace, "ln_pre", &vision.hidden, rows).await?;
+        }
 
         // One submission for each block: the whole tower in one could exceed a driver's watchdog.
         for (layer, block) in vision.blocks.iter().enumerate() {
             self.submit(block, rows);
             self.record(&mut trace, &format!("block{layer}"), &vision.hidden, rows).await?;
+            if let Projector::Mergers(mergers) = &self.projector
+                && let Some(entry) = mergers.deepstack.iter().position(|(block, _)| *block == layer)
+            {
+                self.submit(&mergers.deepstack[entry].1, tokens);
+                self.copy_features(&mergers.features, &features, (1 + entry) * tokens, tokens);
+                self.record(&mut trace, &format!("image_deepstack{entry}"), &mergers.features, tokens).await?;
+            }
         }
-        self.submit(&resampler.over_patches, rows);
-        self.record(&mut trace, "resampler_ln_kv", &resampler.ln_kv, rows).await?;
-        self.submit(&resampler.over_queries, queries);
-        self.record(&mut trace, "resampler_out", &resampler.attention_out, queries).await?;
-        self.record(&mut trace, "ln_post", &resampler.ln_post, queries).await?;
-        self.record(&mut trace, "image_features", &resampler.features, queries).await?;
-
-        let features = self.gpu.temporary("image features", queries, config.decoder.width)?;
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&resampler.features.buffer, 0, &features.buffer, 0, features.bytes(queries));
-        self.gpu.queue().submit([encoder.finish()]);
+        match &self.projector {
+            Projector::Resampler(resampler) => {
+                self.submit(&resampler.over_patches, rows);
+                self.record(&mut trace, "resampler_ln_kv", &resampler.ln_kv, rows).await?;
+                self.submit(&resampler.over_queries, tokens);
+                self.record(&mut trace, "resampler_out", &resampler.attention_out, tokens).await?;
+                self.record(&mut trace, "ln_post", &resampler.ln_post, tokens).await?;
+                self.copy_features(&resampler.features, &features, 0, tokens);
+            }
+            Projector::Mergers(mergers) => {
+                self.submit([&mergers.norm], rows);
+                self.submit(&mergers.main, tokens);
+                self.copy_features(&mergers.features, &features, 0, tokens);
+            }
+        }
+        self.record(&mut trace, "image_features", &features, tokens).await?;
         self.encodings += 1;
-        Ok(ImageFeatures { rows: Arc::new(features), id: self.encodings })
+        let image = ImageRows { encoding: self.encodings, rows: tokens, grid: *grid };
+        Ok(ImageFeatures { rows: Arc::new(features), image })
+    }
+
+    /// Copies the first `count` rows to the rows of `features` from `first` on.
+    fn copy_features(&self, from: &Activation, features: &Activation, first: usize, count: usize) {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&from.buffer, 0, &features.buffer, features.bytes(first), from.bytes(count));
+        self.gpu.queue().submit([encoder.finish()]);
     }
 
     /// Queues a decode step for the token that the GPU chose last, without waiting for the token. [`Self::finish_choice`] records it in the
@@ -154,7 +215,7 @@ impl Model {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&self.decoder.token, 0, &self.decoder.ids, 0, 4);
         self.decode_step(encoder);
-        self.sequence.extend(&[Cached::Chosen]);
+        self.sequence.push(Cached::Chosen);
         Ok(())
     }
 
@@ -187,8 +248,11 @@ impl Model {
     }
 
     /// Appends one decode step for the token in `ids` to `encoder` and submits it.
-    fn decode_step(&self, mut encoder: wgpu::CommandEncoder) {
-        let (decoder, length) = (&self.decoder, self.length());
+    fn decode_step(&mut self, mut encoder: wgpu::CommandEncoder) {
+        let length = self.length();
+        let position = self.sequence.next();
+        self.angles.write(&self.gpu, &self.decoder.tables.angles, self.options.context_length, length, &[position]);
+        let decoder = &self.decoder;
         self.step.write(&self.gpu, 1, length, length + 1);
         encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| layer.decode(length + 1))), 1);
         self.encode_head(&mut encoder, 0);
@@ -209,25 +273,37 @@ impl Model {
 
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encode(&mut encoder, &decoder.embed, rows);
+        // The rows of image features that belong to this chunk: the picture, its first row, the chunk's row and the number of rows.
+        let mut placed = Vec::new();
         for (first, features) in spans.iter().zip(images) {
-            // The positions of this picture that lie in this chunk.
             let from = (*first).max(start);
-            let to = (first + features.rows.rows).min(start + rows);
+            let to = (first + features.image.rows).min(start + rows);
             if from < to {
-                encoder.copy_buffer_to_buffer(
-                    &features.rows.buffer,
-                    features.rows.bytes(from - first),
-                    &decoder.hidden.buffer,
-                    decoder.hidden.bytes(from - start),
-                    features.rows.bytes(to - from),
-                );
+                placed.push((features, from - first, from - start, to - from));
             }
+        }
+        let deepstack = if placed.is_empty() { &[] } else { &decoder.deepstack[..] };
+        for added in deepstack {
+            encoder.clear_buffer(&added.rows.buffer, 0, None);
+        }
+        let mut place = |target: &Activation, entry: usize| {
+            for (features, first, row, count) in &placed {
+                let from = features.rows.bytes(entry * features.image.rows + first);
+                encoder.copy_buffer_to_buffer(&features.rows.buffer, from, &target.buffer, target.bytes(*row), target.bytes(*count));
+            }
+        };
+        place(&decoder.hidden, 0);
+        for (entry, added) in deepstack.iter().enumerate() {
+            place(&added.rows, 1 + entry);
         }
         if trace.is_none() {
             // As many layers in one submission as the measured speed allows; one if it is not measured.
-            let layers = self.row_millis.map_or(1.0, |millis| SUBMISSION_MILLIS / (millis * rows as f64));
-            for layers in decoder.layers.chunks((layers as usize).max(1)) {
-                encode(&mut encoder, layers.iter().flat_map(|layer| &layer.prefill), rows);
+            let together = (self.row_millis.map_or(1.0, |millis| SUBMISSION_MILLIS / (millis * rows as f64)) as usize).max(1);
+            for first in (0..decoder.layers.len()).step_by(together) {
+                let layers = first..decoder.layers.len().min(first + together);
+                let launches =
+                    layers.flat_map(|layer| decoder.layers[layer].prefill.iter().chain(deepstack.get(layer).map(|added| &added.add)));
+                encode(&mut encoder, launches, rows);
                 let next = self.gpu.device().create_command_encoder(&Default::default());
                 self.gpu.queue().submit([std::mem::replace(&mut encoder, next).finish()]);
             }
@@ -239,6 +315,7 @@ impl Model {
             for (layer, plan) in decoder.layers.iter().enumerate() {
                 self.submit(&plan.prefill, rows);
                 self.record(trace, &format!("hidden.layer{layer}"), &decoder.hidden, rows).await?;
+                self.submit(deepstack.get(layer).map(|added| &added.add), rows);
             }
             self.submit([&decoder.final_norm], rows);
             self.record(trace, "hidden.ln_f", &decoder.normed, rows).await?;
@@ -279,27 +356,6 @@ impl Model {
         }
         Ok(())
     }
-
-    /// Fills the rotary tables for an NTK factor, unless they are filled for it.
-    fn set_alpha(&mut self, alpha: u32) {
-        if self.alpha != alpha {
-            let angles = |positions| rotary_angles(&self.manifest.config, alpha, positions);
-            write_table(&self.gpu, &self.decoder.tables.angles, self.options.context_length, angles);
-            self.alpha = alpha;
-        }
-    }
-}
-
-/// Writes a table of all positions, a few at a time: the table of a long context does not fit into the memory of wasm.
-fn write_table<T: bytemuck::NoUninit>(gpu: &Gpu, table: &wgpu::Buffer, context: usize, rows: impl Fn(Range<usize>) -> Vec<T>) {
-    const POSITIONS: usize = 4096;
-    let mut offset = 0;
-    for first in (0..context).step_by(POSITIONS) {
-        let rows = rows(first..context.min(first + POSITIONS));
-        let bytes: &[u8] = bytemuck::cast_slice(&rows);
-        gpu.queue().write_buffer(table, offset, bytes);
-        offset += bytes.len() as u64;
-    }
 }
 
 impl Backend for Model {
@@ -313,6 +369,10 @@ impl Backend for Model {
         self.options.context_length
     }
 
+    fn max_picture_tokens(&self) -> usize {
+        self.options.max_picture_tokens
+    }
+
     fn length(&self) -> usize {
         self.sequence.len()
     }
@@ -321,12 +381,12 @@ impl Backend for Model {
         self.sequence.reused()
     }
 
-    async fn encode_image(&mut self, patches: &[f32]) -> Result<ImageFeatures, RuntimeError> {
-        self.run_vision(patches, None).await
+    async fn encode_image(&mut self, patches: &[f32], grid: &PictureGrid) -> Result<ImageFeatures, RuntimeError> {
+        self.run_vision(patches, grid, None).await
     }
 
     async fn read_features(&self, features: &ImageFeatures) -> Result<Vec<f32>, RuntimeError> {
-        Ok(self.gpu.read_rows(&features.rows, features.rows.rows).await?)
+        Ok(self.gpu.read_rows(&features.rows, features.image.rows).await?)
     }
 
     async fn prefill(
@@ -337,16 +397,19 @@ impl Backend for Model {
         on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
         mut trace: Option<&mut Trace>,
     ) -> Result<ControlFlow<()>, RuntimeError> {
-        let identities: Vec<u64> = images.iter().map(|image| image.id).collect();
-        let plan = self.sequence.plan(&self.manifest.config, self.options.context_length, ids, &identities, kv_reuse, trace.is_some())?;
-        self.set_alpha(plan.alpha);
+        let pictures: Vec<ImageRows> = images.iter().map(|features| features.image).collect();
+        let plan = self.sequence.plan(&self.manifest.config, self.options.context_length, ids, &pictures, kv_reuse, trace.is_some())?;
+        self.angles.set_alpha(&self.manifest.config.decoder, plan.alpha);
+        self.angles.write(&self.gpu, &self.decoder.tables.angles, self.options.context_length, 0, &plan.positions);
         self.sequence.begin(&plan);
-        let PromptPlan { spans, contents, reused, .. } = plan;
+        let PromptPlan { spans, contents, positions, reused, .. } = plan;
 
-        for (chunk, cached) in ids[reused..].chunks(self.options.prefill_chunk).zip(contents[reused..].chunks(self.options.prefill_chunk)) {
+        let size = self.options.prefill_chunk;
+        for first in (reused..ids.len()).step_by(size) {
+            let chunk = first..ids.len().min(first + size);
             let started = Instant::now();
-            self.prefill_chunk(chunk, &spans, images, &mut trace).await?;
-            self.sequence.extend(cached);
+            self.prefill_chunk(&ids[chunk.clone()], &spans, images, &mut trace).await?;
+            self.sequence.extend(&contents[chunk.clone()], &positions[chunk.clone()]);
             // Wait for the chunk, so that little work is in flight when `on_chunk` stops the prompt.
             self.gpu.read(&self.decoder.token, 0, 4).await?;
             self.row_millis = Some(started.elapsed().as_secs_f64() * 1e3 / (chunk.len() * self.decoder.layers.len()) as f64);
@@ -361,7 +424,7 @@ impl Backend for Model {
         self.sequence.check_next(&self.manifest.config, self.options.context_length, token)?;
         self.gpu.queue().write_buffer(&self.decoder.ids, 0, bytemuck::bytes_of(&token));
         self.decode_step(self.gpu.device().create_command_encoder(&Default::default()));
-        self.sequence.extend(&[Cached::Token(token)]);
+        self.sequence.push(Cached::Token(token));
         Ok(())
     }
 
@@ -395,16 +458,36 @@ impl Backend for Model {
 
 impl Measured for Model {
     async fn time_picture_parts(&mut self) -> Result<Option<PictureParts>, RuntimeError> {
-        let (visual, resampler) = (&self.manifest.config.vision, &self.resampler);
+        let rows = self.vision.patches.rows;
+        let grid = PictureGrid::still(1, rows, 1);
+        let [patch_step, row_step] = &self.picture_steps;
+        let projected = match &self.projector {
+            Projector::Resampler(resampler) => resampler.features.rows,
+            Projector::Mergers(mergers) => mergers.features.rows,
+        };
+        self.vision.write_tables(&self.gpu, &self.manifest.config.vision, &grid);
+        patch_step.write(&self.gpu, rows, 0, rows);
+        row_step.write(&self.gpu, projected, 0, rows);
         Backend::settle(self).await?;
         let started = Instant::now();
         for block in &self.vision.blocks {
-            self.submit(block, visual.fixed_patches());
+            self.submit(block, rows);
         }
         Backend::settle(self).await?;
         let blocks_done = Instant::now();
-        self.submit(&resampler.over_patches, visual.fixed_patches());
-        self.submit(&resampler.over_queries, visual.queries());
+        match &self.projector {
+            Projector::Resampler(resampler) => {
+                self.submit(&resampler.over_patches, rows);
+                self.submit(&resampler.over_queries, projected);
+            }
+            Projector::Mergers(mergers) => {
+                self.submit([&mergers.norm], rows);
+                self.submit(&mergers.main, projected);
+                for (_, merger) in &mergers.deepstack {
+                    self.submit(merger, projected);
+                }
+            }
+        }
         Backend::settle(self).await?;
         Ok(Some(PictureParts {
             block_ms: (blocks_done - started).as_secs_f64() * 1e3 / self.vision.blocks.len().max(1) as f64,

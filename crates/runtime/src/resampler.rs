@@ -4,6 +4,7 @@
 use crate::RuntimeError;
 use crate::weights::Weights;
 use qwen_vl_format::ModelConfig;
+use qwen_vl_format::config::ResamplerConfig;
 use qwen_vl_kernels::add::add;
 use qwen_vl_kernels::attention::{Attention, Heads, attention};
 use qwen_vl_kernels::matmul::{Epilogue, matmul};
@@ -31,13 +32,14 @@ impl Resampler {
     pub(crate) fn new(
         gpu: &Gpu,
         config: &ModelConfig,
+        resampler: &ResamplerConfig,
         weights: &Weights,
         patches: &Activation,
         patch_step: &StepBuffer,
         query_step: &StepBuffer,
     ) -> Result<Self, RuntimeError> {
-        let (rows, queries, hidden) = (config.vision.fixed_patches(), config.vision.queries(), config.decoder.width);
-        let resampler_heads = config.vision.resampler.as_ref().map_or(1, |resampler| resampler.heads);
+        let ResamplerConfig { queries, heads: resampler_heads } = *resampler;
+        let (rows, hidden, epsilon) = (patches.rows, config.decoder.width, config.vision.norm_epsilon);
         let over_patches = |label| gpu.activation(label, rows, hidden);
         let over_queries = |label| gpu.activation(label, queries, hidden);
         let projected = over_patches("resampler.kv_proj")?;
@@ -53,7 +55,7 @@ impl Resampler {
         // After its norm `projected` is unused, so it holds the input of the keys.
         let keys_in = &projected;
         let mut first = matmul(gpu, patch_step, weights.linear("resampler.kv_proj").product(patches, &projected, Epilogue::Store));
-        first.push(norm(gpu, patch_step, &weights.layer_norm("resampler.ln_kv"), &projected, &ln_kv));
+        first.push(norm(gpu, patch_step, &weights.layer_norm("resampler.ln_kv", epsilon), &projected, &ln_kv));
         first.push(add(gpu, patch_step, &ln_kv, &weights.rows("resampler.key_position"), keys_in));
         first.extend(matmul(gpu, patch_step, weights.linear("resampler.attn.k").product(keys_in, &keys, Epilogue::Store)));
         first.extend(matmul(gpu, patch_step, weights.linear("resampler.attn.v").product(&ln_kv, &values, Epilogue::Store)));
@@ -76,7 +78,7 @@ impl Resampler {
             },
         ));
         second.extend(matmul(gpu, query_step, weights.linear("resampler.attn.out").product(&attended, &attention_out, Epilogue::Store)));
-        second.push(norm(gpu, query_step, &weights.layer_norm("resampler.ln_post"), &attention_out, &ln_post));
+        second.push(norm(gpu, query_step, &weights.layer_norm("resampler.ln_post", epsilon), &attention_out, &ln_post));
         second.extend(matmul(gpu, query_step, weights.linear("resampler.proj").product(&ln_post, &features, Epilogue::Store)));
         Ok(Self { ln_kv, attention_out, ln_post, features, over_patches: first, over_queries: second })
     }

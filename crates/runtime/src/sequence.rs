@@ -3,6 +3,7 @@
 use crate::error::{Counted, RuntimeError, TextOf};
 use crate::positions::ntk_alpha;
 use qwen_vl_format::ModelConfig;
+use qwen_vl_processor::{PictureGrid, Positions};
 use serde::{Deserialize, Serialize};
 
 /// Content of a position of the KV cache.
@@ -21,6 +22,17 @@ pub enum Cached {
     Chosen,
 }
 
+/// The image features of a prompt's picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageRows {
+    /// Number of the encoding among all of the model.
+    pub encoding: u64,
+    /// Number of rows.
+    pub rows: usize,
+    /// The picture in patches.
+    pub grid: PictureGrid,
+}
+
 /// Handling of the KV cache when a longer prompt changes the rotary base (dynamic NTK: above `seq_length`, then at each doubling).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
@@ -37,6 +49,8 @@ pub enum KvReuse {
 #[derive(Debug, Clone, Default)]
 pub struct Sequence {
     cached: Vec<Cached>,
+    /// Time, height and width of each position.
+    positions: Vec<[u32; 3]>,
     /// NTK factor of the keys; 0 before the first prompt.
     alpha: u32,
     reused: usize,
@@ -49,6 +63,8 @@ pub struct PromptPlan {
     pub spans: Vec<usize>,
     /// Content of each position.
     pub contents: Vec<Cached>,
+    /// Time, height and width of each position.
+    pub positions: Vec<[u32; 3]>,
     /// NTK factor of the prompt's length.
     pub alpha: u32,
     /// Number of positions at the start that the cache holds. The last position always runs, because its logits are needed.
@@ -76,14 +92,14 @@ impl Sequence {
         self.reused
     }
 
-    /// Checks a prompt against a model and finds the part that the cache holds. `images` are the numbers of its pictures' encodings. With
+    /// Checks a prompt against a model and finds the part that the cache holds. `images` are the features of its pictures. With
     /// `without_reuse`, all of it runs.
     pub fn plan(
         &self,
         config: &ModelConfig,
         context_length: usize,
         ids: &[u32],
-        images: &[u64],
+        images: &[ImageRows],
         kv_reuse: KvReuse,
         without_reuse: bool,
     ) -> Result<PromptPlan, RuntimeError> {
@@ -97,34 +113,51 @@ impl Sequence {
         if let Some(position) = ids.iter().position(|id| *id as usize >= vocab) {
             return Err(RuntimeError::TokenOutOfRange { id: ids[position], text: TextOf::Sequence, position, vocab });
         }
-        let spans = image_spans(config, ids)?;
+        let spans = image_spans(config, ids, images)?;
         if spans.len() != images.len() {
             return Err(RuntimeError::ImageCount { spans: spans.len(), given: images.len() });
         }
         let mut contents: Vec<_> = ids.iter().copied().map(Cached::Token).collect();
         for (first, image) in spans.iter().zip(images) {
-            for row in 0..config.vision.queries() {
-                contents[first + row] = Cached::Feature { image: *image, row };
+            for row in 0..image.rows {
+                contents[first + row] = Cached::Feature { image: image.encoding, row };
             }
         }
+        // A position of the 2023 model is one number.
+        let grids = spans.iter().copied().zip(images.iter().map(|image| image.grid));
+        let positions = match config.decoder.rotary.sections {
+            Some(_) => Positions::new(ids.len(), grids),
+            None => Positions::new(ids.len(), []),
+        };
         let same = self.cached.iter().zip(&contents).take_while(|(cached, contents)| cached == contents).count();
         let mut alpha = if config.decoder.rotary.dynamic_ntk { ntk_alpha(ids.len(), config.decoder.trained_context) } else { 1 };
         if kv_reuse == KvReuse::Fast && 2 * same > contents.len() {
             alpha = self.alpha;
         }
         let reused = if alpha != self.alpha || without_reuse { 0 } else { same.min(ids.len() - 1) };
-        Ok(PromptPlan { spans, contents, alpha, reused })
+        Ok(PromptPlan { spans, contents, positions: positions.ids, alpha, reused })
     }
 
     /// Truncates the cache to the prefix shared with the new prompt.
     pub fn begin(&mut self, plan: &PromptPlan) {
         (self.alpha, self.reused) = (plan.alpha, plan.reused);
-        self.cached.truncate(plan.reused);
+        self.rewind(plan.reused);
     }
 
-    /// Appends positions that ran.
-    pub fn extend(&mut self, run: &[Cached]) {
+    /// Appends positions of a prompt that ran.
+    pub fn extend(&mut self, run: &[Cached], positions: &[[u32; 3]]) {
         self.cached.extend_from_slice(run);
+        self.positions.extend_from_slice(positions);
+    }
+
+    /// Appends a token after all others.
+    pub fn push(&mut self, run: Cached) {
+        self.extend(&[run], &[self.next()]);
+    }
+
+    /// Returns time, height and width of the next token: one more than the largest so far.
+    pub fn next(&self) -> [u32; 3] {
+        [self.positions.iter().flatten().max().map_or(0, |largest| largest + 1); 3]
     }
 
     /// Checks a token that is about to run.
@@ -155,12 +188,20 @@ impl Sequence {
     /// Truncates the sequence to its first `length` positions.
     pub fn rewind(&mut self, length: usize) {
         self.cached.truncate(length);
+        self.positions.truncate(length);
     }
 }
 
-/// Returns the position of the first feature of each picture. Every `<img>` must be closed right after its positions.
-fn image_spans(config: &ModelConfig, ids: &[u32]) -> Result<Vec<usize>, RuntimeError> {
-    let (open, queries) = (config.image_token, config.vision.queries());
+/// Returns the position of the first feature of each picture.
+fn image_spans(config: &ModelConfig, ids: &[u32], images: &[ImageRows]) -> Result<Vec<usize>, RuntimeError> {
+    match &config.vision.resampler {
+        Some(resampler) => tagged_spans(config.image_token, resampler.queries, ids),
+        None => padded_spans(config.image_token, ids, images),
+    }
+}
+
+/// Every `<img>` must be closed right after its positions.
+fn tagged_spans(open: u32, queries: usize, ids: &[u32]) -> Result<Vec<usize>, RuntimeError> {
     let mut spans = Vec::new();
     let mut position = 0;
     while position < ids.len() {
@@ -174,4 +215,23 @@ fn image_spans(config: &ModelConfig, ids: &[u32]) -> Result<Vec<usize>, RuntimeE
         position += 1;
     }
     Ok(spans)
+}
+
+/// The pictures take the places of the tokens `<|image_pad|>`, in order and without gaps.
+fn padded_spans(pad: u32, ids: &[u32], images: &[ImageRows]) -> Result<Vec<usize>, RuntimeError> {
+    let pads = ids.iter().filter(|id| **id == pad).count();
+    let needed = images.iter().map(|image| image.grid.tokens()).sum();
+    let mut spans = Vec::with_capacity(images.len());
+    let mut position = 0;
+    for image in images {
+        let tokens = image.grid.tokens();
+        let begin = ids[position..].iter().position(|id| *id == pad).map_or(ids.len(), |offset| position + offset);
+        let run = ids[begin..].iter().take(tokens).take_while(|id| **id == pad).count();
+        if pads != needed || run != tokens {
+            return Err(RuntimeError::ImagePads { pads, needed });
+        }
+        spans.push(begin);
+        position = begin + tokens;
+    }
+    if pads == needed { Ok(spans) } else { Err(RuntimeError::ImagePads { pads, needed }) }
 }

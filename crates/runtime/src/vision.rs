@@ -1,13 +1,17 @@
-//! The vision tower: `[patches, 3·patch²]` → patch embedding + positions → `ln_pre` → blocks → `[patches, width]`
-//! (`visual.py`, `VisionTransformer`; the resampler follows the last block without a norm).
+//! The vision tower: `[patches, 3·patch²]` → patch embedding and positions → blocks → `[patches, width]`
+//! (2023: `visual.py`, `VisionTransformer`; later: `modeling_qwen3_vl.py`, `Qwen3VLVisionModel` and its predecessors).
 
 use crate::RuntimeError;
 use crate::weights::Weights;
-use qwen_vl_format::ModelConfig;
+use qwen_vl_format::config::Activation as ActivationFunction;
+use qwen_vl_format::{ModelConfig, VisionConfig};
 use qwen_vl_kernels::attention::{Attention, Heads, attention};
 use qwen_vl_kernels::matmul::{Epilogue, matmul};
 use qwen_vl_kernels::norm::norm;
-use qwen_vl_kernels::{Activation, Dispatch, Gpu, StepBuffer};
+use qwen_vl_kernels::rotary::rotary_rows;
+use qwen_vl_kernels::taps::{Taps, add_taps};
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, StepBuffer, size};
+use qwen_vl_processor::{PictureGrid, PositionTaps};
 
 /// The vision tower with its buffers.
 pub(crate) struct VisionTower {
@@ -15,38 +19,92 @@ pub(crate) struct VisionTower {
     pub(crate) patches: Activation,
     /// Output: `[patches, width]`.
     pub(crate) hidden: Activation,
-    /// Position embedding. It is copied to `embedded`, and the patch embedding is then added.
-    pub(crate) positions: Activation,
-    /// Embedded patches, before `ln_pre`.
+    /// Scratch, `[patches, width]`: free after the last block.
+    pub(crate) normed: Activation,
+    /// Scratch, `[patches, width]`: free after the last block.
+    pub(crate) attended: Activation,
+    /// Embedded patches, before `positions` and the norm.
     pub(crate) embedded: Activation,
-    /// Patch embedding and `ln_pre`.
+    /// Patch embedding.
     pub(crate) embed: Vec<Dispatch>,
+    /// Position embedding and norm, after `embed`.
+    pub(crate) place: Vec<Dispatch>,
     /// The blocks in order.
     pub(crate) blocks: Vec<Vec<Dispatch>>,
+    positions: Positions,
+    /// `(cos, sin)` of the rotary embedding, `[patches, head_dim / 2]`.
+    angles: Option<wgpu::Buffer>,
+}
+
+/// The table of position embeddings.
+enum Positions {
+    /// There is no table.
+    None,
+    /// A table for the one size of pictures. It is copied to the embedded patches, and the patch embedding is then added.
+    Fixed(Activation),
+    /// A table that is resampled for each picture.
+    Sampled(Taps),
+}
+
+/// True if products of the vision part must not round below f32: activations of the later generations exceed the range of f16.
+pub(crate) fn needs_f32(vision: &VisionConfig) -> bool {
+    vision.merger.is_some()
 }
 
 impl VisionTower {
-    pub(crate) fn new(gpu: &Gpu, config: &ModelConfig, weights: &Weights, step: &StepBuffer) -> Result<Self, RuntimeError> {
+    /// Allocates a tower for pictures of up to `rows` patches.
+    pub(crate) fn new(gpu: &Gpu, config: &ModelConfig, weights: &Weights, rows: usize, step: &StepBuffer) -> Result<Self, RuntimeError> {
         let vision = &config.vision;
-        let (rows, width) = (vision.fixed_patches(), vision.width);
+        let width = vision.width;
         let patches = gpu.activation("vision.patches", rows, vision.patch_values())?;
         let hidden = gpu.activation("vision.hidden", rows, width)?;
         let normed = gpu.activation("vision.normed", rows, width)?;
         let qkv = gpu.activation("vision.qkv", rows, 3 * width)?;
         let attended = gpu.activation("vision.attended", rows, width)?;
         let mlp = gpu.activation("vision.mlp", rows, vision.mlp_width)?;
+        let angles = match vision.rotary_base {
+            Some(_) => Some(gpu.storage("vision.angles", size::product(&[rows, vision.head_dim() / 2, 8]))?),
+            None => None,
+        };
+        let positions = match vision.position_side {
+            None => Positions::None,
+            Some(_) if vision.image_size.is_some() => Positions::Fixed(weights.rows("vision.position_embedding")),
+            Some(_) => Positions::Sampled(Taps {
+                indices: gpu.storage("vision.taps", size::product(&[rows, 16]))?,
+                weights: gpu.storage("vision.tap_weights", size::product(&[rows, 16]))?,
+            }),
+        };
 
-        let mut embed = matmul(gpu, step, weights.linear("vision.patch_embedding").product(&patches, &normed, Epilogue::Accumulate));
-        embed.push(norm(gpu, step, &weights.layer_norm("vision.ln_pre"), &normed, &hidden));
+        let exact = needs_f32(vision);
+        let embedded = if vision.pre_norm { &normed } else { &hidden };
+        let onto = if matches!(positions, Positions::Fixed(_)) { Epilogue::Accumulate } else { Epilogue::Store };
+        let embed = matmul(gpu, step, weights.linear("vision.patch_embedding").exact(exact).product(&patches, embedded, onto));
+        let mut place = Vec::new();
+        if let Positions::Sampled(taps) = &positions {
+            place.push(add_taps(gpu, step, &weights.rows("vision.position_embedding"), taps, embedded));
+        }
+        if vision.pre_norm {
+            place.push(norm(gpu, step, &weights.layer_norm("vision.ln_pre", vision.norm_epsilon), embedded, &hidden));
+        }
 
+        let activation = match vision.activation {
+            ActivationFunction::Gelu => Epilogue::Gelu,
+            ActivationFunction::GeluTanh => Epilogue::GeluTanh,
+            ActivationFunction::QuickGelu => Epilogue::QuickGelu,
+        };
         let blocks = (0..vision.layers)
             .map(|layer| {
                 let name = |part: &str| format!("vision.blocks.{layer}.{part}");
-                let linear =
-                    |part, input, output, epilogue| matmul(gpu, step, weights.linear(&name(part)).product(input, output, epilogue));
+                let linear = |part, input, output, epilogue| {
+                    matmul(gpu, step, weights.linear(&name(part)).exact(exact).product(input, output, epilogue))
+                };
+                let layer_norm = |part| norm(gpu, step, &weights.layer_norm(&name(part), vision.norm_epsilon), &hidden, &normed);
                 let heads = |third| Heads { rows: &qkv, first_col: third * width };
-                let mut block = vec![norm(gpu, step, &weights.layer_norm(&name("ln_1")), &hidden, &normed)];
+                let mut block = vec![layer_norm("ln_1")];
                 block.extend(linear("attn.qkv", &normed, &qkv, Epilogue::Store));
+                if let Some(angles) = &angles {
+                    block.push(rotary_rows(gpu, step, angles, &qkv, vision.heads));
+                }
                 block.push(attention(
                     gpu,
                     step,
@@ -62,12 +120,32 @@ impl VisionTower {
                     },
                 ));
                 block.extend(linear("attn.out", &attended, &hidden, Epilogue::Accumulate));
-                block.push(norm(gpu, step, &weights.layer_norm(&name("ln_2")), &hidden, &normed));
-                block.extend(linear("mlp.fc1", &normed, &mlp, Epilogue::Gelu));
+                block.push(layer_norm("ln_2"));
+                block.extend(linear("mlp.fc1", &normed, &mlp, activation));
                 block.extend(linear("mlp.fc2", &mlp, &hidden, Epilogue::Accumulate));
                 block
             })
             .collect();
-        Ok(Self { patches, hidden, positions: weights.rows("vision.position_embedding"), embedded: normed, embed, blocks })
+        let embedded = embedded.clone();
+        Ok(Self { patches, hidden, normed, attended, embedded, embed, place, blocks, positions, angles })
+    }
+
+    /// Writes the tables of a picture of this grid.
+    pub(crate) fn write_tables(&self, gpu: &Gpu, vision: &VisionConfig, grid: &PictureGrid) {
+        if let (Positions::Sampled(taps), Some(side)) = (&self.positions, vision.position_side) {
+            let PositionTaps { indices, weights } = grid.position_taps(side);
+            gpu.queue().write_buffer(&taps.indices, 0, bytemuck::cast_slice(&indices));
+            gpu.queue().write_buffer(&taps.weights, 0, bytemuck::cast_slice(&weights));
+        }
+        if let (Some(angles), Some(base)) = (&self.angles, vision.rotary_base) {
+            gpu.queue().write_buffer(angles, 0, bytemuck::cast_slice(&grid.rotary(base, vision.head_dim())));
+        }
+    }
+
+    /// Appends the copy of a fixed position table, before `embed`.
+    pub(crate) fn encode_positions(&self, encoder: &mut wgpu::CommandEncoder, rows: usize) {
+        if let Positions::Fixed(table) = &self.positions {
+            encoder.copy_buffer_to_buffer(&table.buffer, 0, &self.embedded.buffer, 0, self.embedded.bytes(rows));
+        }
     }
 }

@@ -39,18 +39,19 @@ impl Weights {
     }
 
     /// Returns a LayerNorm by its name before `.weight` and `.bias`.
-    pub(crate) fn layer_norm(&self, name: &str) -> Norm {
-        Norm {
-            weight: self.vector(&format!("{name}.weight")),
-            bias: Some(self.vector(&format!("{name}.bias"))),
-            epsilon: qwen_vl_format::qwen_vl::VISION_NORM_EPSILON,
-        }
+    pub(crate) fn layer_norm(&self, name: &str, epsilon: f32) -> Norm {
+        Norm { weight: self.vector(&format!("{name}.weight")), bias: Some(self.vector(&format!("{name}.bias"))), epsilon }
+    }
+
+    /// Returns the projection to logits: the embedding if the model has no other.
+    pub(crate) fn head(&self, tied: bool) -> Linear<'_> {
+        self.linear(if tied { "decoder.embedding" } else { "head" })
     }
 
     /// Returns a linear layer by its name before `.weight`; with a bias if the model has one.
     pub(crate) fn linear(&self, name: &str) -> Linear<'_> {
         let bias = self.0.contains_key(&format!("{name}.bias")).then(|| self.vector(&format!("{name}.bias")));
-        Linear { weight: self.matrix(&format!("{name}.weight")), bias }
+        Linear { weight: self.matrix(&format!("{name}.weight")), bias, exact: false }
     }
 }
 
@@ -58,11 +59,17 @@ impl Weights {
 pub(crate) struct Linear<'a> {
     weight: &'a Weight,
     bias: Option<wgpu::Buffer>,
+    exact: bool,
 }
 
 impl Linear<'_> {
+    /// Keeps products in f32, whatever the precision of the kernel set.
+    pub(crate) fn exact(self, exact: bool) -> Self {
+        Self { exact, ..self }
+    }
+
     /// Returns the product of `input` with this layer.
     pub(crate) fn product<'a>(&'a self, input: &'a Activation, output: &'a Activation, epilogue: Epilogue) -> Product<'a> {
-        Product { weight: self.weight, bias: self.bias.as_ref(), input, output, epilogue, exact: false }
+        Product { weight: self.weight, bias: self.bias.as_ref(), input, output, epilogue, exact: self.exact }
     }
 }

@@ -78,7 +78,7 @@ impl GoldenSet {
     /// Outputs of the vision tower's stages for one picture (such as `images/photo_cat.png`), by name.
     pub fn image_stages(&self, picture: &str) -> Result<BTreeMap<String, Tensor>> {
         let name = Path::new(picture).file_stem().with_context(|| format!("{picture}: the path has no file name"))?;
-        read_tensors(&self.golden().join("images").join(name).with_extension("safetensors"))
+        Ok(read_tensors(&self.golden().join("images").join(name).with_extension("safetensors"))?.0)
     }
 }
 
@@ -144,20 +144,30 @@ impl Case {
     fn read(path: &Path) -> Result<Self> {
         let json = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let mut case: Self = serde_json::from_str(&json).with_context(|| path.display().to_string())?;
-        case.tensors = read_tensors(&path.with_extension("safetensors"))?;
+        case.tensors = read_tensors(&path.with_extension("safetensors"))?.0;
         Ok(case)
     }
 }
 
-fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+/// Tensors of a file by name: floats, and integers without their shapes.
+pub(crate) type Tensors = (BTreeMap<String, Tensor>, BTreeMap<String, Vec<i32>>);
+
+pub(crate) fn read_tensors(path: &Path) -> Result<Tensors> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     let file = SafeTensors::deserialize(&bytes).with_context(|| path.display().to_string())?;
-    file.tensors()
-        .into_iter()
-        .map(|(name, view)| {
-            anyhow::ensure!(view.dtype() == safetensors::Dtype::F32, "{}: `{name}` is {:?}, expected F32", path.display(), view.dtype());
-            let values = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
-            Ok((name, Tensor { shape: view.shape().to_vec(), values }))
-        })
-        .collect()
+    let (mut floats, mut integers) = Tensors::default();
+    for (name, view) in file.tensors() {
+        let words = view.data().as_chunks().0;
+        match view.dtype() {
+            safetensors::Dtype::F32 => {
+                let values = words.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+                floats.insert(name, Tensor { shape: view.shape().to_vec(), values });
+            }
+            safetensors::Dtype::I32 => {
+                integers.insert(name, words.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect());
+            }
+            other => anyhow::bail!("{}: `{name}` is {other:?}, expected F32 or I32", path.display()),
+        }
+    }
+    Ok((floats, integers))
 }

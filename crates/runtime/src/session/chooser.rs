@@ -18,6 +18,10 @@ pub(super) struct Chooser {
     penalty: Option<f32>,
     /// Tokens of prompt and answer, if there is a penalty.
     seen: BTreeSet<u32>,
+    /// Absent if it changes nothing.
+    presence_penalty: Option<f32>,
+    /// Tokens of the answer, if there is a presence penalty.
+    answered: BTreeSet<u32>,
     /// Number of alternatives to report, if log-probabilities were requested.
     logprobs: Option<usize>,
 }
@@ -54,6 +58,8 @@ impl Chooser {
                 .collect(),
             penalty: options.repetition_penalty.or(defaults.repetition_penalty).filter(|penalty| *penalty != 1.0),
             seen: BTreeSet::new(),
+            presence_penalty: options.presence_penalty.filter(|penalty| *penalty != 0.0),
+            answered: BTreeSet::new(),
             logprobs: options.logprobs,
         }
     }
@@ -87,7 +93,7 @@ impl Chooser {
         trace: Option<&mut Trace>,
     ) -> Result<Choice, RuntimeError> {
         let too_early = generated < self.min_new_tokens;
-        if self.penalty.is_none() && self.logprobs.is_none() && !too_early && trace.is_none() {
+        if self.penalty.is_none() && self.presence_penalty.is_none() && self.logprobs.is_none() && !too_early && trace.is_none() {
             let queued = generated + 1 < self.max_new_tokens && model.length() < model.context_length();
             let token = model.next_token(self.sampler.as_mut(), queued).await?;
             return Ok(Choice { token, logprobs: None, queued });
@@ -99,6 +105,11 @@ impl Chooser {
         let mut logits = original.clone();
         if let Some(penalty) = self.penalty {
             penalize(&mut logits, &self.seen, penalty);
+        }
+        if let Some(penalty) = self.presence_penalty {
+            for token in &self.answered {
+                logits[*token as usize] -= penalty;
+            }
         }
         if too_early {
             for token in &self.stop_tokens {
@@ -112,6 +123,9 @@ impl Chooser {
             None => largest(&logits),
         };
         self.record(&[token]);
+        if self.presence_penalty.is_some() {
+            self.answered.insert(token);
+        }
         let logprobs = self.logprobs.map(|count| {
             let log_sum = log_sum_exp(&original);
             let logprob = |token: u32| TokenLogprob {

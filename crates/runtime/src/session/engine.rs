@@ -3,14 +3,17 @@
 use super::chooser::{Choice, Chooser};
 use super::pictures::{EncodedImage, Pictures};
 use super::request::{
-    Answer, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PromptInput, Request, Score, ScoreRequest, Timings,
+    Answer, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PictureLimits, PromptInput, Request, Score, ScoreRequest,
+    Timings,
 };
 use crate::clock::{millis, per_second};
 use crate::error::{Counted, RuntimeError, TextOf};
 use crate::sampler::log_sum_exp;
 use crate::{Backend, KvReuse, Model, Trace};
-use qwen_vl_format::ShardHash;
-use qwen_vl_processor::{AnswerStream, ChatPrompt, GroundingEvent, NumberedPicture, Picture, PictureSize, SpecialTokens, Tokenizer};
+use qwen_vl_format::{Manifest, ModelConfig, ShardHash};
+use qwen_vl_processor::{
+    AnswerStream, ChatPrompt, GroundingEvent, NumberedPicture, Picture, PictureGrid, PictureSize, SpecialTokens, Tokenizer,
+};
 use std::ops::ControlFlow;
 use web_time::Instant;
 
@@ -27,8 +30,8 @@ pub struct Engine<B: Backend = Model> {
 impl<B: Backend> Engine<B> {
     /// Joins a model with the vocabulary file of its checkpoint.
     pub fn new(model: B, vocabulary: &[u8]) -> Result<Self, RuntimeError> {
-        let config = &model.manifest().config;
-        let tokenizer = Tokenizer::from_tiktoken(vocabulary)?.with_queries(config.vision.queries());
+        let Manifest { config, processor, .. } = model.manifest();
+        let tokenizer = Tokenizer::new(vocabulary, config.family, &processor.added_tokens)?.with_queries(config.vision.queries());
         tokenizer.check_image_token(config.image_token)?;
         Ok(Self { model, tokenizer, pictures: Pictures::new() })
     }
@@ -73,8 +76,9 @@ impl<B: Backend> Engine<B> {
         let manifest = self.model.manifest();
         request.generation.check(&manifest.generation, manifest.config.decoder.vocab_size)?;
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
-        let (encoded, images) = self.encode_prompt(&request.prompt, images, chooser.max_new_tokens)?;
-        chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &manifest.generation);
+        let prepared = self.prepare_all(images, &request.pictures, trace.is_some())?;
+        let (encoded, prepared) = self.encode_prompt(&request.prompt, prepared, chooser.max_new_tokens)?;
+        chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &self.model.manifest().generation);
         let mut answer = Answer {
             prompt_ids: encoded.prompt.ids.clone(),
             reused_tokens: 0,
@@ -89,7 +93,7 @@ impl<B: Backend> Engine<B> {
             logprobs: request.generation.logprobs.map(|_| Vec::new()),
         };
 
-        let (pictures, flow) = self.encode_all(images, on_event, trace.as_deref_mut()).await?;
+        let (pictures, flow) = self.encode_all(prepared, on_event, trace.as_deref_mut()).await?;
         answer.images = pictures.iter().map(|picture| picture.info.clone()).collect();
         answer.timings.encode_ms = millis(started);
         if flow.is_break() {
@@ -197,13 +201,14 @@ impl<B: Backend> Engine<B> {
             }
         }
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(1);
-        let (encoded, images) = self.encode_prompt(&request.prompt, images, longest)?;
+        let prepared = self.prepare_all(images, &request.pictures, false)?;
+        let (encoded, prepared) = self.encode_prompt(&request.prompt, prepared, longest)?;
         let used = encoded.prompt.ids.len() + longest;
         if used > self.model.context_length() {
             let counted = Counted::PromptAndCandidate;
             return Err(RuntimeError::ContextOverflow { counted, used, limit: self.model.context_length() });
         }
-        let (pictures, flow) = self.encode_all(images, on_event, None).await?;
+        let (pictures, flow) = self.encode_all(prepared, on_event, None).await?;
         if flow.is_break() || self.prefill(&encoded.prompt.ids, &pictures, KvReuse::Exact, on_event, None).await?.is_break() {
             return Ok(None);
         }
@@ -228,7 +233,8 @@ impl<B: Backend> Engine<B> {
 
     /// Encodes a picture before its question and keeps its features until [`Self::release_image`]. Every hold needs a release.
     pub async fn hold_image(&mut self, image: &ImageInput) -> Result<PictureInfo, RuntimeError> {
-        let encoded = self.encode(0, image, None).await?;
+        let prepared = self.prepare(image, &PictureLimits::default(), false)?;
+        let encoded = self.encode(0, prepared, None).await?;
         let info = encoded.info.clone();
         self.pictures.hold(encoded);
         Ok(info)
@@ -250,8 +256,9 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Number of tokens of a prompt, with all its turns.
-    pub fn count(&self, prompt: &PromptInput) -> Result<usize, RuntimeError> {
-        Ok(prompt.encode(&self.tokenizer, usize::MAX, None)?.prompt.ids.len())
+    pub fn count(&mut self, prompt: &PromptInput, images: &[ImageInput], limits: &PictureLimits) -> Result<usize, RuntimeError> {
+        let prepared = self.prepare_all(images, limits, false)?;
+        Ok(prompt.encode(&self.tokenizer, &self.grids(&prepared), usize::MAX, None)?.prompt.ids.len())
     }
 
     /// Discards the sequence after a failure of the GPU: the KV cache may hold anything. The next run starts from its first position.
@@ -263,20 +270,30 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Tokenizes a prompt so that an answer has room, and returns it with the pictures that are still in it.
-    fn encode_prompt<'a>(
+    fn encode_prompt(
         &self,
         input: &PromptInput,
-        images: &'a [ImageInput],
+        mut pictures: Vec<Prepared<B::Features>>,
         max_new_tokens: usize,
-    ) -> Result<(ChatPrompt, &'a [ImageInput]), RuntimeError> {
+    ) -> Result<(ChatPrompt, Vec<Prepared<B::Features>>), RuntimeError> {
         let context = self.model.context_length();
         // Drop old turns for an answer of usual length, not for the longest possible one.
         let room = max_new_tokens.min(context / 4).max(1);
-        let encoded = input.encode(&self.tokenizer, self.model.manifest().generation.max_window_size, Some(context - room))?;
+        let max_window_size = self.model.manifest().generation.max_window_size;
+        let encoded = input.encode(&self.tokenizer, &self.grids(&pictures), max_window_size, Some(context - room))?;
         let spans = encoded.prompt.images.len();
-        match images.get(encoded.dropped_images..) {
-            Some(images) if images.len() == spans => Ok((encoded, images)),
-            _ => Err(RuntimeError::ImageCount { spans: spans + encoded.dropped_images, given: images.len() }),
+        if pictures.len() != spans + encoded.dropped_images {
+            return Err(RuntimeError::ImageCount { spans: spans + encoded.dropped_images, given: pictures.len() });
+        }
+        pictures.drain(..encoded.dropped_images);
+        Ok((encoded, pictures))
+    }
+
+    /// Returns the grids that a prompt needs: those of pictures of any size.
+    fn grids(&self, pictures: &[Prepared<B::Features>]) -> Vec<PictureGrid> {
+        match self.model.manifest().config.vision.merger {
+            Some(_) => pictures.iter().map(Prepared::grid).collect(),
+            None => Vec::new(),
         }
     }
 
@@ -296,60 +313,115 @@ impl<B: Backend> Engine<B> {
     /// Encodes all pictures, or fewer if `on_event` stops the run.
     async fn encode_all(
         &mut self,
-        images: &[ImageInput],
+        pictures: Vec<Prepared<B::Features>>,
         on_event: OnEvent<'_>,
         mut trace: Option<&mut Trace>,
     ) -> Result<(Vec<EncodedImage<B::Features>>, ControlFlow<()>), RuntimeError> {
-        let mut pictures = Vec::with_capacity(images.len());
-        for (done, image) in images.iter().enumerate() {
-            if on_event(Event::Encode { done, total: images.len() }).is_break() {
-                return Ok((pictures, ControlFlow::Break(())));
+        let total = pictures.len();
+        let mut all = Vec::with_capacity(total);
+        for (done, picture) in pictures.into_iter().enumerate() {
+            if on_event(Event::Encode { done, total }).is_break() {
+                return Ok((all, ControlFlow::Break(())));
             }
-            let encoded = self.encode(done, image, trace.as_deref_mut()).await?;
+            let encoded = self.encode(done, picture, trace.as_deref_mut()).await?;
             self.pictures.insert(encoded.clone());
-            pictures.push(encoded);
+            all.push(encoded);
         }
-        let flow =
-            if images.is_empty() { ControlFlow::Continue(()) } else { on_event(Event::Encode { done: images.len(), total: images.len() }) };
-        Ok((pictures, flow))
+        let flow = if total == 0 { ControlFlow::Continue(()) } else { on_event(Event::Encode { done: total, total }) };
+        Ok((all, flow))
+    }
+
+    fn prepare_all(
+        &mut self,
+        images: &[ImageInput],
+        limits: &PictureLimits,
+        encode_again: bool,
+    ) -> Result<Vec<Prepared<B::Features>>, RuntimeError> {
+        images.iter().map(|image| self.prepare(image, limits, encode_again)).collect()
+    }
+
+    /// Decodes a picture and stretches it to its size for the model, unless its features are kept. With `encode_again` only those are used that
+    /// the caller names.
+    fn prepare(&mut self, image: &ImageInput, limits: &PictureLimits, encode_again: bool) -> Result<Prepared<B::Features>, RuntimeError> {
+        let picture = match image {
+            ImageInput::Encoded { bytes, options } => Picture::decode(bytes, *options)?,
+            ImageInput::Rgba { width, height, pixels, colors } => Picture::from_rgba(*width, *height, pixels, *colors)?,
+            ImageInput::Kept { id } => {
+                let kept = self.pictures.get(id).ok_or_else(|| RuntimeError::UnknownImage { id: id.clone() })?;
+                return Ok(Prepared::Kept(kept));
+            }
+        };
+        let (width, height) = (picture.width(), picture.height());
+        let grid = limits.grid(self.model.manifest(), self.model.max_picture_tokens(), width, height)?;
+        let vision = &self.model.manifest().config.vision;
+        let mut hash = ShardHash::new();
+        hash.update(&width.to_le_bytes());
+        hash.update(picture.rgb());
+        if vision.merger.is_some() {
+            // The same picture has other features in another size.
+            grid.thw().iter().for_each(|side| hash.update(&(*side as u64).to_le_bytes()));
+        }
+        let info = PictureInfo { id: hash.finish(), width, height };
+        let side = |patches: usize| (patches * vision.patch_size) as u32;
+        let picture = picture.resize(side(grid.columns), side(grid.rows));
+        match self.pictures.get(&info.id) {
+            Some(kept) if !encode_again => Ok(Prepared::Kept(kept)),
+            _ => Ok(Prepared::New { info, grid, picture }),
+        }
     }
 
     /// Returns the features of a picture; encodes it unless they are kept.
     async fn encode(
         &mut self,
         index: usize,
-        image: &ImageInput,
+        picture: Prepared<B::Features>,
         mut trace: Option<&mut Trace>,
     ) -> Result<EncodedImage<B::Features>, RuntimeError> {
-        let picture = match image {
-            ImageInput::Encoded { bytes, options } => Picture::decode(bytes, *options)?,
-            ImageInput::Rgba { width, height, pixels, colors } => Picture::from_rgba(*width, *height, pixels, *colors)?,
-            ImageInput::Kept { id } => return self.pictures.get(id).ok_or_else(|| RuntimeError::UnknownImage { id: id.clone() }),
+        let (info, grid, picture) = match picture {
+            Prepared::Kept(encoded) => return Ok(encoded),
+            Prepared::New { info, grid, picture } => (info, grid, picture),
         };
-        let (width, height) = (picture.width(), picture.height());
-        let mut hash = ShardHash::new();
-        hash.update(&width.to_le_bytes());
-        hash.update(picture.rgb());
-        let info = PictureInfo { id: hash.finish(), width, height };
-        if trace.is_none()
-            && let Some(encoded) = self.pictures.get(&info.id)
-        {
-            return Ok(encoded);
-        }
-        let manifest = self.model.manifest();
-        let (vision, processor) = (&manifest.config.vision, &manifest.processor);
-        let pixels = picture.pixels(vision.image_size.unwrap_or_default(), processor.image_mean, processor.image_std);
-        let patches = pixels.patches(vision.patch_size, vision.patch_values());
-        if let Some(trace) = &mut trace {
-            trace.insert(format!("pixels.{index}"), pixels.values().to_vec());
-        }
-        let features = self.model.encode_image(&patches).await?;
+        let Manifest { config: ModelConfig { vision, .. }, processor, .. } = self.model.manifest();
+        let (mean, std) = (processor.image_mean, processor.image_std);
+        let patches = match vision.image_size {
+            Some(side) => {
+                let pixels = picture.pixels(side, mean, std);
+                if let Some(trace) = &mut trace {
+                    trace.insert(format!("pixels.{index}"), pixels.values().to_vec());
+                }
+                pixels.patches(vision.patch_size, vision.patch_values())
+            }
+            None => picture.patches(&grid, vision.patch_size, mean, std, vision.patch_values()),
+        };
+        let features = self.model.encode_image(&patches, &grid).await?;
         if let Some(trace) = &mut trace {
             trace.insert(format!("image_features.{index}"), self.model.read_features(&features).await?);
         }
         // Wait here so that encoding is timed as encoding, and so that a cancelled run leaves at most one picture in flight.
         self.model.settle().await?;
-        Ok(EncodedImage { info, features })
+        Ok(EncodedImage { info, grid, features })
+    }
+}
+
+/// A picture of a request whose size for the model is known.
+enum Prepared<F> {
+    /// Its features are kept.
+    Kept(EncodedImage<F>),
+    /// It has to be encoded.
+    New {
+        info: PictureInfo,
+        grid: PictureGrid,
+        /// In its size for the model.
+        picture: Picture,
+    },
+}
+
+impl<F> Prepared<F> {
+    fn grid(&self) -> PictureGrid {
+        match self {
+            Self::Kept(encoded) => encoded.grid,
+            Self::New { grid, .. } => *grid,
+        }
     }
 }
 

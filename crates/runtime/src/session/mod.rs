@@ -9,6 +9,6 @@ mod request;
 
 pub use engine::Engine;
 pub use request::{
-    Answer, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PictureInfo, PromptInput, Request, Score, ScoreRequest, Timings,
-    TokenLogprob, TokenLogprobs,
+    Answer, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PictureInfo, PictureLimits, PromptInput, Request, Score,
+    ScoreRequest, Timings, TokenLogprob, TokenLogprobs,
 };

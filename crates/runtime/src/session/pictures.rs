@@ -1,6 +1,7 @@
 //! The features of the latest pictures, kept so that the next question about them needs no encoding.
 
 use super::request::PictureInfo;
+use qwen_vl_processor::PictureGrid;
 
 /// Number of pictures that are kept by default, in addition to held ones: 4 MiB each at the published size.
 const KEPT: usize = 16;
@@ -9,6 +10,7 @@ const KEPT: usize = 16;
 #[derive(Debug, Clone)]
 pub(super) struct EncodedImage<F> {
     pub(super) info: PictureInfo,
+    pub(super) grid: PictureGrid,
     pub(super) features: F,
 }
 
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     fn image(id: &str) -> EncodedImage<()> {
-        EncodedImage { info: PictureInfo { id: id.to_owned(), width: 1, height: 1 }, features: () }
+        EncodedImage { info: PictureInfo { id: id.to_owned(), width: 1, height: 1 }, grid: PictureGrid::still(1, 1, 1), features: () }
     }
 
     fn ids(pictures: &Pictures<()>) -> Vec<&str> {

@@ -2,7 +2,8 @@
 
 use crate::{KvReuse, RuntimeError};
 use qwen_vl_format::manifest::GenerationConfig;
-use qwen_vl_processor::{Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, ProcessorError, Prompt, Tokenizer};
+use qwen_vl_format::{Manifest, ModelConfig};
+use qwen_vl_processor::{Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, PictureGrid, PictureSizing, ProcessorError, Prompt, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 /// The input of a run.
@@ -15,6 +16,49 @@ pub struct Request {
     #[serde(default)]
     #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub generation: GenerationOptions,
+    /// Sizes of the pictures for the model.
+    #[serde(default)]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
+    pub pictures: PictureLimits,
+}
+
+/// Limits of the size of a picture for models that take pictures of any size. A picture outside of them is enlarged or reduced. The 2023
+/// model, whose pictures have one size, ignores them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(optional_fields))]
+#[serde(default)]
+pub struct PictureLimits {
+    /// Fewest tokens of a picture; absent for the checkpoint's limit. Locating small objects needs about 1024.
+    pub min_tokens: Option<usize>,
+    /// Most tokens of a picture; absent, and at most, what the model was loaded with.
+    pub max_tokens: Option<usize>,
+}
+
+impl PictureLimits {
+    /// Returns the grid of a picture of this size, pixels, for a model that was loaded with `max_picture_tokens`
+    /// ([`ModelOptions`](crate::ModelOptions)).
+    pub fn grid(&self, manifest: &Manifest, max_picture_tokens: usize, width: u32, height: u32) -> Result<PictureGrid, RuntimeError> {
+        let Manifest { config: ModelConfig { vision, .. }, processor, .. } = manifest;
+        let Some(merger) = &vision.merger else {
+            let side = vision.fixed_grid().unwrap_or_default();
+            return Ok(PictureGrid::still(side, side, 1));
+        };
+        let sizing = PictureSizing {
+            patch_size: vision.patch_size,
+            merge: merger.size,
+            min_pixels: processor.min_pixels.unwrap_or(1),
+            max_pixels: processor.max_pixels.unwrap_or(u64::MAX),
+        };
+        let most = self.max_tokens.unwrap_or(max_picture_tokens);
+        if most > max_picture_tokens {
+            let expected = format!("at most {max_picture_tokens}, which the model was loaded with");
+            return Err(RuntimeError::invalid_option("max picture tokens", most, expected));
+        }
+        // A limit of the checkpoint that is lower stays as it is, to the pixel.
+        let published = sizing.max_pixels / (sizing.factor() as u64).pow(2);
+        let most = (self.max_tokens.is_some() || (max_picture_tokens as u64) < published).then_some(most);
+        Ok(sizing.with_tokens(self.min_tokens, most)?.grid(width, height)?)
+    }
 }
 
 /// The text of a request. It names its pictures; the pictures themselves are passed separately, in the same order.
@@ -67,18 +111,26 @@ pub enum Overflow {
 impl PromptInput {
     /// Tokenizes the prompt. If `context` is set and the overflow policy is [`Overflow::DropOldest`], drops the oldest turns until the
     /// prompt fits `context` tokens.
-    pub fn encode(&self, tokenizer: &Tokenizer, max_window_size: usize, context: Option<usize>) -> Result<ChatPrompt, ProcessorError> {
+    ///
+    /// `grids` are those of all pictures in order; the 2023 model needs none.
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        grids: &[PictureGrid],
+        max_window_size: usize,
+        context: Option<usize>,
+    ) -> Result<ChatPrompt, ProcessorError> {
         let whole = |prompt| ChatPrompt { prompt, ..ChatPrompt::default() };
         match self {
-            Self::Raw { text } => Ok(whole(Prompt::raw(tokenizer, text, &[])?)),
-            Self::Ids { ids } => Ok(whole(Prompt::from_ids(tokenizer, ids.clone(), &[])?)),
+            Self::Raw { text } => Ok(whole(Prompt::raw(tokenizer, text, grids)?)),
+            Self::Ids { ids } => Ok(whole(Prompt::from_ids(tokenizer, ids.clone(), grids)?)),
             Self::Chat { system, history, query, overflow } => {
                 let (max_window_size, context) = match overflow {
                     Overflow::DropOldest => (max_window_size, context),
                     Overflow::Error => (usize::MAX, None),
                 };
                 let (system, history, query) = (system.clone(), history.clone(), query.clone());
-                Prompt::chat(tokenizer, &Chat { system, history, query, max_window_size, context }, &[])
+                Prompt::chat(tokenizer, &Chat { system, history, query, max_window_size, context }, grids)
             }
         }
     }
@@ -121,6 +173,9 @@ pub struct GenerationOptions {
     pub min_new_tokens: usize,
     /// Makes tokens that occur in the prompt or the answer less likely; 1 changes nothing.
     pub repetition_penalty: Option<f32>,
+    /// Subtracted from the logits of tokens that occur in the answer; absent or 0 changes nothing. It ends loops: the makers of Qwen3-VL
+    /// evaluate it with 1.5.
+    pub presence_penalty: Option<f32>,
     /// Texts that end the answer; they are not part of it. Empty ones have no effect.
     #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub stop: Vec<String>,
@@ -144,6 +199,7 @@ impl GenerationOptions {
         float("temperature", self.temperature, |value| value.is_finite() && value >= 0.0, "a number of at least 0")?;
         float("top-p", self.top_p, |value| (0.0..=1.0).contains(&value), "a number from 0 to 1")?;
         float("repetition penalty", self.repetition_penalty, |value| value.is_finite() && value > 0.0, "a number above 0")?;
+        float("presence penalty", self.presence_penalty, |value| (-2.0..=2.0).contains(&value), "a number from -2 to 2")?;
         if self.max_new_tokens == Some(0) {
             return Err(RuntimeError::invalid_option("max tokens", 0, "at least 1"));
         }
@@ -307,6 +363,10 @@ pub struct ScoreRequest {
     pub prompt: PromptInput,
     /// The texts that may follow it.
     pub candidates: Vec<String>,
+    /// Sizes of the pictures for the model.
+    #[serde(default)]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
+    pub pictures: PictureLimits,
 }
 
 /// Likelihood of a text after a prompt.

@@ -4,7 +4,7 @@ use crate::support::{convert, load, load_with};
 use quantize::SchemeName;
 use qwen_vl_format::{Manifest, ShardError};
 use qwen_vl_processor::DecodeOptions;
-use qwen_vl_runtime::session::{Engine, Event, FinishReason, GenerationOptions, ImageInput, PromptInput, Request};
+use qwen_vl_runtime::session::{Engine, Event, FinishReason, GenerationOptions, ImageInput, PictureLimits, PromptInput, Request};
 use qwen_vl_runtime::{Backend, Gpu, GpuError, GpuOptions, Kernels, KvReuse, ModelLoader, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
 use std::ops::ControlFlow;
@@ -125,7 +125,7 @@ fn engine(context_length: usize) -> Engine {
 
 fn ask(engine: &mut Engine, prompt: PromptInput, images: &[ImageInput]) -> Result<qwen_vl_runtime::session::Answer, RuntimeError> {
     let generation = GenerationOptions { max_new_tokens: Some(4), greedy: Some(true), ignore_stop: true, ..Default::default() };
-    pollster::block_on(engine.ask(&Request { prompt, generation }, images, &mut |_| ControlFlow::Continue(()), None))
+    pollster::block_on(engine.ask(&Request { prompt, generation, pictures: PictureLimits::default() }, images, &mut |_| ControlFlow::Continue(()), None))
 }
 
 fn raw(text: &str) -> PromptInput {
@@ -168,6 +168,7 @@ fn a_cancelled_answer_keeps_what_came_and_the_next_is_whole() {
     let request = Request {
         prompt: raw("Hello"),
         generation: GenerationOptions { max_new_tokens: Some(12), greedy: Some(true), ignore_stop: true, ..Default::default() },
+        pictures: PictureLimits::default(),
     };
     let run = |engine: &mut Engine, stop_after: usize| {
         let mut texts = 0;
@@ -190,6 +191,7 @@ fn the_context_ends_an_answer() {
     let request = Request {
         prompt: PromptInput::Ids { ids: (0..12).collect() },
         generation: GenerationOptions { greedy: Some(true), ignore_stop: true, ..Default::default() },
+        pictures: PictureLimits::default(),
     };
     let answer = pollster::block_on(engine.ask(&request, &[], &mut |_| ControlFlow::Continue(()), None)).unwrap();
     // Twelve positions of the prompt, four of the answer, and one more token that needs no position.

@@ -3,7 +3,7 @@
 //! Tolerances are those of `tests/fixtures/README.md`: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4. Longer prompts of the larger
 //! reference set, where it is present, accumulate more rounding. The wrong GELU or an off-by-one in log-n attention exceeds all of them.
 
-use crate::support::{context_for, convert, load, load_with, prefill};
+use crate::support::{context_for, convert, encode, grid, load, load_with, prefill};
 use quantize::SchemeName;
 use qwen_vl_processor::{DecodeOptions, Picture};
 use qwen_vl_runtime::{Backend, Budget, ImageFeatures, Kernels, KvFormat, Measured, Model, ModelOptions, Sampler, SamplingOptions, Trace};
@@ -97,7 +97,7 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
         if !encoded.contains_key(path) {
             let mut trace = Trace::new();
             let patches = patches(set, path, model);
-            let features = pollster::block_on(model.encode_image_traced(&patches, &mut trace)).unwrap();
+            let features = pollster::block_on(model.encode_image_traced(&patches, &grid(model), &mut trace)).unwrap();
             let (layers, stages) = (model.manifest().config.vision.layers, set.image_stages(path).unwrap());
             check_image(&set.name, path, &stages, &trace, layers);
             encoded.insert(path.clone(), Checked { features, stages: stages.len() });
@@ -153,7 +153,7 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
     if case.images.iter().any(|image| image.path.ends_with(".jpg")) {
         let encode = |path: &str| {
             let patches = patches_of(&set.root.join(path), model);
-            pollster::block_on(model.encode_image(&patches)).unwrap()
+            encode(model, &patches)
         };
         let features: Vec<_> = case.images.iter().map(|image| image.path.as_str()).map(encode).collect();
         assert_eq!(greedy(model, case, &features).0, case.decode.tokens, "{}", what("greedy tokens with our JPEG decoder"));
@@ -256,8 +256,11 @@ fn coded_weights_give_the_logits_of_their_decoded_values() {
 
 /// Encodes the pictures of a case.
 fn features_of(set: &GoldenSet, case: &Case, model: &mut Model) -> Vec<ImageFeatures> {
-    let mut encode = |image: &CaseImage| pollster::block_on(model.encode_image(&patches(set, &image.path, model))).unwrap();
-    case.images.iter().map(&mut encode).collect()
+    let mut features = |image: &CaseImage| {
+        let patches = patches(set, &image.path, model);
+        encode(model, &patches)
+    };
+    case.images.iter().map(&mut features).collect()
 }
 
 /// Returns the logits of all prompt positions and of eight steps along the golden tokens.
@@ -284,8 +287,7 @@ fn chunks_and_steps_agree_with_one_prefill() {
     // 100 and 7 cut through the image spans.
     for prefill_chunk in [context_length, 256, 100, 7] {
         let mut model = load(&folder, ModelOptions { context_length, prefill_chunk, ..Default::default() });
-        let features: Vec<_> =
-            case.images.iter().map(|image| pollster::block_on(model.encode_image(&patches(set, &image.path, &model))).unwrap()).collect();
+        let features: Vec<_> = features_of(set, case, &mut model);
         prefill(&mut model, &case.input_ids, &features, None);
         let logits = pollster::block_on(model.logits()).unwrap();
         match &whole {
@@ -305,7 +307,7 @@ fn a_prompt_reuses_what_the_cache_holds() {
     let mut model = load(&folder, ModelOptions { context_length: ids.len() + 30, prefill_chunk: 256, ..Default::default() });
     let mut encode = |path: &str| {
         let patches = patches(set, path, &model);
-        pollster::block_on(model.encode_image(&patches)).unwrap()
+        encode(model, &patches)
     };
     let features = [encode(&case.images[0].path), encode(&case.images[1].path)];
     let swapped = [features[1].clone(), features[0].clone()];

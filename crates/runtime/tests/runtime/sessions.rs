@@ -5,7 +5,7 @@ use quantize::SchemeName;
 use qwen_vl_processor::{Colors, Content, DecodeOptions};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{
-    Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PromptInput, Request, ScoreRequest,
+    Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
 };
 use qwen_vl_runtime::{Backend, Counted, KvReuse, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
@@ -33,7 +33,7 @@ fn greedy(max_new_tokens: usize) -> GenerationOptions {
 }
 
 fn try_ask(engine: &mut Engine, prompt: PromptInput, generation: GenerationOptions, images: &[ImageInput]) -> Result<Answer, RuntimeError> {
-    let request = Request { prompt, generation };
+    let request = Request { prompt, generation, pictures: PictureLimits::default() };
     pollster::block_on(engine.ask(&request, images, &mut |_| ControlFlow::Continue(()), None))
 }
 
@@ -61,7 +61,7 @@ fn likelihoods_penalties_and_endings() {
     }
 
     // A score is the likelihood of each token after the previous ones.
-    let request = ScoreRequest { prompt: raw("Hello"), candidates: vec![" no".into(), " yes, it is".into(), " no".into()] };
+    let request = ScoreRequest { prompt: raw("Hello"), candidates: vec![" no".into(), " yes, it is".into(), " no".into()], pictures: PictureLimits::default() };
     let scores = pollster::block_on(engine.score(&request, &[], &mut |_| ControlFlow::Continue(()))).unwrap().unwrap();
     assert_eq!(scores[0], scores[2], "candidates do not see each other");
     assert!(scores[1].tokens.len() > 2);
@@ -177,7 +177,7 @@ fn an_engine_answers_again_after_a_gpu_error() {
 fn errors_of_scores_name_the_candidate() {
     let mut engine = engine(30);
     let mut error = |candidates: &[&str]| {
-        let request = ScoreRequest { prompt: raw("Hello"), candidates: candidates.iter().map(|text| (*text).to_owned()).collect() };
+        let request = ScoreRequest { prompt: raw("Hello"), candidates: candidates.iter().map(|text| (*text).to_owned()).collect(), pictures: PictureLimits::default() };
         pollster::block_on(engine.score(&request, &[], &mut |_| ControlFlow::Continue(()))).unwrap_err()
     };
     let long = "word ".repeat(40);
@@ -244,7 +244,7 @@ fn oldest_turns_and_their_pictures_give_way() {
 #[test]
 fn a_change_of_the_rotary_base_is_run_again_or_passed_over() {
     let mut engine = engine(600);
-    let ids = |count: u32| PromptInput::Ids { ids: (0..count).map(|id| id % 200).collect() };
+    let ids = |count: u32| PromptInput::Ids { ids: (0..count).map(|id| id % 200).collect(), pictures: PictureLimits::default() };
     let with = |kv_reuse| GenerationOptions { kv_reuse, ..greedy(4) };
     let straight = ask(&mut engine, ids(WINDOW as u32 + 20), with(KvReuse::Exact));
 

@@ -2,6 +2,7 @@
 
 use quantize::{Options, SchemeName, WriteOptions};
 use qwen_vl_format::Manifest;
+use qwen_vl_processor::PictureGrid;
 use qwen_vl_runtime::{
     Backend, Gpu, GpuOptions, ImageFeatures, Kernels, KvReuse, Model, ModelLoader, ModelOptions, Precision, Trace, choose,
 };
@@ -59,4 +60,16 @@ pub fn load_with(folder: &tempfile::TempDir, options: ModelOptions, kernels: Opt
 pub fn prefill(model: &mut Model, ids: &[u32], features: &[ImageFeatures], trace: Option<&mut Trace>) {
     let flow = pollster::block_on(model.prefill(ids, features, KvReuse::Exact, &mut |_| ControlFlow::Continue(()), trace)).unwrap();
     assert!(flow.is_continue());
+}
+
+/// The grid of the pictures of a model that takes one size.
+pub fn grid(model: &Model) -> PictureGrid {
+    let side = model.manifest().config.vision.fixed_grid().unwrap();
+    PictureGrid::still(side, side, 1)
+}
+
+/// Encodes a picture of a model that takes one size.
+pub fn encode(model: &mut Model, patches: &[f32]) -> ImageFeatures {
+    let grid = grid(model);
+    pollster::block_on(model.encode_image(patches, &grid)).unwrap()
 }
