@@ -131,9 +131,9 @@ impl CaseFile {
 }
 
 /// Returns the names of the pictures among the parts of a content.
-fn picture_names(content: &Content) -> Vec<&str> {
+fn picture_names<'a>(content: &'a Content) -> Vec<&'a str> {
     let Content::Parts(parts) = content else { return Vec::new() };
-    let name = |part| if let Part::Image { image } = part { Some(image.as_str()) } else { None };
+    let name = |part: &'a Part| if let Part::Image { image } = part { Some(image.as_str()) } else { None };
     parts.iter().filter_map(name).collect()
 }
 

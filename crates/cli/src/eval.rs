@@ -12,7 +12,7 @@ use qwen_vl_eval::{
     gqa_answer, grounding_match, mme_scores, read_items, relaxed_match, vqa_score, yes_no,
 };
 use qwen_vl_format::ShardHash;
-use qwen_vl_processor::{Content, DecodeOptions, KeepSpecials};
+use qwen_vl_processor::{Content, DecodeOptions, Family, KeepSpecials};
 use qwen_vl_runtime::session::{Engine, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{ModelOptions, Precision};
 use serde::{Deserialize, Serialize};
@@ -199,6 +199,11 @@ fn evaluate(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Resul
     let checkpoint = Checkpoint::open(folder)?;
     let vocabulary = checkpoint.vocabulary()?;
     let tokenizer = checkpoint.tokenizer()?;
+    ensure!(
+        tokenizer.family() == Family::QwenVl,
+        "`{}` is of a later generation than the prompts of this evaluation, which are those of the 2023 Qwen-VL",
+        folder.display()
+    );
     let gpu = args.gpu.request(false)?;
     let mut answers_as = serde_json::to_vec(checkpoint.manifest())?;
     // Kernels that round change answers.
@@ -212,7 +217,7 @@ fn evaluate(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Resul
     let mut context_length = 0;
     for part in parts {
         for item in &part.items {
-            let prompt = prompt(item, chat(part)).encode(&tokenizer, usize::MAX, None);
+            let prompt = prompt(item, chat(part)).encode(&tokenizer, &[], usize::MAX, None);
             let tokens = prompt.with_context(|| format!("{}: question `{}`", part.name, item.id))?.prompt.ids.len();
             let candidates = item.candidates.iter().map(String::len).max().unwrap_or(0);
             context_length = context_length.max(tokens + part.task.settings().max_new_tokens.max(candidates) + 1);

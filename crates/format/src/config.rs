@@ -321,6 +321,11 @@ impl VisionConfig {
         self.image_size.map(|size| size / self.patch_size)
     }
 
+    /// True if the position table is resampled for each picture.
+    pub fn samples_positions(&self) -> bool {
+        self.position_side.is_some() && self.image_size.is_none()
+    }
+
     /// Patches of a picture, if pictures have a fixed size; otherwise 0.
     pub fn fixed_patches(&self) -> usize {
         self.fixed_grid().map_or(0, |grid| grid * grid)

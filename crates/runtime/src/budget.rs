@@ -63,7 +63,7 @@ impl Budget {
         if vision.rotary_base.is_some() {
             scratch.add(1, words(&[patches, vision.head_dim()]));
         }
-        if vision.position_side.is_some() && vision.image_size.is_none() {
+        if vision.samples_positions() {
             scratch.add(2, words(&[patches, 4]));
         }
         let mut features = 0;

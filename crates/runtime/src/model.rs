@@ -120,6 +120,10 @@ impl Model {
         })
     }
 
+    pub(crate) fn options(&self) -> &ModelOptions {
+        &self.options
+    }
+
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu

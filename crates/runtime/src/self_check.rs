@@ -1,8 +1,10 @@
 //! The self-check of a loaded model: detects drivers that compute incorrectly.
 
-use crate::{Backend, KvReuse, Model, RuntimeError};
+use crate::vision::{epilogue, needs_f32};
+use crate::{Backend, KvFormat, KvReuse, Model, RuntimeError};
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{Manifest, Scheme, TensorKind, TensorSpec};
+use qwen_vl_kernels::attention::oracle::Shape;
 use qwen_vl_kernels::known_answers::{self, Checked, Difference};
 use qwen_vl_kernels::matmul::Epilogue;
 use std::ops::ControlFlow;
@@ -17,7 +19,7 @@ impl Model {
     /// Checks that this GPU computes correctly: products, norms and attention give known answers on small inputs, and the two plans of the
     /// decoder agree on the logits of a few tokens. It also compiles and warms up the kernels that an answer needs.
     pub async fn self_check(&mut self) -> Result<(), RuntimeError> {
-        for kernel in checked_kernels(self.manifest()) {
+        for kernel in checked_kernels(self.manifest(), self.options().kv) {
             let Difference { worst, largest } = known_answers::difference(self.gpu(), &kernel).await?;
             let bound = known_answers::TOLERANCE * largest;
             if worst > bound {
@@ -58,12 +60,12 @@ impl Model {
 fn name(kernel: &Checked) -> String {
     match kernel {
         Checked::Norm => "the norm".to_owned(),
-        Checked::Attention { head_dim, .. } => format!("the attention with heads of {head_dim}"),
-        Checked::Matvec(scheme, _) => format!("the product of one row with {} weights", weights(*scheme)),
-        Checked::Matmul { scheme, .. } => format!("the product of many rows with {} weights", weights(*scheme)),
         Checked::Rotary { .. } => "the rotary embedding of the decoder".to_owned(),
         Checked::RotaryRows(head_dim) => format!("the rotary embedding of heads of {head_dim}"),
         Checked::Taps => "the position table".to_owned(),
+        Checked::Attention { head_dim, .. } => format!("the attention with heads of {head_dim}"),
+        Checked::Matvec(scheme, _) => format!("the product of one row with {} weights", weights(*scheme)),
+        Checked::Matmul { scheme, .. } => format!("the product of many rows with {} weights", weights(*scheme)),
     }
 }
 
@@ -77,7 +79,7 @@ fn weights(scheme: Scheme) -> &'static str {
 }
 
 /// The kernels that the model's weights and heads need.
-fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
+fn checked_kernels(manifest: &Manifest, kv: KvFormat) -> Vec<Checked> {
     let config = &manifest.config;
     let mut kernels = vec![Checked::Norm];
     let mut add = |kernel| {
@@ -90,6 +92,15 @@ fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
     if let Some(resampler) = &config.vision.resampler {
         add(Checked::Attention { head_dim: config.decoder.width / resampler.heads, group: 1 });
     }
+    if config.vision.rotary_base.is_some() {
+        add(Checked::RotaryRows(config.vision.head_dim()));
+    }
+    if config.vision.samples_positions() {
+        add(Checked::Taps);
+    }
+    let decoder = &config.decoder;
+    let shape = Shape { heads: decoder.heads, kv_heads: decoder.kv_heads, head_dim: decoder.head_dim };
+    add(Checked::Rotary { shape, kv, norms: decoder.qk_norm, logn: decoder.rotary.logn });
     let matrices = manifest.tensors.iter().zip(tensor_table(config)).filter(|(_, spec)| spec.kind == TensorKind::Matrix);
     for (tensor, TensorSpec { name, .. }) in matrices {
         match name.split('.').next() {
@@ -98,9 +109,13 @@ fn checked_kernels(manifest: &Manifest) -> Vec<Checked> {
             Some("decoder") => {
                 let normed = name.ends_with("attn.qkv.weight") || name.ends_with("mlp.gate_up.weight");
                 add(Checked::Matvec(tensor.scheme, normed));
-                add(matmul(tensor.scheme));
+                add(Checked::Matmul { scheme: tensor.scheme, epilogue: Epilogue::Gelu, exact: false });
             }
-            _ => add(matmul(tensor.scheme)),
+            _ => add(Checked::Matmul {
+                scheme: tensor.scheme,
+                epilogue: epilogue(config.vision.activation),
+                exact: needs_f32(&config.vision),
+            }),
         }
     }
     kernels

@@ -51,6 +51,15 @@ pub(crate) fn needs_f32(vision: &VisionConfig) -> bool {
     vision.merger.is_some()
 }
 
+/// The epilogue of a product that is followed by an activation function.
+pub(crate) fn epilogue(activation: ActivationFunction) -> Epilogue {
+    match activation {
+        ActivationFunction::Gelu => Epilogue::Gelu,
+        ActivationFunction::GeluTanh => Epilogue::GeluTanh,
+        ActivationFunction::QuickGelu => Epilogue::QuickGelu,
+    }
+}
+
 impl VisionTower {
     /// Allocates a tower for pictures of up to `rows` patches.
     pub(crate) fn new(gpu: &Gpu, config: &ModelConfig, weights: &Weights, rows: usize, step: &StepBuffer) -> Result<Self, RuntimeError> {
@@ -68,7 +77,7 @@ impl VisionTower {
         };
         let positions = match vision.position_side {
             None => Positions::None,
-            Some(_) if vision.image_size.is_some() => Positions::Fixed(weights.rows("vision.position_embedding")),
+            Some(_) if !vision.samples_positions() => Positions::Fixed(weights.rows("vision.position_embedding")),
             Some(_) => Positions::Sampled(Taps {
                 indices: gpu.storage("vision.taps", size::product(&[rows, 16]))?,
                 weights: gpu.storage("vision.tap_weights", size::product(&[rows, 16]))?,
@@ -87,11 +96,7 @@ impl VisionTower {
             place.push(norm(gpu, step, &weights.layer_norm("vision.ln_pre", vision.norm_epsilon), embedded, &hidden));
         }
 
-        let activation = match vision.activation {
-            ActivationFunction::Gelu => Epilogue::Gelu,
-            ActivationFunction::GeluTanh => Epilogue::GeluTanh,
-            ActivationFunction::QuickGelu => Epilogue::QuickGelu,
-        };
+        let activation = epilogue(vision.activation);
         let blocks = (0..vision.layers)
             .map(|layer| {
                 let name = |part: &str| format!("vision.blocks.{layer}.{part}");

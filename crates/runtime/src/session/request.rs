@@ -3,7 +3,9 @@
 use crate::{KvReuse, RuntimeError};
 use qwen_vl_format::manifest::GenerationConfig;
 use qwen_vl_format::{Manifest, ModelConfig};
-use qwen_vl_processor::{Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, PictureGrid, PictureSizing, ProcessorError, Prompt, Tokenizer};
+use qwen_vl_processor::{
+    Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, PictureGrid, PictureSizing, ProcessorError, Prompt, Tokenizer,
+};
 use serde::{Deserialize, Serialize};
 
 /// The input of a run.

@@ -125,7 +125,12 @@ fn engine(context_length: usize) -> Engine {
 
 fn ask(engine: &mut Engine, prompt: PromptInput, images: &[ImageInput]) -> Result<qwen_vl_runtime::session::Answer, RuntimeError> {
     let generation = GenerationOptions { max_new_tokens: Some(4), greedy: Some(true), ignore_stop: true, ..Default::default() };
-    pollster::block_on(engine.ask(&Request { prompt, generation, pictures: PictureLimits::default() }, images, &mut |_| ControlFlow::Continue(()), None))
+    pollster::block_on(engine.ask(
+        &Request { prompt, generation, pictures: PictureLimits::default() },
+        images,
+        &mut |_| ControlFlow::Continue(()),
+        None,
+    ))
 }
 
 fn raw(text: &str) -> PromptInput {

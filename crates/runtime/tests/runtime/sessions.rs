@@ -61,7 +61,11 @@ fn likelihoods_penalties_and_endings() {
     }
 
     // A score is the likelihood of each token after the previous ones.
-    let request = ScoreRequest { prompt: raw("Hello"), candidates: vec![" no".into(), " yes, it is".into(), " no".into()], pictures: PictureLimits::default() };
+    let request = ScoreRequest {
+        prompt: raw("Hello"),
+        candidates: vec![" no".into(), " yes, it is".into(), " no".into()],
+        pictures: PictureLimits::default(),
+    };
     let scores = pollster::block_on(engine.score(&request, &[], &mut |_| ControlFlow::Continue(()))).unwrap().unwrap();
     assert_eq!(scores[0], scores[2], "candidates do not see each other");
     assert!(scores[1].tokens.len() > 2);
@@ -177,7 +181,11 @@ fn an_engine_answers_again_after_a_gpu_error() {
 fn errors_of_scores_name_the_candidate() {
     let mut engine = engine(30);
     let mut error = |candidates: &[&str]| {
-        let request = ScoreRequest { prompt: raw("Hello"), candidates: candidates.iter().map(|text| (*text).to_owned()).collect(), pictures: PictureLimits::default() };
+        let request = ScoreRequest {
+            prompt: raw("Hello"),
+            candidates: candidates.iter().map(|text| (*text).to_owned()).collect(),
+            pictures: PictureLimits::default(),
+        };
         pollster::block_on(engine.score(&request, &[], &mut |_| ControlFlow::Continue(()))).unwrap_err()
     };
     let long = "word ".repeat(40);
