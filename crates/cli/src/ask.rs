@@ -3,11 +3,12 @@
 use crate::checkpoint::Checkpoint;
 use crate::gpu::GpuArgs;
 use crate::preprocess::{Pixels, check_is_path, decode_options, read_picture};
-use crate::values::{probability, temperature, tokens};
+use crate::sampling::SamplingArgs;
+use crate::values::tokens;
 use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_processor::{Content, DecodeOptions, Family, Message, Part, Picture, PictureGrid, Prompt, Tokenizer};
-use qwen_vl_runtime::session::{Answer, Engine, Event, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request};
+use qwen_vl_runtime::session::{Answer, Engine, Event, ImageInput, Overflow, PictureLimits, PromptInput, Request};
 use qwen_vl_runtime::{Backend, KvFormat, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
@@ -39,7 +40,7 @@ pub struct AskArgs {
     chat: Option<PathBuf>,
     /// A golden case: its token ids with its pictures, read as the original reads them, and as many greedy steps as it has, past stop
     /// tokens.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["max_new_tokens", "temperature", "top_p", "top_k", "seed", "pixels"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["max_new_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "pixels"])]
     case: Option<PathBuf>,
     /// Folder that the paths of pictures in texts and cases are relative to.
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -62,25 +63,8 @@ pub struct AskArgs {
     kv: KvFormat,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Length limit of the answer, tokens [default: the checkpoint's].
-    #[arg(long, value_name = "N", value_parser = tokens, allow_negative_numbers = true)]
-    max_new_tokens: Option<usize>,
-    /// Always take the most likely token.
-    #[arg(long)]
-    greedy: bool,
-    /// Divisor of the logits [default: the checkpoint's, or 1]. Each of temperature, top-p and top-k means sampling, also where the
-    /// checkpoint is greedy by default.
-    #[arg(long, value_name = "T", conflicts_with = "greedy", value_parser = temperature, allow_negative_numbers = true)]
-    temperature: Option<f32>,
-    /// Probability mass to sample from [default: the checkpoint's].
-    #[arg(long, value_name = "P", conflicts_with = "greedy", value_parser = probability, allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Number of most likely tokens to sample from, 0 for all [default: the checkpoint's].
-    #[arg(long, value_name = "K", conflicts_with = "greedy", allow_negative_numbers = true)]
-    top_k: Option<usize>,
-    /// Seed of the random numbers of sampling [default: from the clock].
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
@@ -189,15 +173,7 @@ pub fn run(args: &AskArgs) -> Result<()> {
 fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
     let tokenizer = checkpoint.tokenizer()?;
     let chat_model = checkpoint.manifest().generation.chat_format == "chatml";
-    let mut generation = GenerationOptions {
-        max_new_tokens: args.max_new_tokens,
-        greedy: args.greedy.then_some(true),
-        temperature: args.temperature,
-        top_p: args.top_p,
-        top_k: args.top_k,
-        seed: args.seed,
-        ..GenerationOptions::default()
-    };
+    let mut generation = args.sampling.options();
     let mut max_picture_tokens = args.max_picture_tokens;
     let mut paths = args.image.clone();
     let input = if let Some(path) = &args.case {
@@ -271,7 +247,8 @@ fn name_in_prompt(path: &Path, tokenizer: &Tokenizer) -> String {
     short_name(path, tokenizer.queries())
 }
 
-fn short_name(path: &Path, longest: usize) -> String {
+/// Returns a path, or only its file name if the path has more than `longest` bytes.
+pub fn short_name(path: &Path, longest: usize) -> String {
     let whole = path.display().to_string();
     match path.file_name() {
         Some(name) if whole.len() > longest => name.to_string_lossy().into_owned(),
@@ -322,15 +299,7 @@ fn print_json(answer: &Answer, prompt: &Prompt, engine: &Engine, load_ms: f64) -
 /// Prints what follows the streamed text: the objects, and to the standard error dropped turns and times.
 fn print_rest(answer: &Answer, load_ms: f64) -> Result<()> {
     println!();
-    for object in &answer.objects {
-        // Without a known picture there are only thousandths.
-        let shape = object.pixels.as_ref().unwrap_or(&object.norm);
-        let unit = if object.pixels.is_some() { "" } else { " (thousandths of an unknown picture)" };
-        let shape = serde_json::to_string(shape)?;
-        let kind = serde_json::to_value(object.kind).ok();
-        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
-        println!("{kind} {shape}{unit} {}", object.reference.as_deref().unwrap_or_default());
-    }
+    print_objects(answer)?;
     if answer.dropped_turns > 0 {
         eprintln!("{} of the oldest turns did not fit and were left out of the prompt", answer.dropped_turns);
     }
@@ -344,6 +313,20 @@ fn print_rest(answer: &Answer, load_ms: f64) -> Result<()> {
         answer.tokens.len(),
         timings.decode_tokens_per_second
     );
+    Ok(())
+}
+
+/// Prints the objects of an answer, one a line.
+pub fn print_objects(answer: &Answer) -> Result<()> {
+    for object in &answer.objects {
+        // Without a known picture there are only thousandths.
+        let shape = object.pixels.as_ref().unwrap_or(&object.norm);
+        let unit = if object.pixels.is_some() { "" } else { " (thousandths of an unknown picture)" };
+        let shape = serde_json::to_string(shape)?;
+        let kind = serde_json::to_value(object.kind).ok();
+        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
+        println!("{kind} {shape}{unit} {}", object.reference.as_deref().unwrap_or_default());
+    }
     Ok(())
 }
 

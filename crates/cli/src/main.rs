@@ -2,10 +2,12 @@
 
 mod ask;
 mod bench;
+mod chat;
 mod checkpoint;
 mod eval;
 mod gpu;
 mod preprocess;
+mod sampling;
 mod tokenize;
 mod values;
 
@@ -23,6 +25,7 @@ struct Cli {
 enum Command {
     Ask(Box<ask::AskArgs>),
     Bench(bench::BenchArgs),
+    Chat(Box<chat::ChatArgs>),
     Eval(Box<eval::EvalArgs>),
     Preprocess(preprocess::PreprocessArgs),
     Tokenize(tokenize::TokenizeArgs),
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Ask(args) => ask::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

@@ -19,6 +19,11 @@ pub fn temperature(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|value: &f32| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
 }
 
+/// Parses a presence penalty.
+pub fn penalty(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|value: &f32| (-2.0..=2.0).contains(value)).ok_or_else(|| "expected a number from -2 to 2".to_owned())
+}
+
 /// Parses a probability mass.
 pub fn probability(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|value: &f32| *value > 0.0 && *value <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
