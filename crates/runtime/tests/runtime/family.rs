@@ -2,9 +2,7 @@
 
 use crate::support::{convert, load_with};
 use quantize::SchemeName;
-use qwen_vl_processor::{
-    Colors, Content, DecodeOptions, Message, Messages, Orientation, Picture, PictureGrid, PictureSizing, Prompt, Role, Tokenizer,
-};
+use qwen_vl_processor::{Colors, DecodeOptions, Messages, Orientation, Picture, PictureGrid, PictureSizing, Prompt, Tokenizer};
 use qwen_vl_runtime::{Backend, ImageFeatures, Kernels, KvReuse, Model, ModelOptions, Trace};
 use qwen_vl_testkit::closeness::assert_close;
 use qwen_vl_testkit::family::{FamilyCase, FamilySet};

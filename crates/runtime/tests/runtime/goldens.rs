@@ -287,7 +287,7 @@ fn chunks_and_steps_agree_with_one_prefill() {
     // 100 and 7 cut through the image spans.
     for prefill_chunk in [context_length, 256, 100, 7] {
         let mut model = load(&folder, ModelOptions { context_length, prefill_chunk, ..Default::default() });
-        let features: Vec<_> = features_of(set, case, &mut model);
+        let features = features_of(set, &case, &mut model);
         prefill(&mut model, &case.input_ids, &features, None);
         let logits = pollster::block_on(model.logits()).unwrap();
         match &whole {
@@ -307,7 +307,7 @@ fn a_prompt_reuses_what_the_cache_holds() {
     let mut model = load(&folder, ModelOptions { context_length: ids.len() + 30, prefill_chunk: 256, ..Default::default() });
     let mut encode = |path: &str| {
         let patches = patches(set, path, &model);
-        encode(model, &patches)
+        encode(&mut model, &patches)
     };
     let features = [encode(&case.images[0].path), encode(&case.images[1].path)];
     let swapped = [features[1].clone(), features[0].clone()];
@@ -376,7 +376,7 @@ fn the_budget_is_what_is_allocated() {
     for set in GoldenSet::all().iter().take(2) {
         let folder = convert(&set.checkpoint(), SchemeName::Q4, 32);
         for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Q8] {
-            let options = ModelOptions { context_length: 70, prefill_chunk: 33, kv };
+            let options = ModelOptions { context_length: 70, prefill_chunk: 33, kv, ..Default::default() };
             let mut model = load(&folder, options);
             let budget = Budget::new(model.manifest(), &options);
             assert_eq!(model.gpu().allocated_bytes(), budget.total(), "{kv:?}: {budget:?}");

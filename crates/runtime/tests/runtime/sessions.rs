@@ -234,7 +234,7 @@ fn oldest_turns_and_their_pictures_give_way() {
     let history = vec![turn("Picture 1: <img>1</img>\nOne?"), turn("Two?"), turn("Picture 2: <img>2</img>\nThree?")];
     let chat = |overflow| PromptInput::Chat { system: None, history: history.clone(), query: "Four?".into(), overflow };
     let images = [picture(1), picture(2)];
-    let used = engine.count(&chat(Overflow::Error)).unwrap();
+    let used = engine.count(&chat(Overflow::Error), &[], &PictureLimits::default()).unwrap();
     let error = try_ask(&mut engine, chat(Overflow::Error), greedy(200), &images);
     assert_eq!(error.is_err(), used >= 700, "{used} tokens");
 
@@ -252,7 +252,7 @@ fn oldest_turns_and_their_pictures_give_way() {
 #[test]
 fn a_change_of_the_rotary_base_is_run_again_or_passed_over() {
     let mut engine = engine(600);
-    let ids = |count: u32| PromptInput::Ids { ids: (0..count).map(|id| id % 200).collect(), pictures: PictureLimits::default() };
+    let ids = |count: u32| PromptInput::Ids { ids: (0..count).map(|id| id % 200).collect() };
     let with = |kv_reuse| GenerationOptions { kv_reuse, ..greedy(4) };
     let straight = ask(&mut engine, ids(WINDOW as u32 + 20), with(KvReuse::Exact));
 
