@@ -1,7 +1,6 @@
 //! `manifest.json`: the index of a web checkpoint and the contract between the converter and the runtime.
 
 use crate::block::GROUP_SIZES;
-use crate::special::AddedToken;
 use crate::tensors::{TensorKind, tensor_table};
 use crate::{AddedToken, ConfigError, Family, MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, QwenVlConfig, Scheme, ShardHash, SpecialIds};
 use serde::{Deserialize, Serialize};
@@ -98,10 +97,6 @@ pub struct ProcessorConfig {
     pub image_mean: [f32; 3],
     /// Standard deviation of each channel.
     pub image_std: [f32; 3],
-    /// Tokens behind the ranks of the vocabulary, in the order of their ids. Empty for the 2023 model, where they follow from the number of
-    /// ranks.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub added_tokens: Vec<AddedToken>,
     /// Smallest size of a picture for the model, pixels: smaller ones are enlarged. For models that take pictures of any size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_pixels: Option<u64>,

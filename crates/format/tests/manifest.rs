@@ -81,7 +81,6 @@ fn of(config: ModelConfig) -> Manifest {
             added_tokens: Vec::new(),
             image_mean: [0.5; 3],
             image_std: [0.25; 3],
-            added_tokens: Vec::new(),
             min_pixels: None,
             max_pixels: None,
         },

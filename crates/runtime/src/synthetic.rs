@@ -21,7 +21,6 @@ pub fn manifest(config: ModelConfig) -> Manifest {
             added_tokens: Vec::new(),
             image_mean: [0.5; 3],
             image_std: [0.25; 3],
-            added_tokens: Vec::new(),
             min_pixels: None,
             max_pixels: None,
         },
