@@ -5,7 +5,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use quantize::{Options, SchemeName};
 use qwen_vl_format::Manifest;
-use qwen_vl_processor::Picture;
+use qwen_vl_processor::{Picture, PictureGrid};
 use qwen_vl_reference::{KvCache, QwenVl, Splice, burn, ignore};
 use qwen_vl_runtime::{Backend, Gpu, GpuOptions, ImageFeatures, KvReuse, Model, ModelLoader, ModelOptions, Trace};
 use qwen_vl_testkit::closeness::{assert_close, worst};
@@ -88,7 +88,8 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
         let (mut theirs, mut ours) = (Vec::<ImageFeatures>::new(), Vec::new());
         for patches in &prompt.pictures {
             let mut trace = Trace::new();
-            theirs.push(pollster::block_on(runtime.encode_image_traced(patches, &mut trace)).unwrap());
+            let grid = PictureGrid::still(config.visual.grid(), config.visual.grid(), 1);
+            theirs.push(pollster::block_on(runtime.encode_image_traced(patches, &grid, &mut trace)).unwrap());
             let shape = [1, config.visual.patches(), config.visual.patch_values()];
             let patches = Tensor::from_data(TensorData::new(patches.clone(), shape), &device);
             let features = reference.transformer.visual.forward(patches, &mut ignore);

@@ -87,7 +87,6 @@ fn checked_kernels(manifest: &Manifest, kv: KvFormat) -> Vec<Checked> {
             kernels.push(kernel);
         }
     };
-    let matmul = |scheme| Checked::Matmul { scheme, epilogue: Epilogue::Gelu, exact: false };
     add(Checked::Attention { head_dim: config.vision.head_dim(), group: 1 });
     if let Some(resampler) = &config.vision.resampler {
         add(Checked::Attention { head_dim: config.decoder.width / resampler.heads, group: 1 });
