@@ -17,6 +17,7 @@ mod error;
 mod grounding;
 mod jpeg;
 mod mention;
+mod nfc;
 mod picture;
 mod prompt;
 mod resize;

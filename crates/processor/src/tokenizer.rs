@@ -1,9 +1,8 @@
 //! Text to token ids and back.
 
-use crate::{ProcessorError, bpe::encode_word, split};
+use crate::{ProcessorError, bpe::encode_word, nfc::nfc, split};
 use qwen_vl_format::{SpecialIds, Vocabulary};
-use std::{borrow::Cow, ops::Range};
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use std::ops::Range;
 
 /// Positions of a picture in the published model.
 pub const DEFAULT_QUERIES: usize = 256;
@@ -237,14 +236,6 @@ impl Tokenizer {
         } else if kept && let Some(text) = self.special.text(id) {
             bytes.extend_from_slice(text.as_bytes());
         }
-    }
-}
-
-/// Returns the NFC of a text; borrows it if it is in NFC already.
-pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
-    match is_nfc_quick(text.chars()) {
-        IsNormalized::Yes => text.into(),
-        _ => text.nfc().collect::<String>().into(),
     }
 }
 
