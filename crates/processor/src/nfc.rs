@@ -1,8 +1,8 @@
 //! Unicode's normalization form C (NFC).
 //!
-//! In the wasm the function of the JavaScript engine does it: the tables of the Rust crate take 110 kB, a tenth of the module. Both give the
-//! same: Unicode guarantees that the normal form of an assigned character never changes. They may differ for characters that were assigned
-//! after the browser's version of Unicode; those stay as they are.
+//! In the wasm the function of the JavaScript engine does it: the tables of the Rust crate take 110 kB, a tenth of the module. The results
+//! are equal, because Unicode guarantees that the normal form of an assigned character never changes. A browser leaves characters as they
+//! are that are younger than its version of Unicode.
 
 use std::borrow::Cow;
 

@@ -2,7 +2,7 @@
 
 use crate::{ProcessorError, resize};
 use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
-use image::{ColorType, ExtendedColorType, ImageDecoder, ImageError, ImageFormat, Limits, RgbImage, imageops, metadata};
+use image::{ColorType, ExtendedColorType, ImageDecoder, ImageFormat, Limits, RgbImage, imageops, metadata};
 use std::io::Cursor;
 
 /// Maximum number of pixels of a picture: 8192×8192, 192 MiB as RGB.
@@ -72,16 +72,16 @@ impl Picture {
         // `image::ImageReader` would do this with boxed decoders and `DynamicImage`, which keep every method of every decoder and every
         // conversion of colours in the wasm: 50 kB.
         match image::guess_format(bytes) {
-            Ok(ImageFormat::Png) => Self::read(PngDecoder::with_limits(file, Limits::default()), options),
+            Ok(ImageFormat::Png) => Self::read(PngDecoder::with_limits(file, Limits::default()).map_err(damaged)?, options),
             Ok(ImageFormat::Jpeg) => Self::read(open_jpeg(bytes)?, options),
-            Ok(ImageFormat::WebP) => Self::read(WebPDecoder::new(file), options),
-            Ok(ImageFormat::Gif) => Self::read(GifDecoder::new(file), options),
-            Ok(ImageFormat::Bmp) => Self::read(BmpDecoder::new(file), options),
+            Ok(ImageFormat::WebP) => Self::read(WebPDecoder::new(file).map_err(damaged)?, options),
+            Ok(ImageFormat::Gif) => Self::read(GifDecoder::new(file).map_err(damaged)?, options),
+            Ok(ImageFormat::Bmp) => Self::read(BmpDecoder::new(file).map_err(damaged)?, options),
             _ => Err(ProcessorError::UnreadablePicture { reason: unsupported(bytes) }),
         }
     }
 
-    fn read(decoder: Result<impl ImageDecoder, ImageError>, options: DecodeOptions) -> Result<Self, ProcessorError> {
+    fn read(decoder: impl ImageDecoder, options: DecodeOptions) -> Result<Self, ProcessorError> {
         let mut decoder = checked(decoder)?;
         let turn = match options.orientation {
             Orientation::Ignore => metadata::Orientation::NoTransforms,
@@ -224,18 +224,17 @@ fn check_bytes(width: u32, height: u32, channels: usize, found: usize) -> Result
     if found == expected { Ok(()) } else { Err(ProcessorError::PictureBytes { width, height, expected, found }) }
 }
 
-/// Reads the header of a JPEG. The outer error says that its end is missing.
-pub(crate) fn open_jpeg(bytes: &[u8]) -> Result<Result<JpegDecoder<Cursor<&[u8]>>, ImageError>, ProcessorError> {
+/// Reads the header of a JPEG that is not cut off.
+pub(crate) fn open_jpeg(bytes: &[u8]) -> Result<JpegDecoder<Cursor<&[u8]>>, ProcessorError> {
     if has_jpeg_end(bytes) {
-        return Ok(JpegDecoder::new(Cursor::new(bytes)));
+        return JpegDecoder::new(Cursor::new(bytes)).map_err(damaged);
     }
     let reason = "the JPEG has no end marker after its last scan: it is cut off or damaged";
     Err(ProcessorError::UnreadablePicture { reason: reason.to_owned() })
 }
 
 /// Limits the memory of a decoder, and checks the size of its picture.
-pub(crate) fn checked<D: ImageDecoder>(decoder: Result<D, ImageError>) -> Result<D, ProcessorError> {
-    let mut decoder = decoder.map_err(damaged)?;
+pub(crate) fn checked<D: ImageDecoder>(mut decoder: D) -> Result<D, ProcessorError> {
     decoder.set_limits(Limits::default()).map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height)?;
