@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { largeModel } from "../weights/large-model.mjs";
 import { reshard } from "../weights/reshard.mjs";
-import { IDLE_PRODUCTS, REPORT_SHADERS } from "./sabotage.mjs";
+import { IDLE_PRODUCTS, REJECT_PACKED, REPORT_SHADERS } from "./sabotage.mjs";
 
 /** Removes WebGPU from the page and the workers that it starts, as in browsers without it. */
 const NO_WEBGPU = () => delete Object.getPrototypeOf(navigator).gpu;
@@ -22,7 +22,7 @@ const ask = async (options) => {
     const { text } = await model.complete("\n", [], { greedy: true });
     const { backend, gpuBytes, adapter } = model.info;
     await model.dispose();
-    return { text, backend, gpuBytes, adapter: adapter.backend, phases };
+    return { text, backend, gpuBytes, adapter: adapter.backend, kernels: adapter.kernels, phases };
   } catch (error) {
     return { code: error.code ?? String(error), message: error.message, hint: error.hint, phases };
   }
@@ -228,5 +228,19 @@ export function backendTests(bed) {
     assert.equal(load, 1, "the self-check found nothing");
     const others = seen[1].filter((label) => !label.endsWith(" plain"));
     assert.ok(seen[1].length > 5 && others.length === 0, `kernels of the second load: ${seen[1].join(", ")}`);
+  });
+
+  bed.pageTest("kernels that the driver rejects with an internal error are left out", async (page) => {
+    const seen = [];
+    bed.handle = (path, response) => {
+      if (!path.startsWith("/seen/")) return changed(REJECT_PACKED)(path, response);
+      seen.push(decodeURIComponent(path.slice("/seen/".length)));
+      response.writeHead(204).end();
+      return true;
+    };
+    const found = await page.evaluate(ask, { workerUrl: "/changed-worker.js", backend: "webgpu", precision: "q8" });
+    assert.deepEqual([found.text, found.backend], [SAID, "webgpu"], JSON.stringify(found));
+    assert.doesNotMatch(found.kernels, /8-bit activations/);
+    assert.ok(seen.length > 0, "no kernel with 8-bit activations was compiled: the test shows nothing");
   });
 }

@@ -135,6 +135,26 @@ function turns(test) {
     assert.equal(found.kept, 10, "the history itself loses nothing");
   });
 
+  test("text is normalized (NFC) before it becomes tokens", async (page) => {
+    const counts = await page.evaluate(async () => {
+      // The same text in two forms, of which the second is NFC. As they are, the two would be different numbers of tokens.
+      const forms = [
+        ["e\u0301", "\u00e9"],
+        ["\u1112\u1161\u11ab", "\ud55c"],
+        ["\u212b", "\u00c5"],
+        ["\u0958", "\u0915\u093c"],
+      ];
+      const count = (text) => window.model.countTokens(text);
+      return Promise.all(forms.map((texts) => Promise.all(texts.map(count))));
+    });
+    for (const [form, normalized] of counts) assert.equal(form, normalized, JSON.stringify(counts));
+    assert.deepEqual(
+      counts.map(([, normalized]) => normalized),
+      [1, 3, 2, 6],
+      "the tokens of the normalized texts",
+    );
+  });
+
   test("history that is not by turns, nothing to repeat, and a model at work: errors", async (page) => {
     const codes = await page.evaluate(async () => {
       const codes = [];

@@ -4,9 +4,44 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { withDeviceHook } from "../dist/worker/compile.js";
 
+class GPUError {
+  constructor(message) {
+    this.message = message;
+  }
+}
+globalThis.GPUInternalError = class extends GPUError {};
+globalThis.GPUValidationError = class extends GPUError {};
+
+class GPUDevice extends EventTarget {
+  /** Result of the next scope. */
+  caught = null;
+
+  constructor(label, features) {
+    super();
+    Object.assign(this, { label, features });
+  }
+
+  async popErrorScope() {
+    return this.caught;
+  }
+}
+
+class UncapturedErrorEvent extends Event {
+  #error;
+
+  constructor(error) {
+    super("uncapturederror");
+    this.#error = error;
+  }
+
+  get error() {
+    return this.#error;
+  }
+}
+
 class GPUAdapter {
   async requestDevice({ label, requiredFeatures = [] } = {}) {
-    return { label, features: [...requiredFeatures] };
+    return new GPUDevice(label, [...requiredFeatures]);
   }
 }
 
@@ -18,7 +53,8 @@ class GPU {
 
 const nodeNavigator = Object.getOwnPropertyDescriptor(globalThis, "navigator");
 let gpu;
-const prototypes = () => [GPU.prototype, GPUAdapter.prototype].map((prototype) => Object.getOwnPropertyDescriptors(prototype));
+const prototypes = () =>
+  [GPU.prototype, GPUAdapter.prototype, GPUDevice.prototype].map((prototype) => Object.getOwnPropertyDescriptors(prototype));
 const untouched = prototypes();
 beforeEach(() => {
   gpu = new GPU();
@@ -81,4 +117,29 @@ test("a load that throws at once leaves nothing behind", () => {
   };
   assert.throws(() => withDeviceHook(create, true, () => undefined), /no/);
   assert.deepEqual(Object.getOwnPropertyNames(gpu), []);
+});
+
+test("internal errors arrive as validation errors, which wgpu can take", async () => {
+  const device = await withDeviceHook(
+    () => engine("ours"),
+    false,
+    () => undefined,
+  );
+  const uncaptured = [];
+  device.addEventListener("uncapturederror", ({ error }) => uncaptured.push(error));
+  const memory = new GPUError("no memory");
+  for (const [error, expected] of [
+    [new GPUInternalError("no registers"), "the driver failed: no registers"],
+    [memory, "no memory"],
+  ]) {
+    device.caught = error;
+    const caught = await device.popErrorScope();
+    device.dispatchEvent(new UncapturedErrorEvent(error));
+    for (const found of [caught, uncaptured.pop()]) {
+      assert.equal(found.message, expected);
+      assert.equal(found instanceof GPUValidationError, error !== memory);
+    }
+  }
+  device.caught = null;
+  assert.equal(await device.popErrorScope(), null);
 });

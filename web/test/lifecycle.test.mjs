@@ -74,6 +74,42 @@ test("an abort of a question that waits takes effect at once", async () => {
   );
 });
 
+test("cancelling a question that waits ends it at once, in the same conversation and in another", async () => {
+  const edge = new FakeEdge();
+  const model = await load(edge);
+  const chat = model.createSession();
+  const first = gate();
+  edge.answering = (query) => (query === "A" ? first.passed : undefined);
+  const a = chat.ask("A");
+  const waiting = [chat.ask("B"), model.createSession().ask("C")];
+  const events = [];
+  const iterating = (async () => {
+    for await (const event of waiting[1]) events.push(event.type);
+  })();
+  await settled();
+  for (const run of waiting) run.cancel();
+  for (const run of waiting) {
+    const { raw, finishReason, usage } = await run;
+    assert.deepEqual([raw, finishReason, usage.promptTokens], ["", "cancelled", 0]);
+  }
+  await iterating;
+  first.open();
+  assert.equal((await a).raw, "answer to A");
+  assert.equal((await chat.ask("D")).raw, "answer to D");
+  await settled();
+  // The request of the other conversation had been sent; nothing of its late answer is reported.
+  assert.deepEqual(
+    edge.asked.map(({ prompt }) => [prompt.query, prompt.history.length]),
+    [
+      ["A", 0],
+      ["C", 0],
+      ["D", 1],
+    ],
+  );
+  assert.deepEqual(events, ["done"]);
+  assert.equal(chat.history.length, 4);
+});
+
 test("a load that fails while a picture is being encoded reports its own error at once, and frees the engine", async () => {
   const edge = new FakeEdge();
   const started = gate();

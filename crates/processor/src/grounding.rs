@@ -206,7 +206,7 @@ impl GroundingParser {
     /// Takes the question into account: an object belongs to the picture that it names.
     pub fn asked(mut self, question: &str) -> Self {
         let mut named: Vec<usize> = mentions(question).concat();
-        named.sort_unstable();
+        // One number is left if all are the same.
         named.dedup();
         self.asked = self.named(&named);
         self

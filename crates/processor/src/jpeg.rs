@@ -3,7 +3,7 @@
 //! The original decodes JPEG with libjpeg-turbo (through Pillow). So do browsers, while our decoder rounds differently: values differ by 1
 //! or 2 of 255.
 
-use crate::picture::{damaged, open};
+use crate::picture::{checked, damaged, open_jpeg};
 use crate::{Orientation, ProcessorError};
 use image::{ImageDecoder, ImageFormat, metadata};
 
@@ -15,7 +15,7 @@ pub fn browser_decodes(bytes: &[u8], orientation: Orientation) -> Result<bool, P
     if image::guess_format(bytes).ok() != Some(ImageFormat::Jpeg) {
         return Ok(false);
     }
-    let mut decoder = open(bytes)?;
+    let mut decoder = checked(open_jpeg(bytes)?)?;
     let turned = decoder.orientation().map_err(damaged)? != metadata::Orientation::NoTransforms;
     Ok(orientation == Orientation::Apply || !turned)
 }

@@ -20,6 +20,7 @@ mod grid;
 mod grounding;
 mod jpeg;
 mod mention;
+mod nfc;
 mod picture;
 mod positions;
 mod prompt;

@@ -1,7 +1,8 @@
 //! Pictures: decoding to RGB, resize, normalized pixels, patches.
 
 use crate::{PictureGrid, ProcessorError, resize};
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, metadata};
+use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::{ColorType, ExtendedColorType, ImageDecoder, ImageFormat, Limits, RgbImage, imageops, metadata};
 use std::io::Cursor;
 
 /// Maximum number of pixels of a picture: 8192×8192, 192 MiB as RGB.
@@ -67,21 +68,36 @@ impl std::fmt::Debug for Picture {
 impl Picture {
     /// Decodes PNG, JPEG, WebP, GIF (first frame) or BMP.
     pub fn decode(bytes: &[u8], options: DecodeOptions) -> Result<Self, ProcessorError> {
-        let mut decoder = open(bytes)?;
+        let file = Cursor::new(bytes);
+        // `image::ImageReader` would do this with boxed decoders and `DynamicImage`, which keep every method of every decoder and every
+        // conversion of colours in the wasm: 50 kB.
+        match image::guess_format(bytes) {
+            Ok(ImageFormat::Png) => Self::read(PngDecoder::with_limits(file, Limits::default()).map_err(damaged)?, options),
+            Ok(ImageFormat::Jpeg) => Self::read(open_jpeg(bytes)?, options),
+            Ok(ImageFormat::WebP) => Self::read(WebPDecoder::new(file).map_err(damaged)?, options),
+            Ok(ImageFormat::Gif) => Self::read(GifDecoder::new(file).map_err(damaged)?, options),
+            Ok(ImageFormat::Bmp) => Self::read(BmpDecoder::new(file).map_err(damaged)?, options),
+            _ => Err(ProcessorError::UnreadablePicture { reason: unsupported(bytes) }),
+        }
+    }
+
+    fn read(decoder: impl ImageDecoder, options: DecodeOptions) -> Result<Self, ProcessorError> {
+        let mut decoder = checked(decoder)?;
         let turn = match options.orientation {
             Orientation::Ignore => metadata::Orientation::NoTransforms,
             Orientation::Apply => decoder.orientation().map_err(damaged)?,
         };
-        let is_gray16 = decoder.original_color_type() == ExtendedColorType::L16;
-        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-        image.apply_orientation(turn);
-        let (width, height) = (image.width(), image.height());
-        let rgb = match options.colors {
-            Colors::Display => displayed(image),
-            Colors::Original if is_gray16 => clip_gray16(&image),
-            Colors::Original => rgb8(image),
+        let (width, height) = decoder.dimensions();
+        let (color, stored) = (decoder.color_type(), decoder.original_color_type());
+        // At most 8 bytes for each of `MAX_PICTURE_PIXELS`.
+        let mut samples = vec![0; decoder.total_bytes() as usize];
+        decoder.read_image(&mut samples).map_err(damaged)?;
+        let rgb = rgb(narrow(samples, color, stored, options.colors), color, options.colors);
+        let Some(image) = RgbImage::from_raw(width, height, rgb) else {
+            return Err(ProcessorError::UnreadablePicture { reason: format!("its colours are of an unknown type, {color:?}") });
         };
-        Ok(Self { width, height, rgb })
+        let image = turned(image, turn);
+        Ok(Self { width: image.width(), height: image.height(), rgb: image.into_raw() })
     }
 
     /// Creates a picture from raw pixels.
@@ -100,8 +116,8 @@ impl Picture {
     pub fn from_rgba(width: u32, height: u32, rgba: &[u8], colors: Colors) -> Result<Self, ProcessorError> {
         check_bytes(width, height, 4, rgba.len())?;
         let rgb = match colors {
-            Colors::Display => on_white(rgba.as_chunks().0),
-            Colors::Original => first_three(rgba, 4),
+            Colors::Display => on_white(rgba.as_chunks().0.iter().copied()),
+            Colors::Original => first_three(rgba),
         };
         Ok(Self { width, height, rgb })
     }
@@ -243,17 +259,18 @@ fn check_bytes(width: u32, height: u32, channels: usize, found: usize) -> Result
     if found == expected { Ok(()) } else { Err(ProcessorError::PictureBytes { width, height, expected, found }) }
 }
 
-/// Reads the header of a picture file, and checks its size.
-pub(crate) fn open(bytes: &[u8]) -> Result<impl ImageDecoder, ProcessorError> {
-    let format = image::guess_format(bytes).ok().filter(|format| format.reading_enabled());
-    let Some(format) = format else {
-        return Err(ProcessorError::UnreadablePicture { reason: unsupported(bytes) });
-    };
-    if format == ImageFormat::Jpeg && !has_jpeg_end(bytes) {
-        let reason = "the JPEG has no end marker after its last scan: it is cut off or damaged";
-        return Err(ProcessorError::UnreadablePicture { reason: reason.to_owned() });
+/// Reads the header of a JPEG that is not cut off.
+pub(crate) fn open_jpeg(bytes: &[u8]) -> Result<JpegDecoder<Cursor<&[u8]>>, ProcessorError> {
+    if has_jpeg_end(bytes) {
+        return JpegDecoder::new(Cursor::new(bytes)).map_err(damaged);
     }
-    let decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
+    let reason = "the JPEG has no end marker after its last scan: it is cut off or damaged";
+    Err(ProcessorError::UnreadablePicture { reason: reason.to_owned() })
+}
+
+/// Limits the memory of a decoder, and checks the size of its picture.
+pub(crate) fn checked<D: ImageDecoder>(mut decoder: D) -> Result<D, ProcessorError> {
+    decoder.set_limits(Limits::default()).map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height)?;
     Ok(decoder)
@@ -320,46 +337,92 @@ fn has_jpeg_end(bytes: &[u8]) -> bool {
     rest.len() > 1
 }
 
-fn first_three(pixels: &[u8], channels: usize) -> Vec<u8> {
-    pixels.chunks_exact(channels).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
+/// Converts samples of 16 bits to 8 bits.
+fn narrow(samples: Vec<u8>, color: ColorType, stored: ExtendedColorType, colors: Colors) -> Vec<u8> {
+    if color.bytes_per_pixel() == color.channel_count() {
+        return samples;
+    }
+    let narrow: fn(u16) -> u8 = match colors {
+        Colors::Display => |value| ((u32::from(value) + 128) / 257) as u8,
+        // Pillow reads 16-bit gray as integers and clips them at 255. Of other 16-bit values it takes the high bytes.
+        Colors::Original if stored == ExtendedColorType::L16 => |value| value.min(255) as u8,
+        Colors::Original => |value| (value >> 8) as u8,
+    };
+    samples.as_chunks().0.iter().map(|value| narrow(u16::from_ne_bytes(*value))).collect()
 }
 
-fn gray(pixels: impl Iterator<Item = u8>) -> Vec<u8> {
-    pixels.flat_map(|value| [value; 3]).collect()
+/// Converts 8-bit pixels to RGB.
+fn rgb(pixels: Vec<u8>, color: ColorType, colors: Colors) -> Vec<u8> {
+    match (color.channel_count(), colors) {
+        (1, _) => gray(pixels.iter()),
+        (2, Colors::Original) => gray(pixels.iter().step_by(2)),
+        (2, Colors::Display) => on_white(pixels.as_chunks().0.iter().map(|[value, alpha]| [*value, *value, *value, *alpha])),
+        (4, Colors::Original) => first_three(&pixels),
+        (4, Colors::Display) => on_white(pixels.as_chunks().0.iter().copied()),
+        _ => pixels,
+    }
 }
 
-/// Converts any colours to 8 bits and blends transparent pixels with white.
-fn displayed(image: DynamicImage) -> Vec<u8> {
-    if image.color().has_alpha() { on_white(image.into_rgba8().as_chunks().0) } else { image.into_rgb8().into_raw() }
+fn first_three(pixels: &[u8]) -> Vec<u8> {
+    pixels.as_chunks().0.iter().flat_map(|[red, green, blue, _]| [*red, *green, *blue]).collect()
+}
+
+fn gray<'a>(pixels: impl Iterator<Item = &'a u8>) -> Vec<u8> {
+    pixels.flat_map(|value| [*value; 3]).collect()
 }
 
 /// Blends pixels that are not premultiplied with white.
-fn on_white(pixels: &[[u8; 4]]) -> Vec<u8> {
+fn on_white(pixels: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
     let blend = |value: u8, alpha: u8| {
         let (value, alpha) = (u32::from(value), u32::from(alpha));
         ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
     };
-    pixels.iter().flat_map(|[red, green, blue, alpha]| [blend(*red, *alpha), blend(*green, *alpha), blend(*blue, *alpha)]).collect()
+    pixels.flat_map(|[red, green, blue, alpha]| [blend(red, alpha), blend(green, alpha), blend(blue, alpha)]).collect()
 }
 
-/// Clips 16-bit gray at 255: Pillow reads it as integers and clips them on the way to 8 bits.
-fn clip_gray16(image: &DynamicImage) -> Vec<u8> {
-    gray(image.to_luma16().iter().map(|value| (*value).min(255) as u8))
-}
-
-/// Drops alpha and takes the high bytes of 16-bit values, as Pillow does.
-fn rgb8(image: DynamicImage) -> Vec<u8> {
-    let high = |value: &u16| (*value >> 8) as u8;
-    match image {
-        DynamicImage::ImageRgb8(pixels) => pixels.into_raw(),
-        DynamicImage::ImageRgba8(pixels) => first_three(&pixels, 4),
-        DynamicImage::ImageLuma8(pixels) => gray(pixels.iter().copied()),
-        DynamicImage::ImageLumaA8(pixels) => gray(pixels.iter().step_by(2).copied()),
-        DynamicImage::ImageLumaA16(pixels) => gray(pixels.iter().step_by(2).map(high)),
-        DynamicImage::ImageRgb16(pixels) => pixels.iter().map(high).collect(),
-        DynamicImage::ImageRgba16(pixels) => {
-            pixels.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).map(|value| high(&value)).collect()
+/// Turns a picture as [`image::DynamicImage::apply_orientation`] does, which holds this code once for every type of pixel.
+fn turned(mut image: RgbImage, turn: metadata::Orientation) -> RgbImage {
+    use metadata::Orientation;
+    match turn {
+        Orientation::NoTransforms => {}
+        Orientation::Rotate90 => image = imageops::rotate90(&image),
+        Orientation::Rotate180 => imageops::rotate180_in_place(&mut image),
+        Orientation::Rotate270 => image = imageops::rotate270(&image),
+        Orientation::FlipHorizontal => imageops::flip_horizontal_in_place(&mut image),
+        Orientation::FlipVertical => imageops::flip_vertical_in_place(&mut image),
+        Orientation::Rotate90FlipH => {
+            image = imageops::rotate90(&image);
+            imageops::flip_horizontal_in_place(&mut image);
         }
-        other => other.into_rgb8().into_raw(),
+        Orientation::Rotate270FlipH => {
+            image = imageops::rotate270(&image);
+            imageops::flip_horizontal_in_place(&mut image);
+        }
+    }
+    image
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{DynamicImage, GrayImage, ImageBuffer};
+
+    #[test]
+    fn values_of_16_bits_are_scaled_as_the_image_crate_does() {
+        let values: Vec<u16> = (0..=u16::MAX).collect();
+        let bytes = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        let image = DynamicImage::ImageLuma16(ImageBuffer::from_raw(256, 256, values).unwrap());
+        assert_eq!(narrow(bytes, ColorType::L16, ExtendedColorType::L16, Colors::Display), image.to_luma8().into_raw());
+    }
+
+    #[test]
+    fn pictures_are_turned_as_the_image_crate_does() {
+        let image = DynamicImage::from(GrayImage::from_raw(3, 2, (0..6).collect()).unwrap()).into_rgb8();
+        for exif in 1..=8 {
+            let turn = metadata::Orientation::from_exif(exif).unwrap();
+            let mut expected = DynamicImage::from(image.clone());
+            expected.apply_orientation(turn);
+            assert_eq!(turned(image.clone(), turn), expected.into_rgb8(), "EXIF orientation {exif}");
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! Text to token ids and back.
 
 use crate::added::{AddedTokens, KeepSpecials, SpecialTokens};
-use crate::{ProcessorError, bpe::encode_word, split};
+use crate::{ProcessorError, bpe::encode_word, nfc::nfc, split};
 use qwen_vl_format::{AddedToken, Family, SpecialIds, Vocabulary, qwen_vl_tokens};
-use std::{borrow::Cow, ops::Range};
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use std::ops::Range;
 
 /// Positions of a picture in the published model.
 pub const DEFAULT_QUERIES: usize = 256;
@@ -197,14 +196,6 @@ impl Tokenizer {
         } else if let Some(text) = self.added.text(id, keep) {
             bytes.extend_from_slice(text.as_bytes());
         }
-    }
-}
-
-/// Returns the NFC of a text; borrows it if it is in NFC already.
-pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
-    match is_nfc_quick(text.chars()) {
-        IsNormalized::Yes => text.into(),
-        _ => text.nfc().collect::<String>().into(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! `RepetitionPenaltyLogitsProcessor` in transformers), and log-probabilities.
 
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 /// Options of sampling.
@@ -57,7 +58,6 @@ impl Sampler {
     /// Returns the tokens to sample from with their probabilities before renormalisation, the most likely first; at least one.
     pub fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let mut tokens: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite()).collect();
-        let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let count = if self.options.top_k == 0 { tokens.len() } else { self.options.top_k.min(tokens.len()) };
         if count < tokens.len() {
             tokens.select_nth_unstable_by(count, by_logit);
@@ -114,14 +114,18 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 
 /// Returns the `count` most likely tokens, the most likely first, equals by their id.
 pub fn most_likely(logits: &[f32], count: usize) -> Vec<u32> {
-    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+    let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
     if count < tokens.len() && count > 0 {
         tokens.select_nth_unstable_by(count - 1, by_logit);
     }
     tokens.truncate(count);
     tokens.sort_unstable_by(by_logit);
-    tokens
+    tokens.into_iter().map(|(token, _)| token).collect()
+}
+
+/// The order of tokens and their logits: the most likely first, equals by their id.
+fn by_logit(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 #[cfg(test)]

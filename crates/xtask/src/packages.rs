@@ -22,7 +22,9 @@ pub fn has_fallback() -> bool {
 /// Compiles the TypeScript of the package, and checks its types.
 pub fn typescript() -> Result<()> {
     remove_stale_scripts(&root().join("web/dist"))?;
-    run(&mut command("node node_modules/typescript/bin/tsc --project web"))
+    // Comments are a fifth of the scripts' compressed bytes: only the declarations keep them. One call cannot do both.
+    run(&mut command("node node_modules/typescript/bin/tsc --project web --declaration false --removeComments"))?;
+    run(&mut command("node node_modules/typescript/bin/tsc --project web --emitDeclarationOnly --noCheck"))
 }
 
 /// Removes the scripts of an earlier build: those of files that were moved or deleted must not be packed.

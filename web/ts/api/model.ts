@@ -2,7 +2,7 @@ import { QwenVLError } from "../wire/errors.js";
 import { BACKGROUND_MS, DISPOSAL_MS, type WorkerClient } from "../wire/client.js";
 import { generationForEngine, type PromptInput, type PictureInfo } from "../wire/engine.js";
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
-import type { Answer, AnswerEvent, AskOptions, Box, Grounded, Score } from "../wire/types.js";
+import type { Answer, AskOptions, Box, Grounded, Score } from "../wire/types.js";
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "./abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
@@ -22,7 +22,7 @@ import {
   type Checks,
 } from "./options.js";
 import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from "./picture.js";
-import { Run } from "./run.js";
+import { Run, RunState } from "./run.js";
 import { Session, type PreparedRequest, type SessionOptions } from "./session.js";
 import { captionPrompt, groundPrompt, readPrompt, regionPrompt, TASK_TOKENS, vqaPrompt, type CaptionStyle } from "./tasks.js";
 
@@ -275,24 +275,16 @@ export class QwenVLModel extends EventTarget {
   /** @internal Starts a run. `prepare` returns its request when its turn comes. */
   start(prepare: () => Promise<PreparedRequest>, options: AskOptions & { ignoreStop?: boolean }): Run {
     return new Run((emit) => {
-      let cancelled = false;
-      let cancel = () => {
-        cancelled = true;
-      };
+      const state = new RunState(emit);
       const answer = async (): Promise<Answer> => {
         checkOptions(options, ASK_CHECKS);
         const { signal } = options;
         signal?.throwIfAborted();
         if (options.queue === false && this.#running > 0) throw new QwenVLError("BUSY", "the model is answering another question");
-        const work = this.#counted(() =>
-          this.#answer(prepare, options, emit, (call) => {
-            cancel = () => call.cancel();
-            if (cancelled) cancel();
-          }),
-        );
-        return untilAborted(signal, work);
+        const work = this.#counted(() => this.#answer(prepare, options, state));
+        return untilAborted(signal, Promise.race([work, state.cancelledEarly]));
       };
-      return { answer: answer(), cancel: () => cancel() };
+      return { answer: answer(), cancel: () => state.cancel() };
     });
   }
 
@@ -311,20 +303,16 @@ export class QwenVLModel extends EventTarget {
     return this.#loaded.client.call("logits", {}).result;
   }
 
-  async #answer(
-    prepare: () => Promise<PreparedRequest>,
-    options: AskOptions & { ignoreStop?: boolean },
-    emit: (event: AnswerEvent) => void,
-    onCall: (call: { cancel(): void }) => void,
-  ): Promise<Answer> {
+  async #answer(prepare: () => Promise<PreparedRequest>, options: AskOptions & { ignoreStop?: boolean }, state: RunState): Promise<Answer> {
     const { signal } = options;
     const { prompt, pictures } = await prepare();
     signal?.throwIfAborted();
+    if (state.isCancelled) return state.cancelledEarly;
     const { seed } = this.#options;
     const request = { prompt, generation: generationForEngine({ ...(seed === undefined ? {} : { seed }), ...options }) };
     const { answer, pictures: infos } = await this.#withPictures(pictures, (client, images) => {
-      const call = client.call("ask", { request, images }, { ...callOptions(images, signal), onEvent: emit });
-      onCall(call);
+      const call = client.call("ask", { request, images }, { ...callOptions(images, signal), onEvent: (event) => state.emit(event) });
+      state.follow(call);
       return call.result;
     });
     // If turns were left out, the prompt has the last of the pictures.

@@ -39,7 +39,10 @@ export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
     );
   }
 
-  /** Ends the run at its next step. The answer is then what has been generated so far, with `finishReason` `"cancelled"`. */
+  /**
+   * Ends the run at its next step. The answer is then what has been generated so far, with `finishReason` `"cancelled"`. A run without an
+   * event so far, for example because it waits for another one, ends at once: its answer is empty, with a usage of 0 tokens.
+   */
   cancel(): void {
     if (!this.#settled) this.#cancel();
   }
@@ -80,5 +83,62 @@ export class Run implements AsyncIterable<AnswerEvent>, PromiseLike<Answer> {
     const waiting = this.#wake;
     this.#wake = [];
     for (const wake of waiting) wake();
+  }
+}
+
+/** Returns the answer of a run that was cancelled before its first event. */
+function emptyAnswer(): Answer {
+  return {
+    text: "",
+    raw: "",
+    tokens: [],
+    objects: [],
+    finishReason: "cancelled",
+    usage: { promptTokens: 0, imageTokens: 0, reusedTokens: 0, completionTokens: 0, droppedTurns: 0 },
+    timings: { encodeMs: 0, prefillMs: 0, firstTokenMs: 0, decodeMs: 0, decodeTokensPerSecond: 0 },
+  };
+}
+
+/** State of a run from its start to its end, for cancelling. */
+export class RunState {
+  /** Resolves if the run is cancelled before its first event. */
+  readonly cancelledEarly: Promise<Answer>;
+  readonly #emit: (event: AnswerEvent) => void;
+  #endEarly!: () => void;
+  #hasEvents = false;
+  #hasEnded = false;
+  #isCancelled = false;
+  #call: { cancel(): void } | undefined;
+
+  /** @param emit takes the run's events */
+  constructor(emit: (event: AnswerEvent) => void) {
+    this.#emit = emit;
+    this.cancelledEarly = new Promise((resolve) => (this.#endEarly = () => resolve(emptyAnswer())));
+  }
+
+  get isCancelled(): boolean {
+    return this.#isCancelled;
+  }
+
+  /** Emits an event, unless the run has ended. */
+  emit(event: AnswerEvent): void {
+    if (this.#hasEnded) return;
+    this.#hasEvents = true;
+    this.#emit(event);
+  }
+
+  /** Sets the worker's call, which is cancelled with the run. */
+  follow(call: { cancel(): void }): void {
+    this.#call = call;
+    if (this.#isCancelled) call.cancel();
+  }
+
+  /** Cancels the run: at once if it has no events, else at the worker's next step. */
+  cancel(): void {
+    this.#isCancelled = true;
+    this.#call?.cancel();
+    if (this.#hasEvents) return;
+    this.#hasEnded = true;
+    this.#endEarly();
   }
 }

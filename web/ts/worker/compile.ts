@@ -40,9 +40,26 @@ function hookAdapter(adapter: GPUAdapter, subgroups: boolean, onDevice: (device:
   adapter.requestDevice = async (descriptor) => {
     const requiredFeatures = [...(descriptor?.requiredFeatures ?? []), ...(subgroups ? (["subgroups"] as const) : [])];
     const device = await requestDevice({ ...descriptor, requiredFeatures });
+    translateInternalErrors(device);
     onDevice(device);
     return device;
   };
+}
+
+/**
+ * Presents internal errors of the device as validation errors, because wgpu panics on them. The device raises one when the driver rejects a
+ * pipeline.
+ */
+function translateInternalErrors(device: GPUDevice): void {
+  const translated = (error: GPUError) =>
+    error instanceof GPUInternalError ? new GPUValidationError(`the driver failed: ${error.message}`) : error;
+  const popErrorScope = device.popErrorScope.bind(device);
+  device.popErrorScope = async () => {
+    const error = await popErrorScope();
+    return error && translated(error);
+  };
+  // Runs before the listener of wgpu, which is added later. An own property of the event hides the one of its prototype.
+  device.addEventListener("uncapturederror", (event) => Object.defineProperty(event, "error", { value: translated(event.error) }));
 }
 
 /** Label and WGSL of a shader. */
