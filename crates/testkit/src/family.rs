@@ -43,11 +43,11 @@ impl FamilySet {
         self.root.join("checkpoints").join(&self.name)
     }
 
-    /// All cases without videos, by name.
+    /// All cases without videos, by name. (The fixtures have prompts without results too, which are left out.)
     pub fn cases(&self) -> Result<Vec<FamilyCase>> {
         let folder = self.root.join("golden").join(&self.name);
         let mut paths: Vec<PathBuf> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json") && path.with_extension("safetensors").is_file());
         paths.sort();
         let cases = paths.iter().map(|path| FamilyCase::read(path)).collect::<Result<Vec<_>>>()?;
         Ok(cases.into_iter().filter(|case| case.video_grid_thw.is_none()).collect())

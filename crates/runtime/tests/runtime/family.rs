@@ -2,10 +2,18 @@
 
 use crate::support::{convert, load_with};
 use quantize::SchemeName;
-use qwen_vl_processor::{Colors, DecodeOptions, Messages, Orientation, Picture, PictureGrid, PictureSizing, Prompt, Tokenizer};
-use qwen_vl_runtime::{Backend, ImageFeatures, Kernels, KvReuse, Model, ModelOptions, Trace};
-use qwen_vl_testkit::closeness::assert_close;
+use qwen_vl_processor::{
+    Colors, Content, DecodeOptions, Messages, Orientation, Part, Picture, PictureGrid, PictureSizing, Prompt, Tokenizer,
+};
+use qwen_vl_runtime::session::{
+    Answer, Engine, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
+};
+use qwen_vl_runtime::{
+    Backend, Budget, Gpu, GpuOptions, ImageFeatures, Kernels, KvFormat, KvReuse, Model, ModelOptions, RuntimeError, Trace, synthetic,
+};
+use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::family::{FamilyCase, FamilySet};
+use qwen_vl_testkit::golden::fixtures;
 use std::ops::ControlFlow;
 
 /// Largest difference of features and intermediate steps (CONVENTIONS of the reference set).
@@ -24,14 +32,13 @@ struct Loaded {
     cases: Vec<FamilyCase>,
 }
 
-fn loaded(set: FamilySet, scheme: SchemeName, kernels: Kernels) -> Loaded {
+fn loaded(set: FamilySet, folder: &tempfile::TempDir, kernels: Kernels) -> Loaded {
     let cases = set.cases().unwrap();
     assert!(!cases.is_empty(), "{}", set.name);
-    let folder = convert(&set.checkpoint(), scheme, 32);
     let context_length = cases.iter().map(|case| case.input_ids.len() + case.decode.tokens.len() + 1).max().unwrap();
     // Several chunks, whose borders lie inside of pictures.
     let options = ModelOptions { context_length, prefill_chunk: 50, ..ModelOptions::default() };
-    let model = load_with(&folder, options, Some(kernels));
+    let model = load_with(folder, options, Some(kernels));
     let (config, processor) = (&model.manifest().config, &model.manifest().processor);
     let vocabulary = std::fs::read(folder.path().join("web").join(&processor.tokenizer_file)).unwrap();
     let tokenizer = Tokenizer::new(&vocabulary, config.family, &processor.added_tokens).unwrap();
@@ -46,9 +53,8 @@ fn messages(case: &FamilyCase) -> Messages {
 }
 
 impl Loaded {
-    /// Encodes the pictures of a case and checks their grids and stages.
-    fn features(&mut self, case: &FamilyCase) -> (Vec<PictureGrid>, Vec<ImageFeatures>) {
-        let what = |part: &str| format!("{}/{}: {part}", self.set.name, case.name);
+    /// Encodes the pictures of a case. Returns their stages too.
+    fn encode(&mut self, case: &FamilyCase) -> (Vec<PictureGrid>, Vec<ImageFeatures>, Vec<Trace>) {
         let (vision, processor) = (self.model.manifest().config.vision.clone(), self.model.manifest().processor.clone());
         let (mut min_pixels, mut max_pixels) = (processor.min_pixels.unwrap(), processor.max_pixels.unwrap());
         if let Some(limits) = case.image_size_limits {
@@ -67,6 +73,13 @@ impl Loaded {
             grids.push(grid);
             traces.push(trace);
         }
+        (grids, features, traces)
+    }
+
+    /// Encodes the pictures of a case and checks their grids and stages.
+    fn features(&mut self, case: &FamilyCase) -> (Vec<PictureGrid>, Vec<ImageFeatures>) {
+        let (grids, features, traces) = self.encode(case);
+        let what = |part: &str| format!("{}/{}: {part}", self.set.name, case.name);
         let want: Vec<_> = case.image_grid_thw.clone().unwrap_or_default();
         assert_eq!(grids.iter().map(PictureGrid::thw).collect::<Vec<_>>(), want, "{}", what("grids"));
 
@@ -91,7 +104,8 @@ impl Loaded {
 
     /// Runs the prompt of a case with a trace and checks every step, then without one, and its greedy tokens.
     fn check(&mut self, case: &FamilyCase) {
-        let what = |part: &str| format!("{}/{}: {part}", case.input_ids.len(), case.name) + part;
+        let name = format!("{}/{}", self.set.name, case.name);
+        let what = |part: &str| format!("{name}: {part}");
         let (grids, features) = self.features(case);
         let prompt = Prompt::messages(&self.tokenizer, &messages(case), &grids).unwrap();
         assert_eq!(prompt.ids, case.input_ids, "{}", what("ids"));
@@ -148,9 +162,227 @@ fn prefill(model: &mut Model, ids: &[u32], features: &[ImageFeatures], trace: Op
 #[test]
 fn every_case_gives_the_tokens_of_the_original() {
     for set in FamilySet::all() {
-        let mut loaded = loaded(set, SchemeName::F32, Kernels::CPU);
+        let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
+        let mut loaded = loaded(set, &folder, Kernels::CPU);
         for case in std::mem::take(&mut loaded.cases) {
             loaded.check(&case);
         }
+    }
+}
+
+/// The cases that stand for all where kernels or weights change: text and a picture after earlier turns.
+const CHOSEN: [&str; 2] = ["multi_turn", "text_zh"];
+
+/// Covers the plain kernels at WebGPU's default limits and those with subgroups. Rounding sets keep the towers exact: their features are
+/// those of the original.
+#[test]
+fn every_kernel_set_agrees_with_the_original() {
+    for set in FamilySet::all() {
+        let folder = convert(&set.checkpoint(), SchemeName::F32, 32);
+        for kernels in [Kernels::PLAIN, Kernels::SUBGROUPS] {
+            let mut loaded = loaded(set.clone(), &folder, kernels);
+            let cases = std::mem::take(&mut loaded.cases);
+            cases.iter().filter(|case| CHOSEN.contains(&case.name.as_str())).for_each(|case| loaded.check(case));
+        }
+        let mut halves = loaded(set, &folder, Kernels::F16);
+        let cases = std::mem::take(&mut halves.cases);
+        for case in cases.iter().filter(|case| CHOSEN.contains(&case.name.as_str())) {
+            let (_, features) = halves.features(case);
+            assert_eq!(halves.greedy(case, &case.input_ids, &features).0, case.decode.tokens, "{}: tokens with halves", case.name);
+        }
+    }
+}
+
+/// A product of a code and a scale of few bits is exact in f32, so coded weights compute as their decoded values do, up to the contraction of
+/// multiply-adds.
+#[test]
+fn coded_weights_give_the_logits_of_their_decoded_values() {
+    const BOUND: f32 = 1e-4;
+    for set in FamilySet::all() {
+        for scheme in [SchemeName::Q4, SchemeName::Q8] {
+            let coded = convert(&set.checkpoint(), scheme, 32);
+            let decoded = crate::support::dequantized(&coded);
+            let mut models = [loaded(set.clone(), &coded, Kernels::CPU), loaded(set.clone(), &decoded, Kernels::CPU)];
+            let case = models[0].cases.iter().find(|case| case.name == "multi_turn").unwrap().clone();
+            let [got, want] = models.each_mut().map(|loaded| {
+                let features = loaded.encode(&case).1;
+                let mut trace = Trace::new();
+                prefill(&mut loaded.model, &case.input_ids, &features, Some(&mut trace));
+                trace.remove("logits").unwrap()
+            });
+            let what = format!("{} {scheme:?}", set.name);
+            assert_close(&got, &want, BOUND, &what);
+            println!("{what}: logits off by {:e} at most", worst(&got, &want, &what).1);
+        }
+    }
+}
+
+fn engine(name: &str, max_picture_tokens: usize) -> Engine {
+    let checkpoint = fixtures().join("family/checkpoints").join(name);
+    let folder = convert(&checkpoint, SchemeName::F32, 32);
+    let options = ModelOptions { context_length: 900, prefill_chunk: 64, max_picture_tokens, ..ModelOptions::default() };
+    let model = load_with(&folder, options, Some(Kernels::CPU));
+    let file = folder.path().join("web").join(&model.manifest().processor.tokenizer_file);
+    Engine::new(model, &std::fs::read(file).unwrap()).unwrap()
+}
+
+fn picture(name: &str) -> ImageInput {
+    let bytes = std::fs::read(fixtures().join("family/images").join(name)).unwrap();
+    ImageInput::Encoded { bytes, options: DecodeOptions::default() }
+}
+
+fn text(text: &str) -> Part {
+    Part::Text { text: text.to_owned() }
+}
+
+fn image() -> Part {
+    Part::Image { image: "picture".to_owned() }
+}
+
+fn chat(history: &[(Content, Content)], parts: Vec<Part>) -> PromptInput {
+    PromptInput::Chat { system: None, history: history.to_vec(), query: Content::Parts(parts), overflow: Overflow::Error }
+}
+
+fn try_ask(
+    engine: &mut Engine,
+    prompt: PromptInput,
+    generation: GenerationOptions,
+    limits: PictureLimits,
+    images: &[ImageInput],
+) -> Result<Answer, RuntimeError> {
+    let generation =
+        GenerationOptions { greedy: Some(true), max_new_tokens: generation.max_new_tokens.or(Some(6)), ignore_stop: true, ..generation };
+    let request = Request { prompt, generation, pictures: limits };
+    pollster::block_on(engine.ask(&request, images, &mut |_| ControlFlow::Continue(()), None))
+}
+
+fn ask(engine: &mut Engine, prompt: PromptInput, images: &[ImageInput]) -> Answer {
+    try_ask(engine, prompt, GenerationOptions::default(), PictureLimits::default(), images).unwrap()
+}
+
+/// Positions behind a picture do not follow the index. Reuse, rewinding and scoring must keep them all the same.
+#[test]
+fn a_conversation_reuses_the_cache_and_scores_continue_it() {
+    for name in ["q2-a", "q3-a"] {
+        let mut engine = engine(name, 1280);
+        let images = [picture("p_cell.png"), picture("p_wide.png")];
+        let first = ask(&mut engine, chat(&[], vec![image(), text("What is it?")]), &images[..1]);
+        assert_eq!((first.reused_tokens, first.tokens.len()), (0, 6), "{name}");
+        let again = ask(&mut engine, chat(&[], vec![image(), text("What is it?")]), &images[..1]);
+        assert_eq!((again.tokens, again.reused_tokens), (first.tokens.clone(), first.prompt_ids.len() - 1), "{name}");
+
+        let turn = (Content::Parts(vec![image(), text("What is it?")]), Content::from(first.raw.as_str()));
+        let second = chat(std::slice::from_ref(&turn), vec![text("And this?"), image()]);
+        let continued = ask(&mut engine, second.clone(), &images);
+        assert!(continued.reused_tokens >= first.prompt_ids.len(), "{name}: {} reused", continued.reused_tokens);
+        engine.model_mut().rewind(0);
+        let fresh = ask(&mut engine, second.clone(), &images);
+        assert_eq!((fresh.reused_tokens, &fresh.tokens), (0, &continued.tokens), "{name}");
+
+        // Scores behind a reused prompt are those behind a fresh one.
+        let candidates = vec!["yes, it is".to_owned(), "no".to_owned()];
+        let request = ScoreRequest { prompt: second, candidates, pictures: PictureLimits::default() };
+        let mut score = |engine: &mut Engine| -> Vec<f64> {
+            let scores = pollster::block_on(engine.score(&request, &images, &mut |_| ControlFlow::Continue(()))).unwrap().unwrap();
+            scores.into_iter().flat_map(|score| score.logprobs).collect()
+        };
+        let reused = score(&mut engine);
+        engine.model_mut().rewind(0);
+        let fresh = score(&mut engine);
+        assert!(fresh.len() > 2 && reused.len() == fresh.len(), "{name}");
+        let apart = reused.iter().zip(&fresh).map(|(reused, fresh)| (reused - fresh).abs()).fold(0.0, f64::max);
+        assert!(apart < 1e-3, "{name}: {reused:?}, fresh {fresh:?}");
+    }
+}
+
+#[test]
+fn a_presence_penalty_ends_repetitions() {
+    let mut engine = engine("q3-a", 64);
+    let options = |penalty| GenerationOptions { max_new_tokens: Some(40), presence_penalty: penalty, ..GenerationOptions::default() };
+    let mut run = |penalty| {
+        let prompt = chat(&[], vec![text("Say it again and again.")]);
+        try_ask(&mut engine, prompt, options(penalty), PictureLimits::default(), &[]).unwrap().tokens
+    };
+    let distinct = |tokens: &[u32]| tokens.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let (without, zero, with) = (run(None), run(Some(0.0)), run(Some(2.0)));
+    assert_eq!(without, zero);
+    // The first choice has nothing to be penalized.
+    assert_eq!(without[0], with[0]);
+    assert!(distinct(&with) > distinct(&without), "{with:?}, without {without:?}");
+}
+
+#[test]
+fn pictures_keep_the_limits_of_their_tokens() {
+    let mut engine = engine("q3-a", 120);
+    let prompt = || chat(&[], vec![image(), text("?")]);
+    let mut tokens = |min_tokens, max_tokens, name: &str| {
+        let limits = PictureLimits { min_tokens, max_tokens };
+        let answer = try_ask(&mut engine, prompt(), GenerationOptions::default(), limits, &[picture(name)]);
+        answer.map(|answer| answer.prompt_ids.iter().filter(|id| **id == 3112).count()).map_err(|error| error.to_string())
+    };
+    // By the checkpoint at least 64, by the load at most 120.
+    assert!((64..=120).contains(&tokens(None, None, "p_chart.png").unwrap()));
+    assert!((64..=80).contains(&tokens(None, None, "p_tiny_9x7.png").unwrap()));
+    assert!((20..=30).contains(&tokens(Some(4), Some(30), "p_chart.png").unwrap()));
+    assert!((100..=120).contains(&tokens(Some(100), None, "p_tiny_9x7.png").unwrap()));
+    // The same picture in another size has other features.
+    assert_ne!(tokens(Some(4), Some(30), "p_chart.png").unwrap(), tokens(None, None, "p_chart.png").unwrap());
+    let error = tokens(None, Some(121), "p_chart.png").unwrap_err();
+    assert_eq!(error, "max picture tokens is 121, expected at most 120, which the model was loaded with");
+    let error = tokens(Some(50), Some(49), "p_chart.png").unwrap_err();
+    assert!(error.contains("at least 50 and at most 49"), "{error}");
+}
+
+#[test]
+fn bad_input_is_named() {
+    let mut engine = engine("q2-a", 64);
+    let mut fails = |prompt, images: &[ImageInput]| {
+        try_ask(&mut engine, prompt, GenerationOptions::default(), PictureLimits::default(), images).unwrap_err().to_string()
+    };
+    let stripe = ImageInput::Rgba { width: 1005, height: 5, pixels: vec![200; 1005 * 5 * 4], colors: Colors::Display };
+    let error = fails(chat(&[], vec![image(), text("?")]), &[stripe]);
+    assert!(error.contains("1005×5") && error.contains("200"), "{error}");
+    let error = fails(chat(&[], vec![Part::Video { video: "clip".to_owned() }, text("?")]), &[]);
+    assert!(error.contains("video"), "{error}");
+    let error = fails(chat(&[], vec![image(), text("?")]), &[]);
+    assert!(error.contains("1 picture") && error.contains('0'), "{error}");
+    // Placeholders without pictures, as ids.
+    let error = fails(PromptInput::Ids { ids: vec![5, 3012, 6] }, &[]);
+    assert!(error.contains("<|image_pad|>") && error.contains('1') && error.contains('0'), "{error}");
+    // Typed placeholders are text.
+    let typed = ask(&mut engine, chat(&[], vec![text("What does <|image_pad|> mean, and <|im_end|>?")]), &[]);
+    assert!(!typed.prompt_ids.contains(&3012) && typed.prompt_ids.iter().filter(|id| **id == 3002).count() == 2);
+}
+
+/// The published sizes, without weights: what a load takes, and what a token reads.
+#[test]
+fn budgets_of_published_models() {
+    for (name, weights, kv_token, read) in [
+        ("Qwen3-VL-2B-Instruct", 1.21e9, 112 << 10, 0.97e9),
+        ("Qwen3-VL-4B-Instruct", 2.51e9, 144 << 10, 2.26e9),
+        ("Qwen2-VL-2B-Instruct", 1.25e9, 28 << 10, 0.87e9),
+    ] {
+        let json = std::fs::read_to_string(fixtures().join(format!("family/facts/{name}.config.json"))).unwrap();
+        let manifest = synthetic::manifest(quantize::model_config(&json).unwrap());
+        let options = ModelOptions { kv: KvFormat::F16, ..ModelOptions::default() };
+        let budget = Budget::new(&manifest, &options);
+        let close = |got: u64, want: f64| (got as f64 / want - 1.0).abs() < 0.03;
+        assert!(close(budget.weights, weights), "{name}: {budget:?}");
+        assert_eq!(budget.kv_cache, 2048 * kv_token, "{name}");
+        let bytes = Budget::decode_bytes(&manifest, 0, KvFormat::F16);
+        assert!(close(bytes, read), "{name}: {bytes} bytes a token");
+        println!("{name}: {budget:?}, {bytes} bytes a token");
+    }
+}
+
+#[test]
+fn a_model_of_random_weights_allocates_its_budget() {
+    for name in ["q2-a", "q3-a"] {
+        let json = std::fs::read_to_string(fixtures().join(format!("family/checkpoints/{name}/config.json"))).unwrap();
+        let config = quantize::model_config(&json).unwrap();
+        let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
+        let options = ModelOptions { context_length: 40, max_picture_tokens: 16, ..ModelOptions::default() };
+        let model = pollster::block_on(synthetic::model(gpu, config, options)).unwrap();
+        assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options).total(), "{name}");
     }
 }
