@@ -282,7 +282,7 @@ fn a_conversation_reuses_the_cache_and_scores_continue_it() {
         // Scores behind a reused prompt are those behind a fresh one.
         let candidates = vec!["yes, it is".to_owned(), "no".to_owned()];
         let request = ScoreRequest { prompt: second, candidates, pictures: PictureLimits::default() };
-        let mut score = |engine: &mut Engine| -> Vec<f64> {
+        let score = |engine: &mut Engine| -> Vec<f64> {
             let scores = pollster::block_on(engine.score(&request, &images, &mut |_| ControlFlow::Continue(()))).unwrap().unwrap();
             scores.into_iter().flat_map(|score| score.logprobs).collect()
         };
