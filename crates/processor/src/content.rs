@@ -50,7 +50,8 @@ pub struct ToolCall {
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(rename = "MessageContent"))]
 #[serde(untagged)]
 pub enum Content {
-    /// A text. For the 2023 model it has tags, as the original takes it: `<img>name</img>` is a picture. Not for text that a person typed.
+    /// A text. The 2023 model takes it with tags, as the original does: `<img>name</img>` is a picture, so text that a person typed belongs into
+    /// [`Part::Text`]. For later generations it is text only.
     Tagged(String),
     /// Parts in order. Only [`Part::Image`] is a picture.
     Parts(Vec<Part>),

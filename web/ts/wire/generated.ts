@@ -171,7 +171,7 @@ export type MessagePart = {
  */
 text: string, } | {
 /**
- * Its name: 1 byte of UTF-8 takes one of the picture's positions.
+ * Its name. In the 2023 model, 1 byte of UTF-8 takes one of the picture's positions.
  */
 image: string, } | {
 /**
