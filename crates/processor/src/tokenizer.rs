@@ -3,7 +3,7 @@
 use crate::added::{AddedTokens, KeepSpecials, SpecialTokens};
 use crate::{ProcessorError, bpe::encode_word, nfc::nfc, split};
 use qwen_vl_format::{AddedToken, Family, SpecialIds, Vocabulary, qwen_vl_tokens};
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// Positions of a picture in the published model.
 pub const DEFAULT_QUERIES: usize = 256;
@@ -99,10 +99,11 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, allowed: SpecialTokens) -> Result<Vec<u32>, ProcessorError> {
         let has_spans = self.family == Family::QwenVl;
         let text = if has_spans { nfc(text) } else { text.into() };
+        let normalized = |piece| if has_spans { Cow::Borrowed(piece) } else { nfc(piece) };
         let mut ids = Vec::new();
         let mut from = 0;
         while let Some((id, place)) = self.added.find(&text, from, allowed) {
-            self.encode_ordinary(&text[from..place.start], &mut ids);
+            self.encode_ordinary(&normalized(&text[from..place.start]), &mut ids);
             from = place.end;
             if has_spans && id == self.special.img_start {
                 from = self.encode_tagged_image(&text, place, allowed, &mut ids)?;
@@ -110,7 +111,7 @@ impl Tokenizer {
                 ids.push(id);
             }
         }
-        self.encode_ordinary(&text[from..], &mut ids);
+        self.encode_ordinary(&normalized(&text[from..]), &mut ids);
         Ok(ids)
     }
 
@@ -151,9 +152,9 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Appends the ids of a text without added tokens.
+    /// Appends the ids of a text in NFC without added tokens.
     fn encode_ordinary(&self, text: &str, ids: &mut Vec<u32>) {
-        for word in split::words(&nfc(text)) {
+        for word in split::words(text) {
             encode_word(&self.vocabulary, word.as_bytes(), ids);
         }
     }
