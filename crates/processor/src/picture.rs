@@ -152,7 +152,7 @@ impl Picture {
         let resized = self.resize(side as u32, side as u32);
         let mut values = Vec::with_capacity(resized.rgb.len());
         for channel in 0..3 {
-            let table = normalized(|value| value / 255.0, mean[channel], std[channel]);
+            let table = normalized(mean[channel], std[channel]);
             values.extend(resized.rgb[channel..].iter().step_by(3).map(|value| table[usize::from(*value)]));
         }
         Pixels { side, values }
@@ -170,9 +170,7 @@ impl Picture {
         assert!(row_stride >= 3 * patch_size * patch_size, "a row of {row_stride} is shorter than a patch of {patch_size}");
         let width = grid.columns * patch_size;
         let resized = self.resize(width as u32, (grid.rows * patch_size) as u32);
-        // The original multiplies by the reciprocal in double precision.
-        let scaled = |value: f32| (f64::from(value) * (1.0 / 255.0)) as f32;
-        let tables: [_; 3] = std::array::from_fn(|channel| normalized(scaled, mean[channel], std[channel]));
+        let tables: [_; 3] = std::array::from_fn(|channel| normalized(mean[channel], std[channel]));
         let mut rows = Vec::with_capacity(grid.rows * grid.columns * row_stride);
         for [row, column] in grid.places() {
             let end = rows.len() + row_stride;
@@ -189,9 +187,10 @@ impl Picture {
     }
 }
 
-/// Returns the normalized values of a channel for all 256 values of a byte.
-fn normalized(scaled: impl Fn(f32) -> f32, mean: f32, std: f32) -> Vec<f32> {
-    (0..=u8::MAX).map(|value| (scaled(f32::from(value)) - mean) / std).collect()
+/// Returns the normalized values of a channel for all 256 values of a byte. The later generations multiply by 1/255 in double precision, which
+/// gives the same values.
+fn normalized(mean: f32, std: f32) -> Vec<f32> {
+    (0..=u8::MAX).map(|value| (f32::from(value) / 255.0 - mean) / std).collect()
 }
 
 /// Normalized pixels of a square picture, the input of the vision tower.
