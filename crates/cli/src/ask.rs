@@ -232,7 +232,7 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
         if args.case.is_some() {
             // Memory for these pictures, not for the largest. Only one near the limit can have been reduced to it, and needs the limit itself.
             let needed = grids.iter().map(PictureGrid::tokens).max().unwrap_or_default().max(4);
-            max_picture_tokens = if 2 * needed > max_picture_tokens { max_picture_tokens } else { needed };
+            max_picture_tokens = if 2 * needed > max_picture_tokens { max_picture_tokens.max(needed) } else { needed };
         }
         let prompt = input.encode(&tokenizer, &grids, manifest.generation.max_window_size, None)?.prompt;
         (images, prompt)

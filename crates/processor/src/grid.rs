@@ -39,6 +39,21 @@ impl PictureSizing {
         Ok(Self { min_pixels, max_pixels, ..self })
     }
 
+    /// Returns [`Self::grid`], or a smaller one of at most [`Self::max_pixels`]: a minimum that is rounded up can exceed a maximum near it.
+    pub fn grid_within(&self, width: u32, height: u32) -> Result<PictureGrid, ProcessorError> {
+        let grid = self.grid(width, height)?;
+        if grid.tokens() as u64 * (self.factor() as u64).pow(2) <= self.max_pixels {
+            return Ok(grid);
+        }
+        // A picture of the same shape that is large enough to be reduced to the maximum.
+        let pixels = u64::from(width) * u64::from(height);
+        let scale = (4.0 * self.max_pixels as f64 / pixels as f64).sqrt().ceil().max(1.0) as u32;
+        let grid = self.grid(width.saturating_mul(scale), height.saturating_mul(scale))?;
+        // A side of one token cannot shrink, so that a stripe is shortened.
+        let longest = (self.max_pixels / (self.factor() as u64).pow(2)) as usize * self.merge;
+        Ok(PictureGrid { rows: grid.rows.min(longest), columns: grid.columns.min(longest), ..grid })
+    }
+
     /// Returns the grid of a picture of this size, pixels.
     pub fn grid(&self, width: u32, height: u32) -> Result<PictureGrid, ProcessorError> {
         let [height, width] = smart_resize(height, width, self.factor(), self.min_pixels, self.max_pixels)?;
@@ -156,4 +171,26 @@ pub struct PositionTaps {
     pub indices: Vec<[u32; 4]>,
     /// Their weights: `[rows · columns, 4]`
     pub weights: Vec<[f32; 4]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_maximum_near_the_minimum_is_kept() {
+        for (min, max) in [(64, 64), (64, 70), (1024, 1024), (4, 5)] {
+            let sizing =
+                PictureSizing { patch_size: 16, merge: 2, min_pixels: 1, max_pixels: 1 }.with_tokens(Some(min), Some(max)).unwrap();
+            let mut exceeded = 0;
+            for (width, height) in [(9, 7), (224, 352), (30, 400), (1000, 10), (3000, 2000), (33, 33), (1, 1)] {
+                let Ok(grid) = sizing.grid(width, height) else { continue };
+                exceeded += usize::from(grid.tokens() > max);
+                let within = sizing.grid_within(width, height).unwrap();
+                assert!((1..=max).contains(&within.tokens()), "{width}×{height}, {min} to {max}: {within:?}");
+                assert!(grid.tokens() > max || within == grid, "{width}×{height}");
+            }
+            assert!(exceeded > 0, "{min} to {max}: no picture shows the difference");
+        }
+    }
 }

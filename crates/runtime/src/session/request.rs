@@ -59,7 +59,9 @@ impl PictureLimits {
         // A limit of the checkpoint that is lower stays as it is, to the pixel.
         let published = sizing.max_pixels / (sizing.factor() as u64).pow(2);
         let most = (self.max_tokens.is_some() || (max_picture_tokens as u64) < published).then_some(most);
-        Ok(sizing.with_tokens(self.min_tokens, most)?.grid(width, height)?)
+        let sizing = sizing.with_tokens(self.min_tokens, most)?;
+        // The checkpoint's own limits act as in the original, which lets a minimum that is rounded up exceed a maximum near it.
+        Ok(if most.is_some() { sizing.grid_within(width, height)? } else { sizing.grid(width, height)? })
     }
 }
 
