@@ -21,8 +21,7 @@ const { values } = parseArgs({
 const VIEWS = [
   { name: "desktop", viewport: { width: 1280, height: 800 } },
   { name: "wide", viewport: { width: 1920, height: 1000 }, only: ["answer"] },
-  // Not `isMobile`, which loads the page again.
-  { name: "phone", viewport: { width: 360, height: 740, deviceScaleFactor: 2 } },
+  { name: "phone", viewport: { width: 360, height: 740, deviceScaleFactor: 2 }, touch: true },
 ];
 
 await mkdir(values.out, { recursive: true });
@@ -39,6 +38,9 @@ let release;
 held = new Promise((resolve) => (release = resolve));
 const { page } = await openPage(browser, `${server.origin}/`);
 
+const devtools = await page.createCDPSession();
+/** Emulates a touch screen. `hasTouch` of a viewport loads the page again. */
+const emulateTouch = (enabled) => devtools.send("Emulation.setTouchEmulationEnabled", { enabled });
 const settle = () => page.evaluate(() => new Promise((done) => setTimeout(done, 150)));
 
 /** Takes a state in every view, colour scheme and language. */
@@ -48,15 +50,17 @@ async function shoot(state) {
     if (shown !== language) await click(page, "language");
     for (const scheme of values.schemes.split(",")) {
       await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
-      for (const { name, viewport, only } of VIEWS) {
+      for (const { name, viewport, touch = false, only } of VIEWS) {
         if (only && !only.includes(state)) continue;
         await page.setViewport(viewport);
+        await emulateTouch(touch);
         await settle();
         await page.screenshot({ path: join(values.out, `${state}-${name}-${scheme}-${language}.png`) });
       }
     }
   }
   await page.setViewport(VIEWS[0].viewport);
+  await emulateTouch(false);
   const shown = await page.evaluate(() => document.documentElement.lang.slice(0, 2));
   if (shown !== "en") await click(page, "language");
   console.log(state);

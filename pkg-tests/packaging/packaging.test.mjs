@@ -22,7 +22,7 @@ import { serve } from "../server.mjs";
 
 const TEXT = "This is a person.";
 /**
- * Bounds on the bytes of the package's code, compressed as servers do it: the sizes in docs/measurements.md and 3 %. Raise one only for a
+ * Bounds on the bytes of the package's code, compressed as servers do it: the sizes in docs/measurements.md and about 3 %. Raise one only for a
  * stated reason.
  */
 const LIMITS = {

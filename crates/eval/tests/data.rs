@@ -109,3 +109,19 @@ fn examples_stand_before_the_question() {
     let error = few_shot_prompts(&mut items, &examples, 4, 1).unwrap_err();
     assert_eq!(error.to_string(), "3 examples to take 4 from: give a larger `--train` file or a smaller `--few-shot`");
 }
+
+/// The package's tasks and the small world build the same prompts: their tests read the same file.
+#[test]
+fn prompts_are_those_of_the_tasks() {
+    let templates: serde_json::Value = serde_json::from_str(include_str!("../../../tests/fixtures/task-prompts.json")).unwrap();
+    let filled = |template: &serde_json::Value, value: &str| format!("<img>1.png</img>{}", template.as_str().unwrap().replace("{}", value));
+    let prompt = |task: Task, text: &str| read(task, text)[0].prompt.clone();
+
+    let question = r#"{"image": "a", "question": "What is it?"}"#;
+    for task in [Task::Vqa, Task::Exact, Task::Gqa, Task::Anls, Task::Relaxed] {
+        assert_eq!(prompt(task, question), filled(&templates["vqa"], "What is it?"));
+    }
+    let phrase = r#"{"image": "a", "sent": "the cat", "bbox": [1, 2, 3, 4], "height": 10, "width": 20}"#;
+    assert_eq!(prompt(Task::Grounding, phrase), filled(&templates["ground"], "the cat"));
+    assert_eq!(prompt(Task::Caption, r#"{"images": [{"id": 3, "image": "a"}]}"#), filled(&templates["caption"]["en"], ""));
+}

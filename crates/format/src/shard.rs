@@ -16,7 +16,7 @@ pub enum ShardError {
         count: usize,
     },
     /// More bytes than the shard has, or fewer at the end of loading.
-    #[error("shard `{shard}` has {found} bytes, expected {expected}")]
+    #[error("shard `{shard}` has {found} bytes, expected {expected}: fetch it again")]
     Length {
         /// File name of the shard.
         shard: String,
@@ -26,7 +26,7 @@ pub enum ShardError {
         found: u64,
     },
     /// All bytes arrived, but they are not those of the manifest.
-    #[error("shard `{shard}` has SHA-256 {found}, expected {expected}: the file is damaged or of another version")]
+    #[error("shard `{shard}` has SHA-256 {found}, expected {expected}: it is damaged or of another version; fetch it again")]
     Hash {
         /// File name of the shard.
         shard: String,

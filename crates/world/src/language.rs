@@ -514,3 +514,44 @@ fn size_question(scene: &Scene, random: &mut Random) -> Option<Question> {
 fn pick<'a, T>(random: &mut Random, list: &'a [T]) -> Option<&'a T> {
     if list.is_empty() { None } else { Some(random.pick(list)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Split;
+    use serde_json::Value;
+
+    /// The package's tasks and the evaluation build the same prompts: their tests read the same file.
+    #[test]
+    fn questions_of_tasks_have_their_prompts() {
+        let templates: Value = serde_json::from_str(include_str!("../../../tests/fixtures/task-prompts.json")).unwrap();
+        let fits = |prompt: &str, template: &Value| match template {
+            Value::Object(languages) => languages.values().any(|template| template == prompt),
+            template => match template.as_str().unwrap().split_once("{}") {
+                Some((before, after)) => prompt.len() > before.len() + after.len() && prompt.starts_with(before) && prompt.ends_with(after),
+                None => template == prompt,
+            },
+        };
+        let tasks: [(Task, &[&str]); 8] = [
+            (Task::Caption, &["caption", "pretrainingCaption"]),
+            (Task::GroundedCaption, &["groundedCaption"]),
+            (Task::Vqa, &["vqa"]),
+            (Task::OcrVqa, &["vqa"]),
+            (Task::Text, &["vqa"]),
+            (Task::Referring, &["ground"]),
+            (Task::RegionCaption, &["region"]),
+            (Task::Ocr, &["read"]),
+        ];
+        let world = World::small();
+        let mut random = Random::new(&[1]);
+        let scenes: Vec<Scene> = (0..100).map(|_| world.scene(Split::Train, &mut random).0).collect();
+        for (task, names) in tasks {
+            let questions = scenes.iter().filter_map(|scene| world.question(task, scene, &mut random));
+            let prompts: Vec<String> = questions.map(|question| question.base_prompt()).collect();
+            assert!(prompts.len() > 10, "{task:?}: {} questions", prompts.len());
+            for prompt in prompts {
+                assert!(names.iter().any(|name| fits(&prompt, &templates[name])), "{task:?}: {prompt}");
+            }
+        }
+    }
+}

@@ -33,6 +33,7 @@ pub fn page_description() -> Value {
         "digits": world.digits.end(),
         "shares": { "pictograms": world.pictograms, "shapes": world.shapes_share, "texts": world.texts, "numbers": world.numbers },
         "sizes": { "object": usual(&world.sizes), "text": usual(&world.text_height) },
+        "marks": { "name": BLANK, "region": REGION },
         "questions": {
             "en": {
                 "first": ask::LIST,

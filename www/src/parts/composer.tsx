@@ -7,6 +7,7 @@ import { kind, model } from "../state/model";
 import { announcement, fail, failure, type Explanation } from "../state/notices";
 import { exportChat } from "../state/store";
 import { questionsFor } from "../state/tasks";
+import { NAME_MARK } from "../state/world";
 import { texts } from "../texts";
 import "./composer.css";
 import { opened } from "./dialog";
@@ -154,9 +155,9 @@ function Tasks() {
     draft.value = text;
     requestAnimationFrame(() => {
       const input = field.value;
-      const at = text.indexOf("…");
+      const at = text.indexOf(NAME_MARK);
       input?.focus();
-      if (at >= 0) input?.setSelectionRange(at, at + 1);
+      if (at >= 0) input?.setSelectionRange(at, at + NAME_MARK.length);
     });
   };
   const withPicture = (action: () => void) => () => {

@@ -6,6 +6,7 @@ import { model } from "./model";
 import type { Picture } from "./pictures";
 import { generation, settings } from "./settings";
 import { fail } from "./notices";
+import { REGION_MARK } from "./world";
 
 export interface Question {
   text: string;
@@ -142,9 +143,6 @@ export function chooseRegion(box: Box): void {
   region.value = box;
   choosingRegion.value = false;
 }
-
-/** Stands for the region in the text of a question. */
-export const REGION_MARK = "▢";
 
 function parts({ pictures, region, text }: Question): Part[] {
   const images = pictures.map(({ blob }): Part => ({ image: blob }));

@@ -12,7 +12,7 @@ interface Questions {
   captionEn: string;
   captionZh: string;
   read: string;
-  /** `…` stands for the name of a thing. */
+  /** `NAME_MARK` stands for the name of a thing. */
   find: string;
   /** `REGION_MARK` stands for the region. */
   region: string;

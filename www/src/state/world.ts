@@ -24,6 +24,8 @@ export const COLORS: readonly (Name & { css: string })[] = small.colors;
 export const BACKGROUNDS: readonly (Name & { css: string })[] = small.backgrounds;
 /** Questions that the model was trained on, by the visitor's language. */
 export const QUESTIONS = small.questions;
+/** Texts in questions that stand for the name that the visitor writes, and for the region that the visitor marks. */
+export const { name: NAME_MARK, region: REGION_MARK } = small.marks;
 
 export type Thing = { kind: number } | { shape: number; color: number } | { word: string };
 

@@ -1,4 +1,5 @@
 import type { ErrorCode, FinishReason, LoadPhase } from "qwen-vl-web";
+import { NAME_MARK, REGION_MARK } from "../state/world";
 
 /** The page in English. The other languages have the same entries. */
 export const en = {
@@ -97,13 +98,13 @@ export const en = {
     region: "Region …",
     compare: "Compare",
   },
-  /** Questions for the full model. `…` is the name that the visitor writes, `▢` the region that the visitor marks. */
+  /** Questions for the full model. */
   questions: {
     first: "What is in the picture?",
     captionZh: "用中文描述这张图片。",
     read: "What does the text in the picture say?",
-    find: "Locate … in the picture.",
-    region: "What is ▢?",
+    find: `Locate ${NAME_MARK} in the picture.`,
+    region: `What is ${REGION_MARK}?`,
     compare: (first: number, second: number) => `What is different between Picture ${first} and Picture ${second}?`,
   },
   needsPicture: "Add a picture first.",

@@ -1,3 +1,4 @@
+import { NAME_MARK, REGION_MARK } from "../state/world";
 import type { Texts } from "./en";
 
 /** 中文界面。 */
@@ -87,8 +88,8 @@ export const zh: Texts = {
     first: "图中有什么？",
     captionZh: "用中文描述这张图片。",
     read: "图中的文字写的是什么？",
-    find: "框出图中…的位置",
-    region: "▢是什么？",
+    find: `框出图中${NAME_MARK}的位置`,
+    region: `${REGION_MARK}是什么？`,
     compare: (first, second) => `Picture ${first} 和 Picture ${second} 有什么不同？`,
   },
   needsPicture: "请先添加图片。",
