@@ -41,6 +41,20 @@ pub fn vocabulary(bytes: &[u8]) -> bool {
     true
 }
 
+/// A published `config.json`. Returns true if it was accepted.
+pub fn config(bytes: &[u8]) -> bool {
+    let Some(config) = std::str::from_utf8(bytes).ok().and_then(|json| crate::model_config(json).ok()) else { return false };
+    let elements = |shape: &[usize]| shape.iter().map(|size| *size as u64).product::<u64>();
+    let original: u64 = crate::original_tensors(&config).iter().map(|(_, shape)| elements(shape)).sum();
+    assert!(original > 0);
+    true
+}
+
+/// A `tokenizer.json`. Returns true if it was accepted.
+pub fn tokenizer(bytes: &[u8]) -> bool {
+    serde_json::from_slice(bytes).is_ok_and(|json| crate::tokenizer::parse(&json).is_ok_and(|tokens| tokens >= 256))
+}
+
 /// A manifest. Written again, it must read the same. Returns true if it was accepted.
 pub fn manifest(bytes: &[u8]) -> bool {
     let Some(manifest) = std::str::from_utf8(bytes).ok().and_then(|json| Manifest::from_json(json).ok()) else { return false };

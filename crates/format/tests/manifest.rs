@@ -227,9 +227,8 @@ fn impossible_sizes() {
         ("image_token", json!(320)),
     ] {
         let mut config = serde_json::to_value(merging()).unwrap();
-        config
-            .pointer_mut(&format!("/{}", pointer.rsplit_once('/').map_or("", |(parent, _)| parent)).trim_end_matches('/').to_owned())
-            .unwrap()[pointer.rsplit('/').next().unwrap()] = value;
+        let (parent, key) = pointer.rsplit_once('/').map_or((String::new(), pointer), |(parent, key)| (format!("/{parent}"), key));
+        config.pointer_mut(&parent).unwrap()[key] = value;
         let config: ModelConfig = serde_json::from_value(config).unwrap();
         let error = config.validate().expect_err(pointer).to_string();
         let key = pointer.split('/').find(|part| error.contains(part));

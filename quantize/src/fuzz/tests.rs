@@ -93,6 +93,16 @@ fn manifests() {
     short_run("manifest", 3_000, manifest);
 }
 
+#[test]
+fn configurations() {
+    short_run("config", 5_000, config);
+}
+
+#[test]
+fn tokenizers() {
+    short_run("tokenizer", 2_000, tokenizer);
+}
+
 /// Whole files: the archive's directory, the pickle in it, and the tensors at the places that they name.
 #[test]
 fn torch_archives() {

@@ -32,7 +32,8 @@ impl Merges {
 
     /// The contents of `vocab.json` and `merges.txt`.
     pub(super) fn of_files(vocabulary: &Value, merges: &str) -> Result<Self> {
-        let lines = merges.lines().enumerate().filter(|(line, text)| !text.is_empty() && !(*line == 0 && text.starts_with("#version")));
+        let is_header = |line: usize, text: &str| line == 0 && text.starts_with("#version");
+        let lines = merges.lines().enumerate().filter(|(line, text)| !text.is_empty() && !is_header(*line, text));
         let merges = lines.map(|(line, text)| {
             pair(text).with_context(|| format!("line {} of the merges is `{text}`, expected two tokens with a blank between", line + 1))
         });

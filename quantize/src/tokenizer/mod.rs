@@ -12,7 +12,7 @@ use crate::source::json::Json;
 use anyhow::{Context, Result, bail, ensure};
 use merges::Merges;
 use qwen_vl_format::{AddedToken, Family, ModelConfig, Vocabulary};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// The vocabulary's file name: in a 2023 checkpoint and in every web checkpoint.
@@ -58,13 +58,14 @@ fn read_ranks(input: &Input, config: &ModelConfig) -> Result<Vec<u8>> {
 /// Reads the byte-level BPE of a later generation.
 fn read_merges(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
     let json = input.find(TOKENIZER_JSON).map(|path| Ok::<_, anyhow::Error>((Json::read(&path)?.value, path))).transpose()?;
-    let (merges, path) = match &json {
+    let (merges, files) = match &json {
         Some((json, path)) => {
+            let files = path.display().to_string();
             let read = || {
                 check_steps(json)?;
                 Merges::of_json(&json["model"])
             };
-            (read().with_context(|| format!("cannot use {}", path.display()))?, path.clone())
+            (read().with_context(|| format!("cannot use {files}"))?, files)
         }
         None => {
             let (Some(vocabulary), Some(merges)) = (input.find("vocab.json"), input.find("merges.txt")) else {
@@ -73,14 +74,14 @@ fn read_merges(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> 
                 );
             };
             let text = std::fs::read_to_string(&merges).with_context(|| format!("could not read {}", merges.display()))?;
+            let files = format!("{} with {}", vocabulary.display(), merges.display());
             let read = || Merges::of_files(&Json::read(&vocabulary)?.value, &text);
-            (read().with_context(|| format!("cannot use {} with {}", vocabulary.display(), merges.display()))?, vocabulary)
+            (read().with_context(|| format!("cannot use {files}"))?, files)
         }
     };
     let added = added::read(input, json.as_ref().map(|(json, _)| json), notes)?;
-    let what = || format!("cannot use {}", path.display());
-    let vocabulary = merges.vocabulary(&added).with_context(what)?;
-    let special = vocabulary.check_added(&added).with_context(what)?;
+    let vocabulary = merges.vocabulary(&added).with_context(|| format!("cannot use {files}"))?;
+    let special = vocabulary.check_added(&added).with_context(|| format!("cannot use the added tokens of {input}"))?;
     ensure!(
         special.imgpad == config.image_token,
         "config.json: `image_token_id` is {}, and the tokenizer has `<|image_pad|>` as {}: one of the files is of another model",
@@ -100,41 +101,49 @@ fn read_merges(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> 
 
 /// Refuses a `tokenizer.json` whose steps are not those of Qwen: NFC, the known pattern, byte-level BPE.
 fn check_steps(json: &Value) -> Result<()> {
-    let expect = |pointer: &str, expected: &[Value]| {
-        let found = json.pointer(pointer).unwrap_or(&Value::Null);
+    // Values by key. Null stands for a missing key.
+    let steps = [
+        ("normalizer.type", json!(["NFC"])),
+        ("pre_tokenizer.type", json!(["Sequence"])),
+        ("pre_tokenizer.pretokenizers.0.type", json!(["Split"])),
+        ("pre_tokenizer.pretokenizers.0.pattern.Regex", json!([PATTERN])),
+        ("pre_tokenizer.pretokenizers.0.behavior", json!(["Isolated"])),
+        ("pre_tokenizer.pretokenizers.0.invert", json!([false])),
+        ("pre_tokenizer.pretokenizers.1.type", json!(["ByteLevel"])),
+        ("pre_tokenizer.pretokenizers.1.add_prefix_space", json!([false])),
+        ("pre_tokenizer.pretokenizers.1.use_regex", json!([false])),
+        ("pre_tokenizer.pretokenizers.2", json!([null])),
+        // Others add tokens to each text.
+        ("post_processor.type", json!(["ByteLevel", null])),
+        ("decoder.type", json!(["ByteLevel"])),
+        ("model.type", json!(["BPE"])),
+        ("model.dropout", json!([null])),
+        ("model.unk_token", json!([null])),
+        ("model.continuing_subword_prefix", json!(["", null])),
+        ("model.end_of_word_suffix", json!(["", null])),
+        ("model.byte_fallback", json!([false, null])),
+        ("model.ignore_merges", json!([false, null])),
+    ];
+    for (key, expected) in steps {
+        let found = json.pointer(&format!("/{}", key.replace('.', "/"))).unwrap_or(&Value::Null);
+        let expected = expected.as_array().map_or(&[][..], Vec::as_slice);
         ensure!(
             expected.contains(found),
-            "`{}` is {found}, expected {}: this tokenizer is not Qwen's",
-            pointer.trim_start_matches('/').replace('/', "."),
+            "`{key}` is {found}, expected {}: this tokenizer is not Qwen's",
             expected.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ")
         );
-        Ok(())
-    };
-    let (null, no, empty) = (Value::Null, Value::from(false), Value::from(""));
-    expect("/normalizer/type", &["NFC".into()])?;
-    expect("/pre_tokenizer/type", &["Sequence".into()])?;
-    expect("/pre_tokenizer/pretokenizers/0/type", &["Split".into()])?;
-    expect("/pre_tokenizer/pretokenizers/0/pattern/Regex", &[PATTERN.into()])?;
-    expect("/pre_tokenizer/pretokenizers/0/behavior", &["Isolated".into()])?;
-    expect("/pre_tokenizer/pretokenizers/0/invert", &[no.clone()])?;
-    expect("/pre_tokenizer/pretokenizers/1/type", &["ByteLevel".into()])?;
-    expect("/pre_tokenizer/pretokenizers/1/add_prefix_space", &[no.clone()])?;
-    expect("/pre_tokenizer/pretokenizers/1/use_regex", &[no.clone()])?;
-    expect("/pre_tokenizer/pretokenizers/2", &[null.clone()])?;
-    // Others add tokens to each text.
-    expect("/post_processor/type", &["ByteLevel".into(), null.clone()])?;
-    expect("/decoder/type", &["ByteLevel".into()])?;
-    expect("/model/type", &["BPE".into()])?;
-    for key in ["dropout", "unk_token"] {
-        expect(&format!("/model/{key}"), &[null.clone()])?;
-    }
-    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        expect(&format!("/model/{key}"), &[empty.clone(), null.clone()])?;
-    }
-    for key in ["byte_fallback", "ignore_merges"] {
-        expect(&format!("/model/{key}"), &[no.clone(), null.clone()])?;
     }
     Ok(())
+}
+
+/// Parses a `tokenizer.json`, for fuzzing. Returns the number of tokens.
+pub(crate) fn parse(json: &Value) -> Result<usize> {
+    check_steps(json)?;
+    let mut notes = Vec::new();
+    let added = added::read(&Input::Files(Default::default()), Some(json), &mut notes)?;
+    let vocabulary = Merges::of_json(&json["model"])?.vocabulary(&added)?;
+    vocabulary.check_added(&added)?;
+    Ok(vocabulary.len())
 }
 
 /// Reads the tokenizer of a checkpoint's folder, for the command line.

@@ -1,6 +1,6 @@
 //! The published Int4 format: 4-bit integers of GPTQ, repacked without loss.
 
-use crate::support::{convert, copy, edit_json, edit_safetensors, open, refusal, replace_bytes};
+use crate::support::{Tensor, convert, copy, edit_json, edit_safetensors, open, refusal, replace_bytes, tensors, write_tensors};
 use quantize::{Options, Rule, SchemeName};
 use qwen_vl_format::{Scheme, ShardHash};
 use std::collections::BTreeMap;
@@ -168,4 +168,157 @@ fn bad_modules() {
     let source = checkpoint(128);
     edit(&source, |header, data| fill(header, data, "transformer.h.0.mlp.w1.scales", |_| 0x7c00_7c00));
     assert_names(source.path(), &["transformer.h.0.mlp.w1.scales", "inf"]);
+}
+
+/// A module of Qwen2-VL with random codes and scales.
+struct Module {
+    name: String,
+    outputs: usize,
+    inputs: usize,
+    group_size: usize,
+    codes: Vec<u8>,
+    /// `[groups, outputs]`.
+    scales: Vec<half::f16>,
+}
+
+impl Module {
+    fn new(name: String, outputs: usize, inputs: usize, group_size: usize, random: &mut fastrand::Rng) -> Self {
+        let codes = (0..outputs * inputs).map(|_| random.u8(0..16)).collect();
+        let scales = (0..inputs.div_ceil(group_size) * outputs).map(|_| half::f16::from_f32(0.001 + 0.03 * random.f32())).collect();
+        Self { name, outputs, inputs, group_size, codes, scales }
+    }
+
+    /// The tensors of the file.
+    fn tensors(&self) -> Vec<Tensor> {
+        let tensor = |leaf: &str, dtype, shape: &[usize], data: Vec<u8>| Tensor {
+            name: format!("{}.{leaf}", self.name),
+            dtype,
+            shape: shape.to_vec(),
+            data,
+        };
+        let (outputs, inputs, groups) = (self.outputs, self.inputs, self.inputs.div_ceil(self.group_size));
+        let word =
+            |word: usize, output: usize| -> u32 { (0..8).map(|i| u32::from(self.codes[output * inputs + 8 * word + i]) << (4 * i)).sum() };
+        let words = (0..inputs / 8).flat_map(|at| (0..outputs).map(move |output| (at, output)));
+        let scales = self.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        let order = (0..inputs).flat_map(|input| ((input / self.group_size) as u32).to_le_bytes()).collect();
+        vec![
+            tensor(
+                "qweight",
+                safetensors::Dtype::I32,
+                &[inputs / 8, outputs],
+                words.flat_map(|(at, output)| word(at, output).to_le_bytes()).collect(),
+            ),
+            tensor("qzeros", safetensors::Dtype::I32, &[groups, outputs / 8], [0x77; 4].repeat(groups * outputs / 8)),
+            tensor("scales", safetensors::Dtype::F16, &[groups, outputs], scales),
+            tensor("g_idx", safetensors::Dtype::I32, &[inputs], order),
+        ]
+    }
+
+    /// Row of weights.
+    fn row(&self, output: usize) -> Vec<f32> {
+        let weight = |input: usize| {
+            let scale = self.scales[input / self.group_size * self.outputs + output].to_f32();
+            (f32::from(self.codes[output * self.inputs + input]) - 8.0) * scale
+        };
+        (0..self.inputs).map(weight).collect()
+    }
+}
+
+/// q2-a with GPTQ modules in its decoder. Modules without a bias in the model have one of zeros, as AutoGPTQ writes them.
+fn qwen2_vl(group_size: usize) -> (tempfile::TempDir, Vec<Module>) {
+    let (folder, mut random) = (copy("q2-a"), fastrand::Rng::with_seed(7));
+    let mut all = tensors(folder.path());
+    let mut modules = Vec::new();
+    for layer in 0..3 {
+        let kinds = [
+            ("self_attn.q_proj", 192, 192),
+            ("self_attn.k_proj", 32, 192),
+            ("self_attn.v_proj", 32, 192),
+            ("self_attn.o_proj", 192, 192),
+            ("mlp.gate_proj", 320, 192),
+            ("mlp.up_proj", 320, 192),
+            ("mlp.down_proj", 192, 320),
+        ];
+        for (kind, outputs, inputs) in kinds {
+            let module = Module::new(format!("model.layers.{layer}.{kind}"), outputs, inputs, group_size, &mut random);
+            all.retain(|tensor| tensor.name != format!("{}.weight", module.name));
+            all.extend(module.tensors());
+            if !all.iter().any(|tensor| tensor.name == format!("{}.bias", module.name)) {
+                let zeros = vec![0; 2 * outputs];
+                all.push(Tensor {
+                    name: format!("{}.bias", module.name),
+                    dtype: safetensors::Dtype::F16,
+                    shape: vec![outputs],
+                    data: zeros,
+                });
+            }
+            modules.push(module);
+        }
+    }
+    write_tensors(&folder.path().join("model.safetensors"), &all);
+    edit_json(&folder.path().join("config.json"), |config| {
+        config["quantization_config"] =
+            serde_json::json!({ "bits": 4, "group_size": group_size, "desc_act": false, "sym": true, "quant_method": "gptq" });
+    });
+    (folder, modules)
+}
+
+/// The published Int4 format of Qwen2-VL: three modules are one tensor of ours, two are interleaved, and the tower is float.
+#[test]
+fn modules_of_qwen2_vl_are_joined() {
+    for group_size in [32, 64, 128] {
+        let (source, modules) = qwen2_vl(group_size);
+        let (out, summary) = convert(source.path(), SchemeName::Q4).unwrap();
+        assert_eq!((summary.notes.len(), summary.unused_tensors.len()), (0, 0), "{:?} {:?}", summary.notes, summary.unused_tensors);
+        let web = open(&out);
+        assert_eq!(quantize::verify(&out.path().join("web"), &mut |_| ()).unwrap(), []);
+        for layer in 0..3 {
+            let module = |kind: &str| modules.iter().find(|module| module.name == format!("model.layers.{layer}.{kind}")).unwrap();
+            let rows = |kind: &str| -> Vec<Vec<f32>> { (0..module(kind).outputs).map(|output| module(kind).row(output)).collect() };
+            let [up, gate] = ["mlp.up_proj", "mlp.gate_proj"].map(rows);
+            let expected = [
+                ("attn.qkv", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(rows).concat().concat()),
+                ("attn.out", rows("self_attn.o_proj").concat()),
+                ("mlp.gate_up", up.into_iter().zip(gate).flat_map(|(up, gate)| [up, gate].concat()).collect()),
+                ("mlp.down", rows("mlp.down_proj").concat()),
+            ];
+            for (name, weights) in expected {
+                let name = format!("decoder.layers.{layer}.{name}.weight");
+                assert_eq!(web.manifest().tensor(&name).unwrap().scheme, Scheme::Int4 { group_size: group_size as u32 }, "{name}");
+                assert!(web.tensor(&name).unwrap() == weights, "{name} in groups of {group_size}");
+            }
+        }
+        assert_eq!(web.manifest().tensor("vision.blocks.0.attn.qkv.weight").unwrap().scheme, Scheme::Q8 { group_size: 32 });
+        // The biases of the model are those of the file.
+        let (plain, _) = convert(&crate::support::checkpoint("q2-a"), SchemeName::Q4).unwrap();
+        let bias = "decoder.layers.2.attn.qkv.bias";
+        assert_eq!(web.tensor(bias).unwrap(), open(&plain).tensor(bias).unwrap());
+    }
+}
+
+/// One module without an exact scheme makes the joined tensor one that is encoded anew.
+#[test]
+fn a_joined_tensor_needs_all_its_modules() {
+    let (source, modules) = qwen2_vl(64);
+    let path = source.path().join("model.safetensors");
+    edit_safetensors(&path, |header, data| fill(header, data, "model.layers.1.self_attn.k_proj.g_idx", |input| (2 - input / 64) as u32));
+    let (out, _) = convert(source.path(), SchemeName::Q4).unwrap();
+    let scheme = |name: &str| open(&out).manifest().tensor(name).unwrap().scheme;
+    assert_eq!(scheme("decoder.layers.1.attn.qkv.weight"), Scheme::Q4 { group_size: 32 });
+    assert_eq!(scheme("decoder.layers.0.attn.qkv.weight"), Scheme::Int4 { group_size: 64 });
+    assert_eq!(scheme("decoder.layers.1.attn.out.weight"), Scheme::Int4 { group_size: 64 });
+    // The other rows keep their values in f32.
+    let (out, _) = convert(source.path(), SchemeName::F32).unwrap();
+    let query = modules.iter().find(|module| module.name == "model.layers.1.self_attn.q_proj").unwrap();
+    let expected: Vec<f32> = (0..192).flat_map(|output| query.row(output)).collect();
+    assert_eq!(open(&out).tensor("decoder.layers.1.attn.qkv.weight").unwrap()[..192 * 192], expected);
+
+    let (source, _) = qwen2_vl(64);
+    let path = source.path().join("model.safetensors");
+    edit_safetensors(&path, |header, data| {
+        let at = header["model.layers.1.self_attn.o_proj.bias"]["data_offsets"][0].as_u64().unwrap() as usize;
+        data[at + 1] = 0x3c;
+    });
+    crate::support::assert_names(&refusal(source.path()), &["model.layers.1.self_attn.o_proj.bias", "must be zero"]);
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod command;
 mod convert;
+mod family;
 mod gptq;
 mod output;
 mod support;
