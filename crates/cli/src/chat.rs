@@ -99,7 +99,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         match conversation.take(line.trim()) {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => break,
-            // The conversation goes on after a wrong path or a question that is too long.
+            // A wrong path or a question that is too long does not end the conversation.
             Err(error) => eprintln!("error: {error:#}"),
         }
     }

@@ -31,7 +31,7 @@ fn run(command: &str, model: &tempfile::TempDir, more: &[&str], stdin: &str) -> 
 fn cases_give_tokens_positions_and_features_of_the_original() {
     for name in ["q2-a", "q3-a"] {
         let model = model(name);
-        // `large` has a limit of its own for the size of its picture.
+        // `large` has another limit of its picture than the checkpoint.
         for case in ["large", "multi_turn"] {
             let path = root().join("golden").join(name).join(case).with_extension("json");
             let golden: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

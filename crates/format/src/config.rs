@@ -3,7 +3,6 @@
 //! The converter translates the published `config.json` of each generation into these blocks, and the runtime is built from them. Only prompts,
 //! special tokens and the syntax of boxes depend on the [`Family`].
 
-use crate::qwen_vl::QwenVlConfig;
 use serde::{Deserialize, Serialize};
 
 /// Largest width of an attention head that the kernels support.
@@ -59,7 +58,7 @@ pub struct VisionConfig {
     pub patch_bias: bool,
     /// True if a norm precedes the first block.
     pub pre_norm: bool,
-    /// Side of the square table of position embeddings, which is resampled to the grid of a picture. Absent if there is no table.
+    /// Side of the square table of position embeddings, which is resampled to the grid of a picture. Absent without a table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_side: Option<usize>,
     /// Base of the frequencies of the rotary position embedding by row and column. Absent if the tower has none.
@@ -223,11 +222,6 @@ impl ModelConfig {
             return Err(unsupported("vision.merger.deepstack", format!("a list of {deepstack} entries"), expected));
         }
         Ok(())
-    }
-
-    /// Returns the sizes with the keys of the 2023 model.
-    pub fn qwen_vl(&self) -> Option<QwenVlConfig> {
-        QwenVlConfig::from_model(self)
     }
 }
 

@@ -241,11 +241,13 @@ impl QwenVlConfig {
             },
         }
     }
+}
 
-    /// Returns the 2023 model of these building blocks; `None` if they are of another generation.
-    pub fn from_model(model: &ModelConfig) -> Option<Self> {
-        let (vision, decoder) = (&model.vision, &model.decoder);
-        let config = Self {
+impl ModelConfig {
+    /// Returns the sizes with the keys of the 2023 model; `None` if they are of another generation.
+    pub fn qwen_vl(&self) -> Option<QwenVlConfig> {
+        let (vision, decoder) = (&self.vision, &self.decoder);
+        let config = QwenVlConfig {
             vocab_size: decoder.vocab_size,
             hidden_size: decoder.width,
             num_hidden_layers: decoder.layers,
@@ -266,12 +268,12 @@ impl QwenVlConfig {
                 // `mlp_width` rounds the product down.
                 mlp_ratio: (vision.mlp_width as f64 + 0.5) / vision.width as f64,
                 output_dim: decoder.width,
-                image_start_id: model.image_token,
+                image_start_id: self.image_token,
                 n_queries: vision.resampler.as_ref()?.queries,
             },
         };
         // Every block that these keys cannot express has another value.
-        (config.model() == *model).then_some(config)
+        (config.model() == *self).then_some(config)
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct VisionTower {
 
 /// The table of position embeddings.
 enum Positions {
-    /// There is no table.
+    /// Without a table.
     None,
     /// A table for the one size of pictures. It is copied to the embedded patches, and the patch embedding is then added.
     Fixed(Activation),

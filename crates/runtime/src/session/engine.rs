@@ -76,8 +76,8 @@ impl<B: Backend> Engine<B> {
         let manifest = self.model.manifest();
         request.generation.check(&manifest.generation, manifest.config.decoder.vocab_size)?;
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
-        let prepared = self.prepare_all(images, &request.pictures, trace.is_some())?;
-        let (encoded, prepared) = self.encode_prompt(&request.prompt, prepared, chooser.max_new_tokens)?;
+        let mut prepared = self.prepare_all(images, &request.pictures, trace.is_some())?;
+        let encoded = self.encode_prompt(&request.prompt, &mut prepared, chooser.max_new_tokens)?;
         chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &self.model.manifest().generation);
         let mut answer = Answer {
             prompt_ids: encoded.prompt.ids.clone(),
@@ -201,8 +201,8 @@ impl<B: Backend> Engine<B> {
             }
         }
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(1);
-        let prepared = self.prepare_all(images, &request.pictures, false)?;
-        let (encoded, prepared) = self.encode_prompt(&request.prompt, prepared, longest)?;
+        let mut prepared = self.prepare_all(images, &request.pictures, false)?;
+        let encoded = self.encode_prompt(&request.prompt, &mut prepared, longest)?;
         let used = encoded.prompt.ids.len() + longest;
         if used > self.model.context_length() {
             let counted = Counted::PromptAndCandidate;
@@ -269,24 +269,24 @@ impl<B: Backend> Engine<B> {
         result
     }
 
-    /// Tokenizes a prompt so that an answer has room, and returns it with the pictures that are still in it.
+    /// Tokenizes a prompt so that an answer has room, and removes the pictures of turns that were dropped.
     fn encode_prompt(
         &self,
         input: &PromptInput,
-        mut pictures: Vec<Prepared<B::Features>>,
+        pictures: &mut Vec<Prepared<B::Features>>,
         max_new_tokens: usize,
-    ) -> Result<(ChatPrompt, Vec<Prepared<B::Features>>), RuntimeError> {
+    ) -> Result<ChatPrompt, RuntimeError> {
         let context = self.model.context_length();
         // Drop old turns for an answer of usual length, not for the longest possible one.
         let room = max_new_tokens.min(context / 4).max(1);
         let max_window_size = self.model.manifest().generation.max_window_size;
-        let encoded = input.encode(&self.tokenizer, &self.grids(&pictures), max_window_size, Some(context - room))?;
+        let encoded = input.encode(&self.tokenizer, &self.grids(pictures), max_window_size, Some(context - room))?;
         let spans = encoded.prompt.images.len();
         if pictures.len() != spans + encoded.dropped_images {
             return Err(RuntimeError::ImageCount { spans: spans + encoded.dropped_images, given: pictures.len() });
         }
         pictures.drain(..encoded.dropped_images);
-        Ok((encoded, pictures))
+        Ok(encoded)
     }
 
     /// Returns the grids that a prompt needs: those of pictures of any size.

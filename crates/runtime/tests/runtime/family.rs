@@ -260,7 +260,7 @@ fn ask(engine: &mut Engine, prompt: PromptInput, images: &[ImageInput]) -> Answe
     try_ask(engine, prompt, GenerationOptions::default(), PictureLimits::default(), images).unwrap()
 }
 
-/// Positions behind a picture do not follow the index. Reuse, rewinding and scoring must keep them all the same.
+/// Positions behind a picture do not follow the index. Reuse, rewinding and scoring must not change them.
 #[test]
 fn a_conversation_reuses_the_cache_and_scores_continue_it() {
     for name in ["q2-a", "q3-a"] {
