@@ -12,7 +12,16 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Returns a manifest for this geometry, with matrices in 4 bits and every tensor in a separate shard. No files exist for it.
 pub fn manifest(config: ModelConfig) -> Manifest {
-    let (tensors, shards) = tensor_table(&config).into_iter().enumerate().map(|(shard, spec)| place(shard, spec)).unzip();
+    manifest_in(config, |_| Scheme::Q4 { group_size: 32 })
+}
+
+/// Returns [`manifest`] with the matrices in the schemes of `scheme`.
+pub fn manifest_in(config: ModelConfig, scheme: impl Fn(&TensorSpec) -> Scheme) -> Manifest {
+    let place = |(shard, spec)| {
+        let scheme = scheme(&spec);
+        place(shard, spec, scheme)
+    };
+    let (tensors, shards) = tensor_table(&config).into_iter().enumerate().map(place).unzip();
     Manifest {
         format: FORMAT_NAME.to_owned(),
         version: FORMAT_VERSION,
@@ -50,9 +59,9 @@ pub fn manifest(config: ModelConfig) -> Manifest {
     }
 }
 
-fn place(shard: usize, TensorSpec { name, shape, kind }: TensorSpec) -> (TensorEntry, FileEntry) {
+fn place(shard: usize, TensorSpec { name, shape, kind }: TensorSpec, matrix: Scheme) -> (TensorEntry, FileEntry) {
     let [rows, cols] = shape;
-    let scheme = if kind == TensorKind::Matrix { Scheme::Q4 { group_size: 32 } } else { Scheme::F32 };
+    let scheme = if kind == TensorKind::Matrix { matrix } else { Scheme::F32 };
     let most = (MAX_PART_BYTES as usize / scheme.row_data_bytes(cols) / PART_ROW_ALIGN * PART_ROW_ALIGN).clamp(1, rows);
     let mut at = 0;
     let mut range = |bytes: usize| {
