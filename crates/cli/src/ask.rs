@@ -113,16 +113,15 @@ struct CaseDecode {
 struct Question {
     request: Request,
     images: Vec<ImageInput>,
-    prompt_tokens: usize,
-    max_new_tokens: usize,
+    /// Length of the prompt and of the longest answer, in tokens.
+    context_length: usize,
 }
 
 pub fn run(args: &AskArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.model)?;
     let vocabulary = checkpoint.vocabulary()?;
     let question = question(args, &checkpoint)?;
-    let context_length = question.prompt_tokens + question.max_new_tokens;
-    let options = ModelOptions { context_length, kv: args.kv, ..ModelOptions::default() };
+    let options = ModelOptions { context_length: question.context_length, kv: args.kv, ..ModelOptions::default() };
 
     let started = Instant::now();
     let gpu = args.gpu.request(false)?;
@@ -189,8 +188,9 @@ fn question(args: &AskArgs, checkpoint: &Checkpoint) -> Result<Question> {
     let pixels = if args.case.is_some() { Pixels::Original } else { args.pixels };
     let options = decode_options(args.apply_orientation, pixels);
     let images = paths.iter().map(|path| picture(&args.root, path, options)).collect::<Result<_>>()?;
-    let max_new_tokens = generation.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1);
-    Ok(Question { request: Request { prompt: input, generation }, images, prompt_tokens: prompt.ids.len(), max_new_tokens })
+    let prompt_tokens = prompt.ids.len();
+    let context_length = prompt_tokens + generation.longest_answer(prompt_tokens, defaults);
+    Ok(Question { request: Request { prompt: input, generation }, images, context_length })
 }
 
 /// Returns the name of a picture of `--image` in the prompt: its path, or only the file's name if the path is too long. The features of the

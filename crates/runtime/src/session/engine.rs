@@ -74,7 +74,7 @@ impl<B: Backend> Engine<B> {
         request.generation.check(&manifest.generation, manifest.config.vocab_size)?;
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
         let (encoded, images) = self.encode_prompt(&request.prompt, images, chooser.max_new_tokens)?;
-        chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &manifest.generation);
+        chooser.max_new_tokens = request.generation.longest_answer(encoded.prompt.ids.len(), &manifest.generation);
         let mut answer = Answer {
             prompt_ids: encoded.prompt.ids.clone(),
             reused_tokens: 0,
