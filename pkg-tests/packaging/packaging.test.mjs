@@ -22,8 +22,8 @@ import { serve } from "../server.mjs";
 
 const TEXT = "This is a person.";
 /**
- * Bounds on the bytes of the package's code, compressed as servers do it: the sizes in docs/measurements.md and about 3 %. Raise one only for a
- * stated reason.
+ * Bounds on the bytes of the package's code, compressed as servers do it: the sizes in docs/measurements.md and about 3 %. Raise one only
+ * for a stated reason.
  */
 const LIMITS = {
   // 374 and 470 kB. Two choices hold this: the JavaScript engine normalizes text, and each picture format has its own decoder.

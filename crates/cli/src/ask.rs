@@ -131,7 +131,8 @@ struct Question {
     request: Request,
     images: Vec<ImageInput>,
     prompt: Prompt,
-    max_new_tokens: usize,
+    /// Length of the prompt and of the longest answer, in tokens.
+    context_length: usize,
     max_picture_tokens: usize,
 }
 
@@ -139,8 +140,7 @@ pub fn run(args: &AskArgs) -> Result<()> {
     let mut checkpoint = Checkpoint::open(&args.model)?;
     let vocabulary = checkpoint.vocabulary()?;
     let question = question(args, &mut checkpoint)?;
-    let context_length = question.prompt.ids.len() + question.max_new_tokens;
-    let max_picture_tokens = question.max_picture_tokens;
+    let Question { context_length, max_picture_tokens, .. } = question;
     let options = ModelOptions { context_length, kv: args.kv, max_picture_tokens, ..ModelOptions::default() };
 
     let started = Instant::now();
@@ -237,8 +237,9 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
         let prompt = input.encode(&tokenizer, &grids, manifest.generation.max_window_size, None)?.prompt;
         (images, prompt)
     };
-    let max_new_tokens = generation.max_new_tokens.unwrap_or(manifest.generation.max_new_tokens).max(1);
-    Ok(Question { request: Request { prompt: input, generation, pictures }, images, prompt, max_new_tokens, max_picture_tokens })
+    let prompt_tokens = prompt.ids.len();
+    let context_length = prompt_tokens + generation.longest_answer(prompt_tokens, &manifest.generation);
+    Ok(Question { request: Request { prompt: input, generation, pictures }, images, prompt, context_length, max_picture_tokens })
 }
 
 /// Returns the name of a picture of `--image` in the prompt: its path, or only the file's name if the path is too long. The features of the

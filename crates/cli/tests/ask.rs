@@ -141,6 +141,20 @@ fn dropped_turns_are_reported() {
     assert!(output.status.success() && errors.contains("2 of the oldest turns did not fit"), "{errors}");
 }
 
+/// The checkpoint allows longer answers than any GPU has memory for: the context holds no more than its `max_length`.
+#[test]
+fn the_context_is_no_longer_than_the_checkpoint_allows() {
+    let model = model();
+    let path = model.path().join("web/manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let prompt = ask_json(&model, &["--prompt", "A", "--greedy", "--max-new-tokens", "1"])["prompt_ids"].as_array().unwrap().len();
+    manifest["generation"]["max_new_tokens"] = json!(1_000_000_000);
+    manifest["generation"]["max_length"] = json!(prompt + 2);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let answer = ask_json(&model, &["--prompt", "A", "--greedy"]);
+    assert_eq!(answer["tokens"].as_array().unwrap().len(), 2, "{answer}");
+}
+
 #[test]
 fn text_is_streamed_without_json() {
     let model = model();

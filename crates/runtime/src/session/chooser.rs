@@ -49,7 +49,7 @@ impl Chooser {
         });
         Self {
             sampler,
-            max_new_tokens: options.max_new_tokens.unwrap_or(defaults.max_new_tokens).max(1),
+            max_new_tokens: options.longest_answer(0, defaults),
             min_new_tokens: options.min_new_tokens,
             stop_tokens: defaults
                 .eos_token_ids()
@@ -61,13 +61,6 @@ impl Chooser {
             presence_penalty: options.presence_penalty.filter(|penalty| *penalty != 0.0),
             answered: BTreeSet::new(),
             logprobs: options.logprobs,
-        }
-    }
-
-    /// Applies the checkpoint's limit of prompt and answer together, unless the request sets a length.
-    pub(super) fn limit_length(&mut self, prompt: usize, options: &GenerationOptions, defaults: &GenerationConfig) {
-        if let (None, Some(max_length)) = (options.max_new_tokens, defaults.max_length) {
-            self.max_new_tokens = self.max_new_tokens.min(max_length.saturating_sub(prompt)).max(1);
         }
     }
 
@@ -185,19 +178,5 @@ mod tests {
         assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (2.0, 0, 1.0));
         assert_eq!(chooser.penalty, None);
         assert!(chooser.stops_at(50) && chooser.stops_at(53));
-    }
-
-    #[test]
-    fn a_length_of_prompt_and_answer_holds_unless_the_request_sets_one() {
-        let defaults = defaults();
-        let length = |options: &GenerationOptions, prompt: usize| {
-            let mut chooser = Chooser::new(options, &defaults, SpecialIds::after(320));
-            chooser.limit_length(prompt, options, &defaults);
-            chooser.max_new_tokens
-        };
-        let none = GenerationOptions::default();
-        assert_eq!([length(&none, 10), length(&none, 39), length(&none, 50)], [30, 1, 1]);
-        let own = GenerationOptions { max_new_tokens: Some(50), ..none };
-        assert_eq!(length(&own, 30), 50);
     }
 }

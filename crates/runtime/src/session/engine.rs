@@ -78,7 +78,8 @@ impl<B: Backend> Engine<B> {
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
         let mut prepared = self.prepare_all(images, &request.pictures, trace.is_some())?;
         let encoded = self.encode_prompt(&request.prompt, &mut prepared, chooser.max_new_tokens)?;
-        chooser.limit_length(encoded.prompt.ids.len(), &request.generation, &self.model.manifest().generation);
+        let defaults = &self.model.manifest().generation;
+        chooser.max_new_tokens = request.generation.longest_answer(encoded.prompt.ids.len(), defaults);
         let mut answer = Answer {
             prompt_ids: encoded.prompt.ids.clone(),
             reused_tokens: 0,

@@ -220,6 +220,13 @@ impl GenerationOptions {
         }
     }
 
+    /// Returns the longest answer to a prompt of `prompt` tokens, in tokens. The checkpoint's limit of prompt and answer together applies
+    /// unless the request sets a length.
+    pub fn longest_answer(&self, prompt: usize, defaults: &GenerationConfig) -> usize {
+        let limit = defaults.max_length.map_or(usize::MAX, |max_length| max_length.saturating_sub(prompt));
+        self.max_new_tokens.unwrap_or_else(|| defaults.max_new_tokens.min(limit)).max(1)
+    }
+
     /// True if the answer is sampled, on a checkpoint with these defaults.
     pub(super) fn samples(&self, defaults: &GenerationConfig) -> bool {
         let requested = self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some();
@@ -499,5 +506,15 @@ mod tests {
         for change in accepted {
             assert_eq!(check(change), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_length_of_prompt_and_answer_holds_unless_the_request_sets_one() {
+        let defaults = GenerationConfig { max_new_tokens: 64, max_length: Some(40), ..defaults(false) };
+        let none = GenerationOptions::default();
+        assert_eq!([10, 39, 50].map(|prompt| none.longest_answer(prompt, &defaults)), [30, 1, 1]);
+        let own = GenerationOptions { max_new_tokens: Some(50), ..none.clone() };
+        assert_eq!(own.longest_answer(30, &defaults), 50);
+        assert_eq!(none.longest_answer(30, &GenerationConfig { max_length: None, ..defaults }), 64);
     }
 }
