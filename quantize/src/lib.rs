@@ -1,6 +1,8 @@
-//! Converts a Qwen-VL checkpoint (a Hugging Face folder, or its files) into a web checkpoint (`crates/format/FORMAT.md`).
+//! Converts a checkpoint of Qwen-VL, Qwen2-VL or Qwen3-VL (a Hugging Face folder, or its files) into a web checkpoint
+//! (`crates/format/FORMAT.md`).
 //!
-//! The flow of the data: [`source`] finds the tensors in safetensors or pickled files, `convert` makes the rows of our tensors from them,
+//! `config` translates the published configuration of each generation into the runtime's building blocks, and `tokenizer` its tokenizer.
+//! The flow of the weights: [`source`] finds the tensors in safetensors or pickled files, `convert` makes the rows of our tensors from them,
 //! `plan` decides the place of every byte, and `write` encodes rows and writes shards with all cores into the folder of `output`.
 //! Weights are read, encoded and written in slices: memory holds a shard for each core, never a tensor.
 
@@ -33,7 +35,7 @@ pub use config::model_config;
 pub use convert::original_tensors;
 pub use options::{Event, Options, Rule, SchemeName, Summary, TensorTotal, WriteOptions};
 pub use output::partial_path;
-pub use tokenizer::{Tokenizer, tokenizer};
+pub use tokenizer::{Tokenizer, bpe_files, tokenizer};
 pub use web::{WebCheckpoint, dequantized};
 
 use anyhow::Result;

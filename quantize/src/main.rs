@@ -9,7 +9,7 @@ use quantize::{Event, Options, Rule, SchemeName, Summary};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Convert a Qwen-VL checkpoint into a web checkpoint.
+/// Convert a checkpoint of Qwen-VL, Qwen2-VL or Qwen3-VL into a web checkpoint.
 #[derive(Parser)]
 #[command(
     version,
@@ -27,18 +27,21 @@ struct Arguments {
 
 #[derive(Args)]
 struct Convert {
-    /// The source: a Hugging Face folder, or its files one by one: config.json, qwen.tiktoken, and weights as safetensors (GPTQ Int4 too)
-    /// or pytorch_model*.bin; if they exist, their index, generation_config.json, quantize_config.json, LICENSE, NOTICE.
+    /// The source: a Hugging Face folder, or its files one by one: config.json, the tokenizer (qwen.tiktoken; for the later generations
+    /// tokenizer.json, or vocab.json and merges.txt, and tokenizer_config.json), and weights as safetensors (GPTQ Int4 too) or
+    /// pytorch_model*.bin; if they exist, their index, generation_config.json, preprocessor_config.json or processor_config.json,
+    /// chat_template.json or .jinja, quantize_config.json, LICENSE, NOTICE.
     /// The last path is the folder to make; it appears when it is whole
     #[arg(required = true, value_name = "SOURCE... OUT")]
     paths: Vec<PathBuf>,
-    /// Scheme of the matrices
+    /// Scheme of the matrices. In q4, the vision part of Qwen2-VL and Qwen3-VL is stored in q8, and so is an embedding that is the head too,
+    /// unless --vision or --keep says otherwise
     #[arg(long, value_enum, default_value = "q4")]
     scheme: SchemeName,
     /// Number of weights that share a scale in q4 and q8: 32, 64 or 128
     #[arg(long, default_value_t = 32)]
     group_size: u32,
-    /// Store the vision tower in another scheme; short for `--keep vision=SCHEME`
+    /// Store the vision tower, and its mergers, in another scheme; short for `--keep vision=SCHEME`
     #[arg(long, value_enum, value_name = "SCHEME")]
     vision: Option<SchemeName>,
     /// Store a module in another scheme, for example `lm_head=q8`; may be repeated, the last that applies counts

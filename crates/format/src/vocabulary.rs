@@ -194,6 +194,20 @@ impl Vocabulary {
         found.ok().map(|index| self.sorted[index])
     }
 
+    /// Splits a token into the two that merge last when its bytes are encoded by lower ranks alone. `None` for a single byte, and for a token
+    /// that no sequence of merges leads to.
+    pub fn last_merge(&self, rank: u32) -> Option<[&[u8]; 2]> {
+        let token = self.token(rank)?;
+        let mut ends: Vec<usize> = (1..=token.len()).collect();
+        while ends.len() > 2 {
+            let begin = |part: usize| if part == 0 { 0 } else { ends[part - 1] };
+            let merged = |part: usize| self.rank(&token[begin(part)..ends[part + 1]]).filter(|merged| *merged < rank);
+            let (_, part) = (0..ends.len() - 1).filter_map(|part| Some((merged(part)?, part))).min()?;
+            ends.remove(part);
+        }
+        (ends.len() == 2).then(|| token.split_at(ends[0]).into())
+    }
+
     /// Iterates over the bytes of all tokens, by rank.
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         (0..self.ends.len()).map(|rank| self.token(rank as u32).unwrap_or_default())
@@ -306,6 +320,19 @@ mod tests {
         let twice = parsed.tokens().chain([b"ab".as_slice()]);
         assert!(Vocabulary::from_tokens(twice).unwrap_err().to_string().contains("rank 258 has the same token as rank 256"));
         assert!(Vocabulary::from_tokens(parsed.tokens().skip(1)).unwrap_err().to_string().contains("single byte 0x00"));
+    }
+
+    #[test]
+    fn merges_by_rank() {
+        let tokens = single_bytes() + "YWI= 256\nYmM= 257\nYWJj 258\nYWJjYWI= 259\nenp6 260\n";
+        let vocabulary = Vocabulary::parse(tokens.as_bytes()).unwrap();
+        let parts = |rank| vocabulary.last_merge(rank).map(|parts| parts.map(|part| String::from_utf8_lossy(part).into_owned()));
+        let expected = |left: &str, right: &str| Some([left.to_owned(), right.to_owned()]);
+        assert_eq!(parts(256), expected("a", "b"));
+        // `ab` merges before `bc`.
+        assert_eq!(parts(258), expected("ab", "c"));
+        assert_eq!(parts(259), expected("abc", "ab"));
+        assert_eq!((parts(97), parts(260), parts(261)), (None, None, None));
     }
 
     #[test]

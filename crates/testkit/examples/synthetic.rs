@@ -1,6 +1,6 @@
 //! Writes a checkpoint of random weights: `synthetic CONFIG.json QWEN.TIKTOKEN OUT_DIR [SEED]`.
 //!
-//! With the published configuration it has the 853 tensors and 19.3 GB of Qwen-VL(-Chat).
+//! With the published configuration of Qwen-VL(-Chat) it has its 853 tensors and 19.3 GB. The later generations work likewise.
 
 use anyhow::{Context, Result};
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use half::bf16;
-use qwen_vl_format::{QwenVlConfig, SpecialIds};
+use qwen_vl_format::{Family, SpecialIds, Vocabulary};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -10,28 +10,68 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Largest weight file, in bytes, unless a single tensor is larger. The published files have up to 10 GB.
 const FILE_BYTES: u64 = 2 << 30;
+/// Matrices whose result is added to the residual stream.
+const RESIDUAL: [&str; 7] = [
+    "c_proj.weight",
+    "out_proj.weight",
+    "attn.proj.weight",
+    "o_proj.weight",
+    "down_proj.weight",
+    ".mlp.fc2.weight",
+    ".mlp.linear_fc2.weight",
+];
 /// Weights that a thread draws at once, and holds in memory.
 const CHUNK: usize = 1 << 20;
 
-/// Writes a Hugging Face folder for `config_json`: bf16 safetensors with every tensor of the original's names, seeded and
-/// scaled so that activations neither vanish nor explode, with an index if there are several files. Memory does not grow
-/// with the size of the model.
+/// Added tokens of Qwen2-VL and Qwen3-VL in the order of their ids, which follow the ranks.
+const ADDED_TOKENS: [&str; 14] = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+];
+
+/// Writes a Hugging Face folder for the `config.json` of any supported generation: bf16 safetensors with every tensor of the original's names,
+/// seeded and scaled so that activations neither vanish nor explode, with an index if there are several files. `tokenizer` is a file of
+/// ranks. Memory does not grow with the size of the model.
 pub fn write_synthetic_checkpoint(config_json: &serde_json::Value, seed: u64, tokenizer: &[u8], out_dir: &Path) -> Result<()> {
-    let config = QwenVlConfig::from_hf_json(&config_json.to_string())?;
+    let config = quantize::model_config(&config_json.to_string())?;
     std::fs::create_dir_all(out_dir).with_context(|| format!("could not create {}", out_dir.display()))?;
     let write = |name: &str, bytes: &[u8]| {
         std::fs::write(out_dir.join(name), bytes).with_context(|| format!("could not write {}", out_dir.join(name).display()))
     };
     write("config.json", serde_json::to_string_pretty(config_json)?.as_bytes())?;
-    let end_of_text = SpecialIds::of_model(config.visual.image_start_id).map_or(0, |special| special.endoftext);
-    let generation = serde_json::json!({
-        "chat_format": "chatml", "do_sample": true, "eos_token_id": end_of_text, "pad_token_id": end_of_text,
-        "max_new_tokens": 512, "max_window_size": 6144, "top_k": 0, "top_p": 0.3
-    });
-    write("generation_config.json", serde_json::to_string_pretty(&generation)?.as_bytes())?;
-    write("qwen.tiktoken", tokenizer)?;
+    if config.family == Family::QwenVl {
+        let end_of_text = SpecialIds::of_model(config.image_token).map_or(0, |special| special.endoftext);
+        let generation = serde_json::json!({
+            "chat_format": "chatml", "do_sample": true, "eos_token_id": end_of_text, "pad_token_id": end_of_text,
+            "max_new_tokens": 512, "max_window_size": 6144, "top_k": 0, "top_p": 0.3
+        });
+        write("generation_config.json", serde_json::to_string_pretty(&generation)?.as_bytes())?;
+        write("qwen.tiktoken", tokenizer)?;
+    } else {
+        // The other settings are the published ones where a file is missing.
+        let vocabulary = Vocabulary::parse(tokenizer)?;
+        let [tokens, merges] = quantize::bpe_files(&vocabulary)?;
+        write("vocab.json", tokens.as_bytes())?;
+        write("merges.txt", merges.as_bytes())?;
+        let added = (vocabulary.len()..).zip(ADDED_TOKENS);
+        let added = added.map(|(id, text)| (id.to_string(), serde_json::json!({ "content": text, "special": true, "normalized": false })));
+        let settings = serde_json::json!({ "added_tokens_decoder": serde_json::Map::from_iter(added) });
+        write("tokenizer_config.json", serde_json::to_string_pretty(&settings)?.as_bytes())?;
+    }
 
-    let files = split(quantize::original_tensors(&config.model()));
+    let files = split(quantize::original_tensors(&config));
     let name_of = |file: usize| match files.len() {
         1 => "model.safetensors".to_owned(),
         count => format!("model-{:05}-of-{count:05}.safetensors", file + 1),
@@ -80,17 +120,19 @@ impl Tensor {
     fn distribution(&self) -> (f32, f32) {
         let fan_in: usize = self.shape.iter().skip(1).product();
         let name = self.name.as_str();
-        let norm = [".ln_", "ln_f", "ln_q", "ln_kv", "ln_pre", "ln_post"].iter().any(|norm| name.contains(norm));
+        let norm = [".ln_", "ln_f", "ln_q", "ln_kv", "ln_pre", "ln_post", "norm"].iter().any(|norm| name.contains(norm));
         match name {
             _ if norm && name.ends_with(".weight") => (1.0, 0.1),
             _ if name.ends_with("bias") => (0.0, 0.02),
             "transformer.wte.weight" => (0.0, 0.5),
+            // It can be the head too: logits with a deviation of about 4.
+            _ if name.ends_with("embed_tokens.weight") => (0.0, 4.0 / (fan_in as f32).sqrt()),
             // Logits with a deviation of about 4, so that greedy choices are clear.
             "lm_head.weight" => (0.0, 4.0 / (fan_in as f32).sqrt()),
-            _ if name.ends_with("positional_embedding") || name.ends_with("pos_embed") => (0.0, 0.3),
+            _ if ["positional_embedding", "pos_embed", "pos_embed.weight"].iter().any(|end| name.ends_with(end)) => (0.0, 0.3),
             _ if name.ends_with("query") => (0.0, 1.0),
             // Keeps the additions to the residual stream smaller than the stream.
-            _ if name.ends_with("c_proj.weight") || name.ends_with("out_proj.weight") => (0.0, 0.5 / (fan_in as f32).sqrt()),
+            _ if RESIDUAL.iter().any(|end| name.ends_with(end)) => (0.0, 0.5 / (fan_in as f32).sqrt()),
             _ => (0.0, 1.0 / (fan_in.max(1) as f32).sqrt()),
         }
     }
@@ -188,6 +230,30 @@ mod tests {
             "visual": {"heads": 2, "image_size": 112, "image_start_id": 4310, "layers": 1, "mlp_ratio": 2.0,
                        "output_dim": 128, "patch_size": 14, "width": 32, "n_queries": 16}
         })
+    }
+
+    #[test]
+    fn later_generations_convert() {
+        let vocabulary = std::fs::read(crate::golden::fixtures().join("tokenizer/qwen.tiktoken")).unwrap();
+        for name in ["q2-a", "q3-a"] {
+            let path = crate::golden::fixtures().join("family/checkpoints").join(name).join("config.json");
+            let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            // The fixture's vocabulary has 4096 ranks.
+            config["image_token_id"] = 4108.into();
+            let text = if name == "q3-a" { &mut config["text_config"] } else { &mut config };
+            text["vocab_size"] = 4128.into();
+            let folder = tempfile::tempdir().unwrap();
+            let (source, out) = (folder.path().join("source"), folder.path().join("web"));
+            write_synthetic_checkpoint(&config, 1, &vocabulary, &source).unwrap();
+            let summary = quantize::convert(&quantize::Options::new(&source, &out), &mut |_| ()).unwrap();
+            // Neither a template nor settings of pictures.
+            assert_eq!((summary.unused_tensors.len(), summary.notes.len()), (0, 2), "{:?}", summary.notes);
+            assert_eq!(quantize::verify(&out, &mut |_| ()).unwrap(), []);
+            let web = quantize::WebCheckpoint::open(&out).unwrap();
+            assert_eq!(web.manifest().processor.added_tokens.len(), 14);
+            let norm = web.tensor("decoder.layers.0.mlp_norm.weight").unwrap();
+            assert!(norm.iter().all(|weight| (0.4..1.6).contains(weight)), "{norm:?}");
+        }
     }
 
     /// With 16 queries the resampler's table is 4×4 and the patch grid 8×8: the key positions are resized from it.

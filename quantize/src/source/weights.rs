@@ -96,7 +96,7 @@ fn lora_alone(input: &Input) -> String {
         "peft cannot merge it into the quantised weights: load the unquantised base, apply the adapter to that, merge and convert the result"
     } else {
         "merge it first and convert the result: `PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(merged)` with \
-         peft, and copy qwen.tiktoken there"
+         peft, and copy the files of the tokenizer there"
     };
     format!("{input} holds a LoRA adapter{of} and not a model: {step}")
 }

@@ -64,26 +64,42 @@ impl Merges {
             let text = self.tokens.get(&id).with_context(|| format!("it has {count} tokens, and none has the id {id}"))?;
             by_rank.push(decoded(text).with_context(|| format!("token {id}"))?);
         }
-        let ranks: HashMap<&[u8], usize> = by_rank.iter().enumerate().map(|(rank, token)| (token.as_slice(), rank)).collect();
         for (number, [left, right]) in self.merges.iter().enumerate() {
             let rank = BYTES + number;
-            let (left_bytes, right_bytes) = (decoded(left)?, decoded(right)?);
-            let token = &by_rank[rank];
             ensure!(
-                *token == [left_bytes.as_slice(), &right_bytes].concat(),
+                by_rank[rank] == [decoded(left)?, decoded(right)?].concat(),
                 "merge {number} (`{left}` and `{right}`) does not make token {rank}: the ids are not the order of the merges"
             );
-            match last_merge(&ranks, token, rank) {
-                Some(at) if at == left_bytes.len() => {}
-                Some(at) => bail!(
-                    "merge {number} is `{left}` and `{right}`, but by the order of the tokens the parts of token {rank} have {at} and {} bytes",
-                    token.len() - at
-                ),
-                None => bail!("merge {number} (`{left}` and `{right}`): no sequence of earlier merges leads to token {rank}"),
-            }
         }
-        Ok(Vocabulary::from_tokens(&by_rank)?)
+        let vocabulary = Vocabulary::from_tokens(&by_rank)?;
+        for (number, [left, right]) in self.merges.iter().enumerate() {
+            let rank = BYTES + number;
+            let Some([first, second]) = vocabulary.last_merge(rank as u32) else {
+                bail!("merge {number} (`{left}` and `{right}`): no sequence of earlier merges leads to token {rank}");
+            };
+            ensure!(
+                *first == decoded(left)?,
+                "merge {number} is `{left}` and `{right}`, but by the order of the tokens the parts of token {rank} have {} and {} bytes",
+                first.len(),
+                second.len()
+            );
+        }
+        Ok(vocabulary)
     }
+}
+
+/// Returns the contents of `vocab.json` and `merges.txt` for a vocabulary whose first 256 tokens are the bytes.
+pub fn bpe_files(vocabulary: &Vocabulary) -> Result<[String; 2]> {
+    let chars: HashMap<u8, char> = bytes_by_char().into_iter().map(|(char, byte)| (byte, char)).collect();
+    let text = |token: &[u8]| -> String { token.iter().map(|byte| chars[byte]).collect() };
+    let tokens: serde_json::Map<String, Value> =
+        (0..).zip(vocabulary.tokens()).map(|(rank, token)| (text(token), Value::from(rank))).collect();
+    let mut merges = "#version: 0.2\n".to_owned();
+    for rank in BYTES as u32..vocabulary.len() as u32 {
+        let [left, right] = vocabulary.last_merge(rank).with_context(|| format!("no sequence of merges leads to token {rank}"))?;
+        merges += &format!("{} {}\n", text(left), text(right));
+    }
+    Ok([Value::from(tokens).to_string(), merges])
 }
 
 /// Two tokens with a blank between.
@@ -103,19 +119,6 @@ fn tokens(vocabulary: &Value) -> Result<HashMap<u64, String>> {
         }
     }
     Ok(tokens)
-}
-
-/// Merges the bytes of a token as long as the result has an earlier rank: lowest rank first. Returns the length of the first of the two
-/// parts that are left; `None` if more are left.
-fn last_merge(ranks: &HashMap<&[u8], usize>, token: &[u8], rank: usize) -> Option<usize> {
-    let mut ends: Vec<usize> = (1..=token.len()).collect();
-    while ends.len() > 2 {
-        let begin = |part: usize| if part == 0 { 0 } else { ends[part - 1] };
-        let merged = |part: usize| ranks.get(&token[begin(part)..ends[part + 1]]).copied().filter(|merged| *merged < rank);
-        let (_, part) = (0..ends.len() - 1).filter_map(|part| Some((merged(part)?, part))).min()?;
-        ends.remove(part);
-    }
-    (ends.len() == 2).then(|| ends[0])
 }
 
 /// The byte that each character of a byte-level token stands for (`bytes_to_unicode` of GPT-2): printable characters of Latin-1 for

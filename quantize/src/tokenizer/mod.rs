@@ -11,6 +11,7 @@ use crate::source::file::InputFile;
 use crate::source::json::Json;
 use anyhow::{Context, Result, bail, ensure};
 use merges::Merges;
+pub use merges::bpe_files;
 use qwen_vl_format::{AddedToken, Family, ModelConfig, Vocabulary};
 use serde_json::{Value, json};
 use std::path::Path;

@@ -440,6 +440,11 @@ fn tokenizers() {
         let map: serde_json::Map<String, Value> = tokens.iter().map(|token| (token.text.clone(), token.id.into())).collect();
         fs::write(source.path().join("added_tokens.json"), Value::from(map).to_string()).unwrap();
         assert_eq!(web(source.path()).2.manifest().processor, web_checkpoint.manifest().processor);
+        // The files can be made of the ranks.
+        let [vocabulary, merges] = quantize::bpe_files(&Vocabulary::parse(expected.as_bytes()).unwrap()).unwrap();
+        let published = |name: &str| fs::read_to_string(checkpoint(model).join(name)).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&vocabulary).unwrap(), serde_json::from_str::<Value>(&published("vocab.json")).unwrap());
+        assert_eq!(merges, published("merges.txt"));
         // The library reads the same.
         let (config, tokenizer) = quantize::tokenizer(source.path()).unwrap();
         assert_eq!((config.family == Family::Qwen3Vl, &tokenizer.added_tokens), (model == "q3-a", tokens));
