@@ -135,7 +135,7 @@ function helpers(test) {
 
   test("drawBoxes draws along the objects' pixels", async (page) => {
     const [x1, y1, x2, y2] = OBJECT.pixels;
-    const { size, inside, edges, outside } = await page.evaluate(
+    const { size, inside, edges, outside, point } = await page.evaluate(
       async (url, object) => {
         const { drawBoxes } = await import("qwen-vl-web");
         const bitmap = await createImageBitmap(await (await fetch(url)).blob());
@@ -149,11 +149,18 @@ function helpers(test) {
         const [before, after] = [pixels(plain), pixels(boxed)];
         const [x1, y1, x2, y2] = object.pixels;
         const [x, y] = [Math.round((x1 + x2) / 2), Math.round((y1 + y2) / 2)];
+        const pointed = document.createElement("canvas");
+        drawBoxes(pointed, bitmap, [{ kind: "point", pixels: [x, y] }], { colors: ["#00ff00"], lineWidth: 4 });
         return {
           size: [boxed.width, boxed.height],
           edges: [after(x, y2), after(x2, y), after(x1, y)],
           inside: [before(x, y), after(x, y)],
           outside: [before(x2 + 9, y2 + 9), after(x2 + 9, y2 + 9)],
+          // The radius is 8 pixels.
+          point: {
+            inside: [pixels(pointed)(x, y), pixels(pointed)(x - 5, y + 5)],
+            outside: [before(x + 10, y), pixels(pointed)(x + 10, y)],
+          },
         };
       },
       CAT.url,
@@ -164,6 +171,8 @@ function helpers(test) {
     for (const edge of edges) assert.deepEqual(edge, [0, 255, 0, 255]);
     assert.deepEqual(inside[0], inside[1]);
     assert.deepEqual(outside[0], outside[1]);
+    for (const pixel of point.inside) assert.deepEqual(pixel, [0, 255, 0, 255]);
+    assert.deepEqual(point.outside[0], point.outside[1]);
   });
 }
 

@@ -52,6 +52,7 @@ export type {
   FinishReason,
   GenerationOptions,
   Grounded,
+  Point,
   Quad,
   Score,
   Timings,

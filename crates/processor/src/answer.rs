@@ -1,6 +1,7 @@
 //! From generated token ids to clean text and objects.
 
 use crate::{GroundingEvent, GroundingParser, KeepSpecials, NumberedPicture, StreamDecoder, Tokenizer};
+use qwen_vl_format::Family;
 
 /// Decodes an answer token by token: [`StreamDecoder`] and [`GroundingParser`] in a row.
 #[derive(Debug, Clone)]
@@ -16,10 +17,10 @@ pub struct AnswerStream {
 
 impl AnswerStream {
     /// Creates a stream at the start of an answer to a prompt with these pictures.
-    pub fn new(pictures: &[NumberedPicture]) -> Self {
+    pub fn new(family: Family, pictures: &[NumberedPicture]) -> Self {
         Self {
             decoder: StreamDecoder::new(KeepSpecials::Answer),
-            parser: GroundingParser::new(pictures),
+            parser: GroundingParser::new(family, pictures),
             raw: String::new(),
             stops: Vec::new(),
             held: String::new(),
@@ -39,7 +40,7 @@ impl AnswerStream {
         self
     }
 
-    /// Ends the answer before the first of these texts. They are searched for in the text with tags; empty ones stop nothing.
+    /// Ends the answer before the first of these texts. They are searched for in the text with markup; empty ones stop nothing.
     pub fn stopping_at(mut self, stops: &[String]) -> Self {
         self.stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         self
@@ -63,7 +64,7 @@ impl AnswerStream {
         events
     }
 
-    /// The text so far with its grounding tags.
+    /// The text so far with the markup of objects.
     pub fn raw(&self) -> &str {
         &self.raw
     }
@@ -105,7 +106,7 @@ mod tests {
     /// Returns the text that each piece emits, the raw text at the end, and whether a stop text occurred.
     fn emitted(stops: &[&str], pieces: &[&str]) -> (Vec<String>, String, bool) {
         let stops: Vec<_> = stops.iter().map(|stop| (*stop).to_owned()).collect();
-        let mut stream = AnswerStream::new(&[]).stopping_at(&stops);
+        let mut stream = AnswerStream::new(Family::QwenVl, &[]).stopping_at(&stops);
         let text = |events: Vec<GroundingEvent>| -> String {
             let texts = events.into_iter().map(|event| match event {
                 GroundingEvent::Text(text) => text,

@@ -1,131 +1,13 @@
-//! `<ref>`, `<box>` and `<quad>` in an answer: objects with coordinates, and the text without tags.
-//!
-//! The grammar of a well-formed answer (integers are thousandths of the picture's width and height):
-//!
-//! ```text
-//! <ref> a name</ref><box>(x1,y1),(x2,y2)</box><box>…</box>     <quad>(x1,y1),(x2,y2),(x3,y3),(x4,y4)</quad>
-//! ```
+//! Objects in answers, and the text without their markup, as each family writes them.
 
-use crate::mention::mentions;
-use serde::{Deserialize, Serialize};
-
-/// Size of a picture, pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PictureSize {
-    /// Width.
-    pub width: u32,
-    /// Height.
-    pub height: u32,
-}
-
-/// A picture of the prompt and the number that texts name it by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NumberedPicture {
-    /// Number N of "Picture N".
-    pub number: usize,
-    /// Size, pixels.
-    pub size: PictureSize,
-}
-
-impl NumberedPicture {
-    /// Numbers pictures from 1 on.
-    pub fn in_order(sizes: &[PictureSize]) -> Vec<Self> {
-        (1..).zip(sizes).map(|(number, size)| Self { number, size: *size }).collect()
-    }
-}
-
-/// The shape of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectKind {
-    /// An upright rectangle.
-    Box,
-    /// Four corners.
-    Quad,
-}
-
-/// Coordinates of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-#[serde(untagged)]
-pub enum Shape {
-    /// `[x1, y1, x2, y2]`: two opposite corners.
-    Box([u32; 4]),
-    /// `[[x, y]; 4]`: the corners in order.
-    Quad([[u32; 2]; 4]),
-}
-
-impl Shape {
-    fn scaled(self, size: PictureSize) -> Self {
-        // Truncated, as the original draws it (`tokenization_qwen.py`, `draw_bbox_on_latest_picture`).
-        let scale = |value: u32, size: u32| (f64::from(value) / 1000.0 * f64::from(size)) as u32;
-        let point = |[x, y]: [u32; 2]| [scale(x, size.width), scale(y, size.height)];
-        match self {
-            Self::Box([x1, y1, x2, y2]) => {
-                let ([x1, y1], [x2, y2]) = (point([x1, y1]), point([x2, y2]));
-                Self::Box([x1, y1, x2, y2])
-            }
-            Self::Quad(points) => Self::Quad(points.map(point)),
-        }
-    }
-}
-
-/// An object that the answer points at in a picture.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-pub struct GroundedObject {
-    /// Its name, if the answer has one.
-    #[serde(rename = "ref")]
-    pub reference: Option<String>,
-    /// Its shape.
-    pub kind: ObjectKind,
-    /// Index of its picture in the prompt, if it is known: the only picture, or the one that the answer names most recently before the
-    /// object, or the only one that the question names. The model itself never says which picture it means.
-    pub image: Option<usize>,
-    /// Coordinates in thousandths of the picture.
-    pub norm: Shape,
-    /// Coordinates in pixels of the picture, if it is known.
-    pub pixels: Option<Shape>,
-    /// Position of the name in the text without tags: start and end in UTF-16 code units (the arguments of JavaScript's `slice`). Empty, at
-    /// the object's place, if the text there has no name.
-    pub range: [usize; 2],
-}
-
-/// Text without tags and the objects in it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Grounded {
-    /// The text: boxes and quads removed, names unwrapped.
-    pub text: String,
-    /// The objects, in order.
-    pub objects: Vec<GroundedObject>,
-}
-
-/// New text or a new object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GroundingEvent {
-    /// More text without tags.
-    Text(String),
-    /// A box or a quad was closed.
-    Object(GroundedObject),
-}
-
-impl Grounded {
-    /// Strips the text and moves the ranges of the objects accordingly.
-    pub fn stripped(mut self) -> Self {
-        let removed = utf16_len(&self.text) - utf16_len(self.text.trim_start());
-        for object in &mut self.objects {
-            object.range = object.range.map(|at| at.saturating_sub(removed));
-        }
-        self.text = self.text.trim().to_owned();
-        self
-    }
-}
+use crate::json::JsonReader;
+use crate::object::{Grounded, GroundingEvent, NumberedPicture, Output};
+use crate::tags::{QWEN_VL, QWEN2_VL, TagReader};
+use qwen_vl_format::Family;
 
 /// Reads a whole answer to a question about the pictures of the prompt.
-pub fn parse_grounding(raw: &str, pictures: &[NumberedPicture], question: &str) -> Grounded {
-    let mut parser = GroundingParser::new(pictures).asked(question);
+pub fn parse_grounding(family: Family, raw: &str, pictures: &[NumberedPicture], question: &str) -> Grounded {
+    let mut parser = GroundingParser::new(family, pictures).asked(question);
     let mut grounded = Grounded::default();
     for event in parser.push(raw).into_iter().chain(parser.finish()) {
         match event {
@@ -136,259 +18,83 @@ pub fn parse_grounding(raw: &str, pictures: &[NumberedPicture], question: &str) 
     grounded
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tag {
-    RefStart,
-    RefEnd,
-    Start(ObjectKind),
-    End(ObjectKind),
-}
-
-const TAGS: [(&str, Tag); 6] = [
-    ("<ref>", Tag::RefStart),
-    ("</ref>", Tag::RefEnd),
-    ("<box>", Tag::Start(ObjectKind::Box)),
-    ("</box>", Tag::End(ObjectKind::Box)),
-    ("<quad>", Tag::Start(ObjectKind::Quad)),
-    ("</quad>", Tag::End(ObjectKind::Quad)),
-];
-
-/// Length limit of coordinates, bytes; a longer content of a box or quad is text after a stray tag.
-const MAX_COORDINATES: usize = 128;
-
-/// A name and its position in the text without tags.
-#[derive(Debug, Clone, Default)]
-struct Reference {
-    text: String,
-    /// Absent if the name, or its beginning, is in the prompt.
-    start: Option<usize>,
-    closed: bool,
-}
-
-/// Reads an answer piece by piece. It emits text as soon as it cannot be part of a tag, and an object as soon as it is closed.
+/// Reads an answer piece by piece. It emits text as soon as it cannot be markup, and an object as soon as it is closed.
 ///
-/// Malformed answers lose only tags: text after a `<box>` that is not coordinates is text again, and a tag without its counterpart is left
-/// out. Coordinates that are cut off or of the wrong number make no object. White space is that of Unicode (`char::is_whitespace`).
+/// - Qwen-VL and Qwen2-VL write tags: `<ref>a name</ref><box>(x1,y1),(x2,y2)</box>`, or `<|object_ref_start|>`, `<|box_start|>`, ….
+///   Malformed answers lose only tags: text after a `<box>` that is not coordinates is text again, and a tag without its counterpart is
+///   left out. Coordinates that are cut off or of the wrong number make no object.
+/// - Qwen3-VL writes JSON, in a fence or not: `[{"bbox_2d": [x1, y1, x2, y2], "label": "a name"}]`, also `point_2d` and `text_content`.
+///   JSON that is not coordinates stays in the text, unchanged.
+///
+/// All coordinates are thousandths of the picture. Values outside it move to its border. The corners of a box stay in the order of the
+/// answer.
 #[derive(Debug, Clone)]
 pub struct GroundingParser {
-    pictures: Vec<NumberedPicture>,
-    /// Index of the picture that the question names.
-    asked: Option<usize>,
-    /// The beginning of a possible tag.
-    pending: String,
-    reference: Option<Reference>,
-    /// Inside a box or quad: its kind and the content so far.
-    coordinates: Option<(ObjectKind, String)>,
-    /// The text without tags so far.
-    clean: String,
-    /// Its length in UTF-16 code units.
-    length: usize,
+    reader: Reader,
+    output: Output,
 }
 
-fn utf16_len(text: &str) -> usize {
-    text.encode_utf16().count()
+#[derive(Debug, Clone)]
+enum Reader {
+    Tags(TagReader),
+    Json(JsonReader),
 }
 
 impl GroundingParser {
     /// Creates a parser at the start of an answer to a prompt with these pictures.
-    pub fn new(pictures: &[NumberedPicture]) -> Self {
-        Self {
-            pictures: pictures.to_vec(),
-            asked: None,
-            pending: String::new(),
-            reference: None,
-            coordinates: None,
-            clean: String::new(),
-            length: 0,
-        }
+    pub fn new(family: Family, pictures: &[NumberedPicture]) -> Self {
+        let reader = match family {
+            Family::QwenVl => Reader::Tags(TagReader::new(&QWEN_VL)),
+            Family::Qwen2Vl => Reader::Tags(TagReader::new(&QWEN2_VL)),
+            Family::Qwen3Vl => Reader::Json(JsonReader::default()),
+        };
+        Self { reader, output: Output::new(pictures) }
     }
 
     /// Takes the question into account: an object belongs to the picture that it names.
     pub fn asked(mut self, question: &str) -> Self {
-        let mut named: Vec<usize> = mentions(question).concat();
-        // One number is left if all are the same.
-        named.dedup();
-        self.asked = self.named(&named);
+        self.output.ask(question);
         self
     }
 
-    /// Lets the answer continue a prompt: after one that ends in `<ref>a name</ref><box>`, the answer begins with coordinates.
+    /// Lets the answer continue a prompt: after one that ends in `<ref>a name</ref><box>` or `[{"bbox_2d": [`, the answer begins with
+    /// coordinates.
     pub fn continuing(mut self, prompt: &str) -> Self {
-        // Only the tags at the end of the prompt can still be open.
-        self.push(prompt);
-        self.pending.clear();
-        self.clean.clear();
-        self.length = 0;
-        if let Some(reference) = &mut self.reference {
-            reference.start = reference.text.is_empty().then_some(0);
+        // Only the markup at the end of the last message can still be open.
+        self.push(prompt.rsplit("<|im_start|>").next().unwrap_or_default());
+        self.output.restart();
+        match &mut self.reader {
+            Reader::Tags(reader) => reader.begin_answer(),
+            Reader::Json(reader) => reader.begin_answer(),
         }
         self
     }
 
     /// Takes the next piece of the answer, special tokens spelled out.
     pub fn push(&mut self, piece: &str) -> Vec<GroundingEvent> {
-        let mut events = Events::default();
-        let text = std::mem::take(&mut self.pending) + piece;
-        let mut rest = text.as_str();
-        while let Some(start) = rest.find('<') {
-            self.text(&rest[..start], &mut events);
-            rest = &rest[start..];
-            if let Some((name, tag)) = TAGS.iter().find(|(name, _)| rest.starts_with(name)) {
-                self.tag(*tag, &mut events);
-                rest = &rest[name.len()..];
-            } else if TAGS.iter().any(|(name, _)| name.starts_with(rest)) {
-                self.pending = rest.to_owned();
-                return events.0;
-            } else {
-                self.text("<", &mut events);
-                rest = &rest[1..];
-            }
+        match &mut self.reader {
+            Reader::Tags(reader) => reader.push(piece, &mut self.output),
+            Reader::Json(reader) => reader.push(piece, &mut self.output),
         }
-        self.text(rest, &mut events);
-        events.0
+        self.output.take()
     }
 
     /// Ends the answer and emits the text that was held back.
     pub fn finish(&mut self) -> Vec<GroundingEvent> {
-        let mut events = Events::default();
-        let pending = std::mem::take(&mut self.pending);
-        self.text(&pending, &mut events);
-        self.coordinates = None;
-        events.0
-    }
-
-    fn tag(&mut self, tag: Tag, events: &mut Events) {
-        match tag {
-            Tag::RefStart => {
-                self.coordinates = None;
-                self.reference = Some(Reference { start: Some(self.length), ..Reference::default() });
-            }
-            Tag::RefEnd => {
-                self.coordinates = None;
-                if let Some(reference) = &mut self.reference {
-                    reference.closed = true;
-                }
-            }
-            Tag::Start(kind) => self.coordinates = Some((kind, String::new())),
-            Tag::End(kind) => {
-                if let Some((opened, content)) = self.coordinates.take()
-                    && opened == kind
-                    && let Some(norm) = shape(kind, &content)
-                {
-                    events.0.push(GroundingEvent::Object(self.object(kind, norm)));
-                }
-            }
+        match &mut self.reader {
+            Reader::Tags(reader) => reader.finish(&mut self.output),
+            Reader::Json(reader) => reader.finish(&mut self.output),
         }
-    }
-
-    fn text(&mut self, text: &str, events: &mut Events) {
-        if let Some((_, content)) = &mut self.coordinates {
-            content.push_str(text);
-            let is_coordinates = |c: char| c.is_ascii_digit() || matches!(c, '(' | ')' | ',' | '-' | '.') || c.is_whitespace();
-            if content.len() <= MAX_COORDINATES && content.chars().all(is_coordinates) {
-                return;
-            }
-            let content = std::mem::take(content);
-            self.coordinates = None;
-            return self.text(&content, events);
-        }
-        match &mut self.reference {
-            Some(reference) if !reference.closed => reference.text.push_str(text),
-            // A name belongs to the boxes directly after it.
-            Some(_) if !text.trim().is_empty() => self.reference = None,
-            _ => {}
-        }
-        self.clean.push_str(text);
-        self.length += utf16_len(text);
-        events.text(text);
-    }
-
-    fn object(&self, kind: ObjectKind, norm: Shape) -> GroundedObject {
-        let reference = self.reference.as_ref().filter(|reference| !reference.text.trim().is_empty());
-        let picture = self.picture();
-        let place = reference.and_then(|reference| Some((reference.start?, &reference.text)));
-        let range = place.map_or([self.length; 2], |(start, text)| {
-            let start = start + utf16_len(text) - utf16_len(text.trim_start());
-            [start, start + utf16_len(text.trim())]
-        });
-        GroundedObject {
-            reference: reference.map(|reference| reference.text.trim().to_owned()),
-            kind,
-            image: picture,
-            norm,
-            pixels: picture.map(|index| norm.scaled(self.pictures[index].size)),
-            range,
-        }
-    }
-
-    /// Returns the index of the picture that an object at the end of the text belongs to, if it is known.
-    fn picture(&self) -> Option<usize> {
-        if self.pictures.len() <= 1 {
-            return (!self.pictures.is_empty()).then_some(0);
-        }
-        match mentions(&self.clean).last() {
-            Some(numbers) => self.named(numbers),
-            None => self.asked,
-        }
-    }
-
-    /// Returns the index of the picture that these numbers name, if they name exactly one.
-    fn named(&self, numbers: &[usize]) -> Option<usize> {
-        let [number] = numbers else { return None };
-        let mut found = self.pictures.iter().enumerate().filter(|(_, picture)| picture.number == *number);
-        match (found.next(), found.next()) {
-            (Some((index, _)), None) => Some(index),
-            _ => None,
-        }
-    }
-}
-
-/// Collects events and joins neighbouring text.
-#[derive(Default)]
-struct Events(Vec<GroundingEvent>);
-
-impl Events {
-    fn text(&mut self, text: &str) {
-        match self.0.last_mut() {
-            _ if text.is_empty() => {}
-            Some(GroundingEvent::Text(before)) => before.push_str(text),
-            _ => self.0.push(GroundingEvent::Text(text.to_owned())),
-        }
-    }
-}
-
-/// Reads coordinates. Values outside the picture move to its border.
-fn shape(kind: ObjectKind, content: &str) -> Option<Shape> {
-    let points = points(content)?;
-    match (kind, points[..].as_ref()) {
-        (ObjectKind::Box, [[x1, y1], [x2, y2]]) => Some(Shape::Box([*x1, *y1, *x2, *y2])),
-        (ObjectKind::Quad, [a, b, c, d]) => Some(Shape::Quad([*a, *b, *c, *d])),
-        _ => None,
-    }
-}
-
-/// Reads `(x,y),(x,y)…` with white space anywhere between the signs and the numbers.
-fn points(content: &str) -> Option<Vec<[u32; 2]>> {
-    let mut points = Vec::new();
-    let mut rest = content.trim();
-    loop {
-        let (point, after) = rest.strip_prefix('(')?.split_once(')')?;
-        let (x, y) = point.split_once(',')?;
-        let number = |text: &str| text.trim().parse::<i64>().ok().map(|value| value.clamp(0, 1000) as u32);
-        points.push([number(x)?, number(y)?]);
-        rest = after.trim_start();
-        match rest.strip_prefix(',') {
-            Some(next) => rest = next.trim_start(),
-            None if rest.is_empty() => return Some(points),
-            // Some answers have no comma between points.
-            None => {}
-        }
+        self.output.take()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::{GroundedObject, PictureSize, Shape};
+    use serde::Deserialize;
+    use std::fmt::Write;
 
     const SIZES: [PictureSize; 2] = [PictureSize { width: 10, height: 10 }, PictureSize { width: 640, height: 333 }];
 
@@ -402,22 +108,70 @@ mod tests {
         objects: Vec<GroundedObject>,
     }
 
-    /// The cases that the TypeScript parser is held to as well.
-    #[test]
-    fn shared_cases() {
-        let cases: Vec<Case> = serde_json::from_str(include_str!("../tests/grounding.json")).unwrap();
+    fn check(family: Family, cases: Vec<Case>) {
         assert!(cases.len() >= 50, "{} cases", cases.len());
         for case in cases {
             let sizes: Vec<_> = case.pictures.iter().map(|[width, height]| PictureSize { width: *width, height: *height }).collect();
-            let grounded = parse_grounding(&case.raw, &NumberedPicture::in_order(&sizes), &case.question).stripped();
+            let grounded = parse_grounding(family, &case.raw, &NumberedPicture::in_order(&sizes), &case.question).stripped();
             assert_eq!(grounded, Grounded { text: case.text, objects: case.objects }, "{}", case.raw);
+        }
+    }
+
+    fn tag_cases() -> Vec<Case> {
+        serde_json::from_str(include_str!("../tests/grounding.json")).unwrap()
+    }
+
+    fn json_cases() -> Vec<Case> {
+        serde_json::from_str(include_str!("../tests/grounding_json.json")).unwrap()
+    }
+
+    /// Replaces the tags of Qwen-VL by those of Qwen2-VL.
+    fn retagged(text: &str) -> String {
+        let mut text = text.to_owned();
+        for (tag, other) in [("ref", "object_ref"), ("box", "box"), ("quad", "quad")] {
+            text =
+                text.replace(&format!("<{tag}>"), &format!("<|{other}_start|>")).replace(&format!("</{tag}>"), &format!("<|{other}_end|>"));
+        }
+        text
+    }
+
+    /// The cases that the TypeScript parser is held to as well.
+    #[test]
+    fn cases_of_qwen_vl() {
+        check(Family::QwenVl, tag_cases());
+    }
+
+    #[test]
+    fn cases_of_qwen2_vl() {
+        let cases = tag_cases().into_iter().map(|case| Case { raw: retagged(&case.raw), ..case });
+        check(Family::Qwen2Vl, cases.collect());
+    }
+
+    #[test]
+    fn cases_of_qwen3_vl() {
+        check(Family::Qwen3Vl, json_cases());
+    }
+
+    /// Answers as Qwen2-VL writes them.
+    #[test]
+    fn tags_of_a_family_are_text_of_another() {
+        let eyes = "<|object_ref_start|>the eyes on a giraffe<|object_ref_end|><|box_start|>(176,106),(232,160)<|box_end|>";
+        let pictures = NumberedPicture::in_order(&SIZES[1..]);
+        let Grounded { text, objects } = parse_grounding(Family::Qwen2Vl, eyes, &pictures, "");
+        assert_eq!((text.as_str(), objects.len()), ("the eyes on a giraffe", 1));
+        assert_eq!(
+            (objects[0].reference.as_deref(), objects[0].pixels),
+            (Some("the eyes on a giraffe"), Some(Shape::Box([112, 35, 148, 53])))
+        );
+        for (family, raw) in [(Family::QwenVl, eyes), (Family::Qwen3Vl, eyes), (Family::Qwen2Vl, "<ref>a</ref><box>(1,2),(3,4)</box>")] {
+            assert_eq!(parse_grounding(family, raw, &pictures, ""), Grounded { text: raw.to_owned(), objects: Vec::new() }, "{family:?}");
         }
     }
 
     #[test]
     fn long_digits_are_text() {
         let digits = format!("<box>{}", "1".repeat(500));
-        assert_eq!(parse_grounding(&digits, &[], "").text.len(), 500);
+        assert_eq!(parse_grounding(Family::QwenVl, &digits, &[], "").text.len(), 500);
     }
 
     #[test]
@@ -426,50 +180,305 @@ mod tests {
         let pictures =
             |numbers: [usize; 2]| [(numbers[0], first), (numbers[1], second)].map(|(number, size)| NumberedPicture { number, size });
         let raw = "<box>(1,2),(3,4)</box>";
-        let image = |numbers, question| parse_grounding(raw, &pictures(numbers), question).objects[0].image;
+        let image = |numbers, question| parse_grounding(Family::QwenVl, raw, &pictures(numbers), question).objects[0].image;
         assert_eq!(image([4, 5], "Where in Picture 5?"), Some(1));
         assert_eq!(image([4, 5], "Where in Picture 2?"), None);
         assert_eq!(image([1, 1], "Where in Picture 1?"), None, "two pictures have this number");
     }
 
-    /// Every cut of a text in two, and single characters, give the same as the whole text, and never a part of a tag.
+    /// Reads an answer in pieces. Returns each event, neighbouring texts joined.
+    fn in_pieces<'a>(family: Family, pieces: impl IntoIterator<Item = &'a str>, pictures: &[NumberedPicture]) -> Vec<GroundingEvent> {
+        let mut parser = GroundingParser::new(family, pictures);
+        let mut events: Vec<GroundingEvent> = pieces.into_iter().flat_map(|piece| parser.push(piece)).collect();
+        events.extend(parser.finish());
+        let mut joined: Vec<GroundingEvent> = Vec::new();
+        for event in events {
+            match (joined.last_mut(), event) {
+                (Some(GroundingEvent::Text(before)), GroundingEvent::Text(text)) => before.push_str(&text),
+                (_, event) => joined.push(event),
+            }
+        }
+        joined
+    }
+
+    /// Every cut of a text in two, in single characters and at random places gives the same events as the whole text.
+    fn check_pieces(family: Family, raw: &str, random: &mut fastrand::Rng) {
+        let pictures = NumberedPicture::in_order(&SIZES);
+        let whole = in_pieces(family, [raw], &pictures);
+        let places: Vec<usize> = raw.char_indices().map(|(at, _)| at).chain([raw.len()]).collect();
+        let characters = || places.windows(2).map(|pair| &raw[pair[0]..pair[1]]);
+        assert_eq!(in_pieces(family, characters(), &pictures), whole, "{raw}");
+        for at in &places {
+            assert_eq!(in_pieces(family, [&raw[..*at], &raw[*at..]], &pictures), whole, "{raw} cut at {at}");
+        }
+        for _ in 0..4 {
+            let cuts: Vec<usize> = places.iter().copied().filter(|at| *at == 0 || *at == raw.len() || random.u8(..4) == 0).collect();
+            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &raw[pair[0]..pair[1]]).collect();
+            assert_eq!(in_pieces(family, pieces.iter().copied(), &pictures), whole, "{pieces:?}");
+        }
+    }
+
     #[test]
     fn pieces_give_what_the_whole_gives() {
-        let raw = "<ref> 两个苹果</ref><box>(302,257),(582,671)</box> and <quad>(1,2),(3,4),(5,6),(7,8)</quad><<ref>b</ref>.";
-        let pictures = NumberedPicture::in_order(&SIZES);
-        let whole = parse_grounding(raw, &pictures, "");
-        assert_eq!(whole.objects.len(), 2);
-        let places: Vec<usize> = raw.char_indices().map(|(at, _)| at).chain([raw.len()]).collect();
-        let halves = places.iter().map(|at| vec![&raw[..*at], &raw[*at..]]);
-        let characters = places.windows(2).map(|pair| &raw[pair[0]..pair[1]]).collect();
-        for pieces in halves.chain([characters]) {
-            let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES));
-            let mut grounded = Grounded::default();
-            let mut events: Vec<GroundingEvent> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
-            events.extend(parser.finish());
-            for event in events {
-                match event {
-                    GroundingEvent::Text(text) => {
-                        assert!(!text.contains("ref") && !text.contains("box") && !text.contains("(302"), "{text}");
-                        grounded.text.push_str(&text);
+        let mut random = fastrand::Rng::with_seed(1);
+        for case in tag_cases() {
+            check_pieces(Family::QwenVl, &case.raw, &mut random);
+            check_pieces(Family::Qwen2Vl, &retagged(&case.raw), &mut random);
+        }
+        for case in json_cases() {
+            check_pieces(Family::Qwen3Vl, &case.raw, &mut random);
+        }
+    }
+
+    /// An answer that is cut off has the objects before the cut, and its text has no part of the markup.
+    #[test]
+    fn markup_never_reaches_the_text() {
+        let tags = "<ref> 两个苹果</ref><box>(302,257),(582,671)</box> and <quad>(1,2),(3,4),(5,6),(7,8)</quad><<ref>b</ref>.";
+        let json = "Two: ```json\n[\n  {\"bbox_2d\": [302, 257, 582, 671], \"label\": \"两个苹果\"},\n  {\"point_2d\": [1, 2]}\n]\n``` 好.";
+        for (family, raw, text) in [
+            (Family::QwenVl, tags.to_owned(), " 两个苹果 and <b."),
+            (Family::Qwen2Vl, retagged(tags), " 两个苹果 and <b."),
+            (Family::Qwen3Vl, json.to_owned(), "Two:  好."),
+        ] {
+            let pictures = NumberedPicture::in_order(&SIZES);
+            let whole = parse_grounding(family, &raw, &pictures, "");
+            assert_eq!((whole.text.as_str(), whole.objects.len()), (text, 2));
+            for (at, _) in raw.char_indices() {
+                // Without the end of the answer: what the listener of a stream has.
+                let mut parser = GroundingParser::new(family, &pictures);
+                let mut grounded = Grounded::default();
+                for event in parser.push(&raw[..at]) {
+                    match event {
+                        GroundingEvent::Text(text) => grounded.text.push_str(&text),
+                        GroundingEvent::Object(object) => grounded.objects.push(object),
                     }
-                    GroundingEvent::Object(object) => grounded.objects.push(object),
+                }
+                assert!(text.starts_with(&grounded.text), "{}", grounded.text);
+                assert!(whole.objects.starts_with(&grounded.objects));
+            }
+        }
+    }
+
+    /// Random texts of the signs of all syntaxes: every cut gives the same, and nothing is lost where there is nothing of an object.
+    #[test]
+    fn random_texts() {
+        const SIGNS: [&str; 48] = [
+            "[",
+            "]",
+            "{",
+            "}",
+            "[{",
+            "}]",
+            "\"",
+            ":",
+            ",",
+            ", ",
+            " ",
+            "\n",
+            "`",
+            "```",
+            "```json",
+            "```python\n",
+            "json",
+            "\\",
+            "\\u00e9",
+            "1",
+            "-2.5",
+            "e9",
+            "true",
+            "nul",
+            "\"name\": ",
+            "\"a\"",
+            "é",
+            "图2",
+            "🥣",
+            "\u{feff}",
+            "\"bbox_2d\": [1, 2, 3, 4]",
+            "\"bbox_2d\": ",
+            "\"point_2d\": [5, 6]",
+            "\"label\": \"猫\"",
+            "\"text_content\": ",
+            "[1, 2, 3, 4]",
+            "{\"bbox_2d\": [1, 2, 3, 4]}",
+            "bbox",
+            "<",
+            "<ref>",
+            "</ref>",
+            "<box>",
+            "(1,2),(3,4)",
+            "</box>",
+            "<quad>",
+            "</quad>",
+            "<|box_start|>",
+            "<|box_end|>",
+        ];
+        let mut random = fastrand::Rng::with_seed(20);
+        let mut objects = 0;
+        for round in 0..2000 {
+            let ordinary = round % 2 == 0;
+            let signs = if ordinary { &SIGNS[..30] } else { &SIGNS[..] };
+            let raw: String = (0..random.usize(1..24)).map(|_| *random.choice(signs).unwrap()).collect();
+            for family in [Family::QwenVl, Family::Qwen2Vl, Family::Qwen3Vl] {
+                check_pieces(family, &raw, &mut random);
+                let grounded = parse_grounding(family, &raw, &[], "");
+                objects += grounded.objects.len();
+                if ordinary {
+                    assert_eq!(grounded.text, raw, "{family:?}");
+                }
+                // The text is what is left of the answer.
+                let mut rest = raw.chars();
+                assert!(grounded.text.chars().all(|c| rest.any(|other| other == c)), "{raw}: {}", grounded.text);
+            }
+        }
+        assert!(objects > 100, "{objects} objects");
+    }
+
+    /// Random documents whose objects and texts are known, in both languages.
+    #[test]
+    fn random_documents() {
+        let mut random = fastrand::Rng::with_seed(21);
+        for _ in 0..300 {
+            let (mut raw, mut text, mut expected) = (String::new(), String::new(), Vec::new());
+            for _ in 0..random.usize(1..5) {
+                let prose = *random.choice(&["The cat is here. ", "图中有一只猫。", "a < b, (1) or ``x``\n", "See [2]: ", ". "]).unwrap();
+                raw.push_str(prose);
+                text.push_str(prose);
+                let fence = *random.choice(&["", "```", "```json\n", "````json "]).unwrap();
+                let records: Vec<_> = (0..random.usize(1..5)).map(|_| record(&mut random)).collect();
+                let listed = records.len() > 1 || random.bool();
+                let ticks: String = fence.chars().take_while(|c| *c == '`').collect();
+                if random.u8(..4) == 0 {
+                    let other = serde_json::json!([{"name": "x]}", "n": [1, {"bbox_2d": [1, 2, 3, 4]}]}, "`"]);
+                    let json = format!("{fence}{other}{ticks}");
+                    raw.push_str(&json);
+                    text.push_str(&json);
+                } else {
+                    let space = *random.choice(&["", " ", "\n\t", "\r\n  "]).unwrap();
+                    let list: Vec<&str> = records.iter().map(|(json, ..)| json.as_str()).collect();
+                    let list = list.join(&format!(",{space}"));
+                    let after = if ticks.is_empty() { "" } else { space };
+                    let list = if listed { format!("[{space}{list}{space}]") } else { list };
+                    write!(raw, "{fence}{after}{list}{after}{ticks}").unwrap();
+                    expected.extend(records.into_iter().map(|(_, shape, name)| (shape, name, text.encode_utf16().count())));
                 }
             }
-            assert_eq!(grounded, whole, "{pieces:?}");
+            raw.push('!');
+            text.push('!');
+            let grounded = parse_grounding(Family::Qwen3Vl, &raw, &[], "");
+            let found = grounded.objects.into_iter().map(|object| (object.norm, object.reference, object.range[0]));
+            assert_eq!((grounded.text, found.collect::<Vec<_>>()), (text, expected), "{raw}");
+            check_pieces(Family::Qwen3Vl, &raw, &mut random);
+        }
+    }
+
+    /// Returns a record in JSON, its shape and its name.
+    fn record(random: &mut fastrand::Rng) -> (String, Shape, Option<String>) {
+        let mut number = || random.u32(0..=1000);
+        let (box_, point) = ([number(), number(), number(), number()], [number(), number()]);
+        let (key, shape) = if random.bool() { ("bbox_2d", Shape::Box(box_)) } else { ("point_2d", Shape::Point(point)) };
+        let name = random.choice(&[None, Some("cat"), Some("两只 \"猫\""), Some("a\\b\n{[`🥣")]).unwrap().map(str::to_owned);
+        let mut members = vec![(key, serde_json::json!(shape))];
+        members.extend(name.iter().map(|name| (*random.choice(&["label", "text_content"]).unwrap(), serde_json::json!(name))));
+        members.extend(random.bool().then(|| ("color", serde_json::json!(["red", 1.5, true, null, "]}"]))));
+        random.shuffle(&mut members);
+        let members: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+        (format!("{{{}}}", members.join(", ")), shape, name)
+    }
+
+    /// Bytes that are not UTF-8 reach the parser as U+FFFD; any other text may.
+    #[test]
+    fn random_bytes() {
+        let mut random = fastrand::Rng::with_seed(22);
+        for _ in 0..1000 {
+            let bytes: Vec<u8> = (0..random.usize(..40)).map(|_| random.u8(..)).collect();
+            let raw = String::from_utf8_lossy(&bytes);
+            for family in [Family::QwenVl, Family::Qwen2Vl, Family::Qwen3Vl] {
+                check_pieces(family, &raw, &mut random);
+                assert_eq!(parse_grounding(family, &raw, &[], "").text, raw);
+            }
         }
     }
 
     #[test]
     fn an_object_comes_as_soon_as_it_is_closed() {
-        let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES));
+        let mut parser = GroundingParser::new(Family::QwenVl, &NumberedPicture::in_order(&SIZES));
         assert_eq!(parser.push("<ref>a</ref><box>(1,2),(3,4)</bo"), [GroundingEvent::Text("a".into())]);
         assert!(matches!(parser.push("x>").as_slice(), [GroundingEvent::Object(_)]));
     }
 
     #[test]
+    fn a_record_comes_as_soon_as_it_is_closed() {
+        let mut parser = GroundingParser::new(Family::Qwen3Vl, &NumberedPicture::in_order(&SIZES[..1]));
+        assert_eq!(parser.push("Here: ```json\n[\n"), [GroundingEvent::Text("Here: ".into())]);
+        assert_eq!(parser.push("{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"a\""), []);
+        assert!(matches!(parser.push("}").as_slice(), [GroundingEvent::Object(_)]));
+        assert_eq!(parser.push(", {\"point_2d\": [1, 2]"), []);
+        assert!(matches!(parser.push("}]\n").as_slice(), [GroundingEvent::Object(_)]));
+        assert_eq!(parser.push("``` Done"), [GroundingEvent::Text(" Done".into())]);
+    }
+
+    /// A long answer in JSON streams.
+    #[test]
+    fn ordinary_json_is_not_held_back() {
+        let text = |raw: &str| {
+            let events = GroundingParser::new(Family::Qwen3Vl, &[]).push(raw);
+            events
+                .into_iter()
+                .map(|event| if let GroundingEvent::Text(text) = event { text } else { panic!("{event:?}") })
+                .collect::<String>()
+        };
+        let nested = "```json\n{\"persons\": [{\"name\": \"Bo";
+        assert_eq!(text(nested), nested);
+        assert_eq!(text("[{\"name\": \"Bob\"}, {\"na"), "[{\"name\": \"Bob\"}");
+        let long = format!("{{\"story\": \"{}", "é ".repeat(1500));
+        assert_eq!(text(&long), long);
+        let late = format!("[{long}\", \"bbox_2d\": [1, 2, 3, 4]}}, {{\"bbox_2d\": [5, 6, 7, 8]}}]");
+        let grounded = parse_grounding(Family::Qwen3Vl, &late, &[], "");
+        assert_eq!(grounded.text, late.replace(", {\"bbox_2d\": [5, 6, 7, 8]}", ""));
+        assert_eq!(grounded.objects.len(), 1);
+        // After the coordinates a name may be long.
+        let name = format!("{{\"bbox_2d\": [1, 2, 3, 4], \"text_content\": \"{}\"}}", "é ".repeat(3000));
+        assert_eq!(parse_grounding(Family::Qwen3Vl, &name, &[], "").objects.len(), 1);
+    }
+
+    #[test]
+    fn deep_nesting_and_long_lists_end() {
+        for raw in
+            ["[".repeat(100_000), "[{\"a\":".repeat(20_000), "`".repeat(100_000), format!("[{}", "1".repeat(100_000)), "[1,".repeat(50_000)]
+        {
+            assert_eq!(parse_grounding(Family::Qwen3Vl, &raw, &[], "").text, raw);
+        }
+    }
+
+    #[test]
+    fn an_answer_may_begin_inside_json() {
+        let pictures = NumberedPicture::in_order(&SIZES[..1]);
+        let prompt = "<|im_start|>user\n```python [{\"bbox_2d\": [1, 2<|im_end|>\n<|im_start|>assistant\n";
+        for (begun, rest) in [
+            ("", "[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"the cat\"}]"),
+            ("```json\n[\n", "{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"the cat\"}]\n```"),
+            ("```js", "on\n[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"the cat\"}]\n```"),
+            ("[{\"label\": \"the cat\", \"bbox_2d\": [1", ", 2, 3, 4]}]"),
+            ("Cats: [{\"bbox_2d\": [0, 0, 0, 0]}, {\"label\": \"the", " cat\", \"bbox_2d\": [1, 2, 3, 4]}]"),
+        ] {
+            let mut parser = GroundingParser::new(Family::Qwen3Vl, &pictures).continuing(&format!("{prompt}{begun}"));
+            let mut events = parser.push(&format!("{rest} ok"));
+            events.extend(parser.finish());
+            let [GroundingEvent::Object(object), GroundingEvent::Text(text)] = events.as_slice() else { panic!("{begun}: {events:?}") };
+            assert_eq!((object.reference.as_deref(), object.range, text.as_str()), (Some("the cat"), [0, 0], " ok"));
+            assert_eq!(object.norm, Shape::Box([1, 2, 3, 4]));
+        }
+        // What belongs to the prompt is not in the text.
+        let mut parser = GroundingParser::new(Family::Qwen3Vl, &[]).continuing("```json\n[{\"name\": \"B");
+        assert_eq!(parser.push("ob\"}]\n"), [GroundingEvent::Text("ob\"}]\n".into())]);
+        assert_eq!(parser.push("```."), [GroundingEvent::Text("```.".into())]);
+        assert_eq!(parser.finish(), []);
+    }
+
+    #[test]
     fn an_answer_may_begin_inside_a_box() {
-        let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES)).continuing("<img>a.png</img><ref>the cat</ref><box>");
+        let mut parser =
+            GroundingParser::new(Family::QwenVl, &NumberedPicture::in_order(&SIZES)).continuing("<img>a.png</img><ref>the cat</ref><box>");
         let events = parser.push("(1,2),(3,4)</box>");
         let [GroundingEvent::Object(object)] = events.as_slice() else { panic!("{events:?}") };
         assert_eq!((object.reference.as_deref(), object.range), (Some("the cat"), [0, 0]));
@@ -478,7 +487,8 @@ mod tests {
 
     #[test]
     fn an_answer_may_begin_inside_a_name() {
-        let mut parser = GroundingParser::new(&NumberedPicture::in_order(&SIZES)).continuing("<box>(1,2),(3,4)</box> What is <ref>");
+        let mut parser =
+            GroundingParser::new(Family::QwenVl, &NumberedPicture::in_order(&SIZES)).continuing("<box>(1,2),(3,4)</box> What is <ref>");
         let events = parser.push("a cat</ref><box>(1,2),(3,4)</box>");
         let [GroundingEvent::Text(_), GroundingEvent::Object(object)] = events.as_slice() else { panic!("{events:?}") };
         assert_eq!((object.reference.as_deref(), object.range), (Some("a cat"), [0, 5]));

@@ -6,7 +6,8 @@
 //! - [`Prompt`]: the base format and the chat templates of messages ([`Content`]), with the places of the pictures and [`Positions`];
 //! - [`Picture`]: decoding, the original's resize, normalized pixels and rows of patches;
 //! - [`PictureSizing`], [`PictureGrid`]: the size of a picture for the later generations; [`Rotary`]: the angles of their decoders;
-//! - [`GroundingParser`]: `<ref>`, `<box>`, `<quad>` as [`GroundedObject`]s and text without tags; [`AnswerStream`] from token ids.
+//! - [`GroundingParser`]: boxes, quads and points of answers as [`GroundedObject`]s, and text without their markup; [`AnswerStream`] from token
+//!   ids.
 
 // Files, pictures and answers are outside input, which returns an error.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
@@ -19,14 +20,17 @@ mod error;
 mod grid;
 mod grounding;
 mod jpeg;
+mod json;
 mod mention;
 mod nfc;
+mod object;
 mod picture;
 mod positions;
 mod prompt;
 mod resize;
 mod rotary;
 mod split;
+mod tags;
 mod template;
 mod tokenizer;
 
@@ -35,10 +39,9 @@ pub use answer::AnswerStream;
 pub use content::{Content, Message, Part, Role, ToolCall};
 pub use error::ProcessorError;
 pub use grid::{PictureGrid, PictureSizing, PositionTaps, smart_resize};
-pub use grounding::{
-    Grounded, GroundedObject, GroundingEvent, GroundingParser, NumberedPicture, ObjectKind, PictureSize, Shape, parse_grounding,
-};
+pub use grounding::{GroundingParser, parse_grounding};
 pub use jpeg::browser_decodes;
+pub use object::{Grounded, GroundedObject, GroundingEvent, NumberedPicture, ObjectKind, PictureSize, Shape};
 pub use picture::{Colors, DecodeOptions, MAX_PICTURE_PIXELS, Orientation, Picture, Pixels};
 pub use positions::Positions;
 pub use prompt::{Chat, ChatPrompt, DEFAULT_MAX_WINDOW_SIZE, ImageSpan, Messages, Prompt};

@@ -9,7 +9,8 @@ const CONNECTORS: [&str; 12] = [",", "&", "-", "–", "and", "or", "to", "、", 
 
 /// Returns the numbers of pictures that a text names, mention by mention: `[[2], [1, 3]]` for "Picture 2 … pictures 1 and 3".
 ///
-/// The label of a picture, `Picture 2: <img>`, is not a mention. Upper and lower case of ASCII letters count as the same.
+/// The label of a picture, `Picture 2: <img>` or `Picture 2: <|vision_start|>`, is not a mention. Upper and lower case of ASCII letters
+/// count as the same.
 pub(crate) fn mentions(text: &str) -> Vec<Vec<usize>> {
     let text = text.to_ascii_lowercase();
     let mut found = Vec::new();
@@ -63,7 +64,8 @@ fn numbers(text: &str) -> (Vec<usize>, &str) {
 }
 
 fn is_label(rest: &str) -> bool {
-    rest.trim_start().strip_prefix([':', '：']).is_some_and(|rest| rest.trim_start().starts_with("<img>"))
+    let Some(labelled) = rest.trim_start().strip_prefix([':', '：']) else { return false };
+    ["<img>", "<|vision_start|>"].iter().any(|tag| labelled.trim_start().starts_with(tag))
 }
 
 #[cfg(test)]
@@ -79,6 +81,7 @@ mod tests {
             ("picture2, PICTURE 1 and image 10.", &[&[2], &[1], &[10]]),
             ("Compare pictures 1 and 3, then Picture 1-2", &[&[1, 3], &[1, 2]]),
             ("Picture 1: <img>a.png</img>\nPicture 2：<img>b</img> What is in Picture 1: a cat?", &[&[1]]),
+            ("Picture 1: <|vision_start|><|image_pad|><|vision_end|>Picture 2: a dog", &[&[2]]),
             ("图2里有什么？图片 3、4", &[&[2], &[3, 4]]),
             ("epicture 1", &[]),
             ("picture 99999999999999999999999", &[&[0]]),

@@ -4,8 +4,9 @@ mod common;
 
 use common::{data_folders, read, read_json, root};
 use qwen_vl_processor::{
-    AddedToken, Chat, Content, DecodeOptions, Family, KeepSpecials, Message, Messages, Part, Picture, PictureGrid, PictureSizing,
-    Positions, ProcessorError, Prompt, SpecialTokens, StreamDecoder, Tokenizer, smart_resize,
+    AddedToken, AnswerStream, Chat, Content, DecodeOptions, Family, Grounded, GroundingEvent, KeepSpecials, Message, Messages,
+    NumberedPicture, Part, Picture, PictureGrid, PictureSize, PictureSizing, Positions, ProcessorError, Prompt, Shape, SpecialTokens,
+    StreamDecoder, Tokenizer, smart_resize,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -501,6 +502,40 @@ fn answers_enter_a_history_as_they_were() {
         let prompt = Prompt::chat(&tokenizer, &chat, &[]).unwrap().prompt.ids;
         let tail = &ids[1..];
         assert!(prompt.windows(tail.len()).any(|window| window == tail), "{checkpoint}");
+    }
+}
+
+/// The answers of the golden cases `grounding`, by their ids.
+#[test]
+fn answers_have_objects() {
+    let spoon = [3003, 1782, 978, 78, 263, 3004];
+    let coordinates = [3005, 7, 16, 16, 17, 11, 17, 15, 19, 701, 7, 23, 22, 18, 11, 24, 21, 16, 8, 3006];
+    let tags = [&spoon[..], &coordinates].concat();
+    let json = [
+        58, 90, 1, 65, 2011, 62, 17, 67, 788, 508, 16, 17, 11, 220, 19, 15, 11, 220, 16, 16, 23, 11, 220, 24, 21, 1125, 330, 1502, 788,
+        330, 2154, 78, 263, 1, 92, 60,
+    ];
+    let picture = NumberedPicture { number: 1, size: PictureSize { width: 500, height: 200 } };
+    for (checkpoint, ids, text, name, norm, pixels) in [
+        ("q2-a", &tags[..], "the spoon", "the spoon", [112, 204, 873, 961], [56, 40, 436, 192]),
+        ("q3-a", &json[..], "", "spoon", [12, 40, 118, 96], [6, 8, 59, 19]),
+    ] {
+        let tokenizer = tokenizer(checkpoint);
+        let mut stream = AnswerStream::new(tokenizer.family(), &[picture]);
+        let end = tokenizer.special().im_end;
+        let mut events: Vec<_> = ids.iter().chain([&end]).flat_map(|id| stream.push(&tokenizer, *id)).collect();
+        events.extend(stream.finish());
+        let mut found = Grounded::default();
+        for event in events {
+            match event {
+                GroundingEvent::Text(text) => found.text.push_str(&text),
+                GroundingEvent::Object(object) => found.objects.push(object),
+            }
+        }
+        let [object] = found.objects.as_slice() else { panic!("{found:?}") };
+        assert_eq!((found.text.as_str(), object.reference.as_deref()), (text, Some(name)));
+        assert_eq!((object.norm, object.pixels), (Shape::Box(norm), Some(Shape::Box(pixels))));
+        assert_eq!(stream.raw(), tokenizer.decode(ids, KeepSpecials::Grounding));
     }
 }
 

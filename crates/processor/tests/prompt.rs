@@ -4,7 +4,7 @@ mod common;
 
 use common::{data_folders, read, read_json};
 use qwen_vl_processor::{
-    Chat, Content, ImageSpan, KeepSpecials, NumberedPicture, Part, PictureSize, ProcessorError, Prompt, SpecialTokens, Tokenizer,
+    Chat, Content, Family, ImageSpan, KeepSpecials, NumberedPicture, Part, PictureSize, ProcessorError, Prompt, SpecialTokens, Tokenizer,
     parse_grounding,
 };
 use serde::Deserialize;
@@ -226,7 +226,7 @@ fn list_format_is_the_original_s() {
                 }
                 Some(boxes) => {
                     let picture = NumberedPicture { number: 1, size: PictureSize { width: 1000, height: 1000 } };
-                    let objects = parse_grounding(text, &[picture], "").objects;
+                    let objects = parse_grounding(Family::QwenVl, text, &[picture], "").objects;
                     let found: Vec<Value> = objects.iter().map(|object| json!({"box": object.norm, "ref": object.reference})).collect();
                     assert_eq!(Value::from(found), *boxes, "{text}");
                     read += 1;

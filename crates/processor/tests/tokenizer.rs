@@ -4,8 +4,8 @@ mod common;
 
 use common::{data_folders, read, read_json};
 use qwen_vl_processor::{
-    AnswerStream, Grounded, GroundingEvent, KeepSpecials, NumberedPicture, PictureSize, ProcessorError, SpecialTokens, StreamDecoder,
-    Tokenizer, parse_grounding,
+    AnswerStream, Family, Grounded, GroundingEvent, KeepSpecials, NumberedPicture, PictureSize, ProcessorError, SpecialTokens,
+    StreamDecoder, Tokenizer, parse_grounding,
 };
 use serde::Deserialize;
 use std::{collections::HashMap, path::Path};
@@ -233,7 +233,7 @@ fn answers_from_ids_are_those_from_text() {
             if ids.contains(&tokenizer.special().img_start) {
                 continue;
             }
-            let mut stream = AnswerStream::new(&[picture]);
+            let mut stream = AnswerStream::new(Family::QwenVl, &[picture]);
             let mut found = Grounded::default();
             let mut events: Vec<GroundingEvent> = ids.iter().flat_map(|id| stream.push(&tokenizer, *id)).collect();
             events.extend(stream.finish());
@@ -245,7 +245,7 @@ fn answers_from_ids_are_those_from_text() {
             }
             let raw = tokenizer.decode(&ids, KeepSpecials::Answer);
             assert_eq!(stream.raw(), raw);
-            assert_eq!(found, parse_grounding(&raw, &[picture], ""), "{raw}");
+            assert_eq!(found, parse_grounding(Family::QwenVl, &raw, &[picture], ""), "{raw}");
             objects += found.objects.len();
         }
         assert!(objects >= 4, "{objects} objects in {}", folder.display());
@@ -276,7 +276,7 @@ fn extra_tokens_are_text_of_answers() {
     let extra = tokenizer.special().im_end + 5;
     let ids = [200, 72, 233, extra, 72, tokenizer.special().im_end, tokenizer.special().imgpad];
     assert_eq!(tokenizer.decode(&ids, KeepSpecials::Answer), "\u{c}i\u{fffd}<|extra_4|>i");
-    let mut stream = AnswerStream::new(&[]);
+    let mut stream = AnswerStream::new(Family::QwenVl, &[]);
     let mut events: Vec<_> = ids.iter().flat_map(|id| stream.push(&tokenizer, *id)).collect();
     events.extend(stream.finish());
     let texts = events.iter().map(|event| match event {

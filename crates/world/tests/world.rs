@@ -1,6 +1,6 @@
 //! The world: the same for ever, what is held out stays out, and what is said is true.
 
-use qwen_vl_processor::{Chat, KeepSpecials, Prompt, SpecialTokens, parse_grounding};
+use qwen_vl_processor::{Chat, Family, KeepSpecials, Prompt, SpecialTokens, parse_grounding};
 use qwen_vl_world::{Split, Stage, Task, Thing, VOCABULARY, World, page_description, tokenizer};
 use std::collections::BTreeSet;
 
@@ -128,7 +128,7 @@ fn answers_are_true_and_both_ways_asked() {
                 _ => {}
             }
             if question.task == Task::GroundedCaption {
-                assert_eq!(parse_grounding(&question.answer, &[], "").objects.len(), scene.objects.len());
+                assert_eq!(parse_grounding(Family::QwenVl, &question.answer, &[], "").objects.len(), scene.objects.len());
             }
         }
     }

@@ -1,10 +1,10 @@
 import type { Grounded } from "../wire/types.js";
 
-/** Style of boxes. Absent sizes follow from the picture's size, as in the original. */
+/** Style of boxes, quads and points. Absent sizes follow from the picture's size, as in the original. */
 export interface DrawStyle {
   /** Colours of the names, in order. */
   colors?: readonly string[];
-  /** Width of lines, in pixels of the picture. */
+  /** Width of lines, in pixels of the picture. A point is a disc with a radius of two widths. */
   lineWidth?: number;
   /** Size of names, in pixels of the picture; 0 draws no names. */
   fontSize?: number;
@@ -49,12 +49,22 @@ export function drawBoxes(
     let index = object.ref === undefined ? -1 : names.indexOf(object.ref);
     if (index < 0) index = names.push(object.ref) - 1;
     const color = colors[index % colors.length] ?? "red";
-    const corners = object.kind === "box" ? boxCorners(object.pixels) : object.pixels;
-    context.strokeStyle = color;
     context.beginPath();
-    for (const [x, y] of corners) context.lineTo(x, y);
-    context.closePath();
-    context.stroke();
+    let corners: Corners;
+    if (object.kind === "point") {
+      const [x, y] = object.pixels;
+      const radius = 2 * lineWidth;
+      corners = boxCorners([x - radius, y - radius, x + radius, y + radius]);
+      context.fillStyle = color;
+      context.arc(x, y, radius, 0, 2 * Math.PI);
+      context.fill();
+    } else {
+      corners = object.kind === "box" ? boxCorners(object.pixels) : object.pixels;
+      context.strokeStyle = color;
+      for (const [x, y] of corners) context.lineTo(x, y);
+      context.closePath();
+      context.stroke();
+    }
     if (object.ref && fontSize > 0) drawName(context, object.ref, corners, color, fontSize);
   }
 }

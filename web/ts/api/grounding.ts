@@ -1,6 +1,6 @@
 /**
- * The parser of grounded answers, for answers that were stored: it works without a model and without wasm. The worker uses
- * `crates/processor/src/grounding.rs` and `mention.rs`. Both pass the cases in `crates/processor/tests/grounding.json`.
+ * The parser of grounded answers of Qwen-VL, for answers that were stored: it works without a model and without wasm. The worker uses
+ * `crates/processor/src/tags.rs`, `object.rs` and `mention.rs`. Both pass the cases in `crates/processor/tests/grounding.json`.
  */
 
 import type { Box, Grounded, Quad } from "../wire/types.js";
@@ -126,8 +126,8 @@ function readNumber(text: string): number | undefined {
 const WORD = /pictures|picture|images|image|图片|图/g;
 const NUMBER = /^\p{White_Space}*(\d+)/u;
 const NEXT_NUMBER = /^\p{White_Space}*(?:,|&|-|–|and|or|to|、|和|与|或|及)\p{White_Space}*(\d+)/u;
-/** The label of a picture, `Picture 2: <img>`, which is not a mention. */
-const LABEL = /^\p{White_Space}*[:：]\p{White_Space}*<img>/u;
+/** The label of a picture, `Picture 2: <img>` or `Picture 2: <|vision_start|>`, which is not a mention. */
+const LABEL = /^\p{White_Space}*[:：]\p{White_Space}*(?:<img>|<\|vision_start\|>)/u;
 
 /** Returns the numbers of pictures that a text names, mention by mention: `[[2], [1, 3]]` for "Picture 2 … pictures 1 and 3". */
 function mentions(text: string): number[][] {

@@ -77,6 +77,6 @@ export function answerFromEngine(answer: Engine.Answer, imageTokens: number): An
 
 function objectFromEngine({ ref, kind, image, norm, pixels, range }: Engine.GroundedObject): Grounded {
   const common = { ...(ref === null ? {} : { ref }), ...(image === null ? {} : { image }), range };
-  // A box has four numbers, a quad four points.
+  // A box has four numbers, a quad four points, a point two numbers.
   return { kind, norm, ...(pixels === null ? {} : { pixels }), ...common } as Grounded;
 }

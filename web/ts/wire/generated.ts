@@ -453,7 +453,7 @@ range: [number, number], };
 /**
  * The shape of an object.
  */
-export type ObjectKind = "box" | "quad";
+export type ObjectKind = "box" | "quad" | "point";
 
 /**
  * Coordinates of an object.

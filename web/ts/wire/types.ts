@@ -4,6 +4,9 @@ export type Box = [number, number, number, number];
 /** Four corners in order. */
 export type Quad = [[number, number], [number, number], [number, number], [number, number]];
 
+/** A place: `[x, y]`. */
+export type Point = [number, number];
+
 /** Something that an answer points at in a picture. */
 export type Grounded = {
   /** Its name, if the answer gives one. */
@@ -13,7 +16,7 @@ export type Grounded = {
    * the answer or the question names ("Picture 2").
    */
   image?: number;
-  /** Range of the name in `Answer.text`, for `text.slice(...range)`; empty at the place of the object if it has no name. */
+  /** Range of the name in `Answer.text`, for `text.slice(...range)`; empty at the place of the object if its name is not in the text. */
   range: [number, number];
 } & (
   | {
@@ -24,6 +27,7 @@ export type Grounded = {
       pixels?: Box;
     }
   | { kind: "quad"; norm: Quad; pixels?: Quad }
+  | { kind: "point"; norm: Point; pixels?: Point }
 );
 
 /** Options of sampling and of the end of an answer. The checkpoint has the defaults. */

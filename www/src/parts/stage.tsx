@@ -106,7 +106,7 @@ function Canvas({ picture, number, objects }: { picture: Picture; number: number
       ) : (
         <svg class="shapes" viewBox={`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">
           {objects.map(({ object, index }) => (
-            <Shape key={index} object={object} index={index} />
+            <Shape key={index} object={object} index={index} radius={Math.sqrt(width * height) / 80} />
           ))}
           {pendingRegion && last && <RegionShape box={pendingRegion} width={width} height={height} />}
         </svg>
@@ -116,17 +116,19 @@ function Canvas({ picture, number, objects }: { picture: Picture; number: number
 }
 
 /** Highlights an object under the pointer. For keyboards and screen readers, the list below does the same. */
-function Shape({ object, index }: { object: Grounded; index: number }) {
+function Shape({ object, index, radius }: { object: Grounded; index: number; radius: number }) {
   if (!object.pixels) return null;
+  const pointer = {
+    class: highlighted.value === index ? "on" : "",
+    onPointerEnter: () => (highlighted.value = index),
+    onPointerLeave: () => (highlighted.value = undefined),
+  };
+  if (object.kind === "point") {
+    const [x, y] = object.pixels;
+    return <circle cx={x} cy={y} r={radius} {...pointer} />;
+  }
   const corners = object.kind === "quad" ? object.pixels : boxCorners(object.pixels);
-  return (
-    <polygon
-      points={corners.map((corner) => corner.join()).join(" ")}
-      class={highlighted.value === index ? "on" : ""}
-      onPointerEnter={() => (highlighted.value = index)}
-      onPointerLeave={() => (highlighted.value = undefined)}
-    />
-  );
+  return <polygon points={corners.map((corner) => corner.join()).join(" ")} {...pointer} />;
 }
 
 function RegionShape({ box, width, height }: { box: Box; width: number; height: number }) {
@@ -174,7 +176,7 @@ function Objects({ picture, objects }: { picture: Picture; objects: readonly Sho
             >
               <strong>{object.ref ?? t.noName}</strong>
               <span>
-                {object.kind === "box" ? t.objectBox : t.objectQuad} {(object.pixels ?? object.norm).flat().join(", ")}
+                {t.objectKinds[object.kind]} {(object.pixels ?? object.norm).flat().join(", ")}
               </span>
             </button>
           </li>

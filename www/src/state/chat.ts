@@ -100,6 +100,7 @@ function withPixels(object: Grounded, { width, height }: Picture): Grounded {
   const x = (value: number) => Math.trunc((value / 1000) * width);
   const y = (value: number) => Math.trunc((value / 1000) * height);
   if (object.kind === "quad") return { ...object, pixels: object.norm.map((corner) => [x(corner[0]), y(corner[1])]) as Quad };
+  if (object.kind === "point") return { ...object, pixels: [x(object.norm[0]), y(object.norm[1])] };
   const [x1, y1, x2, y2] = object.norm;
   return { ...object, pixels: [x(x1), y(y1), x(x2), y(y2)] };
 }
