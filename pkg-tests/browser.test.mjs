@@ -17,6 +17,7 @@ import { launch, openPage } from "./browser.mjs";
 import { adapterTests } from "./suites/adapter.mjs";
 import { apiTests, disposeTest, faultTests, pictureTests } from "./suites/api.mjs";
 import { backendTests } from "./suites/backends.mjs";
+import { familyTests } from "./suites/family.mjs";
 import { goldenTests } from "./suites/golden.mjs";
 import { jpegTests } from "./suites/jpeg.mjs";
 import { nanoTests } from "./suites/nano.mjs";
@@ -33,12 +34,12 @@ function setting(name) {
 const name = setting("QWEN_VL_BROWSER");
 const packageFolder = setting("QWEN_VL_PACKAGE");
 const checkpoints = setting("QWEN_VL_CHECKPOINTS");
-const { sets, missing } = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8"));
+const { sets, families, missing } = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8"));
 const repository = fileURLToPath(new URL("..", import.meta.url));
 
 /** Optional features of the adapters that the tests use. */
 const features = name === "chromium" ? ["subgroups"] : ["shader-f16"];
-const bed = new Bed({ name, sets, missingSets: missing, features, repository, checkpoints });
+const bed = new Bed({ name, sets, families, missingSets: missing, features, repository, checkpoints });
 let browser;
 let server;
 
@@ -48,7 +49,7 @@ before(async () => {
     "/nano/": join(repository, "models/nano"),
     "/sample/": join(repository, "models/sample"),
     "/page/": join(repository, "www/dist"),
-    ...Object.fromEntries(sets.map((set) => [`/golden/${set.name}/`, set.root])),
+    ...Object.fromEntries([...sets, ...families].map((set) => [`/golden/${set.name}/`, set.root])),
   };
   server = await serveBlank(packageFolder, folders, { handle: (path, response) => bed.handle?.(path, response) });
   bed.origin = server.origin;
@@ -72,6 +73,7 @@ sessionTests(bed, "on the CPU", { backend: "cpu" });
 await pictureTests(bed);
 await jpegTests(bed);
 await goldenTests(bed);
+await familyTests(bed);
 nanoTests(bed);
 nanoTests(bed, "cpu");
 await faultTests(bed);

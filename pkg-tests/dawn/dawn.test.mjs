@@ -9,19 +9,20 @@ import { join } from "node:path";
 import { after, before } from "node:test";
 import { Bed } from "../bed.mjs";
 import { serve } from "../server.mjs";
+import { familyTests } from "../suites/family.mjs";
 import { goldenTests } from "../suites/golden.mjs";
 import { adapterInfo, becomePage } from "./page.mjs";
 
 const checkpoints = process.env.QWEN_VL_CHECKPOINTS;
 assert.ok(checkpoints, "QWEN_VL_CHECKPOINTS is not set: run `cargo xtask test --only dawn`");
-const { sets, missing } = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8"));
+const { sets, families, missing } = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8"));
 const server = await serve({
   "/checkpoints/": checkpoints,
-  ...Object.fromEntries(sets.map((set) => [`/golden/${set.name}/`, set.root])),
+  ...Object.fromEntries([...sets, ...families].map((set) => [`/golden/${set.name}/`, set.root])),
 });
 const features = ["subgroups", "shader-f16"];
 const loadOptions = { worker: false, cache: "none" };
-const bed = new Bed({ name: "dawn", sets, missingSets: missing, features, loadOptions, origin: server.origin });
+const bed = new Bed({ name: "dawn", sets, families, missingSets: missing, features, loadOptions, origin: server.origin });
 
 before(async () => {
   const info = await adapterInfo();
@@ -38,4 +39,5 @@ after(async () => {
 });
 
 await goldenTests(bed);
+await familyTests(bed);
 bed.assertSome();

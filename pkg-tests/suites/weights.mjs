@@ -403,7 +403,7 @@ export async function weightsTests(bed) {
     await until(() => page.evaluate(() => window.pictures > 0));
     assert.equal(server.requests.filter(({ path, sent }) => path === lastShard && sent > 0).length, 0);
     encoded = true;
-    assert.deepEqual(await result, { width: 64, height: 48, tokens: model.manifest.config.visual.n_queries, answered: 1 });
+    assert.deepEqual(await result, { width: 64, height: 48, tokens: model.manifest.config.vision.resampler.queries, answered: 1 });
   });
 
   /** A worker whose GPU is changed by a script before ours begins. */

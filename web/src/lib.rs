@@ -38,7 +38,7 @@ use std::future::{Future, ready};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use types::{Adapter, Estimate, LoadOptions, Steps};
+use types::{Adapter, Estimate, LoadOptions, ModelFacts, Steps};
 use wasm_bindgen::prelude::*;
 use web_sys::{AbortSignal, ImageData};
 
@@ -197,7 +197,7 @@ impl Hasher {
     }
 }
 
-/// Pictures of a request, in the order of its `<img>` tags.
+/// Pictures of a request, in the order of its prompt.
 #[wasm_bindgen]
 #[derive(Default)]
 pub struct Images(Vec<ImageInput>);
@@ -248,7 +248,7 @@ fn colors(original: Option<bool>) -> Colors {
 pub struct Engine {
     shared: Rc<Shared>,
     adapter: Adapter,
-    context_length: usize,
+    facts: ModelFacts,
     lost: Promise,
 }
 
@@ -258,7 +258,7 @@ impl Engine {
         let lost = backend::lost(model);
         Self {
             adapter: backend::adapter(model),
-            context_length: model.context_length(),
+            facts: ModelFacts::new(model),
             lost: wasm_bindgen_futures::future_to_promise(async move { Ok(lost.await.into()) }),
             shared: Rc::new(Shared::new(session)),
         }
@@ -292,11 +292,12 @@ impl Engine {
         listener.result(&scores)
     }
 
-    /// Encodes the first of the pictures and holds it until [`Self::release_image`].
+    /// Encodes the first of the pictures for questions with the same `limits` and holds it until [`Self::release_image`].
     #[wasm_bindgen(js_name = holdImage)]
-    pub async fn hold_image(&self, images: Images) -> Result<JsValue, JsValue> {
+    pub async fn hold_image(&self, images: Images, limits: JsValue) -> Result<JsValue, JsValue> {
+        let limits: PictureLimits = from_js("picture limits", limits)?;
         let image = images.0.first().ok_or_else(|| EdgeError::invalid_argument("there is no picture"))?;
-        let info = self.shared.run(async |session| session.hold_image(image).await).await?;
+        let info = self.shared.run(async |session| session.hold_image(image, &limits).await).await?;
         to_js(&info)
     }
 
@@ -325,10 +326,11 @@ impl Engine {
         self.shared.with(|session| Ok(session.keeps_image(id)))
     }
 
-    /// Number of tokens of a prompt.
-    pub fn count(&self, prompt: JsValue) -> Result<usize, JsValue> {
+    /// Number of tokens of a prompt. A model whose pictures have one size needs no pictures for it.
+    pub fn count(&self, prompt: JsValue, images: Images, limits: JsValue) -> Result<usize, JsValue> {
         let prompt: PromptInput = from_js("prompt", prompt)?;
-        self.shared.with(|session| session.count(&prompt, &[], &PictureLimits::default()))
+        let limits: PictureLimits = from_js("picture limits", limits)?;
+        self.shared.with(|session| session.count(&prompt, &images.0, &limits))
     }
 
     /// Measures the model; `null` if `on_step` or `signal` stopped it.
@@ -380,10 +382,10 @@ impl Engine {
         self.shared.memory_bytes() as f64
     }
 
-    /// Maximum length of prompt and answer together, tokens.
-    #[wasm_bindgen(getter, js_name = contextLength)]
-    pub fn context_length(&self) -> usize {
-        self.context_length
+    /// The model's generation and lengths, a `ModelFacts`.
+    #[wasm_bindgen(getter)]
+    pub fn facts(&self) -> Result<JsValue, JsValue> {
+        to_js(&self.facts)
     }
 
     /// Destroys the model at any time, also during a call, which then ends and rejects with `DISPOSED`. Never throws. The promise never

@@ -1,6 +1,8 @@
 //! Plain data that crosses the edge and is not part of the runtime. Tests generate its TypeScript declarations, see [`typescript`].
 
-use qwen_vl_runtime::{Budget, ModelOptions, RuntimeError};
+use qwen_vl_format::Family;
+use qwen_vl_runtime::session::PictureLimits;
+use qwen_vl_runtime::{Backend, Budget, ModelOptions, RuntimeError};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -65,6 +67,31 @@ pub(crate) struct Adapter {
     pub(crate) kernels: String,
     /// Limit of one binding, bytes.
     pub(crate) max_binding_bytes: u64,
+}
+
+/// The generation of a model, and the lengths it was loaded with.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ModelFacts {
+    /// Generation: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
+    #[cfg_attr(test, ts(type = "\"qwen_vl\" | \"qwen2_vl\" | \"qwen3_vl\""))]
+    pub(crate) family: Family,
+    /// Maximum length of prompt and answer together, tokens.
+    pub(crate) context_length: usize,
+    /// Fewest and most tokens of a picture; equal if all pictures have one size.
+    pub(crate) picture_tokens: [usize; 2],
+}
+
+impl ModelFacts {
+    pub(crate) fn new(model: &impl Backend) -> Self {
+        let manifest = model.manifest();
+        Self {
+            family: manifest.config.family,
+            context_length: model.context_length(),
+            picture_tokens: PictureLimits::range(manifest, model.max_picture_tokens()),
+        }
+    }
 }
 
 /// Progress of a benchmark.
@@ -221,8 +248,8 @@ mod typescript {
     use qwen_vl_runtime::KvReuse;
     use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
     use qwen_vl_runtime::session::{
-        Answer, Event, FinishReason, GenerationOptions, Overflow, PictureInfo, PromptInput, Request, Score, ScoreRequest, Timings,
-        TokenLogprob, TokenLogprobs,
+        Answer, Event, FinishReason, GenerationOptions, Overflow, PictureInfo, PictureLimits, PromptInput, Request, Score, ScoreRequest,
+        Timings, TokenLogprob, TokenLogprobs,
     };
     use std::path::Path;
     use ts_rs::{Config, TS};
@@ -247,6 +274,7 @@ mod typescript {
         let types = declarations![
             LoadOptions,
             Adapter,
+            ModelFacts,
             Steps,
             Estimate,
             GpuEstimate,
@@ -257,6 +285,7 @@ mod typescript {
             PromptInput,
             Overflow,
             GenerationOptions,
+            PictureLimits,
             KvReuse,
             Event,
             Answer,

@@ -55,6 +55,12 @@ export async function settled() {
 /** The wasm edge. Tests replace what its calls do, and read from `log` what happened. */
 export class FakeEdge {
   log = [];
+  /** Kinds of the pictures that were passed, in order. */
+  pushed = [];
+  /** True if the engine keeps the pictures that it has encoded. */
+  keeps = false;
+  /** Limits of encoded pictures, in order. */
+  limits = [];
   /** Requests of `ask`, in order. */
   asked = [];
   encoding = () => Promise.resolve();
@@ -64,6 +70,7 @@ export class FakeEdge {
   engineMaking = () => undefined;
   drained = () => Promise.resolve();
   gpuBytes = 1000;
+  facts = { family: "qwen_vl", contextLength: 2048, pictureTokens: [256, 256] };
   estimated = {
     contextLength: 2048,
     gpu: { weights: 600, kvCache: 300, scratch: 100, picture: 10, total: 1000, largestBinding: 400 },
@@ -73,10 +80,23 @@ export class FakeEdge {
   constructor() {
     const edge = this;
     this.Images = class {
-      pushEncoded() {}
-      pushRgba() {}
-      pushImageData() {}
-      pushKept() {}
+      count = 0;
+      pushEncoded() {
+        this.#push("encoded");
+      }
+      pushRgba() {
+        this.#push("rgba");
+      }
+      pushImageData() {
+        this.#push("pixels");
+      }
+      pushKept() {
+        this.#push("kept");
+      }
+      #push(kind) {
+        this.count += 1;
+        edge.pushed.push(kind);
+      }
       free() {
         edge.log.push("images freed");
       }
@@ -142,7 +162,7 @@ function withTexts(prompt) {
 function makeEngine(edge) {
   const shared = new Shared();
   return {
-    ask: (request, _images, onEvent, signal) =>
+    ask: (request, images, onEvent, signal) =>
       shared.run(async () => {
         const prompt = withTexts(request.prompt);
         edge.asked.push({ ...request, prompt });
@@ -150,19 +170,20 @@ function makeEngine(edge) {
         await edge.answering(question);
         const raw = `answer to ${question}`;
         onEvent({ type: "text", delta: raw, raw });
-        return answer(raw, signal.aborted ? "cancelled" : "stop");
+        return answer(raw, signal.aborted ? "cancelled" : "stop", images.count);
       }),
-    holdImage: () =>
+    holdImage: (_images, limits) =>
       shared.run(async () => {
         edge.log.push("encoding");
+        edge.limits.push(limits);
         await edge.encoding();
-        return { id: "picture", width: 1, height: 1 };
+        return { id: "picture", width: 1, height: 1, seen: [448, 448], tokens: 256 };
       }),
     selfCheck: () => shared.run(() => edge.checking()),
     keepImages: () => shared.sync(() => undefined),
-    keepsImage: () => shared.sync(() => false),
+    keepsImage: () => shared.sync(() => edge.keeps),
     releaseImage: () => shared.sync(() => undefined),
-    count: () => shared.sync(() => 1),
+    count: (_prompt, images) => shared.sync(() => 1 + images.count),
     prepare: () => shared.sync(() => undefined),
     checkGpu: () => shared.sync(() => undefined),
     lost: () => shared.sync(() => new Promise(() => undefined)),
@@ -176,15 +197,16 @@ function makeEngine(edge) {
     get gpuBytes() {
       return edge.gpuBytes;
     },
-    contextLength: 2048,
+    facts: edge.facts,
     adapter: { name: "fake", driver: "", backend: "", kernels: "", maxBindingBytes: 0 },
   };
 }
 
-function answer(raw, finish_reason) {
+function answer(raw, finish_reason, count) {
   const timings = { encode_ms: 0, prefill_ms: 0, first_token_ms: 0, decode_ms: 0, decode_tokens_per_second: 0 };
   const empty = { prompt_ids: [1], reused_tokens: 0, dropped_turns: 0, images: [], tokens: [1], objects: [], logprobs: null };
-  return { ...empty, text: raw, raw, finish_reason, timings };
+  const images = Array.from({ length: count }, () => ({ id: "picture", width: 1, height: 1, seen: [448, 448], tokens: 256 }));
+  return { ...empty, images, text: raw, raw, finish_reason, timings };
 }
 
 /** A worker of the page that serves `edge`. Messages take a task each, as real ones do. */

@@ -63,7 +63,6 @@ export function makeModel(seed, { shardBytes = [200_000, 150_001, 70_000, 1], pi
     return { file, bytes: length, sha256: sha256(bytes) };
   };
   const manifest = {
-    config: { visual: { n_queries: 256 } },
     processor: { tokenizer_file: "qwen.tiktoken" },
     generation: { chat_format: "chatml" },
     provenance: { source: `model ${seed}`, modifications: "" },

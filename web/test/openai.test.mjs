@@ -21,7 +21,7 @@ async function ask(params) {
     },
   });
   const createSession = (session) => ({ ask: (question, options) => (asked.push({ ...session, question, options }), run) });
-  const { chat } = createOpenAI({ info: { source: "model" }, createSession });
+  const { chat } = createOpenAI({ info: { source: "model", pictureTokens: { min: 4, max: 100 } }, createSession });
   const reply = await chat.completions.create(params);
   const chunks = [];
   if (params.stream) for await (const chunk of reply) chunks.push(chunk);
@@ -61,6 +61,16 @@ test("a picture is an object with `url`, with `detail`, or a string", async () =
   ]) {
     assert.deepEqual((await ask({ messages: [picture(image)] })).question, [{ image: expected }]);
   }
+});
+
+test("low detail limits the pictures, if all have it", async () => {
+  const image = (detail) => picture({ url: "/a.png", ...(detail === undefined ? {} : { detail }) });
+  const limits = async (...messages) => (await ask({ messages })).options;
+  // The model was loaded with less than the 256 tokens of low detail.
+  assert.deepEqual(await limits(image("low")), { maxPictureTokens: 100 });
+  assert.deepEqual(await limits(image("low"), assistant("A"), user("B")), { maxPictureTokens: 100 });
+  for (const other of ["high", "auto", undefined]) assert.deepEqual(await limits(image("low"), assistant("A"), image(other)), {});
+  await refused({ messages: [image("medium")] }, /image_url\.detail` is "medium", expected "auto" or "low" or "high"/);
 });
 
 test("a picture in another shape is refused, by its place", async () => {
@@ -108,6 +118,7 @@ test("parameters become options; null and empty values are absent", async () => 
       stop: ["x"],
       max_completion_tokens: 9,
       repetition_penalty: 1.1,
+      presence_penalty: 1.5,
       logprobs: true,
       top_logprobs: 2,
     },
@@ -115,7 +126,6 @@ test("parameters become options; null and empty values are absent", async () => 
       tools: [],
       tool_choice: "none",
       logit_bias: {},
-      presence_penalty: 0,
       frequency_penalty: null,
       parallel_tool_calls: false,
       n: 1,
@@ -124,7 +134,8 @@ test("parameters become options; null and empty values are absent", async () => 
     },
     ...{ response_format: { type: "text" }, stream: null },
   });
-  assert.deepEqual(options, { maxTokens: 9, temperature: 0.5, topP: 0.9, seed: 3, stop: ["x"], logprobs: 2, repetitionPenalty: 1.1 });
+  const sampling = { maxTokens: 9, temperature: 0.5, topP: 0.9, seed: 3, stop: ["x"], logprobs: 2 };
+  assert.deepEqual(options, { ...sampling, repetitionPenalty: 1.1, presencePenalty: 1.5 });
   assert.deepEqual((await ask({ messages: [user("A")], temperature: null, max_tokens: null, stop: null })).options, {});
   assert.deepEqual((await ask({ messages: [user("A")], temperature: 0 })).options, { temperature: 0 });
 });
@@ -142,7 +153,6 @@ test("nothing is ignored: what cannot be followed is refused by name", async () 
     [{ messages, tool_choice: "auto" }, /`tool_choice` is not possible/],
     [{ messages, n: 2 }, /`n` is 2, expected 1/],
     [{ messages, response_format: { type: "json_object" } }, /`response_format` is not possible/],
-    [{ messages, presence_penalty: 0.5 }, /`presence_penalty` is not possible/],
     [{ messages, temperature: "0.8" }, /`temperature` is "0.8", expected a number/],
     [{ messages, temperature: NaN }, /`temperature` is NaN, expected a number/],
     [{ messages, max_tokens: 0 }, /`max_tokens` is 0, expected a whole number from 1/],

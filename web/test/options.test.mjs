@@ -30,6 +30,7 @@ async function refuses(name, value, call) {
 
 const LOAD = {
   contextLength: [0, ...WHOLE],
+  maxPictureTokens: [0, ...WHOLE],
   keptImages: WHOLE,
   concurrency: [0, ...WHOLE],
   retries: [-1, NaN, "5"],
@@ -58,6 +59,9 @@ const ASK = {
   topP: [NaN, "1"],
   topK: WHOLE,
   repetitionPenalty: [null],
+  presencePenalty: [null, NaN, "1"],
+  minPictureTokens: [0, ...WHOLE],
+  maxPictureTokens: [0, ...WHOLE],
   seed: WHOLE,
   stop: [3, [3]],
   stopTokens: [3, ["a"], [1.5], [-1]],

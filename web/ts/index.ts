@@ -20,6 +20,7 @@ export {
   type VideoSource,
 } from "./api/image.js";
 export type { LoadOptions } from "./api/load.js";
+export type { MemoryOptions } from "./api/memory.js";
 export {
   LostEvent,
   QwenVLModel,
@@ -33,7 +34,7 @@ export { ImageRef, type ImageInput } from "./api/picture.js";
 export { QwenVL, type Loading } from "./api/qwen-vl.js";
 export { Run } from "./api/run.js";
 export { Session, type ContextOverflow, type SessionOptions } from "./api/session.js";
-export { captionText, type CaptionStyle } from "./api/tasks.js";
+export { captionText, groundText, readText, type CaptionStyle } from "./api/tasks.js";
 export type { FileLocations } from "./api/workers.js";
 export type { CacheFile, CacheStore, StoredFile } from "./weights/store.js";
 export type { CachedModel } from "./weights/cache.js";
@@ -42,7 +43,7 @@ export { droppedFiles } from "./weights/dropped.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";
 export type { CacheChoice, ManifestSource, ModelSource, SourceOptions } from "./weights/spec.js";
 export { QwenVLError, type ErrorCode, type ErrorData } from "./wire/errors.js";
-export type { Adapter, Backend, ModelInfo, Precision, Steps } from "./wire/protocol.js";
+export type { Adapter, Backend, Family, ModelInfo, Precision, Steps } from "./wire/protocol.js";
 export type {
   Answer,
   AnswerEvent,
@@ -52,6 +53,7 @@ export type {
   FinishReason,
   GenerationOptions,
   Grounded,
+  PictureLimits,
   Point,
   Quad,
   Score,

@@ -3,14 +3,15 @@
 import type { QwenVLModel } from "./api/model.js";
 import { Picture, type ImageInput } from "./api/picture.js";
 import type { Run } from "./api/run.js";
+import type { PictureLimits } from "./wire/types.js";
 
 /** Runs token ids with their pictures, and then exactly `steps` greedy steps, past stop tokens too. */
-export function runIds(model: QwenVLModel, ids: number[], images: readonly ImageInput[], steps: number): Run {
+export function runIds(model: QwenVLModel, ids: number[], images: readonly ImageInput[], steps: number, limits: PictureLimits = {}): Run {
   const prepare = async () => ({
     prompt: { kind: "ids", ids } as const,
     pictures: images.map((image) => Picture.of(image, { imageOrientation: "none", imageColors: "original" })),
   });
-  return model.start(prepare, { greedy: true, maxTokens: steps, ignoreStop: true });
+  return model.start(prepare, { greedy: true, maxTokens: steps, ignoreStop: true, ...limits });
 }
 
 /** Disposes of a model. Returns the bytes of GPU buffers that are left, by our own accounting. */

@@ -5,14 +5,12 @@ import type { Estimate } from "../wire/generated.js";
 import type { Inspection } from "../weights/inspect.js";
 import { quotaMessage } from "../weights/load.js";
 import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
-import { abortSignal, anyBoolean, anyString, checkedElsewhere, checkOptions, SOURCE_CHECKS, whole, type Checks } from "./options.js";
+import { memoryOptions, MEMORY_CHECKS, type MemoryOptions } from "./memory.js";
+import { abortSignal, anyBoolean, checkedElsewhere, checkOptions, SOURCE_CHECKS, type Checks } from "./options.js";
 import { LOCATION_CHECKS, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
-export interface CheckOptions extends SourceOptions, FileLocations {
-  /** The `contextLength` of the load; 2048 by default. */
-  contextLength?: number;
-  /** The `kv` of the load; `"f32"` by default. */
-  kv?: "f32" | "f16" | "q8";
+/** Options of a check. Those of the model's memory are the options of the load. */
+export interface CheckOptions extends SourceOptions, FileLocations, MemoryOptions {
   /** The `cache` of the load; the site's private file system by default. */
   cache?: CacheChoice;
   /** Allocates the model's memory on the GPU and frees it again. Only this shows whether it fits. */
@@ -62,10 +60,9 @@ const PROBE_BUFFER_BYTES = 64 << 20;
 /** `GPUBufferUsage.STORAGE`. The type is known in TypeScript, the value is not. */
 const STORAGE_USAGE = 0x80;
 
-/** `cache` is checked by `cacheSpec`, `kv` by the runtime. */
+/** `cache` is checked by `cacheSpec`. */
 const CHECKS: Checks<CheckOptions> = {
-  contextLength: whole(1),
-  kv: anyString,
+  ...MEMORY_CHECKS,
   cache: checkedElsewhere,
   probeMemory: anyBoolean,
   signal: abortSignal,
@@ -144,7 +141,7 @@ async function storageEstimate(): Promise<CheckReport["storage"]> {
 
 /** Reads the model's manifest in a worker, which has the engine and can read the cache. */
 async function inspect(source: ModelSource, options: CheckOptions): Promise<Inspection<Estimate>> {
-  const { signal, contextLength, kv } = options;
+  const { signal } = options;
   const from = sourceSpec(source, { ...options, retries: options.retries ?? RETRIES });
   const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
   const client = startWorker(options);
@@ -152,7 +149,7 @@ async function inspect(source: ModelSource, options: CheckOptions): Promise<Insp
     const params = {
       source: from.spec,
       cache: cache.spec,
-      options: { ...(contextLength === undefined ? {} : { contextLength }), ...(kv === undefined ? {} : { kv }) },
+      options: memoryOptions(options),
       ...wasmLocation(options),
     };
     const transfer = [...from.transfer, ...cache.transfer];

@@ -1,12 +1,13 @@
 /**
- * The parser of grounded answers of Qwen-VL, for answers that were stored: it works without a model and without wasm. The worker uses
+ * The parser of answers with tags, for answers that were stored: it works without a model and without wasm. The worker uses
  * `crates/processor/src/tags.rs`, `object.rs` and `mention.rs`. Both pass the cases in `crates/processor/tests/grounding.json`.
  */
 
 import type { Box, Grounded, Quad } from "../wire/types.js";
 import type { ImageSize } from "./image.js";
 
-const TAG = /<(\/?)(ref|box|quad)>/g;
+/** Tags of Qwen-VL, and those of Qwen2-VL. */
+const TAG = /<(\/?)(ref|box|quad)>|<\|(object_ref|box|quad)_(start|end)\|>/g;
 const COORDINATES = /^[\d(),.\-\p{White_Space}]*$/u;
 /** Longest coordinates, in bytes of UTF-8; a longer content of a box or quad is text after a stray tag. */
 const MAX_COORDINATES = 128;
@@ -14,7 +15,8 @@ const MAX_COORDINATES = 128;
 type Point = [number, number];
 
 /**
- * Parses an answer with tags. Returns the text without tags, and the objects.
+ * Parses an answer with the tags of Qwen-VL or Qwen2-VL. Returns the text without tags, and the objects. JSON of Qwen3-VL is text here: store
+ * `Answer.text` and `Answer.objects` with its answers.
  *
  * An object belongs to the only picture, or to the one that the answer names most recently before it ("Picture 2"), or to the only one that
  * the question names. Otherwise it has no `image` and no `pixels`.
@@ -77,8 +79,9 @@ export function parse(raw: string, sizes: readonly ImageSize[] = [], question = 
   for (const match of raw.matchAll(TAG)) {
     addText(raw.slice(end, match.index));
     end = match.index + match[0].length;
-    const closing = match[1] === "/";
-    const kind = match[2] as "ref" | "box" | "quad";
+    const [, slash, tag, special, side] = match;
+    const closing = slash === "/" || side === "end";
+    const kind = special === "object_ref" ? "ref" : ((tag ?? special) as "ref" | "box" | "quad");
     if (kind === "ref") {
       open = undefined;
       if (!closing) reference = { text: "", start: text.length, closed: false };

@@ -6,6 +6,7 @@ import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precisio
 import { PHASES, type LoadProgress } from "../weights/progress.js";
 import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
 import type { ImageOptions } from "./image.js";
+import { memoryOptions, MEMORY_CHECKS, type MemoryOptions } from "./memory.js";
 import {
   abortSignal,
   anyBoolean,
@@ -21,14 +22,10 @@ import {
 } from "./options.js";
 import { adoptWorker, LOCATION_CHECKS, startOnPageThread, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
-export interface LoadOptions extends SourceOptions, FileLocations, ImageOptions {
+export interface LoadOptions extends SourceOptions, FileLocations, ImageOptions, MemoryOptions {
   /** Aborts the load. Its promise then rejects with the signal's reason. */
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
-  /** Longest sequence of prompt and answer, in tokens. GPU memory grows with it. */
-  contextLength?: number;
-  /** Format of keys and values on the GPU: `"f32"` (default), or half or a quarter of that memory, which changes answers a little. */
-  kv?: "f32" | "f16" | "q8";
   /**
    * Rounding that the products of many positions (pictures and prompts) may apply where the GPU is faster with it, which the load measures:
    * `"f32"` (default) none, `"f16"` half precision where the GPU has `shader-f16`, `"q8"` also activations in 8 bits. Sums and everything
@@ -69,12 +66,11 @@ export interface LoadOptions extends SourceOptions, FileLocations, ImageOptions 
   whenBusy?: "wait" | "fail";
 }
 
-/** `source` and `cache` are checked by `sourceSpec` and `cacheSpec`, `kv`, `precision` and `kernels` by the runtime. */
+/** `source` and `cache` are checked by `sourceSpec` and `cacheSpec`, `precision` and `kernels` by the runtime. */
 const CHECKS: Checks<LoadOptions> = {
   signal: abortSignal,
   onProgress: anyFunction,
-  contextLength: whole(1),
-  kv: anyString,
+  ...MEMORY_CHECKS,
   precision: anyString,
   kernels: anyString,
   seed: whole(0, Number.MAX_SAFE_INTEGER),
@@ -216,10 +212,9 @@ async function loadOnce(source: ModelSource, options: LoadOptions, { backend, wo
   }
 }
 
-function engineOptions({ contextLength, kv, forceFallbackAdapter, powerPreference, precision, kernels }: LoadOptions): EngineOptions {
+function engineOptions({ forceFallbackAdapter, powerPreference, precision, kernels, ...options }: LoadOptions): EngineOptions {
   return {
-    ...(contextLength === undefined ? {} : { contextLength }),
-    ...(kv === undefined ? {} : { kv }),
+    ...memoryOptions(options),
     forceFallbackAdapter: forceFallbackAdapter ?? false,
     lowPower: powerPreference === "low-power",
     ...(precision === undefined ? {} : { precision }),

@@ -1,8 +1,8 @@
 import { QwenVLError } from "../wire/errors.js";
 import { BACKGROUND_MS, DISPOSAL_MS, type WorkerClient } from "../wire/client.js";
-import { generationForEngine, type PromptInput, type PictureInfo } from "../wire/engine.js";
+import { generationForEngine, limitsForEngine, type EngineLimits, type PictureInfo } from "../wire/engine.js";
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
-import type { Answer, AskOptions, Box, Grounded, Score } from "../wire/types.js";
+import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score } from "../wire/types.js";
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "./abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
@@ -18,15 +18,16 @@ import {
   checkBox,
   checkOptions,
   IMAGE_CHECKS,
+  LIMIT_CHECKS,
   oneOf,
   type Checks,
 } from "./options.js";
 import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from "./picture.js";
 import { Run, RunState } from "./run.js";
-import { Session, type PreparedRequest, type SessionOptions } from "./session.js";
-import { captionPrompt, groundPrompt, readPrompt, regionPrompt, TASK_TOKENS, vqaPrompt, type CaptionStyle } from "./tasks.js";
+import { Session, type EncodingOptions, type PreparedRequest, type SessionOptions } from "./session.js";
+import { taskPictureTokens, taskPrompt, taskTokens, type CaptionStyle, type Task } from "./tasks.js";
 
-/** A text to continue, with its pictures. The text refers to them as `<img>any name</img>`, in this order. */
+/** A text to continue, with its pictures, in the format of {@link QwenVLModel.complete}. */
 export interface RawPrompt {
   prompt: string;
   images?: readonly ImageInput[];
@@ -35,17 +36,17 @@ export interface RawPrompt {
 /** Options of tasks about a single picture. */
 export interface TaskOptions extends AskOptions, ImageOptions {}
 
-export interface EncodeOptions extends ImageOptions {
+export interface EncodeOptions extends ImageOptions, PictureLimits {
   signal?: AbortSignal;
 }
 
-export interface ScoreOptions extends ImageOptions {
+export interface ScoreOptions extends ImageOptions, PictureLimits {
   /** `"mean"` over a candidate's tokens, as the original ranks answers (default), or their `"sum"`. */
   normalize?: "mean" | "sum";
   signal?: AbortSignal;
 }
 
-const ENCODE_CHECKS: Checks<EncodeOptions> = { ...IMAGE_CHECKS, signal: abortSignal };
+const ENCODE_CHECKS: Checks<EncodeOptions> = { ...IMAGE_CHECKS, ...LIMIT_CHECKS, signal: abortSignal };
 const SCORE_CHECKS: Checks<ScoreOptions> = { ...ENCODE_CHECKS, normalize: oneOf("mean", "sum") };
 const TASK_CHECKS: Checks<TaskOptions & { unit?: "norm" | "pixels" }> = {
   ...ASK_CHECKS,
@@ -105,28 +106,37 @@ export class QwenVLModel extends EventTarget {
   }
 
   /**
-   * Continues a text in the base format, without a chat template.
+   * Continues a text as it is, without a chat template.
    *
-   * @param prompt text that refers to pictures as `<img>any name</img>`
+   * @param prompt text with pictures: `<img>any name</img>` for the 2023 model, `<|vision_start|><|image_pad|><|vision_end|>` for later ones
    * @param images the pictures, in the same order
    */
   complete(prompt: string, images: readonly ImageInput[] = [], options: TaskOptions = {}): Run {
-    return this.#complete(() => prompt, images, options);
+    // Captured now, even if the run has to wait.
+    const pictures = Array.isArray(images) ? images.map((image: ImageInput) => this.#picture(image, options)) : [];
+    return this.start(async () => {
+      checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS });
+      checkArgument("images", images, { expected: "an array of pictures", accepts: Array.isArray });
+      checkArgument("prompt", prompt, anyString);
+      return { prompt: { kind: "raw", text: prompt }, pictures };
+    }, options);
   }
 
-  /** Describes a picture with a prompt of the evaluation scripts. With `grounded` the caption has boxes of the things that it names. */
+  /** Describes a picture. With `grounded` the caption has boxes of the things that it names. */
   caption(image: ImageInput, options: CaptionStyle & TaskOptions = {}): Run {
-    return this.#task(() => captionPrompt(options), image, TASK_TOKENS.caption, options);
+    const { lang, grounded } = options;
+    const style = { ...(lang === undefined ? {} : { lang }), ...(grounded === undefined ? {} : { grounded }) };
+    return this.#task({ kind: "caption", ...style }, image, options);
   }
 
   /** Answers a question about a picture in a few words. */
   vqa(image: ImageInput, question: string, options: TaskOptions = {}): Run {
-    return this.#task(() => vqaPrompt(question), image, TASK_TOKENS.vqa, options);
+    return this.#task({ kind: "vqa", question }, image, options);
   }
 
-  /** Reads the text in a picture, with the place of each piece. */
+  /** Reads the text in a picture, with the place of each piece; Qwen2-VL reports no places. */
   read(image: ImageInput, options: TaskOptions = {}): Run {
-    return this.#task(readPrompt, image, TASK_TOKENS.read, options);
+    return this.#task({ kind: "read" }, image, options);
   }
 
   /** Describes a region of a picture, which is given in thousandths of the picture's sides or in pixels. */
@@ -136,14 +146,17 @@ export class QwenVLModel extends EventTarget {
       async () => {
         checkOptions(options, TASK_CHECKS);
         checkBox("box", box);
-        const size = options.unit === "pixels" ? await this.encode(picture, false, options.signal) : { width: 1000, height: 1000 };
-        return { prompt: { kind: "raw", text: regionPrompt(toThousandths(box, size)) }, pictures: [picture] };
+        const size = options.unit === "pixels" ? await this.encode(picture, false, options) : { width: 1000, height: 1000 };
+        return { prompt: taskPrompt({ kind: "region", box: toThousandths(box, size) }, this.info.family), pictures: [picture] };
       },
-      taskGeneration(options, TASK_TOKENS.region),
+      this.#taskOptions({ kind: "region", box }, options),
     );
   }
 
-  /** Locates things in a picture: one object for each phrase that the model could place. */
+  /**
+   * Locates things in a picture. The 2023 model returns one object for each phrase that it could place, later ones all that they find. Their
+   * pictures have at least 1024 tokens here, if the load allows it.
+   */
   async ground(image: ImageInput, phrases: string | readonly string[], options: TaskOptions = {}): Promise<Grounded[]> {
     const list = typeof phrases === "string" ? [phrases] : phrases;
     checkArgument("phrases", list, arrayOf(anyString, "strings"));
@@ -151,10 +164,11 @@ export class QwenVLModel extends EventTarget {
     const picture = this.#picture(image, options);
     const found: Grounded[] = [];
     for (const phrase of list) {
-      const prompt = { kind: "raw", text: groundPrompt(phrase) } as const;
-      const run = this.start(async () => ({ prompt, pictures: [picture] }), taskGeneration(options, TASK_TOKENS.ground));
-      const [object] = (await run).objects;
-      if (object) found.push({ ...object, ref: object.ref ?? phrase });
+      const task: Task = { kind: "ground", phrase };
+      const prompt = taskPrompt(task, this.info.family);
+      const { objects } = await this.start(async () => ({ prompt, pictures: [picture] }), this.#taskOptions(task, options));
+      const placed = this.info.family === "qwen_vl" ? objects.slice(0, 1) : objects;
+      found.push(...placed.map((object) => ({ ...object, ref: object.ref ?? phrase })));
     }
     return found;
   }
@@ -177,21 +191,21 @@ export class QwenVLModel extends EventTarget {
   async encodeImage(image: ImageInput, options: EncodeOptions = {}): Promise<ImageRef> {
     checkOptions(options, ENCODE_CHECKS);
     options.signal?.throwIfAborted();
-    return untilAborted(options.signal, this.hold(this.#picture(image, options), options.signal));
+    return untilAborted(options.signal, this.hold(this.#picture(image, options), options));
   }
 
   /** @internal */
-  async hold(picture: Picture, signal?: AbortSignal): Promise<ImageRef> {
-    const info = await this.encode(picture, true, signal);
+  async hold(picture: Picture, options: EncodingOptions): Promise<ImageRef> {
+    const info = await this.encode(picture, true, options);
     // The worker may have ended: then there is nothing to release.
     const release = () => void this.#loaded.client.call("release", { image: info.id }).result.catch(() => undefined);
-    return new ImageRef(picture, info, this.info.imageTokens, release);
+    return new ImageRef(picture, info, release);
   }
 
   /** Returns the number of tokens of a text. */
   async countTokens(text: string): Promise<number> {
     checkArgument("text", text, anyString);
-    return text === "" ? 0 : this.count({ kind: "raw", text });
+    return text === "" ? 0 : this.count({ prompt: { kind: "raw", text }, pictures: [] }, {});
   }
 
   /** Measures load, picture, prompt and answer on this machine. `String(report)` is a table. The model is busy meanwhile. */
@@ -289,13 +303,17 @@ export class QwenVLModel extends EventTarget {
   }
 
   /** @internal Encodes a picture, unless the worker has it. */
-  async encode(picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo> {
-    return encodePicture((await this.#ready()).client, picture, hold, signal);
+  async encode(picture: Picture, hold: boolean, options: EncodingOptions): Promise<PictureInfo> {
+    return encodePicture((await this.#ready()).client, picture, limitsForEngine(options), hold, options.signal);
   }
 
   /** @internal Returns the number of tokens of a prompt. */
-  async count(prompt: PromptInput, signal?: AbortSignal): Promise<number> {
-    return (await this.#ready()).client.call("count", { prompt }, signal ? { signal } : {}).result;
+  async count({ prompt, pictures }: PreparedRequest, options: EncodingOptions): Promise<number> {
+    // Only pictures of any size have to be there to be counted.
+    const counted = this.info.family === "qwen_vl" ? [] : pictures;
+    return this.#withPictures(counted, options, (client, images, limits) => {
+      return client.call("count", { prompt, images, limits }, callOptions(images, options.signal)).result;
+    });
   }
 
   /** @internal Returns the logits that the latest token was chosen from. */
@@ -309,15 +327,17 @@ export class QwenVLModel extends EventTarget {
     signal?.throwIfAborted();
     if (state.isCancelled) return state.cancelledEarly;
     const { seed } = this.#options;
-    const request = { prompt, generation: generationForEngine({ ...(seed === undefined ? {} : { seed }), ...options }) };
-    const { answer, pictures: infos } = await this.#withPictures(pictures, (client, images) => {
+    const generation = generationForEngine({ ...(seed === undefined ? {} : { seed }), ...options });
+    const { answer, pictures: infos } = await this.#withPictures(pictures, options, (client, images, limits) => {
+      const request = { prompt, generation, pictures: limits };
       const call = client.call("ask", { request, images }, { ...callOptions(images, signal), onEvent: (event) => state.emit(event) });
       state.follow(call);
       return call.result;
     });
     // If turns were left out, the prompt has the last of the pictures.
     if (answer.finishReason !== "cancelled") {
-      pictures.slice(pictures.length - infos.length).forEach((picture, index) => (picture.info = infos[index]));
+      const used = pictures.slice(pictures.length - infos.length);
+      infos.forEach((info, index) => used[index]?.encoded(info, limitsForEngine(options)));
     }
     return answer;
   }
@@ -331,10 +351,9 @@ export class QwenVLModel extends EventTarget {
     const { signal } = options;
     const { prompt, pictures } = await this.#scorePrompt(content, options);
     const scores = await this.#counted(() =>
-      this.#withPictures(
-        pictures,
-        (client, images) => client.call("score", { prompt, candidates: [...candidates], images }, callOptions(images, signal)).result,
-      ),
+      this.#withPictures(pictures, options, (client, images, limits) => {
+        return client.call("score", { prompt, candidates: [...candidates], images, limits }, callOptions(images, signal)).result;
+      }),
     );
     return scores.map(({ tokens, logprobs }) => {
       const sum = logprobs.reduce((sum, logprob) => sum + logprob, 0);
@@ -349,7 +368,7 @@ export class QwenVLModel extends EventTarget {
       return { prompt: { kind: "raw", text: content.prompt }, pictures };
     }
     const question = new Question(content, imageView(options, this.imageView), options.signal);
-    for (const picture of question.picturesWithPixelBoxes([])) await this.encode(picture, false, options.signal);
+    for (const picture of question.picturesWithPixelBoxes([])) await this.encode(picture, false, options);
     return { prompt: { kind: "chat", history: [], query: question.parts([]), overflow: "error" }, pictures: question.pictures };
   }
 
@@ -378,39 +397,44 @@ export class QwenVLModel extends EventTarget {
     return Picture.of(image, imageView(options, this.imageView), options.signal);
   }
 
-  #complete(prompt: () => string, images: readonly ImageInput[], options: TaskOptions): Run {
+  #task(task: Task, image: ImageInput, options: TaskOptions): Run {
     // Captured now, even if the run has to wait.
-    const pictures = Array.isArray(images) ? images.map((image: ImageInput) => this.#picture(image, options)) : [];
-    return this.start(async () => {
-      checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS });
-      checkArgument("images", images, { expected: "an array of pictures", accepts: Array.isArray });
-      const text = prompt();
-      checkArgument("prompt", text, anyString);
-      return { prompt: { kind: "raw", text }, pictures };
-    }, options);
+    const picture = this.#picture(image, options);
+    return this.start(
+      async () => {
+        checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS });
+        return { prompt: taskPrompt(task, this.info.family), pictures: [picture] };
+      },
+      this.#taskOptions(task, options),
+    );
   }
 
-  #task(prompt: () => string, image: ImageInput, maxTokens: number, options: TaskOptions): Run {
-    return this.#complete(prompt, [image], taskGeneration(options, maxTokens));
+  /** Adds the defaults of a task: greedy, as in the evaluation scripts, unless a sampling option asks for sampling. */
+  #taskOptions(task: Task, options: TaskOptions): TaskOptions {
+    const samples = [options.temperature, options.topP, options.topK].some((option) => option !== undefined);
+    const { family, pictureTokens } = this.info;
+    const minPictureTokens = family === "qwen_vl" ? undefined : taskPictureTokens(task, options.maxPictureTokens ?? pictureTokens.max);
+    return {
+      ...(samples ? {} : { greedy: true }),
+      ...(minPictureTokens === undefined ? {} : { minPictureTokens }),
+      maxTokens: taskTokens(task.kind, family),
+      ...options,
+    };
   }
 
   /** Sends pictures by name if the worker has them, and sends them whole if it answers that one is missing. */
   async #withPictures<T>(
     pictures: readonly Picture[],
-    send: (client: WorkerClient, images: ImagePayload[]) => Promise<T | "missing">,
+    options: PictureLimits,
+    send: (client: WorkerClient, images: ImagePayload[], limits: EngineLimits) => Promise<T | "missing">,
   ): Promise<T> {
+    const limits = limitsForEngine(options);
     for (let whole = false; ; whole = true) {
-      const images = await Promise.all(pictures.map((picture) => picture.payload(whole)));
-      const result = await send((await this.#ready()).client, images);
+      const images = await Promise.all(pictures.map((picture) => picture.payload(whole, limits)));
+      const result = await send((await this.#ready()).client, images, limits);
       if (result !== "missing") return result;
     }
   }
-}
-
-/** Adds the defaults of a task: greedy, as in the evaluation scripts, unless a sampling option asks for sampling. */
-function taskGeneration(options: TaskOptions, maxTokens: number): TaskOptions {
-  const samples = [options.temperature, options.topP, options.topK].some((option) => option !== undefined);
-  return { ...(samples ? {} : { greedy: true }), maxTokens, ...options };
 }
 
 function callOptions(images: readonly ImagePayload[], signal?: AbortSignal): { transfer: Transferable[]; signal?: AbortSignal } {

@@ -4,10 +4,13 @@ import { QwenVLError } from "../wire/errors.js";
 import type { AskOptions } from "../wire/types.js";
 import type { Message, Part } from "./content.js";
 import { checkImage } from "./image.js";
-import { anyBoolean, anyNumber, anyString, arrayOf, checkArgument, either, whole, type Check } from "./options.js";
+import { anyBoolean, anyNumber, anyString, arrayOf, checkArgument, either, oneOf, whole, type Check } from "./options.js";
 import { ImageRef, type ImageInput } from "./picture.js";
 
-/** A part of a user's message. `url` can be any picture that this package accepts; OpenAI's clients send a string. */
+/**
+ * A part of a user's message. `url` can be any picture that this package accepts; OpenAI's clients send a string. If all pictures have the detail
+ * `"low"`, models that take pictures of any size see at most 256 tokens of each.
+ */
 export type ChatContentPart =
   { type: "text"; text: string } | { type: "image_url"; image_url: string | { url: ImageInput; detail?: "auto" | "low" | "high" } };
 
@@ -34,14 +37,18 @@ export interface ChatCompletionParams {
   stream_options?: { include_usage?: boolean } | null;
   /** An addition of this package, see `GenerationOptions.repetitionPenalty`. */
   repetition_penalty?: number | null;
+  presence_penalty?: number | null;
 }
 
 export interface Conversation {
+  /** True if all pictures have the detail `"low"`. */
+  lowDetail: boolean;
   system: string | undefined;
   history: Message[];
   question: Part[];
 }
 
+const anyDetail = oneOf("auto", "low", "high");
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
 const anyObject: Check = { expected: "an object", accepts: isObject };
 const role: Check = {
@@ -86,7 +93,22 @@ export function conversation(params: ChatCompletionParams): Conversation {
   const question = turns.pop();
   if (question?.role !== "user") throw refused("messages: the last message must be of the role `user`");
   const history = turns.map(({ role, parts }): Message => (role === "user" ? { role, content: parts } : { role, content: textOf(parts) }));
-  return { system: system.length > 0 ? system.join("\n") : undefined, history, question: question.parts };
+  const details = detailsOf(params.messages);
+  return {
+    lowDetail: details.length > 0 && details.every((detail) => detail === "low"),
+    system: system.length > 0 ? system.join("\n") : undefined,
+    history,
+    question: question.parts,
+  };
+}
+
+/** Returns the details of the pictures of checked messages. */
+function detailsOf(messages: readonly ChatMessage[]): (string | undefined)[] {
+  const parts = messages.flatMap(({ content }) => (typeof content === "string" ? [] : content));
+  return parts.flatMap((part) => {
+    if (part.type !== "image_url") return [];
+    return [typeof part.image_url === "string" ? undefined : part.image_url.detail];
+  });
 }
 
 /** Keys of a message that are read, and those of an answer of this facade that is sent back. */
@@ -119,6 +141,7 @@ function partsOf(place: string, { role, content }: ChatMessage): Part[] {
       accepts: (value) => value !== undefined && value !== null,
     });
     if (!(image instanceof ImageRef)) checkImage(url, image);
+    if (isObject(image_url) && image_url.detail != null) checkArgument(`${at}.image_url.detail`, image_url.detail, anyDetail);
     return { image };
   });
 }
@@ -142,6 +165,7 @@ const CHECKS: Record<string, Check> = {
   stream: anyBoolean,
   stream_options: anyObject,
   repetition_penalty: anyNumber,
+  presence_penalty: anyNumber,
 };
 
 /** Parameters that do not change an answer. */
@@ -163,7 +187,8 @@ export function generation(params: ChatCompletionParams): AskOptions {
     if (check) checkArgument(key, value, check);
     else if (!isEmpty(value) && !DEFAULTS[key]?.(value)) throw refused(`\`${key}\` is not possible with a model in the browser`);
   }
-  const { max_tokens, max_completion_tokens, temperature, top_p, seed, stop, logprobs, top_logprobs, repetition_penalty } = params;
+  const { max_tokens, max_completion_tokens, temperature, top_p, seed, stop, logprobs, top_logprobs } = params;
+  const { repetition_penalty, presence_penalty } = params;
   if (max_tokens != null && max_completion_tokens != null && max_tokens !== max_completion_tokens) {
     throw refused(`\`max_tokens\` is ${max_tokens} and \`max_completion_tokens\` is ${max_completion_tokens}: give one of them`);
   }
@@ -178,6 +203,7 @@ export function generation(params: ChatCompletionParams): AskOptions {
     ...(stop == null ? {} : { stop }),
     ...(logprobs ? { logprobs: top_logprobs ?? true } : {}),
     ...(repetition_penalty == null ? {} : { repetitionPenalty: repetition_penalty }),
+    ...(presence_penalty == null ? {} : { presencePenalty: presence_penalty }),
   };
 }
 

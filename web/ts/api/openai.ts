@@ -57,7 +57,7 @@ export interface ChatCompletionChunk {
 export interface OpenAIOptions {
   /** Name of the model; the checkpoint's name by default. */
   name?: string;
-  /** Keeps `<ref>`, `<box>` and `<quad>` tags in the text, as the original's server does. */
+  /** Keeps the markup of objects in the text, as the original's server does. */
   tags?: boolean;
 }
 
@@ -80,11 +80,15 @@ export interface OpenAIClient {
   models: { list(): Promise<{ object: "list"; data: { id: string; object: "model"; created: number; owned_by: string }[] }> };
 }
 
+/** Most tokens of a picture of low detail: 512×512 pixels in Qwen3-VL, as OpenAI's models see it. */
+const LOW_DETAIL_TOKENS = 256;
+
 /** Returns a client for a loaded model. */
 export function createOpenAI(model: QwenVLModel, { name = model.info.source, tags = false }: OpenAIOptions = {}): OpenAIClient {
   async function create(params: ChatCompletionParams, options: RequestOptions = {}): Promise<ChatCompletion | ChatCompletionStream> {
-    const { system, history, question } = conversation(params);
-    const settings = generation(params);
+    const { lowDetail, system, history, question } = conversation(params);
+    const limits = lowDetail ? { maxPictureTokens: Math.min(LOW_DETAIL_TOKENS, model.info.pictureTokens.max) } : {};
+    const settings = { ...limits, ...generation(params) };
     const session = model.createSession({ history, ...(system === undefined ? {} : { system }) });
     const head = { id: `chatcmpl-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model: name };
     const run = session.ask(question, { ...settings, ...(options.signal ? { signal: options.signal } : {}) });

@@ -5,7 +5,7 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import { describe } from "../wire/quote.js";
-import type { AskOptions, Box } from "../wire/types.js";
+import type { AskOptions, Box, PictureLimits } from "../wire/types.js";
 import type { SourceOptions } from "../weights/spec.js";
 import type { ImageOptions } from "./image.js";
 
@@ -37,6 +37,9 @@ export const IMAGE_CHECKS: Checks<ImageOptions> = {
   imageOrientation: oneOf("from-image", "none"),
   imageColors: oneOf("display", "original"),
 };
+
+/** Checks of the limits of pictures. The runtime compares them with each other and with those of the load. */
+export const LIMIT_CHECKS: Checks<PictureLimits> = { minPictureTokens: whole(1), maxPictureTokens: whole(1) };
 
 /** A check for another module: the value is used there. */
 export const checkedElsewhere: Check = { expected: "", accepts: () => true };
@@ -94,7 +97,7 @@ export function checkOptions<T extends object>(options: T, checks: Checks<T>): v
   }
 }
 
-/** Checks of the options of a run. Ranges of `temperature`, `topP` and `repetitionPenalty` are checked by the runtime. */
+/** Checks of the options of a run. Ranges of `temperature`, `topP` and the penalties are checked by the runtime. */
 export const ASK_CHECKS: Checks<AskOptions> = {
   maxTokens: whole(1),
   minTokens: whole(0),
@@ -103,11 +106,13 @@ export const ASK_CHECKS: Checks<AskOptions> = {
   topP: anyNumber,
   topK: whole(0),
   repetitionPenalty: anyNumber,
+  presencePenalty: anyNumber,
   seed: whole(0, Number.MAX_SAFE_INTEGER),
   stop: either(anyString, arrayOf(anyString, "strings")),
   stopTokens: arrayOf(whole(0), `token ids, which are whole numbers from 0 to ${MAX_SIZE}`),
   logprobs: either(anyBoolean, whole(0)),
   kvReuse: oneOf("exact", "fast"),
+  ...LIMIT_CHECKS,
   signal: abortSignal,
   queue: anyBoolean,
 };

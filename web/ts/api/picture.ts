@@ -2,7 +2,7 @@
 
 import type { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
-import type { PictureInfo } from "../wire/engine.js";
+import type { EngineLimits, PictureInfo } from "../wire/engine.js";
 import type { ImagePayload } from "../wire/protocol.js";
 import { capture, dataUrl, EXACT, type CapturedImage, type ImageSource, type ImageView } from "./image.js";
 
@@ -15,8 +15,9 @@ export class Picture {
   input: ImageInput;
   /** Options that were asked for. */
   readonly view: ImageView;
-  /** Id and size; known once the worker has encoded the picture. */
-  info: PictureInfo | undefined;
+  #info: PictureInfo | undefined;
+  /** Limits of the size in which it was encoded. */
+  #limits: EngineLimits = {};
   readonly #captured: Promise<CapturedImage>;
   #ready: CapturedImage | undefined;
 
@@ -42,10 +43,22 @@ export class Picture {
     return new Picture(input, capture(input, view.imageOrientation, signal, name), view);
   }
 
-  /** Returns the picture for the worker: its id if the worker should keep it, unless `whole` is true. */
-  async payload(whole: boolean): Promise<ImagePayload> {
+  /** Id and size; known once the worker has encoded the picture. */
+  get info(): PictureInfo | undefined {
+    return this.#info;
+  }
+
+  /** Records that the worker has encoded the picture under these limits. */
+  encoded(info: PictureInfo, limits: EngineLimits): void {
+    this.#info = info;
+    this.#limits = limits;
+  }
+
+  /** Returns the picture for the worker: its id if the worker should keep it in the size of these limits, unless `whole` is true. */
+  async payload(whole: boolean, limits: EngineLimits): Promise<ImagePayload> {
     const image = await this.#captured;
-    if (this.info && !whole) return { kind: "kept", id: this.info.id };
+    const same = this.#limits.min_tokens === limits.min_tokens && this.#limits.max_tokens === limits.max_tokens;
+    if (this.#info && same && !whole) return { kind: "kept", id: this.#info.id };
     const original = this.view.imageColors === "original";
     switch (image.kind) {
       case "encoded":
@@ -81,12 +94,17 @@ export function transferables(images: readonly ImagePayload[]): Transferable[] {
   });
 }
 
-/** A reference to an encoded picture. Can be used wherever a picture can; a question about it does not encode it again. */
+/**
+ * A reference to an encoded picture. Can be used wherever a picture can; a question about it with the same limits of pictures does not encode
+ * it again.
+ */
 export class ImageRef {
   /** Hash of its pixels. */
   readonly id: string;
   readonly width: number;
   readonly height: number;
+  /** Width and height that the model sees, in pixels. */
+  readonly seen: readonly [width: number, height: number];
   /** Positions of the picture in a prompt. */
   readonly tokens: number;
   /** @internal */
@@ -95,10 +113,11 @@ export class ImageRef {
   #disposed = false;
 
   /** @internal */
-  constructor(picture: Picture, { id, width, height }: PictureInfo, tokens: number, release: () => void) {
+  constructor(picture: Picture, { id, width, height, seen, tokens }: PictureInfo, release: () => void) {
     this.id = id;
     this.width = width;
     this.height = height;
+    this.seen = seen;
     this.tokens = tokens;
     this.picture = picture;
     this.#release = release;
@@ -116,14 +135,20 @@ export class ImageRef {
   }
 }
 
-/** Encodes a picture. If `hold` is true, the worker keeps it until it is released. */
-export async function encodePicture(client: WorkerClient, picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo> {
+/** Encodes a picture in the size of these limits. If `hold` is true, the worker keeps it until it is released. */
+export async function encodePicture(
+  client: WorkerClient,
+  picture: Picture,
+  limits: EngineLimits,
+  hold: boolean,
+  signal?: AbortSignal,
+): Promise<PictureInfo> {
   for (let whole = false; ; whole = true) {
-    const image = await picture.payload(whole);
-    const { result } = client.call("encode", { image, hold }, { transfer: transferables([image]), ...(signal ? { signal } : {}) });
+    const image = await picture.payload(whole, limits);
+    const { result } = client.call("encode", { image, limits, hold }, { transfer: transferables([image]), ...(signal ? { signal } : {}) });
     const found = await result;
     if (found === "missing") continue;
-    picture.info = found;
+    picture.encoded(found, limits);
     return found;
   }
 }

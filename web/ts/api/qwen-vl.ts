@@ -1,6 +1,7 @@
 /** The package's entry point. */
 
 import type { WorkerClient } from "../wire/client.js";
+import { limitsForEngine } from "../wire/engine.js";
 import type { ModelSource } from "../weights/spec.js";
 import { weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
@@ -48,11 +49,11 @@ export const QwenVL = {
         const picture = Picture.of(image, imageView(encoding, imageView(options)), encoding.signal);
         try {
           await Promise.race([started, loading]);
-          if (client) await Promise.race([encodePicture(client, picture, false, encoding.signal), loading]);
+          if (client) await Promise.race([encodePicture(client, picture, limitsForEngine(encoding), false, encoding.signal), loading]);
         } catch {
           // The load reports its error below, and `hold` encodes the picture again.
         }
-        return (await loading).hold(picture, encoding.signal);
+        return (await loading).hold(picture, encoding);
       },
     });
   },

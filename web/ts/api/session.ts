@@ -1,17 +1,19 @@
 import { QwenVLError } from "../wire/errors.js";
 import type { EnginePart, PictureInfo, PromptInput } from "../wire/engine.js";
 import type { ModelInfo } from "../wire/protocol.js";
-import type { AskOptions, GenerationOptions } from "../wire/types.js";
+import type { AskOptions, GenerationOptions, PictureLimits } from "../wire/types.js";
 import { untilAborted } from "./abort.js";
 import { Question, type Content, type Message } from "./content.js";
 import { imageView, type ImageOptions, type ImageView } from "./image.js";
 import {
+  abortSignal,
   anyString,
   ASK_CHECKS,
   checkArgument,
   checkedElsewhere,
   checkOptions,
   IMAGE_CHECKS,
+  LIMIT_CHECKS,
   oneOf,
   whole,
   type Checks,
@@ -29,8 +31,8 @@ export type ContextOverflow =
    */
   | "drop-oldest";
 
-/** Options of a session. Those of pictures are the model's by default. */
-export interface SessionOptions extends ImageOptions {
+/** Options of a session. Those of pictures are the model's by default; limits of pictures hold for every question that has none itself. */
+export interface SessionOptions extends ImageOptions, PictureLimits {
   /** System prompt; the original's by default. */
   system?: string;
   /** Messages so far: user and assistant by turns. */
@@ -46,8 +48,13 @@ export interface SessionModel {
   readonly info: ModelInfo;
   readonly imageView: ImageView;
   start(prepare: () => Promise<PreparedRequest>, options: AskOptions): Run;
-  encode(picture: Picture, hold: boolean, signal?: AbortSignal): Promise<PictureInfo>;
-  count(prompt: PromptInput, signal?: AbortSignal): Promise<number>;
+  encode(picture: Picture, hold: boolean, options: EncodingOptions): Promise<PictureInfo>;
+  count(request: PreparedRequest, options: EncodingOptions): Promise<number>;
+}
+
+/** Options of the encoding of a picture. */
+export interface EncodingOptions extends PictureLimits {
+  signal?: AbortSignal;
 }
 
 /** Request of a run. */
@@ -63,7 +70,9 @@ const CHECKS: Checks<SessionOptions> = {
   generation: checkedElsewhere,
   onContextOverflow: oneOf("error", "drop-oldest"),
   ...IMAGE_CHECKS,
+  ...LIMIT_CHECKS,
 };
+const COUNT_CHECKS: Checks<EncodingOptions> = { ...LIMIT_CHECKS, signal: abortSignal };
 
 interface Turn {
   question: Question;
@@ -114,12 +123,14 @@ export class Session {
   }
 
   /** Returns the tokens of the whole prompt if `content` was asked now: system prompt, turns so far, and the question. */
-  async countTokens(content: Content = "", { signal }: { signal?: AbortSignal } = {}): Promise<number> {
+  async countTokens(content: Content = "", options: PictureLimits & { signal?: AbortSignal } = {}): Promise<number> {
+    checkOptions(options, COUNT_CHECKS);
+    const { signal } = options;
+    const encoding = { ...this.#limits, ...options };
     const count = async () => {
       await this.#idle;
       const question = new Question(content, this.#view, signal);
-      const { prompt } = await this.#prompt(this.#turns, question, signal);
-      return this.#model.count(prompt, signal);
+      return this.#model.count(await this.#prompt(this.#turns, question, encoding), encoding);
     };
     return untilAborted(signal, count());
   }
@@ -167,9 +178,17 @@ export class Session {
     return imageView(this.#options, this.#model.imageView);
   }
 
+  get #limits(): PictureLimits {
+    const { minPictureTokens, maxPictureTokens } = this.#options;
+    return {
+      ...(minPictureTokens === undefined ? {} : { minPictureTokens }),
+      ...(maxPictureTokens === undefined ? {} : { maxPictureTokens }),
+    };
+  }
+
   /** @param question `undefined` asks the latest one again */
   #run(question: Question | undefined, options: AskOptions): Run {
-    const merged = { ...this.#options.generation, ...options };
+    const merged = { ...this.#limits, ...this.#options.generation, ...options };
     const earlier = this.#idle;
     // Known when the earlier questions are answered.
     let asked: { question: Question; before: Turn[]; seen: Turn[] } | undefined;
@@ -180,7 +199,7 @@ export class Session {
       const latest = question ?? this.#turns.at(-1)?.question;
       if (!latest) throw new QwenVLError("INVALID_ARGUMENT", "the session has no question to ask again");
       asked = { question: latest, before, seen: this.#turns };
-      return this.#prompt(before, latest, merged.signal);
+      return this.#prompt(before, latest, merged);
     }, merged);
     const recorded = run.then(({ finishReason, raw, usage }) => {
       if (!asked || finishReason === "cancelled") return;
@@ -193,10 +212,10 @@ export class Session {
     return run;
   }
 
-  async #prompt(turns: readonly Turn[], question: Question, signal?: AbortSignal): Promise<{ prompt: PromptInput; pictures: Picture[] }> {
+  async #prompt(turns: readonly Turn[], question: Question, options: EncodingOptions): Promise<PreparedRequest> {
     const pictures: Picture[] = [];
     const parts = async (question: Question): Promise<EnginePart[]> => {
-      for (const picture of question.picturesWithPixelBoxes(pictures)) await this.#model.encode(picture, false, signal);
+      for (const picture of question.picturesWithPixelBoxes(pictures)) await this.#model.encode(picture, false, options);
       const parts = question.parts(pictures);
       pictures.push(...question.pictures);
       return parts;

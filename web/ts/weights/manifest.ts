@@ -12,7 +12,6 @@ export interface FileEntry {
 }
 
 export interface Manifest {
-  config: { visual: { n_queries: number } };
   processor: { tokenizer_file: string };
   generation: { chat_format: string };
   provenance: { source: string; modifications: string };

@@ -1,7 +1,7 @@
 /** Translation between the engine's data (`generated.ts`) and the package's types. */
 
 import type * as Engine from "./generated.js";
-import type { Answer, AnswerEvent, GenerationOptions, Grounded } from "./types.js";
+import type { Answer, AnswerEvent, GenerationOptions, Grounded, PictureLimits } from "./types.js";
 
 /** Request of a run, with all of its parts. */
 export type EngineRequest = Required<Engine.Request>;
@@ -13,7 +13,9 @@ export type {
   BenchmarkReport as EngineBenchmarkReport,
   LoadOptions as EngineOptions,
   MessagePart as EnginePart,
+  ModelFacts,
   PictureInfo,
+  PictureLimits as EngineLimits,
   PromptInput,
   Score as EngineScore,
 } from "./generated.js";
@@ -29,6 +31,7 @@ export function generationForEngine(options: GenerationOptions & { ignoreStop?: 
     top_p: options.topP,
     top_k: options.topK,
     repetition_penalty: options.repetitionPenalty,
+    presence_penalty: options.presencePenalty,
     seed: options.seed,
     stop: stop === undefined ? undefined : typeof stop === "string" ? [stop] : [...stop],
     stop_tokens: options.stopTokens && [...options.stopTokens],
@@ -36,7 +39,17 @@ export function generationForEngine(options: GenerationOptions & { ignoreStop?: 
     kv_reuse: options.kvReuse,
     ignore_stop: options.ignoreStop,
   };
-  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
+  return present(settings);
+}
+
+/** Translates limits of pictures. Absent limits stay absent, so that the engine takes those of the checkpoint and of the load. */
+export function limitsForEngine({ minPictureTokens, maxPictureTokens }: PictureLimits): Engine.PictureLimits {
+  return present({ min_tokens: minPictureTokens, max_tokens: maxPictureTokens });
+}
+
+/** Returns the properties that are not `undefined`. */
+function present<T extends object>(settings: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined)) as ReturnType<typeof present<T>>;
 }
 
 /** Translates an event of a run. */
@@ -44,12 +57,8 @@ export function eventFromEngine(event: EngineEvent): AnswerEvent {
   return event.type === "object" ? { type: "object", object: objectFromEngine(event.object) } : event;
 }
 
-/**
- * Translates an answer.
- *
- * @param imageTokens positions of a picture in the prompt
- */
-export function answerFromEngine(answer: Engine.Answer, imageTokens: number): Answer {
+/** Translates an answer. */
+export function answerFromEngine(answer: Engine.Answer): Answer {
   const { timings } = answer;
   return {
     text: answer.text,
@@ -59,7 +68,7 @@ export function answerFromEngine(answer: Engine.Answer, imageTokens: number): An
     finishReason: answer.finish_reason,
     usage: {
       promptTokens: answer.prompt_ids.length,
-      imageTokens: answer.images.length * imageTokens,
+      imageTokens: answer.images.reduce((sum, { tokens }) => sum + tokens, 0),
       reusedTokens: answer.reused_tokens,
       completionTokens: answer.tokens.length,
       droppedTurns: answer.dropped_turns,

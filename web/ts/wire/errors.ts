@@ -43,7 +43,7 @@ const HINTS: Record<ErrorCode | EdgeErrorCode, string> = {
   VOCABULARY_INVALID: "The vocabulary of this model is damaged: convert the checkpoint again, with its own qwen.tiktoken.",
   UNSUPPORTED_MODEL: "Only Qwen-VL and Qwen-VL-Chat (2023) run here.",
   IMAGE_DECODE: "Pass a PNG, JPEG, WebP, GIF or BMP picture, or draw the picture to a canvas first.",
-  IMAGE_TOO_LARGE: "Make the picture smaller, for example by drawing it to a canvas: the model sees 448×448 pixels of it.",
+  IMAGE_TOO_LARGE: "Make the picture smaller, for example by drawing it to a canvas: the model sees far fewer pixels of it.",
   INVALID_ARGUMENT: "",
   CONTEXT_OVERFLOW: "Start a new session, shorten the question, or load with a larger contextLength.",
   BUSY: "Another tab or question is using this model: wait for it, or end it.",

@@ -3,9 +3,11 @@
 import type {
   EngineBenchmark,
   EngineBenchmarkReport,
+  EngineLimits,
   EngineOptions,
   EngineRequest,
   EngineScore,
+  ModelFacts,
   PictureInfo,
   PromptInput,
 } from "./engine.js";
@@ -28,6 +30,9 @@ export type Precision = "f32" | "f16" | "q8";
 /** A kernel set of `crates/kernels`. */
 export type KernelSet = NonNullable<EngineOptions["kernels"]>;
 
+/** Generation of a model: Qwen-VL (2023), Qwen2-VL or Qwen3-VL. */
+export type Family = ModelFacts["family"];
+
 /** Facts about a loaded model. */
 export interface ModelInfo {
   /** Name of the checkpoint that was converted. */
@@ -38,12 +43,17 @@ export interface ModelInfo {
   notices: string[];
   /** Backend that computes the model. */
   backend: Backend;
+  /** Generation of the model. */
+  family: Family;
   /** `chatml` for chat models, `raw` for base models. */
   chatFormat: string;
   /** Longest sequence of prompt and answer, in tokens. */
   contextLength: number;
-  /** Positions of a picture in the prompt. */
-  imageTokens: number;
+  /**
+   * Fewest and most tokens of a picture, see `LoadOptions.maxPictureTokens`. They are equal where all pictures have one size, as in the 2023
+   * model.
+   */
+  pictureTokens: { min: number; max: number };
   /** Bytes of all shards and the vocabulary. */
   downloadBytes: number;
   /** Bytes of all GPU buffers after loading; without a GPU, of the weights in memory. */
@@ -87,7 +97,7 @@ export interface Calls {
   load: { params: LoadParams; event: LoadProgress; result: ModelInfo };
   /** Reads facts about a model, without fetching its weights. */
   inspect: {
-    params: { source: SourceSpec; cache: CacheSpec; options: Pick<EngineOptions, "contextLength" | "kv">; wasmUrl?: string };
+    params: { source: SourceSpec; cache: CacheSpec; options: EngineOptions; wasmUrl?: string };
     event: never;
     result: Inspection<Estimate>;
   };
@@ -95,13 +105,13 @@ export interface Calls {
   /** The result `"missing"` means that a picture is no longer kept and must be sent whole. */
   ask: { params: { request: EngineRequest; images: ImagePayload[] }; event: AnswerEvent; result: AnswerReply | "missing" };
   score: {
-    params: { prompt: PromptInput; candidates: string[]; images: ImagePayload[] };
+    params: { prompt: PromptInput; candidates: string[]; images: ImagePayload[]; limits: EngineLimits };
     event: never;
     result: EngineScore[] | "missing";
   };
-  encode: { params: { image: ImagePayload; hold: boolean }; event: never; result: PictureInfo | "missing" };
+  encode: { params: { image: ImagePayload; limits: EngineLimits; hold: boolean }; event: never; result: PictureInfo | "missing" };
   release: { params: { image: string }; event: never; result: undefined };
-  count: { params: { prompt: PromptInput }; event: never; result: number };
+  count: { params: { prompt: PromptInput; images: ImagePayload[]; limits: EngineLimits }; event: never; result: number | "missing" };
   benchmark: { params: { options: EngineBenchmark }; event: Steps; result: EngineBenchmarkReport };
   logits: { params: object; event: never; result: Float32Array };
   /** Frees the model. The result is the number of bytes of GPU buffers that are left, by our own accounting. */

@@ -46,6 +46,11 @@ export interface GenerationOptions {
   topK?: number;
   /** Divisor of the likelihood of tokens that occur already; 1 changes nothing. */
   repetitionPenalty?: number;
+  /**
+   * Lowers the likelihood of tokens that occur in the answer: this is subtracted from their logits, -2 to 2; 0 changes nothing. It ends
+   * loops: the makers of Qwen3-VL evaluate it with 1.5.
+   */
+  presencePenalty?: number;
   /** Seed of the random numbers. The same seed gives the same answer on the same device. */
   seed?: number;
   /** Texts that end the answer, searched for in `Answer.raw`. They are not part of the answer. */
@@ -61,8 +66,19 @@ export interface GenerationOptions {
   kvReuse?: "exact" | "fast";
 }
 
+/**
+ * Limits of the size of pictures for models that take pictures of any size (Qwen2-VL, Qwen3-VL). A picture outside of them is enlarged or
+ * reduced for the model. They hold for all pictures of a prompt. The 2023 model, whose pictures have one size, ignores them.
+ */
+export interface PictureLimits {
+  /** Fewest tokens of a picture; by default the checkpoint decides. Small objects are located best with 1024 or more. */
+  minPictureTokens?: number;
+  /** Most tokens of a picture: by default, and at most, those of the load. */
+  maxPictureTokens?: number;
+}
+
 /** Options of a run. */
-export interface AskOptions extends GenerationOptions {
+export interface AskOptions extends GenerationOptions, PictureLimits {
   /** Aborts the run, also while it waits. Its promise and its iterator then reject with the signal's reason. */
   signal?: AbortSignal;
   /** `false` fails with `BUSY` if the model is busy; by default a run waits. */
@@ -117,9 +133,9 @@ export interface AnswerLogprob extends TokenLogprob {
 
 /** A whole answer. */
 export interface Answer {
-  /** The text without tags. */
+  /** The text without markup of objects. */
   text: string;
-  /** The text with its `<ref>`, `<box>` and `<quad>` tags. */
+  /** The text with its markup of objects: tags, or the JSON of Qwen3-VL. */
   raw: string;
   /** Token ids; the last may be a stop token. */
   tokens: number[];

@@ -1,7 +1,7 @@
 /** The worker's side of the connection to the page: answers calls with the engine, one after the other. */
 
 import { answerFromEngine, eventFromEngine } from "../wire/engine.js";
-import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, PictureInfo } from "../wire/engine.js";
+import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, ModelFacts, PictureInfo } from "../wire/engine.js";
 import { errorData, QwenVLError } from "../wire/errors.js";
 import type { Estimate } from "../wire/generated.js";
 import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
@@ -38,8 +38,6 @@ class Server {
   readonly #controllers = new Map<number, AbortController>();
   /** The model that is loaded or being loaded. */
   #model: Model | undefined;
-  /** Positions of a picture in the prompt. */
-  #imageTokens = 0;
   #queue: Promise<void> = Promise.resolve();
   /** The load in progress: pictures can be encoded before it completes. */
   #loading: { early: Gate; progress: ProgressCounter } | undefined;
@@ -108,7 +106,7 @@ class Server {
         if (this.#model && !this.#model.isFreed) this.#model.engine.releaseImage(call.image);
         return undefined;
       case "count":
-        return this.#engine.count(call.prompt);
+        return this.#count(call);
       case "benchmark":
         return this.#benchmark(call, signal);
       case "logits":
@@ -188,15 +186,17 @@ class Server {
   }
 
   #modelInfo(engine: Engine, manifest: Manifest): ModelInfo {
-    this.#imageTokens = manifest.config.visual.n_queries;
+    const { family, contextLength, pictureTokens } = engine.facts as ModelFacts;
+    const [min, max] = pictureTokens;
     return {
       source: manifest.provenance.source,
       modifications: manifest.provenance.modifications,
       notices: manifest.files.map(({ file }) => file).filter((file) => file !== manifest.processor.tokenizer_file),
       backend: this.#backend,
+      family,
       chatFormat: manifest.generation.chat_format,
-      contextLength: engine.contextLength,
-      imageTokens: this.#imageTokens,
+      contextLength,
+      pictureTokens: { min, max },
       downloadBytes: filesOf(manifest).reduce((sum, { bytes }) => sum + bytes, 0),
       gpuBytes: engine.gpuBytes,
       adapter: engine.adapter as ModelInfo["adapter"],
@@ -265,22 +265,27 @@ class Server {
     if (!images) return "missing";
     const onEvent = (event: EngineEvent) => this.#scope.postMessage({ kind: "event", id: call.id, event: eventFromEngine(event) });
     const answer = (await this.#engine.ask(call.request, images, onEvent, signal)) as EngineAnswer;
-    return { answer: answerFromEngine(answer, this.#imageTokens), pictures: answer.images };
+    return { answer: answerFromEngine(answer), pictures: answer.images };
   }
 
-  async #score({ prompt, candidates, images: payloads }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {
+  async #score({ prompt, candidates, images: payloads, limits }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {
     const images = await engineImages(this.#edge, this.#engine, payloads);
     if (!images) return "missing";
-    const scores = (await this.#engine.score({ prompt, candidates }, images, () => undefined, signal)) as EngineScore[] | null;
+    const scores = (await this.#engine.score({ prompt, candidates, pictures: limits }, images, () => undefined, signal)) as EngineScore[] | null;
     // `null` after an abort: the caller has its rejection already.
     return scores ?? [];
   }
 
-  async #encode({ image, hold }: CallOf<"encode">): Promise<Calls["encode"]["result"]> {
+  async #count({ prompt, images: payloads, limits }: CallOf<"count">): Promise<Calls["count"]["result"]> {
+    const images = await engineImages(this.#edge, this.#engine, payloads);
+    return images ? this.#engine.count(prompt, images, limits) : "missing";
+  }
+
+  async #encode({ image, limits, hold }: CallOf<"encode">): Promise<Calls["encode"]["result"]> {
     const engine = this.#engine;
     const images = await engineImages(this.#edge, engine, [image]);
     if (!images) return "missing";
-    const info = (await engine.holdImage(images)) as PictureInfo;
+    const info = (await engine.holdImage(images, limits)) as PictureInfo;
     if (!hold) engine.releaseImage(info.id);
     return info;
   }

@@ -3,9 +3,9 @@
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { QwenVL, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
-import { EMBEDDED, kind, load, looking, model, progress, proposal, propose, source, sourceName } from "../state/model";
+import { EMBEDDED, isLater, kind, load, looking, model, progress, proposal, propose, source, sourceName } from "../state/model";
 import { explanation, fail, PageError } from "../state/notices";
-import { change, CONTEXT_LENGTHS, settings } from "../state/settings";
+import { change, CONTEXT_LENGTHS, PICTURE_TOKENS, settings } from "../state/settings";
 import { formatBytes, texts } from "../texts";
 import { Dialog, opened } from "./dialog";
 import { take } from "./files";
@@ -53,6 +53,20 @@ export function Models() {
               ))}
             </select>
           </label>
+          {isLater.value && (
+            <label class="inline">
+              {t.maxPictureTokens}
+              <select
+                data-testid="picture-tokens"
+                value={String(settings.value.maxPictureTokens)}
+                onChange={(event) => change({ maxPictureTokens: Number(event.currentTarget.value) })}
+              >
+                {PICTURE_TOKENS.map((tokens) => (
+                  <option key={tokens}>{tokens}</option>
+                ))}
+              </select>
+            </label>
+          )}
         </div>
       </section>
       <section>

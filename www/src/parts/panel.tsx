@@ -1,6 +1,7 @@
 import { useState } from "preact/hooks";
-import { run, turns } from "../state/chat";
-import { adapter, model } from "../state/model";
+import { encoded } from "../state/ahead";
+import { pictures, run, turns } from "../state/chat";
+import { adapter, isLater, model } from "../state/model";
 import { fail } from "../state/notices";
 import { formatBytes, formatMillis, formatNumber, texts } from "../texts";
 import "./panel.css";
@@ -20,6 +21,10 @@ export function Panel() {
     [t.panelAdapter, info.backend === "cpu" ? t.panelCpu : gpu],
   ];
   if (info.backend === "webgpu") rows.push([t.panelKernels, info.adapter.kernels]);
+  for (const [index, { id, width, height }] of isLater.value ? pictures.value.entries() : []) {
+    const reference = encoded.value.get(id);
+    if (reference) rows.push([t.picture(index + 1), t.panelSeen([width, height], reference.seen, reference.tokens)]);
+  }
   if (facts) {
     const { usage, timings } = facts;
     rows.push(

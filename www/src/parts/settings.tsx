@@ -1,4 +1,5 @@
 import type { ComponentChildren } from "preact";
+import { isLater, model } from "../state/model";
 import { change, DEFAULTS, RANGES, settings, type Settings } from "../state/settings";
 import { LANGUAGES, texts, type Language } from "../texts";
 import { Dialog } from "./dialog";
@@ -14,7 +15,7 @@ export function SettingsDialog() {
           {t.system}
           <textarea
             rows={3}
-            placeholder={t.systemPlaceholder}
+            placeholder={model.value?.info.family === "qwen3_vl" ? "" : t.systemPlaceholder}
             data-testid="system"
             value={now.system}
             onInput={(event) => change({ system: event.currentTarget.value })}
@@ -42,6 +43,7 @@ export function SettingsDialog() {
         <div class="row">
           <NumberField name="seed" label={t.seed} />
           <NumberField name="maxTokens" label={t.maxTokens} />
+          {isLater.value && <NumberField name="presencePenalty" label={t.presencePenalty} />}
         </div>
         <div class="row">
           <label>

@@ -158,7 +158,9 @@ function parts({ pictures, region, text }: Question): Part[] {
 function asHistory({ question, progress }: Turn): Message[] {
   const { raw, text } = progress.peek();
   const count = (pattern: RegExp) => raw.match(pattern)?.length ?? 0;
-  const whole = count(/<(ref|box|quad)>/g) === count(/<\/(ref|box|quad)>/g) && !/<[^>]*$/.test(raw);
+  const opening = count(/<(ref|box|quad)>|<\|(object_ref|box|quad)_start\|>/g);
+  const closing = count(/<\/(ref|box|quad)>|<\|(object_ref|box|quad)_end\|>/g);
+  const whole = opening === closing && !/<[^>]*$/.test(raw);
   return [
     { role: "user", content: parts(question) },
     { role: "assistant", content: whole ? raw : text },
@@ -196,7 +198,7 @@ export async function ask(question: Question, options: { seed?: number } = {}): 
   const { system } = settings.value;
   try {
     const session = engine.createSession({ history, onContextOverflow: "drop-oldest", ...(system ? { system } : {}) });
-    const started = session.ask(parts(question), { ...generation(), ...options });
+    const started = session.ask(parts(question), { ...generation(engine.info.family), ...options });
     run.value = started;
     for await (const event of started) {
       if (event.type === "encode" || event.type === "prefill") update({ stage: event.type, done: event.done, total: event.total });
@@ -254,9 +256,12 @@ export function newChat(): void {
   chosen.value = {};
 }
 
+/** An answer as it is stored. Files of earlier versions of this page have only its `raw`, with tags. */
+export type StoredAnswer = Pick<Answer, "raw"> & Partial<Pick<Answer, "text" | "objects">>;
+
 /** Makes a turn of a stored conversation. */
-export function storedTurn(question: Question, raw: string, earlier: readonly Picture[], facts?: Facts): Turn {
-  const { text, objects } = parse(raw, [...earlier, ...question.pictures], question.text);
+export function storedTurn(question: Question, answer: StoredAnswer, earlier: readonly Picture[], facts?: Facts): Turn {
+  const { raw, text, objects } = { ...parse(answer.raw, [...earlier, ...question.pictures], question.text), ...answer };
   const progress: Progress = { stage: "done", done: 0, total: 0, text, raw, objects, ...(facts ? { facts } : {}) };
   return { id: crypto.randomUUID(), question, progress: signal(progress) };
 }

@@ -1,7 +1,7 @@
 /** The model in use, and how it is loaded. */
 
 import { computed, signal } from "@preact/signals";
-import { QwenVL, type CheckReport, type LoadProgress, type QwenVLModel } from "qwen-vl-web";
+import { QwenVL, type CheckReport, type LoadProgress, type MemoryOptions, type QwenVLModel } from "qwen-vl-web";
 import { fail, failure } from "./notices";
 import { settings } from "./settings";
 import type { Texts } from "../texts/en";
@@ -47,6 +47,15 @@ export function sourceName(t: Texts): string {
 /** Kind of the embedded model, known before it is loaded. */
 const EMBEDDED_KIND: Kind = __EMBEDDED_KIND__;
 
+/** True if the model in use takes pictures of any size, and a presence penalty. */
+export const isLater = computed(() => model.value !== undefined && model.value.info.family !== "qwen_vl");
+
+/** Returns the options of a load that fix its memory. */
+function memory(): MemoryOptions {
+  const { contextLength, maxPictureTokens } = settings.value;
+  return { contextLength, maxPictureTokens };
+}
+
 let abort: AbortController | undefined;
 
 /** Loads a model in place of the current one. */
@@ -65,7 +74,7 @@ export async function load(from: Source): Promise<void> {
     await before?.dispose();
     const loaded = await QwenVL.load(from, {
       signal: controller.signal,
-      contextLength: settings.value.contextLength,
+      ...memory(),
       onProgress: (now) => {
         if (abort === controller) progress.value = now;
       },
@@ -116,7 +125,7 @@ export async function propose(url: string): Promise<void> {
   failure.value = undefined;
   proposal.value = undefined;
   try {
-    const report = await QwenVL.check(url, { contextLength: settings.value.contextLength, probeMemory: true });
+    const report = await QwenVL.check(url, { ...memory(), probeMemory: true });
     const unreachable = report.reasons.some(({ code }) => code === "DOWNLOAD");
     // Without a connection a stored model still loads. If none is stored, the load reports the error.
     if (unreachable || (report.status === "ok" && report.bytes && report.bytes.download < LARGE_BYTES)) await load(url);

@@ -18,7 +18,7 @@ export interface Picture {
 
 /** Formats that the package decodes. The browser decodes other formats, which are passed on as PNG. */
 const DECODED_BY_PACKAGE = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
-/** Most pixels that the package decodes. Larger pictures are scaled down to `SCALED_PIXELS`; the model sees 448 × 448 of any size. */
+/** Most pixels that the package decodes. Larger pictures are scaled down to `SCALED_PIXELS`; the model sees fewer of any size. */
 const MOST_PIXELS = 8192 * 8192;
 const SCALED_PIXELS = 2048 * 2048;
 const VIDEO_FRAMES = 4;

@@ -1,5 +1,5 @@
 import { effect, signal } from "@preact/signals";
-import type { AskOptions } from "qwen-vl-web";
+import type { AskOptions, Family } from "qwen-vl-web";
 
 export interface Settings {
   language: "en" | "zh";
@@ -14,6 +14,10 @@ export interface Settings {
   /** `null`: the model's default. */
   maxTokens: number | null;
   contextLength: number;
+  /** Most tokens of a picture, for models that take pictures of any size. */
+  maxPictureTokens: number;
+  /** For later models than that of 2023. */
+  presencePenalty: number;
 }
 
 /** Valid values of a number. A step of 1 means an integer. */
@@ -29,9 +33,11 @@ export const RANGES = {
   topK: { min: 0, max: 1000, step: 1 },
   seed: { min: 0, max: 2 ** 32 - 1, step: 1 },
   maxTokens: { min: 1, max: 8192, step: 1 },
+  presencePenalty: { min: -2, max: 2, step: 0.1 },
 } satisfies Partial<Record<keyof Settings, Range>>;
 
 export const CONTEXT_LENGTHS: readonly number[] = [1024, 2048, 4096, 8192];
+export const PICTURE_TOKENS: readonly number[] = [256, 512, 1280, 2560, 5120];
 
 const KEY = "qwen-vl-web-settings";
 export const DEFAULTS: Settings = {
@@ -45,6 +51,8 @@ export const DEFAULTS: Settings = {
   seed: null,
   maxTokens: null,
   contextLength: 2048,
+  maxPictureTokens: 1280,
+  presencePenalty: 0,
 };
 
 const oneOf = (choices: readonly unknown[]) => (value: unknown) => choices.includes(value);
@@ -65,6 +73,8 @@ const VALID: Record<keyof Settings, (value: unknown) => boolean> = {
   seed: (value) => value === null || within(RANGES.seed)(value),
   maxTokens: (value) => value === null || within(RANGES.maxTokens)(value),
   contextLength: oneOf(CONTEXT_LENGTHS),
+  maxPictureTokens: oneOf(PICTURE_TOKENS),
+  presencePenalty: within(RANGES.presencePenalty),
 };
 
 export const settings = signal<Settings>({ ...DEFAULTS, ...stored() });
@@ -74,13 +84,14 @@ export function change(changes: Partial<Settings>): void {
 }
 
 /** Returns the options of a question that the settings stand for. */
-export function generation(): Omit<AskOptions, "signal"> {
-  const { sampling, temperature, topP, topK, seed, maxTokens } = settings.value;
+export function generation(family: Family): Omit<AskOptions, "signal"> {
+  const { sampling, temperature, topP, topK, seed, maxTokens, presencePenalty } = settings.value;
   return {
     ...(sampling === "greedy" ? { greedy: true } : {}),
     ...(sampling === "own" ? { greedy: false, temperature, topP, topK } : {}),
     ...(seed === null ? {} : { seed }),
     ...(maxTokens === null ? {} : { maxTokens }),
+    ...(family === "qwen_vl" || presencePenalty === 0 ? {} : { presencePenalty }),
   };
 }
 

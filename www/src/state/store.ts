@@ -2,8 +2,8 @@
 
 import { effect, signal } from "@preact/signals";
 import { get, set } from "idb-keyval";
-import type { Box } from "qwen-vl-web";
-import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Facts, type Turn } from "./chat";
+import type { Box, Grounded } from "qwen-vl-web";
+import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Facts, type StoredAnswer, type Turn } from "./chat";
 import { PageError } from "./notices";
 import { makePicture, type Picture } from "./pictures";
 import { change, settings } from "./settings";
@@ -13,7 +13,7 @@ interface StoredChat<P> {
   version: 1;
   system: string;
   pictures: P[];
-  turns: { text: string; pictures: string[]; region?: Box; raw: string; facts?: Facts }[];
+  turns: { text: string; pictures: string[]; region?: Box; raw: string; answer?: Omit<StoredAnswer, "raw">; facts?: Facts }[];
 }
 
 interface StoredPicture {
@@ -88,6 +88,7 @@ function stored<P>(done: readonly Turn[], pictures: P[]): StoredChat<P> {
       pictures: question.pictures.map(({ id }) => id),
       ...(question.region ? { region: question.region } : {}),
       raw: progress.value.raw,
+      answer: { text: progress.value.text, objects: [...progress.value.objects] },
       ...(progress.value.facts ? { facts: progress.value.facts } : {}),
     })),
   };
@@ -100,13 +101,13 @@ async function show<P extends { id: string }>(chat: StoredChat<P>, make: (pictur
   const pictures = new Map<string, Picture>();
   for (const picture of chat.pictures) pictures.set(picture.id, await make(picture));
   const made: Turn[] = [];
-  for (const { text, pictures: ids, region, raw, facts } of chat.turns) {
+  for (const { text, pictures: ids, region, raw, answer, facts } of chat.turns) {
     const own = ids.map((id) => {
       const picture = pictures.get(id);
       if (!picture) throw notAChat(`picture ${id} is missing`);
       return picture;
     });
-    made.push(storedTurn({ text, pictures: own, region }, raw, picturesOf(made), facts));
+    made.push(storedTurn({ text, pictures: own, region }, { raw, ...answer }, picturesOf(made), facts));
   }
   newChat();
   change({ system: chat.system });
@@ -135,12 +136,35 @@ function checked(value: unknown): StoredChat<FilePicture> {
     strings(chat.system) &&
     chat.pictures.every(({ id, name, data }) => strings(id, name, data) && IMAGE_DATA.test(data)) &&
     chat.turns.every(
-      ({ text, pictures, region, raw }) =>
-        strings(text, raw, ...pictures) && (region === undefined || (region.length === 4 && region.every(number))),
+      ({ text, pictures, region, raw, answer }) =>
+        strings(text, raw, ...pictures) &&
+        (region === undefined || (region.length === 4 && region.every(number))) &&
+        (answer === undefined || (strings(answer.text) && answer.objects!.every(isObject))),
     );
   if (!fits) throw new TypeError("not a chat of this page");
   // Measurements on another device are dropped, so they need no check.
   return { ...chat, turns: chat.turns.map(({ facts: _, ...turn }) => turn) };
+}
+
+/** Length of the flattened coordinates of an object. */
+const COORDINATES = { box: 4, quad: 8, point: 2 };
+
+/** True for an object of an answer; from an untrusted file. */
+function isObject({ ref, image, range, kind, norm, pixels }: Grounded): boolean {
+  const index = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+  const coordinates = (shape: unknown[]) => {
+    const flat = shape.flat();
+    return flat.length === COORDINATES[kind] && shape.length === (kind === "quad" ? 4 : flat.length) && flat.every(index);
+  };
+  return (
+    (ref === undefined || typeof ref === "string") &&
+    (image === undefined || index(image)) &&
+    range.length === 2 &&
+    range.every(index) &&
+    Object.hasOwn(COORDINATES, kind) &&
+    coordinates(norm) &&
+    (pixels === undefined || coordinates(pixels))
+  );
 }
 
 /** Prepares the first visit. */

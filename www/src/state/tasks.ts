@@ -1,10 +1,10 @@
 /** Questions that the task buttons write. */
 
-import { captionText } from "qwen-vl-web";
+import { captionText, groundText, readText } from "qwen-vl-web";
 import { texts } from "../texts";
-import type { Kind } from "./model";
+import { model, type Kind } from "./model";
 import { settings } from "./settings";
-import { QUESTIONS } from "./world";
+import { NAME_MARK, QUESTIONS } from "./world";
 
 interface Questions {
   /** Written for the example. */
@@ -22,6 +22,11 @@ interface Questions {
 /** Returns the questions for a kind of model, each in the words that it knows best. */
 export function questionsFor(kind: Kind): Questions {
   const { questions } = texts.value;
+  const family = model.value?.info.family ?? "qwen_vl";
+  if (family !== "qwen_vl") {
+    const wording = { captionEn: captionText({ lang: "en" }, family), read: readText(family), find: groundText(NAME_MARK, family) };
+    return { ...questions, ...wording };
+  }
   if (kind !== "nano") return { ...questions, captionEn: captionText({ lang: "en", grounded: true }) };
   const trained = QUESTIONS[settings.value.language];
   return { ...trained, compare: () => trained.compare };

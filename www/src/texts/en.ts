@@ -145,6 +145,7 @@ export const en = {
   chooseFolder: "Choose a folder",
   folder: (files: number) => `Folder with ${files} ${files === 1 ? "file" : "files"}`,
   contextLength: "Context in tokens",
+  maxPictureTokens: "Largest picture in tokens, from the next load",
   statement: "Before the download",
   statementTotal: (total: string) => `The model has ${total}.`,
   statementCached: (cached: string) => `${cached} of it are already on this device.`,
@@ -185,6 +186,7 @@ export const en = {
   topK: "Top k (0: all)",
   seed: "Seed (empty: random)",
   maxTokens: "Longest answer in tokens (empty: default)",
+  presencePenalty: "Presence penalty (0: none)",
   theme: "Colours",
   themes: { system: "System", light: "Light", dark: "Dark" },
   languageLabel: "Language",
@@ -205,6 +207,8 @@ export const en = {
   panelTokens: (count: number) => `${count} ${count === 1 ? "token" : "tokens"}`,
   panelPrompt: (count: number, images: number, reused: number) =>
     `${count} tokens, ${images} of them from pictures${reused > 0 ? `, ${reused} reused` : ""}`,
+  panelSeen: ([width, height]: readonly number[], [seenWidth, seenHeight]: readonly number[], tokens: number) =>
+    `${width} × ${height}; the model sees ${seenWidth} × ${seenHeight}, ${tokens} tokens`,
   panelRate: (rate: string) => `${rate} tokens per second`,
   panelNone: "Times appear here after the next answer.",
   panelMeasure: "Measure this device",
@@ -270,7 +274,7 @@ export const en = {
     ],
     VOCABULARY_INVALID: ["The model's vocabulary is damaged", "Convert the checkpoint again."],
     MANIFEST_VERSION: ["The model has a format that this page does not know", "Update this page, or convert the checkpoint again."],
-    UNSUPPORTED_MODEL: ["This page cannot run models of this kind", "Only Qwen-VL and Qwen-VL-Chat (2023) run here."],
+    UNSUPPORTED_MODEL: ["This page cannot run models of this kind", "Qwen-VL (2023), Qwen2-VL and Qwen3-VL run here."],
     IMAGE_DECODE: ["The picture could not be read", "Save it as PNG or JPEG and add it again."],
     IMAGE_TOO_LARGE: ["The picture is too large", "Save it in a smaller size and add it again."],
     INVALID_ARGUMENT: ["The model cannot be used this way", "Change the question or the settings; the details say what is wrong."],

@@ -232,9 +232,10 @@ impl<B: Backend> Engine<B> {
         Ok(Some(scores))
     }
 
-    /// Encodes a picture before its question and keeps its features until [`Self::release_image`]. Every hold needs a release.
-    pub async fn hold_image(&mut self, image: &ImageInput) -> Result<PictureInfo, RuntimeError> {
-        let prepared = self.prepare(image, &PictureLimits::default(), false)?;
+    /// Encodes a picture before its question, which has the same limits, and keeps its features until [`Self::release_image`]. Every hold needs
+    /// a release.
+    pub async fn hold_image(&mut self, image: &ImageInput, limits: &PictureLimits) -> Result<PictureInfo, RuntimeError> {
+        let prepared = self.prepare(image, limits, false)?;
         let encoded = self.encode(0, prepared, None).await?;
         let info = encoded.info.clone();
         self.pictures.hold(encoded);
@@ -362,9 +363,10 @@ impl<B: Backend> Engine<B> {
             // The same picture has other features in another size.
             grid.thw().iter().for_each(|side| hash.update(&(*side as u64).to_le_bytes()));
         }
-        let info = PictureInfo { id: hash.finish(), width, height };
-        let side = |patches: usize| (patches * vision.patch_size) as u32;
-        let picture = picture.resize(side(grid.columns), side(grid.rows));
+        let seen = [grid.columns, grid.rows].map(|patches| (patches * vision.patch_size) as u32);
+        let tokens = if vision.merger.is_some() { grid.tokens() } else { vision.queries() };
+        let info = PictureInfo { id: hash.finish(), width, height, seen, tokens };
+        let picture = picture.resize(seen[0], seen[1]);
         match self.pictures.get(&info.id) {
             Some(kept) if !encode_again => Ok(Prepared::Kept(kept)),
             _ => Ok(Prepared::New { info, grid, picture }),

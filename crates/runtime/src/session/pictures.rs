@@ -94,7 +94,8 @@ mod tests {
     use super::*;
 
     fn image(id: &str) -> EncodedImage<()> {
-        EncodedImage { info: PictureInfo { id: id.to_owned(), width: 1, height: 1 }, grid: PictureGrid::still(1, 1, 1), features: () }
+        let info = PictureInfo { id: id.to_owned(), width: 1, height: 1, seen: [14, 14], tokens: 1 };
+        EncodedImage { info, grid: PictureGrid::still(1, 1, 1), features: () }
     }
 
     fn ids(pictures: &Pictures<()>) -> Vec<&str> {

@@ -37,19 +37,23 @@ pub struct PictureLimits {
 }
 
 impl PictureLimits {
+    /// Returns the fewest and the most tokens of a picture without limits, for a model that was loaded with `max_picture_tokens`
+    /// ([`ModelOptions`](crate::ModelOptions)). They are equal if all pictures have one size.
+    pub fn range(manifest: &Manifest, max_picture_tokens: usize) -> [usize; 2] {
+        let Some(sizing) = sizing(manifest) else { return [manifest.config.vision.queries(); 2] };
+        let pixels = (sizing.factor() as u64).pow(2);
+        let most = sizing.max_pixels / pixels;
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(max_picture_tokens);
+        let least = usize::try_from(sizing.min_pixels.div_ceil(pixels)).unwrap_or(usize::MAX);
+        [least.clamp(1, most.max(1)), most]
+    }
+
     /// Returns the grid of a picture of this size, pixels, for a model that was loaded with `max_picture_tokens`
     /// ([`ModelOptions`](crate::ModelOptions)).
     pub fn grid(&self, manifest: &Manifest, max_picture_tokens: usize, width: u32, height: u32) -> Result<PictureGrid, RuntimeError> {
-        let Manifest { config: ModelConfig { vision, .. }, processor, .. } = manifest;
-        let Some(merger) = &vision.merger else {
-            let side = vision.fixed_grid().unwrap_or_default();
+        let Some(sizing) = sizing(manifest) else {
+            let side = manifest.config.vision.fixed_grid().unwrap_or_default();
             return Ok(PictureGrid::still(side, side, 1));
-        };
-        let sizing = PictureSizing {
-            patch_size: vision.patch_size,
-            merge: merger.size,
-            min_pixels: processor.min_pixels.unwrap_or(1),
-            max_pixels: processor.max_pixels.unwrap_or(u64::MAX),
         };
         let most = self.max_tokens.unwrap_or(max_picture_tokens);
         if most > max_picture_tokens {
@@ -63,6 +67,17 @@ impl PictureLimits {
         // The checkpoint's own limits act as in the original, which lets a minimum that is rounded up exceed a maximum near it.
         Ok(if most.is_some() { sizing.grid_within(width, height)? } else { sizing.grid(width, height)? })
     }
+}
+
+/// Returns the rule of the sizes of pictures; `None` if they have one size.
+fn sizing(manifest: &Manifest) -> Option<PictureSizing> {
+    let Manifest { config: ModelConfig { vision, .. }, processor, .. } = manifest;
+    Some(PictureSizing {
+        patch_size: vision.patch_size,
+        merge: vision.merger.as_ref()?.size,
+        min_pixels: processor.min_pixels.unwrap_or(1),
+        max_pixels: processor.max_pixels.unwrap_or(u64::MAX),
+    })
 }
 
 /// The text of a request. It names its pictures; the pictures themselves are passed separately, in the same order.
@@ -273,6 +288,10 @@ pub struct PictureInfo {
     pub width: u32,
     /// Height, pixels.
     pub height: u32,
+    /// Width and height that the model sees, pixels.
+    pub seen: [u32; 2],
+    /// Positions in the prompt.
+    pub tokens: usize,
 }
 
 /// Progress of a run.

@@ -136,7 +136,7 @@ fn likelihoods_penalties_and_endings() {
 fn a_held_picture_is_not_encoded_again() {
     let mut engine = engine(600);
     engine.keep_images(0);
-    let held = pollster::block_on(engine.hold_image(&picture(1))).unwrap().id;
+    let held = pollster::block_on(engine.hold_image(&picture(1), &PictureLimits::default())).unwrap().id;
     assert!(engine.keeps_image(&held));
     let bytes = engine.model().gpu().allocated_bytes();
     for image in [picture(1), ImageInput::Kept { id: held.clone() }] {
@@ -209,7 +209,7 @@ fn pictures_are_kept_and_held() {
     assert_eq!((&by_name.tokens, &by_name.images), (&first.tokens, &first.images));
 
     engine.keep_images(1);
-    let hold = |engine: &mut Engine, shade| pollster::block_on(engine.hold_image(&picture(shade))).unwrap().id;
+    let hold = |engine: &mut Engine, shade| pollster::block_on(engine.hold_image(&picture(shade), &PictureLimits::default())).unwrap().id;
     let held = hold(&mut engine, 2);
     assert_eq!(hold(&mut engine, 2), held);
     let other = hold(&mut engine, 3);
@@ -224,7 +224,7 @@ fn pictures_are_kept_and_held() {
     engine.release_image(&held);
     assert_eq!([&held, &other].map(|id| engine.keeps_image(id)), [false, true]);
     let wrong = ImageInput::Encoded { bytes: b"no picture".to_vec(), options: DecodeOptions::DISPLAY };
-    assert!(matches!(pollster::block_on(engine.hold_image(&wrong)), Err(RuntimeError::Processor(_))));
+    assert!(matches!(pollster::block_on(engine.hold_image(&wrong, &PictureLimits::default())), Err(RuntimeError::Processor(_))));
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn oldest_turns_and_their_pictures_give_way() {
 
     let answer = try_ask(&mut engine, chat(Overflow::DropOldest), greedy(200), &images).unwrap();
     assert_eq!(answer.images.len(), 1);
-    assert_eq!((answer.dropped_turns, answer.images[0].id == pollster::block_on(engine.hold_image(&picture(2))).unwrap().id), (1, true));
+    assert_eq!((answer.dropped_turns, answer.images[0].id == pollster::block_on(engine.hold_image(&picture(2), &PictureLimits::default())).unwrap().id), (1, true));
     assert!(answer.prompt_ids.len() + 700 / 4 <= 700, "{} tokens", answer.prompt_ids.len());
     let short = PromptInput::Chat { system: None, history: history[1..].to_vec(), query: "Four?".into(), overflow: Overflow::Error };
     assert_eq!(try_ask(&mut engine, short, greedy(1), &images[1..]).unwrap().prompt_ids, answer.prompt_ids);

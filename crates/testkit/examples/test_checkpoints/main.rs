@@ -1,12 +1,14 @@
 //! Writes the web checkpoints of the browser tests: `test_checkpoints FOLDER`.
 //!
 //! For every golden model `NAME`: `NAME-f32`, `NAME-q4`, and `NAME-q4-dequantized`, whose f32 weights are the values that the 4-bit codes
-//! stand for. `scripted` is a model whose answer is known. `golden.json` lists the golden models, and those that are not on this machine.
+//! stand for. For those of the later generations: `NAME-f32`. `scripted` is a model whose answer is known. `golden.json` lists the golden
+//! models, and those that are not on this machine.
 
 mod scripted;
 
 use anyhow::{Context, Result, bail};
 use quantize::{Options, SchemeName, WriteOptions};
+use qwen_vl_testkit::family::FamilySet;
 use qwen_vl_testkit::golden::{GoldenSet, fixtures};
 use qwen_vl_testkit::synthetic::write_synthetic_checkpoint;
 use serde_json::json;
@@ -25,12 +27,17 @@ fn main() -> Result<()> {
         convert(&set.checkpoint(), &out("q4"), SchemeName::Q4)?;
         quantize::dequantized(&out("q4"), &out("q4-dequantized"), &overwrite())?;
     }
+    let families = FamilySet::all();
+    for set in &families {
+        convert(&set.checkpoint(), &folder.join(format!("{}-f32", set.name)), SchemeName::F32)?;
+    }
     random(&folder.join("random"))?;
     convert(&folder.join("random"), &folder.join("scripted"), SchemeName::F32)?;
     scripted::rewrite(&folder.join("scripted"))?;
 
     let found: Vec<_> = sets.iter().map(|set| json!({ "name": set.name, "root": set.root, "golden": set.golden() })).collect();
-    let index = json!({ "sets": found, "missing": GoldenSet::missing() });
+    let later: Vec<_> = families.iter().map(|set| json!({ "name": set.name, "root": set.root })).collect();
+    let index = json!({ "sets": found, "families": later, "missing": GoldenSet::missing() });
     fs::write(folder.join("golden.json"), serde_json::to_string_pretty(&index)?)?;
     println!("golden models: {}", sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>().join(", "));
     Ok(())

@@ -1,0 +1,141 @@
+import assert from "node:assert/strict";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+/** Largest difference of logits: long prompts add up more roundings (`CONVENTIONS.md` of the reference set). */
+const logitsBound = (tokens) => (tokens <= 350 ? 3e-4 : 2e-3);
+
+/** The kernels that compile fastest, and no self-check: the native tests run all kernel sets. */
+const LOAD = { kernels: "cpu", selfCheck: false };
+
+/** Cases for browsers, whose software adapters are slow: pictures that are reduced or enlarged, history, Chinese. */
+const IN_BROWSERS = ["large", "multi_turn"];
+
+/** Reads the cases of a golden model without those that have videos, with the logits of the last step where they are here. */
+async function cases(set) {
+  const folder = join(set.root, "golden", set.name);
+  const files = (await readdir(folder)).filter((file) => file.endsWith(".json")).sort();
+  const all = await Promise.all(
+    files.map(async (file) => {
+      const golden = JSON.parse(await readFile(join(folder, file), "utf8"));
+      const tensors = await readFile(join(folder, file.replace(/json$/, "safetensors"))).catch(() => undefined);
+      return { ...golden, case: file.replace(/\.json$/, ""), lastLogits: tensors && lastRow(tensors, "decode_logits_step_1_2_last") };
+    }),
+  );
+  return all.filter(({ video_grid_thw }) => !video_grid_thw);
+}
+
+/** Returns the last row of an f32 tensor of a safetensors file. */
+function lastRow(file, name) {
+  const headerBytes = Number(file.readBigUInt64LE(0));
+  const { dtype, shape, data_offsets } = JSON.parse(file.subarray(8, 8 + headerBytes))[name];
+  assert.equal(dtype, "F32");
+  const end = 8 + headerBytes + data_offsets[1];
+  const bytes = file.subarray(end - 4 * shape.at(-1), end);
+  return [...new Float32Array(Uint8Array.from(bytes).buffer)];
+}
+
+/** Translates messages of `transformers` into a session and its question. */
+function conversation(set, messages) {
+  const content = (parts) => {
+    if (typeof parts === "string") return [parts];
+    return parts.map((part) => (part.type === "image" ? { image: `/golden/${set.name}/${part.image}` } : part.text));
+  };
+  const written = messages.map(({ role, content: parts }) => ({ role, content: content(parts) }));
+  const system = written[0].role === "system" ? written.shift().content.join("") : undefined;
+  const question = written.pop().content;
+  const history = written.map(({ role, content }) => (role === "user" ? { role, content } : { role, content: content.join("") }));
+  return { session: { ...(system === undefined ? {} : { system }), history }, question };
+}
+
+/** Runs in the page: asks the question of a case and encodes its pictures. */
+async function askInPage({ session, question }, limits, steps) {
+  const { lastLogits } = await import("qwen-vl-web/testing");
+  const original = { imageOrientation: "none", imageColors: "original", ...limits };
+  const chat = window.model.createSession({ ...session, ...original });
+  const counted = await chat.countTokens(question);
+  const { tokens, usage } = await chat.ask(question, { greedy: true, maxTokens: steps, ignoreStop: true });
+  const logits = [...(await lastLogits(window.model))];
+  const pictures = [...session.history.filter(({ role }) => role === "user").flatMap(({ content }) => content), ...question];
+  const seen = [];
+  for (const { image } of pictures.filter((part) => part.image)) {
+    const reference = await window.model.encodeImage(image, original);
+    seen.push([reference.seen, reference.tokens]);
+    reference.dispose();
+  }
+  return { tokens, usage, counted, logits, seen };
+}
+
+/** Qwen2-VL and Qwen3-VL against the original code: from messages and pictures to tokens. */
+export async function familyTests(bed) {
+  assert.equal(bed.families.length, 2, "a golden model of each later generation");
+  for (const set of bed.families) {
+    const processor = JSON.parse(await readFile(join(set.root, "checkpoints", set.name, "preprocessor_config.json"), "utf8"));
+    const patch = processor.patch_size;
+    const all = await cases(set);
+    const longest = Math.max(...all.map((golden) => golden.input_ids.length + golden.decode.tokens.length + 1));
+    const model = { url: `/checkpoints/${set.name}-f32/`, load: { ...bed.loadOptions, ...LOAD, contextLength: longest } };
+    const chosen = bed.name === "dawn" ? all : all.filter((golden) => IN_BROWSERS.includes(golden.case));
+    assert.ok(chosen.length >= IN_BROWSERS.length, `${set.name} has no cases`);
+    for (const golden of chosen) {
+      bed.modelTest(model, `goldens, ${set.name}: the tokens of ${golden.case}`, async (page) => {
+        const { shortest_edge: least, longest_edge: most } = golden.image_size_limits ?? {};
+        const tokens = (pixels) => pixels / (2 * patch) ** 2;
+        const limits = least === undefined ? {} : { minPictureTokens: tokens(least), maxPictureTokens: tokens(most) };
+        const steps = golden.decode.tokens.length;
+        const found = await page.evaluate(askInPage, conversation(set, golden.messages), limits, steps);
+        const grids = golden.image_grid_thw ?? [];
+        const seen = grids.map(([, rows, columns]) => [[columns * patch, rows * patch], (rows * columns) / 4]);
+        assert.deepEqual(found.seen, seen, "sizes of the pictures");
+        assert.equal(found.counted, golden.input_ids.length, "counted tokens");
+        assert.equal(found.usage.promptTokens, golden.input_ids.length, "prompt tokens");
+        assert.equal(
+          found.usage.imageTokens,
+          seen.reduce((sum, [, count]) => sum + count, 0),
+        );
+        assert.deepEqual(found.tokens, golden.decode.tokens);
+        if (!golden.lastLogits) return;
+        const worst = Math.max(...golden.lastLogits.map((logit, at) => Math.abs(logit - found.logits[at])));
+        console.log(`${bed.name}, ${set.name}/${golden.case}: last logits off by ${worst.toExponential(1)}`);
+        assert.ok(worst <= logitsBound(golden.input_ids.length), `logits off by ${worst}`);
+      });
+    }
+    bed.modelTest(model, `${set.name}: limits of pictures`, async (page) => {
+      const { family, limits, errors, kept } = await page.evaluate(limitsInPage, `/golden/${set.name}/images/p_cell.png`);
+      assert.equal(family, { "q2-a": "qwen2_vl", "q3-a": "qwen3_vl" }[set.name]);
+      assert.ok(limits.range.min < limits.range.max && limits.range.max === 1280, JSON.stringify(limits));
+      assert.ok(limits.many >= 200 && limits.few <= 20 && limits.few < limits.plain && limits.plain < limits.many, JSON.stringify(limits));
+      // The picture was kept in the last size only.
+      assert.deepEqual(kept, [limits.many, limits.few, limits.few]);
+      assert.match(errors[0], /^max picture tokens is 1281, expected at most 1280/);
+      assert.match(errors[1], /300.*100|100.*300/);
+    });
+  }
+}
+
+/** Runs in the page. */
+async function limitsInPage(url) {
+  const { model } = window;
+  const tokens = async (limits) => {
+    const reference = await model.encodeImage(url, limits);
+    reference.dispose();
+    return reference.tokens;
+  };
+  const limits = {
+    range: model.info.pictureTokens,
+    plain: await tokens({}),
+    few: await tokens({ minPictureTokens: 1, maxPictureTokens: 20 }),
+    many: await tokens({ minPictureTokens: 200 }),
+  };
+  const picture = await (await fetch(url)).blob();
+  const session = model.createSession({ minPictureTokens: 200 });
+  const kept = [];
+  const options = { greedy: true, maxTokens: 1 };
+  const few = { minPictureTokens: 1, maxPictureTokens: 20 };
+  kept.push((await session.ask([{ image: picture }, "A"], options)).usage.imageTokens);
+  kept.push((await session.ask("B", { ...options, ...few })).usage.imageTokens);
+  kept.push((await session.ask("C", { ...options, ...few })).usage.imageTokens);
+  const failure = (limits) => model.encodeImage(url, limits).then(String, (error) => error.message);
+  const errors = [await failure({ maxPictureTokens: 1281 }), await failure({ minPictureTokens: 300, maxPictureTokens: 100 })];
+  return { family: model.info.family, limits, errors, kept };
+}
