@@ -43,7 +43,8 @@ pub struct Kernels {
     pub matmul_registers: Option<[u32; 2]>,
     /// Rows of a workgroup in the attention of many rows, one per invocation: a multiple of 8 up to 64.
     pub attention_rows: u32,
-    /// True if one attention kernel of many rows serves all head widths, so that there is one kernel less to compile.
+    /// True if the attention kernels take the width of a head as a number that compilers do not know: the kernel of many rows then serves all
+    /// widths, and loops over a head are not unrolled, which costs Mesa's software adapter most of the time that it compiles.
     pub attention_of_any_width: bool,
     /// Invocations of a workgroup in the attention of one row: a power of two from 32 to 256.
     pub decode_lanes: u32,

@@ -250,13 +250,13 @@ impl JsonReader {
         }
     }
 
-    /// What is held is text.
+    /// Writes the held characters as text.
     fn release(&mut self, output: &mut Output) {
         output.text(&self.held[self.prompt..]);
         self.settle(Opening::Text);
     }
 
-    /// What is held is markup.
+    /// Discards the held characters, which are markup.
     fn drop_held(&mut self) {
         self.settle(Opening::Markup);
     }

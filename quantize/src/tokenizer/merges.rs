@@ -121,8 +121,8 @@ fn tokens(vocabulary: &Value) -> Result<HashMap<u64, String>> {
     Ok(tokens)
 }
 
-/// The byte that each character of a byte-level token stands for (`bytes_to_unicode` of GPT-2): printable characters of Latin-1 for
-/// themselves, and the characters from U+0100 on for the other bytes in their order.
+/// The byte that each character of a byte-level token stands for (`bytes_to_unicode` of GPT-2): a printable character of Latin-1 for its
+/// own byte, and the characters from U+0100 on for the other bytes in their order.
 fn bytes_by_char() -> HashMap<char, u8> {
     let printable = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let others = (0..=u8::MAX).filter(|byte| !printable(byte)).zip('\u{100}'..).map(|(byte, char)| (char, byte));

@@ -296,7 +296,7 @@ fn models_that_think() {
     fs::write(source.path().join("chat_template.jinja"), thinking).unwrap();
     assert_names(&refusal(source.path()), &["chat_template.jinja", "Thinking"]);
 
-    // By its name, where there is no template.
+    // By its name, without a template.
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("Qwen3-VL-2B-Thinking");
     fs::create_dir(&source).unwrap();

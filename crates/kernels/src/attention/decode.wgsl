@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, lane: Lane) {
     if (key < last) {
       let at = key * sizes.k_stride + sizes.k_offset + kv_head * VECTORS;
       var sum$h = vec4<f32>(0.0);
-      for (var i = 0u; i < VECTORS; i++) {
+      for (var i = 0u; i < head_vectors(); i++) {
         let k = k_vector(at + i);
         sum$h += query[$hu * VECTORS + i] * k;
       }

@@ -129,10 +129,10 @@ impl Attention<'_> {
 
 /// Prepares the attention of all rows of the step.
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let Kernels { attention_rows: rows, attention_of_any_width: any, .. } = gpu.kernels();
+    let rows = gpu.kernels().attention_rows;
     let (group, passes) = (attention.group(), attention.head_dim.div_ceil(MAX_PARTS * 32));
     let parts = attention.head_dim.div_ceil(32).div_ceil(passes);
-    let vectors = if any { "sizes.vectors".to_owned() } else { format!("{}u", attention.head_dim / 4) };
+    let vectors = head_vectors(gpu.kernels(), attention.head_dim);
     let kernel = unroll(wgsl!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
     let source = attention.source(&format!(
         "const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\nconst GROUP: u32 = {group}u;\n\
@@ -140,6 +140,11 @@ pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Disp
     ));
     let grid = Grid::Rows { tile: rows, times: group as u32, x: attention.kv_heads as u32, z: passes as u32 };
     Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
+}
+
+/// Returns the number of vectors of a head as WGSL: a constant that compilers unroll loops by, or a number that they do not know.
+fn head_vectors(kernels: Kernels, head_dim: usize) -> String {
+    if kernels.attention_of_any_width { "sizes.vectors".to_owned() } else { format!("{}u", head_dim / 4) }
 }
 
 /// Vectors of a row that an invocation of [`attention`] sums, at a distance of 8: with 8 rows, 128 registers. Workgroups along z compute the
@@ -173,8 +178,9 @@ impl OneRow {
         let kernel = unroll(&[wgsl!("decode.wgsl"), maxima].concat(), &[('h', heads), ('p', parts)]);
         let reductions = kernels.reductions(kernels.decode_lanes);
         let source = format!(
-            "const VECTORS: u32 = {vectors}u;\nconst GROUP: u32 = {heads}u;\nconst TEAMS: u32 = {teams}u;\nconst SPLITS: u32 = {splits}u;\n\
-             {reductions}{kernel}"
+            "fn head_vectors() -> u32 {{ return {}; }}\nconst VECTORS: u32 = {vectors}u;\nconst GROUP: u32 = {heads}u;\nconst TEAMS: u32 = {teams}u;\nconst SPLITS: u32 = {splits}u;\n\
+             {reductions}{kernel}",
+            head_vectors(kernels, attention.head_dim),
         );
         Self { source, heads }
     }

@@ -240,7 +240,13 @@ fn oldest_turns_and_their_pictures_give_way() {
 
     let answer = try_ask(&mut engine, chat(Overflow::DropOldest), greedy(200), &images).unwrap();
     assert_eq!(answer.images.len(), 1);
-    assert_eq!((answer.dropped_turns, answer.images[0].id == pollster::block_on(engine.hold_image(&picture(2), &PictureLimits::default())).unwrap().id), (1, true));
+    assert_eq!(
+        (
+            answer.dropped_turns,
+            answer.images[0].id == pollster::block_on(engine.hold_image(&picture(2), &PictureLimits::default())).unwrap().id
+        ),
+        (1, true)
+    );
     assert!(answer.prompt_ids.len() + 700 / 4 <= 700, "{} tokens", answer.prompt_ids.len());
     let short = PromptInput::Chat { system: None, history: history[1..].to_vec(), query: "Four?".into(), overflow: Overflow::Error };
     assert_eq!(try_ask(&mut engine, short, greedy(1), &images[1..]).unwrap().prompt_ids, answer.prompt_ids);
