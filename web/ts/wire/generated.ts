@@ -445,8 +445,8 @@ norm: Shape,
  */
 pixels: Shape | null,
 /**
- * Position of the name in the text without tags: start and end in UTF-16 code units (the arguments of JavaScript's `slice`). Empty, at
- * the object's place, if the text there has no name.
+ * Position of the name in the text without markup: start and end in UTF-16 code units (the arguments of JavaScript's `slice`). Empty,
+ * at the object's place, if the text there has no name. The names of Qwen3-VL are part of the markup.
  */
 range: [number, number], };
 
@@ -458,7 +458,7 @@ export type ObjectKind = "box" | "quad" | "point";
 /**
  * Coordinates of an object.
  */
-export type Shape = [number, number, number, number] | [[number, number], [number, number], [number, number], [number, number]];
+export type Shape = [number, number, number, number] | [[number, number], [number, number], [number, number], [number, number]] | [number, number];
 
 /**
  * A token and its log-probability.
