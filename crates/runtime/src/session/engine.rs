@@ -76,8 +76,8 @@ impl<B: Backend> Engine<B> {
         let manifest = self.model.manifest();
         request.generation.check(&manifest.generation, manifest.config.decoder.vocab_size)?;
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
-        let mut prepared = self.prepare_all(images, &request.pictures, trace.is_some())?;
-        let encoded = self.encode_prompt(&request.prompt, &mut prepared, chooser.max_new_tokens)?;
+        let (encoded, prepared) =
+            self.prepare_request(&request.prompt, images, &request.pictures, chooser.max_new_tokens, trace.is_some())?;
         let defaults = &self.model.manifest().generation;
         chooser.max_new_tokens = request.generation.longest_answer(encoded.prompt.ids.len(), defaults);
         let mut answer = Answer {
@@ -202,8 +202,7 @@ impl<B: Backend> Engine<B> {
             }
         }
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(1);
-        let mut prepared = self.prepare_all(images, &request.pictures, false)?;
-        let encoded = self.encode_prompt(&request.prompt, &mut prepared, longest)?;
+        let (encoded, prepared) = self.prepare_request(&request.prompt, images, &request.pictures, longest, false)?;
         let used = encoded.prompt.ids.len() + longest;
         if used > self.model.context_length() {
             let counted = Counted::PromptAndCandidate;
@@ -259,8 +258,9 @@ impl<B: Backend> Engine<B> {
 
     /// Number of tokens of a prompt, with all its turns.
     pub fn count(&mut self, prompt: &PromptInput, images: &[ImageInput], limits: &PictureLimits) -> Result<usize, RuntimeError> {
-        let prepared = self.prepare_all(images, limits, false)?;
-        Ok(prompt.encode(&self.tokenizer, &self.grids(&prepared), usize::MAX, None)?.prompt.ids.len())
+        let any_size = self.model.manifest().config.vision.merger.is_some();
+        let prepared = if any_size { self.prepare_all(images, limits, false)? } else { Vec::new() };
+        Ok(prompt.encode(&self.tokenizer, &grids(&prepared), usize::MAX, None)?.prompt.ids.len())
     }
 
     /// Discards the sequence after a failure of the GPU: the KV cache may hold anything. The next run starts from its first position.
@@ -271,32 +271,33 @@ impl<B: Backend> Engine<B> {
         result
     }
 
-    /// Tokenizes a prompt so that an answer has room, and removes the pictures of turns that were dropped.
-    fn encode_prompt(
-        &self,
+    /// Tokenizes a prompt so that an answer has room, and prepares the pictures that are still in it.
+    fn prepare_request(
+        &mut self,
         input: &PromptInput,
-        pictures: &mut Vec<Prepared<B::Features>>,
+        images: &[ImageInput],
+        limits: &PictureLimits,
         max_new_tokens: usize,
-    ) -> Result<ChatPrompt, RuntimeError> {
+        encode_again: bool,
+    ) -> Result<(ChatPrompt, PreparedImages<B>), RuntimeError> {
+        // Pictures of any size decide about the length of the prompt. Others are decoded after it, without those of dropped turns.
+        let any_size = self.model.manifest().config.vision.merger.is_some();
+        let mut prepared = if any_size { self.prepare_all(images, limits, encode_again)? } else { Vec::new() };
         let context = self.model.context_length();
         // Drop old turns for an answer of usual length, not for the longest possible one.
         let room = max_new_tokens.min(context / 4).max(1);
         let max_window_size = self.model.manifest().generation.max_window_size;
-        let encoded = input.encode(&self.tokenizer, &self.grids(pictures), max_window_size, Some(context - room))?;
-        let spans = encoded.prompt.images.len();
-        if pictures.len() != spans + encoded.dropped_images {
-            return Err(RuntimeError::ImageCount { spans: spans + encoded.dropped_images, given: pictures.len() });
+        let encoded = input.encode(&self.tokenizer, &grids(&prepared), max_window_size, Some(context - room))?;
+        let (spans, dropped) = (encoded.prompt.images.len(), encoded.dropped_images);
+        if images.len() != spans + dropped {
+            return Err(RuntimeError::ImageCount { spans: spans + dropped, given: images.len() });
         }
-        pictures.drain(..encoded.dropped_images);
-        Ok(encoded)
-    }
-
-    /// Returns the grids that a prompt needs: those of pictures of any size.
-    fn grids(&self, pictures: &[Prepared<B::Features>]) -> Vec<PictureGrid> {
-        match self.model.manifest().config.vision.merger {
-            Some(_) => pictures.iter().map(Prepared::grid).collect(),
-            None => Vec::new(),
+        if any_size {
+            prepared.drain(..dropped);
+        } else {
+            prepared = self.prepare_all(&images[dropped..], limits, encode_again)?;
         }
+        Ok((encoded, prepared))
     }
 
     async fn prefill(
@@ -404,6 +405,13 @@ impl<B: Backend> Engine<B> {
         self.model.settle().await?;
         Ok(EncodedImage { info, grid, features })
     }
+}
+
+/// The pictures of a request, in order.
+type PreparedImages<B> = Vec<Prepared<<B as Backend>::Features>>;
+
+fn grids<F>(pictures: &[Prepared<F>]) -> Vec<PictureGrid> {
+    pictures.iter().map(Prepared::grid).collect()
 }
 
 /// A picture of a request whose size for the model is known.
