@@ -14,10 +14,10 @@ const PIECE_BYTES = 512 << 10;
 export async function largeModel(model, bytes) {
   const manifest = structuredClone(model.manifest);
   const files = new Map(model.files);
-  const cols = manifest.config.hidden_size;
+  const cols = manifest.config.decoder.width;
   const partRows = PART_BYTES / (cols * 4);
   const parts = Math.ceil(bytes / 2 / PART_BYTES);
-  manifest.config.vocab_size = partRows * parts;
+  manifest.config.decoder.vocab_size = partRows * parts;
   const entries = Array.from({ length: 2 * parts }, (_, index) => {
     // Another byte for each, so that their hashes differ; all are finite numbers.
     const shard = Buffer.alloc(PART_BYTES, index + 1);
@@ -30,7 +30,7 @@ export async function largeModel(model, bytes) {
   let kept = new Map();
   for (const tensor of manifest.tensors) {
     if (["decoder.embedding.weight", "head.weight"].includes(tensor.name)) {
-      tensor.shape[0] = manifest.config.vocab_size;
+      tensor.shape[0] = manifest.config.decoder.vocab_size;
       tensor.parts = entries.splice(0, parts).map((entry) => ({ rows: partRows, shard: shards.push(entry) - 1, data: [0, PART_BYTES] }));
       kept = new Map();
       continue;
