@@ -20,6 +20,10 @@ forceFallbackAdapter?: boolean,
  */
 lowPower?: boolean,
 /**
+ * Largest number of tokens of a picture, for models that take pictures of any size.
+ */
+maxPictureTokens?: number,
+/**
  * Number format of the KV cache.
  */
 kv?: "f32" | "f16" | "q8",
@@ -60,6 +64,23 @@ kernels: string,
  * Limit of one binding, bytes.
  */
 maxBindingBytes: number, };
+
+/**
+ * The generation of a model, and the lengths it was loaded with.
+ */
+export type ModelFacts = {
+/**
+ * Generation: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
+ */
+family: "qwen_vl" | "qwen2_vl" | "qwen3_vl",
+/**
+ * Maximum length of prompt and answer together, tokens.
+ */
+contextLength: number,
+/**
+ * Fewest and most tokens of a picture; equal if all pictures have one size.
+ */
+pictureTokens: [number, number], };
 
 /**
  * Progress of a benchmark.
@@ -148,7 +169,11 @@ prompt: PromptInput,
 /**
  * Generation settings; absent ones are those of the checkpoint.
  */
-generation?: GenerationOptions, };
+generation?: GenerationOptions,
+/**
+ * Sizes of the pictures for the model.
+ */
+pictures?: PictureLimits, };
 
 /**
  * The content of a message.
@@ -261,6 +286,11 @@ min_new_tokens?: number,
  */
 repetition_penalty?: number,
 /**
+ * Subtracted from the logits of tokens that occur in the answer; absent or 0 changes nothing. It ends loops: the makers of Qwen3-VL
+ * evaluate it with 1.5.
+ */
+presence_penalty?: number,
+/**
  * Texts that end the answer; they are not part of it. Empty ones have no effect.
  */
 stop?: Array<string>,
@@ -276,6 +306,20 @@ logprobs?: number,
  * Handling of the KV cache where the rotary base would change.
  */
 kv_reuse?: KvReuse, };
+
+/**
+ * Limits of the size of a picture for models that take pictures of any size. A picture outside of them is enlarged or reduced. The 2023
+ * model, whose pictures have one size, ignores them.
+ */
+export type PictureLimits = {
+/**
+ * Fewest tokens of a picture; absent for the checkpoint's limit. Locating small objects needs about 1024.
+ */
+min_tokens?: number,
+/**
+ * Most tokens of a picture; absent, and at most, what the model was loaded with.
+ */
+max_tokens?: number, };
 
 /**
  * Handling of the KV cache when a longer prompt changes the rotary base (dynamic NTK: above `seq_length`, then at each doubling).
@@ -417,7 +461,15 @@ width: number,
 /**
  * Height, pixels.
  */
-height: number, };
+height: number,
+/**
+ * Width and height that the model sees, pixels.
+ */
+seen: [number, number],
+/**
+ * Positions in the prompt.
+ */
+tokens: number, };
 
 /**
  * An object that the answer points at in a picture.
@@ -509,7 +561,11 @@ prompt: PromptInput,
 /**
  * The texts that may follow it.
  */
-candidates: Array<string>, };
+candidates: Array<string>,
+/**
+ * Sizes of the pictures for the model.
+ */
+pictures?: PictureLimits, };
 
 /**
  * Likelihood of a text after a prompt.
