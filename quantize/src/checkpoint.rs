@@ -5,10 +5,19 @@ use crate::source::json::Json;
 use crate::source::names::embedding;
 use crate::source::weights::list;
 use crate::source::{Input, Source};
-use crate::tokenizer::TOKENIZER_FILE;
+use crate::tokenizer::{self, TOKENIZER_FILE, Tokenizer};
 use anyhow::{Context, Result, anyhow, bail};
 use qwen_vl_format::{Family, ModelConfig, SpecialIds};
 use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Reads the tokenizer of a checkpoint's folder, for the command line.
+pub fn tokenizer(folder: &Path) -> Result<(ModelConfig, Tokenizer)> {
+    let input = Input::from(folder);
+    let config = read_config(&input)?;
+    let tokenizer = tokenizer::read(&input, &config, &mut Vec::new())?;
+    Ok((config, tokenizer))
+}
 
 /// A checkpoint in the published layout.
 pub(crate) struct Checkpoint {

@@ -31,11 +31,12 @@ mod web;
 mod write;
 
 pub use check::{Contents, ModuleContents, ModuleError, Problem, Report, TensorError, inspect, report, verify};
+pub use checkpoint::tokenizer;
 pub use config::model_config;
 pub use convert::original_tensors;
 pub use options::{Event, Options, Rule, SchemeName, Summary, TensorTotal, WriteOptions};
 pub use output::partial_path;
-pub use tokenizer::{Tokenizer, bpe_files, tokenizer};
+pub use tokenizer::{Tokenizer, bpe_files};
 pub use web::{WebCheckpoint, dequantized};
 
 use anyhow::Result;

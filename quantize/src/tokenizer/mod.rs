@@ -14,7 +14,6 @@ use merges::Merges;
 pub use merges::bpe_files;
 use qwen_vl_format::{AddedToken, Family, ModelConfig, Vocabulary};
 use serde_json::{Value, json};
-use std::path::Path;
 
 /// The vocabulary's file name: in a 2023 checkpoint and in every web checkpoint.
 pub(crate) const TOKENIZER_FILE: &str = "qwen.tiktoken";
@@ -145,12 +144,4 @@ pub(crate) fn parse(json: &Value) -> Result<usize> {
     let vocabulary = Merges::of_json(&json["model"])?.vocabulary(&added)?;
     vocabulary.check_added(&added)?;
     Ok(vocabulary.len())
-}
-
-/// Reads the tokenizer of a checkpoint's folder, for the command line.
-pub fn tokenizer(folder: &Path) -> Result<(ModelConfig, Tokenizer)> {
-    let input = Input::from(folder);
-    let config = crate::checkpoint::read_config(&input)?;
-    let tokenizer = read(&input, &config, &mut Vec::new())?;
-    Ok((config, tokenizer))
 }
