@@ -42,7 +42,12 @@ function answers(test) {
     assert.deepEqual([last.phase, last.bytes, last.shard], ["ready", info.downloadBytes, last.shards]);
     assert.ok(phases.every((progress, at) => at === 0 || progress.bytes >= phases[at - 1].bytes));
     assert.deepEqual(info.notices, ["NOTICE", "MODIFICATIONS"]);
-    assert.ok(info.gpuBytes > info.downloadBytes && info.pictureTokens.min === 256 && info.pictureTokens.max === 256 && info.chatFormat === "chatml");
+    assert.ok(
+      info.gpuBytes > info.downloadBytes &&
+        info.pictureTokens.min === 256 &&
+        info.pictureTokens.max === 256 &&
+        info.chatFormat === "chatml",
+    );
   });
 
   test("events stream, and the answer holds their sum", async (page) => {

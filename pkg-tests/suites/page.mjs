@@ -418,7 +418,7 @@ export function pageTests(bed) {
 /** Gives a model of one shard, in f32, more tokens. The manifest stays valid; the weights do not exist. */
 function enlarge(manifest, tokens) {
   const MOST_ROWS = 200_000;
-  const before = manifest.config.vocab_size;
+  const before = manifest.config.decoder.vocab_size;
   let end = 0;
   for (const tensor of manifest.tensors) {
     const [{ rows, data }] = tensor.parts;
@@ -431,7 +431,7 @@ function enlarge(manifest, tokens) {
       end += rows * rowBytes;
     }
   }
-  manifest.config.vocab_size = tokens;
+  manifest.config.decoder.vocab_size = tokens;
   Object.assign(manifest.shards[0], { bytes: end, pieces: undefined });
 }
 

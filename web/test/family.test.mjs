@@ -147,5 +147,7 @@ test("stored answers of Qwen2-VL are parsed", () => {
   const raw = "It is <|object_ref_start|>a cat<|object_ref_end|><|box_start|>(100,200),(300,400)<|box_end|>.";
   const { text, objects } = parse(raw, [{ width: 1000, height: 100 }]);
   assert.equal(text, "It is a cat.");
-  assert.deepEqual(objects, [{ kind: "box", norm: [100, 200, 300, 400], pixels: [100, 20, 300, 40], ref: "a cat", image: 0, range: [6, 11] }]);
+  assert.deepEqual(objects, [
+    { kind: "box", norm: [100, 200, 300, 400], pixels: [100, 20, 300, 40], ref: "a cat", image: 0, range: [6, 11] },
+  ]);
 });

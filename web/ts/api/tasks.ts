@@ -104,7 +104,10 @@ export function groundText(phrase: string, family: Family = "qwen_vl"): string {
   checkArgument("phrase", phrase, anyString);
   checkFamily(family);
   if (family === "qwen_vl") return QWEN_VL.ground(phrase);
-  return WORDS[family].ground(phrase).map((part) => ("text" in part ? part.text : phrase)).join("");
+  return WORDS[family]
+    .ground(phrase)
+    .map((part) => ("text" in part ? part.text : phrase))
+    .join("");
 }
 
 function checkFamily(family: Family): void {

@@ -271,7 +271,8 @@ class Server {
   async #score({ prompt, candidates, images: payloads, limits }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {
     const images = await engineImages(this.#edge, this.#engine, payloads);
     if (!images) return "missing";
-    const scores = (await this.#engine.score({ prompt, candidates, pictures: limits }, images, () => undefined, signal)) as EngineScore[] | null;
+    const scores = (await this.#engine.score({ prompt, candidates, pictures: limits }, images, () => undefined, signal)) as
+      EngineScore[] | null;
     // `null` after an abort: the caller has its rejection already.
     return scores ?? [];
   }
