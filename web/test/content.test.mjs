@@ -26,7 +26,7 @@ test("a picture keeps the options that were asked for, before it is read and aft
       assert.deepEqual({ ...new Question([{ image }], asked).content()[0], image: "" }, { image: "", ...asked });
     }
     const question = new Question([{ image: png, ...asked }], others);
-    const { upright, original } = await question.pictures[0].payload(true);
+    const { upright, original } = await question.pictures[0].payload(true, {});
     assert.deepEqual([upright, original], [asked === ours, asked !== ours]);
     assert.deepEqual(question.toJSON(), [{ image: "data:image/png;base64,iVBORw0KGgo=", ...asked }]);
   }
@@ -44,7 +44,7 @@ test("a question is sent in parts: only a picture is a picture, and pictures are
   ]);
   const pixels = new Question([{ ref: "it", boxes: [[64, 48, 640, 480]], unit: "pixels" }], DISPLAY);
   assert.deepEqual(pixels.picturesWithPixelBoxes(first.pictures), first.pictures);
-  first.pictures[0].info = { id: "", width: 640, height: 480 };
+  first.pictures[0].encoded({ id: "", width: 640, height: 480, seen: [448, 448], tokens: 256 }, {});
   assert.deepEqual(pixels.parts(first.pictures), [{ ref: "it", boxes: [[100, 100, 999, 999]] }]);
   assert.throws(() => pixels.parts([]), { code: "INVALID_ARGUMENT", message: /no picture before it/ });
 });

@@ -3,20 +3,21 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
-import { captionPrompt, groundPrompt, readPrompt, regionPrompt, vqaPrompt } from "../dist/api/tasks.js";
+import { taskPrompt } from "../dist/api/tasks.js";
 
 const prompts = JSON.parse(await readFile(new URL("../../tests/fixtures/task-prompts.json", import.meta.url), "utf8"));
 const PICTURE = "<img>picture</img>";
+const prompt = (task) => taskPrompt(task, "qwen_vl").text;
 const filled = (template, value) => PICTURE + template.replace("{}", value);
 
 test("prompts of tasks are those that models are trained and evaluated with", () => {
   for (const lang of ["en", "zh"]) {
-    assert.equal(captionPrompt({ lang }), filled(prompts.caption[lang]));
-    assert.equal(captionPrompt({ lang, grounded: true }), filled(prompts.groundedCaption[lang]));
+    assert.equal(prompt({ kind: "caption", lang }), filled(prompts.caption[lang]));
+    assert.equal(prompt({ kind: "caption", lang, grounded: true }), filled(prompts.groundedCaption[lang]));
   }
-  assert.equal(captionPrompt({}), filled(prompts.caption.en));
-  assert.equal(vqaPrompt("What is it?"), filled(prompts.vqa, "What is it?"));
-  assert.equal(readPrompt(), filled(prompts.read));
-  assert.equal(groundPrompt("the cat"), filled(prompts.ground, "the cat"));
-  assert.equal(regionPrompt([1, 2, 30, 400]), filled(prompts.region, "<box>(1,2),(30,400)</box>"));
+  assert.equal(prompt({ kind: "caption" }), filled(prompts.caption.en));
+  assert.equal(prompt({ kind: "vqa", question: "What is it?" }), filled(prompts.vqa, "What is it?"));
+  assert.equal(prompt({ kind: "read" }), filled(prompts.read));
+  assert.equal(prompt({ kind: "ground", phrase: "the cat" }), filled(prompts.ground, "the cat"));
+  assert.equal(prompt({ kind: "region", box: [1, 2, 30, 400] }), filled(prompts.region, "<box>(1,2),(30,400)</box>"));
 });
