@@ -71,8 +71,8 @@ async function rivals({ shape }, skip) {
     for (const [name, level] of Object.entries(named)) if (!skip || !name.includes(skip)) made[name] = await at(level);
     return made;
   }
-  const { rows, keys, heads, head_dim, causal } = shape;
-  if (rows !== keys) return {};
+  const { rows, keys, heads, kv_heads, head_dim, causal } = shape;
+  if (rows !== keys || heads !== kv_heads) return {};
   const width = heads * head_dim;
   const inputs = ["query", "key", "value"].map((name) => [name, "float32", [1, rows, width]]);
   return {
