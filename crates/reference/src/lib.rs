@@ -16,6 +16,8 @@ mod resampler;
 mod vision;
 mod web;
 mod weights;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 
 pub use burn;
 pub use decoder::{Attention, Block, DecoderMlp, KvCache, Positions};
@@ -26,3 +28,5 @@ pub use positions::{inverse_frequencies, logn_factor, ntk_alpha};
 pub use resampler::{Resampler, ResamplerAttention};
 pub use vision::{Blocks, VisionAttention, VisionBlock, VisionMlp, VisionTower};
 pub use weights::{Weight, Weights, frozen_always};
+#[cfg(feature = "wgpu")]
+pub use wgpu::wgpu_device;

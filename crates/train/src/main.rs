@@ -35,7 +35,7 @@ struct Arguments {
     /// Checkpoint of another run. Tensors of the same shape start with its weights, so that several runs can share their first stages.
     #[arg(long)]
     start_from: Option<PathBuf>,
-    /// Device that computes.
+    /// Device that computes. The features `wgpu` and `cuda` of the crate add devices of these names.
     #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
     device: DeviceName,
     /// Minutes between two checkpoints.
@@ -54,7 +54,7 @@ struct Arguments {
 enum DeviceName {
     /// The CPU.
     Flex,
-    /// Vulkan, Metal or DirectX.
+    /// Vulkan or Metal.
     #[cfg(feature = "wgpu")]
     Wgpu,
     /// NVIDIA.
@@ -67,7 +67,11 @@ fn main() -> Result<()> {
     let device = match arguments.device {
         DeviceName::Flex => Device::flex(),
         #[cfg(feature = "wgpu")]
-        DeviceName::Wgpu => Device::wgpu(qwen_vl_reference::burn::tensor::DeviceKind::DefaultDevice),
+        DeviceName::Wgpu => {
+            let (device, adapter) = qwen_vl_reference::wgpu_device()?;
+            println!("adapter: {} ({:?}, {:?})", adapter.name, adapter.device_type, adapter.backend);
+            device
+        }
         #[cfg(feature = "cuda")]
         DeviceName::Cuda => Device::cuda(0),
     };

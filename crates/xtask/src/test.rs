@@ -45,6 +45,8 @@ enum Part {
     Packaging,
     /// Lighthouse on the demo page; runs only if it is named
     Audit,
+    /// The reference and the training on burn-wgpu, on a software Vulkan adapter; runs only if it is named, because it compiles 150 crates
+    BurnWgpu,
 }
 
 impl Part {
@@ -52,7 +54,7 @@ impl Part {
     fn needs(self) -> &'static [Part] {
         match self {
             Self::Setup => &[],
-            Self::Format | Self::Native | Self::Package | Self::Checkpoints | Self::Audit => &[Self::Setup],
+            Self::Format | Self::Native | Self::Package | Self::Checkpoints | Self::Audit | Self::BurnWgpu => &[Self::Setup],
             // The linter of TypeScript reads the types of the built wasm.
             Self::Lint | Self::Node => &[Self::Setup, Self::Package],
             Self::Dawn | Self::Chromium | Self::Firefox | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
@@ -61,12 +63,13 @@ impl Part {
 
     /// True for parts that are too slow or too uneven for every run.
     fn only_if_named(self) -> bool {
-        matches!(self, Self::Audit)
+        matches!(self, Self::Audit | Self::BurnWgpu)
     }
 
     /// True if `--test` can choose from the part's tests.
     fn has_named_tests(self) -> bool {
-        matches!(self, Self::Native | Self::Node | Self::Dawn | Self::Chromium | Self::Firefox | Self::Packaging)
+        use Part::{BurnWgpu, Chromium, Dawn, Firefox, Native, Node, Packaging};
+        matches!(self, Native | Node | Dawn | Chromium | Firefox | Packaging | BurnWgpu)
     }
 
     /// Runs the part, or only the tests whose name contains `name`.
@@ -95,6 +98,7 @@ impl Part {
             Self::Firefox => browser("firefox", system::firefox_program(), name),
             Self::Packaging => packaging(name),
             Self::Audit => page::audit(),
+            Self::BurnWgpu => burn_wgpu(name),
         }
     }
 }
@@ -188,6 +192,16 @@ fn native(name: Option<&str>) -> Result<()> {
     // nextest leaves out the examples in the docs.
     let examples = if nextest && name.is_none() { run_command(&mut command("cargo test --quiet --doc")) } else { Ok(()) };
     all(vec![("tests", tests), ("tests of xtask", xtask), ("examples in the docs", examples)])
+}
+
+fn burn_wgpu(name: Option<&str>) -> Result<()> {
+    let runner = if installed("cargo-nextest") { "cargo nextest run" } else { "cargo test" };
+    let tests = "--no-fail-fast --package qwen-vl-reference --package qwen-vl-train --features wgpu --test burn_wgpu";
+    run_command(
+        command(&format!("{runner} {tests}"))
+            .args(name)
+            .env("VK_DRIVER_FILES", system::lavapipe_icd().context("no software Vulkan driver")?),
+    )
 }
 
 fn node(name: Option<&str>) -> Result<()> {
