@@ -15,6 +15,7 @@ import {
   type ImageInput,
   type ImageRef,
   type Message,
+  type Point,
   type Quad,
   type SessionOptions,
 } from "qwen-vl-web";
@@ -83,6 +84,7 @@ export async function use(
   same<typeof answer, Answer>(true);
   for (const object of answer.objects) {
     if (object.kind === "box") same<typeof object.norm, Box>(true);
+    else if (object.kind === "point") same<typeof object.norm, Point>(true);
     else same<typeof object.norm, Quad>(true);
   }
   const restored: SessionOptions = JSON.parse(JSON.stringify(session.fork()));
