@@ -103,8 +103,8 @@ fn number_of_tokens(config: &ModelConfig) -> usize {
     }
 }
 
-/// Takes the embedding as the head if the weights have no other and the configuration says nothing: some releases of transformers leave the key out
-/// where it has its default. Returns a sentence about it.
+/// Takes the embedding as the head if the weights have no other and the configuration says nothing: some releases of transformers leave the
+/// key out where it has its default. Returns a sentence about it.
 fn adopt_tied_head(input: &Input, source: &Source, config: &mut ModelConfig) -> Result<Option<String>> {
     const KEY: &str = "tie_word_embeddings";
     let has_head = source.contains(HEAD) || source.contains("lm_head.qweight");
