@@ -39,6 +39,7 @@ impl Checkpoint {
         let source = Source::from_input(input, config.family)?;
         let mut notes = source.notes().to_vec();
         notes.extend(template_notes);
+        notes.extend(adopt_tied_head(input, &source, &mut config)?);
         notes.extend(adopt_vocabulary_size(&source, &mut config)?);
         notes.extend(check_tied_head(&source, &config)?);
         if config.family == Family::QwenVl {
@@ -100,6 +101,22 @@ fn number_of_tokens(config: &ModelConfig) -> usize {
         Family::QwenVl => SpecialIds::of_model(config.image_token).map_or(0, |special| special.imgpad as usize + 1),
         Family::Qwen2Vl | Family::Qwen3Vl => config.image_token as usize + 1,
     }
+}
+
+/// Takes the embedding as the head if the weights have no other and the configuration says nothing: some releases of transformers leave the
+/// key out where it has its default. Returns a sentence about it.
+fn adopt_tied_head(input: &Input, source: &Source, config: &mut ModelConfig) -> Result<Option<String>> {
+    const KEY: &str = "tie_word_embeddings";
+    let has_head = source.contains(HEAD) || source.contains("lm_head.qweight");
+    if config.family == Family::QwenVl || config.decoder.tied_head || has_head {
+        return Ok(None);
+    }
+    let json = Json::read(&input.locate("config.json")?)?.value;
+    if !json[KEY].is_null() || !json["text_config"][KEY].is_null() {
+        return Ok(None);
+    }
+    config.decoder.tied_head = true;
+    Ok(Some(format!("config.json does not have `{KEY}` and the weights have no `{HEAD}`: the head is the embedding")))
 }
 
 /// Compares a head that is stored although the configuration says that it is the embedding. Returns a sentence about it.

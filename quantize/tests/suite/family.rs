@@ -1,7 +1,7 @@
 //! Checkpoints of Qwen2-VL and Qwen3-VL, as people have them.
 
 use crate::support::{
-    Tensor, assert_names, checkpoint, convert, converted, copy, edit_json, fixtures, open, refusal, replace_bytes, tensors, write_tensors,
+    Tensor, assert_names, checkpoint, convert, copy, edit_json, fixtures, open, refusal, replace_bytes, tensors, write_tensors,
 };
 use quantize::{Options, Rule, SchemeName, Summary, WebCheckpoint};
 use qwen_vl_format::{Family, Manifest, Scheme, Vocabulary};
@@ -19,11 +19,22 @@ fn copy_v5(name: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Converts to q4. Returns the result with its folder.
+/// Converts to f16, which is fast. Returns the result with its folder.
 fn web(source: &Path) -> (tempfile::TempDir, Summary, WebCheckpoint) {
-    let (out, summary) = convert(source, SchemeName::Q4).unwrap_or_else(|error| panic!("{error:#}"));
+    web_in(source, SchemeName::F16)
+}
+
+fn web_in(source: &Path, scheme: SchemeName) -> (tempfile::TempDir, Summary, WebCheckpoint) {
+    let (out, summary) = convert(source, scheme).unwrap_or_else(|error| panic!("{error:#}"));
     let web = open(&out);
     (out, summary, web)
+}
+
+/// Converts a folder, which must succeed with this number of notes. Returns the notes and the bytes of the first shard.
+fn converted(source: &Path, notes: usize) -> (Vec<String>, Vec<u8>) {
+    let (out, summary, _) = web(source);
+    assert_eq!(summary.notes.len(), notes, "{:?}", summary.notes);
+    (summary.notes, fs::read(out.path().join("web/shard-00000.safetensors")).unwrap())
 }
 
 fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Vec<Tensor>)) {
@@ -193,19 +204,27 @@ fn heads_that_are_the_embedding() {
             config["tie_word_embeddings"] = false.into();
             text_config(config)["tie_word_embeddings"] = false.into();
         });
-        let (_, summary, web) = web(source.path());
+        let (_, summary, web) = web_in(source.path(), SchemeName::Q4);
         assert_eq!((summary.notes.len(), summary.unused_tensors.len()), (0, 0));
         // A head and an embedding that are apart are stored in 4 bits.
         for name in ["head.weight", "decoder.embedding.weight"] {
             assert_eq!(web.manifest().tensor(name).unwrap().scheme, Scheme::Q4 { group_size: 32 }, "{model}: {name}");
         }
     }
-    let source = copy("q3-a");
-    edit_json(&source.path().join("config.json"), |config| {
-        config["tie_word_embeddings"] = false.into();
-        config["text_config"]["tie_word_embeddings"] = false.into();
-    });
-    assert_names(&refusal(source.path()), &["`lm_head.weight` is missing"]);
+    for (value, is_tied) in [(json!(false), false), (Value::Null, true)] {
+        let source = copy("q3-a");
+        edit_json(&source.path().join("config.json"), |config| {
+            config["tie_word_embeddings"] = value.clone();
+            config["text_config"]["tie_word_embeddings"] = value;
+        });
+        if is_tied {
+            let (notes, found) = converted(source.path(), 1);
+            assert_names(&notes[0], &["`tie_word_embeddings`", "the head is the embedding"]);
+            assert!(found == converted(&checkpoint("q3-a"), 0).1);
+        } else {
+            assert_names(&refusal(source.path()), &["`lm_head.weight` is missing"]);
+        }
+    }
 }
 
 #[test]
