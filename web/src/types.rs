@@ -74,8 +74,7 @@ pub(crate) struct Adapter {
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ModelFacts {
-    /// Generation: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
-    #[cfg_attr(test, ts(type = "\"qwen_vl\" | \"qwen2_vl\" | \"qwen3_vl\""))]
+    /// Generation of the model.
     pub(crate) family: Family,
     /// Maximum length of prompt and answer together, tokens.
     pub(crate) context_length: usize,
@@ -274,6 +273,7 @@ mod typescript {
         let types = declarations![
             LoadOptions,
             Adapter,
+            Family,
             ModelFacts,
             Steps,
             Estimate,

@@ -12,8 +12,9 @@ pub const MAX_HEAD_DIM: usize = 256;
 pub const SUPPORTED: &str = "Qwen-VL (`QWenLMHeadModel` with a `visual` part), Qwen2-VL (`Qwen2VLForConditionalGeneration`) and Qwen3-VL \
      (`Qwen3VLForConditionalGeneration`)";
 
-/// The generation of a model.
+/// Generation of a model: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Qwen-VL (2023).

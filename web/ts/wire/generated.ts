@@ -66,13 +66,18 @@ kernels: string,
 maxBindingBytes: number, };
 
 /**
+ * Generation of a model: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
+ */
+export type Family = "qwen_vl" | "qwen2_vl" | "qwen3_vl";
+
+/**
  * The generation of a model, and the lengths it was loaded with.
  */
 export type ModelFacts = {
 /**
- * Generation: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
+ * Generation of the model.
  */
-family: "qwen_vl" | "qwen2_vl" | "qwen3_vl",
+family: Family,
 /**
  * Maximum length of prompt and answer together, tokens.
  */

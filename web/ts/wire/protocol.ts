@@ -7,11 +7,10 @@ import type {
   EngineOptions,
   EngineRequest,
   EngineScore,
-  ModelFacts,
   PictureInfo,
   PromptInput,
 } from "./engine.js";
-import type { Adapter, Steps } from "./generated.js";
+import type { Adapter, Family, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
 import type { Estimate } from "./generated.js";
 import type { Answer, AnswerEvent } from "./types.js";
@@ -29,9 +28,6 @@ export type Precision = "f32" | "f16" | "q8";
 
 /** A kernel set of `crates/kernels`. */
 export type KernelSet = NonNullable<EngineOptions["kernels"]>;
-
-/** Generation of a model: Qwen-VL (2023), Qwen2-VL or Qwen3-VL. */
-export type Family = ModelFacts["family"];
 
 /** Facts about a loaded model. */
 export interface ModelInfo {
@@ -77,7 +73,7 @@ export interface AnswerReply {
   pictures: PictureInfo[];
 }
 
-export type { Adapter, EngineOptions, Steps };
+export type { Adapter, EngineOptions, Family, Steps };
 
 /** Input of a load. */
 export interface LoadParams {
