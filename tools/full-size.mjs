@@ -1,4 +1,4 @@
-// A text, or a picture and a text, continued by a large model on a software adapter: in Node on Dawn, or in Chromium.
+// A question, with or without a picture, put to a large model on a software adapter: in Node on Dawn, or in Chromium.
 //   VK_DRIVER_FILES=ICD node tools/full-size.mjs --model FOLDER --image FILE
 //   node tools/full-size.mjs --model FOLDER --chromium PROGRAM
 // A model of the published size with random weights is made by (19 GB on the way):
@@ -28,8 +28,8 @@ const server = await serveBlank(values.package, { "/model/": values.model, ...(v
 const image = values.image && `${server.origin}/image/${basename(values.image)}`;
 const job = {
   url: `${server.origin}/model/`,
-  prompt: `${image ? "<img>a</img>" : ""}${values.prompt}`,
-  images: image ? [image] : [],
+  prompt: values.prompt,
+  image,
   tokens: Number(values.tokens),
   options: { cache: "none", kv: values.kv, contextLength: 512, selfCheck: false },
 };
@@ -59,7 +59,7 @@ try {
 // Dawn would wait for what nobody needs any more.
 process.exit();
 
-function print({ loadMs, info, tokens, text, usage, timings }) {
+function print({ loadMs, info, tokens, text, usage, timings, perToken }) {
   const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
   console.log(`adapter            ${info.adapter.name}`);
   console.log(`loaded             ${(info.downloadBytes / 1024 ** 3).toFixed(2)} GiB in ${seconds(loadMs)}`);
@@ -67,15 +67,23 @@ function print({ loadMs, info, tokens, text, usage, timings }) {
   console.log(`picture            ${seconds(timings.encodeMs)}`);
   console.log(`prompt             ${usage.promptTokens} tokens in ${seconds(timings.prefillMs)}`);
   console.log(`answer             ${timings.decodeTokensPerSecond.toFixed(3)} tokens/s`);
+  console.log(`a token            ${perToken.dispatches} dispatches, reads ${(perToken.bytes / 1e9).toFixed(3)} GB`);
   console.log(`tokens             ${tokens.join(" ")}  ${JSON.stringify(text)}`);
 }
 
-/** Runs in the page. */
-async function answer({ url, prompt, images, tokens, options }) {
+/** Runs in the page. The later generations get a chat; the 2023 model, which may be a base model, a text to continue. */
+async function answer({ url, prompt, image, tokens, options }) {
   const { QwenVL } = await import("qwen-vl-web");
   const began = performance.now();
   const model = await QwenVL.load(url, options);
   const loadMs = performance.now() - began;
-  const { tokens: ids, text, usage, timings } = await model.complete(prompt, images, { greedy: true, maxTokens: tokens });
-  return { loadMs, info: model.info, tokens: ids, text, usage, timings };
+  const sampling = { greedy: true, maxTokens: tokens, minTokens: tokens };
+  const run =
+    model.info.family === "qwen_vl"
+      ? model.complete(`${image ? "<img>a</img>" : ""}${prompt}`, image ? [image] : [], sampling)
+      : model.createSession().ask([...(image ? [{ image }] : []), prompt], sampling);
+  const { tokens: ids, text, usage, timings } = await run;
+  const { dispatchesPerToken, decode } = await model.benchmark({ contexts: [64], prompts: [], decodeTokens: 2, runs: 1, picture: false });
+  const perToken = { dispatches: dispatchesPerToken, bytes: decode[0].bytesPerToken };
+  return { loadMs, info: model.info, tokens: ids, text, usage, timings, perToken };
 }

@@ -119,10 +119,11 @@ pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>>
         let checked = check_file(dir, entry).and_then(|bytes| match entry.file == manifest.processor.tokenizer_file {
             true => {
                 let vocabulary = Vocabulary::parse(&bytes)?;
-                match manifest.config.family {
-                    Family::QwenVl => Ok(vocabulary.check_image_start(manifest.config.image_token)?),
-                    Family::Qwen2Vl | Family::Qwen3Vl => Ok(vocabulary.check_added(&manifest.processor.added_tokens).map(|_| ())?),
+                if manifest.config.family == Family::QwenVl {
+                    vocabulary.check_image_start(manifest.config.image_token)?;
                 }
+                vocabulary.added_tokens(manifest.config.family, &manifest.processor.added_tokens)?;
+                Ok(())
             }
             false => Ok(()),
         });

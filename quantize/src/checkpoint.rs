@@ -3,12 +3,10 @@
 use crate::config::model_config;
 use crate::source::json::Json;
 use crate::source::names::embedding;
-use crate::source::weights::list;
 use crate::source::{Input, Source};
-use crate::tokenizer::{self, TOKENIZER_FILE, Tokenizer};
+use crate::tokenizer::{self, Tokenizer};
 use anyhow::{Context, Result, anyhow, bail};
 use qwen_vl_format::{Family, ModelConfig, SpecialIds};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Reads the tokenizer of a checkpoint's folder, for the command line.
@@ -42,9 +40,6 @@ impl Checkpoint {
         notes.extend(adopt_tied_head(input, &source, &mut config)?);
         notes.extend(adopt_vocabulary_size(&source, &mut config)?);
         notes.extend(check_tied_head(&source, &config)?);
-        if config.family == Family::QwenVl {
-            notes.extend(added_tokens(input, &config));
-        }
         Ok(Self { config, source, notes })
     }
 }
@@ -141,28 +136,4 @@ fn check_tied_head(source: &Source, config: &ModelConfig) -> Result<Option<Strin
         );
     }
     Ok(Some(format!("tensor `{HEAD}` is a copy of `{name}`, which is stored once")))
-}
-
-/// Sentences about tokens that were added to the tokenizer: the web checkpoint's vocabulary does not have them.
-fn added_tokens(input: &Input, config: &ModelConfig) -> Option<String> {
-    let mut found: BTreeMap<u64, String> = BTreeMap::new();
-    let files = input.names().unwrap_or_default();
-    for name in files.iter().filter(|name| name.starts_with("added_tokens") && name.ends_with(".json")) {
-        // Not needed for the conversion: a file that is not JSON adds no tokens.
-        let Some(json) = input.find(name).and_then(|path| Json::read(&path).ok()) else { continue };
-        found.extend(json.value.as_object().into_iter().flatten().filter_map(|(token, id)| Some((id.as_u64()?, token.clone()))));
-    }
-    if let Some(json) = input.find("tokenizer_config.json").and_then(|path| Json::read(&path).ok()) {
-        let tokens = json.value["added_tokens_decoder"].as_object().into_iter().flatten();
-        found.extend(tokens.filter_map(|(id, token)| Some((id.parse().ok()?, token["content"].as_str()?.to_owned()))));
-    }
-    let known = number_of_tokens(config) as u64;
-    let added: Vec<String> = found.iter().filter(|(id, _)| **id >= known).map(|(id, token)| format!("`{token}` ({id})")).collect();
-    (!added.is_empty()).then(|| {
-        format!(
-            "{} tokens were added to the tokenizer, and {TOKENIZER_FILE} does not have them, so prompts and answers cannot show them: {}",
-            added.len(),
-            list(&added)
-        )
-    })
 }

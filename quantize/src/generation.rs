@@ -74,7 +74,15 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, added: &[AddedToken], no
         }
     };
     let eos = settings.take("eos_token_id", &format!("a token below {vocab_size}, or a list of such tokens"), ids)?;
-    let eos = eos.unwrap_or(defaults.eos);
+    let mut eos = eos.unwrap_or(defaults.eos);
+    // `stop_words_ids` of the 2023 code: each entry is a sequence of tokens. The runtime ends at single tokens.
+    let words = |value: &Value| value.as_array()?.iter().map(|word| ids(word).filter(|word| word.len() == 1)).collect::<Option<Vec<_>>>();
+    if let Some(words) = words(&settings.json.value["stop_words_ids"]) {
+        settings.used.insert("stop_words_ids");
+        eos.extend(words.into_iter().flatten());
+        let mut seen = BTreeSet::new();
+        eos.retain(|id| seen.insert(*id));
+    }
     let [eos_token_id, extra_eos_token_ids @ ..] = &eos[..] else {
         bail!("config.json: `visual.image_start_id` is {}, which leaves no room for the tokens before it", config.image_token)
     };
@@ -103,9 +111,23 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, added: &[AddedToken], no
             .take("top_p", "a number above 0, at most 1", |value| above_zero(value).filter(|top_p| *top_p <= 1.0))?
             .unwrap_or(defaults.top_p),
         repetition_penalty: settings.take("repetition_penalty", "a number above 0", above_zero)?,
+        presence_penalty: settings.take("presence_penalty", "a number from -2 to 2", |value| {
+            value.as_f64().map(|number| number as f32).filter(|number| (-2.0..=2.0).contains(number))
+        })?,
+        min_new_tokens: settings.take("min_new_tokens", "an integer from 0 on", count)?.filter(|count| *count > 0),
+        stop_strings: settings.take("stop_strings", "a text, or a list of texts", texts)?.unwrap_or_default(),
     };
     notes.extend(settings.notes());
     Ok(generation)
+}
+
+/// A text, or a list of texts.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    match value {
+        Value::Array(values) => values.iter().map(text).collect(),
+        value => Some(vec![text(value)?]),
+    }
 }
 
 /// An integer, also one that is written as `50.0`.

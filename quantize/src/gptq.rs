@@ -19,15 +19,15 @@ use serde_json::Value;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// The settings of a quantisation, from `quantize_config.json` or the configuration's `quantization_config`.
+/// The settings of a quantization, from `quantize_config.json` or the configuration's `quantization_config`.
 ///
-/// Fine-tuning scripts leave them in models whose weights are plain again, so they count only if quantised tensors are there.
-pub(crate) struct QuantisationSettings {
+/// Fine-tuning scripts leave them in models whose weights are plain again, so they count only if quantized tensors are there.
+pub(crate) struct QuantizationSettings {
     path: PathBuf,
     value: Value,
 }
 
-impl QuantisationSettings {
+impl QuantizationSettings {
     /// Reads the settings of a checkpoint; `None` if it has none.
     pub(crate) fn read(input: &Input) -> Result<Option<Self>> {
         let (path, value) = if let Some(path) = input.find("quantize_config.json") {
@@ -45,22 +45,22 @@ impl QuantisationSettings {
     pub(crate) fn describe(&self) -> String {
         let name = self.path.file_name().unwrap_or_default().display();
         match self.value["quant_method"].as_str() {
-            Some(method) => format!("the quantisation settings in {name} (`{method}`)"),
-            None => format!("the quantisation settings in {name}"),
+            Some(method) => format!("the quantization settings in {name} (`{method}`)"),
+            None => format!("the quantization settings in {name}"),
         }
     }
 
     /// A sentence that ends the error about a tensor that is not plain: the method that saved it, if the settings name another than GPTQ.
     pub(crate) fn other_method(&self) -> Option<String> {
         let method = self.value["quant_method"].as_str().filter(|method| *method != "gptq")?;
-        Some(format!("the checkpoint was quantised by `{method}` ({}): dequantise it, or convert the original", self.path.display()))
+        Some(format!("the checkpoint was quantized by `{method}` ({}): dequantize it, or convert the original", self.path.display()))
     }
 
     /// The settings of GPTQ.
     pub(crate) fn gptq(&self) -> Result<GptqConfig> {
         let Self { path, value } = self;
         let wrong =
-            |key: &str, expected: &str| format!("{}: `{key}` of the quantisation is {}, expected {expected}", path.display(), value[key]);
+            |key: &str, expected: &str| format!("{}: `{key}` of the quantization is {}, expected {expected}", path.display(), value[key]);
         if let Some(method) = value["quant_method"].as_str() {
             ensure!(method == "gptq", wrong("quant_method", "`gptq`"));
         }
@@ -84,7 +84,7 @@ pub(crate) struct GptqConfig {
     zero_offset: u8,
 }
 
-/// A quantised matrix of the source.
+/// A quantized matrix of the source.
 #[derive(Debug)]
 pub(crate) struct GptqModule {
     /// Name without `.qweight`.

@@ -60,6 +60,7 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
 
     let converter = Converter::new(&source, &config, &mut notes)?;
     let shard_bytes = options.write.shard_bytes.unwrap_or(plan::SHARD_BYTES);
+    options.check_rules(&config)?;
     let plan = plan::plan(&config, shard_bytes, |index, spec| options.scheme_of(&config, spec, converter.exact_scheme(index)))?;
     let mut summary = Summary::new(&plan);
     summary.unused_tensors = converter.unused();
@@ -75,7 +76,7 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
         },
         options.describe(&config),
         if plan.tensors.iter().any(|tensor| matches!(tensor.scheme, Scheme::Int4 { .. })) {
-            ", those that were quantised before with their own codes as int4"
+            ", those that were quantized before with their own codes as int4"
         } else {
             ""
         }

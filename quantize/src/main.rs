@@ -155,9 +155,10 @@ fn run_convert(arguments: Convert) -> Result<ExitCode> {
     options.write.threads = arguments.threads;
     ensure!(
         arguments.shard_size > 0.0 && arguments.shard_size <= 64.0,
-        "--shard-size {} is not above 0 and at most 64",
+        "`--shard-size` is {}, expected a number above 0 and at most 64",
         arguments.shard_size
     );
+    ensure!(arguments.threads != Some(0), "`--threads` is 0, expected 1 or more");
     options.write.shard_bytes = Some((arguments.shard_size * f64::from(1 << 20)) as u64);
 
     let (mut progress, mut writing) = (progress(), false);
@@ -189,7 +190,8 @@ fn print_summary(summary: &Summary, options: &Options) {
         println!("{:>20}  {:>5} tensors  {:>13} weights  {:>13} bytes", total.scheme, total.tensors, total.weights, total.bytes);
     }
     let (out, verb) = (options.out.display(), if options.dry_run { "would be" } else { "are" });
-    println!("{} bytes in {} shards, {:.2} bits a weight, {verb} in {out}", summary.shard_bytes, summary.shards, summary.bits_per_weight);
+    let shards = if summary.shards == 1 { "1 shard".to_owned() } else { format!("{} shards", summary.shards) };
+    println!("{} bytes in {shards}, {:.2} bits a weight, {verb} in {out}", summary.shard_bytes, summary.bits_per_weight);
     if !summary.unused_tensors.is_empty() {
         println!("not part of the model, left out: {}", summary.unused_tensors.join(", "));
     }

@@ -4,7 +4,8 @@ use crate::plan::Plan;
 use crate::source::Input;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::GROUP_SIZES;
-use qwen_vl_format::{Family, ModelConfig, Scheme, TensorSpec};
+use qwen_vl_format::tensors::tensor_table;
+use qwen_vl_format::{Family, ModelConfig, Scheme, TensorKind, TensorSpec};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -75,7 +76,7 @@ pub struct WriteOptions {
     pub allow_nonfinite: bool,
     /// Number of cores to use; all by default.
     pub threads: Option<usize>,
-    /// A shard is closed when the next part would make its data larger than this, in bytes; 64 MiB by default. Parts are not cut for it.
+    /// A shard is closed when the next part would make its data larger than this, in bytes; 64 MiB by default. Parts are never split to fit.
     pub shard_bytes: Option<u64>,
 }
 
@@ -131,7 +132,7 @@ impl Options {
         Ok(self)
     }
 
-    /// The scheme of a matrix: that of the last rule that names it; else, in q4, the scheme `exact` of a quantised source; else, for the
+    /// The scheme of a matrix: that of the last rule that names it; else, in q4, the scheme `exact` of a quantized source; else, for the
     /// patch embedding, at least f16, because it is small (2 MB of the full model) and every pixel passes it; else, in q4, that of
     /// [`Self::quality_rules`]; else the default.
     pub(crate) fn scheme_of(&self, config: &ModelConfig, spec: &TensorSpec, exact: Option<Scheme>) -> Scheme {
@@ -146,6 +147,22 @@ impl Options {
                 rule.map_or(scheme, |rule| rule.scheme).with_group_size(self.group_size)
             }
         }
+    }
+
+    /// Refuses rules that apply to no matrix of the model.
+    pub(crate) fn check_rules(&self, config: &ModelConfig) -> Result<()> {
+        let tensors = tensor_table(config);
+        let matrices = || tensors.iter().filter(|spec| spec.kind == TensorKind::Matrix);
+        if let Some(rule) = self.rules.iter().find(|rule| !matrices().any(|spec| rule.applies_to(&spec.name))) {
+            let mut modules: Vec<_> = matrices().filter_map(|spec| spec.name.split('.').next()).collect();
+            modules.dedup();
+            bail!(
+                "no matrix of this model is in `{}`: use the name of a tensor, or its beginning up to a dot, such as {}",
+                rule.module,
+                modules.join(", ")
+            );
+        }
+        Ok(())
     }
 
     /// The modules that q4 stores in q8 unless a rule names them: the vision part of the later generations, which is small, and an embedding

@@ -51,7 +51,7 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
     // Bicubic.
     file.only("resample", &3.into())?;
     let rescale = file.json["rescale_factor"].as_f64().unwrap_or(1.0 / 255.0);
-    ensure!((rescale * 255.0 - 1.0).abs() < 1e-6, "{}: `rescale_factor` is {rescale}, supported is 1/255", file.file);
+    ensure!((rescale * 255.0 - 1.0).abs() < 1e-6, "{}: `rescale_factor` is {rescale}, expected 1/255", file.file);
 
     let mut pixels = [None; 2];
     for (found, [key, edge]) in pixels.iter_mut().zip([["min_pixels", "shortest_edge"], ["max_pixels", "longest_edge"]]) {
@@ -97,7 +97,7 @@ impl Settings {
     /// Refuses every value of a key but one. The key may be absent.
     fn only(&self, key: &str, expected: &Value) -> Result<()> {
         let found = &self.json[key];
-        ensure!(found.is_null() || found == expected, "{}: `{key}` is {found}, supported is {expected}", self.file);
+        ensure!(found.is_null() || found == expected, "{}: `{key}` is {found}, expected {expected}", self.file);
         Ok(())
     }
 

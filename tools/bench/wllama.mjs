@@ -1,20 +1,23 @@
-// Compares the decoder of a converted model with llama.cpp's build for browsers (@wllama/wllama), which gets random Q4_0 weights of the same
-// geometry. They run in turns, in one page of Chromium on its software adapter:
-//   node tools/bench/wllama.mjs --model FOLDER --chromium PROGRAM [--rounds N] [--threads N] [--native "PROGRAM …"]
+// Compares a converted model with llama.cpp's build for browsers (@wllama/wllama), which gets random weights of the same geometry. They run
+// in turns, in one page of Chromium on its software adapter:
+//   node tools/bench/wllama.mjs --model FOLDER --chromium PROGRAM [--rounds N] [--threads N] [--tokens N] [--side N] [--native "PROGRAM …"]
+// A Qwen3-VL is asked about a picture of --side pixels, another one in each round. Of other models only the decoder is compared.
 // wllama may use threads (the page is isolated from other origins), and its WebGPU build if the adapter has shader-f16.
 // --native: `qwenvl` has its turn, too, on the machine's own adapter.
 
 import { execFileSync } from "node:child_process";
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { serveBlank } from "../../pkg-tests/blank.mjs";
 import { launch, openPage } from "../../pkg-tests/browser.mjs";
-import { randomGguf } from "./gguf.mjs";
+import { randomDecoder, randomVision } from "./gguf.mjs";
 
 const PROMPT_TOKENS = 128;
-const DECODED_TOKENS = 8;
+/** llama.cpp gets a tokenizer that makes a token of every byte. With these questions both prompts have the same length. */
+const [QUESTION, SAME_LENGTH] = [" a".repeat(28).trim(), "What do you see here?"];
 
 const text = { type: "string" };
 const { values } = parseArgs({
@@ -24,12 +27,17 @@ const { values } = parseArgs({
     chromium: { ...text, default: "chromium" },
     rounds: { ...text, default: "5" },
     threads: { ...text, default: "2" },
+    tokens: { ...text, default: "8" },
+    side: { ...text, default: "448" },
     native: text,
   },
 });
 if (!values.model) throw new Error("--model is missing: the folder of a converted model");
 const { config } = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
-const gguf = randomGguf(config);
+if (!config.decoder) throw new Error(`${values.model} was written by an older version: convert the model again`);
+const withPicture = config.family === "qwen3_vl";
+const files = { "/decoder.gguf": randomDecoder(config), ...(withPicture ? { "/vision.gguf": randomVision(config) } : {}) };
+const tokens = Number(values.tokens);
 
 const wllama = fileURLToPath(new URL("node_modules/@wllama/wllama/esm/", import.meta.url));
 const server = await serveBlank(
@@ -38,103 +46,142 @@ const server = await serveBlank(
   {
     isolated: true,
     handle(path, response) {
-      if (path !== "/random.gguf") return false;
-      response.writeHead(200, { "content-type": "application/octet-stream", "content-length": gguf.length }).end(gguf);
+      const file = files[path];
+      if (!file) return false;
+      response.writeHead(200, { "content-type": "application/octet-stream", "content-length": file.length }).end(file);
       return true;
     },
   },
 );
+const scratch = await mkdtemp(join(tmpdir(), "qwen-vl-wllama-"));
 // A launch of hundreds of rows takes a software adapter longer than the watchdog waits.
 const browser = await launch({ name: "chromium", program: values.chromium, flags: ["--disable-gpu-watchdog"] });
-const rates = { ours: [], wllama: [], ...(values.native ? { native: [] } : {}) };
+const results = { ours: [], wllama: [], ...(values.native ? { native: [] } : {}) };
 try {
   const { page, problems } = await openPage(browser, server.origin);
-  const log = await page.evaluate(load, server.origin, Number(values.threads));
-  console.log(`${config.num_hidden_layers} layers of ${config.hidden_size}, ${(gguf.length / 1e6).toFixed(0)} MB of Q4_0; wllama: ${log}`);
-  const tokens = { prompt: PROMPT_TOKENS, decoded: DECODED_TOKENS };
+  const paths = Object.keys(files);
+  const log = await page.evaluate(load, { origin: server.origin, paths, threads: Number(values.threads) });
+  const megabytes = paths.map((path) => `${(files[path].length / 1e6).toFixed(0)} MB`).join(" and ");
+  console.log(`${config.decoder.layers} layers of ${config.decoder.width}, ${megabytes} of random weights; wllama: ${log}`);
   for (let round = 0; round < Number(values.rounds); round++) {
-    rates.ours.push(await page.evaluate(runOurs, tokens));
-    rates.wllama.push(await page.evaluate(runWllama, tokens, round));
-    if (values.native) rates.native.push(runNative(values.native));
-    for (const [name, of] of Object.entries(rates)) console.log(`round ${round + 1}  ${describe(name, of.at(-1))}`);
+    const picture = withPicture && join(scratch, `${round}.png`);
+    if (picture) await writeFile(picture, Buffer.from(await page.evaluate(drawPicture, Number(values.side), round), "base64"));
+    const job = { withPicture, prompt: PROMPT_TOKENS, tokens, round, questions: [QUESTION, SAME_LENGTH] };
+    if (values.native) results.native.push(picture ? askNative(values.native, picture) : benchNative(values.native));
+    results.ours.push(await page.evaluate(runOurs, job));
+    results.wllama.push(await page.evaluate(runWllama, job));
+    for (const [name, of] of Object.entries(results)) console.log(`round ${round + 1}  ${describe(name, of.at(-1))}`);
   }
   problems.forEach((problem) => console.error(problem));
 } finally {
   await browser.close();
   server.close();
+  await rm(scratch, { recursive: true });
 }
 const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 const medians = Object.fromEntries(
-  Object.entries(rates).map(([name, of]) => [
+  Object.entries(results).map(([name, of]) => [
     name,
-    { prompt: median(of.map(({ prompt }) => prompt)), decode: median(of.map(({ decode }) => decode)) },
+    {
+      prompt: of[0].prompt,
+      firstMs: median(of.map(({ firstMs }) => firstMs)),
+      rate: median(of.map(({ rate }) => rate)),
+    },
   ]),
 );
 for (const [name, of] of Object.entries(medians)) {
-  const { prompt, decode } = medians.wllama;
-  console.log(
-    `medians  ${describe(name, of)}${name === "wllama" ? "" : `  ${(of.prompt / prompt).toFixed(2)}x and ${(of.decode / decode).toFixed(2)}x`}`,
-  );
+  const { firstMs, rate } = medians.wllama;
+  const ratios = `  ${(firstMs / of.firstMs).toFixed(2)}x and ${(of.rate / rate).toFixed(2)}x as fast as wllama`;
+  console.log(`medians  ${describe(name, of)}${name === "wllama" ? "" : ratios}`);
 }
 
-function describe(name, { prompt, decode }) {
-  return `${name.padEnd(8)} prompt of ${PROMPT_TOKENS}: ${prompt.toFixed(2)} tokens/s, decoding: ${decode.toFixed(2)} tokens/s`;
+function describe(name, { prompt, firstMs, rate }) {
+  const what = `${withPicture ? "picture and " : ""}prompt of ${prompt}`;
+  return `${name.padEnd(8)} ${what}: ${(firstMs / 1000).toFixed(2)} s, decoding: ${rate.toFixed(2)} tokens/s`;
 }
 
-function runNative(command) {
+function askNative(command, picture) {
   const [program, ...options] = command.split(" ");
-  const lengths = [
-    "--prompts",
-    PROMPT_TOKENS,
-    "--contexts",
-    PROMPT_TOKENS + DECODED_TOKENS,
-    "--decode-tokens",
-    DECODED_TOKENS,
-    "--runs",
-    1,
-  ];
-  const output = execFileSync(program, [...options, "bench", "--json", "--no-picture", "--model", values.model, ...lengths.map(String)]);
-  const { report } = JSON.parse(output);
-  return { prompt: report.prefill[0].tokens_per_second, decode: report.decode[0].tokens_per_second };
+  const ask = ["ask", "--json", "--greedy", "--kv", "f16", "--model", values.model, "--image", picture, "--max-new-tokens", values.tokens];
+  const { timings, prompt_ids, tokens } = JSON.parse(execFileSync(program, [...options, ...ask, QUESTION]));
+  if (tokens.length < values.tokens) throw new Error(`the native answer ended after ${tokens.length} tokens`);
+  return { prompt: prompt_ids.length, firstMs: timings.first_token_ms, rate: timings.decode_tokens_per_second };
+}
+
+function benchNative(command) {
+  const [program, ...options] = command.split(" ");
+  const lengths = { prompts: PROMPT_TOKENS, contexts: PROMPT_TOKENS + tokens, "decode-tokens": tokens, runs: 1 };
+  const bench = Object.entries(lengths).flatMap(([name, value]) => [`--${name}`, String(value)]);
+  const output = execFileSync(program, [...options, "bench", "--json", "--no-picture", "--model", values.model, ...bench]);
+  const { prefill, decode } = JSON.parse(output).report;
+  return { prompt: PROMPT_TOKENS, firstMs: prefill[0].millis, rate: decode[0].tokens_per_second };
 }
 
 // What follows runs in the page.
 
 /** Loads both; returns what wllama runs on. */
-async function load(origin, threads) {
+async function load({ origin, paths, threads }) {
   const { Wllama } = await import("/wllama/index.js");
   const { QwenVL } = await import("qwen-vl-web");
   window.wllama = new Wllama({ default: `${origin}/wllama/wasm/wllama.wasm` });
-  const file = await (await fetch("/random.gguf")).blob();
-  await window.wllama.loadModel([file], { n_ctx: 512, n_gpu_layers: 999, n_threads: threads });
-  window.model = await QwenVL.load(`${origin}/model/`, { cache: "none", contextLength: 512, selfCheck: false });
+  const files = await Promise.all(paths.map(async (path) => (await fetch(path)).blob()));
+  await window.wllama.loadModel(files, { n_ctx: 512, n_gpu_layers: 999, n_threads: threads });
+  window.model = await QwenVL.load(`${origin}/model/`, { cache: "none", contextLength: 512, kv: "f16", selfCheck: false });
   // Its WebGPU build needs f16 in shaders, and it says nothing where it does without.
   const f16 = (await navigator.gpu.requestAdapter())?.features.has("shader-f16");
   return `${window.wllama.getNumThreads()} threads, ${f16 ? "WebGPU" : "no WebGPU, as the adapter has no shader-f16"}`;
 }
 
-async function runOurs({ prompt, decoded }) {
+/** Draws squares of random colours and keeps them; returns a PNG in base64. */
+async function drawPicture(side, round) {
+  const canvas = new OffscreenCanvas(side, side);
+  const context = canvas.getContext("2d");
+  for (let at = 0; at < 64; at++) {
+    context.fillStyle = `hsl(${(at * 47 + round * 31) % 360} 70% 50%)`;
+    context.fillRect(((at % 8) * side) / 8, (Math.floor(at / 8) * side) / 8, side / 8, side / 8);
+  }
+  window.picture = await canvas.convertToBlob({ type: "image/png" });
+  return btoa(String.fromCharCode(...new Uint8Array(await window.picture.arrayBuffer())));
+}
+
+async function runOurs({ withPicture, prompt, tokens, questions }) {
+  if (withPicture) {
+    const session = window.model.createSession();
+    const { usage, timings } = await session.ask([{ image: window.picture }, questions[0]], {
+      greedy: true,
+      maxTokens: tokens,
+      minTokens: tokens,
+    });
+    return { prompt: usage.promptTokens, firstMs: timings.firstTokenMs, rate: timings.decodeTokensPerSecond };
+  }
   const { prefill, decode } = await window.model.benchmark({
     prompts: [prompt],
-    contexts: [prompt + decoded],
-    decodeTokens: decoded,
+    contexts: [prompt + tokens],
+    decodeTokens: tokens,
     runs: 1,
     picture: false,
   });
-  return { prompt: prefill[0].tokensPerSecond, decode: decode[0].tokensPerSecond };
+  return { prompt, firstMs: (prompt * 1000) / prefill[0].tokensPerSecond, rate: decode[0].tokensPerSecond };
 }
 
-/** Uses another text in each round, so that nothing is reused. */
-async function runWllama({ prompt, decoded }, round) {
-  const text = Array.from({ length: prompt }, (_, at) => String.fromCharCode(97 + ((at * 7 + round * 11) % 26))).join("");
-  const { timings } = await window.wllama.createCompletion({
-    prompt: text,
-    max_tokens: decoded,
-    temperature: 0,
-    cache_prompt: false,
-    ignore_eos: true,
-  });
-  if (timings.prompt_n !== prompt || timings.predicted_n < decoded) throw new Error(`wllama ran ${JSON.stringify(timings)}`);
+/** Uses another picture or another text in each round, so that nothing is reused. */
+async function runWllama({ withPicture, prompt, tokens, round, questions }) {
+  const options = { max_tokens: tokens, temperature: 0, cache_prompt: false, ignore_eos: true };
+  const began = performance.now();
+  let timings;
+  if (withPicture) {
+    const content = [
+      { type: "image", data: await window.picture.arrayBuffer() },
+      { type: "text", text: questions[1] },
+    ];
+    ({ timings } = await window.wllama.createChatCompletion({ messages: [{ role: "user", content }], ...options }));
+  } else {
+    const text = Array.from({ length: prompt }, (_, at) => String.fromCharCode(97 + ((at * 7 + round * 11) % 26))).join("");
+    ({ timings } = await window.wllama.createCompletion({ prompt: text, ...options }));
+    if (timings.prompt_n !== prompt) throw new Error(`wllama ran ${JSON.stringify(timings)}`);
+  }
+  if (timings.predicted_n < tokens) throw new Error(`wllama ran ${JSON.stringify(timings)}`);
   // The first token comes with the prompt.
-  return { prompt: timings.prompt_per_second, decode: ((timings.predicted_n - 1) * 1000) / timings.predicted_ms };
+  const firstMs = performance.now() - began - timings.predicted_ms;
+  return { prompt: timings.prompt_n, firstMs, rate: ((timings.predicted_n - 1) * 1000) / timings.predicted_ms };
 }

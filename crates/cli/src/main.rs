@@ -12,6 +12,7 @@ mod tokenize;
 mod values;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 /// Qwen-VL on the command line.
 #[derive(Parser)]
@@ -31,13 +32,21 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Ask(args) => ask::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
-    }
+    };
+    // Without a stack trace, also where the environment asks for one: the errors are about input.
+    result.map_or_else(
+        |error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
 }

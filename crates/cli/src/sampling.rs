@@ -1,6 +1,6 @@
 //! Options of generation that several commands share.
 
-use crate::values::{penalty, probability, temperature, tokens};
+use crate::values::{penalty, probability, temperature, tokens, whole};
 use clap::Args;
 use qwen_vl_runtime::session::GenerationOptions;
 
@@ -13,7 +13,7 @@ pub struct SamplingArgs {
     /// Always take the most likely token.
     #[arg(long)]
     greedy: bool,
-    /// Divisor of the logits [default: the checkpoint's, or 1]. Each of temperature, top-p and top-k means sampling, also where the
+    /// Divisor of the logits; 0 is greedy [default: the checkpoint's, or 1]. Each of temperature, top-p and top-k means sampling, also where the
     /// checkpoint is greedy by default.
     #[arg(long, value_name = "T", conflicts_with = "greedy", value_parser = temperature, allow_negative_numbers = true)]
     temperature: Option<f32>,
@@ -21,7 +21,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "P", conflicts_with = "greedy", value_parser = probability, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Number of most likely tokens to sample from, 0 for all [default: the checkpoint's].
-    #[arg(long, value_name = "K", conflicts_with = "greedy", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", conflicts_with = "greedy", value_parser = whole, allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Seed of the random numbers of sampling [default: from the clock].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

@@ -14,9 +14,14 @@ pub fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|value| *value > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
 }
 
-/// Parses a temperature.
+/// Parses a number of things that may be 0.
+pub fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 to {}", usize::MAX))
+}
+
+/// Parses a temperature; 0 is greedy.
 pub fn temperature(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|value: &f32| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
+    text.parse().ok().filter(|value: &f32| *value >= 0.0 && value.is_finite()).ok_or_else(|| "expected a number of at least 0".to_owned())
 }
 
 /// Parses a presence penalty.
@@ -26,7 +31,7 @@ pub fn penalty(text: &str) -> Result<f32, String> {
 
 /// Parses a probability mass.
 pub fn probability(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|value: &f32| *value > 0.0 && *value <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
+    text.parse().ok().filter(|value: &f32| (0.0..=1.0).contains(value)).ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 #[cfg(test)]
@@ -41,11 +46,14 @@ mod tests {
         }
         assert_eq!(count("3"), Ok(3));
         assert!(count("0").is_err() && count("-3").is_err());
-        for wrong in ["0", "-0.5", "NaN", "inf", "-inf", "1e39", "x"] {
+        assert_eq!(whole("0"), Ok(0));
+        assert!(whole("-1").unwrap_err().contains("from 0 to"));
+        for wrong in ["-0.5", "NaN", "inf", "-inf", "1e39", "x"] {
             assert!(temperature(wrong).is_err(), "{wrong}");
             assert!(probability(wrong).is_err(), "{wrong}");
         }
         assert_eq!((temperature("0.2"), probability("1")), (Ok(0.2), Ok(1.0)));
+        assert_eq!((temperature("0"), probability("0")), (Ok(0.0), Ok(0.0)));
         assert!(probability("1.01").is_err());
     }
 }

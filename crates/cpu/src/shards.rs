@@ -39,7 +39,7 @@ impl Shards {
     /// Stores bytes that begin at byte `begin` of a shard.
     fn store(&mut self, shard: usize, begin: u64, bytes: &[u8]) {
         let stored = &mut self.bytes[shard];
-        // More bytes than `begin` are left over from before a restart.
+        // After a restart, bytes past `begin` are stale.
         stored.truncate(begin as usize);
         stored.extend_from_slice(bytes);
     }

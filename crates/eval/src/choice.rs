@@ -25,8 +25,8 @@ pub fn circular_strict(right: &[(u64, bool)]) -> f64 {
     part(questions.values().copied())
 }
 
-/// Returns the share of questions whose most frequent choice over the copies is right. Among equally frequent ones the first chosen counts,
-/// where `mmbench_evaluation_tricky.py` draws at random. `chosen` holds the index of a copy, the text of the chosen option and that of the
+/// Returns the share of questions whose most frequent choice over the copies is right. On a tie the first chosen counts;
+/// `mmbench_evaluation_tricky.py` draws at random. `chosen` holds the index of a copy, the text of the chosen option and that of the
 /// right one.
 pub fn circular_majority(chosen: &[(u64, &str, &str)]) -> f64 {
     let mut questions: BTreeMap<u64, Vec<(&str, &str)>> = BTreeMap::new();
@@ -35,7 +35,7 @@ pub fn circular_majority(chosen: &[(u64, &str, &str)]) -> f64 {
     }
     part(questions.values().map(|copies| {
         let votes = |text: &str| copies.iter().filter(|(chosen, _)| *chosen == text).count();
-        // `max_by_key` takes the last of equals: from the end on, that is the first.
+        // `max_by_key` returns the last maximum; iterating in reverse makes it the first.
         let winner = copies.iter().rev().max_by_key(|(text, _)| votes(text));
         winner.is_some_and(|(text, truth)| text == truth)
     }))

@@ -175,7 +175,7 @@ pub enum ConfigError {
         supported: &'static str,
     },
     /// A key has a value that is not supported.
-    #[error("config.json: `{key}` is {found}, supported is {expected}")]
+    #[error("config.json: `{key}` is {found}, expected {expected}")]
     Unsupported {
         /// The key, with dots.
         key: String,

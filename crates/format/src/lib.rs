@@ -31,7 +31,7 @@ pub use manifest::{Manifest, ManifestError};
 pub use qwen_vl::{IMAGE_MEAN, IMAGE_STD, QwenVlConfig, QwenVlVision};
 pub use resize::resize_table;
 pub use shard::{ShardCheck, ShardError};
-pub use special::{AddedToken, SPECIALS_BEFORE_IMG, SpecialIds, qwen_vl_tokens};
+pub use special::{AddedToken, SPECIALS_BEFORE_IMG, SpecialIds};
 pub use tensors::{TensorKind, TensorSpec};
 pub use vocabulary::{Vocabulary, VocabularyError};
 

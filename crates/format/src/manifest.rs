@@ -89,8 +89,8 @@ impl Pieces {
 pub struct ProcessorConfig {
     /// The vocabulary file (rank format of `qwen.tiktoken`), one of [`Manifest::files`].
     pub tokenizer_file: String,
-    /// The tokens behind the ranks of the vocabulary, in ascending order of ids. Absent for the 2023 model, where they follow from the number
-    /// of ranks.
+    /// The tokens after the ranks of the vocabulary, in ascending order of ids. For the 2023 model only those that a fine-tune added: its own
+    /// follow from the number of ranks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added_tokens: Vec<AddedToken>,
     /// Mean of each channel of a picture scaled to 0..1.
@@ -137,6 +137,15 @@ pub struct GenerationConfig {
     /// Divisor of the positive logits, and factor of the negative ones, of tokens that occurred before; 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f32>,
+    /// Subtracted from the logits of tokens that the answer has already; 0 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f32>,
+    /// Minimum length of an answer, tokens; 0 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_new_tokens: Option<usize>,
+    /// Texts that end an answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop_strings: Vec<String>,
 }
 
 impl GenerationConfig {
@@ -428,6 +437,9 @@ impl Manifest {
         if !positive(generation.repetition_penalty) {
             return setting("generation.repetition_penalty", format!("{:?}", generation.repetition_penalty.unwrap_or_default()), "above 0");
         }
+        if let Some(penalty) = generation.presence_penalty.filter(|penalty| !(-2.0..=2.0).contains(penalty)) {
+            return setting("generation.presence_penalty", format!("{penalty:?}"), "from -2 to 2");
+        }
         if !(generation.top_p > 0.0 && generation.top_p <= 1.0) {
             return setting("generation.top_p", generation.top_p.to_string(), "above 0, at most 1");
         }
@@ -437,15 +449,18 @@ impl Manifest {
     /// Value and expectation of the first problem of `processor.added_tokens`. Only the vocabulary knows the number of ranks.
     fn added_tokens_problem(&self) -> Option<(String, String)> {
         let (config, tokens) = (&self.config, &self.processor.added_tokens);
-        if config.family == Family::QwenVl {
-            return (!tokens.is_empty()).then(|| (format!("a list of {}", tokens.len()), "absent for this family".to_owned()));
-        }
         let vocab_size = config.decoder.vocab_size;
+        let first_generation = config.family == Family::QwenVl;
+        // `</img>` and `<imgpad>` follow `<img>`.
+        let before = if first_generation { config.image_token as usize + 3 } else { 0 };
         let mut texts = std::collections::HashSet::from([""]);
         for (index, token) in tokens.iter().enumerate() {
             let found = || format!("`{}` with id {}", token.text, token.id);
             if token.id as usize >= vocab_size {
                 return Some((found(), format!("ids below config.decoder.vocab_size = {vocab_size}")));
+            }
+            if (token.id as usize) < before {
+                return Some((found(), format!("ids from {before} on, after those of this family")));
             }
             if index > 0 && tokens[index - 1].id >= token.id {
                 return Some((found(), "ids in ascending order, each once".to_owned()));
@@ -455,6 +470,7 @@ impl Manifest {
             }
         }
         match SpecialIds::of_tokens(tokens) {
+            _ if first_generation => None,
             Err(missing) => Some((format!("a list without `{missing}`"), "the special tokens of the family".to_owned())),
             Ok(special) if special.imgpad != config.image_token => {
                 Some((format!("`<|image_pad|>` with id {}", special.imgpad), format!("config.image_token = {}", config.image_token)))

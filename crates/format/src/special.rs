@@ -39,7 +39,7 @@ pub struct AddedToken {
 }
 
 /// Returns the added tokens of the 2023 model after a vocabulary of this many ranks.
-pub fn qwen_vl_tokens(ranks: u32) -> Vec<AddedToken> {
+pub(crate) fn qwen_vl_tokens(ranks: u32) -> Vec<AddedToken> {
     let (before, after) = NAMED.split_at(NAMED_BEFORE_EXTRAS as usize);
     let extras = (0..EXTRAS).map(|index| format!("<|extra_{index}|>"));
     let texts = before.iter().map(|name| (*name).to_owned()).chain(extras).chain(after.iter().map(|name| (*name).to_owned()));

@@ -3,7 +3,7 @@
 //! [`Vocabulary::parse`] accepts what tiktoken accepts: any ASCII white space between and around the fields, any line end, empty lines, a
 //! byte order mark, lines in any order. [`Vocabulary::to_bytes`] writes one form: `BASE64 RANK\n` in the order of the ranks.
 
-use crate::{AddedToken, SpecialIds};
+use crate::{AddedToken, Family, SpecialIds, special::qwen_vl_tokens};
 use base64::alphabet;
 use base64::engine::{Engine, GeneralPurpose, GeneralPurposeConfig};
 use std::ops::Range;
@@ -146,8 +146,23 @@ impl Vocabulary {
         if found == expected { Ok(()) } else { Err(VocabularyError::ImageStart { ranks: self.len(), found, expected }) }
     }
 
-    /// Checks the added tokens of a generation after 2023 and returns the ids of the special ones.
-    pub fn check_added(&self, tokens: &[AddedToken]) -> Result<SpecialIds, VocabularyError> {
+    /// Checks the added tokens that a checkpoint lists. Returns the ids of the special ones, and all added tokens: those of the 2023 model
+    /// need not be listed.
+    pub fn added_tokens(&self, family: Family, listed: &[AddedToken]) -> Result<(SpecialIds, Vec<AddedToken>), VocabularyError> {
+        if family != Family::QwenVl {
+            self.check_added(listed)?;
+            let special =
+                SpecialIds::of_tokens(listed).map_err(|text| VocabularyError::Added { problem: format!("`{text}` is missing") })?;
+            return Ok((special, listed.to_vec()));
+        }
+        let mut tokens = qwen_vl_tokens(self.len() as u32);
+        tokens.extend_from_slice(listed);
+        self.check_added(&tokens)?;
+        Ok((self.special(), tokens))
+    }
+
+    /// Checks that added tokens have a text and that they differ from the ranks and from each other.
+    fn check_added(&self, tokens: &[AddedToken]) -> Result<(), VocabularyError> {
         let wrong = |problem| Err(VocabularyError::Added { problem });
         for (index, AddedToken { id, text, .. }) in tokens.iter().enumerate() {
             if text.is_empty() {
@@ -160,7 +175,7 @@ impl Vocabulary {
                 return wrong(format!("`{text}` with id {id} and `{}` with id {}, expected each id and text once", other.text, other.id));
             }
         }
-        SpecialIds::of_tokens(tokens).or_else(|text| wrong(format!("`{text}` is missing")))
+        Ok(())
     }
 
     /// Writes the file in the form `BASE64 RANK\n`, by rank.
@@ -393,11 +408,11 @@ mod tests {
         ];
         let token = |(id, text): (u32, &&str)| AddedToken { id, text: (*text).to_owned(), special: true };
         let tokens: Vec<_> = (256..).zip(&texts).map(token).collect();
-        assert_eq!(vocabulary.check_added(&tokens).unwrap().imgpad, 267);
+        assert_eq!(vocabulary.added_tokens(Family::Qwen2Vl, &tokens).unwrap().0.imgpad, 267);
         let changed = |index: usize, id, text: &str| {
             let mut tokens = tokens.clone();
             tokens[index] = AddedToken { id, text: text.to_owned(), special: true };
-            vocabulary.check_added(&tokens).unwrap_err().to_string()
+            vocabulary.added_tokens(Family::Qwen2Vl, &tokens).unwrap_err().to_string()
         };
         for (error, expected) in [
             (changed(3, 259, ""), "token 259 has no text"),

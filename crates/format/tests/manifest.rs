@@ -96,6 +96,9 @@ fn of(config: ModelConfig) -> Manifest {
             top_k: 0,
             top_p: 0.3,
             repetition_penalty: None,
+            presence_penalty: None,
+            min_new_tokens: None,
+            stop_strings: Vec::new(),
         },
         provenance: Provenance { converter: "test".into(), source: "test".into(), source_files: Vec::new(), modifications: "none".into() },
         files: vec![entry("qwen.tiktoken", 10)],
@@ -271,9 +274,15 @@ fn added_tokens() {
     refused(&|tokens| tokens[13].text = String::new(), &["`` with id 301", "not empty"]);
     refused(&|tokens| tokens[12].id = 301, &["ascending"]);
     refused(&|tokens| (tokens[12].id, tokens[13].id) = (301, 302), &["`<|image_pad|>` with id 301", "config.image_token = 300"]);
+    // The 2023 model lists only tokens that come after its own.
     let mut manifest = valid();
-    manifest.processor.added_tokens = valid_merging().processor.added_tokens;
-    assert!(manifest.validate().unwrap_err().to_string().contains("absent for this family"));
+    let first = manifest.config.image_token + 3;
+    manifest.config.decoder.vocab_size = first as usize + 1;
+    let token = |id| vec![AddedToken { id, text: "<loc_0>".to_owned(), special: false }];
+    manifest.processor.added_tokens = token(first - 1);
+    assert!(manifest.validate().unwrap_err().to_string().contains(&format!("ids from {first} on")));
+    manifest.processor.added_tokens = token(first + 1);
+    assert!(manifest.validate().unwrap_err().to_string().contains("below config.decoder.vocab_size"));
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Gpu {
         if cfg!(target_arch = "wasm32") {
             descriptor.backends = wgpu::Backends::BROWSER_WEBGPU;
         }
+        // Some Vulkan drivers print "XDG_RUNTIME_DIR is invalid" here. They look for a display, and nothing in the descriptor stops them.
         let instance = wgpu::Instance::new(descriptor);
         let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {

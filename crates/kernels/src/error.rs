@@ -29,7 +29,9 @@ pub enum GpuError {
         feature: &'static str,
     },
     /// A buffer passes a limit of the adapter.
-    #[error("`{what}` needs {needed} bytes in one binding, the adapter allows {limit}")]
+    #[error(
+        "`{what}` needs {needed} bytes in one binding, the adapter allows {limit}: use a shorter context, smaller pictures or a smaller model"
+    )]
     BindingTooLarge {
         /// The buffer.
         what: String,

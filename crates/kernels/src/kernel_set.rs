@@ -35,16 +35,16 @@ impl FromStr for Precision {
 pub struct Kernels {
     /// Invocations of a workgroup in the product of one row: a power of two from 4 to 256.
     pub matvec_lanes: u32,
-    /// True if the product of one row with f16 and f32 weights loops over quarters of a block: a third of the code and of its compile
-    /// time, for a seventh more run time. (Quantized blocks compile faster, and would run a quarter longer.)
+    /// True if the product of one row with f16 or f32 weights loops over quarters of a block. This cuts code and compile time to a third and
+    /// costs a seventh more run time. (Quantized blocks compile faster, and would run a quarter longer.)
     pub matvec_float_quarters: bool,
     /// Rows and columns that one invocation of the product of many rows computes from weights that it decodes itself; columns are a
     /// multiple of 4. `None` stages decoded weights for 64 invocations in workgroup memory.
     pub matmul_registers: Option<[u32; 2]>,
     /// Rows of a workgroup in the attention of many rows, one per invocation: a multiple of 8 up to 64.
     pub attention_rows: u32,
-    /// True if the attention kernels take the width of a head as a number that compilers do not know: the kernel of many rows then serves all
-    /// widths, and loops over a head are not unrolled, which costs Mesa's software adapter most of the time that it compiles.
+    /// True if the width of a head is a run-time value in the attention kernels. The kernel of many rows then serves all widths, and loops over
+    /// a head are not unrolled: unrolling takes most of the compile time on Mesa's software adapter.
     pub attention_of_any_width: bool,
     /// Invocations of a workgroup in the attention of one row: a power of two from 32 to 256.
     pub decode_lanes: u32,

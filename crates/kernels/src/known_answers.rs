@@ -24,7 +24,7 @@ pub enum Checked {
     },
     /// The product of one row; true with a fused RMS norm.
     Matvec(Scheme, bool),
-    /// Attention of many rows without a mask, for heads of this width, as many of the queries to one of the keys as `group`.
+    /// Unmasked attention of many rows; `group` query heads share one key head.
     Attention {
         /// Width of a head.
         head_dim: usize,

@@ -41,7 +41,7 @@ enum Kind {
     Picture,
     /// A tag of a region.
     Grounding,
-    /// `<|extra_0|>` … of the 2023 model.
+    /// `<|extra_0|>` … of the 2023 model, and special tokens that a fine-tune added to it.
     Extra,
     /// Part of a text: the token is not special.
     Text,
@@ -68,7 +68,7 @@ impl AddedTokens {
             _ if !token.special => Kind::Text,
             // Qwen3-VL writes regions as JSON.
             id if special.is_grounding(id) && family != Family::Qwen3Vl => Kind::Grounding,
-            id if first_generation && id > special.im_end && id < special.ref_start => Kind::Extra,
+            id if first_generation && (id > special.im_end && id < special.ref_start || id > special.imgpad) => Kind::Extra,
             id if first_generation && id >= special.img_start => Kind::Picture,
             _ => Kind::Control,
         };

@@ -55,7 +55,7 @@ pub enum ProcessorError {
         expected: usize,
     },
     /// The pictures of a prompt are not those whose sizes are known.
-    #[error("the prompt has {pictures} pictures, but {grids} were passed")]
+    #[error("the prompt has {pictures} picture(s), but {grids} were passed")]
     PictureCount {
         /// Pictures in the prompt.
         pictures: usize,
@@ -63,7 +63,7 @@ pub enum ProcessorError {
         grids: usize,
     },
     /// The placeholders of pictures in token ids are not those of the pictures.
-    #[error("the prompt ids have {pads} times `<|image_pad|>`, expected {features} for the {pictures} pictures")]
+    #[error("the prompt contains `<|image_pad|>` {pads} times, expected {features} for its {pictures} picture(s)")]
     PadCount {
         /// Placeholders in the prompt.
         pads: usize,
@@ -73,7 +73,7 @@ pub enum ProcessorError {
         pictures: usize,
     },
     /// The placeholders of one picture are not in a row.
-    #[error("the prompt ids have {pads} times `<|image_pad|>` in a row at position {at}, expected {features} for the picture there")]
+    #[error("the prompt contains `<|image_pad|>` {pads} times in a row at position {at}, expected {features} for the picture there")]
     PadRun {
         /// Position of the first.
         at: usize,
@@ -130,7 +130,7 @@ pub enum ProcessorError {
         problem: &'static str,
     },
     /// Limits of a picture's tokens that no picture can keep.
-    #[error("a picture takes at least {min} and at most {max} tokens by the settings, expected a maximum of at least 1 and the minimum")]
+    #[error("picture tokens: minimum {min}, maximum {max}; expected a maximum of at least 1 and not below the minimum")]
     PictureTokens {
         /// Minimum.
         min: u64,

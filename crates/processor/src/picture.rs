@@ -379,7 +379,7 @@ fn on_white(pixels: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
     pixels.flat_map(|[red, green, blue, alpha]| [blend(red, alpha), blend(green, alpha), blend(blue, alpha)]).collect()
 }
 
-/// Turns a picture as [`image::DynamicImage::apply_orientation`] does, which holds this code once for every type of pixel.
+/// Same as [`image::DynamicImage::apply_orientation`], which would compile the code for every pixel type.
 fn turned(mut image: RgbImage, turn: metadata::Orientation) -> RgbImage {
     use metadata::Orientation;
     match turn {

@@ -116,7 +116,7 @@ impl Template {
         let turn = &turns[index];
         let mut pieces = Vec::new();
         match (self.family, turn.role) {
-            // The first one is in the head. The template leaves out others.
+            // The head already has the first system message. The template drops later ones.
             (Family::Qwen3Vl, Role::System) => return pieces,
             (Family::Qwen3Vl, Role::Tool) => {
                 let is_tool = |turn: Option<&Turn>| turn.is_some_and(|turn| turn.role == Role::Tool);

@@ -2,7 +2,7 @@
 
 use crate::added::{AddedTokens, KeepSpecials, SpecialTokens};
 use crate::{ProcessorError, bpe::encode_word, nfc::nfc, split};
-use qwen_vl_format::{AddedToken, Family, SpecialIds, Vocabulary, qwen_vl_tokens};
+use qwen_vl_format::{AddedToken, Family, SpecialIds, Vocabulary};
 use std::{borrow::Cow, ops::Range};
 
 /// Positions of a picture in the published model.
@@ -33,14 +33,10 @@ impl Tokenizer {
         Self::new(file, Family::QwenVl, &[])
     }
 
-    /// Creates a tokenizer from the bytes of a `qwen.tiktoken` and the tokens behind its ranks. The 2023 model takes them from
-    /// [`qwen_vl_tokens`] instead.
+    /// Creates a tokenizer from the bytes of a `qwen.tiktoken` and the tokens after its ranks, see [`Vocabulary::added_tokens`].
     pub fn new(file: &[u8], family: Family, added: &[AddedToken]) -> Result<Self, ProcessorError> {
         let vocabulary = Vocabulary::parse(file)?;
-        let (special, tokens) = match family {
-            Family::QwenVl => (vocabulary.special(), qwen_vl_tokens(vocabulary.len() as u32)),
-            Family::Qwen2Vl | Family::Qwen3Vl => (vocabulary.check_added(added)?, added.to_vec()),
-        };
+        let (special, tokens) = vocabulary.added_tokens(family, added)?;
         let added = AddedTokens::new(family, &special, tokens);
         Ok(Self { vocabulary, family, special, added, queries: DEFAULT_QUERIES })
     }

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{data_folders, read, read_json};
+use qwen_vl_format::AddedToken;
 use qwen_vl_processor::{
     AnswerStream, Family, Grounded, GroundingEvent, KeepSpecials, NumberedPicture, PictureSize, ProcessorError, SpecialTokens,
     StreamDecoder, Tokenizer, parse_grounding,
@@ -285,6 +286,24 @@ fn extra_tokens_are_text_of_answers() {
     });
     assert_eq!(texts.collect::<String>(), "\u{c}i\u{fffd}<|extra_4|>i");
     assert_eq!(stream.raw(), "\u{c}i\u{fffd}<|extra_4|>i");
+}
+
+/// A fine-tune of the 2023 model adds tokens after the published ones. They are text, and so are those that it calls special in answers.
+#[test]
+fn added_tokens_of_the_2023_model() {
+    let file = read(&data_folders()[0].join("tokenizer/qwen.tiktoken"));
+    let first = tokenizer(&data_folders()[0]).len() as u32;
+    let added = |id, text: &str, special| AddedToken { id, text: text.to_owned(), special };
+    let listed = [added(first, "<loc_1>", false), added(first + 1, "<seg>", true)];
+    let tokenizer = Tokenizer::new(&file, Family::QwenVl, &listed).unwrap();
+    let ids = [first, byte_id(&tokenizer, b'a'), first + 1];
+    assert_eq!(tokenizer.decode(&ids, KeepSpecials::Answer), "<loc_1>a<seg>");
+    assert_eq!(tokenizer.encode("<loc_1>a<seg>", SpecialTokens::All).unwrap(), ids);
+    // Typed in a message: the special one is text.
+    let typed = tokenizer.encode("<loc_1>a<seg>", SpecialTokens::Grounding).unwrap();
+    assert!(typed[0] == first && !typed.contains(&(first + 1)), "{typed:?}");
+    let refused = Tokenizer::new(&file, Family::QwenVl, &[added(first, "<ref>", false)]).unwrap_err().to_string();
+    assert!(refused.contains("`<ref>`") && refused.contains("each id and text once"), "{refused}");
 }
 
 /// Returns the id of a byte: the first 256 ranks are printable ASCII first, then the rest of the alphabet of byte-level BPE.

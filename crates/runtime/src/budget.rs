@@ -27,7 +27,7 @@ impl Budget {
 
     /// Weights in f32, as the CPU backend holds them, bytes.
     pub fn cpu_weights(manifest: &Manifest) -> u64 {
-        manifest.tensors.iter().map(|tensor| tensor.shape.iter().map(|side| *side as u64).product::<u64>() * 4).sum()
+        manifest.tensors.iter().map(|tensor| size::product(&tensor.shape).saturating_mul(4)).fold(0, u64::saturating_add)
     }
 
     /// The budget of a checkpoint under options that were [checked](ModelOptions::checked).

@@ -55,7 +55,7 @@ pub enum RuntimeError {
         queries: usize,
     },
     /// The prompt has more or fewer positions for pictures than the pictures have.
-    #[error("the prompt has {pads} positions for pictures (`<|image_pad|>`), and its pictures take {needed}, each in one run")]
+    #[error("the prompt has {pads} `<|image_pad|>` tokens, expected {needed}, one unbroken run per picture")]
     ImagePads {
         /// Number of these tokens in the prompt.
         pads: usize,
@@ -114,7 +114,7 @@ pub enum RuntimeError {
         bound: f32,
     },
     /// The model is too large to run without a GPU.
-    #[error("this model has {bytes} bytes of weights in f32; without WebGPU at most {limit} run")]
+    #[error("this model has {bytes} bytes of weights in f32; without WebGPU the limit is {limit}")]
     TooLargeForCpu {
         /// Weights in f32, bytes.
         bytes: u64,

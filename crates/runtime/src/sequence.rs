@@ -13,7 +13,7 @@ pub enum Cached {
     Token(u32),
     /// A row of image features.
     Feature {
-        /// Number of the encoding among all of the model.
+        /// Sequence number of this encoding within the model.
         image: u64,
         /// Index of the row.
         row: usize,
@@ -25,7 +25,7 @@ pub enum Cached {
 /// The image features of a prompt's picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageRows {
-    /// Number of the encoding among all of the model.
+    /// Sequence number of this encoding within the model.
     pub encoding: u64,
     /// Number of rows.
     pub rows: usize,

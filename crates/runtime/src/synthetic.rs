@@ -45,6 +45,9 @@ pub fn manifest_in(config: ModelConfig, scheme: impl Fn(&TensorSpec) -> Scheme) 
             top_k: 0,
             top_p: 1.0,
             repetition_penalty: None,
+            presence_penalty: None,
+            min_new_tokens: None,
+            stop_strings: Vec::new(),
         },
         provenance: Provenance {
             converter: "qwen-vl-runtime".to_owned(),

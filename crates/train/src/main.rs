@@ -39,14 +39,14 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
     device: DeviceName,
     /// Minutes between two checkpoints.
-    #[arg(long, default_value_t = 3.0)]
-    checkpoint_minutes: f64,
+    #[arg(long, default_value = "3", value_parser = minutes, allow_negative_numbers = true)]
+    checkpoint_minutes: Duration,
     /// Print the loss on texts after each stage of the run in the folder, without training.
     #[arg(long)]
     text_kept: bool,
     /// Minutes after which the run stops with a checkpoint.
-    #[arg(long)]
-    stop_after_minutes: Option<f64>,
+    #[arg(long, value_parser = minutes, allow_negative_numbers = true)]
+    stop_after_minutes: Option<Duration>,
 }
 
 /// Backends of burn in this build.
@@ -60,6 +60,12 @@ enum DeviceName {
     /// NVIDIA.
     #[cfg(feature = "cuda")]
     Cuda,
+}
+
+/// Parses a number of minutes.
+fn minutes(text: &str) -> Result<Duration, String> {
+    let duration = text.parse().ok().and_then(|minutes: f64| Duration::try_from_secs_f64(60.0 * minutes).ok());
+    duration.ok_or_else(|| "expected a number of minutes, at least 0".to_owned())
 }
 
 fn main() -> Result<()> {
@@ -79,9 +85,22 @@ fn main() -> Result<()> {
         device: device.autodiff(),
         out: arguments.out,
         start_from: arguments.start_from,
-        checkpoint_every: Duration::from_secs_f64(60.0 * arguments.checkpoint_minutes),
-        stop_after: arguments.stop_after_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
+        checkpoint_every: arguments.checkpoint_minutes,
+        stop_after: arguments.stop_after_minutes,
     };
     let recipe = Recipe::read(&arguments.recipe)?;
     if arguments.text_kept { run::print_text_kept(&recipe, &settings) } else { run::run(&recipe, &settings) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minutes_are_checked() {
+        assert_eq!(minutes("0.5"), Ok(Duration::from_secs(30)));
+        for wrong in ["-1", "nan", "inf", "1e300", "x"] {
+            assert!(minutes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

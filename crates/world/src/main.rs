@@ -214,7 +214,7 @@ fn samples(args: &SamplesArgs) -> Result<()> {
     let world = args.selection.world();
     let tokenizer = qwen_vl_world::tokenizer(args.queries)?;
     let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-    for index in args.start..args.start + args.count {
+    for index in args.start..args.start.saturating_add(args.count) {
         let sample = world.sample(args.selection.split(), args.stage.into(), args.selection.seed, index);
         let encoded = sample.encode_within(&tokenizer, args.tokens).with_context(|| format!("encoding sample {index}"))?;
         let number = |value: usize| (value as u32).to_le_bytes();

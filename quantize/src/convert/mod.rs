@@ -4,7 +4,7 @@ mod later;
 mod qwen_vl;
 mod recipe;
 
-use crate::gptq::{GptqModule, QuantisationSettings};
+use crate::gptq::{GptqModule, QuantizationSettings};
 use crate::rows::RowSource;
 use crate::source::Source;
 use anyhow::{Context, Result, bail};
@@ -21,7 +21,7 @@ pub(crate) struct Converter<'a> {
     source: &'a Source,
     tensors: Vec<(TensorSpec, Recipe)>,
     /// GPTQ modules of the source, by the name of the matrix that they stand for.
-    quantised: HashMap<String, GptqModule>,
+    quantized: HashMap<String, GptqModule>,
 }
 
 impl<'a> Converter<'a> {
@@ -30,20 +30,20 @@ impl<'a> Converter<'a> {
         let tensors = recipes(config);
         let needed: Vec<&Original> = tensors.iter().flat_map(|(_, recipe)| recipe.sources()).collect();
         let names: HashSet<&str> = needed.iter().map(|original| original.name.as_str()).collect();
-        let quantised_module =
+        let quantized_module =
             |name: &str| name.strip_suffix(".weight").filter(|module| source.contains(&format!("{module}.qweight"))).map(str::to_owned);
         let missing = needed.iter().map(|original| &original.name);
-        let missing: Vec<String> = missing.filter(|name| !source.contains(name) && quantised_module(name).is_none()).cloned().collect();
+        let missing: Vec<String> = missing.filter(|name| !source.contains(name) && quantized_module(name).is_none()).cloned().collect();
         if !missing.is_empty() {
             return Err(source.missing_error(&missing));
         }
 
-        let settings = QuantisationSettings::read(source.input())?;
-        let mut quantised = HashMap::new();
+        let settings = QuantizationSettings::read(source.input())?;
+        let mut quantized = HashMap::new();
         for Original { name, shape } in needed {
-            let (Some(module), [outputs, inputs]) = (quantised_module(name), shape.as_slice()) else {
+            let (Some(module), [outputs, inputs]) = (quantized_module(name), shape.as_slice()) else {
                 source.expect_floats(name, shape).map_err(|error| {
-                    match settings.as_ref().and_then(QuantisationSettings::other_method) {
+                    match settings.as_ref().and_then(QuantizationSettings::other_method) {
                         Some(method) => error.context(method),
                         None => error,
                     }
@@ -51,18 +51,18 @@ impl<'a> Converter<'a> {
                 continue;
             };
             let settings = settings.as_ref().with_context(|| {
-                format!("tensor `{module}.qweight` is quantised, but neither quantize_config.json nor config.json has the settings")
+                format!("tensor `{module}.qweight` is quantized, but neither quantize_config.json nor config.json has the settings")
             })?;
             let opened = GptqModule::open(source, &module, &settings.gptq()?, *outputs, *inputs)?;
             if !names.contains(format!("{module}.bias").as_str()) {
                 refuse_bias(source, &module, *outputs)?;
             }
-            quantised.insert(name.clone(), opened);
+            quantized.insert(name.clone(), opened);
         }
-        if let Some(settings) = settings.filter(|_| quantised.is_empty()) {
-            notes.push(format!("{} are ignored: the weights are not quantised", settings.describe()));
+        if let Some(settings) = settings.filter(|_| quantized.is_empty()) {
+            notes.push(format!("{} are ignored: the weights are not quantized", settings.describe()));
         }
-        Ok(Self { source, tensors, quantised })
+        Ok(Self { source, tensors, quantized })
     }
 
     /// Returns the tensors of the source that the model does not have.
@@ -71,7 +71,7 @@ impl<'a> Converter<'a> {
             .tensors
             .iter()
             .flat_map(|(_, recipe)| recipe.sources())
-            .flat_map(|Original { name, .. }| match (self.quantised.contains_key(name), name.strip_suffix("weight")) {
+            .flat_map(|Original { name, .. }| match (self.quantized.contains_key(name), name.strip_suffix("weight")) {
                 // The bias is used under its own name, or zero: see `refuse_bias`.
                 (true, Some(module)) => ["qweight", "qzeros", "scales", "g_idx", "bias"].map(|leaf| format!("{module}{leaf}")).to_vec(),
                 _ => vec![name.clone()],
@@ -83,14 +83,14 @@ impl<'a> Converter<'a> {
     /// The scheme of ours in which the source stores a tensor, if there is one.
     pub(crate) fn exact_scheme(&self, tensor: usize) -> Option<Scheme> {
         let (Recipe::Stacked(_) | Recipe::Interleaved { .. }) = &self.tensors[tensor].1 else { return None };
-        let mut schemes = self.tensors[tensor].1.sources().into_iter().map(|original| self.quantised.get(&original.name)?.exact_scheme());
+        let mut schemes = self.tensors[tensor].1.sources().into_iter().map(|original| self.quantized.get(&original.name)?.exact_scheme());
         let first = schemes.next()??;
         schemes.all(|scheme| scheme == Some(first)).then_some(first)
     }
 
-    /// Reads weights of a matrix of the source, decoded if they are quantised.
+    /// Reads weights of a matrix of the source, decoded if they are quantized.
     fn read(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<f32>> {
-        match self.quantised.get(name) {
+        match self.quantized.get(name) {
             Some(module) => module.rows(self.source, rows),
             None => self.source.read_floats(name, rows, cols),
         }
@@ -205,7 +205,7 @@ impl RowSource for Converter<'_> {
         if self.exact_scheme(tensor) != Some(scheme) {
             return Ok(None);
         }
-        let encoded = |original: &Original, rows: Range<usize>| self.quantised[&original.name].encoded(self.source, rows);
+        let encoded = |original: &Original, rows: Range<usize>| self.quantized[&original.name].encoded(self.source, rows);
         match &self.tensors[tensor].1 {
             Recipe::Stacked(sources) => {
                 let mut whole = EncodedRows::default();

@@ -15,7 +15,7 @@ impl Original {
         Self { name: name.into(), shape: shape.into() }
     }
 
-    /// The tensor that is a tensor of ours, or one of several that are its rows. A vector of the original is one row of ours.
+    /// A source tensor that becomes one of ours, or some of its rows. A vector of the original is one row of ours.
     pub(super) fn of(spec: &TensorSpec, name: impl Into<String>, rows: usize) -> Self {
         let shape = if is_vector(spec) { vec![rows] } else { vec![rows, spec.shape[1]] };
         Self::new(name, shape)

@@ -84,6 +84,15 @@ impl Input {
         Ok(names)
     }
 
+    /// The folders in the folder, sorted; none for files.
+    pub(crate) fn subfolders(&self) -> Vec<PathBuf> {
+        let Self::Folder(dir) = self else { return Vec::new() };
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut folders: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        folders.sort();
+        folders
+    }
+
     /// The folder, if it is one, and every file in it; or the files.
     pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
         match self {

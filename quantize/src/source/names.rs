@@ -11,7 +11,7 @@ const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "base_model.", "model."];
 const DECODERS: [&str; 4] = ["model.language_model.", "language_model.model.", "language_model.", "model."];
 /// Prefixes of the vision tower in the same files.
 const TOWERS: [&str; 2] = ["model.visual.", "visual."];
-/// A module that every decoder has, quantised or not.
+/// A module that every decoder has, quantized or not.
 const EMBEDDING: &str = "embed_tokens.weight";
 
 /// The published prefixes of the vision tower and of the decoder. The 2023 model has one for both.

@@ -67,7 +67,17 @@ pub(crate) fn choose(input: &Input) -> Result<WeightFiles> {
             "{input} has no weights but a training state of DeepSpeed: run its `zero_to_fp32.py` to join the parts, and put the result \
              next to config.json"
         );
-        bail!("{input} has no weights: no *.safetensors and no pytorch_model*.bin");
+        let below = input.subfolders().into_iter().find_map(|folder| {
+            let inner = Input::Folder(folder);
+            let names = inner.names().ok()?;
+            let lora = names.iter().any(|name| is_lora(name));
+            (lora || names.iter().any(|name| is_weights(name))).then_some((inner, lora))
+        });
+        match below {
+            Some((inner, true)) => bail!("{input} has no weights, and {}", lora_alone(&inner)),
+            Some((inner, false)) => bail!("{input} has no weights: they are in {inner}, so convert that folder"),
+            None => bail!("{input} has no weights: no *.safetensors and no pytorch_model*.bin"),
+        }
     }
 
     chosen.left_aside =
@@ -90,10 +100,10 @@ fn lora_alone(input: &Input) -> String {
     let config = input.find("adapter_config.json").and_then(|path| Json::read(&path).ok());
     let base = config.as_ref().and_then(|config| config.value["base_model_name_or_path"].as_str());
     let of = base.map_or_else(String::new, |base| format!(" of `{base}`"));
-    let quantised =
+    let quantized =
         base.is_some_and(|base| ["int4", "int8", "gptq", "awq", "4bit", "8bit"].iter().any(|word| base.to_lowercase().contains(word)));
-    let step = if quantised {
-        "peft cannot merge it into the quantised weights: load the unquantised base, apply the adapter to that, merge and convert the result"
+    let step = if quantized {
+        "peft cannot merge it into the quantized weights: load the unquantized base, apply the adapter to that, merge and convert the result"
     } else {
         "merge it first and convert the result: `PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(merged)` with \
          peft, and copy the files of the tokenizer there"

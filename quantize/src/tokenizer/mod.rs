@@ -27,20 +27,20 @@ const PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p
 pub struct Tokenizer {
     /// The vocabulary in the form of [`Vocabulary::to_bytes`].
     pub vocabulary: Vec<u8>,
-    /// The added tokens; none for the 2023 model, where they follow from the number of ranks.
+    /// The added tokens; for the 2023 model only those that a fine-tune added, because its own follow from the number of ranks.
     pub added_tokens: Vec<AddedToken>,
 }
 
 /// Reads the tokenizer of a checkpoint and checks it against the configuration. Adds notes about settings that are left out.
 pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
     match config.family {
-        Family::QwenVl => Ok(Tokenizer { vocabulary: read_ranks(input, config)?, added_tokens: Vec::new() }),
+        Family::QwenVl => read_ranks(input, config),
         Family::Qwen2Vl | Family::Qwen3Vl => read_merges(input, config, notes),
     }
 }
 
-/// Reads the vocabulary as leniently as tiktoken, checks it against the configuration, and returns the file in the strict form.
-fn read_ranks(input: &Input, config: &ModelConfig) -> Result<Vec<u8>> {
+/// Reads the vocabulary as leniently as tiktoken and checks it against the configuration.
+fn read_ranks(input: &Input, config: &ModelConfig) -> Result<Tokenizer> {
     let path = input.find(TOKENIZER_FILE);
     let path =
         path.with_context(|| format!("the vocabulary {TOKENIZER_FILE} is missing in {input}: copy it from the published checkpoint"))?;
@@ -52,7 +52,23 @@ fn read_ranks(input: &Input, config: &ModelConfig) -> Result<Vec<u8>> {
         Ok(vocabulary)
     };
     let vocabulary = read().with_context(|| format!("cannot use {}", path.display())).map_err(|error| file.explain(error))?;
-    Ok(vocabulary.to_bytes())
+    // The published tokenizer looks for added tokens in the normalised text, as is done here.
+    let mut added_tokens = added::read(input, None, &mut Vec::new())?;
+    added_tokens.retain(|token| token.id > vocabulary.special().imgpad);
+    check_rows(&added_tokens, config)?;
+    vocabulary.added_tokens(config.family, &added_tokens).with_context(|| format!("cannot use the added tokens of {input}"))?;
+    Ok(Tokenizer { vocabulary: vocabulary.to_bytes(), added_tokens })
+}
+
+/// Refuses added tokens that the embedding has no row for.
+fn check_rows(added: &[AddedToken], config: &ModelConfig) -> Result<()> {
+    let rows = config.decoder.vocab_size;
+    match added.iter().find(|token| token.id as usize >= rows) {
+        Some(AddedToken { id, text, .. }) => {
+            bail!("the tokenizer has `{text}` as {id}, and the embedding has {rows} rows: one of the files is of another model")
+        }
+        None => Ok(()),
+    }
 }
 
 /// Reads the byte-level BPE of a later generation.
@@ -81,21 +97,14 @@ fn read_merges(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> 
     };
     let added = added::read(input, json.as_ref().map(|(json, _)| json), notes)?;
     let vocabulary = merges.vocabulary(&added).with_context(|| format!("cannot use {files}"))?;
-    let special = vocabulary.check_added(&added).with_context(|| format!("cannot use the added tokens of {input}"))?;
+    let (special, _) = vocabulary.added_tokens(config.family, &added).with_context(|| format!("cannot use the added tokens of {input}"))?;
     ensure!(
         special.imgpad == config.image_token,
         "config.json: `image_token_id` is {}, and the tokenizer has `<|image_pad|>` as {}: one of the files is of another model",
         config.image_token,
         special.imgpad
     );
-    let rows = config.decoder.vocab_size;
-    if let Some(token) = added.iter().find(|token| token.id as usize >= rows) {
-        bail!(
-            "the tokenizer has `{}` as {}, and the embedding has {rows} rows: one of the files is of another model",
-            token.text,
-            token.id
-        );
-    }
+    check_rows(&added, config)?;
     Ok(Tokenizer { vocabulary: vocabulary.to_bytes(), added_tokens: added })
 }
 
@@ -142,6 +151,6 @@ pub(crate) fn parse(json: &Value) -> Result<usize> {
     let mut notes = Vec::new();
     let added = added::read(&Input::Files(Default::default()), Some(json), &mut notes)?;
     let vocabulary = Merges::of_json(&json["model"])?.vocabulary(&added)?;
-    vocabulary.check_added(&added)?;
+    vocabulary.added_tokens(Family::Qwen2Vl, &added)?;
     Ok(vocabulary.len())
 }

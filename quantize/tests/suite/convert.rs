@@ -243,6 +243,13 @@ fn rules_name_modules() {
         assert!(Rule::parse(wrong).is_err(), "{wrong}");
     }
     assert!(Options::new("a", "b").group_size(48).is_err());
+    options.write.force = true;
+    for missing in ["visoin=q8", "decoder.layers.99=q8", "vision.blocks.0.attn.qkv.bias=q8"] {
+        options.rules = vec![Rule::parse(missing).unwrap()];
+        let error = quantize::convert(&options, &mut |_| ()).unwrap_err().to_string();
+        let module = missing.split('=').next().unwrap();
+        assert!(error.contains(&format!("`{module}`")) && error.contains("vision, resampler, decoder, head"), "{error}");
+    }
 }
 
 #[test]

@@ -391,16 +391,16 @@ fn settings_of_pictures() {
     assert_eq!(web.manifest().processor.min_pixels, Some(1024));
 
     for (file, pointer, value, parts) in [
-        (file, "/patch_size", json!(14), ["preprocessor_config.json: `patch_size` is 14", "supported is 16"]),
-        (file, "/merge_size", json!(4), ["`merge_size` is 4", "supported is 2"]),
-        (file, "/temporal_patch_size", json!(1), ["`temporal_patch_size` is 1", "supported is 2"]),
-        (file, "/do_resize", json!(false), ["`do_resize` is false", "supported is true"]),
-        (file, "/resample", json!(2), ["`resample` is 2", "supported is 3"]),
+        (file, "/patch_size", json!(14), ["preprocessor_config.json: `patch_size` is 14", "expected 16"]),
+        (file, "/merge_size", json!(4), ["`merge_size` is 4", "expected 2"]),
+        (file, "/temporal_patch_size", json!(1), ["`temporal_patch_size` is 1", "expected 2"]),
+        (file, "/do_resize", json!(false), ["`do_resize` is false", "expected true"]),
+        (file, "/resample", json!(2), ["`resample` is 2", "expected 3"]),
         (file, "/rescale_factor", json!(1.0), ["`rescale_factor` is 1", "1/255"]),
         (file, "/image_mean", json!([0.5]), ["`image_mean` is [0.5]", "three numbers"]),
         (file, "/size/shortest_edge", json!(0), ["`size.shortest_edge` is 0", "a number of pixels"]),
         (file, "/size/shortest_edge", json!(1 << 25), ["`min_pixels` is 33554432", "`max_pixels` is 16777216"]),
-        (new_file, "/image_processor/patch_size", json!(14), ["processor_config.json: `patch_size` is 14", "supported is 16"]),
+        (new_file, "/image_processor/patch_size", json!(14), ["processor_config.json: `patch_size` is 14", "expected 16"]),
     ] {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         let source = edited(file, &|json| json.pointer_mut(parent).unwrap()[key] = value.clone());

@@ -7,6 +7,7 @@ use crate::support::{
 };
 use quantize::source::Input;
 use quantize::{Options, SchemeName};
+use qwen_vl_format::AddedToken;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -20,27 +21,27 @@ fn edit_config(folder: &tempfile::TempDir, edit: impl FnOnce(&mut serde_json::Va
 }
 
 #[test]
-fn settings_of_a_quantisation_do_not_make_weights_quantised() {
+fn settings_of_a_quantization_do_not_make_weights_quantized() {
     let bitsandbytes = json!({ "quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4" });
     let fp8 = json!({ "quant_method": "fp8", "weight_block_size": [128, 128] });
     for (settings, method) in [(bitsandbytes.clone(), "bitsandbytes"), (fp8, "fp8")] {
         let source = copy("mini-b");
         edit_config(&source, |config| config["quantization_config"] = settings);
         let (notes, shard) = converted(source.path(), 1);
-        assert_names(&notes[0], &[method, "config.json", "ignored", "not quantised"]);
+        assert_names(&notes[0], &[method, "config.json", "ignored", "not quantized"]);
         assert_eq!(shard, expected());
     }
     let source = copy("mini-b");
     fs::write(source.path().join("quantize_config.json"), r#"{"bits": 8, "group_size": 128}"#).unwrap();
     assert_names(&converted(source.path(), 1).0[0], &["quantize_config.json", "ignored"]);
 
-    // Weights that are quantised, by a method that is not read.
+    // Weights that are quantized, by a method that is not read.
     let (source, mut tensors) = without_weights();
     edit_config(&source, |config| config["quantization_config"] = bitsandbytes);
     let weight = tensors.iter_mut().find(|tensor| tensor.name == "transformer.h.0.mlp.w1.weight").unwrap();
     (weight.dtype, weight.data) = (safetensors::Dtype::I8, vec![1; weight.data.len() / 2]);
     write_tensors(&source.path().join("model.safetensors"), &tensors);
-    assert_names(&refusal(source.path()), &["quantised by `bitsandbytes`", "dequantise", "transformer.h.0.mlp.w1.weight", "I8"]);
+    assert_names(&refusal(source.path()), &["quantized by `bitsandbytes`", "dequantize", "transformer.h.0.mlp.w1.weight", "I8"]);
 }
 
 #[test]
@@ -64,11 +65,19 @@ fn a_lora_folder_is_recognised_in_every_form() {
         assert_names(&error, &["a LoRA adapter", "merge"]);
         assert_eq!(error.contains("of `Qwen/Qwen-VL-Chat`"), names.contains(&"adapter_config.json"), "{error}");
     }
-    // peft does not merge into quantised weights: the way there is another.
+    // In a folder of its own.
+    let (source, _) = without_weights();
+    let inner = source.path().join("checkpoint-100");
+    fs::create_dir(&inner).unwrap();
+    fs::write(inner.join("adapter_config.json"), config("Qwen/Qwen-VL-Chat")).unwrap();
+    assert_names(&refusal(source.path()), &["no weights", &inner.display().to_string(), "a LoRA adapter of `Qwen/Qwen-VL-Chat`"]);
+    fs::rename(inner.join("adapter_config.json"), inner.join("model.safetensors")).unwrap();
+    assert_names(&refusal(source.path()), &["no weights", &inner.display().to_string(), "convert that folder"]);
+    // peft does not merge into quantized weights: the way there is another.
     let (source, _) = without_weights();
     fs::write(source.path().join("adapter_config.json"), config("Qwen/Qwen-VL-Chat-Int4")).unwrap();
     let error = refusal(source.path());
-    assert_names(&error, &["of `Qwen/Qwen-VL-Chat-Int4`", "unquantised base"]);
+    assert_names(&error, &["of `Qwen/Qwen-VL-Chat-Int4`", "unquantized base"]);
     assert!(!error.contains("merge_and_unload"), "{error}");
 }
 
@@ -360,13 +369,16 @@ fn grown_vocabularies() {
     let (out, summary) = convert(source.path(), SchemeName::Q4).unwrap();
     assert_eq!(open(&out).manifest().config.decoder.vocab_size, 1027);
     assert_names(&summary.notes[0], &["`vocab_size` is 1024", "1027 is used"]);
-    assert_names(
-        &summary.notes[1],
-        &["3 tokens were added", "`<loc_0>` (1024)", "`<loc_1>` (1025)", "`<seg>` (1026)", "qwen.tiktoken does not"],
-    );
+    let added = |id, text: &str, special| AddedToken { id, text: text.to_owned(), special };
+    let expected = [added(1024, "<loc_0>", false), added(1025, "<loc_1>", false), added(1026, "<seg>", true)];
+    assert_eq!(open(&out).manifest().processor.added_tokens, expected);
+    assert_eq!(quantize::verify(&out.path().join("web"), &mut |_| ()).unwrap(), []);
     // The comparison with the source takes the same size.
     let report = quantize::report(&Input::Folder(source.path().to_owned()), &out.path().join("web"), &mut |_| ()).unwrap();
     assert!(report.tensors.iter().all(|tensor| tensor.relative < 0.1));
+
+    fs::write(source.path().join("added_tokens.json"), r#"{"<loc_3>": 1027}"#).unwrap();
+    assert_names(&refusal(source.path()), &["`<loc_3>` as 1027", "1027 rows"]);
 
     let source = grow(&["transformer.wte.weight"]);
     assert_names(&refusal(source.path()), &["`transformer.wte.weight` has 1027 rows", "`lm_head.weight` has 1024"]);
@@ -389,19 +401,31 @@ fn every_setting_that_the_runtime_has_is_kept() {
             ("top_k", json!(50.0)),
             ("top_p", json!(0.8)),
             ("do_sample", json!(false)),
+            ("presence_penalty", json!(1.5)),
+            ("min_new_tokens", json!(2)),
+            ("stop_strings", json!("</answer>")),
             ("num_beams", json!(4)),
-            ("stop_words_ids", json!([[768]])),
+            ("stop_words_ids", json!([[768], [771]])),
             ("bad_words_ids", json!(null)),
         ] {
             config[key] = value;
         }
     });
-    assert_eq!(found.eos_token_ids().collect::<Vec<_>>(), [768, 770]);
+    assert_eq!(found.eos_token_ids().collect::<Vec<_>>(), [768, 770, 771]);
+    assert_eq!(
+        (found.presence_penalty, found.min_new_tokens, &found.stop_strings[..]),
+        (Some(1.5), Some(2), &["</answer>".to_owned()][..])
+    );
     assert_eq!((found.temperature, found.repetition_penalty, found.top_k, found.top_p), (Some(0.2), Some(1.5), 50, 0.8));
     assert!(!found.do_sample);
     assert_eq!(notes.len(), 1, "{notes:?}");
-    assert_names(&notes[0], &["generation_config.json", "left out", "`num_beams` (4)", "`stop_words_ids` ([[768]])"]);
-    assert!(!notes[0].contains("bad_words_ids") && !notes[0].contains("pad_token_id"), "{notes:?}");
+    assert_names(&notes[0], &["generation_config.json", "left out", "`num_beams` (4)"]);
+    assert!(!notes[0].contains("stop") && !notes[0].contains("bad_words_ids") && !notes[0].contains("pad_token_id"), "{notes:?}");
+
+    // A sequence of several tokens ends no answer here.
+    let (found, notes) = generation(|config| config["stop_words_ids"] = json!([[768], [770, 771]]));
+    assert_eq!((found.eos_token_ids().count(), notes.len()), (1, 1));
+    assert_names(&notes[0], &["left out", "`stop_words_ids` ([[768],[770,771]])"]);
 
     // The longest answer: `max_new_tokens` overrides `max_length`, as in the original.
     let (found, _) = generation(|config| config["max_length"] = json!(20));

@@ -1,4 +1,4 @@
-// token[0] = index of the largest of sizes.cols logits, the lowest of equals; NOT_FINITE (all bits set) if any logit is NaN or infinite.
+// token[0] = index of the largest of sizes.cols logits, the lowest index on ties; NOT_FINITE (all bits set) if any logit is NaN or infinite.
 // One workgroup of LANES. It shares only indices, not logits: 4 bytes of workgroup memory per lane.
 
 const NOT_FINITE: u32 = 0xffffffffu;

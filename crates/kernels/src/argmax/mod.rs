@@ -7,7 +7,7 @@ use crate::{Activation, Dispatch, Gpu, Grid};
 /// Result of [`argmax`] if a logit is NaN or infinite. No token has this id.
 pub const NOT_FINITE: u32 = u32::MAX;
 
-/// Prepares a launch that writes the index of the largest value of row 0 to `token`, the lowest of equals, or [`NOT_FINITE`].
+/// Prepares a launch that writes the index of the largest value of row 0 to `token`, the lowest index on ties, or [`NOT_FINITE`].
 ///
 /// # Shapes
 /// - `logits`: `[1, vocab]`, `token`: one u32

@@ -1,6 +1,6 @@
 // Rotates the queries and keys of a vision tower in place.
 //
-// qkv     rows x sizes.stride units of as many neighbours as divide half of a head: [q of all heads; k of all heads; v of all heads]
+// qkv     rows x sizes.stride units of N neighbouring values, where N divides half a head: [q of all heads; k of all heads; v of all heads]
 // angles  rows x sizes.half units of pairs (cos, sin); cosine_at and sine_at unpack a unit
 // Pairs are (i, i + half), not neighbours. A workgroup of 64 computes one row. Dispatch: y = step.rows.
 

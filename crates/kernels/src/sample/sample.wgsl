@@ -46,7 +46,7 @@ fn max_of(value: f32, lane: u32) -> f32 {
   return workgroupUniformLoad(&reduced).x;
 }
 
-// Integers in the order of the floats.
+// Maps floats to integers of the same order.
 fn order(value: f32) -> u32 {
   let bits = bitcast<u32>(value);
   return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
@@ -63,7 +63,7 @@ fn weight(i: u32, largest: f32) -> f32 {
   return select(0.0, exp(max(x, -80.0)), x > -80.0);
 }
 
-// The measure of a token: one, or its weight.
+// The measure of a token: 1, or its weight.
 fn measure(i: u32, largest: f32, by_mass: bool) -> f32 {
   if (by_mass) {
     return weight(i, largest);
@@ -71,7 +71,7 @@ fn measure(i: u32, largest: f32, by_mass: bool) -> f32 {
   return 1.0;
 }
 
-// The smallest set of the likeliest tokens of `outer` whose measure reaches `goal`: the measure of the tokens before its last one is below.
+// Smallest set of likeliest tokens of `outer` whose total measure reaches `goal`.
 fn likeliest(outer: Kept, goal: f32, largest: f32, by_mass: bool, lane: u32) -> Kept {
   // The largest bound whose tokens, including those at the bound, reach the goal.
   var bound = 0u;

@@ -50,7 +50,7 @@ impl Chooser {
         Self {
             sampler,
             max_new_tokens: options.longest_answer(0, defaults),
-            min_new_tokens: options.min_new_tokens,
+            min_new_tokens: options.shortest_answer(defaults),
             stop_tokens: defaults
                 .eos_token_ids()
                 .chain([special.endoftext, special.im_end, special.im_start])
@@ -58,7 +58,7 @@ impl Chooser {
                 .collect(),
             penalty: options.repetition_penalty.or(defaults.repetition_penalty).filter(|penalty| *penalty != 1.0),
             seen: BTreeSet::new(),
-            presence_penalty: options.presence_penalty.filter(|penalty| *penalty != 0.0),
+            presence_penalty: options.presence_penalty.or(defaults.presence_penalty).filter(|penalty| *penalty != 0.0),
             answered: BTreeSet::new(),
             logprobs: options.logprobs,
         }
@@ -149,6 +149,9 @@ mod tests {
             top_k: 7,
             top_p: 0.3,
             repetition_penalty: Some(1.25),
+            presence_penalty: Some(0.5),
+            min_new_tokens: Some(3),
+            stop_strings: vec!["</answer>".to_owned()],
         }
     }
 
@@ -159,7 +162,8 @@ mod tests {
         let chooser = Chooser::new(&GenerationOptions::default(), &defaults, special);
         let sampling = *chooser.sampler.as_ref().unwrap().options();
         assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.6, 7, 0.3));
-        assert_eq!(chooser.penalty, Some(1.25));
+        assert_eq!((chooser.penalty, chooser.presence_penalty, chooser.min_new_tokens), (Some(1.25), Some(0.5), 3));
+        assert_eq!(GenerationOptions::default().stops(&defaults), ["</answer>"]);
         for token in [50, 51, 52, special.endoftext, special.im_end, special.im_start] {
             assert!(chooser.stops_at(token), "{token}");
         }
@@ -170,13 +174,18 @@ mod tests {
             top_k: Some(0),
             top_p: Some(1.0),
             repetition_penalty: Some(1.0),
+            presence_penalty: Some(0.0),
+            max_new_tokens: Some(2),
+            stop: vec!["\n".to_owned()],
             stop_tokens: vec![53],
             ..GenerationOptions::default()
         };
         let chooser = Chooser::new(&options, &defaults, special);
         let sampling = *chooser.sampler.as_ref().unwrap().options();
         assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (2.0, 0, 1.0));
-        assert_eq!(chooser.penalty, None);
+        assert_eq!((chooser.penalty, chooser.presence_penalty, chooser.min_new_tokens), (None, None, 2));
+        assert_eq!(options.stops(&defaults), ["\n", "</answer>"]);
+        assert_eq!(GenerationOptions { ignore_stop: true, ..options }.stops(&defaults), ["\n"]);
         assert!(chooser.stops_at(50) && chooser.stops_at(53));
     }
 }

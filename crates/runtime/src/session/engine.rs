@@ -10,7 +10,7 @@ use crate::clock::{millis, per_second};
 use crate::error::{Counted, RuntimeError, TextOf};
 use crate::sampler::log_sum_exp;
 use crate::{Backend, KvReuse, Model, Trace};
-use qwen_vl_format::{Family, Manifest, ModelConfig, ShardHash};
+use qwen_vl_format::{Manifest, ModelConfig, ShardHash};
 use qwen_vl_processor::{
     AnswerStream, ChatPrompt, GroundingEvent, NumberedPicture, Picture, PictureGrid, PictureSize, SpecialTokens, Tokenizer,
 };
@@ -111,7 +111,7 @@ impl<B: Backend> Engine<B> {
 
         let sizes: Vec<_> = answer.images.iter().map(|info| PictureSize { width: info.width, height: info.height }).collect();
         let numbered = encoded.prompt.numbered(&self.tokenizer, &sizes, encoded.dropped_images);
-        let mut writer = AnswerWriter::new(request, self.tokenizer.family(), &numbered, encoded.dropped_images, on_event);
+        let mut writer = AnswerWriter::new(request, self.model.manifest(), &numbered, encoded.dropped_images, on_event);
         self.generate(&request.generation, chooser, &mut answer, &mut writer, started, trace).await?;
         writer.finish(&mut answer);
         Ok(answer)
@@ -448,8 +448,9 @@ struct AnswerWriter<'a> {
 }
 
 impl<'a> AnswerWriter<'a> {
-    fn new(request: &Request, family: Family, pictures: &[NumberedPicture], dropped_images: usize, on_event: OnEvent<'a>) -> Self {
-        let mut stream = AnswerStream::new(family, pictures).asked(&request.prompt.question()).stopping_at(&request.generation.stop);
+    fn new(request: &Request, manifest: &Manifest, pictures: &[NumberedPicture], dropped_images: usize, on_event: OnEvent<'a>) -> Self {
+        let stream = AnswerStream::new(manifest.config.family, pictures).asked(&request.prompt.question());
+        let mut stream = stream.stopping_at(&request.generation.stops(&manifest.generation));
         if let PromptInput::Raw { text } = &request.prompt {
             stream = stream.continuing(text);
         }

@@ -242,6 +242,20 @@ impl GenerationOptions {
         self.max_new_tokens.unwrap_or_else(|| defaults.max_new_tokens.min(limit)).max(1)
     }
 
+    /// Returns the length before which stop tokens are excluded. The checkpoint's default never exceeds a requested maximum.
+    pub(super) fn shortest_answer(&self, defaults: &GenerationConfig) -> usize {
+        match self.min_new_tokens {
+            0 => defaults.min_new_tokens.unwrap_or(0).min(self.max_new_tokens.unwrap_or(usize::MAX)),
+            requested => requested,
+        }
+    }
+
+    /// Returns the texts that end the answer: the request's, and the checkpoint's unless the request ignores its stop tokens.
+    pub(super) fn stops(&self, defaults: &GenerationConfig) -> Vec<String> {
+        let of_checkpoint: &[String] = if self.ignore_stop { &[] } else { &defaults.stop_strings };
+        [&self.stop, of_checkpoint].concat()
+    }
+
     /// True if the answer is sampled, on a checkpoint with these defaults.
     pub(super) fn samples(&self, defaults: &GenerationConfig) -> bool {
         let requested = self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some();
@@ -459,6 +473,9 @@ mod tests {
             top_k: 0,
             top_p: 0.3,
             repetition_penalty: None,
+            presence_penalty: None,
+            min_new_tokens: None,
+            stop_strings: Vec::new(),
         }
     }
 
