@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 /// The encoding of a tensor's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "lowercase", try_from = "SchemeKeys")]
 pub enum Scheme {
     /// One f32 a weight.
     F32,
@@ -49,6 +49,39 @@ pub enum Scheme {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
+}
+
+/// The keys of all schemes. The derived reader of a tagged enum buffers values of any type, which takes 10 kB of wasm.
+#[derive(Deserialize)]
+struct SchemeKeys {
+    #[serde(rename = "type")]
+    kind: SchemeKind,
+    group_size: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SchemeKind {
+    F32,
+    F16,
+    Q8,
+    Q4,
+    Int4,
+}
+
+impl TryFrom<SchemeKeys> for Scheme {
+    type Error = &'static str;
+
+    fn try_from(SchemeKeys { kind, group_size }: SchemeKeys) -> Result<Self, &'static str> {
+        let group_size = group_size.ok_or("missing field `group_size`");
+        Ok(match kind {
+            SchemeKind::F32 => Self::F32,
+            SchemeKind::F16 => Self::F16,
+            SchemeKind::Q8 => Self::Q8 { group_size: group_size? },
+            SchemeKind::Q4 => Self::Q4 { group_size: group_size? },
+            SchemeKind::Int4 => Self::Int4 { group_size: group_size? },
+        })
+    }
 }
 
 /// Group sizes that kernels exist for.
@@ -348,6 +381,28 @@ mod tests {
 
     fn wave(len: usize) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * 0.7).sin() * (1.0 + (i % 13) as f32)).collect()
+    }
+
+    #[test]
+    fn schemes_in_a_manifest() {
+        for (json, scheme) in [
+            (r#"{"type":"f32"}"#, Scheme::F32),
+            (r#"{"type":"f16"}"#, Scheme::F16),
+            (r#"{"type":"q8","group_size":32}"#, Scheme::Q8 { group_size: 32 }),
+            (r#"{"type":"q4","group_size":64}"#, Scheme::Q4 { group_size: 64 }),
+            (r#"{"type":"int4","group_size":128}"#, Scheme::Int4 { group_size: 128 }),
+        ] {
+            assert_eq!(serde_json::to_string(&scheme).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Scheme>(json).unwrap(), scheme);
+        }
+        for (json, problem) in [
+            (r#"{"type":"q4"}"#, "missing field `group_size`"),
+            (r#"{"type":"q5","group_size":32}"#, "unknown variant `q5`"),
+            (r#"{"group_size":32}"#, "missing field `type`"),
+        ] {
+            let error = serde_json::from_str::<Scheme>(json).unwrap_err().to_string();
+            assert!(error.starts_with(problem), "{json}: {error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Messages and their contents: text, pictures and regions.
 
-use serde::de::{Error, IgnoredAny};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 
 /// The sender of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +48,7 @@ pub struct ToolCall {
 /// "Picture 1: <img>cat.png</img>\nWhat is <ref>it</ref>?"
 /// [{"image": "cat.png"}, {"text": "What does <img> mean in HTML, and where is "}, {"ref": "the cat", "boxes": [[1, 2, 30, 40]]}, {"text": "?"}]
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(rename = "MessageContent"))]
 #[serde(untagged)]
 pub enum Content {
@@ -55,6 +57,34 @@ pub enum Content {
     Tagged(String),
     /// Parts in order. Only [`Part::Image`] is a picture.
     Parts(Vec<Part>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+struct ContentVisitor;
+
+impl<'de> Visitor<'de> for ContentVisitor {
+    type Value = Content;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a string or a list of parts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+        Ok(text.into())
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Content, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, parts: A) -> Result<Content, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(parts)).map(Content::Parts)
+    }
 }
 
 /// A part of a message. In JSON the key says which: `text`, `image` or `ref`.

@@ -3,9 +3,9 @@
 //! The original decodes JPEG with libjpeg-turbo (through Pillow). So do browsers, while our decoder rounds differently: values differ by 1
 //! or 2 of 255.
 
-use crate::picture::{checked, damaged, open_jpeg};
+use crate::picture::{checked, jpeg_orientation, open_jpeg};
 use crate::{Orientation, ProcessorError};
-use image::{ImageDecoder, ImageFormat, metadata};
+use image::{ImageFormat, metadata};
 
 /// Returns true if a browser's decoder gives the pixels that [`Picture::decode`](crate::Picture::decode) is to give: the file is a JPEG, and
 /// `orientation` does not ask for another orientation than that of a viewer.
@@ -15,8 +15,8 @@ pub fn browser_decodes(bytes: &[u8], orientation: Orientation) -> Result<bool, P
     if image::guess_format(bytes).ok() != Some(ImageFormat::Jpeg) {
         return Ok(false);
     }
-    let mut decoder = checked(open_jpeg(bytes)?)?;
-    let turned = decoder.orientation().map_err(damaged)? != metadata::Orientation::NoTransforms;
+    checked(open_jpeg(bytes)?)?;
+    let turned = jpeg_orientation(bytes) != metadata::Orientation::NoTransforms;
     Ok(orientation == Orientation::Apply || !turned)
 }
 

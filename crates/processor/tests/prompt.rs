@@ -160,10 +160,16 @@ fn contents_in_json() {
     assert!(matches!(list[..], [Part::Text { .. }, Part::Image { .. }, Part::Region { .. }]));
     assert_eq!(serde_json::to_value(&content).unwrap(), all);
     assert_eq!(content.typed(), "a");
-    for wrong in
-        [json!([{"txt": "a"}]), json!([{"text": "a", "image": "b"}]), json!(["a"]), json!(3), json!([{"ref": "a", "boxes": [[1]]}])]
-    {
-        assert!(serde_json::from_value::<Content>(wrong.clone()).is_err(), "{wrong}");
+    for (wrong, problem) in [
+        (json!([{"txt": "a"}]), "unknown field `txt`"),
+        (json!([{"text": "a", "image": "b"}]), "a part has one of the keys"),
+        (json!(["a"]), "invalid type: string \"a\""),
+        (json!(3), "invalid type: integer `3`, expected a string or a list of parts"),
+        (json!({"text": "a"}), "invalid type: map, expected a string or a list of parts"),
+        (json!([{"ref": "a", "boxes": [[1]]}]), "invalid length 1"),
+    ] {
+        let error = serde_json::from_value::<Content>(wrong.clone()).unwrap_err().to_string();
+        assert!(error.starts_with(problem), "{wrong}: {error}");
     }
 }
 

@@ -83,7 +83,7 @@ fn sizing(manifest: &Manifest) -> Option<PictureSizing> {
 /// The text of a request. It names its pictures; the pictures themselves are passed separately, in the same order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "PromptKeys")]
 pub enum PromptInput {
     /// The base format: the model continues the text as it is.
     Raw {
@@ -93,17 +93,14 @@ pub enum PromptInput {
     /// The chat template.
     Chat {
         /// System text; absent for the default one.
-        #[serde(default)]
         #[cfg_attr(feature = "typescript", ts(optional))]
         system: Option<String>,
         /// Earlier turns: pairs of question and answer. Each is a list of parts, or a string with tags.
-        #[serde(default)]
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         history: Vec<(Content, Content)>,
         /// The question: a list of parts, or a string with tags.
         query: Content,
         /// Handling of a conversation that does not fit.
-        #[serde(default)]
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         overflow: Overflow,
     },
@@ -112,6 +109,41 @@ pub enum PromptInput {
         /// The ids.
         ids: Vec<u32>,
     },
+}
+
+/// The keys of all prompts. The derived reader of a tagged enum buffers values of any type, which takes 17 kB of wasm.
+#[derive(Deserialize)]
+struct PromptKeys {
+    kind: PromptKind,
+    text: Option<String>,
+    system: Option<String>,
+    #[serde(default)]
+    history: Vec<(Content, Content)>,
+    query: Option<Content>,
+    #[serde(default)]
+    overflow: Overflow,
+    ids: Option<Vec<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PromptKind {
+    Raw,
+    Chat,
+    Ids,
+}
+
+impl TryFrom<PromptKeys> for PromptInput {
+    type Error = &'static str;
+
+    fn try_from(keys: PromptKeys) -> Result<Self, &'static str> {
+        let PromptKeys { kind, text, system, history, query, overflow, ids } = keys;
+        Ok(match kind {
+            PromptKind::Raw => Self::Raw { text: text.ok_or("missing field `text`")? },
+            PromptKind::Chat => Self::Chat { system, history, query: query.ok_or("missing field `query`")?, overflow },
+            PromptKind::Ids => Self::Ids { ids: ids.ok_or("missing field `ids`")? },
+        })
+    }
 }
 
 /// Handling of a conversation that is too long.
@@ -476,6 +508,39 @@ mod tests {
             presence_penalty: None,
             min_new_tokens: None,
             stop_strings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn prompts_in_json() {
+        let chat = |system: Option<&str>, history, overflow| PromptInput::Chat {
+            system: system.map(str::to_owned),
+            history,
+            query: "Why?".into(),
+            overflow,
+        };
+        for (json, prompt) in [
+            (r#"{"kind":"raw","text":"A cat"}"#, PromptInput::Raw { text: "A cat".to_owned() }),
+            (r#"{"kind":"ids","ids":[1,2]}"#, PromptInput::Ids { ids: vec![1, 2] }),
+            (r#"{"kind":"chat","query":"Why?"}"#, chat(None, Vec::new(), Overflow::DropOldest)),
+            (
+                r#"{"kind":"chat","system":"Be brief.","history":[["Hi","Hello"]],"query":"Why?","overflow":"error"}"#,
+                chat(Some("Be brief."), vec![("Hi".into(), "Hello".into())], Overflow::Error),
+            ),
+        ] {
+            assert_eq!(serde_json::from_str::<PromptInput>(json).unwrap(), prompt);
+            let written = serde_json::to_string(&prompt).unwrap();
+            assert_eq!(serde_json::from_str::<PromptInput>(&written).unwrap(), prompt, "{written}");
+        }
+        for (json, problem) in [
+            (r#"{"kind":"raw"}"#, "missing field `text`"),
+            (r#"{"kind":"chat"}"#, "missing field `query`"),
+            (r#"{"kind":"ids"}"#, "missing field `ids`"),
+            (r#"{"kind":"song"}"#, "unknown variant `song`"),
+            (r#"{"text":"A cat"}"#, "missing field `kind`"),
+        ] {
+            let error = serde_json::from_str::<PromptInput>(json).unwrap_err().to_string();
+            assert!(error.starts_with(problem), "{json}: {error}");
         }
     }
 
