@@ -264,7 +264,7 @@ export async function weightsTests(bed) {
     assert.equal((await arrives(page)).last.restoredBytes, model.bytes);
   });
 
-  weightsTest("of two tabs one loads; the other waits or is told BUSY", async (page) => {
+  weightsTest("of two tabs one loads; the other waits or gets BUSY", async (page) => {
     let stall = true;
     server.fault = (path) => (path === shardPath(0) && stall ? { stall: 100_000 } : undefined);
     const first = load(page).catch(() => undefined);
