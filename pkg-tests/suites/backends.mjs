@@ -102,7 +102,7 @@ export function backendTests(bed) {
     });
   });
 
-  bed.pageTest("an answer on the processor can be stopped, and the session goes on", async (page) => {
+  bed.pageTest("an answer on the processor can be stopped, and the session continues", async (page) => {
     const found = await page.evaluate(async () => {
       const { QwenVL } = await import("qwen-vl-web");
       const model = await QwenVL.load("/nano/", { backend: "cpu" });
@@ -124,7 +124,7 @@ export function backendTests(bed) {
     assert.ok(found.text.length > 5 && found.history === 2, JSON.stringify(found));
   });
 
-  bed.pageTest("on the page's own thread, and in a worker of its own", async (page) => {
+  bed.pageTest("on the page's own thread, and in a worker that the page starts", async (page) => {
     bed.handle = serve({
       "/own-worker.js": `import "/package/dist/worker.js";`,
       "/own-cpu-worker.js": `import "/package/dist/worker-cpu.js";`,

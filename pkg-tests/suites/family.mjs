@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-/** Largest difference of logits: long prompts add up more roundings (`CONVENTIONS.md` of the reference set). */
+/** Largest difference of logits: long prompts add up more roundings. */
 const logitsBound = (tokens) => (tokens <= 350 ? 3e-4 : 2e-3);
 
 /** The kernels that compile fastest, and no self-check: the native tests run all kernel sets. */

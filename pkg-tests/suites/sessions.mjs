@@ -86,7 +86,7 @@ function turns(test) {
     );
   });
 
-  test("a session is plain JSON, and goes on from there", async (page) => {
+  test("a session is plain JSON, and continues from it", async (page) => {
     const found = await page.evaluate(async (url) => {
       const canvas = new OffscreenCanvas(5, 3);
       const context = canvas.getContext("2d");

@@ -8,6 +8,7 @@ import { largeModel } from "../weights/large-model.mjs";
 import { MemoryWatch, mib, residentBytes } from "../weights/memory-watch.mjs";
 import { misbehavingServer } from "../../web/test/misbehaving.mjs";
 import { reshard } from "../weights/reshard.mjs";
+import { HOLD_READS, noMemoryFor } from "./sabotage.mjs";
 
 /** Bytes that a cut may cost while the reader keeps up: the chunk in flight. */
 const CHUNK = 64 * 1024;
@@ -264,7 +265,7 @@ export async function weightsTests(bed) {
     assert.equal((await arrives(page)).last.restoredBytes, model.bytes);
   });
 
-  weightsTest("of two tabs one loads; the other waits or is told BUSY", async (page) => {
+  weightsTest("of two tabs one loads; the other waits or gets BUSY", async (page) => {
     let stall = true;
     server.fault = (path) => (path === shardPath(0) && stall ? { stall: 100_000 } : undefined);
     const first = load(page).catch(() => undefined);
@@ -388,14 +389,13 @@ export async function weightsTests(bed) {
     { skip: bed.name !== "chromium" && "only Chromium reports the resident memory of its GPU process" },
   );
 
+  const shardsOfPictures = new Set(
+    model.manifest.tensors.filter(({ name }) => /^(vision|resampler)\./.test(name)).flatMap(({ parts }) => parts.map(({ shard }) => shard)),
+  );
+  const decoderShard = model.manifest.shards.findLastIndex((_, index) => !shardsOfPictures.has(index));
+  assert.ok(decoderShard >= 0);
+
   weightsTest("a picture is encoded before the decoder is here", async (page) => {
-    const seen = new Set(
-      model.manifest.tensors
-        .filter(({ name }) => /^(vision|resampler)\./.test(name))
-        .flatMap(({ parts }) => parts.map(({ shard }) => shard)),
-    );
-    const decoderShard = model.manifest.shards.findLastIndex((_, index) => !seen.has(index));
-    assert.ok(decoderShard >= 0);
     const lastShard = shardPath(decoderShard);
     let encoded = false;
     server.fault = (path) => (path === lastShard && !encoded ? { status: 503 } : undefined);
@@ -416,6 +416,35 @@ export async function weightsTests(bed) {
     };
     return "/changed-worker.js";
   };
+
+  for (const worker of [true, false]) {
+    const thread = worker ? "in a worker" : "on the page's thread";
+    weightsTest(`a load that fails while a picture is being encoded ends both with its error, ${thread}`, async (page) => {
+      const workerUrl = changedWorker(HOLD_READS);
+      const scripts = bed.handle;
+      let encodes;
+      const encoding = new Promise((resolve) => (encodes = resolve));
+      bed.handle = (path, response) => {
+        if (path !== "/seen/read") return scripts(path, response);
+        encodes();
+        response.writeHead(204).end();
+        return true;
+      };
+      server.fault = async (path) => {
+        if (path !== shardPath(decoderShard)) return undefined;
+        await encoding;
+        return { status: 404 };
+      };
+      if (!worker) await page.evaluate(HOLD_READS);
+      const options = worker ? { workerUrl } : { worker };
+      assert.deepEqual(await page.evaluate(failEarlyInPage, url, options), ["DOWNLOAD", "DOWNLOAD"]);
+      // The page can still load and encode; on its thread that is the same wasm module.
+      if (!worker) await page.evaluate(() => window.releaseReads());
+      server.fault = () => undefined;
+      assert.equal((await page.evaluate(encodeEarlyInPage, url, { worker })).answered, 1);
+    });
+  }
+
   const fetchedShards = () => server.requests.filter(({ path }) => path.includes("shard")).length;
 
   weightsTest("a model that is too large for the GPU fails before any weight is fetched", async (page) => {
@@ -424,14 +453,11 @@ export async function weightsTests(bed) {
     assert.match(error.message, /needs 12800000000 bytes.*allows \d+/);
     assert.equal(fetchedShards(), 0);
     // No adapter says how much memory there is: the error comes with the allocation. A test must not exhaust the memory of its machine.
-    const workerUrl = changedWorker(`
-    const make = GPUDevice.prototype.createBuffer;
-    GPUDevice.prototype.createBuffer = function (descriptor) {
-      const error = new GPUOutOfMemoryError("no room");
-      if (descriptor.size >= 100_000) this.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
-      return make.call(this, descriptor);
-    };`);
-    await fails(page, "GPU_OUT_OF_MEMORY", { engine: true, workerUrl });
+    const workerUrl = changedWorker(noMemoryFor("decoder.angles"));
+    const { message, details } = await fails(page, "GPU_OUT_OF_MEMORY", { engine: true, workerUrl, contextLength: 1000 });
+    // The rotary table of 1000 positions.
+    assert.equal(message, "the GPU has no memory for the 128000 bytes of `decoder.angles`");
+    assert.equal(details.needed, 128_000);
     assert.equal(fetchedShards(), 0);
   });
 
@@ -642,10 +668,23 @@ async function loadInPage(url, { ask, engine = ask, abortAt, from, fileNames, ow
   }
 }
 
-async function encodeEarlyInPage(url) {
+/** Returns the error codes of a load and of a picture that is encoded meanwhile. */
+async function failEarlyInPage(url, options) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const loading = QwenVL.load(url, { cache: "none", retries: 1000, kernels: "cpu", selfCheck: false, ...options });
+  const code = (promise) =>
+    promise.then(
+      () => undefined,
+      (error) => error.code ?? String(error),
+    );
+  return Promise.all([code(loading), code(loading.encodeImage(new ImageData(64, 48)))]);
+}
+
+async function encodeEarlyInPage(url, options) {
   const { QwenVL } = await import("qwen-vl-web");
   const onProgress = ({ pictures, phase }) => (window.pictures = phase === "download" ? pictures : window.pictures);
-  const loading = QwenVL.load(url, { cache: "none", concurrency: 1, retries: 1000, kernels: "cpu", selfCheck: false, onProgress });
+  const quick = { cache: "none", concurrency: 1, retries: 1000, kernels: "cpu", selfCheck: false, onProgress };
+  const loading = QwenVL.load(url, { ...quick, ...options });
   const pixels = new ImageData(64, 48);
   pixels.data.fill(200);
   const ref = await loading.encodeImage(pixels);

@@ -22,7 +22,7 @@ pub(crate) fn check(input: &Input, family: Family, notes: &mut Vec<String>) -> R
         if named_thinking(input) {
             bail!("{input} is a Thinking model by its name: supported are Instruct models");
         }
-        notes.push(format!("there is no chat template: prompts use the published template of {name}"));
+        notes.push(format!("the folder has no chat template: prompts use the published template of {name}"));
         return Ok(());
     };
     let hash = ShardHash::of(text.replace("\r\n", "\n").trim_end().as_bytes());

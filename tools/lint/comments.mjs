@@ -1,9 +1,9 @@
-// Finds the prose of a source file: its comments, or the text of a Markdown file.
+// Finds the prose of a source file: its comments and string literals, or the text of a Markdown file.
 
-/** Marks that begin and end comments and strings, by the ending of the file's name. */
+/** Marks that begin and end comments and strings, by the ending of the file's name. `texts`: string literals are prose too. */
 const SYNTAX = {
-  rs: { line: "//", block: ["/*", "*/"], strings: ['"'], raw: true, characters: true },
-  ts: { line: "//", block: ["/*", "*/"], strings: ['"', "'", "`"], expressions: true },
+  rs: { line: "//", block: ["/*", "*/"], strings: ['"'], raw: true, characters: true, texts: true },
+  ts: { line: "//", block: ["/*", "*/"], strings: ['"', "'", "`"], expressions: true, texts: true },
   css: { block: ["/*", "*/"], strings: ['"', "'"] },
   wgsl: { line: "//", block: ["/*", "*/"], strings: [] },
   toml: { line: "#", strings: ['"', "'"] },
@@ -15,23 +15,24 @@ const ALIASES = { tsx: "ts", mjs: "ts", js: "ts", yml: "toml", yaml: "toml" };
 export const ENDINGS = [...Object.keys(SYNTAX), ...Object.keys(ALIASES), "md"];
 
 /**
- * Returns the paragraphs of prose: comments that stand on successive lines, or successive lines of Markdown, as one text. Inline code is
- * left out.
+ * Returns the paragraphs of prose: comments on successive lines, or successive lines of Markdown, as one text; and string literals of Rust
+ * and JavaScript, which hold error texts and names of tests. Inline code is left out, and strings that hold data or programs: raw and byte
+ * strings of Rust, and templates of several lines.
  *
  * @param {string} text of the file
  * @param {string} ending of its name
  * @returns {{ text: string, line: number, doc: boolean, lines: number[] }[]} `doc`: a doc comment; `lines`: the line of each character
  */
 export function prose(text, ending) {
-  const pieces = ending === "md" ? markdown(text) : comments(text, SYNTAX[ALIASES[ending] ?? ending]);
+  const pieces = ending === "md" ? markdown(text) : commentsAndStrings(text, SYNTAX[ALIASES[ending] ?? ending]);
   const paragraphs = [];
   for (const piece of pieces) {
     const clean = piece.text.replaceAll(/`[^`]*`/g, (code) => " ".repeat(code.length));
     const last = paragraphs.at(-1);
-    if (last && piece.line === last.end + 1 && piece.doc === last.doc && !piece.first) {
+    if (last && piece.line === last.end + 1 && piece.doc === last.doc && piece.literal === last.literal && !piece.first) {
       last.text += ` ${clean.trim()}`;
       last.end = piece.line;
-    } else paragraphs.push({ text: clean.trim(), doc: piece.doc, line: piece.line, end: piece.line, lines: [] });
+    } else paragraphs.push({ text: clean.trim(), doc: piece.doc, literal: piece.literal, line: piece.line, end: piece.line, lines: [] });
     const paragraph = paragraphs.at(-1);
     while (paragraph.lines.length < paragraph.text.length) paragraph.lines.push(piece.line);
   }
@@ -48,11 +49,22 @@ function markdown(text) {
   return pieces;
 }
 
-/** The lines of all comments, without their marks. */
-function comments(text, syntax) {
+/** The lines of all comments, without their marks, and of string literals, without their escapes and expressions. */
+function commentsAndStrings(text, syntax) {
   const pieces = [];
   const lineOf = counter(text);
-  const add = (from, to, doc, first) => pieces.push({ text: text.slice(from, to), line: lineOf(from), doc, first });
+  const add = (from, to, doc, first) => pieces.push({ text: text.slice(from, to), line: lineOf(from), doc, literal: false, first });
+  const addString = (from, to) => {
+    const quote = text[from - 1];
+    const content = text.slice(from, to);
+    if (!syntax.texts || (quote === "`" ? content.includes("\n") : text[from - 2] === "b")) return;
+    const clean = content
+      .replaceAll(/\$\{[^}]*\}/g, (code) => " ".repeat(code.length))
+      .replaceAll(/\\(?:[nrt]|(?=[`\n]))/g, (escape) => " ".repeat(escape.length));
+    const line = lineOf(from);
+    for (const [at, part] of clean.split("\n").entries())
+      pieces.push({ text: part, line: line + at, doc: false, literal: true, first: at === 0 });
+  };
   let at = 0;
   /** The last character of code: it says whether a slash divides or begins a regular expression. */
   let code = "";
@@ -89,7 +101,9 @@ function comments(text, syntax) {
       at = indexOf(text, `"${"#".repeat(open.length - 2)}`, at + open.length) + open.length - 1;
     } else if (syntax.strings.includes(text[at])) {
       const quote = text[at];
-      for (at += 1; at < text.length && text[at] !== quote; at += 1) if (text[at] === "\\") at += 1;
+      const from = at + 1;
+      for (at = from; at < text.length && text[at] !== quote; at += 1) if (text[at] === "\\") at += 1;
+      addString(from, at);
       at += 1;
       code = quote;
     } else if (syntax.characters && /^'(\\[^']*|.)'/su.test(text.slice(at, at + 12))) {

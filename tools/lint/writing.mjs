@@ -58,10 +58,20 @@ export function check(rules, text, ending) {
   return found.sort((a, b) => a.line - b.line);
 }
 
+/** Returns the files that git tracks, or ends the program with git's reason. */
+function trackedFiles() {
+  try {
+    return execFileSync("git", ["ls-files", "-z"], { encoding: "utf8", stdio: "pipe" }).split("\0");
+  } catch (error) {
+    console.error(`could not list the files to check: \`git ls-files\` failed: ${error.stderr?.trim() || error.message}`);
+    process.exit(2);
+  }
+}
+
 function main() {
   const { values } = parseArgs({ options: { warn: { type: "boolean", default: false } } });
   const rules = readRules(readFileSync(RULES, "utf8"));
-  const files = execFileSync("git", ["ls-files", "-z"], { encoding: "utf8" }).split("\0");
+  const files = trackedFiles();
   const checked = files.filter((file) => ENDINGS.includes(extname(file).slice(1)) && !EXCLUDED.some((pattern) => pattern.test(file)));
   let count = 0;
   for (const file of checked) {

@@ -296,7 +296,7 @@ impl Engine {
     #[wasm_bindgen(js_name = holdImage)]
     pub async fn hold_image(&self, images: Images, limits: JsValue) -> Result<JsValue, JsValue> {
         let limits: PictureLimits = from_js("picture limits", limits)?;
-        let image = images.0.first().ok_or_else(|| EdgeError::invalid_argument("there is no picture"))?;
+        let image = images.0.first().ok_or_else(|| EdgeError::invalid_argument("the list of pictures is empty, expected one"))?;
         let info = self.shared.run(async |session| session.hold_image(image, &limits).await).await?;
         to_js(&info)
     }

@@ -69,7 +69,7 @@ test("texts of tasks for a chat that has the picture", () => {
   assert.throws(() => captionText({}, "llava"), { code: "INVALID_ARGUMENT", message: /`family` is "llava", expected "qwen_vl" or/ });
 });
 
-test("a model tells its generation and the sizes of its pictures", async () => {
+test("a model reports its generation and the sizes of its pictures", async () => {
   const { model } = await load("qwen3_vl", [64, 1280]);
   assert.deepEqual([model.info.family, model.info.pictureTokens], ["qwen3_vl", { min: 64, max: 1280 }]);
 });

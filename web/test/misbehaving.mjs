@@ -33,7 +33,11 @@ const CORS = {
 export async function misbehavingServer(read) {
   const server = {
     origin: "",
-    /** @type {(path: string, nth: number, range: number | undefined) => Fault | undefined} `nth` request for this path, from 0 */
+    /**
+     * `nth` request for this path, from 0. A promise delays the response.
+     *
+     * @type {(path: string, nth: number, range: number | undefined) => Fault | undefined | Promise<Fault | undefined>}
+     */
     fault: () => undefined,
     /**
      * Milliseconds before a connection is cut. Browsers drop what they have received and not yet handed out when a connection ends in an
@@ -80,7 +84,7 @@ export async function misbehavingServer(read) {
     const record = { path, range: range === undefined ? undefined : Number(range), sent: 0, at: performance.now() };
     const nth = server.requests.filter((earlier) => earlier.path === path).length;
     server.requests.push(record);
-    const fault = server.fault(path, nth, record.range) ?? {};
+    const fault = (await server.fault(path, nth, record.range)) ?? {};
     const file = fault.body ?? (await read(path));
     const headers = { ...CORS, "content-type": "application/octet-stream", "cache-control": "no-cache", ...fault.headers };
     if (!file && fault.cut !== undefined) return void response.socket?.end();

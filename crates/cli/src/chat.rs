@@ -135,7 +135,7 @@ impl Conversation {
             }
             "/clear" => self.clear(),
             "/undo" => self.undo(),
-            _ if command.starts_with('/') && !command[1..].contains('/') => eprintln!("error: there is no command {command}\n{HELP}"),
+            _ if command.starts_with('/') && !command[1..].contains('/') => eprintln!("error: unknown command {command}\n{HELP}"),
             _ => self.ask(line)?,
         }
         Ok(ControlFlow::Continue(()))

@@ -264,7 +264,7 @@ impl VisionConfig {
     fn validate_resampler(&self, resampler: &ResamplerConfig, decoder_width: usize) -> Result<(), ConfigError> {
         check_bounds(&[("vision.resampler.queries", resampler.queries, 1 << 14), ("vision.resampler.heads", resampler.heads, 1 << 10)])?;
         let Some(grid) = self.fixed_grid() else {
-            return Err(unsupported("vision.image_size", "absent", "present beside `resampler`"));
+            return Err(unsupported("vision.image_size", "absent", "present with `resampler`"));
         };
         if self.position_side != Some(grid) {
             let found = self.position_side.map_or("absent".to_owned(), |side| side.to_string());
@@ -285,10 +285,10 @@ impl VisionConfig {
         check_bounds(&[("vision.merger.size", merger.size, 16)])?;
         // The rows of a square are one row of the merger's input in the same buffer, which therefore has no padding.
         if !self.width.is_multiple_of(crate::ROW_ALIGN) {
-            return Err(unsupported("vision.width", self.width, format!("a multiple of {} beside `merger`", crate::ROW_ALIGN)));
+            return Err(unsupported("vision.width", self.width, format!("a multiple of {} with `merger`", crate::ROW_ALIGN)));
         }
         if self.image_size.is_some() {
-            return Err(unsupported("vision.image_size", "present", "absent beside `merger`"));
+            return Err(unsupported("vision.image_size", "present", "absent with `merger`"));
         }
         let list = &merger.deepstack;
         if !list.is_sorted_by(|a, b| a < b) || list.last().is_some_and(|last| *last >= self.layers) {
@@ -368,7 +368,7 @@ impl DecoderConfig {
                 return Err(unsupported("decoder.rotary.sections", format!("{sections:?}"), expected));
             }
             if self.rotary.dynamic_ntk || self.rotary.logn {
-                return Err(unsupported("decoder.rotary.sections", "present", "absent beside `dynamic_ntk` and `logn`"));
+                return Err(unsupported("decoder.rotary.sections", "present", "absent with `dynamic_ntk` or `logn`"));
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::manifest::FileEntry;
 #[non_exhaustive]
 pub enum ShardError {
     /// The manifest lists fewer shards.
-    #[error("there is no shard {index}: the manifest lists {count}, counted from 0")]
+    #[error("shard {index} does not exist: the manifest lists {count}, counted from 0")]
     NoSuchShard {
         /// Index of the shard.
         index: usize,

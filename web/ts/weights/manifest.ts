@@ -1,4 +1,9 @@
-/** The parts of `manifest.json` that loading reads. The engine validates the whole manifest before its names and sizes are used. */
+/**
+ * The parts of `manifest.json` that loading reads. The engine validates the whole manifest before its names and sizes are used.
+ *
+ * The types are not generated from `crates/format/src/manifest.rs`: the manifest crosses the edge as text, and its Rust type refers to all of
+ * the model's config and tensors, which TypeScript does not use.
+ */
 
 /** A file of a web checkpoint. */
 export interface FileEntry {

@@ -23,6 +23,8 @@ import type { CacheSpec, SourceSpec } from "../weights/spec.js";
 /** Implementation that computes a model: WebGPU, or the processor. */
 export type Backend = "webgpu" | "cpu";
 
+// Written out, because the API reference has no generated types. A load assigns it to the generated `EngineOptions["precision"]`, where the
+// compiler compares the two.
 /** Rounding of products, see `LoadOptions.precision`. */
 export type Precision = "f32" | "f16" | "q8";
 

@@ -177,6 +177,7 @@ function Objects({ picture, objects }: { picture: Picture; objects: readonly Sho
               <strong>{object.ref ?? t.noName}</strong>
               <span>
                 {t.objectKinds[object.kind]} {(object.pixels ?? object.norm).flat().join(", ")}
+                {object.image === undefined && ` (${t.pictureUnknown})`}
               </span>
             </button>
           </li>

@@ -59,7 +59,7 @@ fn a_destroyed_device_ends_reads_in_progress_and_refuses_later_ones() {
     let buffer = gpu.storage("x", 64).unwrap();
     let (read, dropped) = (gpu.begin_read(&buffer, 0, 4), gpu.begin_read(&buffer, 0, 4));
     drop(dropped);
-    assert_eq!(gpu.check(), Ok(()), "a read that is dropped is no error");
+    assert_eq!(gpu.check(), Ok(()), "a dropped read is not an error");
     let (lost, also_lost) = (gpu.lost(), gpu.lost());
     gpu.handle().destroy();
     assert_eq!(gpu.allocated_bytes(), 0);

@@ -1,7 +1,7 @@
 //! Compares the burn modules on a device with the goldens: every stage, every logit, every greedy token.
 //!
-//! The tolerances hold on every device. They are those of `CONVENTIONS.md` in the reference data: `vit_out` 2e-4, `image_features` 1e-4,
-//! logits 5e-4 up to 600 tokens and 2e-3 above.
+//! The tolerances hold on every device: `vit_out` 2e-4, `image_features` 1e-4, logits 5e-4 up to 600 tokens and 2e-3 above. The first
+//! three are those of `tests/fixtures/README.md`.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_format::{IMAGE_MEAN, IMAGE_STD};

@@ -17,7 +17,7 @@ use qwen_vl_testkit::family::{FamilyCase, FamilySet};
 use qwen_vl_testkit::golden::fixtures;
 use std::ops::ControlFlow;
 
-/// Largest difference of features and intermediate steps (CONVENTIONS of the reference set).
+/// Largest difference of features and intermediate steps.
 const STEP_TOLERANCE: f32 = 1e-4;
 
 /// Largest difference of logits: long prompts add up more roundings.
