@@ -339,8 +339,8 @@ fn limits_in_tokens() {
     assert_eq!((grid.thw(), grid.tokens()), ([1, 60, 82], 1230));
     for (min, max, expected) in [
         (Some(20), Some(10), "at least 20 and at most 10 tokens"),
-        (Some(20_000), None, "at least 20000 and at most 16384 tokens"),
-        (None, Some(0), "at least 0 and at most 0 tokens"),
+        (Some(20_000), None, "minimum 20000, maximum 16384"),
+        (None, Some(0), "minimum 0, maximum 0"),
     ] {
         let error = sizing.with_tokens(min, max).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
@@ -481,7 +481,7 @@ fn typed_special_tokens_are_text() {
         let prompt = Prompt::messages(&tokenizer, &live, &[grid]).unwrap();
         assert_eq!(prompt.images[0].end - prompt.images[0].features_from, 6);
         let error = Prompt::messages(&tokenizer, &live, &[]).unwrap_err().to_string();
-        assert_eq!(error, "the prompt has 1 pictures, but 0 were passed");
+        assert_eq!(error, "the prompt has 1 picture(s), but 0 were passed");
         let raw = Prompt::raw(&tokenizer, "<|vision_start|><|image_pad|><|vision_end|> a", &[grid]).unwrap();
         assert_eq!((raw.ids.len(), raw.images[0].features_from), (9, 1));
     }
@@ -588,8 +588,8 @@ fn bad_input_is_named() {
         Prompt::messages(tokenizer, messages, grids).unwrap_err().to_string()
     };
     let picture = user(json!([{"image": "a"}, {"text": "?"}]));
-    assert_eq!(error(&q2, &picture, &[]), "the prompt has 1 pictures, but 0 were passed");
-    assert_eq!(error(&q3, &picture, &[grid; 2]), "the prompt has 1 pictures, but 2 were passed");
+    assert_eq!(error(&q2, &picture, &[]), "the prompt has 1 picture(s), but 0 were passed");
+    assert_eq!(error(&q3, &picture, &[grid; 2]), "the prompt has 1 picture(s), but 2 were passed");
     let video = "the prompt has a video, which no model takes yet: pass single frames as pictures";
     assert_eq!(error(&q3, &user(json!([{"video": "v"}])), &[]), video);
     let live = Messages { live_specials: true, ..user(json!("<|video_pad|>")) };
@@ -604,12 +604,12 @@ fn bad_input_is_named() {
     let special = q3.special();
     let ids = |pads: usize| [vec![special.img_start], vec![special.imgpad; pads], vec![special.img_end]].concat();
     let error = |ids: Vec<u32>, grids: &[PictureGrid]| Prompt::from_ids(&q3, ids, grids).unwrap_err().to_string();
-    assert_eq!(error(ids(3), &[grid]), "the prompt ids have 3 times `<|image_pad|>`, expected 4 for the 1 pictures");
-    assert_eq!(error(ids(9), &[grid; 2]), "the prompt ids have 9 times `<|image_pad|>`, expected 8 for the 2 pictures");
+    assert_eq!(error(ids(3), &[grid]), "the prompt contains `<|image_pad|>` 3 times, expected 4 for its 1 picture(s)");
+    assert_eq!(error(ids(9), &[grid; 2]), "the prompt contains `<|image_pad|>` 9 times, expected 8 for its 2 picture(s)");
     let torn = [ids(3), ids(5)].concat();
     assert_eq!(
         error(torn, &[grid; 2]),
-        "the prompt ids have 3 times `<|image_pad|>` in a row at position 1, expected 4 for the picture there"
+        "the prompt contains `<|image_pad|>` 3 times in a row at position 1, expected 4 for the picture there"
     );
     // Two pictures without tags between them.
     assert_eq!(Prompt::from_ids(&q3, ids(8), &[grid; 2]).unwrap().images[1].start, 5);
