@@ -338,7 +338,7 @@ fn limits_in_tokens() {
     let grid = capped.grid(4000, 3000).unwrap();
     assert_eq!((grid.thw(), grid.tokens()), ([1, 60, 82], 1230));
     for (min, max, expected) in [
-        (Some(20), Some(10), "at least 20 and at most 10 tokens"),
+        (Some(20), Some(10), "minimum 20, maximum 10"),
         (Some(20_000), None, "minimum 20000, maximum 16384"),
         (None, Some(0), "minimum 0, maximum 0"),
     ] {
