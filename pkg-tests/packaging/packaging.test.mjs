@@ -26,8 +26,8 @@ const TEXT = "This is a person.";
  * for a stated reason.
  */
 const LIMITS = {
-  // 420 and 530 kB. Qwen2-VL and Qwen3-VL took 46 kB of it. Two choices hold it: the JavaScript engine normalizes text, and each picture
-  // format has its own decoder.
+  // 420 and 530 kB, of which Qwen2-VL and Qwen3-VL take 46 kB. Two choices keep it small: the JavaScript engine normalizes text, and each
+  // picture format has its own decoder.
   wasm: { brotli: 433_000, gzip: 546_000 },
   // 506 and 680 kB: the same, and burn's CPU backend.
   "wasm of the CPU fallback": { brotli: 521_000, gzip: 700_000 },
@@ -259,7 +259,7 @@ registry.test("the quick start of the README, pasted into a fresh Vite project",
       assert.equal(await page.evaluate(() => document.body.innerText.trim()), `${TEXT} person`);
     },
   };
-  // The page itself says nothing when it is through: a line behind it does.
+  // The quick start does not report its end, so a line after it does.
   await writeFile(join(root, "main.js"), `${quickStart}\ndocument.body.dataset.done = "";\n`);
 
   await context.test("built", async (context) => {
