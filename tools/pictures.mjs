@@ -1,4 +1,4 @@
-// Draws what the page brings along: its icons, and the pictures of the gallery that are not photos. The results are committed.
+// Draws the pictures that ship with the page: its icons, and the gallery pictures that are not photos. The results are committed.
 //   node tools/pictures.mjs CHROMIUM
 
 import { readFile, writeFile } from "node:fs/promises";

@@ -25,7 +25,7 @@ const VIEWS = [
 ];
 
 await mkdir(values.out, { recursive: true });
-/** While it is set, the model's shards do not come: what a slow connection looks like. */
+/** Until this promise resolves, the server withholds the model's shards, as on a slow connection. */
 let held = Promise.resolve();
 const server = await serveSite(values.site, values.model, {
   async handle(path) {

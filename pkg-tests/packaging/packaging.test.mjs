@@ -26,7 +26,7 @@ const TEXT = "This is a person.";
  * for a stated reason.
  */
 const LIMITS = {
-  // 400 and 495 kB. Qwen2-VL and Qwen3-VL took 26 kB of it. Three choices hold it: the JavaScript engine normalizes text, each picture format
+  // 400 and 495 kB. Qwen2-VL and Qwen3-VL took 26 kB of it. Three choices keep it small: the JavaScript engine normalizes text, each picture format
   // has its own decoder, and the edge and the kernels are compiled for size alone.
   wasm: { brotli: 412_000, gzip: 510_000 },
   // 506 and 680 kB: the same, and burn's CPU backend.
@@ -259,7 +259,7 @@ registry.test("the quick start of the README, pasted into a fresh Vite project",
       assert.equal(await page.evaluate(() => document.body.innerText.trim()), `${TEXT} person`);
     },
   };
-  // The page itself says nothing when it is through: a line behind it does.
+  // The quick start does not report its end, so a line after it does.
   await writeFile(join(root, "main.js"), `${quickStart}\ndocument.body.dataset.done = "";\n`);
 
   await context.test("built", async (context) => {

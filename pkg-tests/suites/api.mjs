@@ -55,7 +55,7 @@ function answers(test) {
       const run = window.model.createSession().ask([{ image: url }, "What is this?"]);
       const events = [];
       for await (const event of run) events.push(event);
-      // A copy, because the bridge to the test drops an object that comes twice.
+      // A copy, because the bridge to the test drops the second occurrence of an object.
       return { events, answer: structuredClone(await run) };
     }, CAT.url);
     const types = events.map(({ type }) => type);
@@ -357,7 +357,7 @@ async function badCheckpoints(bed) {
   });
 }
 
-/** The worker after a change to its surroundings: what a browser or a driver may do to it. */
+/** Tests of workers whose browser, driver or server fails. */
 function badMachines(bed) {
   const cases = [
     ["no adapter", `GPU.prototype.requestAdapter = async () => null;`, "NO_ADAPTER", /no GPU adapter/],
@@ -565,7 +565,7 @@ function videoAndVectors(test) {
       const { usage } = await window.model.createSession().ask([{ video, frames: 2 }, "What moves?"], { maxTokens: 1 });
       return { shown, early, size: [width, height], broken, imageTokens: usage.imageTokens };
     });
-    // A recorder on a busy machine leaves frames out, so when a colour changes is not certain; in which order is.
+    // A recorder on a busy machine leaves frames out. The order of the colours is certain, the time of a change is not.
     assert.ok(
       found.shown.every(([width, height]) => width === 64 && height === 48),
       JSON.stringify(found.shown),

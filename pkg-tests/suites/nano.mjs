@@ -12,7 +12,7 @@ async function lines(bed, file) {
     .map((line) => JSON.parse(line));
 }
 
-/** Questions of a file with their true answers and those of the native runtime, whose first line says which model and data they are of. */
+/** Reads questions with their true answers and the native runtime's. The first line of the latter names the model and the data. */
 async function questions(bed, name) {
   const [asked, [, ...answered]] = await Promise.all([lines(bed, `${name}.jsonl`), lines(bed, `answers/q4-${name}.jsonl`)]);
   assert.equal(asked.length, answered.length);
@@ -20,8 +20,8 @@ async function questions(bed, name) {
 }
 
 /**
- * The trained model of the repository on a sample of the world's test split, which was not used for training: its answers equal those of
- * the native runtime, and at least half of them are right.
+ * Tests the trained model of the repository on a sample of its world's test split. Its answers must equal those of the native runtime, and
+ * at least half of them must be right.
  *
  * @param {"webgpu" | "cpu"} backend
  */

@@ -5,11 +5,11 @@ import { IDLE_PRODUCTS } from "./sabotage.mjs";
 const RAW = "This is a<ref> person</ref><box>(12,34), (567 ,890)</box>.";
 const TEXT = "This is a person.";
 const CAT = { url: "/golden/mini-a/images/photo_cat.png", width: 288, height: 256 };
-/** Stored lying on its side: 96×160 pixels as shown. */
+/** A picture that is stored on its side. Upright it has 96×160 pixels. */
 const TURNED = "/golden/mini-a/images/exif_orient6.jpg";
 
 /**
- * Everything that a session and a model can do in addition to answering.
+ * Tests what a session and a model can do in addition to answering.
  *
  * @param {string} where the kind of machine, for the names of the tests
  * @param {object} load options of `QwenVL.load`
@@ -137,7 +137,7 @@ function turns(test) {
 
   test("text is normalized (NFC) before it becomes tokens", async (page) => {
     const counts = await page.evaluate(async () => {
-      // The same text in two forms, of which the second is NFC. As they are, the two would be different numbers of tokens.
+      // Two forms of the same text; the second is NFC. Without normalization they would have different numbers of tokens.
       const forms = [
         ["e\u0301", "\u00e9"],
         ["\u1112\u1161\u11ab", "\ud55c"],
@@ -445,7 +445,7 @@ function facade(test) {
   });
 }
 
-/** A worker whose surroundings can be spoilt from the page. */
+/** Tests with a worker whose GPU device the page can destroy, or whose kernels compute wrongly. */
 export function lossTests(bed) {
   const scripts = {
     "/changed-worker.js": `import "/change.js"; import "/package/dist/worker.js";`,

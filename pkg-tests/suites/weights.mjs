@@ -23,7 +23,7 @@ const QUICK = { kernels: "cpu", selfCheck: false };
 export async function weightsTests(bed) {
   const [set] = bed.sets;
   const golden = JSON.parse(await readFile(join(set.golden, "text_en.json"), "utf8"));
-  // One with hashes of pieces, as the converter writes them, the other without.
+  // The first has hashes of pieces, as the converter writes them. The second has none.
   const model = await reshard(join(bed.checkpoints, `${set.name}-f32`), 4, PIECE);
   assert.ok(model.manifest.shards.length >= 3);
   const other = await reshard(join(bed.checkpoints, `${bed.sets[1].name}-f32`), 4);
@@ -58,7 +58,8 @@ export async function weightsTests(bed) {
     });
   /**
    * Moves the model into the cache with every check of a load but without a GPU, whose software adapter takes half a minute to compile
-   * the kernels. `engine`: really loads and disposes. `ask`: asks in between what the golden asks. `abortAt`: a phase in which to abort.
+   * the kernels. Options in addition to those of a load: `engine` loads the model and disposes of it; `ask` also runs the golden's prompt;
+   * `abortAt` is the phase in which to abort.
    */
   const load = (page, options = {}, source = url) =>
     page.evaluate(loadInPage, source, { ...QUICK, ...options }, golden.input_ids, golden.decode.tokens.length);
@@ -147,7 +148,7 @@ export async function weightsTests(bed) {
       server.requests.reduce((sum, { sent, path }) => sum + (path.includes("shard") ? sent : 0), 0) -
       other.manifest.shards.reduce((sum, { bytes }) => sum + bytes, 0);
     console.log(`${bed.name}, sudden cuts: ${last.retries} retries, ${twice} bytes sent more than once`);
-    // No bound: browsers drop what they have received and not handed out, up to all of an answer. The lingering cuts above have theirs.
+    // Without a bound: browsers drop bytes that they received and did not pass on, up to a whole response. The tests above linger instead.
     assert.ok(last.retries >= cuts);
   });
 
@@ -172,7 +173,7 @@ export async function weightsTests(bed) {
     });
   }
 
-  weightsTest("a model that is replaced in the middle is never mixed", async (page) => {
+  weightsTest("a model that is replaced during its load is not mixed with the new one", async (page) => {
     server.fault = (path) => {
       if (path === shardPath(0)) served = other;
       return { headers: { etag: `"${served === model ? "old" : "new"}"` } };
@@ -180,7 +181,7 @@ export async function weightsTests(bed) {
     await fails(page, "INTEGRITY", { engine: true, concurrency: 1 });
   });
 
-  weightsTest("a stalled server is resumed when the page comes again", async (page) => {
+  weightsTest("a stalled download is resumed when the page is opened again", async (page) => {
     server.fault = (path) => (path === shardPath(0) ? { stall: 200_000 } : undefined);
     const stalled = load(page).catch(() => undefined);
     await until(() => server.requests.some(({ path, sent }) => path === shardPath(0) && sent >= 200_000));
@@ -406,7 +407,7 @@ export async function weightsTests(bed) {
     assert.deepEqual(await result, { width: 64, height: 48, tokens: model.manifest.config.vision.resampler.queries, answered: 1 });
   });
 
-  /** A worker whose GPU is changed by a script before ours begins. */
+  /** Serves a worker script that runs `change` before the package. Returns its address. */
   const changedWorker = (change) => {
     const scripts = { "/changed-worker.js": `import "/change.js"; import "/package/dist/worker.js";`, "/change.js": change };
     bed.handle = (path, response) => {
@@ -449,7 +450,7 @@ export async function weightsTests(bed) {
 
   weightsTest("a model that is too large for the GPU fails before any weight is fetched", async (page) => {
     const error = await fails(page, "INSUFFICIENT_LIMITS", { engine: true, contextLength: 100_000_000 });
-    // The rotary table: a cosine and a sine, f32, for each of the 16 pairs of a head's dimensions. More than 32 bits hold.
+    // The rotary table has a cosine and a sine in f32 for each of the 16 pairs of a head's dimensions. Its size exceeds 32 bits.
     assert.match(error.message, /needs 12800000000 bytes.*allows \d+/);
     assert.equal(fetchedShards(), 0);
     // No adapter says how much memory there is: the error comes with the allocation. A test must not exhaust the memory of its machine.
@@ -481,12 +482,12 @@ export async function weightsTests(bed) {
       window.pipelines = { measured: 0, begun: 0, ahead: 0, late: 0 };
       window.channel = new BroadcastChannel("pipelines");
       window.channel.onmessage = ({ data }) => {
-        // Those that the choice of kernels measures come first, and one after the other.
+        // The pipelines that the choice of kernels measures come first.
         const measured = data === "late" && window.pipelines.begun === 0;
         window.pipelines[measured ? "measured" : data] += 1;
       };
     });
-    // The last shard comes only when everything is compiled, so a load that compiles later would never end.
+    // The server withholds the last shard until everything is compiled, so a load that compiles later would never end.
     const last = shardPath(model.manifest.shards.length - 1);
     let held = true;
     server.fault = (path) => (path === last && held ? { status: 503 } : undefined);
@@ -523,7 +524,7 @@ export async function weightsTests(bed) {
     );
   }
 
-  weightsTest("a page that has the manifest gives it", async (page) => {
+  weightsTest("a load takes the manifest from the page", async (page) => {
     const { last, error } = await page.evaluate(loadInPage, "", { manifest: model.manifest, baseUrl: url, engine: true }, [], 0);
     assert.equal(error, undefined);
     assert.equal(last.bytes, model.bytes);
@@ -550,11 +551,11 @@ export async function weightsTests(bed) {
     }
   });
 
-  weightsTest("storage is made persistent where that is asked for, and only there", async (page) => {
+  weightsTest("storage becomes persistent only on request", async (page) => {
     await page.evaluate(() => {
       window.asked = 0;
       const real = StorageManager.prototype.persist;
-      // Firefox asks the user, who is not here.
+      // Firefox asks the user, and a test has none.
       StorageManager.prototype.persist = function () {
         window.asked += 1;
         return navigator.userAgent.includes("Chrome") ? real.call(this) : Promise.resolve(true);
@@ -694,7 +695,7 @@ async function encodeEarlyInPage(url, options) {
   return { width: ref.width, height: ref.height, tokens: ref.tokens, answered: answer.tokens.length };
 }
 
-/** The model stays, so that its worker can be looked at. */
+/** Keeps the model in `window.model`, so that the test can inspect its worker. */
 async function loadAndKeepInPage(url, cache) {
   const { QwenVL } = await import("qwen-vl-web");
   try {
@@ -705,7 +706,7 @@ async function loadAndKeepInPage(url, cache) {
   }
 }
 
-/** `window.dropped`: what came of the next drop. */
+/** Sets `window.dropped` to a promise of the next drop's result. */
 async function listenForDrop() {
   const { droppedFiles, QwenVL } = await import("qwen-vl-web");
   document.body.style.minHeight = "100vh";
@@ -725,7 +726,7 @@ async function listenForDrop() {
   window.dropped.catch(() => undefined);
 }
 
-/** Drops a folder, in browsers whose driver cannot: two files per round, because folders are read in rounds. */
+/** Drops a folder by script, for drivers that cannot. Each read returns two files, as browsers read folders in parts. */
 async function dropInPage(url, names) {
   const files = await Promise.all(names.map(async (name) => new File([await (await fetch(url + name)).arrayBuffer()], name)));
   const entries = files.map((file) => ({ isFile: true, file: (resolve) => resolve(file) }));
@@ -735,7 +736,7 @@ async function dropInPage(url, names) {
   dispatchEvent(Object.assign(event, { dataTransfer }));
 }
 
-/** `spoil`: what the machine is to lack, from now on. */
+/** Checks the model on a machine that lacks `spoil` from this call on. */
 async function checkInPage(url, spoil, options) {
   const { QwenVL } = await import("qwen-vl-web");
   const real = (window.realRequestAdapter ??= navigator.gpu.requestAdapter.bind(navigator.gpu));

@@ -1,5 +1,4 @@
-// A small model made large: many more words, of which nobody knows the meaning. Its shards are real bytes but for their variety, so that
-// neither this process nor the network has to hold them.
+// Enlarges a small model with many unused vocabulary rows. A shard of these rows repeats one byte.
 
 import { createHash } from "node:crypto";
 import { piecesOf } from "../../web/test/memory.mjs";
@@ -8,8 +7,8 @@ const PART_BYTES = 16 << 20;
 const PIECE_BYTES = 512 << 10;
 
 /**
- * @param {{ files: Map<string, Buffer>, manifest: object }} model of f32 weights, as `reshard` gives it
- * @param {number} bytes that it takes at least
+ * @param {{ files: Map<string, Buffer>, manifest: object }} model in f32, as `reshard` returns it
+ * @param {number} bytes least size of the enlarged model
  */
 export async function largeModel(model, bytes) {
   const manifest = structuredClone(model.manifest);
@@ -19,13 +18,13 @@ export async function largeModel(model, bytes) {
   const parts = Math.ceil(bytes / 2 / PART_BYTES);
   manifest.config.decoder.vocab_size = partRows * parts;
   const entries = Array.from({ length: 2 * parts }, (_, index) => {
-    // Another byte for each, so that their hashes differ; all are finite numbers.
+    // Each shard has another byte, so their hashes differ. All of them are finite numbers.
     const shard = Buffer.alloc(PART_BYTES, index + 1);
     const file = `words-${index}.safetensors`;
     files.set(file, shard);
     return { file, bytes: PART_BYTES, sha256: createHash("sha256").update(shard).digest("hex"), pieces: piecesOf(shard, PIECE_BYTES) };
   });
-  // Shards are loaded in the order of their tensors. One that has tensors before and behind the words comes twice.
+  // Shards are loaded in the order of their tensors. A shard with tensors before and after the vocabulary is listed twice.
   const shards = [];
   let kept = new Map();
   for (const tensor of manifest.tensors) {

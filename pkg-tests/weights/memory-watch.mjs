@@ -1,5 +1,5 @@
-// What a load takes of memory in Chromium: the worker's JavaScript heap, its array buffers and its wasm memory by the DevTools protocol,
-// and the processes' resident memory by the system.
+// Measures the memory of a load in Chromium: the worker's JavaScript heap, array buffers and wasm memory by the DevTools protocol, and the
+// processes' resident memory by the system.
 
 import { readFile } from "node:fs/promises";
 
@@ -19,7 +19,7 @@ export class MemoryWatch {
     this.#page = page;
   }
 
-  /** Begins to watch the page and the worker that it is going to start. */
+  /** Watches the page and the worker that it will start. */
   static async start(browser, page) {
     const watch = new MemoryWatch(page);
     const session = await browser.target().createCDPSession();
@@ -31,7 +31,7 @@ export class MemoryWatch {
   async #run(session, page) {
     while (!this.#stopped) {
       const worker = page.workers()[0];
-      // A worker that has just begun, or ended, does not answer, or never.
+      // A worker that has just started or ended answers with an error, or never.
       const asked = worker?.client.send("Runtime.getHeapUsage").catch(() => undefined);
       const heap = await Promise.race([asked, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
       if (heap) {
@@ -49,11 +49,11 @@ export class MemoryWatch {
     this.most[what] = Math.max(this.most[what] ?? 0, bytes);
   }
 
-  /** Stops and says what it saw. */
+  /** Stops, and returns the largest figures in bytes. */
   async end(gpuBytes) {
     this.#stopped = true;
     await this.#running;
-    // It never shrinks, and looking for it collects garbage: so at the end.
+    // Wasm memory never shrinks, and measuring it collects garbage, so it is measured once, at the end.
     this.#note("wasm memory", await wasmBytes(this.#page.workers()[0].client));
     const gpu = this.most["resident, GPU"];
     return { ...this.most, "GPU buffers, by our own accounting": gpuBytes, "resident, GPU, without these buffers": gpu - gpuBytes };

@@ -1,4 +1,4 @@
-// A checkpoint of one shard as one of several, in memory: readers go by the manifest's ranges.
+// Splits the shard of a checkpoint into several, in memory, and changes the manifest's ranges accordingly.
 
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";

@@ -54,7 +54,7 @@ export interface CheckReport {
   storage?: { quota: number; free: number; persisted: boolean };
 }
 
-/** Attempts to read the manifest: an answer is wanted soon. */
+/** Attempts to read the manifest. Few, so that the check ends soon. */
 const RETRIES = 1;
 const PROBE_BUFFER_BYTES = 64 << 20;
 /** `GPUBufferUsage.STORAGE`. The type is known in TypeScript, the value is not. */

@@ -172,8 +172,9 @@ export function toThousandths([x1, y1, x2, y2]: Box, size: ImageSize | undefined
 }
 
 /**
- * Returns a message as text for raw prompts of the 2023 model (`from_list_format` of its tokenizer), with pictures by name. Not for a text that users
- * type, in which tags would become pictures: sessions send parts, which the engine writes (`crates/processor/src/content.rs`).
+ * Returns a message as text for raw prompts of the 2023 model (`from_list_format` of its tokenizer), with pictures by name. Do not use it for
+ * texts that users type, because tags in them would become pictures. Sessions send parts, which the engine writes
+ * (`crates/processor/src/content.rs`).
  *
  * @param firstPicture number of the first picture: one more than the pictures before it in the conversation
  */

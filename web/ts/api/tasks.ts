@@ -1,8 +1,8 @@
 /**
  * Prompts of the tasks, in the words that each generation knows best.
  *
- * Qwen-VL: the base format of the original's evaluation scripts and of the paper. Later generations: questions of a chat, in the words of their
- * published examples and of their makers' evaluation.
+ * Qwen-VL: the base format of the original's evaluation scripts and of the paper. Later generations: questions of a chat, in the words of
+ * their published examples and of their makers' evaluation.
  */
 
 import type { EnginePart, PromptInput } from "../wire/engine.js";

@@ -12,8 +12,8 @@ export type Grounded = {
   /** Its name, if the answer gives one. */
   ref?: string;
   /**
-   * Index of its picture among all pictures of the conversation. Absent if the picture is not known: it is the only picture, or the one that
-   * the answer or the question names ("Picture 2").
+   * Index of its picture among all pictures of the conversation: the only picture, or the one that the answer or the question names
+   * ("Picture 2"). Absent if the picture is not known.
    */
   image?: number;
   /** Range of the name in `Answer.text`, for `text.slice(...range)`; empty at the place of the object if its name is not in the text. */
@@ -105,7 +105,7 @@ export interface Usage {
 
 /** Wall-clock times of a run, in milliseconds. */
 export interface Timings {
-  /** Resizing of pictures, vision tower and resampler; also decoding, but of JPEG only where the browser does not decode it. */
+  /** Resizing of pictures, vision tower and resampler, and the decoding of pictures that the browser does not decode. */
   encodeMs: number;
   /** Prefill. */
   prefillMs: number;
