@@ -2,13 +2,14 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { drawBoxes, promptText, QwenVL, QwenVLError, sampleFrames } from "qwen-vl-web";
+import { drawBoxes, parse, QwenVL, QwenVLError, sampleFrames } from "qwen-vl-web";
 import { createOpenAI } from "qwen-vl-web/openai";
 
 test("the package can be imported without a browser", () => {
   assert.equal(typeof QwenVL.load, "function");
   assert.equal(typeof drawBoxes, "function");
-  assert.equal(promptText(["Where is ", { ref: "a dog", boxes: [[1, 2, 3, 4]] }, "?"]), "Where is <ref>a dog</ref><box>(1,2),(3,4)</box>?");
+  const { text, objects } = parse("<ref>a dog</ref><box>(1,2),(3,4)</box> runs");
+  assert.deepEqual([text, objects], ["a dog runs", [{ kind: "box", norm: [1, 2, 3, 4], ref: "a dog", range: [0, 5] }]]);
 });
 
 test("what needs a page says so", async () => {

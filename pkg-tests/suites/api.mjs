@@ -2,7 +2,6 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { SMALL } from "./context.mjs";
-import { parsesCases } from "./parse.mjs";
 
 /** The scripted model's answer to everything (crates/testkit/examples/test_checkpoints/scripted.rs). */
 const SCRIPTED = { text: "This is a person.", raw: "This is a<ref> person</ref><box>(12,34), (567 ,890)</box>." };
@@ -98,28 +97,45 @@ function answers(test) {
 }
 
 function helpers(test) {
-  test("parse reads stored answers", (page) => parsesCases(page, "grounding.json"));
-
-  test("parse does not wait for an answer in progress, and checks its arguments", async (page) => {
-    const { parsed, waited, messages } = await page.evaluate(async (raw) => {
-      const { model } = window;
-      const run = model.createSession().ask("One?");
-      let finished = false;
-      void run.then(() => (finished = true));
-      const parsed = await model.parse(raw);
-      const waited = finished;
-      await run;
-      const failure = (...parameters) => model.parse(...parameters).then(String, ({ code, message }) => `${code}: ${message}`);
-      const messages = [await failure(5), await failure("", [{ width: 1 }]), await failure("", [], null)];
-      return { parsed, waited, messages };
-    }, SCRIPTED.raw);
-    const { image: _image, pixels: _pixels, ...unplaced } = OBJECT;
-    assert.deepEqual([parsed, waited], [{ text: SCRIPTED.text, objects: [unplaced] }, false]);
-    assert.deepEqual(messages, [
-      "INVALID_ARGUMENT: `raw` is 5, expected a string",
-      'INVALID_ARGUMENT: `sizes` is [{"width":1}], expected an array of { width, height } in pixels',
-      "INVALID_ARGUMENT: `question` is null, expected a string",
-    ]);
+  test("parse reads stored answers as the worker does", async (page) => {
+    const sizes = [{ width: 1000, height: 500 }];
+    const cases = [
+      [SCRIPTED.raw, [{ width: CAT.width, height: CAT.height }], SCRIPTED.text, [OBJECT]],
+      [
+        "<ref>a</ref><box>(0,0),(1000,999)</box><box>(1,2),(3,4)</box> b<quad>(1,2),(3,4),(5,6),(7,8)</quad>",
+        sizes,
+        "a b",
+        [
+          { ref: "a", kind: "box", image: 0, norm: [0, 0, 1000, 999], pixels: [0, 0, 1000, 499], range: [0, 1] },
+          { ref: "a", kind: "box", image: 0, norm: [1, 2, 3, 4], pixels: [1, 1, 3, 2], range: [0, 1] },
+          {
+            kind: "quad",
+            image: 0,
+            norm: [
+              [1, 2],
+              [3, 4],
+              [5, 6],
+              [7, 8],
+            ],
+            pixels: [
+              [1, 1],
+              [3, 2],
+              [5, 3],
+              [7, 4],
+            ],
+            range: [3, 3],
+          },
+        ],
+      ],
+      ["no size <box>(1,2)(3,4)</box>", [], "no size", [{ kind: "box", norm: [1, 2, 3, 4], range: [8, 8] }]],
+      ["x<box>(1,2),(3</box>y", sizes, "xy", []],
+      ["a <box>stray text", sizes, "a stray text", []],
+      ["1 < 2 <b>&</b> <ref>open", sizes, "1 < 2 <b>&</b> open", []],
+    ];
+    for (const [raw, pictures, text, objects] of cases) {
+      const parsed = await page.evaluate(async (raw, pictures) => (await import("qwen-vl-web")).parse(raw, pictures), raw, pictures);
+      assert.deepEqual(parsed, { text, objects }, raw);
+    }
   });
 
   test("drawBoxes draws along the objects' pixels", async (page) => {

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { parsesCases } from "./parse.mjs";
 
 /** Largest difference of logits: long prompts add up more roundings (`CONVENTIONS.md` of the reference set). */
 const logitsBound = (tokens) => (tokens <= 350 ? 3e-4 : 2e-3);
@@ -101,8 +100,6 @@ export async function familyTests(bed) {
         assert.ok(worst <= logitsBound(golden.input_ids.length), `logits off by ${worst}`);
       });
     }
-    if (set.name === "q3-a")
-      bed.modelTest(model, `${set.name}: parse reads stored answers`, (page) => parsesCases(page, "grounding_json.json"));
     bed.modelTest(model, `${set.name}: limits of pictures`, async (page) => {
       const { family, limits, errors, kept } = await page.evaluate(limitsInPage, `/golden/${set.name}/images/p_cell.png`);
       assert.equal(family, { "q2-a": "qwen2_vl", "q3-a": "qwen3_vl" }[set.name]);

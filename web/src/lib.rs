@@ -27,7 +27,7 @@ use backend::ModelLoader;
 use error::EdgeError;
 use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
-use qwen_vl_processor::{Colors, DecodeOptions, NumberedPicture, Orientation, parse_grounding};
+use qwen_vl_processor::{Colors, DecodeOptions, Orientation};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{self, Event, ImageInput, PictureLimits, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{Backend, RuntimeError};
@@ -38,7 +38,7 @@ use std::future::{Future, ready};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use types::{Adapter, Estimate, LoadOptions, ModelFacts, Steps, StoredAnswer};
+use types::{Adapter, Estimate, LoadOptions, ModelFacts, Steps};
 use wasm_bindgen::prelude::*;
 use web_sys::{AbortSignal, ImageData};
 
@@ -171,13 +171,6 @@ pub fn estimate(manifest_json: &str, options: JsValue) -> Result<JsValue, JsValu
     let options = options.model_options().map_err(EdgeError::from)?;
     let manifest = Manifest::from_json(manifest_json).map_err(EdgeError::from)?;
     to_js(&Estimate::new(&manifest, &options))
-}
-
-/// Reads a `StoredAnswer`. Returns a `Grounded`: the text without markup, and the objects.
-#[wasm_bindgen(js_name = parseAnswer)]
-pub fn parse_answer(answer: JsValue) -> Result<JsValue, JsValue> {
-    let StoredAnswer { family, raw, pictures, question } = from_js("stored answer", answer)?;
-    to_js(&parse_grounding(family, &raw, &NumberedPicture::in_order(&pictures), &question).stripped())
 }
 
 /// SHA-256 of bytes that arrive in pieces; the browser's own needs them whole.

@@ -1,7 +1,6 @@
 //! Plain data that crosses the edge and is not part of the runtime. Tests generate its TypeScript declarations, see [`typescript`].
 
 use qwen_vl_format::Family;
-use qwen_vl_processor::PictureSize;
 use qwen_vl_runtime::session::PictureLimits;
 use qwen_vl_runtime::{Backend, Budget, ModelOptions, RuntimeError};
 use serde::{Deserialize, Serialize};
@@ -51,20 +50,6 @@ impl LoadOptions {
 /// Parses an option that is given by name.
 pub(crate) fn parsed<T: FromStr>(name: &str, value: Option<&str>, expected: &str) -> Result<Option<T>, RuntimeError> {
     value.map(|value| value.parse().map_err(|_| RuntimeError::invalid_option(name, value, expected))).transpose()
-}
-
-/// An answer that was stored as the model wrote it.
-#[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(ts_rs::TS))]
-pub(crate) struct StoredAnswer {
-    /// Generation of the model that wrote it.
-    pub(crate) family: Family,
-    /// The text with the markup of objects.
-    pub(crate) raw: String,
-    /// Sizes of the prompt's pictures, in order.
-    pub(crate) pictures: Vec<PictureSize>,
-    /// Text of the question.
-    pub(crate) question: String,
 }
 
 /// Description of the adapter.
@@ -258,7 +243,7 @@ impl From<String> for LengthOrHash {
 #[cfg(test)]
 mod typescript {
     use super::*;
-    use qwen_vl_processor::{Content, Grounded, GroundedObject, ObjectKind, Part, Shape};
+    use qwen_vl_processor::{Content, GroundedObject, ObjectKind, Part, Shape};
     use qwen_vl_runtime::KvReuse;
     use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
     use qwen_vl_runtime::session::{
@@ -307,9 +292,6 @@ mod typescript {
             FinishReason,
             Timings,
             PictureInfo,
-            StoredAnswer,
-            PictureSize,
-            Grounded,
             GroundedObject,
             ObjectKind,
             Shape,

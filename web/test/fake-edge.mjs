@@ -61,9 +61,6 @@ export class FakeEdge {
   keeps = false;
   /** Limits of encoded pictures, in order. */
   limits = [];
-  /** Answers that were parsed, in order, and the result of each. */
-  stored = [];
-  parsed = { text: "", objects: [] };
   /** Requests of `ask`, in order. */
   asked = [];
   encoding = () => Promise.resolve();
@@ -137,11 +134,6 @@ export class FakeEdge {
   onPanic() {}
 
   checkManifest() {}
-
-  parseAnswer(answer) {
-    this.stored.push(answer);
-    return this.parsed;
-  }
 
   browserDecodes() {
     return false;

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
-import { captionText, groundText, QwenVL, readText } from "../dist/index.js";
+import { captionText, groundText, parse, QwenVL, readText } from "../dist/index.js";
 import { taskPrompt } from "../dist/api/tasks.js";
 import { FakeEdge, fakeWorker, modelFiles } from "./fake-edge.mjs";
 
@@ -143,11 +143,11 @@ test("image tokens are those of the pictures in the prompt", async () => {
   assert.equal(usage.imageTokens, 512);
 });
 
-test("a stored answer is parsed as one of the model's generation", async () => {
-  const { edge, model } = await load("qwen3_vl");
-  edge.parsed = { text: "A", objects: [{ ref: null, kind: "point", image: null, norm: [1, 2], pixels: null, range: [1, 1] }] };
-  const pictures = [{ width: 30, height: 40 }];
-  const parsed = await model.parse("A [1]", [{ ...pictures[0], name: "cat" }], "Where?");
-  assert.deepEqual(parsed, { text: "A", objects: [{ kind: "point", norm: [1, 2], range: [1, 1] }] });
-  assert.deepEqual(edge.stored, [{ family: "qwen3_vl", raw: "A [1]", pictures, question: "Where?" }]);
+test("stored answers of Qwen2-VL are parsed", () => {
+  const raw = "It is <|object_ref_start|>a cat<|object_ref_end|><|box_start|>(100,200),(300,400)<|box_end|>.";
+  const { text, objects } = parse(raw, [{ width: 1000, height: 100 }]);
+  assert.equal(text, "It is a cat.");
+  assert.deepEqual(objects, [
+    { kind: "box", norm: [100, 200, 300, 400], pixels: [100, 20, 300, 40], ref: "a cat", image: 0, range: [6, 11] },
+  ]);
 });

@@ -9,6 +9,7 @@ export type { CacheOptions, StorageEstimate } from "./api/cache.js";
 export type { CheckOptions, CheckReason, CheckReport } from "./api/check.js";
 export { promptText, type Content, type Message, type Part } from "./api/content.js";
 export { drawBoxes, type DrawStyle } from "./api/draw.js";
+export { parse } from "./api/grounding.js";
 export {
   sampleFrames,
   type ImageColors,
@@ -52,7 +53,6 @@ export type {
   FinishReason,
   GenerationOptions,
   Grounded,
-  ParsedAnswer,
   PictureLimits,
   Point,
   Quad,

@@ -135,6 +135,7 @@ mod tests {
         text
     }
 
+    /// The cases that the TypeScript parser is held to as well.
     #[test]
     fn cases_of_qwen_vl() {
         check(Family::QwenVl, tag_cases());

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 /// Size of a picture, pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct PictureSize {
     /// Width.
     pub width: u32,
@@ -103,7 +102,6 @@ pub struct GroundedObject {
 
 /// Text without markup and the objects in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Grounded {
     /// The text: boxes, quads and points removed, names in tags unwrapped.
     pub text: String,

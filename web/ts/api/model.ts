@@ -2,16 +2,15 @@ import { QwenVLError } from "../wire/errors.js";
 import { BACKGROUND_MS, DISPOSAL_MS, type WorkerClient } from "../wire/client.js";
 import { generationForEngine, limitsForEngine, type EngineLimits, type PictureInfo } from "../wire/engine.js";
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
-import type { Answer, AskOptions, Box, Grounded, ParsedAnswer, PictureLimits, Score } from "../wire/types.js";
+import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score } from "../wire/types.js";
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "./abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 import { Question, toThousandths, type Content } from "./content.js";
-import { imageView, type ImageOptions, type ImageSize, type ImageView } from "./image.js";
+import { imageView, type ImageOptions, type ImageView } from "./image.js";
 import { loadIntoWorker, type LoadedWorker, type LoadOptions } from "./load.js";
 import {
   abortSignal,
-  anySize,
   anyString,
   arrayOf,
   ASK_CHECKS,
@@ -207,22 +206,6 @@ export class QwenVLModel extends EventTarget {
   async countTokens(text: string): Promise<number> {
     checkArgument("text", text, anyString);
     return text === "" ? 0 : this.count({ prompt: { kind: "raw", text }, pictures: [] }, {});
-  }
-
-  /**
-   * Parses an answer that was stored as a model of this generation wrote it: {@link Answer.raw}, or an answer of {@link Session.history}.
-   * Does not wait for questions in progress.
-   *
-   * @param sizes sizes of the prompt's pictures in order; without them objects have no pixels
-   * @param question text of the question, which can name the picture of the objects
-   */
-  async parse(raw: string, sizes: readonly ImageSize[] = [], question = ""): Promise<ParsedAnswer> {
-    checkArgument("raw", raw, anyString);
-    checkArgument("sizes", sizes, arrayOf(anySize, anySize.expected));
-    checkArgument("question", question, anyString);
-    const { client, info } = await this.#ready();
-    const pictures = sizes.map(({ width, height }) => ({ width, height }));
-    return client.call("parse", { answer: { family: info.family, raw, pictures, question } }).result;
   }
 
   /** Measures load, picture, prompt and answer on this machine. `String(report)` is a table. The model is busy meanwhile. */

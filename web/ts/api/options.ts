@@ -57,15 +57,6 @@ export function whole(min: number, max = MAX_SIZE): Check {
   return { expected, accepts: (value) => Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max };
 }
 
-/** Accepts sizes of pictures. */
-export const anySize: Check = {
-  expected: "{ width, height } in pixels",
-  accepts: (value) => {
-    const { width, height } = (value ?? {}) as { width?: unknown; height?: unknown };
-    return whole(0).accepts(width) && whole(0).accepts(height);
-  },
-};
-
 /** Accepts one of `values`. */
 export function oneOf(...values: readonly (string | boolean)[]): Check {
   const expected = values.map((value) => (typeof value === "string" ? `"${value}"` : String(value))).join(" or ");

@@ -1,7 +1,7 @@
 /** Translation between the engine's data (`generated.ts`) and the package's types. */
 
 import type * as Engine from "./generated.js";
-import type { Answer, AnswerEvent, GenerationOptions, Grounded, ParsedAnswer, PictureLimits } from "./types.js";
+import type { Answer, AnswerEvent, GenerationOptions, Grounded, PictureLimits } from "./types.js";
 
 /** Request of a run, with all of its parts. */
 export type EngineRequest = Required<Engine.Request>;
@@ -18,7 +18,6 @@ export type {
   PictureLimits as EngineLimits,
   PromptInput,
   Score as EngineScore,
-  StoredAnswer,
 } from "./generated.js";
 
 /** Translates generation options. Absent options stay absent, so that the engine takes the checkpoint's. */
@@ -83,11 +82,6 @@ export function answerFromEngine(answer: Engine.Answer): Answer {
     },
     ...(answer.logprobs ? { logprobs: answer.logprobs } : {}),
   };
-}
-
-/** Translates an answer that was parsed. */
-export function parsedFromEngine({ text, objects }: Engine.Grounded): ParsedAnswer {
-  return { text, objects: objects.map(objectFromEngine) };
 }
 
 function objectFromEngine({ ref, kind, image, norm, pixels, range }: Engine.GroundedObject): Grounded {

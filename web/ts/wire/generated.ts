@@ -477,53 +477,6 @@ seen: [number, number],
 tokens: number, };
 
 /**
- * An answer that was stored as the model wrote it.
- */
-export type StoredAnswer = {
-/**
- * Generation of the model that wrote it.
- */
-family: Family,
-/**
- * The text with the markup of objects.
- */
-raw: string,
-/**
- * Sizes of the prompt's pictures, in order.
- */
-pictures: Array<PictureSize>,
-/**
- * Text of the question.
- */
-question: string, };
-
-/**
- * Size of a picture, pixels.
- */
-export type PictureSize = {
-/**
- * Width.
- */
-width: number,
-/**
- * Height.
- */
-height: number, };
-
-/**
- * Text without markup and the objects in it.
- */
-export type Grounded = {
-/**
- * The text: boxes, quads and points removed, names in tags unwrapped.
- */
-text: string,
-/**
- * The objects, in order.
- */
-objects: Array<GroundedObject>, };
-
-/**
  * An object that the answer points at in a picture.
  */
 export type GroundedObject = {

@@ -9,12 +9,11 @@ import type {
   EngineScore,
   PictureInfo,
   PromptInput,
-  StoredAnswer,
 } from "./engine.js";
 import type { Adapter, Family, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
 import type { Estimate } from "./generated.js";
-import type { Answer, AnswerEvent, ParsedAnswer } from "./types.js";
+import type { Answer, AnswerEvent } from "./types.js";
 import type { CachedModel } from "../weights/cache.js";
 import type { Inspection } from "../weights/inspect.js";
 import type { CacheOperation } from "../weights/maintain.js";
@@ -109,8 +108,6 @@ export interface Calls {
   encode: { params: { image: ImagePayload; limits: EngineLimits; hold: boolean }; event: never; result: PictureInfo | "missing" };
   release: { params: { image: string }; event: never; result: undefined };
   count: { params: { prompt: PromptInput; images: ImagePayload[]; limits: EngineLimits }; event: never; result: number | "missing" };
-  /** Is answered at once, also during other calls. */
-  parse: { params: { answer: StoredAnswer }; event: never; result: ParsedAnswer };
   benchmark: { params: { options: EngineBenchmark }; event: Steps; result: EngineBenchmarkReport };
   logits: { params: object; event: never; result: Float32Array };
   /** Frees the model. The result is the number of bytes of GPU buffers that are left, by our own accounting. */

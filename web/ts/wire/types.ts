@@ -148,9 +148,6 @@ export interface Answer {
   logprobs?: AnswerLogprob[];
 }
 
-/** An answer's text without markup, and its objects. */
-export type ParsedAnswer = Pick<Answer, "text" | "objects">;
-
 /** Likelihood of a text as the continuation of a prompt. */
 export interface Score {
   /** Natural logarithm of its probability: the mean over its tokens, or the sum. */

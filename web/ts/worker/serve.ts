@@ -1,9 +1,9 @@
 /** The worker's side of the connection to the page: answers calls with the engine, one after the other. */
 
-import { answerFromEngine, eventFromEngine, parsedFromEngine } from "../wire/engine.js";
+import { answerFromEngine, eventFromEngine } from "../wire/engine.js";
 import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, ModelFacts, PictureInfo } from "../wire/engine.js";
 import { errorData, QwenVLError } from "../wire/errors.js";
-import type { Estimate, Grounded } from "../wire/generated.js";
+import type { Estimate } from "../wire/generated.js";
 import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
 import { filesOf, WeightCache, type CachedModel } from "../weights/cache.js";
 import { cacheProblem, loadWeights } from "../weights/load.js";
@@ -68,8 +68,7 @@ class Server {
     if (request.kind === "encode" && this.#loading) {
       const { early, progress } = this.#loading;
       early.add(() => work().then(() => progress.pictureEncoded()));
-    } else if (request.kind === "parse") void work();
-    else this.#queue = this.#queue.then(work);
+    } else this.#queue = this.#queue.then(work);
   }
 
   /** Never rejects. */
@@ -108,8 +107,6 @@ class Server {
         return undefined;
       case "count":
         return this.#count(call);
-      case "parse":
-        return parsedFromEngine(this.#edge.parseAnswer(call.answer) as Grounded);
       case "benchmark":
         return this.#benchmark(call, signal);
       case "logits":

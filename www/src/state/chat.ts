@@ -1,7 +1,7 @@
 /** The conversation. The page keeps the turns and passes them to a new session with each question; the model reuses its KV cache. */
 
 import { computed, effect, signal, untracked, type Signal } from "@preact/signals";
-import type { Answer, Box, Grounded, Message, ParsedAnswer, Part, Quad, Run } from "qwen-vl-web";
+import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Quad, type Run } from "qwen-vl-web";
 import { model } from "./model";
 import type { Picture } from "./pictures";
 import { generation, settings } from "./settings";
@@ -251,16 +251,12 @@ export function newChat(): void {
   chosen.value = {};
 }
 
-/** Makes a turn of a stored conversation. Files of earlier versions of this page have only `raw`, which the model in use, if any, parses. */
-export async function storedTurn(
-  question: Question,
-  raw: string,
-  parsed: ParsedAnswer | undefined,
-  earlier: readonly Picture[],
-  facts?: Facts,
-): Promise<Turn> {
-  const { text, objects } = parsed ??
-    (await model.value?.parse(raw, [...earlier, ...question.pictures], question.text)) ?? { text: raw, objects: [] };
+/** An answer as it is stored. Files of earlier versions of this page have only its `raw`, with tags. */
+export type StoredAnswer = Pick<Answer, "raw"> & Partial<Pick<Answer, "text" | "objects">>;
+
+/** Makes a turn of a stored conversation. */
+export function storedTurn(question: Question, answer: StoredAnswer, earlier: readonly Picture[], facts?: Facts): Turn {
+  const { raw, text, objects } = { ...parse(answer.raw, [...earlier, ...question.pictures], question.text), ...answer };
   const progress: Progress = { stage: "done", done: 0, total: 0, text, raw, objects, ...(facts ? { facts } : {}) };
   return { id: crypto.randomUUID(), question, progress: signal(progress) };
 }

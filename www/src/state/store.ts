@@ -2,8 +2,8 @@
 
 import { effect, signal } from "@preact/signals";
 import { get, set } from "idb-keyval";
-import type { Box, Grounded, ParsedAnswer } from "qwen-vl-web";
-import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Facts, type Turn } from "./chat";
+import type { Box, Grounded } from "qwen-vl-web";
+import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Facts, type StoredAnswer, type Turn } from "./chat";
 import { PageError } from "./notices";
 import { makePicture, type Picture } from "./pictures";
 import { change, settings } from "./settings";
@@ -13,7 +13,7 @@ interface StoredChat<P> {
   version: 1;
   system: string;
   pictures: P[];
-  turns: { text: string; pictures: string[]; region?: Box; raw: string; answer?: ParsedAnswer; facts?: Facts }[];
+  turns: { text: string; pictures: string[]; region?: Box; raw: string; answer?: Omit<StoredAnswer, "raw">; facts?: Facts }[];
 }
 
 interface StoredPicture {
@@ -107,7 +107,7 @@ async function show<P extends { id: string }>(chat: StoredChat<P>, make: (pictur
       if (!picture) throw notAChat(`picture ${id} is missing`);
       return picture;
     });
-    made.push(await storedTurn({ text, pictures: own, region }, raw, answer, picturesOf(made), facts));
+    made.push(storedTurn({ text, pictures: own, region }, { raw, ...answer }, picturesOf(made), facts));
   }
   newChat();
   change({ system: chat.system });
@@ -139,7 +139,7 @@ function checked(value: unknown): StoredChat<FilePicture> {
       ({ text, pictures, region, raw, answer }) =>
         strings(text, raw, ...pictures) &&
         (region === undefined || (region.length === 4 && region.every(number))) &&
-        (answer === undefined || (strings(answer.text) && answer.objects.every(isObject))),
+        (answer === undefined || (strings(answer.text) && answer.objects!.every(isObject))),
     );
   if (!fits) throw new TypeError("not a chat of this page");
   // Measurements on another device are dropped, so they need no check.

@@ -2,6 +2,7 @@
 
 import {
   drawBoxes,
+  parse,
   promptText,
   QwenVL,
   QwenVLError,
@@ -103,7 +104,7 @@ export async function use(
   const whole: ChatCompletion = await create({ messages });
   for await (const chunk of await create({ messages, stream: true })) same<typeof chunk, ChatCompletionChunk>(true);
 
-  drawBoxes(canvas, null, (await model.parse(answer.raw, [{ width: 1, height: 1 }])).objects);
+  drawBoxes(canvas, null, parse(answer.raw, [{ width: 1, height: 1 }]).objects);
   promptText([{ image: "a.png" }, "What?"]);
   return [wrong, whole];
 }
