@@ -34,7 +34,7 @@ const TASKS = {
     [{ kind: "caption" }, text("Describe this image in English.")],
     [{ kind: "vqa", question: "Why?" }, text("Why?\nPlease try to answer the question with short words or phrases if possible.")],
     [{ kind: "read" }, text("Read all the text in the image.")],
-    [{ kind: "ground", phrase: "a cat" }, question({ text: "Detect the bounding box of " }, { ref: "a cat" }, { text: "." })],
+    [{ kind: "ground", phrase: "a cat" }, question({ text: "Find " }, { ref: "a cat" })],
     [{ kind: "region", box }, question({ text: "Describe " }, { ref: "the region", boxes: [box] }, { text: " of the image." })],
   ],
   qwen3_vl: [
@@ -65,7 +65,7 @@ test("texts of tasks for a chat that has the picture", () => {
   assert.equal(captionText({ lang: "zh" }), "Describe the image in Chinese:");
   assert.equal(captionText({}, "qwen3_vl"), "Describe this image in English.");
   assert.equal(readText("qwen2_vl"), "Read all the text in the image.");
-  assert.equal(groundText("a cat", "qwen2_vl"), "Detect the bounding box of a cat.");
+  assert.equal(groundText("a cat", "qwen2_vl"), "Find a cat");
   assert.throws(() => captionText({}, "llava"), { code: "INVALID_ARGUMENT", message: /`family` is "llava", expected "qwen_vl" or/ });
 });
 

@@ -9,11 +9,11 @@ const assistant = (content) => ({ role: "assistant", content });
 const picture = (url) => user([{ type: "image_url", image_url: url }]);
 const logprobs = [{ token: 1, text: "Yes", logprob: -0.5, top: [] }];
 
-/** Answers every question with "Yes", and returns what the model was asked. */
-async function ask(params) {
+/** Answers every question with "Yes", written as `raw`, and returns what the model was asked. */
+async function ask(params, raw = "Yes") {
   const asked = [];
   const usage = { promptTokens: 1, completionTokens: 1, reusedTokens: 0, imageTokens: 0, droppedTurns: 0 };
-  const answer = { text: "Yes", raw: "Yes", objects: [], finishReason: "stop", usage, ...(params.logprobs ? { logprobs } : {}) };
+  const answer = { text: "Yes", raw, objects: [], finishReason: "stop", usage, ...(params.logprobs ? { logprobs } : {}) };
   const run = Object.assign(Promise.resolve(answer), {
     async *[Symbol.asyncIterator]() {
       yield { type: "text", delta: "Yes", raw: "Yes" };
@@ -146,6 +146,18 @@ test("an answer that is sent back as it came is accepted", async () => {
   assert.deepEqual(history, [user(["A"]), assistant("Yes")]);
 });
 
+test("an answer is sent back with its markup of objects", async () => {
+  const raw = 'Yes [{"bbox_2d": [1, 2, 3, 4]}]';
+  const { message } = (await ask({ messages: [user("A")] }, raw)).reply.choices[0];
+  assert.deepEqual([message.content, message.raw], ["Yes", raw]);
+  const { chunks } = await ask({ messages: [user("A")], stream: true }, raw);
+  const streamed = Object.assign({}, ...chunks.map(({ choices }) => choices[0].delta));
+  for (const answer of [message, { ...assistant("Yes"), raw: streamed.raw }]) {
+    const { history } = await ask({ messages: [user("A"), answer, user("B")] });
+    assert.deepEqual(history, [user(["A"]), assistant(raw)]);
+  }
+});
+
 test("nothing is ignored: what cannot be followed is refused by name", async () => {
   const messages = [user("A")];
   for (const [params, message] of [
@@ -181,6 +193,8 @@ test("nothing is ignored: what cannot be followed is refused by name", async () 
       { messages: [user("A"), assistant([{ type: "image_url", image_url: { url: "/a.png" } }]), user("B")] },
       /messages\[1\]\.content\[0\]: only messages of the role `user`/,
     ],
+    [{ messages: [user("A"), { ...assistant("B"), raw: 5 }, user("C")] }, /messages\[1\]\.raw` is 5, expected a string/],
+    [{ messages: [{ ...user("A"), raw: "A" }] }, /messages\[0\]\.raw is not possible/],
     [{ messages: [user("A"), assistant("B")] }, /the last message must be of the role `user`/],
   ]) {
     await refused(params, message);

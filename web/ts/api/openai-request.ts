@@ -17,6 +17,8 @@ export type ChatContentPart =
 export interface ChatMessage {
   role: "system" | "developer" | "user" | "assistant";
   content: string | readonly ChatContentPart[];
+  /** Of an answer that is sent back: the text with its markup of objects, which the model reads in place of `content`. */
+  raw?: string;
 }
 
 /** Parameters of a completion, with OpenAI's names and meanings. */
@@ -76,7 +78,7 @@ export function conversation(params: ChatCompletionParams): Conversation {
     checkArgument(place, message, anyObject);
     checkArgument(`${place}.role`, message.role, role);
     checkKeys(place, message);
-    const parts = partsOf(`${place}.content`, message);
+    const parts = partsOf(place, message);
     const latest = turns.at(-1);
     if (message.role === "system" || message.role === "developer") {
       if (latest) throw refused(`${place}: a ${message.role} message can only be at the beginning`);
@@ -112,20 +114,26 @@ function detailsOf(messages: readonly ChatMessage[]): (string | undefined)[] {
 }
 
 /** Keys of a message that are read, and those of an answer of this facade that is sent back. */
-const MESSAGE_KEYS = new Set(["role", "content", "objects"]);
+const MESSAGE_KEYS = ["role", "content"];
+const ANSWER_KEYS = [...MESSAGE_KEYS, "raw", "objects"];
 
 function checkKeys(place: string, message: ChatMessage): void {
+  const keys = message.role === "assistant" ? ANSWER_KEYS : MESSAGE_KEYS;
   for (const [key, value] of Object.entries(message)) {
-    if (!MESSAGE_KEYS.has(key) && !isEmpty(value)) throw refused(`${place}.${key} is not possible with a model in the browser`);
+    if (!keys.includes(key) && !isEmpty(value)) throw refused(`${place}.${key} is not possible with a model in the browser`);
   }
 }
 
 /** Returns the parts of a message; those of other roles than `user` are texts. */
-function partsOf(place: string, { role, content }: ChatMessage): Part[] {
+function partsOf(place: string, { role, content, raw }: ChatMessage): Part[] {
+  if (role === "assistant" && raw != null) {
+    checkArgument(`${place}.raw`, raw, anyString);
+    return [raw];
+  }
   if (typeof content === "string") return [content];
-  checkArgument(place, content, { expected: "a string or an array of parts", accepts: Array.isArray });
+  checkArgument(`${place}.content`, content, { expected: "a string or an array of parts", accepts: Array.isArray });
   return content.map((part, index): Part => {
-    const at = `${place}[${index}]`;
+    const at = `${place}.content[${index}]`;
     checkArgument(at, part, anyObject);
     if (part.type === "text") {
       checkArgument(`${at}.text`, part.text, anyString);

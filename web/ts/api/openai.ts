@@ -31,7 +31,8 @@ export interface ChatCompletion {
   choices: [
     {
       index: 0;
-      message: { role: "assistant"; content: string; refusal: null; objects: Grounded[] };
+      /** To continue the conversation, send it back as it is: `raw` is the text with its markup of objects. */
+      message: { role: "assistant"; content: string; refusal: null; raw: string; objects: Grounded[] };
       logprobs: ChoiceLogprobs | null;
       finish_reason: "stop" | "length";
     },
@@ -46,7 +47,8 @@ export interface ChatCompletionChunk {
   model: string;
   choices: {
     index: 0;
-    delta: { role?: "assistant"; content?: string; objects?: Grounded[] };
+    /** `raw` is the whole text with its markup of objects, in the last chunk. It belongs into the message that is sent back. */
+    delta: { role?: "assistant"; content?: string; raw?: string; objects?: Grounded[] };
     /** In the last chunk of the answer, if they were requested. */
     logprobs: ChoiceLogprobs | null;
     finish_reason: "stop" | "length" | null;
@@ -94,7 +96,8 @@ export function createOpenAI(model: QwenVLModel, { name = model.info.source, tag
     const run = session.ask(question, { ...settings, ...(options.signal ? { signal: options.signal } : {}) });
     if (params.stream) return chunks(run, head, params.stream_options?.include_usage ?? false, tags);
     const answer = await run;
-    const message = { role: "assistant", content: tags ? answer.raw : answer.text, refusal: null, objects: answer.objects } as const;
+    const { text, raw, objects } = answer;
+    const message = { role: "assistant", content: tags ? raw : text, refusal: null, raw, objects } as const;
     const logprobs = answer.logprobs ? choiceLogprobs(answer.logprobs) : null;
     const finish_reason = finishReason(answer.finishReason);
     return { ...head, object: "chat.completion", choices: [{ index: 0, message, logprobs, finish_reason }], usage: usage(answer) };
@@ -133,7 +136,7 @@ async function* chunks(
       const { raw, finishReason: reason, logprobs } = event.answer;
       const rest = tags ? raw.slice(sent.trimStart().length) : "";
       if (rest) yield chunk({ content: rest });
-      yield chunk({}, { finish_reason: finishReason(reason), logprobs: logprobs ? choiceLogprobs(logprobs) : null });
+      yield chunk({ raw }, { finish_reason: finishReason(reason), logprobs: logprobs ? choiceLogprobs(logprobs) : null });
       if (includeUsage) yield { ...head, object: "chat.completion.chunk", choices: [], usage: usage(event.answer) };
     }
   }

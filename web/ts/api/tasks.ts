@@ -1,8 +1,18 @@
 /**
  * Prompts of the tasks, in the words that each generation knows best.
  *
- * Qwen-VL: the base format of the original's evaluation scripts and of the paper. Later generations: questions of a chat, in the words of
- * their published examples and of their makers' evaluation.
+ * Qwen-VL: the base format of the original's evaluation scripts and of the paper. Later generations: questions of a chat, in the words of their
+ * published examples. The sources, as repository and file:
+ *
+ * - caption: QwenLM/Qwen3-VL, `README.md` and `qwen-vl-utils/README.md` ("Describe this image.")
+ * - vqa: open-compass/VLMEvalKit, `vlmeval/vlm/qwen2_vl/prompt.py`, `_build_vqa_prompt`
+ * - read, Qwen2-VL: the prompt of `qwen-vl-ocr` in Alibaba Cloud's documentation, also in QwenLM/Qwen3-VL, `cookbooks/ocr.ipynb`
+ * - read, Qwen3-VL: `cookbooks/ocr.ipynb`, its line-level prompt
+ * - ground, Qwen2-VL: modelscope/ms-swift, `docs/source/Multi-Modal/qwen2-vl最佳实践.md` (release 2), "Specific format for qwen2-vl-chat"; the
+ *   makers publish the form of answers only (arXiv 2409.12191, "Referring Grounding")
+ * - ground, Qwen3-VL: `cookbooks/2d_grounding.ipynb`, and with single quotes `evaluation/ODinW-13/dataset_utils.py`
+ * - caption with boxes, Qwen2-VL: the words of Qwen-VL, which it follows too (QwenLM/Qwen3-VL issue 342)
+ * - caption with boxes, Qwen3-VL: the counting prompt of QwenLM/Qwen2.5-VL, `cookbooks/spatial_understanding.ipynb`, with another end
  */
 
 import type { EnginePart, PromptInput } from "../wire/engine.js";
@@ -61,7 +71,7 @@ const WORDS: Record<Exclude<Family, "qwen_vl">, Words<EnginePart[]>> = {
     ...LATER,
     groundedCaption: QWEN_VL.groundedCaption,
     read: "Read all the text in the image.",
-    ground: (phrase) => [{ text: "Detect the bounding box of " }, { ref: phrase }, { text: "." }],
+    ground: (phrase) => [{ text: "Find " }, { ref: phrase }],
   },
   qwen3_vl: {
     ...LATER,

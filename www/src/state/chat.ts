@@ -142,16 +142,11 @@ function parts({ pictures, region, text }: Question): Part[] {
   return [...images, { text: text.slice(0, at) }, marked, { text: text.slice(at + REGION_MARK.length) }];
 }
 
-/** Returns a turn as messages. An answer that ends inside a tag is passed without tags. */
+/** Returns a turn as messages. The answer is passed as its model wrote it, with the markup of its generation. */
 function asHistory({ question, progress }: Turn): Message[] {
-  const { raw, text } = progress.peek();
-  const count = (pattern: RegExp) => raw.match(pattern)?.length ?? 0;
-  const opening = count(/<(ref|box|quad)>|<\|(object_ref|box|quad)_start\|>/g);
-  const closing = count(/<\/(ref|box|quad)>|<\|(object_ref|box|quad)_end\|>/g);
-  const whole = opening === closing && !/<[^>]*$/.test(raw);
   return [
     { role: "user", content: parts(question) },
-    { role: "assistant", content: whole ? raw : text },
+    { role: "assistant", content: progress.peek().raw },
   ];
 }
 
