@@ -7,9 +7,12 @@ import { crc32, deflateSync } from "node:zlib";
 import { fitsScreens, SCREENS, touchScreen } from "../page/layout.mjs";
 import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until, write } from "../page/site.mjs";
 
-/** Answer of the model of these tests: `crates/testkit/examples/test_checkpoints/scripted.rs`. */
+/** Answer of the models of these tests: `crates/testkit/examples/test_checkpoints/scripted.rs`. */
 const ANSWER = "This is a person.";
 const NORM = [12, 34, 567, 890];
+/** The answer of Qwen3-VL as it is written. */
+const JSON_RAW = `${ANSWER}\n\n[{"bbox_2d"\n: [13,4 ,567,\n890],"label": "person"\n\n} ]`;
+const JSON_NORM = [13, 4, 567, 890];
 const FIRST_COLOR = "230,25,75,255";
 
 /** Tests the demo page as a visitor uses it. */
@@ -29,20 +32,21 @@ export function pageTests(bed) {
   /**
    * Registers a test that opens the page on a new origin, where nothing is stored yet.
    *
-   * @param {{ viewport?: object, prepare?: (page) => Promise<void> }} options `prepare` runs before the page is opened
+   * @param {{ viewport?: object, prepare?: (page) => Promise<void>, folder?: string }} options `prepare` runs before the page is opened;
+   *   `folder` is that of the model
    */
   function visit(name, body, options = {}) {
-    const { base = "/", path = base, expected, handle, viewport = VIEWPORT, prepare } = options;
+    const { base = "/", path = base, expected, handle, viewport = VIEWPORT, prepare, folder = model } = options;
     bed.test(`the page: ${name}`, async (test) => {
       await closeShared();
-      let server = await serveSite(site, model, { base, handle });
+      let server = await serveSite(site, folder, { base, handle });
       const { origin } = server;
       const port = Number(new URL(origin).port);
       const connection = {
         origin,
         close: () => server.close(),
-        async open(folder = site) {
-          server = await serveSite(folder, model, { base, port });
+        async open(files = site) {
+          server = await serveSite(files, folder, { base, port });
         },
       };
       try {
@@ -119,6 +123,7 @@ export function pageTests(bed) {
   visit("the first visit invites, and answers", firstVisit);
 
   fitsAllScreens();
+  visit("a model of Qwen3-VL: pictures of any size, objects in JSON", laterModel, { folder: join(bed.checkpoints, "scripted-q3") });
 
   /** A visit on a touch screen, through the main states of the page. */
   function fitsAllScreens() {
@@ -438,8 +443,8 @@ function enlarge(manifest, tokens) {
 const objects = (page) => page.$$eval("[data-object]", (items) => items.map((item) => JSON.parse(item.dataset.object)));
 
 /** Waits until the picture on the stage shows the box, and compares pixels of the border and of the inside. */
-async function boxIsDrawn(page, width, height) {
-  const [x1, y1, x2, y2] = NORM.map((value, at) => Math.trunc((value / 1000) * (at % 2 === 0 ? width : height)));
+async function boxIsDrawn(page, width, height, norm = NORM) {
+  const [x1, y1, x2, y2] = norm.map((value, at) => Math.trunc((value / 1000) * (at % 2 === 0 ? width : height)));
   const places = [Math.round((x1 + x2) / 2), Math.round((y1 + y2) / 2), x2, y2, x1];
   const read = (x, y, right, bottom, left) => {
     const canvas = document.querySelector('[data-testid="canvas"]');
@@ -592,9 +597,9 @@ const set = (page, selector, value) =>
     value,
   );
 
-async function choices(page) {
-  // The model of these tests gives one answer to every question, so the test looks at the requests.
-  await page.evaluate(() => {
+/** Lets the page keep the requests to the model in `window.asked`: the models of these tests give one answer to every question. */
+const recordRequests = (page) =>
+  page.evaluate(() => {
     const { prototype } = Worker;
     const { postMessage } = prototype;
     window.asked = [];
@@ -603,6 +608,9 @@ async function choices(page) {
       return postMessage.call(this, message, ...rest);
     };
   });
+
+async function choices(page) {
+  await recordRequests(page);
   await click(page, "settings");
   await present(page, "system");
   await set(page, part("system"), "You answer in one word.");
@@ -640,6 +648,64 @@ async function choices(page) {
   const { prompt, generation } = await page.evaluate(() => window.asked.at(-1));
   assert.equal(prompt.system, undefined);
   assert.deepEqual([generation.temperature, generation.seed, generation.max_new_tokens], [undefined, undefined, undefined]);
+}
+
+async function laterModel(page) {
+  await ready(page);
+  await recordRequests(page);
+  const question = () => page.$eval(part("question"), (field) => field.value);
+  const panel = (text) => until(page, (text) => document.querySelector('[data-testid="model"]').textContent.includes(text), text);
+
+  await page.$eval(part("panel"), (panel) => (panel.open = true));
+  await panel("Qwen3-VL");
+  for (const [task, words] of [
+    ["captionEn", "Describe this image in English."],
+    ["captionZh", "用中文描述这张图片。"],
+    ["read", "Spotting all the text in the image with line-level, and output in JSON format"],
+    ["find", "Report bbox coordinates in JSON format."],
+  ]) {
+    await click(page, `task-${task}`);
+    const written = await question();
+    assert.ok(written.includes(words) && !/[<>]|grounding/.test(written), written);
+  }
+
+  // 300 tokens of 32×32 pixels.
+  await give(page, "drop", "wide.png", "image/png", [...blackPng(640, 480)]);
+  await panel("640 × 480; the model sees 640 × 480, 300 tokens");
+  assert.equal(await ask(page, "What is in the picture?"), ANSWER);
+  await boxIsDrawn(page, 640, 480, JSON_NORM);
+  const [{ ref, image, range }] = await objects(page);
+  assert.deepEqual([ref, image, range], ["person", 0, [ANSWER.length, ANSWER.length]]);
+  await panel("300 of them from pictures");
+  await fitsScreens(page, "an answer of Qwen3-VL");
+
+  await click(page, "settings");
+  await present(page, "system");
+  assert.equal(await page.$eval(part("system"), (field) => field.placeholder), "");
+  const [penalty] = (await page.$$(".number input")).slice(-1);
+  await penalty.evaluate((field) => {
+    field.value = "1.5";
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+  await page.keyboard.press("Escape");
+  await until(page, () => document.querySelector("dialog") === null);
+
+  // Smaller pictures from the next load. The conversation stays.
+  await click(page, "models");
+  await present(page, "picture-tokens");
+  assert.match(await textOf(page, "generation"), /Qwen3-VL/);
+  await set(page, part("picture-tokens"), "256");
+  await fitsScreens(page, "the dialog models with a model of Qwen3-VL");
+  await click(page, "load-embedded");
+  await until(page, () => document.querySelector('[data-testid="ask"]')?.disabled === true);
+  await ready(page);
+  await panel("640 × 480; the model sees 576 × 416, 234 tokens");
+  assert.equal(await ask(page, "Where?"), ANSWER);
+  await panel("234 of them from pictures");
+  const { prompt, generation } = await page.evaluate(() => window.asked.at(-1));
+  assert.deepEqual([prompt.history.length, prompt.history[0][1], generation.presence_penalty], [1, JSON_RAW, 1.5]);
+  assert.equal((await page.$$(part("answer"))).length, 2);
+  await boxIsDrawn(page, 640, 480, JSON_NORM);
 }
 
 async function comparison(page, bed) {

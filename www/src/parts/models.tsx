@@ -35,7 +35,12 @@ export function Models() {
         <h3>{t.modelNow}</h3>
         <p>
           <strong>{sourceName(t)}</strong>
-          {model.value && <> · {formatBytes(model.value.info.downloadBytes)}</>}
+          {model.value && (
+            <span data-testid="generation">
+              {" "}
+              · {t.generations[model.value.info.family]} · {formatBytes(model.value.info.downloadBytes)}
+            </span>
+          )}
         </p>
         <p>{t.about[kind.value]}</p>
         <div class="row">

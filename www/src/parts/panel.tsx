@@ -16,6 +16,7 @@ export function Panel() {
   const gpu = [vendor, architecture, isFallback ? t.panelFallback : ""].filter(Boolean).join(", ") || t.unknown;
   const rows: [string, string][] = [
     [t.panelModel, `${info.source}. ${info.modifications}`],
+    [t.panelGeneration, t.generations[info.family]],
     [info.backend === "cpu" ? t.panelMemory : t.panelGpu, formatBytes(info.gpuBytes)],
     [t.panelContext, t.panelTokens(info.contextLength)],
     [t.panelAdapter, info.backend === "cpu" ? t.panelCpu : gpu],

@@ -1,4 +1,4 @@
-import type { ErrorCode, FinishReason, LoadPhase } from "qwen-vl-web";
+import type { ErrorCode, Family, FinishReason, LoadPhase } from "qwen-vl-web";
 import { NAME_MARK, REGION_MARK } from "../state/world";
 
 /** The page in English. The other languages have the same entries. */
@@ -134,6 +134,7 @@ export const en = {
 
   models: "Models",
   modelNow: "In use",
+  generations: { qwen_vl: "Qwen-VL (2023)", qwen2_vl: "Qwen2-VL", qwen3_vl: "Qwen3-VL" } satisfies Record<Family, string>,
   embedded: "Embedded model",
   embeddedUse: "Load the embedded model",
   fromUrl: "From an address",
@@ -193,6 +194,7 @@ export const en = {
 
   panel: "Technical details",
   panelModel: "Model",
+  panelGeneration: "Generation",
   panelGpu: "GPU memory",
   panelMemory: "Memory",
   panelCpu: "none: without WebGPU, the model runs on the CPU",

@@ -119,6 +119,7 @@ export const zh: Texts = {
 
   models: "模型",
   modelNow: "正在使用",
+  generations: { qwen_vl: "Qwen-VL（2023）", qwen2_vl: "Qwen2-VL", qwen3_vl: "Qwen3-VL" },
   embedded: "内置模型",
   embeddedUse: "加载内置模型",
   fromUrl: "从网址",
@@ -178,6 +179,7 @@ export const zh: Texts = {
 
   panel: "技术信息",
   panelModel: "模型",
+  panelGeneration: "系列",
   panelGpu: "显存",
   panelMemory: "内存",
   panelCpu: "无：没有 WebGPU，模型在处理器上运行",
