@@ -65,7 +65,7 @@ fn a_lora_folder_is_recognised_in_every_form() {
         assert_names(&error, &["a LoRA adapter", "merge"]);
         assert_eq!(error.contains("of `Qwen/Qwen-VL-Chat`"), names.contains(&"adapter_config.json"), "{error}");
     }
-    // In a folder of its own.
+    // In a subfolder.
     let (source, _) = without_weights();
     let inner = source.path().join("checkpoint-100");
     fs::create_dir(&inner).unwrap();
