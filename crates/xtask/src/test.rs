@@ -6,6 +6,7 @@ use crate::{checkpoints, lint, packages, page, system};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -191,7 +192,18 @@ fn native(name: Option<&str>) -> Result<()> {
     let xtask = run_command(command("cargo test --quiet --package xtask --").args(name));
     // nextest leaves out the examples in the docs.
     let examples = if nextest && name.is_none() { run_command(&mut command("cargo test --quiet --doc")) } else { Ok(()) };
+    print_missing_references();
     all(vec![("tests", tests), ("tests of xtask", xtask), ("examples in the docs", examples)])
+}
+
+/// Names the reference sets that are not on this machine: the test runners hide what passing tests print.
+fn print_missing_references() {
+    for (variable, default) in [("QWEN_VL_REFERENCE", "../shared/reference"), ("QWEN_VL_FAMILY_REFERENCE", "../shared/reference-family")] {
+        let folder = std::env::var_os(variable).map_or_else(|| root().join(default), PathBuf::from);
+        if !folder.is_dir() {
+            println!("not run: tests of the larger reference set, because {} is missing (set {variable} to its folder)", folder.display());
+        }
+    }
 }
 
 fn burn_wgpu(name: Option<&str>) -> Result<()> {

@@ -331,7 +331,7 @@ fn pictures_keep_the_limits_of_their_tokens() {
     let error = tokens(None, Some(121), "p_chart.png").unwrap_err();
     assert_eq!(error, "max picture tokens is 121, expected at most 120, which the model was loaded with");
     let error = tokens(Some(50), Some(49), "p_chart.png").unwrap_err();
-    assert!(error.contains("at least 50 and at most 49"), "{error}");
+    assert!(error.contains("minimum 50, maximum 49"), "{error}");
 }
 
 #[test]
