@@ -1,7 +1,7 @@
 /** The conversation. The page keeps the turns and passes them to a new session with each question; the model reuses its KV cache. */
 
 import { computed, effect, signal, untracked, type Signal } from "@preact/signals";
-import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Run } from "qwen-vl-web";
+import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Quad, type Run } from "qwen-vl-web";
 import { model } from "./model";
 import type { Picture } from "./pictures";
 import { generation, settings } from "./settings";
@@ -54,7 +54,7 @@ const chosen = signal<{ picture?: string; turn?: string }>({});
 /** Index of an object of the turn on the stage. */
 export const highlighted = signal<number | undefined>(undefined);
 
-/** An object of an answer, with its index there. */
+/** An object of an answer, with its index and its pixels on the picture that is shown. */
 export interface ShownObject {
   index: number;
   object: Grounded;
@@ -86,11 +86,23 @@ function pictureOf(turn: Turn): Picture | undefined {
   return before[known?.image ?? before.length - 1];
 }
 
-/** Returns a turn's objects on a picture, and those of an unknown picture, which have no pixels. */
+/** Returns a turn's objects on a picture. An object of an unknown picture can be on each of the turn's pictures. */
 function objectsOn(picture: Picture, turn: Turn, all: readonly Picture[]): ShownObject[] {
   const number = all.indexOf(picture);
-  const shown = turn.progress.value.objects.map((object, index): ShownObject => ({ index, object }));
-  return shown.filter(({ object: { image } }) => image === undefined || image === number);
+  const possible = picturesBefore(turn).includes(picture);
+  return turn.progress.value.objects.flatMap((object, index): ShownObject[] => {
+    if (object.image === number) return [{ index, object }];
+    return object.image === undefined && possible ? [{ index, object: withPixels(object, picture) }] : [];
+  });
+}
+
+function withPixels(object: Grounded, { width, height }: Picture): Grounded {
+  const x = (value: number) => Math.trunc((value / 1000) * width);
+  const y = (value: number) => Math.trunc((value / 1000) * height);
+  if (object.kind === "quad") return { ...object, pixels: object.norm.map((corner) => [x(corner[0]), y(corner[1])]) as Quad };
+  if (object.kind === "point") return { ...object, pixels: [x(object.norm[0]), y(object.norm[1])] };
+  const [x1, y1, x2, y2] = object.norm;
+  return { ...object, pixels: [x(x1), y(y1), x(x2), y(y2)] };
 }
 
 export function showPicture(picture: Picture): void {

@@ -51,7 +51,7 @@ export const en = {
   objects: "Objects in the answer",
   objectKinds: { box: "box", quad: "outline", point: "point" },
   noName: "no name",
-  pictureUnknown: "thousandths of an unknown picture",
+  pictureUnknown: "the answer does not name the picture",
   download: "Save picture",
   copyJson: "Copy as JSON",
   copied: "Copied",

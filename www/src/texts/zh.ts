@@ -51,7 +51,7 @@ export const zh: Texts = {
   objects: "回答中的对象",
   objectKinds: { box: "方框", quad: "轮廓", point: "点" },
   noName: "无名称",
-  pictureUnknown: "图片未知，坐标为千分比",
+  pictureUnknown: "回答未指明图片",
   download: "保存图片",
   copyJson: "复制为 JSON",
   copied: "已复制",
