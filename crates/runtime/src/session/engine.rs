@@ -12,7 +12,7 @@ use crate::sampler::log_sum_exp;
 use crate::{Backend, KvReuse, Model, Trace};
 use qwen_vl_format::{Manifest, ModelConfig, ShardHash};
 use qwen_vl_processor::{
-    AnswerStream, ChatPrompt, GroundingEvent, NumberedPicture, Picture, PictureGrid, PictureSize, SpecialTokens, Tokenizer,
+    AnswerStream, ChatPrompt, Grounded, GroundingEvent, NumberedPicture, Picture, PictureGrid, PictureSize, SpecialTokens, Tokenizer,
 };
 use std::ops::ControlFlow;
 use web_time::Instant;
@@ -490,12 +490,10 @@ impl<'a> AnswerWriter<'a> {
             answer.finish_reason = FinishReason::Cancelled;
         }
         self.stream.raw().trim().clone_into(&mut answer.raw);
-        self.clean.trim().clone_into(&mut answer.text);
         // Ranges were counted from the first generated character.
-        let stripped: usize = self.clean[..self.clean.len() - self.clean.trim_start().len()].chars().map(char::len_utf16).sum();
-        for object in &mut answer.objects {
-            object.range = object.range.map(|at| at.saturating_sub(stripped));
-        }
+        let whole = Grounded { text: self.clean, objects: std::mem::take(&mut answer.objects) };
+        let Grounded { text, objects } = whole.stripped();
+        (answer.text, answer.objects) = (text, objects);
     }
 }
 
