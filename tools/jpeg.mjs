@@ -8,7 +8,9 @@ import { serveBlank } from "../pkg-tests/blank.mjs";
 import { launch, openPage } from "../pkg-tests/browser.mjs";
 
 const text = { type: "string" };
-const { values } = parseArgs({ options: { package: text, chromium: text, rounds: { ...text, default: "5" } } });
+const { values } = parseArgs({
+  options: { package: { ...text, default: "web" }, chromium: { ...text, default: "chromium" }, rounds: { ...text, default: "5" } },
+});
 /** Worker scripts: the package's own, and one without the browser's decoder. */
 const WORKERS = {
   "/browser.js": `import "/package/dist/worker-cpu.js";`,
