@@ -10,30 +10,11 @@ const BLOCK_BYTES = { [F32]: 128, [F16]: 64, [Q4_0]: 18, [Q8_0]: 34 };
 const [UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY] = [4, 5, 6, 7, 8, 9];
 /** llama.cpp's architectures, by the families of a manifest. */
 const ARCHITECTURES = { qwen_vl: "qwen", qwen2_vl: "qwen2vl", qwen3_vl: "qwen3vl" };
-/** Added tokens of the later generations in the order of their ids, which follow the 151643 ranks. llama.cpp looks them up by name. */
-const FIRST_ADDED = 151643;
-const ADDED = [
-  "<|endoftext|>",
-  "<|im_start|>",
-  "<|im_end|>",
-  "<|object_ref_start|>",
-  "<|object_ref_end|>",
-  "<|box_start|>",
-  "<|box_end|>",
-  "<|quad_start|>",
-  "<|quad_end|>",
-  "<|vision_start|>",
-  "<|vision_end|>",
-  "<|vision_pad|>",
-  "<|image_pad|>",
-  "<|video_pad|>",
-];
-
 /**
- * @param {object} config `config` of a manifest (crates/format/src/config.rs)
+ * @param {object} manifest the manifest of a web checkpoint
  * @returns {Buffer} a file; its tokenizer makes a token of every byte, apart from added tokens
  */
-export function randomDecoder({ family, vision, decoder }) {
+export function randomDecoder({ config: { family, vision, decoder }, processor, generation }) {
   const { vocab_size: vocab, width, layers, heads, kv_heads, head_dim, mlp_width, norm_epsilon, rotary } = decoder;
   const arch = ARCHITECTURES[family];
   const [queries, keys] = [heads * head_dim, kv_heads * head_dim];
@@ -65,9 +46,9 @@ export function randomDecoder({ family, vision, decoder }) {
     add("ffn_up.weight", Q4_0, [width, mlp_width]);
     add("ffn_down.weight", Q4_0, [mlp_width, width]);
   }
-  const word = (id) => (id < 256 ? byteCharacter(id) : `<${id}>`);
-  const words = Array.from({ length: vocab }, (_, id) => (family === "qwen_vl" ? undefined : ADDED[id - FIRST_ADDED]) ?? word(id));
-  const end = family === "qwen_vl" ? vocab - 1 : FIRST_ADDED + ADDED.indexOf("<|im_end|>");
+  // llama.cpp finds the tokens of pictures and of a chat by their names.
+  const added = new Map((processor.added_tokens ?? []).map(({ id, text }) => [id, text]));
+  const words = Array.from({ length: vocab }, (_, id) => added.get(id) ?? (id < 256 ? byteCharacter(id) : `<${id}>`));
   const [NORMAL, CONTROL] = [1, 3];
   const metadata = [
     ["general.architecture", STRING, arch],
@@ -88,18 +69,18 @@ export function randomDecoder({ family, vision, decoder }) {
     ["tokenizer.ggml.model", STRING, "gpt2"],
     ["tokenizer.ggml.pre", STRING, "qwen2"],
     ["tokenizer.ggml.tokens", ARRAY, [STRING, words]],
-    ["tokenizer.ggml.token_type", ARRAY, [INT32, words.map((text) => (ADDED.includes(text) ? CONTROL : NORMAL))]],
+    ["tokenizer.ggml.token_type", ARRAY, [INT32, words.map((_, id) => (added.has(id) ? CONTROL : NORMAL))]],
     ["tokenizer.ggml.merges", ARRAY, [STRING, ["< >"]]],
-    ["tokenizer.ggml.eos_token_id", UINT32, end],
+    ["tokenizer.ggml.eos_token_id", UINT32, generation.eos_token_id],
   ];
   return file(metadata, tensors);
 }
 
 /**
- * @param {object} config `config` of the manifest of a Qwen3-VL
+ * @param {object} manifest the manifest of a Qwen3-VL
  * @returns {Buffer} the file of the vision part ("mmproj")
  */
-export function randomVision({ vision, decoder }) {
+export function randomVision({ config: { vision, decoder } }) {
   const { width, layers, heads, mlp_width, patch_size, position_side, merger } = vision;
   const merged = width * merger.size ** 2;
   const tensors = [];

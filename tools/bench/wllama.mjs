@@ -33,10 +33,11 @@ const { values } = parseArgs({
   },
 });
 if (!values.model) throw new Error("--model is missing: the folder of a converted model");
-const { config } = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
+const manifest = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
+const { config } = manifest;
 if (!config.decoder) throw new Error(`${values.model} was written by an older version: convert the model again`);
 const withPicture = config.family === "qwen3_vl";
-const files = { "/decoder.gguf": randomDecoder(config), ...(withPicture ? { "/vision.gguf": randomVision(config) } : {}) };
+const files = { "/decoder.gguf": randomDecoder(manifest), ...(withPicture ? { "/vision.gguf": randomVision(manifest) } : {}) };
 const tokens = Number(values.tokens);
 
 const wllama = fileURLToPath(new URL("node_modules/@wllama/wllama/esm/", import.meta.url));

@@ -11,7 +11,7 @@ export function runIds(model: QwenVLModel, ids: number[], images: readonly Image
     prompt: { kind: "ids", ids } as const,
     pictures: images.map((image) => Picture.of(image, { imageOrientation: "none", imageColors: "original" })),
   });
-  return model.start(prepare, { greedy: true, maxTokens: steps, ignoreStop: true, ...limits });
+  return model.start(prepare, { greedy: true, maxTokens: steps, ignoreStop: true, repetitionPenalty: 1, presencePenalty: 0, ...limits });
 }
 
 /** Disposes of a model. Returns the bytes of GPU buffers that are left, by our own accounting. */

@@ -184,8 +184,11 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
         }
         // As large as the checkpoint allows, as in the original.
         max_picture_tokens = checkpoint.largest_picture_tokens().unwrap_or(max_picture_tokens);
+        // The golden data are made without a penalty, whatever the checkpoint's defaults.
         generation.greedy = Some(true);
         generation.ignore_stop = true;
+        generation.repetition_penalty = Some(1.0);
+        generation.presence_penalty = Some(0.0);
         generation.max_new_tokens = Some(case.decode.tokens.len());
         PromptInput::Ids { ids: case.input_ids }
     } else if let Some(path) = &args.chat {

@@ -44,6 +44,23 @@ fn cases_give_the_tokens_of_the_original() {
         assert_eq!(answer["prompt_ids"], case["input_ids"], "{name}");
         assert_eq!(answer["finish_reason"], "length", "{name}");
     }
+
+    // The checkpoint's defaults change other answers, and no case.
+    let file = model.path().join("web/manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (key, value) in [("repetition_penalty", json!(3.0)), ("presence_penalty", json!(2.0)), ("min_new_tokens", json!(24))] {
+        manifest["generation"][key] = value;
+    }
+    std::fs::write(&file, manifest.to_string()).unwrap();
+    for name in ["text_zh", "chat_stop"] {
+        let (path, case) = golden(name);
+        assert_eq!(ask_json(&model, &["--case", &path])["tokens"], case["decode"]["tokens"], "{name}");
+    }
+    let (_, case) = golden("text_zh");
+    let steps = case["decode"]["tokens"].as_array().unwrap().len().to_string();
+    let text = case["prompt"]["text"].as_str().unwrap();
+    let answer = ask_json(&model, &["--prompt", text, "--greedy", "--max-new-tokens", &steps]);
+    assert_ne!(answer["tokens"], case["decode"]["tokens"]);
 }
 
 /// The trained model's answer in halves, and with 8-bit activations, is the one without rounding.

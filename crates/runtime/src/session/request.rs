@@ -274,9 +274,11 @@ impl GenerationOptions {
         self.max_new_tokens.unwrap_or_else(|| defaults.max_new_tokens.min(limit)).max(1)
     }
 
-    /// Returns the length before which stop tokens are excluded. The checkpoint's default never exceeds a requested maximum.
+    /// Returns the length before which stop tokens are excluded. The checkpoint's default never exceeds a requested maximum, and does not
+    /// apply if the request ignores stop tokens.
     pub(super) fn shortest_answer(&self, defaults: &GenerationConfig) -> usize {
         match self.min_new_tokens {
+            0 if self.ignore_stop => 0,
             0 => defaults.min_new_tokens.unwrap_or(0).min(self.max_new_tokens.unwrap_or(usize::MAX)),
             requested => requested,
         }
