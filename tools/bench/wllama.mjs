@@ -17,7 +17,7 @@ import { randomDecoder, randomVision } from "./gguf.mjs";
 
 const PROMPT_TOKENS = 128;
 /** llama.cpp gets a tokenizer that makes a token of every byte. With these questions both prompts have the same length. */
-const [QUESTION, SAME_LENGTH] = [" a".repeat(28).trim(), "What do you see here?"];
+const [QUESTION, SAME_LENGTH] = [" a".repeat(33).trim(), "What do you see here?"];
 
 const text = { type: "string" };
 const { values } = parseArgs({
