@@ -84,6 +84,6 @@ async function answer({ url, prompt, image, tokens, options }) {
       : model.createSession().ask([...(image ? [{ image }] : []), prompt], sampling);
   const { tokens: ids, text, usage, timings } = await run;
   const { dispatchesPerToken, decode } = await model.benchmark({ contexts: [64], prompts: [], decodeTokens: 2, runs: 1, picture: false });
-  const perToken = { dispatches: dispatchesPerToken, bytes: decode[0].bytesPerToken };
+  const perToken = { dispatches: dispatchesPerToken, bytes: (decode[0].gigabytesPerSecond * 1e9) / decode[0].tokensPerSecond };
   return { loadMs, info: model.info, tokens: ids, text, usage, timings, perToken };
 }

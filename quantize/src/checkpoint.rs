@@ -3,19 +3,10 @@
 use crate::config::model_config;
 use crate::source::json::Json;
 use crate::source::names::embedding;
-use crate::source::{Input, Source};
-use crate::tokenizer::{self, Tokenizer};
+use crate::source::{Files, Source};
 use anyhow::{Context, Result, anyhow, bail};
 use qwen_vl_format::{Family, ModelConfig, SpecialIds};
-use std::path::Path;
-
-/// Reads the tokenizer of a checkpoint's folder, for the command line.
-pub fn tokenizer(folder: &Path) -> Result<(ModelConfig, Tokenizer)> {
-    let input = Input::from(folder);
-    let config = read_config(&input)?;
-    let tokenizer = tokenizer::read(&input, &config, &mut Vec::new())?;
-    Ok((config, tokenizer))
-}
+use serde_json::Value;
 
 /// A checkpoint in the published layout.
 pub(crate) struct Checkpoint {
@@ -28,37 +19,36 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// Opens a checkpoint. The names of the files come first, so that a LoRA adapter is recognised, then the configuration, so that another
     /// model is.
-    pub(crate) fn open(input: &Input) -> Result<Self> {
-        input.check()?;
+    pub(crate) fn open(input: &Files) -> Result<Self> {
         crate::source::weights::choose(input)?;
         let mut config = read_config(input)?;
         let mut template_notes = Vec::new();
         crate::template::check(input, config.family, &mut template_notes)?;
-        let source = Source::from_input(input, config.family)?;
+        let source = Source::open(input, config.family)?;
         let mut notes = source.notes().to_vec();
         notes.extend(template_notes);
         notes.extend(adopt_tied_head(input, &source, &mut config)?);
         notes.extend(adopt_vocabulary_size(&source, &mut config)?);
-        notes.extend(check_tied_head(&source, &config)?);
         Ok(Self { config, source, notes })
     }
 }
 
 /// Reads the configuration of a checkpoint.
-pub(crate) fn read_config(input: &Input) -> Result<ModelConfig> {
-    let path =
-        input.find("config.json").with_context(|| format!("config.json is missing in {input}: give the files of a whole checkpoint"))?;
-    let json = Json::read(&path)?;
+pub(crate) fn read_config(input: &Files) -> Result<ModelConfig> {
+    let file = input.find(CONFIG);
+    let file = file.with_context(|| format!("{CONFIG} is missing in {input}: give the files of a whole checkpoint"))?;
+    let json = Json::read(file)?;
     model_config(&json.value.to_string())
         .map_err(|error| match json.not_finite.first() {
-            Some((key, number)) => anyhow!("{}: `{key}` is {number} and counts as null: {error}", path.display()),
+            Some((key, number)) => anyhow!("{}: `{key}` is {number} and counts as null: {error}", file.place()),
             None => anyhow!("{error}"),
         })
         .with_context(|| format!("cannot convert {input}"))
 }
 
+const CONFIG: &str = "config.json";
 /// The head, unless it is the embedding.
-const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// Takes the number of tokens from the embedding, and the head if there is one, if the configuration says otherwise: fine-tuning scripts that
 /// add tokens often leave `vocab_size` as it was. Returns a sentence about it.
@@ -100,40 +90,16 @@ fn number_of_tokens(config: &ModelConfig) -> usize {
 
 /// Takes the embedding as the head if the weights have no other and the configuration says nothing: some releases of transformers leave the
 /// key out where it has its default. Returns a sentence about it.
-fn adopt_tied_head(input: &Input, source: &Source, config: &mut ModelConfig) -> Result<Option<String>> {
+fn adopt_tied_head(input: &Files, source: &Source, config: &mut ModelConfig) -> Result<Option<String>> {
     const KEY: &str = "tie_word_embeddings";
     let has_head = source.contains(HEAD) || source.contains("lm_head.qweight");
     if config.family == Family::QwenVl || config.decoder.tied_head || has_head {
         return Ok(None);
     }
-    let json = Json::read(&input.locate("config.json")?)?.value;
+    let json = input.find(CONFIG).map(Json::read).transpose()?.map_or(Value::Null, |json| json.value);
     if !json[KEY].is_null() || !json["text_config"][KEY].is_null() {
         return Ok(None);
     }
     config.decoder.tied_head = true;
     Ok(Some(format!("config.json does not have `{KEY}` and the weights have no `{HEAD}`: the head is the embedding")))
-}
-
-/// Compares a head that is stored although the configuration says that it is the embedding. Returns a sentence about it.
-fn check_tied_head(source: &Source, config: &ModelConfig) -> Result<Option<String>> {
-    /// Rows that are compared at once.
-    const ROWS: usize = 1 << 10;
-    if !config.decoder.tied_head || !source.contains(HEAD) {
-        return Ok(None);
-    }
-    let name = embedding(config.family);
-    let (head, table) = (source.get(HEAD)?, source.get(&name)?);
-    let [rows, cols] = [config.decoder.vocab_size, config.decoder.width];
-    let mut equal = head.shape == [rows, cols] && table.shape == [rows, cols];
-    for first in (0..rows).step_by(ROWS) {
-        let slice = first..rows.min(first + ROWS);
-        equal = equal && source.read_floats(HEAD, slice.clone(), 0..cols)? == source.read_floats(&name, slice, 0..cols)?;
-    }
-    if !equal {
-        bail!(
-            "tensor `{HEAD}` differs from `{name}`, and config.json says that they are one (`tie_word_embeddings` true): transformers 4 ignores \
-             `{HEAD}`, transformers 5 uses it; remove the tensor to ignore it, or set `tie_word_embeddings` to false to use it"
-        );
-    }
-    Ok(Some(format!("tensor `{HEAD}` is a copy of `{name}`, which is stored once")))
 }

@@ -1,13 +1,12 @@
 //! `generation_config.json`: the settings that the runtime has, and the names of those that it does not have.
 
-use crate::source::Input;
+use crate::source::Files;
 use crate::source::json::Json;
 use anyhow::{Result, anyhow, bail, ensure};
 use qwen_vl_format::manifest::GenerationConfig;
 use qwen_vl_format::{AddedToken, Family, ModelConfig, SpecialIds};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 /// Keys that do not change the answers of this model. They are left out without a note.
 const WITHOUT_EFFECT: [&str; 6] =
@@ -49,18 +48,18 @@ fn defaults(config: &ModelConfig, added: &[AddedToken], has_file: bool) -> Defau
 }
 
 /// Reads the settings. Null means the same as a missing key. Adds a note if settings are left out.
-pub(crate) fn read(input: &Input, config: &ModelConfig, added: &[AddedToken], notes: &mut Vec<String>) -> Result<GenerationConfig> {
+pub(crate) fn read(input: &Files, config: &ModelConfig, added: &[AddedToken], notes: &mut Vec<String>) -> Result<GenerationConfig> {
     let file = input.find("generation_config.json");
     let defaults = defaults(config, added, file.is_some());
-    let (path, json) = match file {
-        Some(path) => {
-            let json = Json::read(&path)?;
-            ensure!(json.value.is_object(), "{} is {}, expected an object", path.display(), json.value);
-            (path, json)
+    let (place, json) = match file {
+        Some(file) => {
+            let json = Json::read(file)?;
+            ensure!(json.value.is_object(), "{} is {}, expected an object", file.place(), json.value);
+            (file.place().to_owned(), json)
         }
-        None => (PathBuf::new(), Json { value: Value::Object(Default::default()), not_finite: Vec::new() }),
+        None => (String::new(), Json { value: Value::Object(Default::default()), not_finite: Vec::new() }),
     };
-    let mut settings = Settings { path, json, used: WITHOUT_EFFECT.into() };
+    let mut settings = Settings { place, json, used: WITHOUT_EFFECT.into() };
 
     let chat_format = settings.take("chat_format", "`chatml` or `raw`", |value| {
         value.as_str().filter(|format| ["chatml", "raw"].contains(format)).map(str::to_owned)
@@ -138,7 +137,7 @@ fn integer(value: &Value) -> Option<u64> {
 
 /// A file of settings and the keys that were read.
 struct Settings {
-    path: PathBuf,
+    place: String,
     json: Json,
     used: BTreeSet<&'static str>,
 }
@@ -151,7 +150,7 @@ impl Settings {
             Value::Null => Ok(None),
             value => match read(value) {
                 Some(value) => Ok(Some(value)),
-                None => Err(anyhow!("{}: `{key}` is {value}, expected {expected}", self.path.display())),
+                None => Err(anyhow!("{}: `{key}` is {value}, expected {expected}", self.place)),
             },
         }
     }

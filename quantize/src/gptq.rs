@@ -11,39 +11,37 @@
 //! With zero points of 8 and groups in order, codes and scales are those of [`Scheme::Int4`], and nothing is lost.
 
 use crate::source::json::Json;
-use crate::source::{Dtype, Input, Source};
+use crate::source::{Block, Dtype, Files, Source};
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::{EncodedRows, GROUP_SIZES, pack_q4};
 use qwen_vl_format::{Scheme, padded};
 use serde_json::Value;
 use std::ops::Range;
-use std::path::PathBuf;
 
 /// The settings of a quantization, from `quantize_config.json` or the configuration's `quantization_config`.
 ///
 /// Fine-tuning scripts leave them in models whose weights are plain again, so they count only if quantized tensors are there.
 pub(crate) struct QuantizationSettings {
-    path: PathBuf,
+    /// The file's name.
+    file: String,
+    /// The file's path or address.
+    place: String,
     value: Value,
 }
 
 impl QuantizationSettings {
     /// Reads the settings of a checkpoint; `None` if it has none.
-    pub(crate) fn read(input: &Input) -> Result<Option<Self>> {
-        let (path, value) = if let Some(path) = input.find("quantize_config.json") {
-            let value = Json::read(&path)?.value;
-            (path, value)
-        } else {
-            let path = input.locate("config.json")?;
-            let value = Json::read(&path)?.value;
-            (path, value["quantization_config"].clone())
-        };
-        Ok((!value.is_null()).then_some(Self { path, value }))
+    pub(crate) fn read(input: &Files) -> Result<Option<Self>> {
+        let own = input.find("quantize_config.json");
+        let Some(file) = own.or_else(|| input.find("config.json")) else { return Ok(None) };
+        let json = Json::read(file)?.value;
+        let value = if own.is_some() { json } else { json["quantization_config"].clone() };
+        Ok((!value.is_null()).then(|| Self { file: file.name().to_owned(), place: file.place().to_owned(), value }))
     }
 
     /// The place of the settings and the method, for messages.
     pub(crate) fn describe(&self) -> String {
-        let name = self.path.file_name().unwrap_or_default().display();
+        let name = &self.file;
         match self.value["quant_method"].as_str() {
             Some(method) => format!("the quantization settings in {name} (`{method}`)"),
             None => format!("the quantization settings in {name}"),
@@ -53,14 +51,14 @@ impl QuantizationSettings {
     /// A sentence that ends the error about a tensor that is not plain: the method that saved it, if the settings name another than GPTQ.
     pub(crate) fn other_method(&self) -> Option<String> {
         let method = self.value["quant_method"].as_str().filter(|method| *method != "gptq")?;
-        Some(format!("the checkpoint was quantized by `{method}` ({}): dequantize it, or convert the original", self.path.display()))
+        Some(format!("the checkpoint was quantized by `{method}` ({}): dequantize it, or convert the original", self.place))
     }
 
     /// The settings of GPTQ.
     pub(crate) fn gptq(&self) -> Result<GptqConfig> {
-        let Self { path, value } = self;
+        let Self { place, value, .. } = self;
         let wrong =
-            |key: &str, expected: &str| format!("{}: `{key}` of the quantization is {}, expected {expected}", path.display(), value[key]);
+            |key: &str, expected: &str| format!("{place}: `{key}` of the quantization is {}, expected {expected}", value[key]);
         if let Some(method) = value["quant_method"].as_str() {
             ensure!(method == "gptq", wrong("quant_method", "`gptq`"));
         }
@@ -101,6 +99,19 @@ pub(crate) struct GptqModule {
 }
 
 impl GptqModule {
+    /// Announces what [`Self::open`] reads.
+    pub(crate) fn announce(source: &Source, name: &str) {
+        let names = ["qzeros", "g_idx", "bias"].map(|leaf| format!("{name}.{leaf}"));
+        source.announce(&names.iter().filter_map(|name| source.whole(name)).collect::<Vec<_>>());
+    }
+
+    /// Announces what [`Self::rows`] and [`Self::encoded`] read.
+    pub(crate) fn announce_rows(&self, source: &Source, rows: Range<usize>) {
+        let [words, scales] = ["qweight", "scales"].map(|leaf| format!("{}.{leaf}", self.name));
+        let block = |name, height| Block { name, rows: 0..height, cols: rows.clone() };
+        source.announce(&[block(words.as_str(), self.inputs / 8), block(scales.as_str(), self.groups())]);
+    }
+
     /// Checks the tensors of a module that stands for a matrix `[outputs, inputs]`.
     pub(crate) fn open(source: &Source, name: &str, config: &GptqConfig, outputs: usize, inputs: usize) -> Result<Self> {
         ensure!(

@@ -1,7 +1,7 @@
 //! The files that the weights' licence requires next to changed weights: the agreement, a notice, and a statement of the change.
 
-use crate::source::Source;
-use anyhow::{Context, Result};
+use crate::source::{InputFile, Source};
+use anyhow::Result;
 use qwen_vl_format::Family;
 
 /// The licence files of an output folder, by name.
@@ -9,13 +9,13 @@ pub(crate) fn files(source: &Source, family: Family, modifications: &str) -> Res
     let licence = first_of(source, &["LICENSE", "LICENSE.txt", "LICENSE.md", "License", "LICENCE"])?;
     let notice = first_of(source, &["NOTICE", "NOTICE.txt", "NOTICE.md", "Notice"])?;
     let mut text = match notice {
-        Some((_, bytes)) => String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n\n",
+        Some(bytes) => String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n\n",
         None => String::new(),
     };
     // Prescribed by section 3(c) of the agreement.
     const TONGYI: &str =
         "Tongyi Qianwen is licensed under the Tongyi Qianwen LICENSE AGREEMENT, Copyright (c) Alibaba Cloud. All Rights Reserved.";
-    let tongyi = licence.as_ref().is_some_and(|(_, bytes)| String::from_utf8_lossy(bytes).contains("Tongyi Qianwen"));
+    let tongyi = licence.as_ref().is_some_and(|bytes| String::from_utf8_lossy(bytes).contains("Tongyi Qianwen"));
     if tongyi && !text.contains(TONGYI) {
         text += &format!("{TONGYI}\n\n");
     }
@@ -33,7 +33,7 @@ pub(crate) fn files(source: &Source, family: Family, modifications: &str) -> Res
     text += "The weights in this folder were changed: see MODIFICATIONS.\n";
 
     let mut files = Vec::new();
-    if let Some((_, bytes)) = licence {
+    if let Some(bytes) = licence {
         files.push(("LICENSE", bytes));
     }
     files.push(("NOTICE", text.into_bytes()));
@@ -50,8 +50,6 @@ fn apache(models: &str) -> String {
 }
 
 /// Reads the first of the named files that the source has.
-fn first_of(source: &Source, names: &[&'static str]) -> Result<Option<(&'static str, Vec<u8>)>> {
-    let Some((name, path)) = names.iter().find_map(|name| Some((*name, source.input().find(name)?))) else { return Ok(None) };
-    let bytes = std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
-    Ok(Some((name, bytes)))
+fn first_of(source: &Source, names: &[&str]) -> Result<Option<Vec<u8>>> {
+    names.iter().find_map(|name| source.input().find(name)).map(InputFile::read_all).transpose()
 }

@@ -4,8 +4,7 @@ use anyhow::{Context, Result, ensure};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use quantize::source::Input;
-use quantize::{Event, Options, Rule, SchemeName, Summary};
+use quantize::{Event, Input, Options, Rule, SchemeName, Summary};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

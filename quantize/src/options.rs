@@ -1,16 +1,16 @@
 //! The options of a conversion, its events and its summary.
 
-use crate::plan::Plan;
-use crate::source::Input;
+use crate::plan::{Plan, SHARD_BYTES};
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::GROUP_SIZES;
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{Family, ModelConfig, Scheme, TensorKind, TensorSpec};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A scheme without its group size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "files", derive(clap::ValueEnum))]
 pub enum SchemeName {
     /// 4 bits a weight and a scale for each group
     Q4,
@@ -34,6 +34,20 @@ impl SchemeName {
     }
 }
 
+impl FromStr for SchemeName {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Ok(match name {
+            "q4" => Self::Q4,
+            "q8" => Self::Q8,
+            "f16" => Self::F16,
+            "f32" => Self::F32,
+            _ => bail!("`{name}` is not q4, q8, f16 or f32"),
+        })
+    }
+}
+
 /// Stores the matrices of a module in another scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -47,7 +61,7 @@ impl Rule {
     /// Reads `MODULE=SCHEME`. The original's names of the two large matrices work too.
     pub fn parse(text: &str) -> Result<Self> {
         let (module, scheme) = text.split_once('=').with_context(|| format!("`{text}` is not MODULE=SCHEME"))?;
-        let scheme = clap::ValueEnum::from_str(scheme, true).map_err(|_| anyhow::anyhow!("`{scheme}` is not q4, q8, f16 or f32"))?;
+        let scheme = scheme.to_lowercase().parse()?;
         let module = match module {
             "lm_head" => "head",
             "wte" | "embed_tokens" | "embedding" => "decoder.embedding",
@@ -64,72 +78,35 @@ impl Rule {
     }
 }
 
-/// Options of writing.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct WriteOptions {
-    /// Replace an output folder that holds a web checkpoint and nothing else.
-    pub force: bool,
-    /// Resume an interrupted run with the same options.
-    pub resume: bool,
-    /// Store NaN and infinite weights as zero instead of refusing them.
-    pub allow_nonfinite: bool,
-    /// Number of cores to use; all by default.
-    pub threads: Option<usize>,
-    /// A shard is closed when the next part would make its data larger than this, in bytes; 64 MiB by default. Parts are never split to fit.
-    pub shard_bytes: Option<u64>,
-}
-
-/// A conversion.
+/// The settings of a conversion: equal ones make equal bytes of equal files.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Options {
-    /// The checkpoint to convert.
-    pub source: Input,
-    /// The folder to make.
-    pub out: PathBuf,
+pub struct Settings {
     /// The scheme of matrices without a rule.
     pub scheme: SchemeName,
     /// Weights that share a scale, in q4 and q8.
     pub group_size: u32,
     /// Exceptions. The last one that applies counts.
     pub rules: Vec<Rule>,
-    /// Check everything, every weight too, and report the sizes, but write nothing.
-    pub dry_run: bool,
-    /// Options of writing.
-    pub write: WriteOptions,
+    /// Store NaN and infinite weights as zero instead of refusing them.
+    pub allow_nonfinite: bool,
+    /// A shard is closed when the next part would make its data larger than this, in bytes; 64 MiB by default. Parts are never split to fit.
+    pub shard_bytes: u64,
 }
 
-impl Options {
-    /// A conversion of a folder to 4 bits in groups of 32.
-    pub fn new(source: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
-        Self::of(Input::Folder(source.into()), out)
+impl Default for Settings {
+    /// 4 bits in groups of 32.
+    fn default() -> Self {
+        Self { scheme: SchemeName::Q4, group_size: 32, rules: Vec::new(), allow_nonfinite: false, shard_bytes: SHARD_BYTES }
     }
+}
 
-    /// A conversion to 4 bits in groups of 32.
-    pub fn of(source: Input, out: impl Into<PathBuf>) -> Self {
-        Self {
-            source,
-            out: out.into(),
-            scheme: SchemeName::Q4,
-            group_size: 32,
-            rules: Vec::new(),
-            dry_run: false,
-            write: WriteOptions::default(),
-        }
-    }
-
-    /// Sets the scheme.
-    pub fn scheme(mut self, scheme: SchemeName) -> Self {
-        self.scheme = scheme;
-        self
-    }
-
+impl Settings {
     /// Sets the group size.
-    pub fn group_size(mut self, group_size: u32) -> Result<Self> {
+    pub fn set_group_size(&mut self, group_size: u32) -> Result<()> {
         ensure!(GROUP_SIZES.contains(&group_size), "group size {group_size}, expected 32, 64 or 128");
         self.group_size = group_size;
-        Ok(self)
+        Ok(())
     }
 
     /// The scheme of a matrix: that of the last rule that names it; else, in q4, the scheme `exact` of a quantized source; else, for the
@@ -193,28 +170,6 @@ pub(crate) fn describe_scheme(scheme: Scheme) -> String {
         Scheme::Q4 { group_size } => format!("q4 in groups of {group_size}"),
         Scheme::Int4 { group_size } => format!("int4 in groups of {group_size}"),
     }
-}
-
-/// Progress of a conversion.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Something was ignored, left aside or renamed: a sentence for the user. All notes are in [`Summary::notes`].
-    Note(String),
-    /// Reading and writing of weights begins.
-    Start {
-        /// Number of all weights.
-        weights: u64,
-    },
-    /// This number of weights is done.
-    Weights(u64),
-    /// A shard is on the disk.
-    Shard {
-        /// Its name.
-        file: String,
-        /// Its size.
-        bytes: u64,
-    },
 }
 
 /// Weights and bytes in one scheme.

@@ -1,6 +1,6 @@
 //! The settings of pictures: `preprocessor_config.json`, or `image_processor` in `processor_config.json`.
 
-use crate::source::Input;
+use crate::source::Files;
 use crate::source::json::Json;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::{Family, IMAGE_MEAN, IMAGE_STD, ModelConfig};
@@ -33,7 +33,7 @@ fn published(family: Family) -> Pictures {
 }
 
 /// Reads the settings and checks them against the configuration. Adds notes about missing and contradicting values.
-pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Pictures> {
+pub(crate) fn read(input: &Files, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Pictures> {
     let published = published(config.family);
     // The 2023 model has its settings in the code.
     let Some(merger) = &config.vision.merger else { return Ok(published) };
@@ -78,14 +78,14 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
 }
 
 /// The settings of pictures and the name of their file.
-fn find(input: &Input) -> Result<Option<(&'static str, Value)>> {
-    if let Some(path) = input.find(NEW_FILE) {
-        let settings = &Json::read(&path)?.value["image_processor"];
+fn find(input: &Files) -> Result<Option<(&'static str, Value)>> {
+    if let Some(file) = input.find(NEW_FILE) {
+        let settings = &Json::read(file)?.value["image_processor"];
         if settings.is_object() {
             return Ok(Some((NEW_FILE, settings.clone())));
         }
     }
-    input.find(OLD_FILE).map(|path| Ok((OLD_FILE, Json::read(&path)?.value))).transpose()
+    input.find(OLD_FILE).map(|file| Ok((OLD_FILE, Json::read(file)?.value))).transpose()
 }
 
 struct Settings {

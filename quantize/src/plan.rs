@@ -1,9 +1,10 @@
 //! Decides the place of every byte of a web checkpoint, before the first is written.
 
-use anyhow::{Result, ensure};
-use qwen_vl_format::manifest::{MANIFEST_FILE, PIECE_BYTES, TensorEntry, TensorPart};
+use crate::source::InputFile;
+use anyhow::{Context, Result, ensure};
+use qwen_vl_format::manifest::{FORMAT_VERSION, MANIFEST_FILE, PIECE_BYTES, TensorEntry, TensorPart};
 use qwen_vl_format::tensors::tensor_table;
-use qwen_vl_format::{MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme, TensorKind, TensorSpec, padded};
+use qwen_vl_format::{MAX_PART_BYTES, ModelConfig, PART_ROW_ALIGN, Scheme, ShardHash, TensorKind, TensorSpec, padded};
 use std::ops::Range;
 
 /// A shard is closed when the next part would make its data larger than this, in bytes. No part is larger.
@@ -18,6 +19,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Identifies a conversion of these files: runs with equal fingerprints write equal bytes, so that one can resume another.
+    pub(crate) fn fingerprint<'a>(&self, files: impl Iterator<Item = &'a InputFile>, allow_nonfinite: bool) -> Result<String> {
+        let mut text = format!("{} {FORMAT_VERSION} {allow_nonfinite}\n", env!("CARGO_PKG_VERSION"));
+        for file in files {
+            text += &format!("{} {} {}\n", file.name(), file.len(), file.version());
+        }
+        text += &serde_json::to_string(&self.tensors).context("could not describe the plan")?;
+        Ok(ShardHash::of(text.as_bytes()))
+    }
+
     /// The names and sizes of all files of the web checkpoint; `others` are those that are neither shards nor the manifest.
     /// The size of the manifest is an estimate from above.
     pub(crate) fn files<'a>(&self, others: impl Iterator<Item = (&'a str, u64)>) -> Vec<(String, u64)> {

@@ -1,7 +1,5 @@
 //! Reads the rows of a web checkpoint's tensors and encodes them.
 
-use crate::Event;
-use crate::parallel::in_parallel;
 use crate::plan::Plan;
 use anyhow::{Result, bail};
 use qwen_vl_format::Scheme;
@@ -10,6 +8,9 @@ use std::ops::Range;
 
 /// The tensors of a [`qwen_vl_format::tensors::tensor_table`], by index, in slices of rows.
 pub(crate) trait RowSource: Sync {
+    /// Announces what [`Self::rows`] and [`Self::encoded`] read.
+    fn announce(&self, _tensor: usize, _rows: Range<usize>) {}
+
     /// Weights `[rows, cols]` of a tensor.
     fn rows(&self, tensor: usize, rows: Range<usize>) -> Result<Vec<f32>>;
 
@@ -55,38 +56,8 @@ pub(crate) fn encode(source: &dyn RowSource, target: &Target<'_>, rows: Range<us
     Ok(encode_rows(target.scheme, &checked_rows(source, target, rows, allow_nonfinite)?, target.shape[1]))
 }
 
-/// Reads every weight of a plan and checks it as [`encode`] does.
-pub(crate) fn check_all(source: &dyn RowSource, plan: &Plan, allow_nonfinite: bool, events: &mut dyn FnMut(Event)) -> Result<()> {
-    let of_tensor = |index: usize| chunks(0..plan.tensors[index].shape[0], plan.tensors[index].shape[1]).map(move |rows| (index, rows));
-    let work: Vec<_> = (0..plan.tensors.len()).flat_map(of_tensor).collect();
-    let mut result = Ok(());
-    in_parallel(
-        &work,
-        |(index, rows)| -> Result<u64> {
-            let target = Target::of(plan, *index);
-            if source.encoded(*index, rows.clone(), target.scheme)?.is_none() {
-                checked_rows(source, &target, rows.clone(), allow_nonfinite)?;
-            }
-            Ok((rows.len() * target.shape[1]) as u64)
-        },
-        |checked| match checked {
-            Ok(weights) => {
-                events(Event::Weights(weights));
-                true
-            }
-            Err(error) => {
-                if result.is_ok() {
-                    result = Err(error);
-                }
-                false
-            }
-        },
-    );
-    result
-}
-
 /// Reads rows and refuses weights that the scheme cannot hold.
-fn checked_rows(source: &dyn RowSource, target: &Target<'_>, rows: Range<usize>, allow_nonfinite: bool) -> Result<Vec<f32>> {
+pub(crate) fn checked_rows(source: &dyn RowSource, target: &Target<'_>, rows: Range<usize>, allow_nonfinite: bool) -> Result<Vec<f32>> {
     let first_row = rows.start;
     let mut weights = source.rows(target.index, rows)?;
     if weights.iter().any(|weight| !weight.is_finite()) {

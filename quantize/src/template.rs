@@ -1,8 +1,8 @@
 //! The chat template of a checkpoint. The runtime has the published templates and no other, so a different one is only reported.
 
-use crate::source::Input;
+use crate::source::Files;
 use crate::source::json::Json;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use qwen_vl_format::{Family, ShardHash};
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ const PUBLISHED: [(Family, &str, &str); 2] = [
 ///
 /// # Errors
 /// If it is that of a model that thinks before it answers.
-pub(crate) fn check(input: &Input, family: Family, notes: &mut Vec<String>) -> Result<()> {
+pub(crate) fn check(input: &Files, family: Family, notes: &mut Vec<String>) -> Result<()> {
     let Some((_, name, expected)) = PUBLISHED.into_iter().find(|(published, ..)| *published == family) else { return Ok(()) };
     let Some((file, text)) = read(input)? else {
         if named_thinking(input) {
@@ -39,14 +39,13 @@ pub(crate) fn check(input: &Input, family: Family, notes: &mut Vec<String>) -> R
 }
 
 /// The template and the name of its file. Of several files the first counts, as in transformers.
-fn read(input: &Input) -> Result<Option<(&'static str, String)>> {
-    if let Some(path) = input.find("chat_template.jinja") {
-        let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
-        return Ok(Some(("chat_template.jinja", text)));
+fn read(input: &Files) -> Result<Option<(&str, String)>> {
+    if let Some(file) = input.find("chat_template.jinja") {
+        return Ok(Some((file.name(), file.read_text()?)));
     }
-    for file in ["chat_template.json", "processor_config.json", "tokenizer_config.json"] {
-        let Some(path) = input.find(file) else { continue };
-        let template = match &Json::read(&path)?.value["chat_template"] {
+    for name in ["chat_template.json", "processor_config.json", "tokenizer_config.json"] {
+        let Some(file) = input.find(name) else { continue };
+        let template = match &Json::read(file)?.value["chat_template"] {
             Value::String(text) => Some(text.clone()),
             // Several templates by name.
             Value::Array(list) => {
@@ -55,7 +54,7 @@ fn read(input: &Input) -> Result<Option<(&'static str, String)>> {
             _ => None,
         };
         if let Some(text) = template {
-            return Ok(Some((file, text)));
+            return Ok(Some((name, text)));
         }
     }
     Ok(None)
@@ -68,6 +67,6 @@ fn thinks(template: &str) -> bool {
 }
 
 /// True if the checkpoint's name has the word "Thinking".
-fn named_thinking(input: &Input) -> bool {
+fn named_thinking(input: &Files) -> bool {
     input.name().split(['-', '_', '.', '/']).any(|word| word.eq_ignore_ascii_case("thinking"))
 }

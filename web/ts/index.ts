@@ -8,6 +8,7 @@ export { BenchmarkReport, type BenchmarkOptions } from "./api/benchmark.js";
 export type { CacheOptions, StorageEstimate } from "./api/cache.js";
 export type { CheckOptions, CheckReason, CheckReport } from "./api/check.js";
 export { promptText, type Content, type Message, type Part } from "./api/content.js";
+export type { CheckpointPlan, ConvertedModel, ConvertOptions, ConvertProgress, ConvertSettings, PlanOptions, Scheme } from "./api/convert.js";
 export { drawBoxes, type DrawStyle } from "./api/draw.js";
 export { parse } from "./api/grounding.js";
 export {
@@ -41,7 +42,7 @@ export type { CachedModel } from "./weights/cache.js";
 export type { Fetch } from "./weights/download.js";
 export { droppedFiles } from "./weights/dropped.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";
-export type { CacheChoice, ManifestSource, ModelSource, SourceOptions } from "./weights/spec.js";
+export type { CacheChoice, ConvertSource, HubOptions, ManifestSource, ModelSource, SourceOptions } from "./weights/spec.js";
 export { QwenVLError, type ErrorCode, type ErrorData } from "./wire/errors.js";
 export type { Adapter, Backend, Family, ModelInfo, Precision, Steps } from "./wire/protocol.js";
 export type {

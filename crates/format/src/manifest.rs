@@ -58,7 +58,50 @@ impl FileEntry {
 
     /// Describes a shard.
     pub fn of_shard(file: &str, bytes: &[u8]) -> Self {
-        Self { pieces: Some(Pieces::of(bytes)), ..Self::of(file, bytes) }
+        let mut hash = FileHash::default();
+        hash.update(bytes);
+        hash.finish(file)
+    }
+}
+
+/// The hashes of a shard whose bytes arrive in order.
+#[derive(Debug, Clone, Default)]
+pub struct FileHash {
+    bytes: u64,
+    whole: ShardHash,
+    /// The hash of the piece that is not complete yet.
+    piece: ShardHash,
+    pieces: Vec<String>,
+}
+
+impl FileHash {
+    /// Adds the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        self.whole.update(bytes);
+        while !bytes.is_empty() {
+            let room = PIECE_BYTES - self.bytes % PIECE_BYTES;
+            let (now, later) = bytes.split_at(bytes.len().min(room as usize));
+            self.piece.update(now);
+            self.bytes += now.len() as u64;
+            bytes = later;
+            if self.bytes.is_multiple_of(PIECE_BYTES) {
+                self.pieces.push(std::mem::take(&mut self.piece).finish());
+            }
+        }
+    }
+
+    /// Number of bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The entry of a shard with these bytes.
+    pub fn finish(mut self, file: &str) -> FileEntry {
+        if !self.bytes.is_multiple_of(PIECE_BYTES) {
+            self.pieces.push(self.piece.finish());
+        }
+        let pieces = Some(Pieces { bytes: PIECE_BYTES, sha256: self.pieces });
+        FileEntry { file: file.to_owned(), bytes: self.bytes, sha256: self.whole.finish(), pieces }
     }
 }
 
@@ -75,13 +118,6 @@ pub struct Pieces {
     pub bytes: u64,
     /// Their SHA-256 in lower-case hexadecimal.
     pub sha256: Vec<String>,
-}
-
-impl Pieces {
-    /// The hashes of a whole file.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self { bytes: PIECE_BYTES, sha256: bytes.chunks(PIECE_BYTES as usize).map(ShardHash::of).collect() }
-    }
 }
 
 /// Settings of the processor.

@@ -27,13 +27,13 @@ impl QwenVl {
     /// Opens a checkpoint in the Hugging Face layout: safetensors or pickled, any float type.
     #[cfg(feature = "files")]
     pub fn open(folder: &std::path::Path, device: &Device) -> Result<Self> {
-        use quantize::source::Source;
-        use qwen_vl_format::QwenVlConfig;
+        use quantize::{Input, source::Source};
+        use qwen_vl_format::{Family, QwenVlConfig};
 
         let path = folder.join("config.json");
         let json = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         let config = QwenVlConfig::from_hf_json(&json).with_context(|| path.display().to_string())?;
-        let source = Source::open(folder)?;
+        let source = Source::open(&Input::from(folder).files()?, Family::QwenVl)?;
         let mut weights = Weights::new();
         for (name, shape) in quantize::original_tensors(&config.model()) {
             source.expect_floats(&name, &shape)?;

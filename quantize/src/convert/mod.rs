@@ -4,10 +4,12 @@ mod later;
 mod qwen_vl;
 mod recipe;
 
+use crate::checkpoint::HEAD;
 use crate::gptq::{GptqModule, QuantizationSettings};
 use crate::rows::RowSource;
-use crate::source::Source;
-use anyhow::{Context, Result, bail};
+use crate::source::names::embedding;
+use crate::source::{Block, Source, SourceTensor};
+use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::EncodedRows;
 use qwen_vl_format::qwen_vl::VISION_NORM_EPSILON;
 use qwen_vl_format::tensors::tensor_table;
@@ -17,17 +19,20 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// A checkpoint of the original, seen as the tensors of [`tensor_table`].
-pub(crate) struct Converter<'a> {
-    source: &'a Source,
+#[derive(Debug)]
+pub(crate) struct Converter {
+    source: Source,
     tensors: Vec<(TensorSpec, Recipe)>,
     /// GPTQ modules of the source, by the name of the matrix that they stand for.
     quantized: HashMap<String, GptqModule>,
 }
 
-impl<'a> Converter<'a> {
-    /// Checks that the source has every tensor of the model, with its shape and a float type. Adds a note if settings are ignored.
-    pub(crate) fn new(source: &'a Source, config: &'a ModelConfig, notes: &mut Vec<String>) -> Result<Self> {
-        let tensors = recipes(config);
+impl Converter {
+    /// Checks that the source has every tensor of the model, with its shape and a float type. Adds notes about settings that are ignored and
+    /// about a head that is stored although it is the embedding.
+    pub(crate) fn new(source: Source, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Self> {
+        let mut tensors = recipes(config);
+        notes.extend(compare_tied_head(&mut tensors, &source, config)?);
         let needed: Vec<&Original> = tensors.iter().flat_map(|(_, recipe)| recipe.sources()).collect();
         let names: HashSet<&str> = needed.iter().map(|original| original.name.as_str()).collect();
         let quantized_module =
@@ -39,6 +44,8 @@ impl<'a> Converter<'a> {
         }
 
         let settings = QuantizationSettings::read(source.input())?;
+        let modules: Vec<String> = needed.iter().filter_map(|original| quantized_module(&original.name)).collect();
+        modules.iter().for_each(|module| GptqModule::announce(&source, module));
         let mut quantized = HashMap::new();
         for Original { name, shape } in needed {
             let (Some(module), [outputs, inputs]) = (quantized_module(name), shape.as_slice()) else {
@@ -53,9 +60,9 @@ impl<'a> Converter<'a> {
             let settings = settings.as_ref().with_context(|| {
                 format!("tensor `{module}.qweight` is quantized, but neither quantize_config.json nor config.json has the settings")
             })?;
-            let opened = GptqModule::open(source, &module, &settings.gptq()?, *outputs, *inputs)?;
+            let opened = GptqModule::open(&source, &module, &settings.gptq()?, *outputs, *inputs)?;
             if !names.contains(format!("{module}.bias").as_str()) {
-                refuse_bias(source, &module, *outputs)?;
+                refuse_bias(&source, &module, *outputs)?;
             }
             quantized.insert(name.clone(), opened);
         }
@@ -65,19 +72,31 @@ impl<'a> Converter<'a> {
         Ok(Self { source, tensors, quantized })
     }
 
+    /// The checkpoint of the original.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The names of the tensors of the source that the model has.
+    fn used(&self) -> HashSet<String> {
+        let sources = self.tensors.iter().flat_map(|(_, recipe)| recipe.sources());
+        let names = sources.flat_map(|Original { name, .. }| match (self.quantized.contains_key(name), name.strip_suffix("weight")) {
+            // The bias is used under its own name, or zero: see `refuse_bias`.
+            (true, Some(module)) => ["qweight", "qzeros", "scales", "g_idx", "bias"].map(|leaf| format!("{module}{leaf}")).to_vec(),
+            _ => vec![name.clone()],
+        });
+        names.collect()
+    }
+
     /// Returns the tensors of the source that the model does not have.
     pub(crate) fn unused(&self) -> Vec<String> {
-        let used: HashSet<String> = self
-            .tensors
-            .iter()
-            .flat_map(|(_, recipe)| recipe.sources())
-            .flat_map(|Original { name, .. }| match (self.quantized.contains_key(name), name.strip_suffix("weight")) {
-                // The bias is used under its own name, or zero: see `refuse_bias`.
-                (true, Some(module)) => ["qweight", "qzeros", "scales", "g_idx", "bias"].map(|leaf| format!("{module}{leaf}")).to_vec(),
-                _ => vec![name.clone()],
-            })
-            .collect();
+        let used = self.used();
         self.source.names().filter(|name| !used.contains(*name)).map(str::to_owned).collect()
+    }
+
+    /// Bytes of the tensors of the source that the model has.
+    pub(crate) fn source_bytes(&self) -> u64 {
+        self.used().iter().filter_map(|name| self.source.get(name).ok()).map(SourceTensor::bytes).sum()
     }
 
     /// The scheme of ours in which the source stores a tensor, if there is one.
@@ -88,23 +107,17 @@ impl<'a> Converter<'a> {
         schemes.all(|scheme| scheme == Some(first)).then_some(first)
     }
 
-    /// Reads weights of a matrix of the source, decoded if they are quantized.
-    fn read(&self, name: &str, rows: Range<usize>, cols: Range<usize>) -> Result<Vec<f32>> {
+    /// Reads a block of the source, decoded if it is quantized.
+    fn read(&self, Block { name, rows, cols }: Block<'_>) -> Result<Vec<f32>> {
         match self.quantized.get(name) {
-            Some(module) => module.rows(self.source, rows),
+            Some(module) => module.rows(&self.source, rows),
             None => self.source.read_floats(name, rows, cols),
         }
     }
 
-    fn whole(&self, Original { name, shape }: &Original) -> Result<Vec<f32>> {
-        self.source.read_floats(name, 0..shape[0], 0..shape[1..].iter().product())
-    }
-
     /// `ln_q(query) + pos_embed`, `[queries, hidden]`, which does not depend on the picture: `visual.py`, `Resampler.forward`.
-    fn query(&self, sources: &[Original; 4]) -> Result<Vec<f32>> {
-        let [query, positions, weight, bias] = sources.each_ref().map(|source| self.whole(source));
-        let (query, positions, weight, bias) = (query?, positions?, weight?, bias?);
-        let hidden = sources[0].shape[1];
+    fn query(blocks: &[Vec<f32>], hidden: usize) -> Vec<f32> {
+        let [query, positions, weight, bias] = blocks else { unreachable!("a query is made of four tensors") };
         let mut out = Vec::with_capacity(query.len());
         for (row, positions) in query.chunks_exact(hidden).zip(positions.chunks_exact(hidden)) {
             let mean = row.iter().map(|value| f64::from(*value)).sum::<f64>() / hidden as f64;
@@ -115,66 +128,49 @@ impl<'a> Converter<'a> {
                 (normed + f64::from(positions[col])) as f32
             }));
         }
-        Ok(out)
+        out
     }
 }
 
-impl RowSource for Converter<'_> {
+impl RowSource for Converter {
+    fn announce(&self, tensor: usize, rows: Range<usize>) {
+        let (spec, recipe) = &self.tensors[tensor];
+        let (quantized, plain): (Vec<_>, Vec<_>) =
+            recipe.blocks(spec, rows).into_iter().partition(|block| self.quantized.contains_key(block.name));
+        self.source.announce(&plain);
+        quantized.into_iter().for_each(|block| self.quantized[block.name].announce_rows(&self.source, block.rows));
+    }
+
     fn rows(&self, tensor: usize, rows: Range<usize>) -> Result<Vec<f32>> {
         let (spec, recipe) = &self.tensors[tensor];
         let [_, cols] = spec.shape;
-        // A vector is one row of ours and a column of the source.
-        let (range, width) = if is_vector(spec) { (0..cols, 1) } else { (rows.clone(), cols) };
-        match recipe {
-            Recipe::Stacked(sources) => {
-                let mut out = Vec::with_capacity(range.len() * width);
-                for (source, rows) in stacked_rows(sources, range) {
-                    out.extend(self.read(&source.name, rows, 0..width)?);
-                }
-                Ok(out)
+        let read = || recipe.blocks(spec, rows.clone()).into_iter().map(|block| self.read(block)).collect::<Result<Vec<_>>>();
+        let mut blocks = read().with_context(|| format!("could not make `{}` rows {}..{}", spec.name, rows.start, rows.end))?;
+        let table_rows = |table: Vec<f32>| table[rows.start * cols..rows.end * cols].to_vec();
+        Ok(match recipe {
+            Recipe::Stacked(_) | Recipe::Rows { .. } | Recipe::PerHead { .. } if blocks.len() == 1 => blocks.swap_remove(0),
+            Recipe::Stacked(_) | Recipe::Rows { .. } | Recipe::PerHead { .. } => blocks.concat(),
+            Recipe::Twice { source, copy } => {
+                ensure!(blocks[0] == blocks[1], two_heads(&copy.name, &source.name));
+                blocks.swap_remove(0)
             }
-            Recipe::Rows { source, first } => self.read(&source.name, first + range.start..first + range.end, 0..width),
-            Recipe::PerHead { source, heads, head_dim } => {
-                let mut out = Vec::with_capacity(range.len() * width);
-                let mut row = range.start;
-                while row < range.end {
-                    // Our row is (part, head, d), the source's (head, part, d): the rows of one head stay together.
-                    let (part, head, d) = (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
-                    let run = (head_dim - d).min(range.end - row);
-                    let from = (head * 3 + part) * head_dim + d;
-                    out.extend(self.source.read_floats(&source.name, from..from + run, 0..width)?);
-                    row += run;
-                }
-                Ok(out)
-            }
-            Recipe::Interleaved { even, odd } => {
-                let pairs = range.start / 2..range.end.div_ceil(2);
-                let even = self.read(&even.name, pairs.clone(), 0..width)?;
-                let odd = self.read(&odd.name, pairs.clone(), 0..width)?;
-                let mut out = Vec::with_capacity(range.len() * width);
-                for row in range {
-                    let from = if row % 2 == 0 { &even } else { &odd };
-                    out.extend_from_slice(&from[(row / 2 - pairs.start) * width..][..width]);
-                }
-                Ok(out)
+            Recipe::Interleaved { .. } => {
+                let width = if is_vector(spec) { 1 } else { cols };
+                let range = if is_vector(spec) { 0..cols } else { rows };
+                let first = range.start / 2;
+                let row = |row: usize| &blocks[row % 2][(row / 2 - first) * width..][..width];
+                range.flat_map(|at| row(at).iter().copied()).collect()
             }
             Recipe::Folded { source } => {
                 let (frames, area) = folded(source);
-                let values = self.source.read_floats(&source.name, range, 0..frames * cols)?;
                 let pixel = |channel: &[f32], at: usize| channel.iter().skip(at).step_by(area).copied().sum();
-                Ok(values.chunks_exact(frames * area).flat_map(|channel| (0..area).map(move |at| pixel(channel, at))).collect())
+                let channels = blocks[0].chunks_exact(frames * area);
+                channels.flat_map(|channel| (0..area).map(move |at| pixel(channel, at))).collect()
             }
-            Recipe::Transposed { source } => {
-                let block = self.source.read_floats(&source.name, 0..cols, range.clone())?;
-                Ok((0..range.len()).flat_map(|row| block.iter().skip(row).step_by(range.len()).copied()).collect())
-            }
-            Recipe::Resized { source, from, to } => {
-                let table = qwen_vl_format::resize_table(&self.whole(source)?, *from, *to, cols);
-                Ok(table[range.start * cols..range.end * cols].to_vec())
-            }
-            Recipe::Query(sources) => Ok(self.query(sources)?[range.start * cols..range.end * cols].to_vec()),
-        }
-        .with_context(|| format!("could not make `{}` rows {}..{}", spec.name, rows.start, rows.end))
+            Recipe::Transposed { .. } => (0..rows.len()).flat_map(|row| blocks[0].iter().skip(row).step_by(rows.len()).copied()).collect(),
+            Recipe::Resized { from, to, .. } => table_rows(qwen_vl_format::resize_table(&blocks[0], *from, *to, cols)),
+            Recipe::Query(_) => table_rows(Self::query(&blocks, cols)),
+        })
     }
 
     fn origin(&self, tensor: usize, row: usize, col: usize) -> (String, String) {
@@ -187,6 +183,7 @@ impl RowSource for Converter<'_> {
                 Some((source, rows)) => at(source, format!("{kind} {}", rows.start)),
                 None => unreachable!("`{}` has no row {row}", spec.name),
             },
+            Recipe::Twice { source, .. } => at(source, format!("{kind} {row}")),
             Recipe::Rows { source, first } => at(source, format!("{kind} {}", first + row)),
             Recipe::PerHead { source, heads, head_dim } => {
                 let (part, head, d) = (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
@@ -205,7 +202,7 @@ impl RowSource for Converter<'_> {
         if self.exact_scheme(tensor) != Some(scheme) {
             return Ok(None);
         }
-        let encoded = |original: &Original, rows: Range<usize>| self.quantized[&original.name].encoded(self.source, rows);
+        let encoded = |original: &Original, rows: Range<usize>| self.quantized[&original.name].encoded(&self.source, rows);
         match &self.tensors[tensor].1 {
             Recipe::Stacked(sources) => {
                 let mut whole = EncodedRows::default();
@@ -233,6 +230,31 @@ impl RowSource for Converter<'_> {
             _ => Ok(None),
         }
     }
+}
+
+/// Prepares the comparison of a head that is stored although the configuration says that it is the embedding. Returns a sentence about it.
+fn compare_tied_head(tensors: &mut [(TensorSpec, Recipe)], source: &Source, config: &ModelConfig) -> Result<Option<String>> {
+    let embedding = embedding(config.family);
+    if !config.decoder.tied_head || !source.contains(HEAD) || !source.contains(&embedding) {
+        return Ok(None);
+    }
+    let shape = [config.decoder.vocab_size, config.decoder.width];
+    for name in [HEAD, &embedding] {
+        ensure!(source.get(name)?.shape == shape, two_heads(HEAD, &embedding));
+    }
+    let [table, copy] = [embedding.as_str(), HEAD].map(|name| Original::new(name, shape));
+    if let Some((_, recipe)) = tensors.iter_mut().find(|(_, recipe)| *recipe == Recipe::Stacked(vec![table.clone()])) {
+        *recipe = Recipe::Twice { source: table, copy };
+    }
+    Ok(Some(format!("tensor `{HEAD}` is a copy of `{embedding}`, which is stored once")))
+}
+
+/// The error for a head that differs from the embedding, which the configuration names as the head.
+fn two_heads(head: &str, embedding: &str) -> String {
+    format!(
+        "tensor `{head}` differs from `{embedding}`, and config.json says that they are one (`tie_word_embeddings` true): transformers 4 ignores \
+         `{head}`, transformers 5 uses it; remove the tensor to ignore it, or set `tie_word_embeddings` to false to use it"
+    )
 }
 
 /// Checks that the bias of a GPTQ module, which always has one, is zero: the model has none there.

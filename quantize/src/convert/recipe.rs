@@ -1,5 +1,6 @@
 //! The ways to make a tensor of ours from the original's.
 
+use crate::source::Block;
 use qwen_vl_format::{TensorKind, TensorSpec};
 use std::ops::Range;
 
@@ -20,6 +21,14 @@ impl Original {
         let shape = if is_vector(spec) { vec![rows] } else { vec![rows, spec.shape[1]] };
         Self::new(name, shape)
     }
+
+    fn block(&self, rows: Range<usize>, width: usize) -> Block<'_> {
+        Block { name: &self.name, rows, cols: 0..width }
+    }
+
+    fn whole(&self) -> Block<'_> {
+        self.block(0..self.shape[0], self.shape[1..].iter().product())
+    }
 }
 
 /// The way to make a tensor of ours from the original's.
@@ -27,6 +36,8 @@ impl Original {
 pub(super) enum Recipe {
     /// The rows of tensors, one tensor after the other.
     Stacked(Vec<Original>),
+    /// The rows of a tensor that the source has twice. Both must be equal.
+    Twice { source: Original, copy: Original },
     /// Rows from `first` on, unchanged.
     Rows { source: Original, first: usize },
     /// `[q; k; v]`, each in the order of heads, from the 2023 tower's interleaving by head.
@@ -55,12 +66,46 @@ impl Recipe {
         match self {
             Self::Stacked(sources) => sources.iter().collect(),
             Self::Interleaved { even, odd } => vec![even, odd],
+            Self::Twice { source, copy } => vec![source, copy],
             Self::Query(sources) => sources.iter().collect(),
             Self::Rows { source, .. }
             | Self::PerHead { source, .. }
             | Self::Folded { source }
             | Self::Transposed { source }
             | Self::Resized { source, .. } => vec![source],
+        }
+    }
+
+    /// The blocks of the original that make `rows` of a tensor of ours. The converter puts them together.
+    pub(super) fn blocks(&self, spec: &TensorSpec, rows: Range<usize>) -> Vec<Block<'_>> {
+        let [_, cols] = spec.shape;
+        // A vector is one row of ours and a column of the source.
+        let (rows, width) = if is_vector(spec) { (0..cols, 1) } else { (rows, cols) };
+        match self {
+            Self::Stacked(sources) => stacked_rows(sources, rows).map(|(source, rows)| source.block(rows, width)).collect(),
+            Self::Twice { source, copy } => vec![source.block(rows.clone(), width), copy.block(rows, width)],
+            Self::Rows { source, first } => vec![source.block(first + rows.start..first + rows.end, width)],
+            Self::PerHead { source, heads, head_dim } => {
+                let mut blocks = Vec::new();
+                let mut row = rows.start;
+                while row < rows.end {
+                    // Our row is (part, head, d), the source's (head, part, d): the rows of one head stay together.
+                    let (part, head, d) = (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
+                    let run = (head_dim - d).min(rows.end - row);
+                    let from = (head * 3 + part) * head_dim + d;
+                    blocks.push(source.block(from..from + run, width));
+                    row += run;
+                }
+                blocks
+            }
+            Self::Interleaved { even, odd } => {
+                let pairs = rows.start / 2..rows.end.div_ceil(2);
+                vec![even.block(pairs.clone(), width), odd.block(pairs, width)]
+            }
+            Self::Folded { source } => vec![source.block(rows, source.shape[1..].iter().product())],
+            Self::Transposed { source } => vec![Block { name: &source.name, rows: 0..source.shape[0], cols: rows }],
+            Self::Resized { source, .. } => vec![source.whole()],
+            Self::Query(sources) => sources.iter().map(Original::whole).collect(),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Replays each corpus of `quantize/fuzz`, and seeded mutations of it.
 
 use super::*;
-use crate::source::file::InputFile;
-use crate::source::{Dtype, Source, matrix_of};
+use crate::source::{Dtype, Files, Source, matrix_of};
 use fastrand::Rng;
+use qwen_vl_format::Family;
 use std::path::{Path, PathBuf};
 
 fn folder(path: &str) -> PathBuf {
@@ -106,8 +106,6 @@ fn tokenizers() {
 /// Whole files: the archive's directory, the pickle in it, and the tensors at the places that they name.
 #[test]
 fn torch_archives() {
-    let temporary = tempfile::tempdir().unwrap();
-    let path = temporary.path().join("pytorch_model.bin");
     let seed = std::fs::read(folder("../tests/fixtures/checkpoints/mini-a/pytorch_model-00003-of-00003.bin")).unwrap();
     let words = [b"PK\x05\x06".to_vec(), b"PK\x01\x02".to_vec(), vec![0xff; 4], vec![0; 2], b"K\xff".to_vec()];
     let mut random = Rng::with_seed(3);
@@ -116,8 +114,7 @@ fn torch_archives() {
     for round in 0..600 {
         let (begin, end) = if round % 2 == 0 { (0, 2500) } else { (seed.len() - 2500, seed.len()) };
         let damaged = [&seed[..begin], &mutate(&mut random, &seed[begin..end], &words), &seed[end..]].concat();
-        std::fs::write(&path, damaged).unwrap();
-        match Source::open(temporary.path()) {
+        match Source::open(&Files::in_memory([("pytorch_model.bin", &damaged[..])]), Family::QwenVl) {
             Ok(source) => {
                 opened += 1;
                 for name in source.names() {
@@ -139,8 +136,10 @@ fn torch_archives() {
 /// The corpus has the pickle of the fixture, which PyTorch wrote.
 #[test]
 fn the_corpus_has_a_real_pickle() {
-    let file = InputFile::open(&folder("../tests/fixtures/checkpoints/mini-a/pytorch_model-00003-of-00003.bin")).unwrap();
-    let entry = zip::read_directory(&file).unwrap().into_iter().find(|(name, _)| name.ends_with("data.pkl")).unwrap().1;
+    let bytes = std::fs::read(folder("../tests/fixtures/checkpoints/mini-a/pytorch_model-00003-of-00003.bin")).unwrap();
+    let files = Files::in_memory([("model.bin", &bytes[..])]);
+    let file = files.find("model.bin").unwrap();
+    let entry = zip::read_directory(file).unwrap().into_iter().find(|(name, _)| name.ends_with("data.pkl")).unwrap().1;
     let real = file.read_vec(entry.offset, entry.len as usize).unwrap();
     assert_eq!(std::fs::read(folder("fuzz/corpus/pickle/mini-a")).unwrap(), real);
 }

@@ -1,33 +1,60 @@
-//! A file that several threads read at positions of their choice.
+//! A file of a checkpoint, and the checkpoint's list of files.
 
 use super::recognise::{HEAD_BYTES, recognise};
 use anyhow::{Context, Result, ensure};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
-/// An input file. Reads take `&self`, so that threads share it. Nothing is mapped, so that resident memory stays what we allocate.
-#[derive(Debug)]
-pub(crate) struct InputFile {
-    path: PathBuf,
-    file: File,
+/// Bytes that several threads read at offsets: the converter's only way to its input.
+pub trait ReadAt: fmt::Debug + Send + Sync {
+    /// Fills `buffer` from byte `offset` on. The range is inside the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Lists ranges that will be read, so that a reader over a network can fetch them together. Reads of other ranges are allowed.
+    fn announce(&self, _ranges: &[Range<u64>]) {}
+}
+
+/// Bytes in memory.
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let bytes = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)?.get(..buffer.len()));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// A file of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct InputFile {
+    name: String,
+    place: String,
     len: u64,
+    version: String,
+    bytes: Arc<dyn ReadAt>,
 }
 
 impl InputFile {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
-        let metadata = file.metadata().with_context(|| format!("could not read {}", path.display()))?;
-        ensure!(metadata.is_file(), "{} is not a file", path.display());
-        Ok(Self { path: path.to_owned(), file, len: metadata.len() })
+    /// A file of `len` bytes.
+    ///
+    /// # Arguments
+    /// * `name` - its name without a folder
+    /// * `place` - its path or address, for messages
+    /// * `version` - text that changes when its contents change: a hash, or the time of the last change
+    pub fn new(name: impl Into<String>, place: impl Into<String>, len: u64, version: impl Into<String>, bytes: Arc<dyn ReadAt>) -> Self {
+        Self { name: name.into(), place: place.into(), len, version: version.into(), bytes }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Its name without a folder.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// The file's name without its folder.
-    pub(crate) fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    /// Its path or address, for messages.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
     }
 
     /// Size in bytes.
@@ -35,16 +62,16 @@ impl InputFile {
         self.len
     }
 
-    /// Time of the last change, if the system knows it.
-    pub(crate) fn modified(&self) -> Option<std::time::SystemTime> {
-        self.file.metadata().and_then(|metadata| metadata.modified()).ok()
+    /// Text that changes when the contents change.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
     }
 
     /// Replaces the error of a file that could not be parsed if its first bytes show another kind of file.
     pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let head = self.read_vec(0, self.len.min(HEAD_BYTES as u64) as usize).unwrap_or_default();
         match recognise(&head, self.len) {
-            Some(kind) => anyhow::anyhow!("{} {kind}", self.path.display()),
+            Some(kind) => anyhow::anyhow!("{} {kind}", self.place),
             None => error,
         }
     }
@@ -52,11 +79,9 @@ impl InputFile {
     /// Fills `buffer` from byte `offset` on.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.check_range(offset, buffer.len())?;
-        #[cfg(unix)]
-        let result = std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset);
-        #[cfg(windows)]
-        let result = read_exact_at(&self.file, buffer, offset);
-        result.with_context(|| format!("could not read {} bytes of {} from byte {offset} on", buffer.len(), self.path.display()))
+        self.bytes
+            .read_at(offset, buffer)
+            .with_context(|| format!("could not read {} bytes of {} from byte {offset} on", buffer.len(), self.place))
     }
 
     /// The bytes `offset .. offset + len`.
@@ -68,28 +93,95 @@ impl InputFile {
         Ok(buffer)
     }
 
+    /// The whole file, for small files.
+    pub(crate) fn read_all(&self) -> Result<Vec<u8>> {
+        let len = usize::try_from(self.len).with_context(|| format!("{} has {} bytes, more than fit the memory", self.place, self.len))?;
+        let mut buffer = vec![0; len];
+        self.bytes.read_at(0, &mut buffer).with_context(|| format!("could not read {}", self.place))?;
+        Ok(buffer)
+    }
+
+    /// The whole file as text.
+    pub(crate) fn read_text(&self) -> Result<String> {
+        String::from_utf8(self.read_all()?).with_context(|| format!("could not read {}", self.place))
+    }
+
+    /// Lists ranges that will be read. Parts outside the file are left out.
+    pub(crate) fn announce(&self, ranges: impl IntoIterator<Item = Range<u64>>) {
+        let inside = |range: Range<u64>| range.start..range.end.min(self.len);
+        let ranges: Vec<_> = ranges.into_iter().map(inside).filter(|range| !range.is_empty()).collect();
+        self.bytes.announce(&ranges);
+    }
+
     fn check_range(&self, offset: u64, len: usize) -> Result<()> {
         ensure!(
             offset.checked_add(len as u64).is_some_and(|end| end <= self.len),
             "{} is truncated: it has {} bytes, and {len} are needed from byte {offset} on",
-            self.path.display(),
+            self.place,
             self.len
         );
         Ok(())
     }
 }
 
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !buffer.is_empty() {
-        match file.seek_read(buffer, offset)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            count => {
-                buffer = &mut buffer[count..];
-                offset += count as u64;
-            }
-        }
+/// The files of a checkpoint in the published layout.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    name: String,
+    place: String,
+    files: BTreeMap<String, InputFile>,
+    folders: Vec<Files>,
+}
+
+impl Files {
+    /// Lists the files of a checkpoint. Hidden files are left out: macOS leaves `._model.safetensors` next to `model.safetensors`.
+    ///
+    /// # Arguments
+    /// * `name` - the name of the checkpoint
+    /// * `place` - its path or address, for messages
+    /// * `folders` - the folders in the folder: only errors mention them
+    pub fn new(
+        name: impl Into<String>,
+        place: impl Into<String>,
+        files: impl IntoIterator<Item = InputFile>,
+        folders: Vec<Self>,
+    ) -> Self {
+        let files = files.into_iter().filter(|file| !file.name.starts_with('.')).map(|file| (file.name.clone(), file)).collect();
+        Self { name: name.into(), place: place.into(), files, folders }
     }
-    Ok(())
+
+    /// The file of this name, if there is one.
+    pub(crate) fn find(&self, name: &str) -> Option<&InputFile> {
+        self.files.get(name)
+    }
+
+    /// The names of all files, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// The folders in the folder.
+    pub(crate) fn folders(&self) -> &[Self] {
+        &self.folders
+    }
+
+    /// The name of the checkpoint.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for Files {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.place)
+    }
+}
+
+#[cfg(test)]
+impl Files {
+    /// Files in memory.
+    pub(crate) fn in_memory<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let file = |(name, bytes): (&str, &[u8])| InputFile::new(name, name, bytes.len() as u64, "", Arc::new(bytes.to_vec()));
+        Self::new("test", "the folder", files.into_iter().map(file), Vec::new())
+    }
 }

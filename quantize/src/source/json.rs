@@ -2,10 +2,10 @@
 //!
 //! Python writes `NaN` and `Infinity`, and Windows editors write a byte order mark. JSON has neither, so both are handled here.
 
+use super::file::InputFile;
 use super::recognise::recognise;
 use anyhow::{Result, anyhow, ensure};
 use serde_json::Value;
-use std::path::Path;
 
 /// Begins the string that stands for a number that JSON cannot express. No file has such a string: JSON escapes U+0000.
 const SENTINEL: char = '\0';
@@ -21,11 +21,11 @@ pub(crate) struct Json {
 
 impl Json {
     /// Reads a file.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|error| anyhow!("could not read {}: {error}", path.display()))?;
+    pub(crate) fn read(file: &InputFile) -> Result<Self> {
+        let bytes = file.read_all()?;
         let explain = |problem: String| match recognise(&bytes, bytes.len() as u64) {
-            Some(kind) => anyhow!("{} {kind}", path.display()),
-            None => anyhow!("{} is not JSON: {problem}", path.display()),
+            Some(kind) => anyhow!("{} {kind}", file.place()),
+            None => anyhow!("{} is not JSON: {problem}", file.place()),
         };
         let text = std::str::from_utf8(&bytes).map_err(|error| explain(format!("it is not UTF-8 from byte {} on", error.valid_up_to())))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -92,11 +92,10 @@ fn take_non_finite(value: &mut Value, path: &mut String, found: &mut Vec<(String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Files;
 
     fn read(bytes: &[u8]) -> Result<Json> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        Json::read(file.path())
+        Json::read(Files::in_memory([("a.json", bytes)]).find("a.json").unwrap())
     }
 
     #[test]

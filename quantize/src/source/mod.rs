@@ -1,7 +1,6 @@
 //! A checkpoint in the published layout: its tensors, and the places of their bytes. Weights are read on request.
 
 pub(crate) mod file;
-mod input;
 pub(crate) mod json;
 pub(crate) mod names;
 pub(crate) mod pickle;
@@ -11,13 +10,11 @@ pub(crate) mod weights;
 pub(crate) mod zip;
 
 use anyhow::{Context, Result, bail, ensure};
-use file::InputFile;
+pub use file::{Files, InputFile, ReadAt};
 use half::slice::HalfFloatSliceExt;
-pub use input::Input;
 use qwen_vl_format::Family;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
 /// Element type of a source tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,10 +81,18 @@ pub(crate) struct SourceTensor {
     pub offset: u64,
 }
 
+/// A block of a tensor seen as a matrix: of its first dimension by all the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Block<'a> {
+    pub name: &'a str,
+    pub rows: Range<usize>,
+    pub cols: Range<usize>,
+}
+
 /// The weights of a checkpoint in the published layout.
 #[derive(Debug)]
 pub struct Source {
-    input: Input,
+    input: Files,
     files: Vec<InputFile>,
     tensors: BTreeMap<String, SourceTensor>,
     /// Weight files of the folder that are not read.
@@ -96,33 +101,29 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens the weight files of a folder with a 2023 model and reads their directories of tensors.
-    pub fn open(dir: &Path) -> Result<Self> {
-        Self::from_input(&Input::from(dir), Family::QwenVl)
-    }
-
     /// Opens the weight files and reads their directories of tensors, which get their published names.
-    pub fn from_input(input: &Input, family: Family) -> Result<Self> {
-        input.check()?;
+    pub fn open(input: &Files, family: Family) -> Result<Self> {
         let chosen = weights::choose(input)?;
         let mut source =
             Self { input: input.clone(), files: Vec::new(), tensors: BTreeMap::new(), left_aside: chosen.left_aside, notes: chosen.notes };
-        for name in chosen.names {
-            let path = input.locate(&name)?;
-            let file = InputFile::open(&path)?;
-            let tensors = if name.ends_with(".safetensors") {
-                safetensors::read_header(&file, source.files.len())
+        let found = |name: &String| input.find(name).with_context(|| format!("`{name}` is missing in {input}"));
+        let files: Vec<&InputFile> = chosen.names.iter().map(found).collect::<Result<_>>()?;
+        files.iter().for_each(|file| announce_directory(file));
+        for file in files {
+            let index = source.files.len();
+            let tensors = if is_safetensors(file) {
+                safetensors::read_header(file, index)
             } else {
-                read_torch_archive(&file, source.files.len(), &mut source.notes)
+                read_torch_archive(file, index, &mut source.notes)
             };
-            let tensors = tensors.with_context(|| format!("could not read the tensors of {}", path.display()));
-            for (tensor_name, tensor) in tensors.map_err(|error| file.explain(error))? {
-                if let Some(other) = source.tensors.insert(tensor_name.clone(), tensor) {
-                    let other = source.files.get(other.file).map_or_else(|| name.clone(), InputFile::name);
-                    bail!("tensor `{tensor_name}` is in {name} and in {other}: move one of them away");
+            let tensors = tensors.with_context(|| format!("could not read the tensors of {}", file.place()));
+            for (name, tensor) in tensors.map_err(|error| file.explain(error))? {
+                if let Some(other) = source.tensors.insert(name.clone(), tensor) {
+                    let other = source.files.get(other.file).unwrap_or(file).name();
+                    bail!("tensor `{name}` is in {} and in {other}: move one of them away", file.name());
                 }
             }
-            source.files.push(file);
+            source.files.push(file.clone());
         }
         source.refuse_lora()?;
         if let Some(prefix) = names::publish(&mut source.tensors, family) {
@@ -144,7 +145,7 @@ impl Source {
     }
 
     /// The files that it was opened from.
-    pub(crate) fn input(&self) -> &Input {
+    pub(crate) fn input(&self) -> &Files {
         &self.input
     }
 
@@ -176,7 +177,7 @@ impl Source {
         let hints = missing.first().and_then(|name| names::nearest(name, || self.names()));
         text += &hints.map_or_else(String::new, |hint| format!(": {hint}"));
         if !self.left_aside.is_empty() {
-            let read: Vec<String> = self.files.iter().map(InputFile::name).collect();
+            let read: Vec<String> = self.files.iter().map(|file| file.name().to_owned()).collect();
             text += &format!(
                 "; read: {}; left aside: {}; move away the files of another model",
                 weights::list(&read),
@@ -184,6 +185,12 @@ impl Source {
             );
         }
         anyhow::anyhow!(text)
+    }
+
+    /// A whole tensor, if there is one of this name.
+    pub(crate) fn whole<'a>(&self, name: &'a str) -> Option<Block<'a>> {
+        let (rows, cols) = matrix_of(&self.tensors.get(name)?.shape);
+        Some(Block { name, rows: 0..rows, cols: 0..cols })
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -212,6 +219,17 @@ impl Source {
         );
         ensure!(tensor.shape == shape, "tensor `{name}` in {file} has shape {:?}, config.json asks for {shape:?}", tensor.shape);
         Ok(tensor)
+    }
+
+    /// Lists blocks that will be read.
+    pub(crate) fn announce(&self, blocks: &[Block<'_>]) {
+        let mut by_file: BTreeMap<usize, Vec<Range<u64>>> = BTreeMap::new();
+        for block in blocks {
+            // Reading reports what is wrong with a tensor.
+            let Some(tensor) = self.tensors.get(block.name) else { continue };
+            by_file.entry(tensor.file).or_default().extend(tensor.range_of(block));
+        }
+        by_file.into_iter().for_each(|(file, ranges)| self.files[file].announce(ranges));
     }
 
     /// Elements of a tensor seen as a matrix: `rows` and `cols` of its first dimension by all the others.
@@ -271,6 +289,20 @@ impl Source {
 }
 
 impl SourceTensor {
+    /// Bytes of its elements.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shape.iter().map(|size| *size as u64).product::<u64>() * self.dtype.size().unwrap_or_default() as u64
+    }
+
+    /// The bytes from the first element of a block to its last, those between its rows included; `None` for scattered elements.
+    fn range_of(&self, block: &Block<'_>) -> Option<Range<u64>> {
+        let size = self.dtype.size()?;
+        let (row_step, col_step) = self.matrix_strides().ok()?;
+        let (last_row, last_col) = (block.rows.end.checked_sub(1)?, block.cols.end.checked_sub(1)?);
+        let at = |row: usize, col: usize| self.offset + ((row * row_step + col * col_step) * size) as u64;
+        Some(at(block.rows.start, block.cols.start)..at(last_row, last_col) + size as u64)
+    }
+
     /// Steps of rows and columns of the tensor as a matrix, in elements; one of them is 1.
     fn matrix_strides(&self) -> Result<(usize, usize)> {
         let (_, cols) = matrix_of(&self.shape);
@@ -297,6 +329,16 @@ pub(crate) fn matrix_of(shape: &[usize]) -> (usize, usize) {
         [] => (1, 1),
         [rows, rest @ ..] => (*rows, rest.iter().product()),
     }
+}
+
+fn is_safetensors(file: &InputFile) -> bool {
+    file.name().ends_with(".safetensors")
+}
+
+/// Announces the bytes where a weight file's directory of tensors begins.
+fn announce_directory(file: &InputFile) {
+    let range = if is_safetensors(file) { 0..safetensors::PREFIX_BYTES } else { file.len().saturating_sub(zip::TAIL_BYTES)..file.len() };
+    file.announce([range]);
 }
 
 /// The tensors of a file that `torch.save` wrote.
@@ -365,21 +407,13 @@ mod tests {
     use super::*;
 
     /// A source of one file with the values 0 to 23 and one tensor in it.
-    fn source(shape: &[usize], strides: Option<&[usize]>, first: u64) -> (tempfile::TempDir, Source) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("weights");
+    fn source(shape: &[usize], strides: Option<&[usize]>, first: u64) -> Source {
         let bytes: Vec<u8> = (0..24u8).flat_map(|value| f32::from(value).to_le_bytes()).collect();
-        std::fs::write(&path, bytes).unwrap();
+        let input = Files::in_memory([("weights", &bytes[..])]);
         let tensor =
             SourceTensor { file: 0, dtype: Dtype::F32, shape: shape.to_vec(), strides: strides.map(<[usize]>::to_vec), offset: first * 4 };
-        let source = Source {
-            input: Input::from(folder.path()),
-            files: vec![InputFile::open(&path).unwrap()],
-            tensors: BTreeMap::from([("w".to_owned(), tensor)]),
-            left_aside: Vec::new(),
-            notes: Vec::new(),
-        };
-        (folder, source)
+        let files = vec![input.find("weights").unwrap().clone()];
+        Source { input, files, tensors: BTreeMap::from([("w".to_owned(), tensor)]), left_aside: Vec::new(), notes: Vec::new() }
     }
 
     /// Shape, strides, first element, rows, columns, and the expected values.
@@ -400,7 +434,7 @@ mod tests {
             (&[5], Some(&[1]), 7, 1..3, 0..1, &[8., 9.]),
         ];
         for (shape, strides, first, rows, cols, want) in cases {
-            let (_folder, source) = source(shape, strides, first);
+            let source = source(shape, strides, first);
             assert_eq!(source.read_floats("w", rows, cols).unwrap(), want, "shape {shape:?}, strides {strides:?}");
         }
     }
@@ -408,7 +442,7 @@ mod tests {
     #[test]
     fn scattered_views_are_refused() {
         for (shape, strides) in [([4, 3], [6, 2]), ([2, 2], [2, 3])] {
-            let (_folder, source) = source(&shape, Some(&strides), 0);
+            let source = source(&shape, Some(&strides), 0);
             let error = format!("{:#}", source.read_floats("w", 0..2, 0..2).unwrap_err());
             assert!(error.contains("`w`") && error.contains("contiguous"), "{error}");
         }

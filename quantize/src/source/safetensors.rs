@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 /// The public library's own limit.
 const MAX_HEADER: u64 = 100_000_000;
+/// Bytes of the header's length.
+pub(crate) const PREFIX_BYTES: u64 = 8;
 
 #[derive(Deserialize)]
 struct HeaderEntry {
@@ -21,11 +23,11 @@ struct HeaderEntry {
 
 /// The tensors of the file at index `file_index`, by name.
 pub(crate) fn read_header(file: &InputFile, file_index: usize) -> Result<Vec<(String, SourceTensor)>> {
-    let prefix = file.read_vec(0, 8)?;
+    let prefix = file.read_vec(0, PREFIX_BYTES as usize)?;
     let header_len = u64::from_le_bytes(prefix.try_into().expect("8 bytes were read"));
     ensure!(header_len <= MAX_HEADER, "its header claims {header_len} bytes, expected at most {MAX_HEADER}");
-    let data_at = 8 + header_len;
-    let header = file.read_vec(8, header_len as usize)?;
+    let data_at = PREFIX_BYTES + header_len;
+    let header = file.read_vec(PREFIX_BYTES, header_len as usize)?;
     parse_header(&header, data_at, file.len(), file_index)
 }
 

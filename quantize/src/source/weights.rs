@@ -3,12 +3,11 @@
 //! A folder often holds more than one set of weights, and files of training. The order of names is that of the `transformers` library,
 //! `AutoModel.from_pretrained`. Other files in the folder do not change the result.
 
-use super::Input;
 use super::json::Json;
+use super::{Files, InputFile};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// The weight files of a checkpoint, in the order in which they are read.
 #[derive(Debug, Default, PartialEq)]
@@ -32,11 +31,10 @@ fn is_weights(name: &str) -> bool {
     !training && !is_lora(name) && (name.ends_with(".safetensors") || (name.starts_with("pytorch_model") && name.ends_with(".bin")))
 }
 
-/// Chooses the weight files. Hidden files are not among the names of an [`Input`].
-pub(crate) fn choose(input: &Input) -> Result<WeightFiles> {
-    let all = input.names()?;
-    let weights: Vec<&str> = all.iter().map(String::as_str).filter(|name| is_weights(name)).collect();
-    let lora: Vec<&str> = all.iter().map(String::as_str).filter(|name| is_lora(name)).collect();
+/// Chooses the weight files. Hidden files are not among [`Files`].
+pub(crate) fn choose(input: &Files) -> Result<WeightFiles> {
+    let weights: Vec<&str> = input.names().filter(|name| is_weights(name)).collect();
+    let lora: Vec<&str> = input.names().filter(|name| is_lora(name)).collect();
     if weights.is_empty() && !lora.is_empty() {
         bail!(lora_alone(input));
     }
@@ -46,8 +44,8 @@ pub(crate) fn choose(input: &Input) -> Result<WeightFiles> {
         let (single, index) = (format!("{stem}.{ending}"), format!("{stem}.{ending}.index.json"));
         if weights.contains(&single.as_str()) {
             chosen.names = vec![single];
-        } else if input.find(&index).is_some() {
-            chosen.names = of_index(input, &index, Shards::find(&weights, stem, ending), &mut chosen.notes)?;
+        } else if let Some(index) = input.find(&index) {
+            chosen.names = of_index(input, index, Shards::find(&weights, stem, ending), &mut chosen.notes)?;
         } else if let Some(shards) = Shards::find(&weights, stem, ending) {
             chosen.names = shards.complete(input)?;
         } else {
@@ -60,21 +58,19 @@ pub(crate) fn choose(input: &Input) -> Result<WeightFiles> {
         chosen.names = weights.iter().filter(|name| name.ends_with(".safetensors") == safetensors).map(|name| (*name).to_owned()).collect();
     }
     if chosen.names.is_empty() {
-        let partitioned = ["zero_to_fp32.py", "latest"].iter().any(|name| all.iter().any(|found| found == name))
-            || all.iter().any(|name| name.starts_with("global_step"));
+        let partitioned = ["zero_to_fp32.py", "latest"].iter().any(|name| input.find(name).is_some())
+            || input.folders().iter().any(|folder| folder.name().starts_with("global_step"));
         ensure!(
             !partitioned,
             "{input} has no weights but a training state of DeepSpeed: run its `zero_to_fp32.py` to join the parts, and put the result \
              next to config.json"
         );
-        let below = input.subfolders().into_iter().find_map(|folder| {
-            let inner = Input::Folder(folder);
-            let names = inner.names().ok()?;
-            let lora = names.iter().any(|name| is_lora(name));
-            (lora || names.iter().any(|name| is_weights(name))).then_some((inner, lora))
+        let below = input.folders().iter().find_map(|inner| {
+            let lora = inner.names().any(is_lora);
+            (lora || inner.names().any(is_weights)).then_some((inner, lora))
         });
         match below {
-            Some((inner, true)) => bail!("{input} has no weights, and {}", lora_alone(&inner)),
+            Some((inner, true)) => bail!("{input} has no weights, and {}", lora_alone(inner)),
             Some((inner, false)) => bail!("{input} has no weights: they are in {inner}, so convert that folder"),
             None => bail!("{input} has no weights: no *.safetensors and no pytorch_model*.bin"),
         }
@@ -96,8 +92,8 @@ pub(crate) fn choose(input: &Input) -> Result<WeightFiles> {
 }
 
 /// The error for a folder that holds a LoRA adapter and no model.
-fn lora_alone(input: &Input) -> String {
-    let config = input.find("adapter_config.json").and_then(|path| Json::read(&path).ok());
+fn lora_alone(input: &Files) -> String {
+    let config = input.find("adapter_config.json").and_then(|file| Json::read(file).ok());
     let base = config.as_ref().and_then(|config| config.value["base_model_name_or_path"].as_str());
     let of = base.map_or_else(String::new, |base| format!(" of `{base}`"));
     let quantized =
@@ -142,7 +138,7 @@ impl Shards {
     }
 
     /// The names of the one set that is complete.
-    fn complete(self, input: &Input) -> Result<Vec<String>> {
+    fn complete(self, input: &Files) -> Result<Vec<String>> {
         let complete: Vec<usize> = self.sets.iter().filter(|(total, files)| **total == files.len()).map(|(total, _)| *total).collect();
         match complete[..] {
             [total] => Ok(self.sets[&total].values().cloned().collect()),
@@ -166,8 +162,8 @@ impl Shards {
 }
 
 /// Returns the files that an index lists. Its list of tensors is not used: the files themselves have one.
-fn of_index(input: &Input, index: &str, shards: Option<Shards>, notes: &mut Vec<String>) -> Result<Vec<String>> {
-    let listed = read_index(&input.locate(index)?)?;
+fn of_index(input: &Files, index: &InputFile, shards: Option<Shards>, notes: &mut Vec<String>) -> Result<Vec<String>> {
+    let listed = read_index(index)?;
     let missing: Vec<String> = listed.iter().filter(|name| input.find(name).is_none()).cloned().collect();
     if missing.is_empty() {
         return Ok(listed.into_iter().collect());
@@ -175,33 +171,33 @@ fn of_index(input: &Input, index: &str, shards: Option<Shards>, notes: &mut Vec<
     if let Some(Ok(names)) = shards.map(|shards| shards.complete(input))
         && names.iter().all(|name| !listed.contains(name))
     {
-        notes.push(format!("{index} is about other files than those that are there, and is ignored"));
+        notes.push(format!("{} is about other files than those that are there, and is ignored", index.name()));
         return Ok(names);
     }
     bail!(
-        "{index} lists {} files, and these are missing in {input}: {}; fetch them, or remove the index if it is not of these files",
+        "{} lists {} files, and these are missing in {input}: {}; fetch them, or remove the index if it is not of these files",
+        index.name(),
         listed.len(),
         list(&missing)
     )
 }
 
-fn read_index(path: &Path) -> Result<BTreeSet<String>> {
+fn read_index(file: &InputFile) -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
+    let place = file.place();
     let index: Index =
-        serde_json::from_value(Json::read(path)?.value).with_context(|| format!("{} is not an index of weights", path.display()))?;
+        serde_json::from_value(Json::read(file)?.value).with_context(|| format!("{place} is not an index of weights"))?;
     for (tensor, file) in &index.weight_map {
         // The name is joined to the folder: it must not lead out of it.
         ensure!(
-            Path::new(file).file_name().is_some_and(|name| name == file.as_str())
-                && (file.ends_with(".safetensors") || file.ends_with(".bin")),
-            "{}: tensor `{tensor}` is in `{file}`, expected the name of a .safetensors or .bin file",
-            path.display()
+            !file.contains(['/', '\\']) && (file.ends_with(".safetensors") || file.ends_with(".bin")),
+            "{place}: tensor `{tensor}` is in `{file}`, expected the name of a .safetensors or .bin file"
         );
     }
-    ensure!(!index.weight_map.is_empty(), "{} lists no tensors", path.display());
+    ensure!(!index.weight_map.is_empty(), "{place} lists no tensors");
     Ok(index.weight_map.into_values().collect())
 }
 
@@ -210,9 +206,7 @@ mod tests {
     use super::*;
 
     fn choice(names: &[&str]) -> Result<WeightFiles> {
-        let folder = tempfile::tempdir().unwrap();
-        names.iter().for_each(|name| std::fs::write(folder.path().join(name), "").unwrap());
-        choose(&Input::from(folder.path()))
+        choose(&Files::in_memory(names.iter().map(|name| (*name, &[][..]))))
     }
 
     #[test]

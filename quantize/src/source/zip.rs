@@ -14,6 +14,8 @@ const ENTRY_LEN: usize = 46;
 const LOCAL_LEN: usize = 30;
 /// Upper bound for a directory, in bytes. A thousand tensors take some 100 KB.
 const MAX_DIRECTORY: u64 = 64 << 20;
+/// The directory's end record is in the last bytes: a comment of up to 64 KiB can follow it.
+pub(crate) const TAIL_BYTES: u64 = END_LEN as u64 + 0xffff;
 
 /// A stored (uncompressed) file in the archive.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +28,7 @@ pub(crate) struct Entry {
 
 /// Reads the directory: contents of each stored entry, by name.
 pub(crate) fn read_directory(file: &InputFile) -> Result<HashMap<String, Entry>> {
-    let tail_len = file.len().min(END_LEN as u64 + 0xffff) as usize;
+    let tail_len = file.len().min(TAIL_BYTES) as usize;
     let tail_at = file.len() - tail_len as u64;
     let tail = file.read_vec(tail_at, tail_len)?;
     let end = (0..=tail_len.saturating_sub(END_LEN))
@@ -48,7 +50,7 @@ pub(crate) fn read_directory(file: &InputFile) -> Result<HashMap<String, Entry>>
     ensure!(directory_len <= MAX_DIRECTORY, "its ZIP directory has {directory_len} bytes, expected at most {MAX_DIRECTORY}");
 
     let directory = file.read_vec(directory_at, directory_len as usize)?;
-    let mut entries = HashMap::new();
+    let mut listed = Vec::new();
     let mut at = 0;
     for index in 0..count {
         let entry = directory.get(at..).filter(|rest| rest.len() >= ENTRY_LEN && rest.starts_with(b"PK\x01\x02"));
@@ -65,6 +67,13 @@ pub(crate) fn read_directory(file: &InputFile) -> Result<HashMap<String, Entry>>
             *saturated = field?;
         }
         ensure!(method == 0 && len == stored_len, "`{name}` in it is compressed (method {method}); torch stores without compression");
+        listed.push((name, len, local_at));
+        at += ENTRY_LEN + name_len + extra_len + comment_len;
+    }
+
+    file.announce(listed.iter().map(|(.., local_at)| *local_at..local_at.saturating_add(LOCAL_LEN as u64)));
+    let mut entries = HashMap::new();
+    for (name, len, local_at) in listed {
         let local = file.read_vec(local_at, LOCAL_LEN)?;
         ensure!(local.starts_with(b"PK\x03\x04"), "`{name}` in it has no local header at byte {local_at}");
         let offset = local_at + LOCAL_LEN as u64 + u64::from(u16_at(&local, 26)?) + u64::from(u16_at(&local, 28)?);
@@ -76,7 +85,6 @@ pub(crate) fn read_directory(file: &InputFile) -> Result<HashMap<String, Entry>>
         if entries.insert(name.clone(), Entry { offset, len }).is_some() {
             bail!("`{name}` is in it twice");
         }
-        at += ENTRY_LEN + name_len + extra_len + comment_len;
     }
     Ok(entries)
 }

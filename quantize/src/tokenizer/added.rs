@@ -1,7 +1,7 @@
 //! The added tokens of a checkpoint. Up to three files list them.
 
 use super::TOKENIZER_JSON;
-use crate::source::Input;
+use crate::source::Files;
 use crate::source::json::Json;
 use crate::source::weights::list;
 use anyhow::{Context, Result, bail, ensure};
@@ -21,8 +21,8 @@ struct Listed {
 }
 
 /// Reads the added tokens, in the order of their ids. `tokenizer` is the contents of `tokenizer.json`, if there is one.
-pub(super) fn read(input: &Input, tokenizer: Option<&Value>, notes: &mut Vec<String>) -> Result<Vec<AddedToken>> {
-    let file = |name: &str| input.find(name).map(|path| Json::read(&path)).transpose();
+pub(super) fn read(input: &Files, tokenizer: Option<&Value>, notes: &mut Vec<String>) -> Result<Vec<AddedToken>> {
+    let file = |name: &str| input.find(name).map(Json::read).transpose();
     let settings = file(TOKENIZER_CONFIG)?.map_or(Value::Null, |json| json.value);
     let mut tokens = Tokens::default();
     for entry in tokenizer.and_then(|json| json["added_tokens"].as_array()).into_iter().flatten() {

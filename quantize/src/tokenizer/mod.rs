@@ -6,8 +6,7 @@
 mod added;
 mod merges;
 
-use crate::source::Input;
-use crate::source::file::InputFile;
+use crate::source::Files;
 use crate::source::json::Json;
 use anyhow::{Context, Result, bail, ensure};
 use merges::Merges;
@@ -32,7 +31,7 @@ pub struct Tokenizer {
 }
 
 /// Reads the tokenizer of a checkpoint and checks it against the configuration. Adds notes about settings that are left out.
-pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
+pub(crate) fn read(input: &Files, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
     match config.family {
         Family::QwenVl => read_ranks(input, config),
         Family::Qwen2Vl | Family::Qwen3Vl => read_merges(input, config, notes),
@@ -40,18 +39,17 @@ pub(crate) fn read(input: &Input, config: &ModelConfig, notes: &mut Vec<String>)
 }
 
 /// Reads the vocabulary as leniently as tiktoken and checks it against the configuration.
-fn read_ranks(input: &Input, config: &ModelConfig) -> Result<Tokenizer> {
-    let path = input.find(TOKENIZER_FILE);
-    let path =
-        path.with_context(|| format!("the vocabulary {TOKENIZER_FILE} is missing in {input}: copy it from the published checkpoint"))?;
-    let file = InputFile::open(&path)?;
-    let bytes = file.read_vec(0, file.len() as usize)?;
+fn read_ranks(input: &Files, config: &ModelConfig) -> Result<Tokenizer> {
+    let file = input.find(TOKENIZER_FILE);
+    let file =
+        file.with_context(|| format!("the vocabulary {TOKENIZER_FILE} is missing in {input}: copy it from the published checkpoint"))?;
+    let bytes = file.read_all()?;
     let read = || -> Result<Vocabulary> {
         let vocabulary = Vocabulary::parse(&bytes)?;
         vocabulary.check_image_start(config.image_token)?;
         Ok(vocabulary)
     };
-    let vocabulary = read().with_context(|| format!("cannot use {}", path.display())).map_err(|error| file.explain(error))?;
+    let vocabulary = read().with_context(|| format!("cannot use {}", file.place())).map_err(|error| file.explain(error))?;
     // The published tokenizer looks for added tokens in the normalised text, as is done here.
     let mut added_tokens = added::read(input, None, &mut Vec::new())?;
     added_tokens.retain(|token| token.id > vocabulary.special().imgpad);
@@ -72,11 +70,11 @@ fn check_rows(added: &[AddedToken], config: &ModelConfig) -> Result<()> {
 }
 
 /// Reads the byte-level BPE of a later generation.
-fn read_merges(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
-    let json = input.find(TOKENIZER_JSON).map(|path| Ok::<_, anyhow::Error>((Json::read(&path)?.value, path))).transpose()?;
+fn read_merges(input: &Files, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
+    let json = input.find(TOKENIZER_JSON).map(|file| Ok::<_, anyhow::Error>((Json::read(file)?.value, file))).transpose()?;
     let (merges, files) = match &json {
-        Some((json, path)) => {
-            let files = path.display().to_string();
+        Some((json, file)) => {
+            let files = file.place().to_owned();
             let read = || {
                 check_steps(json)?;
                 Merges::of_json(&json["model"])
@@ -89,9 +87,9 @@ fn read_merges(input: &Input, config: &ModelConfig, notes: &mut Vec<String>) -> 
                     "the tokenizer is missing in {input}: copy {TOKENIZER_JSON}, or vocab.json and merges.txt, from the published checkpoint"
                 );
             };
-            let text = std::fs::read_to_string(&merges).with_context(|| format!("could not read {}", merges.display()))?;
-            let files = format!("{} with {}", vocabulary.display(), merges.display());
-            let read = || Merges::of_files(&Json::read(&vocabulary)?.value, &text);
+            let text = merges.read_text()?;
+            let files = format!("{} with {}", vocabulary.place(), merges.place());
+            let read = || Merges::of_files(&Json::read(vocabulary)?.value, &text);
             (read().with_context(|| format!("cannot use {files}"))?, files)
         }
     };
@@ -149,7 +147,7 @@ fn check_steps(json: &Value) -> Result<()> {
 pub(crate) fn parse(json: &Value) -> Result<usize> {
     check_steps(json)?;
     let mut notes = Vec::new();
-    let added = added::read(&Input::Files(Default::default()), Some(json), &mut notes)?;
+    let added = added::read(&Files::default(), Some(json), &mut notes)?;
     let vocabulary = Merges::of_json(&json["model"])?.vocabulary(&added)?;
     vocabulary.added_tokens(Family::Qwen2Vl, &added)?;
     Ok(vocabulary.len())

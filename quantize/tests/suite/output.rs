@@ -1,8 +1,7 @@
 //! Nothing of the user's is lost: the places of the output folder, and what it may replace.
 
 use crate::support::{assert_names, checkpoint, copy, single};
-use quantize::source::Input;
-use quantize::{Options, WriteOptions};
+use quantize::{Input, Options, WriteOptions};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

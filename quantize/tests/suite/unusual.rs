@@ -5,8 +5,7 @@ use crate::support::{
     Tensor, assert_names, checkpoint, convert, converted, copy, edit_json, open, pickled_dict, pickled_tensors, refusal, single, tensors,
     torch_archive, without_weights, write_tensors,
 };
-use quantize::source::Input;
-use quantize::{Options, SchemeName};
+use quantize::{Input, Options, SchemeName};
 use qwen_vl_format::AddedToken;
 use serde_json::json;
 use std::fs;

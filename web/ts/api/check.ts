@@ -4,13 +4,13 @@ import { QwenVLError, type ErrorCode } from "../wire/errors.js";
 import type { Estimate } from "../wire/generated.js";
 import type { Inspection } from "../weights/inspect.js";
 import { quotaMessage } from "../weights/load.js";
-import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
+import { cacheSpec, sourceSpec, type CacheChoice, type HubOptions, type ModelSource, type SourceOptions } from "../weights/spec.js";
 import { memoryOptions, MEMORY_CHECKS, type MemoryOptions } from "./memory.js";
-import { abortSignal, anyBoolean, checkedElsewhere, checkOptions, SOURCE_CHECKS, type Checks } from "./options.js";
+import { abortSignal, anyBoolean, checkedElsewhere, checkOptions, HUB_CHECKS, SOURCE_CHECKS, type Checks } from "./options.js";
 import { LOCATION_CHECKS, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
 /** Options of a check. Those of the model's memory are the options of the load. */
-export interface CheckOptions extends SourceOptions, FileLocations, MemoryOptions {
+export interface CheckOptions extends SourceOptions, HubOptions, FileLocations, MemoryOptions {
   /** The `cache` of the load; the site's private file system by default. */
   cache?: CacheChoice;
   /** Allocates the model's memory on the GPU and frees it again. Only this shows whether it fits. */
@@ -67,6 +67,7 @@ const CHECKS: Checks<CheckOptions> = {
   probeMemory: anyBoolean,
   signal: abortSignal,
   ...SOURCE_CHECKS,
+  ...HUB_CHECKS,
   ...LOCATION_CHECKS,
 };
 
@@ -143,7 +144,7 @@ async function storageEstimate(): Promise<CheckReport["storage"]> {
 async function inspect(source: ModelSource, options: CheckOptions): Promise<Inspection<Estimate>> {
   const { signal } = options;
   const from = sourceSpec(source, { ...options, retries: options.retries ?? RETRIES });
-  const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? "opfs" : "none"));
+  const cache = cacheSpec(options.cache ?? (from.spec.kind === "folder" ? "none" : "opfs"));
   const client = startWorker(options);
   try {
     const params = {

@@ -4,7 +4,7 @@ import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precision } from "../wire/protocol.js";
 import { PHASES, type LoadProgress } from "../weights/progress.js";
-import { cacheSpec, sourceSpec, type CacheChoice, type ModelSource, type SourceOptions } from "../weights/spec.js";
+import { cacheSpec, sourceSpec, type CacheChoice, type HubOptions, type ModelSource, type SourceOptions } from "../weights/spec.js";
 import type { ImageOptions } from "./image.js";
 import { memoryOptions, MEMORY_CHECKS, type MemoryOptions } from "./memory.js";
 import {
@@ -14,6 +14,7 @@ import {
   anyString,
   checkedElsewhere,
   checkOptions,
+  HUB_CHECKS,
   IMAGE_CHECKS,
   oneOf,
   SOURCE_CHECKS,
@@ -22,7 +23,7 @@ import {
 } from "./options.js";
 import { adoptWorker, LOCATION_CHECKS, startOnPageThread, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
-export interface LoadOptions extends SourceOptions, FileLocations, ImageOptions, MemoryOptions {
+export interface LoadOptions extends SourceOptions, HubOptions, FileLocations, ImageOptions, MemoryOptions {
   /** Aborts the load. Its promise then rejects with the signal's reason. */
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
@@ -89,6 +90,7 @@ const CHECKS: Checks<LoadOptions> = {
   concurrency: whole(1),
   whenBusy: oneOf("wait", "fail"),
   ...SOURCE_CHECKS,
+  ...HUB_CHECKS,
   ...LOCATION_CHECKS,
 };
 
@@ -180,7 +182,7 @@ async function loadOnce(source: ModelSource, options: LoadOptions, { backend, wo
   const from = sourceSpec(source, options);
   // Only workers can read files of the private file system piece by piece.
   const store = worker === false ? "cache-api" : "opfs";
-  const cache = cacheSpec(options.cache ?? (from.spec.kind === "url" ? store : "none"));
+  const cache = cacheSpec(options.cache ?? (from.spec.kind === "folder" ? "none" : store));
   const client =
     worker === true ? startWorker(options, backend) : worker === false ? await startOnPageThread(backend) : adoptWorker(worker);
   attempts.onStart(client);

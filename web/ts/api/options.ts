@@ -6,7 +6,7 @@
 import { QwenVLError } from "../wire/errors.js";
 import { describe } from "../wire/quote.js";
 import type { AskOptions, Box, PictureLimits } from "../wire/types.js";
-import type { SourceOptions } from "../weights/spec.js";
+import type { HubOptions, SourceOptions } from "../weights/spec.js";
 import type { ImageOptions } from "./image.js";
 
 /** Check of one option. */
@@ -50,6 +50,9 @@ export const SOURCE_CHECKS: Checks<SourceOptions> = {
   requestInit: checkedElsewhere,
   retries: { expected: "a number from 0", accepts: (value) => typeof value === "number" && value >= 0 },
 };
+
+/** Checks of the options of the Hub. */
+export const HUB_CHECKS: Checks<HubOptions> = { accessToken: anyString, hubUrl: address };
 
 /** Accepts whole numbers from `min` to `max`. */
 export function whole(min: number, max = MAX_SIZE): Check {

@@ -2,9 +2,10 @@
 
 import type { WorkerClient } from "../wire/client.js";
 import { limitsForEngine } from "../wire/engine.js";
-import type { ModelSource } from "../weights/spec.js";
+import type { ConvertSource, ModelSource } from "../weights/spec.js";
 import { weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
+import { convert, discard, plan, type CheckpointPlan, type ConvertedModel, type ConvertOptions, type PlanOptions } from "./convert.js";
 import { loadIntoWorker, type LoadOptions } from "./load.js";
 import { imageView } from "./image.js";
 import { QwenVLModel, type EncodeOptions } from "./model.js";
@@ -26,6 +27,20 @@ export const QwenVL = {
 
   /** Returns whether this machine can run a model, before it is fetched: see {@link CheckReport}. Rejects only if it is aborted. */
   check: (source?: string | URL, options: CheckOptions = {}): Promise<CheckReport> => check(source, options),
+
+  /** Returns what a conversion will do, before its first byte: see {@link CheckpointPlan}. */
+  plan: (source: ConvertSource, options: PlanOptions = {}): Promise<CheckpointPlan> => plan(source, options),
+
+  /**
+   * Converts a checkpoint in the published layout, with its own workers. What an interrupted run has finished is kept, and the next run goes
+   * on there.
+   *
+   * @param source repository as `hf:OWNER/NAME[@REVISION]`, address of a folder, or a folder on this machine
+   */
+  convert: (source: ConvertSource, options: ConvertOptions = {}): Promise<ConvertedModel> => convert(source, options),
+
+  /** Deletes what an interrupted conversion has written. `source` and `options` are those of the conversion. */
+  discardConversion: (source: ConvertSource, options: ConvertOptions = {}): Promise<void> => discard(source, options),
 
   /**
    * Loads a model into a worker.

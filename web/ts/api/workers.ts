@@ -16,6 +16,10 @@ export interface FileLocations {
   cpuWasmUrl?: string | URL;
   /** Address of the worker script of the CPU fallback. */
   cpuWorkerUrl?: string | URL;
+  /** Address of the wasm file of the converter. */
+  convertWasmUrl?: string | URL;
+  /** Address of the worker script of the converter. */
+  convertWorkerUrl?: string | URL;
 }
 
 export const LOCATION_CHECKS: Checks<FileLocations> = {
@@ -23,6 +27,8 @@ export const LOCATION_CHECKS: Checks<FileLocations> = {
   workerUrl: address,
   cpuWasmUrl: address,
   cpuWorkerUrl: address,
+  convertWasmUrl: address,
+  convertWorkerUrl: address,
 };
 
 /** Workers of the page that were given to a load. They end with their model, so each serves one load. */
@@ -45,6 +51,13 @@ export function startWorker({ workerUrl, cpuWorkerUrl }: FileLocations, backend:
       ? new Worker(new URL("../worker-cpu.js", import.meta.url), { type: "module" })
       : new Worker(new URL("../worker.js", import.meta.url), { type: "module" }),
   );
+}
+
+/** Starts a worker of the converter. */
+export function startConverter({ convertWorkerUrl }: FileLocations): WorkerClient {
+  if (typeof Worker === "undefined") throw new QwenVLError("INTERNAL", "this environment has no workers: run `npx qwen-vl-web quantize`");
+  if (convertWorkerUrl) return new WorkerClient(new Worker(convertWorkerUrl, { type: "module" }));
+  return new WorkerClient(new Worker(new URL("../worker-convert.js", import.meta.url), { type: "module" }));
 }
 
 /** Takes over a worker of the page, whose script imports `qwen-vl-web/worker`. */

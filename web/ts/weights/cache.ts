@@ -1,13 +1,15 @@
 /** Knows which files of a cache store are complete, and which models they belong to. */
 
 import type { FileEntry, Manifest } from "./manifest.js";
-import type { CacheFile, CacheStore, StoredFile } from "./store.js";
+import { createFile, readText, renameFile, writeFile, type CacheFile, type CacheStore, type StoredFile } from "./store.js";
 
 /** Files are named by their content, so that a new version of a model never uses bytes of the old one. */
 const dataName = ({ sha256 }: FileEntry) => sha256;
 /** The record is written after the data, once the hash is verified. A file without a record is an unfinished download. */
 const recordName = ({ sha256 }: FileEntry) => `${sha256}.complete`;
 const MODEL_SUFFIX = ".model";
+/** Begins the names of files of conversions that are not complete. */
+export const CONVERSION_PREFIX = "convert-";
 
 /** Record of a model: its address and manifest. */
 interface ModelRecord {
@@ -61,7 +63,7 @@ export class WeightCache {
     let file: CacheFile | undefined;
     try {
       const complete = (await this.#readRecord(recordName(entry))) === String(entry.bytes);
-      file = await this.#create(dataName(entry));
+      file = await createFile(this.store, dataName(entry));
       const cached = new CachedFile(this, entry, file, complete);
       // An eviction can leave a record without its data; a fault can leave more data than the file has.
       if (complete ? file.bytes !== entry.bytes : file.bytes > entry.bytes) await cached.reset();
@@ -130,6 +132,12 @@ export class WeightCache {
     for (const { name } of await this.store.list()) await this.store.delete(name);
   }
 
+  /** Makes a closed file of the store the stored file of a model. */
+  async adopt(name: string, entry: FileEntry): Promise<void> {
+    await renameFile(this.store, name, dataName(entry));
+    await this.markComplete(entry);
+  }
+
   /** Records that a file is stored completely and verified. */
   async markComplete(entry: FileEntry): Promise<void> {
     await this.#writeRecord(recordName(entry), String(entry.bytes));
@@ -157,35 +165,18 @@ export class WeightCache {
       const { files, shards } = JSON.parse(manifest) as Manifest;
       for (const entry of [...files, ...shards]) used.add(dataName(entry)).add(recordName(entry));
     }
+    for (const { name } of await this.store.list()) if (name.startsWith(CONVERSION_PREFIX)) used.add(name);
     // Longer names first: a record is deleted before its data.
     const unused = (await this.store.list()).map(({ name }) => name).filter((name) => !used.has(name));
     for (const name of unused.sort((a, b) => b.length - a.length)) await this.store.delete(name);
   }
 
-  async #readRecord(name: string): Promise<string | undefined> {
-    const file = await this.store.open(name, false);
-    if (!file) return undefined;
-    try {
-      return new TextDecoder().decode(await file.read(0, file.bytes));
-    } finally {
-      await file.close();
-    }
+  #readRecord(name: string): Promise<string | undefined> {
+    return readText(this.store, name);
   }
 
-  async #create(name: string): Promise<CacheFile> {
-    const file = await this.store.open(name, true);
-    if (!file) throw new Error(`the cache store \`${this.store.kind}\` did not create the file \`${name}\``);
-    return file;
-  }
-
-  async #writeRecord(name: string, text: string): Promise<void> {
-    const file = await this.#create(name);
-    try {
-      await file.truncate();
-      await file.append(new TextEncoder().encode(text));
-    } finally {
-      await file.close();
-    }
+  #writeRecord(name: string, text: string): Promise<void> {
+    return writeFile(this.store, name, new TextEncoder().encode(text));
   }
 }
 

@@ -23,6 +23,8 @@ export interface DownloadOptions {
   stallMs?: number;
   /** Size of the file's pieces, see `readBody`. */
   pieceBytes?: number | undefined;
+  /** True if the file is longer than the bytes that are asked for: each request then names their end. */
+  exactRange?: boolean;
 }
 
 const BACKOFF_MS = 500;
@@ -43,7 +45,7 @@ class RetryableError extends Error {
 }
 
 /** Properties of the file on its server, as seen in the responses so far. */
-interface ServedFile {
+export interface ServedFile {
   etag: string | null;
   /** False once the server has ignored a byte range. */
   ranges: boolean;
@@ -59,8 +61,8 @@ export async function* download(
   bytes: number,
   from: number,
   options: DownloadOptions,
+  served: ServedFile = { etag: null, ranges: true },
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-  const served: ServedFile = { etag: null, ranges: true };
   let at = from;
   let failures = 0;
   let endedAt: number | undefined;
@@ -87,6 +89,27 @@ export async function* download(
 function shorterFile(url: string, expected: number, found: number): QwenVLError {
   const message = `${excerpt(url)}: expected ${expected} bytes as in the manifest, the server has ${found}`;
   return new QwenVLError("INTEGRITY", message, { details: { shard: url, expected, found } });
+}
+
+/**
+ * Downloads the bytes `start..end` of a file.
+ *
+ * @param served what earlier requests for the file have shown; a file that changes between them is an error
+ */
+export async function downloadRange(
+  url: string,
+  start: number,
+  end: number,
+  options: DownloadOptions,
+  served: ServedFile,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const whole = new Uint8Array(end - start);
+  let at = 0;
+  for await (const piece of download(url, end, start, { ...options, exactRange: true }, served)) {
+    whole.set(piece, at);
+    at += piece.byteLength;
+  }
+  return whole;
 }
 
 /** Downloads a small file of unknown size. */
@@ -162,8 +185,8 @@ async function* openBody(
   try {
     signal.throwIfAborted();
     const headers = new Headers(options.requestInit?.headers);
-    const ranged = at > 0 && served.ranges;
-    if (ranged) headers.set("range", `bytes=${at}-`);
+    const ranged = (at > 0 || options.exactRange === true) && served.ranges;
+    if (ranged) headers.set("range", options.exactRange ? `bytes=${at}-${bytes - 1}` : `bytes=${at}-`);
     const request = options.fetch(url, { ...options.requestInit, headers, signal: attempt.signal });
     response = await waited(request, "no response from the server");
     let skip = bytesToSkip(url, response, at, ranged, served);

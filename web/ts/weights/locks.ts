@@ -25,6 +25,13 @@ export async function withModelLock<T>(
   return acquire(CACHE_LOCK, "shared", () => acquire(`qwen-vl-web ${shards[0]?.sha256 ?? ""}`, "exclusive", work));
 }
 
+/** Runs `work` while no other tab makes the same conversion, or clears the cache; otherwise fails with `BUSY`. */
+export async function withConversionLock<T>(fingerprint: string, work: () => Promise<T>): Promise<T> {
+  const immediate = await request(CACHE_LOCK, "shared", () => request(`qwen-vl-web convert ${fingerprint}`, "exclusive", work));
+  if (!immediate?.result) throw new QwenVLError("BUSY", "another tab is converting this checkpoint");
+  return immediate.result.result;
+}
+
 /** Runs `work` if no tab loads or changes any model; otherwise fails with `BUSY`. */
 export async function withCacheLock<T>(work: () => Promise<T>): Promise<T> {
   const immediate = await request(CACHE_LOCK, "exclusive", work);

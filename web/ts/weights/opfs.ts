@@ -11,6 +11,7 @@ interface SyncAccessHandle {
 }
 interface WorkerFileHandle extends FileSystemFileHandle {
   createSyncAccessHandle(): Promise<SyncAccessHandle>;
+  move(name: string): Promise<void>;
 }
 
 const FOLDER = "qwen-vl-web";
@@ -47,6 +48,12 @@ export class OpfsStore implements CacheStore {
 
   async delete(name: string): Promise<void> {
     await whenUnlocked(() => this.#folder.removeEntry(name)).catch(unlessMissing);
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    const file = (await this.#folder.getFileHandle(from)) as WorkerFileHandle;
+    await this.delete(to);
+    await whenUnlocked(() => file.move(to));
   }
 }
 

@@ -30,8 +30,22 @@ export interface LoadProgress {
 }
 
 /** Shortest time between two reports, so that the page is not flooded. */
-const INTERVAL_MS = 100;
+export const INTERVAL_MS = 100;
 const RATE_WINDOW_MS = 5000;
+
+/** The rate of something that counts up, over the last seconds. */
+export class Rate {
+  #samples: { at: number; count: number }[] = [];
+
+  /** Returns the rate in units a second, given the count so far. */
+  update(count: number): number {
+    const at = performance.now();
+    this.#samples = this.#samples.filter((sample) => at - sample.at <= RATE_WINDOW_MS);
+    const oldest = this.#samples[0];
+    this.#samples.push({ at, count });
+    return oldest && at > oldest.at ? ((count - oldest.count) * 1000) / (at - oldest.at) : 0;
+  }
+}
 
 /** Sums up the progress of files that are loaded in parallel. */
 export class ProgressCounter {
@@ -49,8 +63,7 @@ export class ProgressCounter {
     retries: 0,
     pictures: 0,
   };
-  /** Byte counts of the last reports, for the rate. */
-  #samples: { at: number; bytes: number }[] = [];
+  readonly #rate = new Rate();
   #reportedAt = -Infinity;
 
   constructor(onReport: (progress: LoadProgress) => void) {
@@ -106,12 +119,9 @@ export class ProgressCounter {
   }
 
   report(): void {
-    const at = (this.#reportedAt = performance.now());
+    this.#reportedAt = performance.now();
     const state = this.#state;
-    this.#samples = this.#samples.filter((sample) => at - sample.at <= RATE_WINDOW_MS);
-    const oldest = this.#samples[0];
-    this.#samples.push({ at, bytes: state.bytes });
-    state.bytesPerSecond = oldest && at > oldest.at ? ((state.bytes - oldest.bytes) * 1000) / (at - oldest.at) : 0;
+    state.bytesPerSecond = this.#rate.update(state.bytes);
     state.etaSeconds = state.bytesPerSecond > 0 ? (state.totalBytes - state.bytes) / state.bytesPerSecond : undefined;
     this.#onReport({ ...state });
   }

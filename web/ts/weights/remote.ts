@@ -1,6 +1,6 @@
 /** Lets the worker use a page's own `fetch` and cache store: functions cannot be posted, so their calls go over a port. */
 
-import type { CacheFile, CacheStore, StoredFile } from "./store.js";
+import { renameFile, type CacheFile, type CacheStore, type StoredFile } from "./store.js";
 import type { Fetch } from "./download.js";
 
 type Values = readonly unknown[];
@@ -134,6 +134,7 @@ export function exposeStore(port: MessagePort, store: CacheStore): void {
     },
     list: () => store.list(),
     delete: (name: string) => store.delete(name),
+    rename: (from: string, to: string) => renameFile(store, from, to),
   });
 }
 
@@ -177,5 +178,9 @@ export class RemoteStore implements CacheStore {
 
   async delete(name: string): Promise<void> {
     await this.#call("delete", name);
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    await this.#call("rename", from, to);
   }
 }

@@ -10,6 +10,8 @@ export interface CacheStore {
   list(): Promise<StoredFile[]>;
   /** Deletes a file. Does nothing if it does not exist. */
   delete(name: string): Promise<void>;
+  /** Renames a closed file and replaces one of the new name. Without this method, files are copied. */
+  rename?(from: string, to: string): Promise<void>;
 }
 
 export interface StoredFile {
@@ -29,4 +31,54 @@ export interface CacheFile {
   truncate(): Promise<void>;
   /** Makes written bytes durable and releases the file. */
   close(): Promise<void>;
+}
+
+/** Bytes to copy at a time. */
+const COPY_BYTES = 2 << 20;
+
+/** Renames a closed file, also in a store that can only copy. */
+export async function renameFile(store: CacheStore, from: string, to: string): Promise<void> {
+  if (store.rename) return store.rename(from, to);
+  const [source, target] = [await store.open(from, false), await store.open(to, true)];
+  try {
+    await target?.truncate();
+    for (let at = 0; source && at < source.bytes;) {
+      const piece = await source.read(at, COPY_BYTES);
+      await target?.append(piece);
+      at += piece.byteLength;
+    }
+  } finally {
+    await source?.close();
+    await target?.close();
+  }
+  await store.delete(from);
+}
+
+/** Reads a small file as text; `undefined` if it does not exist. */
+export async function readText(store: CacheStore, name: string): Promise<string | undefined> {
+  const file = await store.open(name, false);
+  if (!file) return undefined;
+  try {
+    return new TextDecoder().decode(await file.read(0, file.bytes));
+  } finally {
+    await file.close();
+  }
+}
+
+/** Opens a file for writing. */
+export async function createFile(store: CacheStore, name: string): Promise<CacheFile> {
+  const file = await store.open(name, true);
+  if (!file) throw new Error(`the cache store \`${store.kind}\` did not create the file \`${name}\``);
+  return file;
+}
+
+/** Writes a small file. */
+export async function writeFile(store: CacheStore, name: string, bytes: Uint8Array): Promise<void> {
+  const file = await createFile(store, name);
+  try {
+    await file.truncate();
+    await file.append(bytes);
+  } finally {
+    await file.close();
+  }
 }

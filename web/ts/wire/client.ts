@@ -69,7 +69,7 @@ export class WorkerClient {
       // The browser may keep a page that the user has left, frozen and with its locks. Chromium did so for a minute while other tabs
       // waited for the lock of the model.
       const leave = () => this.end(new QwenVLError("DISPOSED", "the page was left during the load"));
-      if (kind === "load" || kind === "cache") globalThis.addEventListener?.("pagehide", leave);
+      if (kind === "load" || kind === "cache" || kind === "convertShard") globalThis.addEventListener?.("pagehide", leave);
       const settle = () => {
         this.#pending.delete(id);
         signal?.removeEventListener("abort", abort);

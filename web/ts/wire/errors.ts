@@ -17,6 +17,9 @@ export type ErrorCode =
   | "MANIFEST_VERSION"
   | "VOCABULARY_INVALID"
   | "UNSUPPORTED_MODEL"
+  | "CHECKPOINT_INVALID"
+  | "NOT_CONVERTED"
+  | "ACCESS_DENIED"
   | "IMAGE_DECODE"
   | "IMAGE_TOO_LARGE"
   | "INVALID_ARGUMENT"
@@ -41,7 +44,10 @@ const HINTS: Record<ErrorCode | EdgeErrorCode, string> = {
   MANIFEST_INVALID: "The address must be of a folder that `quantize` wrote.",
   MANIFEST_VERSION: "Update this package, or convert the checkpoint again.",
   VOCABULARY_INVALID: "The vocabulary of this model is damaged: convert the checkpoint again, with its own qwen.tiktoken.",
-  UNSUPPORTED_MODEL: "Only Qwen-VL and Qwen-VL-Chat (2023) run here.",
+  UNSUPPORTED_MODEL: "Supported are Qwen-VL (2023), and the Instruct models of Qwen2-VL and Qwen3-VL.",
+  CHECKPOINT_INVALID: "The message names the file or the tensor: take the files of the published checkpoint, or save the model again.",
+  NOT_CONVERTED: "Convert the checkpoint first with `QwenVL.convert`, or load it with `convert: true`.",
+  ACCESS_DENIED: "Ask for access on the model's page, and pass an access token of your account.",
   IMAGE_DECODE: "Pass a PNG, JPEG, WebP, GIF or BMP picture, or draw the picture to a canvas first.",
   IMAGE_TOO_LARGE: "Make the picture smaller, for example by drawing it to a canvas: the model sees far fewer pixels of it.",
   INVALID_ARGUMENT: "",

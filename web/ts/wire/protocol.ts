@@ -12,13 +12,15 @@ import type {
 } from "./engine.js";
 import type { Adapter, Family, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
-import type { Estimate } from "./generated.js";
+import type { ConversionPlan, ConversionRequest, Estimate } from "./generated.js";
 import type { Answer, AnswerEvent } from "./types.js";
 import type { CachedModel } from "../weights/cache.js";
 import type { Inspection } from "../weights/inspect.js";
 import type { CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
-import type { CacheSpec, SourceSpec } from "../weights/spec.js";
+import type { FileEntry } from "../weights/manifest.js";
+import type { Listing } from "../weights/ranges.js";
+import type { CacheSpec, RangeSpec, SourceSpec } from "../weights/spec.js";
 
 /** Implementation that computes a model: WebGPU, or the processor. */
 export type Backend = "webgpu" | "cpu";
@@ -77,6 +79,17 @@ export interface AnswerReply {
 
 export type { Adapter, EngineOptions, Family, Steps };
 
+/** Settings of a conversion. */
+export type ConversionSettings = Omit<ConversionRequest, "name" | "place" | "files">;
+
+/** Bytes of a checkpoint from an offset on. */
+export interface Supply {
+  /** Index into the list of files. */
+  file: number;
+  start: number;
+  bytes: Uint8Array<ArrayBuffer>;
+}
+
 /** Input of a load. */
 export interface LoadParams {
   source: SourceSpec;
@@ -89,6 +102,43 @@ export interface LoadParams {
   selfCheck: boolean;
   keptImages?: number;
 }
+
+/** Parameters of `convertOpen`. */
+export interface ConvertOpenParams {
+  source: RangeSpec;
+  settings: ConversionSettings;
+  listing?: Listing;
+  supplies: Supply[];
+  /** Absent if nothing will be written. */
+  output?: OutputSpec;
+  wasmUrl?: string;
+}
+
+/** An open checkpoint. */
+export interface ConvertOpened {
+  plan: ConversionPlan;
+  listing: Listing;
+  /** The bytes that were read, for other workers. */
+  supplies: Supply[];
+}
+
+/** Progress of a conversion since the last event. */
+export interface ConvertStep {
+  /** Bytes of the source that arrived. */
+  read: number;
+  /** Bytes of the result that were written. */
+  written: number;
+  /** Requests that failed and were repeated. */
+  retries: number;
+}
+
+/** The output of a conversion, in a form that the page can post. */
+export type OutputSpec =
+  /** The weight cache, where a load finds the model at `url`. */
+  | { kind: "cache"; cache: CacheSpec; url: string }
+  | { kind: "directory"; folder: FileSystemDirectoryHandle }
+  /** A store that receives the files of a folder. */
+  | { kind: "store"; cache: CacheSpec };
 
 /** Kinds of calls that the worker answers: parameters, events while a call is pending, and result. */
 export interface Calls {
@@ -112,6 +162,16 @@ export interface Calls {
   count: { params: { prompt: PromptInput; images: ImagePayload[]; limits: EngineLimits }; event: never; result: number | "missing" };
   benchmark: { params: { options: EngineBenchmark }; event: Steps; result: EngineBenchmarkReport };
   logits: { params: object; event: never; result: Float32Array };
+  /** Opens a checkpoint in the published layout. `supplies` are bytes of it that another worker has read. */
+  convertOpen: { params: ConvertOpenParams; event: ConvertStep; result: ConvertOpened };
+  /** Returns the shards that an earlier run has finished: entries by index. */
+  convertFinished: { params: object; event: never; result: Map<number, FileEntry> };
+  /** Makes a shard of the open checkpoint. */
+  convertShard: { params: { index: number }; event: ConvertStep; result: FileEntry };
+  /** Writes the other files of the open checkpoint. The result is the manifest. */
+  convertFinish: { params: { entries: FileEntry[] }; event: never; result: string };
+  /** Deletes what a conversion has written. */
+  convertDiscard: { params: object; event: never; result: undefined };
   /** Frees the model. The result is the number of bytes of GPU buffers that are left, by our own accounting. */
   dispose: { params: object; event: never; result: number };
 }

@@ -1,30 +1,18 @@
 //! Writes the shards of a planned web checkpoint with all cores.
 
-use crate::output::OutputFolder;
+use super::output::OutputFolder;
+use super::{Event, WriteOptions};
+use crate::encode::{Cursor, Piece};
 use crate::plan::{Plan, ShardPlan};
-use crate::rows::{RowSource, Target, chunks, encode};
-use crate::source::file::InputFile;
-use crate::{Event, WriteOptions};
+use crate::rows::RowSource;
 use anyhow::{Context, Result, bail};
-use qwen_vl_format::ShardHash;
-use qwen_vl_format::manifest::{FORMAT_VERSION, FileEntry};
+use qwen_vl_format::manifest::FileEntry;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 /// Upper bound for the shards that are made at once, in bytes: with scratch memory a conversion stays below 1 GiB.
 const SHARDS_IN_MEMORY: u64 = 512 << 20;
-
-/// Identifies a conversion: runs with equal fingerprints write equal bytes, so that one can resume another.
-pub(crate) fn fingerprint<'a>(plan: &Plan, options: &WriteOptions, files: impl Iterator<Item = &'a InputFile>) -> Result<String> {
-    let mut text = format!("{} {FORMAT_VERSION} {}\n", env!("CARGO_PKG_VERSION"), options.allow_nonfinite);
-    for file in files {
-        let seconds = file.modified().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map(|time| time.as_nanos());
-        text += &format!("{} {} {seconds:?}\n", file.name(), file.len());
-    }
-    text += &serde_json::to_string(&plan.tensors).context("could not describe the plan")?;
-    Ok(ShardHash::of(text.as_bytes()))
-}
 
 impl OutputFolder {
     /// Writes every shard of the plan, several at once, and returns their entries in order.
@@ -106,27 +94,16 @@ impl OutputFolder {
             bail!("{} is not the shard that this conversion would write; without --resume it is started over", path.display());
         }
         buffer.clear();
-        buffer.resize(shard.bytes as usize, 0);
-        buffer[..shard.header.len()].copy_from_slice(&shard.header);
-        for part in &shard.parts {
-            let tensor = &plan.tensors[part.tensor];
-            let target = Target::of(plan, part.tensor);
-            let (mut data_at, mut scales_at) = (part.data.start as usize, part.scales.start as usize);
-            for rows in chunks(part.rows.clone(), tensor.shape[1]) {
-                if failed.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-                let weights = (rows.len() * tensor.shape[1]) as u64;
-                let encoded = encode(source, &target, rows, options.allow_nonfinite)?;
-                buffer[data_at..data_at + encoded.data.len()].copy_from_slice(&encoded.data);
-                buffer[scales_at..scales_at + encoded.scales.len()].copy_from_slice(&encoded.scales);
-                data_at += encoded.data.len();
-                scales_at += encoded.scales.len();
-                progress(weights);
+        let mut cursor = Cursor::default();
+        while let Some(Piece { bytes, weights }) = cursor.next(plan, shard, source, options.allow_nonfinite)? {
+            if failed.load(Ordering::Relaxed) {
+                return Ok(None);
             }
-            assert_eq!((data_at as u64, scales_at as u64), (part.data.end, part.scales.end), "bytes of `{}`", tensor.name);
+            buffer.extend_from_slice(&bytes);
+            progress(weights);
         }
-        self.write_unlisted(&shard.file, buffer)?;
+        assert_eq!(buffer.len() as u64, shard.bytes, "bytes of {}", shard.file);
+        self.write(&shard.file, buffer)?;
         Ok(Some(FileEntry::of_shard(&shard.file, buffer)))
     }
 }

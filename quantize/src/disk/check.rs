@@ -1,14 +1,13 @@
 //! Inspects and verifies a web checkpoint, and measures its error against the source.
 
-use crate::Event;
+use super::input::open;
+use super::parallel::in_parallel;
+use super::web::WebCheckpoint;
+use super::{Event, Input};
 use crate::checkpoint::Checkpoint;
 use crate::convert::Converter;
 use crate::options::describe_scheme;
-use crate::parallel::in_parallel;
 use crate::rows::{RowSource, chunks};
-use crate::source::Input;
-use crate::source::file::InputFile;
-use crate::web::WebCheckpoint;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::EncodedRows;
 use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, TensorEntry};
@@ -164,7 +163,7 @@ pub fn verify(dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Vec<Problem>>
 
 /// Reads a file and checks it against its manifest entry.
 fn check_file(dir: &Path, entry: &FileEntry) -> Result<Vec<u8>> {
-    let file = InputFile::open(&dir.join(&entry.file))?;
+    let file = open(&dir.join(&entry.file))?;
     ensure!(file.len() == entry.bytes, "has {} bytes, the manifest says {}", file.len(), entry.bytes);
     let bytes = file.read_vec(0, entry.bytes as usize)?;
     let found = ShardHash::of(&bytes);
@@ -276,8 +275,8 @@ impl Sums {
 
 /// Compares every matrix of a web checkpoint with the checkpoint that it was made from.
 pub fn report(input: &Input, web_dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Report> {
-    let Checkpoint { config, source, mut notes } = Checkpoint::open(input)?;
-    let converter = Converter::new(&source, &config, &mut notes)?;
+    let Checkpoint { config, source, mut notes } = Checkpoint::open(&input.files()?)?;
+    let converter = Converter::new(source, &config, &mut notes)?;
     let web = WebCheckpoint::open(web_dir)?;
     ensure!(web.manifest().config == config, "{} was not made from {input}: their configurations differ", web_dir.display());
     let kinds: Vec<TensorKind> = tensor_table(&config).into_iter().map(|spec| spec.kind).collect();

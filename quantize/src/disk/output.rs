@@ -9,9 +9,9 @@
 //! - `OUT.replaced`, the name of that older checkpoint between the two renames. A crash can leave it behind; the next run puts it back if
 //!   `OUT` is missing, and removes it if `OUT` is complete.
 
-use crate::WriteOptions;
+use super::WriteOptions;
 use anyhow::{Context, Result, bail, ensure};
-use qwen_vl_format::manifest::{FORMAT_NAME, FileEntry, MANIFEST_FILE, Manifest};
+use qwen_vl_format::manifest::{FORMAT_NAME, MANIFEST_FILE, Manifest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -395,14 +395,8 @@ impl OutputFolder {
         self.target.partial.join(name)
     }
 
-    /// Writes a file of the folder and returns its manifest entry.
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<FileEntry> {
-        self.write_unlisted(name, bytes)?;
-        Ok(FileEntry::of(name, bytes))
-    }
-
     /// Writes a file whole or not at all: under another name, to the disk, then renamed.
-    pub(crate) fn write_unlisted(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (unfinished, finished) = (self.path_of(&format!("{name}{UNFINISHED}")), self.path_of(name));
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&unfinished)?;
@@ -417,7 +411,7 @@ impl OutputFolder {
     pub(crate) fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         manifest.validate().context("the converter made a manifest that it would not read")?;
         let json = serde_json::to_string(manifest).context("could not write the manifest as JSON")?;
-        self.write_unlisted(MANIFEST_FILE, json.as_bytes())
+        self.write(MANIFEST_FILE, json.as_bytes())
     }
 
     /// Makes the folder appear under its name. After a crash between any two of these steps, the next run finds a state that it knows.

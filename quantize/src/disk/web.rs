@@ -1,11 +1,11 @@
 //! Reads a web checkpoint from the disk.
 
-use crate::options::WriteOptions;
-use crate::output::{OutputFolder, Target};
+use super::WriteOptions;
+use super::input::open;
+use super::output::{OutputFolder, Target};
 use crate::plan;
 use crate::rows::RowSource;
-use crate::source::file::InputFile;
-use crate::write::fingerprint;
+use crate::source::InputFile;
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::block::{EncodedRows, decode_rows};
 use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
@@ -27,8 +27,8 @@ impl WebCheckpoint {
         let manifest = Self::read_manifest(dir)?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
         for entry in &manifest.shards {
-            let file = InputFile::open(&dir.join(&entry.file))?;
-            ensure!(file.len() == entry.bytes, "{} has {} bytes, the manifest says {}", file.path().display(), file.len(), entry.bytes);
+            let file = open(&dir.join(&entry.file))?;
+            ensure!(file.len() == entry.bytes, "{} has {} bytes, the manifest says {}", file.place(), file.len(), entry.bytes);
             shards.push(file);
         }
         Ok(Self { dir: dir.to_owned(), manifest, shards })
@@ -97,7 +97,7 @@ pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Re
     let plan = plan::plan(&source.manifest.config, options.shard_bytes.unwrap_or(plan::SHARD_BYTES), |_, _| Scheme::F32)?;
     let mut manifest = source.manifest.clone();
     let sizes = plan.files(manifest.files.iter().map(|entry| (entry.file.as_str(), entry.bytes)));
-    let folder = OutputFolder::create(target, options, &fingerprint(&plan, options, source.shards.iter())?, &sizes)?;
+    let folder = OutputFolder::create(target, options, &plan.fingerprint(source.shards.iter(), options.allow_nonfinite)?, &sizes)?;
     let shards = folder.write_shards(&plan, &source, options, &mut |_| ())?;
     for entry in &manifest.files {
         let path = web_dir.join(&entry.file);

@@ -1,0 +1,182 @@
+//! The paths of a conversion's input: a folder, or files named one by one.
+
+use crate::source::{Files, InputFile, ReadAt};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::UNIX_EPOCH;
+
+/// The paths of a checkpoint in the published layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Every file of a folder that has one of the known names.
+    Folder(PathBuf),
+    /// These files, by their names without folders.
+    Files(BTreeMap<String, PathBuf>),
+}
+
+impl From<&Path> for Input {
+    fn from(folder: &Path) -> Self {
+        Self::Folder(folder.to_owned())
+    }
+}
+
+impl Input {
+    /// One folder, or files.
+    pub fn from_paths(paths: &[PathBuf]) -> Result<Self> {
+        if let [path] = paths
+            && !path.is_file()
+        {
+            return Ok(Self::Folder(path.clone()));
+        }
+        let mut files = BTreeMap::new();
+        for path in paths {
+            ensure!(!path.is_dir(), "{} is a folder: give one folder, or the files themselves", path.display());
+            ensure!(path.is_file(), "{} is not a file", path.display());
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some(other) = files.insert(name.clone(), path.clone()) {
+                bail!("two files have the name `{name}`: {} and {}", other.display(), path.display());
+            }
+        }
+        ensure!(!files.is_empty(), "no files were given");
+        Ok(Self::Files(files))
+    }
+
+    /// Lists the files, which are opened when they are read.
+    ///
+    /// # Errors
+    /// For a path that is not a folder, and for the top folder of a Hugging Face cache.
+    pub fn files(&self) -> Result<Files> {
+        self.check()?;
+        let files = |paths: Vec<PathBuf>| paths.into_iter().filter_map(|path| DiskFile::input(&path)).collect::<Vec<_>>();
+        let folders = match self {
+            Self::Folder(dir) => {
+                let below = list(dir)?.into_iter().filter(|path| path.is_dir());
+                // One that cannot be listed has nothing to mention.
+                let listed = below.filter_map(|folder| Some((files(list(&folder).ok()?), folder)));
+                let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                listed.map(|(files, folder)| Files::new(name(&folder), folder.display().to_string(), files, Vec::new())).collect()
+            }
+            Self::Files(_) => Vec::new(),
+        };
+        let paths = match self {
+            Self::Folder(dir) => list(dir)?,
+            Self::Files(files) => files.values().cloned().collect(),
+        };
+        Ok(Files::new(self.name(), self.to_string(), files(paths), folders))
+    }
+
+    /// Refuses a path that is not a folder, and the top folder of a Hugging Face cache.
+    fn check(&self) -> Result<()> {
+        let Self::Folder(dir) = self else { return Ok(()) };
+        ensure!(dir.is_dir(), "{} is not a folder", dir.display());
+        let snapshots = dir.join("snapshots");
+        if !dir.join("config.json").exists() && snapshots.is_dir() {
+            // `refs/main` holds the name of the snapshot that is in use.
+            let main = std::fs::read_to_string(dir.join("refs/main")).ok().map(|name| snapshots.join(name.trim()));
+            let any = || std::fs::read_dir(&snapshots).ok()?.flatten().map(|entry| entry.path()).find(|path| path.is_dir());
+            let snapshot = main.filter(|path| path.is_dir()).or_else(any).unwrap_or(snapshots);
+            bail!("{} is the top folder of a Hugging Face cache: give {}", dir.display(), snapshot.display());
+        }
+        Ok(())
+    }
+
+    /// The folder, if it is one, and every file in it; or the files.
+    pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Folder(dir) => Ok(list(dir)?.into_iter().filter(|path| path.is_file()).chain([dir.clone()]).collect()),
+            Self::Files(files) => Ok(files.values().cloned().collect()),
+        }
+    }
+
+    /// The name of the checkpoint: of its repository if it is in a Hugging Face cache, else of its folder, or of the folder of its
+    /// configuration.
+    fn name(&self) -> String {
+        let dir = match self {
+            Self::Folder(dir) => dir.clone(),
+            Self::Files(files) => files.get("config.json").and_then(|path| path.parent()).unwrap_or(Path::new("")).to_owned(),
+        };
+        let absolute = std::path::absolute(if dir.as_os_str().is_empty() { Path::new(".") } else { &dir }).unwrap_or(dir);
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        // `models--OWNER--NAME/snapshots/REVISION`
+        let repository = absolute.parent().filter(|parent| parent.ends_with("snapshots")).and_then(|parent| name(parent.parent()?));
+        let repository = repository.and_then(|name| Some(name.strip_prefix("models--")?.replacen("--", "/", 1)));
+        repository.or_else(|| name(&absolute)).unwrap_or_else(|| "checkpoint".to_owned())
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(dir) => write!(formatter, "{}", dir.display()),
+            Self::Files(files) => write!(formatter, "the {} given files", files.len()),
+        }
+    }
+}
+
+/// The paths in a folder, sorted.
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("could not list {}", dir.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// A file on the disk, opened at the first read. Nothing is mapped, so that resident memory stays what we allocate.
+#[derive(Debug)]
+struct DiskFile {
+    path: PathBuf,
+    opened: OnceLock<File>,
+}
+
+impl DiskFile {
+    /// The file at a path; `None` if there is no file.
+    fn input(path: &Path) -> Option<InputFile> {
+        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        let name = path.file_name()?.to_string_lossy();
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_nanos());
+        let bytes = Self { path: path.to_owned(), opened: OnceLock::new() };
+        Some(InputFile::new(name, path.display().to_string(), metadata.len(), format!("{modified:?}"), Arc::new(bytes)))
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        if let Some(file) = self.opened.get() {
+            return Ok(file);
+        }
+        let file = File::open(&self.path)?;
+        Ok(self.opened.get_or_init(|| file))
+    }
+}
+
+impl ReadAt for DiskFile {
+    #[cfg(unix)]
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self.file()?, buffer, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+        use std::os::windows::fs::FileExt;
+        while !buffer.is_empty() {
+            match self.file()?.seek_read(buffer, offset)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => {
+                    buffer = &mut buffer[count..];
+                    offset += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The file at a path.
+pub(crate) fn open(path: &Path) -> Result<InputFile> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("could not open {}", path.display()))?;
+    ensure!(metadata.is_file(), "{} is not a file", path.display());
+    DiskFile::input(path).with_context(|| format!("could not open {}", path.display()))
+}

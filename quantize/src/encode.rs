@@ -1,0 +1,64 @@
+//! Makes the bytes of a shard in their order, a slice of rows at a time.
+
+use crate::plan::{Plan, ShardPlan};
+use crate::rows::{RowSource, Target, chunks, encode};
+use anyhow::Result;
+use std::ops::Range;
+
+/// The position in a shard that is being made.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    /// True if the header was made.
+    begun: bool,
+    part: usize,
+    /// Rows of the part that are done.
+    rows: usize,
+    /// Scales of these rows: they follow the data of the whole part.
+    scales: Vec<u8>,
+}
+
+/// The next bytes of a shard.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub bytes: Vec<u8>,
+    /// Number of weights in them.
+    pub weights: u64,
+}
+
+impl Cursor {
+    /// Makes the next bytes; `None` after the last. After an error the same bytes can be made again.
+    pub(crate) fn next(
+        &mut self,
+        plan: &Plan,
+        shard: &ShardPlan,
+        source: &dyn RowSource,
+        allow_nonfinite: bool,
+    ) -> Result<Option<Piece>> {
+        if !self.begun {
+            self.begun = true;
+            return Ok(Some(Piece { bytes: shard.header.clone(), weights: 0 }));
+        }
+        let Some((tensor, rows)) = self.ahead(plan, shard).next() else { return Ok(None) };
+        let target = Target::of(plan, tensor);
+        let weights = (rows.len() * target.shape[1]) as u64;
+        let encoded = encode(source, &target, rows.clone(), allow_nonfinite)?;
+        self.rows += rows.len();
+        self.scales.extend(encoded.scales);
+        let mut bytes = encoded.data;
+        if self.rows == shard.parts[self.part].rows.len() {
+            bytes.append(&mut self.scales);
+            (self.part, self.rows) = (self.part + 1, 0);
+        }
+        Ok(Some(Piece { bytes, weights }))
+    }
+
+    /// The rows that the next calls of [`Self::next`] read, with the index of their tensor.
+    pub(crate) fn ahead<'a>(&self, plan: &'a Plan, shard: &'a ShardPlan) -> impl Iterator<Item = (usize, Range<usize>)> + use<'a> {
+        let (first, done) = (self.part, self.rows);
+        shard.parts.iter().enumerate().skip(first).flat_map(move |(index, part)| {
+            let skipped = if index == first { done } else { 0 };
+            let rows = part.rows.start + skipped..part.rows.end;
+            chunks(rows, plan.tensors[part.tensor].shape[1]).map(move |rows| (part.tensor, rows))
+        })
+    }
+}

@@ -1,0 +1,405 @@
+//! Conversion of files that are fetched range by range.
+//!
+//! The converter reads when it computes and cannot wait, and a browser can only wait. So a conversion first says which ranges it needs
+//! ([`RemoteConversion::needs`]), its host fetches them and hands them over ([`RemoteConversion::supply`]), and the step is repeated. A step
+//! that lacks bytes changes nothing.
+
+use crate::conversion::Conversion;
+use crate::encode::Cursor;
+use crate::options::{Rule, Settings};
+use crate::plan::{SHARD_BYTES, ShardPlan};
+use crate::rows::RowSource;
+use crate::source::{Files, InputFile, ReadAt};
+use anyhow::{Context, Result, ensure};
+use qwen_vl_format::Family;
+use qwen_vl_format::manifest::{FileEntry, FileHash};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A file of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct RemoteFile {
+    /// Its path in the folder, with slashes.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Text that changes when the contents change: a hash, or the time of the last change.
+    pub version: String,
+}
+
+/// A checkpoint, and the settings of its conversion. Absent settings are those of [`Settings::default`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(optional_fields))]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConversionRequest {
+    /// The name of the checkpoint.
+    pub name: String,
+    /// Its address, for messages.
+    pub place: String,
+    /// The files of its folder and of the folders in it.
+    pub files: Vec<RemoteFile>,
+    /// The scheme of matrices without a rule: `q4`, `q8`, `f16` or `f32`.
+    pub scheme: Option<String>,
+    /// Weights that share a scale, in q4 and q8: 32, 64 or 128.
+    pub group_size: Option<u32>,
+    /// Modules that are stored in another scheme: `MODULE=SCHEME`. The last one that applies counts.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
+    pub keep: Vec<String>,
+    /// True to store NaN and infinite weights as zero.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
+    pub allow_nonfinite: bool,
+    /// A shard is closed when the next part would make its data larger than this, in bytes.
+    pub shard_bytes: Option<u64>,
+}
+
+impl ConversionRequest {
+    fn settings(&self) -> Result<Settings> {
+        let mut settings = Settings { allow_nonfinite: self.allow_nonfinite, ..Settings::default() };
+        if let Some(scheme) = &self.scheme {
+            settings.scheme = scheme.parse()?;
+        }
+        if let Some(group_size) = self.group_size {
+            settings.set_group_size(group_size)?;
+        }
+        settings.rules = self.keep.iter().map(|rule| Rule::parse(rule)).collect::<Result<_>>()?;
+        if let Some(bytes) = self.shard_bytes {
+            ensure!((1..=SHARD_BYTES).contains(&bytes), "a shard of {bytes} bytes, expected 1 to {SHARD_BYTES}");
+            settings.shard_bytes = bytes;
+        }
+        Ok(settings)
+    }
+}
+
+/// A conversion as it was decided before the first weight is read.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub struct ConversionPlan {
+    /// Generation of the model.
+    pub family: Family,
+    /// Identifies the conversion: those with equal fingerprints make equal bytes.
+    pub fingerprint: String,
+    /// Bytes of the weights that are read.
+    pub source_bytes: u64,
+    /// Number of weights.
+    pub weights: u64,
+    /// Bits a weight over all shards.
+    pub bits_per_weight: f64,
+    /// The shards, in order.
+    pub shards: Vec<PlannedFile>,
+    /// Size of all files of the web checkpoint, bytes.
+    pub bytes: u64,
+    /// Tensors of the source that the model does not have.
+    pub unused_tensors: Vec<String>,
+    /// Sentences about what was ignored, left aside or renamed.
+    pub notes: Vec<String>,
+    /// A manifest whose shards have no hashes yet, to estimate the memory of the model.
+    pub manifest: String,
+}
+
+/// A file of the result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct PlannedFile {
+    /// Its name.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Bytes of a file that a conversion needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct Need {
+    /// Index into the list of files.
+    pub file: usize,
+    /// The first byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+/// The result of a step.
+#[derive(Debug)]
+pub enum Step<T> {
+    /// The step is done.
+    Done(T),
+    /// Bytes are missing: see [`RemoteConversion::needs`].
+    Needs,
+}
+
+/// A conversion of files that are fetched range by range, to one shard at a time.
+#[derive(Debug)]
+pub struct RemoteConversion {
+    input: Files,
+    settings: Settings,
+    fetched: Vec<Arc<Fetched>>,
+    conversion: Option<Conversion>,
+    shard: Option<OpenShard>,
+}
+
+/// The shard that is being made.
+#[derive(Debug)]
+struct OpenShard {
+    index: usize,
+    cursor: Cursor,
+    hash: FileHash,
+}
+
+/// Bytes of the source that may be fetched ahead. Larger reads are fetched alone.
+const AHEAD_BYTES: u64 = 8 << 20;
+/// Ranges that are closer to each other than this are fetched as one.
+const GAP_BYTES: u64 = 64 << 10;
+
+impl RemoteConversion {
+    /// Prepares a conversion. Nothing is read yet.
+    pub fn new(request: &ConversionRequest) -> Result<Self> {
+        let ConversionRequest { name, place, files, .. } = request;
+        let fetched: Vec<Arc<Fetched>> = files.iter().map(|_| Arc::default()).collect();
+        let mut folders: BTreeMap<&str, Vec<InputFile>> = BTreeMap::new();
+        for (file, bytes) in files.iter().zip(&fetched) {
+            let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
+            let input = InputFile::new(name, format!("{place}/{}", file.path), file.bytes, &*file.version, bytes.clone());
+            folders.entry(folder).or_default().push(input);
+        }
+        let own = folders.remove("").unwrap_or_default();
+        let below = folders.into_iter().map(|(folder, files)| Files::new(folder, format!("{place}/{folder}"), files, Vec::new()));
+        let input = Files::new(name, place, own, below.collect());
+        Ok(Self { input, settings: request.settings()?, fetched, conversion: None, shard: None })
+    }
+
+    /// Reads everything but the weights.
+    pub fn open(&mut self) -> Result<Step<()>> {
+        let opened = match self.conversion.take() {
+            Some(conversion) => Ok(conversion),
+            None => Conversion::open(&self.input, &self.settings),
+        };
+        // An error can come from bytes that are missing: it counts only if none are.
+        if self.lacks_bytes() {
+            return Ok(Step::Needs);
+        }
+        self.conversion = Some(opened?);
+        self.retain(&[]);
+        Ok(Step::Done(()))
+    }
+
+    /// The plan of the opened conversion.
+    pub fn plan(&self) -> Result<ConversionPlan> {
+        let conversion = self.opened()?;
+        let hashless = |shard: &ShardPlan| FileEntry { sha256: "0".repeat(64), pieces: None, ..FileEntry::of(&shard.file, &[]) };
+        let entries = conversion.plan.shards.iter().map(|shard| FileEntry { bytes: shard.bytes, ..hashless(shard) }).collect();
+        let summary = conversion.summary.clone();
+        Ok(ConversionPlan {
+            family: conversion.family(),
+            fingerprint: conversion.fingerprint()?,
+            source_bytes: conversion.converter.source_bytes(),
+            weights: summary.weights,
+            bits_per_weight: summary.bits_per_weight,
+            shards: conversion.plan.shards.iter().map(|shard| PlannedFile { file: shard.file.clone(), bytes: shard.bytes }).collect(),
+            bytes: conversion.sizes().iter().map(|(_, bytes)| bytes).sum(),
+            unused_tensors: summary.unused_tensors,
+            notes: summary.notes,
+            manifest: self.manifest(entries)?,
+        })
+    }
+
+    /// Ranges to fetch and supply before the step is repeated, or ahead of the next step. Each range is listed once.
+    pub fn needs(&mut self) -> Vec<Need> {
+        let ahead = self.announce();
+        self.retain(&ahead);
+        let wanted = self.fetched.iter().enumerate().flat_map(|(file, fetched)| {
+            let mut state = fetched.state();
+            let ranges = merged(std::mem::take(&mut state.wanted));
+            let missing: Vec<_> = ranges.into_iter().flat_map(|range| state.missing(&range)).collect();
+            state.requested.extend(missing.iter().cloned());
+            missing.into_iter().map(move |Range { start, end }| Need { file, start, end }).collect::<Vec<_>>()
+        });
+        wanted.collect()
+    }
+
+    /// Takes bytes of a file.
+    pub fn supply(&mut self, file: usize, offset: u64, bytes: Vec<u8>) -> Result<()> {
+        let fetched = self.fetched.get(file).with_context(|| format!("there is no file {file}"))?;
+        let mut state = fetched.state();
+        let supplied = offset..offset.saturating_add(bytes.len() as u64);
+        let requested = std::mem::take(&mut state.requested);
+        state.requested = without(requested, &supplied);
+        state.windows.insert(offset, bytes);
+        Ok(())
+    }
+
+    /// Returns the conversion.
+    ///
+    /// # Errors
+    /// If it is not opened.
+    fn opened(&self) -> Result<&Conversion> {
+        self.conversion.as_ref().context("the conversion is not opened")
+    }
+
+    /// The files of the result that are neither shards nor the manifest: names and contents.
+    pub fn small_files(&self) -> Result<&[(&'static str, Vec<u8>)]> {
+        Ok(&self.opened()?.small_files)
+    }
+
+    /// Begins a shard. The one before it is given up if it is not complete. No range may be on its way.
+    pub fn begin(&mut self, shard: usize) -> Result<()> {
+        let count = self.opened()?.plan.shards.len();
+        ensure!(shard < count, "there is no shard {shard}: the plan has {count}");
+        // Requests that failed are forgotten, so that they can be repeated.
+        for fetched in &self.fetched {
+            let mut state = fetched.state();
+            state.requested.clear();
+            state.wanted.clear();
+        }
+        self.shard = Some(OpenShard { index: shard, cursor: Cursor::default(), hash: FileHash::default() });
+        Ok(())
+    }
+
+    /// Makes the next bytes of the shard; none after the last.
+    pub fn next_piece(&mut self) -> Result<Step<Option<Vec<u8>>>> {
+        let conversion = self.conversion.as_ref().context("the conversion is not opened")?;
+        let shard = self.shard.as_mut().context("no shard is begun")?;
+        let planned = &conversion.plan.shards[shard.index];
+        let made = shard.cursor.next(&conversion.plan, planned, &conversion.converter, conversion.allow_nonfinite);
+        if self.lacks_bytes() {
+            return Ok(Step::Needs);
+        }
+        let piece = made?.map(|piece| piece.bytes);
+        if let (Some(bytes), Some(shard)) = (&piece, &mut self.shard) {
+            shard.hash.update(bytes);
+        }
+        Ok(Step::Done(piece))
+    }
+
+    /// The manifest entry of the shard, after its last piece.
+    pub fn finish(&mut self) -> Result<FileEntry> {
+        let shard = self.shard.take().context("no shard is begun")?;
+        let planned = &self.opened()?.plan.shards[shard.index];
+        ensure!(shard.hash.bytes() == planned.bytes, "{} has {} of {} bytes", planned.file, shard.hash.bytes(), planned.bytes);
+        Ok(shard.hash.finish(&planned.file))
+    }
+
+    /// The manifest as JSON.
+    pub fn manifest(&self, shards: Vec<FileEntry>) -> Result<String> {
+        serde_json::to_string(&self.opened()?.manifest(shards)?).context("could not write the manifest as JSON")
+    }
+
+    /// True if a step since the last call lacked bytes. They are wanted then.
+    fn lacks_bytes(&self) -> bool {
+        self.fetched.iter().fold(false, |lacks, fetched| std::mem::take(&mut fetched.state().lacking) || lacks)
+    }
+
+    /// Announces the reads of the next steps. Returns the ranges of each file.
+    fn announce(&self) -> Vec<Vec<Range<u64>>> {
+        let (Some(conversion), Some(shard)) = (&self.conversion, &self.shard) else { return Vec::new() };
+        let mut ahead: Vec<Vec<Range<u64>>> = vec![Vec::new(); self.fetched.len()];
+        for (tensor, rows) in shard.cursor.ahead(&conversion.plan, &conversion.plan.shards[shard.index]) {
+            conversion.converter.announce(tensor, rows);
+            for (file, fetched) in self.fetched.iter().enumerate() {
+                ahead[file].extend(std::mem::take(&mut fetched.state().wanted));
+            }
+            let bytes: u64 = ahead.iter().cloned().flat_map(merged).map(|range| range.end - range.start).sum();
+            if bytes >= AHEAD_BYTES {
+                break;
+            }
+        }
+        for (ranges, fetched) in ahead.iter().zip(&self.fetched) {
+            fetched.state().wanted = ranges.clone();
+        }
+        ahead
+    }
+
+    /// Drops windows that none of these ranges of each file needs.
+    fn retain(&self, ahead: &[Vec<Range<u64>>]) {
+        if self.conversion.is_none() && ahead.is_empty() {
+            return;
+        }
+        for (file, fetched) in self.fetched.iter().enumerate() {
+            let needed = ahead.get(file).map_or(&[][..], Vec::as_slice);
+            let overlaps = |start: u64, end: u64| needed.iter().any(|range| range.start < end && range.end > start);
+            fetched.state().windows.retain(|start, bytes| overlaps(*start, *start + bytes.len() as u64));
+        }
+    }
+}
+
+/// Ranges in order, with those near each other as one.
+fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end.saturating_add(GAP_BYTES) => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// The bytes of a file that are here, and those that are not.
+#[derive(Debug, Default)]
+struct Fetched(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Bytes by the offset of the first.
+    windows: BTreeMap<u64, Vec<u8>>,
+    /// Ranges that were announced, or read without being here.
+    wanted: Vec<Range<u64>>,
+    /// Ranges that are being fetched.
+    requested: Vec<Range<u64>>,
+    /// True if bytes were read that are not here.
+    lacking: bool,
+}
+
+impl Fetched {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The window that holds a byte.
+    fn window(&self, at: u64) -> Option<(u64, &[u8])> {
+        let windows = self.windows.range(..=at).rev();
+        windows.map(|(start, bytes)| (*start, bytes.as_slice())).find(|(start, bytes)| at < start + bytes.len() as u64)
+    }
+
+    /// The parts of a range that are neither here nor on their way.
+    fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let here = self.windows.iter().map(|(start, bytes)| *start..start + bytes.len() as u64);
+        here.chain(self.requested.iter().cloned()).fold(vec![range.clone()], |missing, known| without(missing, &known))
+    }
+}
+
+/// The parts of ranges outside another range.
+fn without(ranges: Vec<Range<u64>>, other: &Range<u64>) -> Vec<Range<u64>> {
+    let outside = |range: Range<u64>| [range.start..range.end.min(other.start), range.start.max(other.end)..range.end];
+    ranges.into_iter().flat_map(outside).filter(|range| range.start < range.end).collect()
+}
+
+impl ReadAt for Fetched {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let (mut at, mut filled) = (offset, 0);
+        while filled < buffer.len() {
+            let Some((start, bytes)) = state.window(at) else {
+                state.lacking = true;
+                state.wanted.push(offset..offset + buffer.len() as u64);
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, "the bytes are not fetched yet"));
+            };
+            let from = &bytes[(at - start) as usize..];
+            let count = from.len().min(buffer.len() - filled);
+            buffer[filled..filled + count].copy_from_slice(&from[..count]);
+            (at, filled) = (at + count as u64, filled + count);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, ranges: &[Range<u64>]) {
+        self.state().wanted.extend_from_slice(ranges);
+    }
+}

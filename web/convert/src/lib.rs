@@ -1,0 +1,110 @@
+//! The wasm edge of the converter, for workers of browsers and for Node.
+//!
+//! It is private to the npm package, whose TypeScript fetches bytes and stores the results. A call that needs bytes which are not here
+//! returns `undefined`: [`Conversion::needs`] then lists them, and the call is repeated when they were supplied.
+#![deny(clippy::expect_used, clippy::unwrap_used)]
+
+use js_sys::{Array, Object, Reflect, Uint8Array};
+use quantize::{ConversionRequest, RemoteConversion, Step};
+use qwen_vl_format::ConfigError;
+use qwen_vl_format::manifest::FileEntry;
+use serde::Serialize;
+use serde_wasm_bindgen::Serializer;
+use wasm_bindgen::prelude::*;
+
+/// Runs once when the module is instantiated.
+#[wasm_bindgen(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// A conversion of files that JavaScript fetches range by range.
+#[wasm_bindgen]
+pub struct Conversion {
+    conversion: RemoteConversion,
+}
+
+#[wasm_bindgen]
+impl Conversion {
+    /// Prepares a conversion. `request` is a `ConversionRequest`.
+    #[wasm_bindgen(constructor)]
+    pub fn new(request: JsValue) -> Result<Self, JsValue> {
+        let request: ConversionRequest =
+            serde_wasm_bindgen::from_value(request).map_err(|error| coded("INVALID_ARGUMENT", &error.to_string()))?;
+        let conversion = RemoteConversion::new(&request).map_err(|error| coded("INVALID_ARGUMENT", &format!("{error:#}")))?;
+        Ok(Self { conversion })
+    }
+
+    /// Reads everything but the weights. Returns a `ConversionPlan`, or `undefined` if bytes are missing.
+    pub fn open(&mut self) -> Result<JsValue, JsValue> {
+        match self.conversion.open().map_err(refused)? {
+            Step::Done(()) => to_js(&self.conversion.plan().map_err(refused)?),
+            Step::Needs => Ok(JsValue::UNDEFINED),
+        }
+    }
+
+    /// The ranges to fetch, an array of `Need`. Each is listed once.
+    pub fn needs(&mut self) -> Result<JsValue, JsValue> {
+        to_js(&self.conversion.needs())
+    }
+
+    /// Takes bytes of a file from an offset on.
+    pub fn supply(&mut self, file: usize, offset: f64, bytes: Vec<u8>) -> Result<(), JsValue> {
+        self.conversion.supply(file, offset as u64, bytes).map_err(refused)
+    }
+
+    /// The files that are neither shards nor the manifest: `[name, bytes][]`.
+    #[wasm_bindgen(js_name = smallFiles, unchecked_return_type = "[string, Uint8Array][]")]
+    pub fn small_files(&self) -> Result<Array, JsValue> {
+        let files = self.conversion.small_files().map_err(refused)?;
+        let pair = |(name, bytes): &(&str, Vec<u8>)| Array::of2(&JsValue::from_str(name), &Uint8Array::from(bytes.as_slice()));
+        Ok(files.iter().map(pair).collect())
+    }
+
+    /// Begins a shard.
+    pub fn begin(&mut self, shard: usize) -> Result<(), JsValue> {
+        self.conversion.begin(shard).map_err(refused)
+    }
+
+    /// Returns the next bytes of the shard, `null` after the last, or `undefined` if bytes of the source are missing.
+    #[wasm_bindgen(unchecked_return_type = "Uint8Array<ArrayBuffer> | null | undefined")]
+    pub fn next(&mut self) -> Result<JsValue, JsValue> {
+        Ok(match self.conversion.next_piece().map_err(refused)? {
+            Step::Done(Some(bytes)) => Uint8Array::from(bytes.as_slice()).into(),
+            Step::Done(None) => JsValue::NULL,
+            Step::Needs => JsValue::UNDEFINED,
+        })
+    }
+
+    /// The manifest entry of the shard as JSON, after its last piece.
+    pub fn finish(&mut self) -> Result<String, JsValue> {
+        let entry = self.conversion.finish().map_err(refused)?;
+        serde_json::to_string(&entry).map_err(|error| coded("INTERNAL", &error.to_string()))
+    }
+
+    /// The manifest as JSON. `shards` has the entries of all shards as JSON, in order.
+    pub fn manifest(&self, shards: Vec<String>) -> Result<String, JsValue> {
+        let entries = shards.iter().map(|entry| serde_json::from_str(entry)).collect::<Result<Vec<FileEntry>, _>>();
+        let entries = entries.map_err(|error| coded("INVALID_ARGUMENT", &error.to_string()))?;
+        self.conversion.manifest(entries).map_err(refused)
+    }
+}
+
+/// Large numbers become numbers and absent values `null`, as in JSON.
+fn to_js(value: &impl Serialize) -> Result<JsValue, JsValue> {
+    value.serialize(&Serializer::json_compatible()).map_err(|error| coded("INTERNAL", &error.to_string()))
+}
+
+/// The error for a checkpoint that cannot be converted.
+fn refused(error: anyhow::Error) -> JsValue {
+    let unsupported = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ConfigError::Architecture { .. })));
+    coded(if unsupported { "UNSUPPORTED_MODEL" } else { "CHECKPOINT_INVALID" }, &format!("{error:#}"))
+}
+
+/// JavaScript's `Error` with the property that the package reads.
+fn coded(code: &str, message: &str) -> JsValue {
+    let error: Object = js_sys::Error::new(message).into();
+    // An object always takes a property.
+    let _ = Reflect::set(&error, &"code".into(), &code.into());
+    error.into()
+}

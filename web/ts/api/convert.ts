@@ -1,0 +1,364 @@
+/** Converts checkpoints in the published layout. */
+
+import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
+import { QwenVLError } from "../wire/errors.js";
+import type { ConversionPlan, Family } from "../wire/generated.js";
+import type { ConversionSettings, ConvertOpened, ConvertOpenParams, ConvertStep, OutputSpec } from "../wire/protocol.js";
+import { withConversionLock } from "../weights/locks.js";
+import type { FileEntry, Manifest } from "../weights/manifest.js";
+import { INTERVAL_MS, Rate } from "../weights/progress.js";
+import {
+  absolute,
+  cacheSpec,
+  manifestUrl,
+  rangeSpec,
+  type CacheChoice,
+  type ConvertSource,
+  type HubOptions,
+  type Posted,
+  type RangeSpec,
+  type SourceOptions,
+} from "../weights/spec.js";
+import type { CacheStore } from "../weights/store.js";
+import { check, type CheckReport } from "./check.js";
+import {
+  abortSignal,
+  address,
+  anyBoolean,
+  anyFunction,
+  arrayOf,
+  anyString,
+  checkedElsewhere,
+  checkOptions,
+  HUB_CHECKS,
+  oneOf,
+  SOURCE_CHECKS,
+  whole,
+  type Checks,
+} from "./options.js";
+import { LOCATION_CHECKS, startConverter, type FileLocations } from "./workers.js";
+
+/** Number format of weights: 4 or 8 bits with a scale for each group, half precision, or single precision. */
+export type Scheme = "q4" | "q8" | "f16" | "f32";
+
+/** Settings that decide about the bytes of the result. They are those of the command `quantize`. */
+export interface ConvertSettings {
+  /** Scheme of the matrices; `"q4"` by default. Small modules that matter are stored in more bits then. */
+  scheme?: Scheme;
+  /** Weights that share a scale: 32 (default), 64 or 128. */
+  groupSize?: number;
+  /** Modules to store in another scheme, as `MODULE=SCHEME`: `["vision=f16", "lm_head=q8"]`. The last one that applies counts. */
+  keep?: readonly string[];
+  /** Store NaN and infinite weights as zero, instead of refusing them. */
+  allowNonfinite?: boolean;
+  /** Close a shard at this number of bytes; 64 MiB by default, which is the most. */
+  shardBytes?: number;
+}
+
+export interface PlanOptions extends SourceOptions, HubOptions, FileLocations, ConvertSettings {
+  signal?: AbortSignal;
+}
+
+export interface ConvertOptions extends PlanOptions {
+  /**
+   * Where the result is written: the weight cache (default); a directory, which then holds the files that `quantize` writes; or a store,
+   * which receives these files.
+   */
+  output?: FileSystemDirectoryHandle | CacheStore;
+  /** Cache store of the weights, if the result is written to the cache; the site's private file system by default. */
+  cache?: Exclude<CacheChoice, "none">;
+  /** Address under which `load` finds the model in the cache. By default the address of the source, or `local:NAME/` for files. */
+  url?: string | URL;
+  /** Number of workers; by default up to three. Each takes some 30 MB of memory. */
+  workers?: number;
+  onProgress?: (progress: ConvertProgress) => void;
+}
+
+/** Progress of a conversion. */
+export interface ConvertProgress {
+  /** `plan`: everything but the weights is read. `convert`: shards are made. `finish`: the last files are written. */
+  phase: "plan" | "convert" | "finish";
+  /** Bytes of shards that are written, by earlier runs too. */
+  bytes: number;
+  /** Bytes of all shards. */
+  totalBytes: number;
+  /** Bytes of the source that were read in this run. */
+  readBytes: number;
+  /** Bytes of the source that a whole conversion reads. */
+  sourceBytes: number;
+  /** Complete shards. */
+  shard: number;
+  shards: number;
+  /** Bytes of the source a second, over the last seconds. */
+  bytesPerSecond: number;
+  /** Time until the shards are made; `undefined` while the rate is unknown. */
+  etaSeconds: number | undefined;
+  /** Requests that failed and were repeated. */
+  retries: number;
+}
+
+/** A conversion before its first byte. */
+export interface CheckpointPlan {
+  /** Name of the checkpoint. */
+  name: string;
+  /** Address that was read, with the commit that is fixed now if it is a repository. */
+  source: string;
+  family: Family;
+  /** Licence of the weights, if the source tells it. */
+  licence?: string;
+  /** Bytes to fetch. */
+  sourceBytes: number;
+  /** Bytes that the result takes. */
+  bytes: number;
+  bitsPerWeight: number;
+  /** Sentences about what is ignored, left aside or renamed. */
+  notes: string[];
+  /** Whether this machine can run the model: see `QwenVL.check`. */
+  check: CheckReport;
+}
+
+/** A finished conversion. */
+export interface ConvertedModel {
+  /** Address for `load`. */
+  url: string;
+  /** Name of the checkpoint. */
+  source: string;
+  /** Size of all files. */
+  bytes: number;
+  /** Sentences about what was ignored, left aside or renamed. */
+  notes: string[];
+}
+
+/** `cache` and `output` are checked by `cacheSpec`, `keep` and `groupSize` by the converter. */
+const PLAN_CHECKS: Checks<PlanOptions> = {
+  scheme: oneOf("q4", "q8", "f16", "f32"),
+  groupSize: whole(1),
+  keep: arrayOf(anyString, "strings"),
+  allowNonfinite: anyBoolean,
+  shardBytes: whole(1),
+  signal: abortSignal,
+  ...SOURCE_CHECKS,
+  ...HUB_CHECKS,
+  ...LOCATION_CHECKS,
+};
+const CHECKS: Checks<ConvertOptions> = {
+  ...PLAN_CHECKS,
+  output: checkedElsewhere,
+  cache: checkedElsewhere,
+  url: address,
+  workers: whole(1, 64),
+  onProgress: anyFunction,
+};
+
+/** Most workers if the caller does not say. */
+const WORKERS = 3;
+
+/** Reads everything but the weights, and returns what a conversion will do. */
+export async function plan(source: ConvertSource, options: PlanOptions = {}): Promise<CheckpointPlan> {
+  checkOptions(options, PLAN_CHECKS);
+  const first = await openWorker(source, options);
+  void first.client.shutDown(new QwenVLError("DISPOSED", "the plan is made"), BACKGROUND_MS);
+  const { plan, listing } = first.opened;
+  const { signal } = options;
+  const model = { manifest: plan.manifest, baseUrl: "local:plan/" };
+  const { wasmUrl, workerUrl } = options;
+  const locations = { ...(wasmUrl ? { wasmUrl } : {}), ...(workerUrl ? { workerUrl } : {}) };
+  return {
+    name: listing.name,
+    source: listing.place,
+    family: plan.family,
+    ...(listing.licence ? { licence: listing.licence } : {}),
+    sourceBytes: plan.sourceBytes,
+    bytes: plan.bytes,
+    bitsPerWeight: plan.bitsPerWeight,
+    notes: plan.notes,
+    check: await check(model, { ...locations, ...(signal ? { signal } : {}) }),
+  };
+}
+
+/** Converts a checkpoint. A run that was interrupted goes on with the shards that were not complete. */
+export async function convert(source: ConvertSource, options: ConvertOptions = {}): Promise<ConvertedModel> {
+  checkOptions(options, CHECKS);
+  const { signal } = options;
+  const failure = new AbortController();
+  const ended = signal ? AbortSignal.any([signal, failure.signal]) : failure.signal;
+  const clients: WorkerClient[] = [];
+  try {
+    const { client: first, opened, url } = await openWorker(source, options, options);
+    clients.push(first);
+    const { plan } = opened;
+    const progress = new Progress(plan, options.onProgress);
+    const manifest = await withConversionLock(plan.fingerprint, async () => {
+      const done = await first.call("convertFinished", {}, { signal: ended }).result;
+      const entries: (FileEntry | undefined)[] = plan.shards.map((_, index) => done.get(index));
+      progress.begin(entries);
+      const waiting = entries.flatMap((entry, index) => (entry ? [] : [index]))[Symbol.iterator]();
+      const work = async (client: WorkerClient) => {
+        for (const index of waiting) {
+          const onEvent = (step: ConvertStep) => progress.add(step);
+          entries[index] = await client.call("convertShard", { index }, { signal: ended, onEvent }).result;
+          progress.shardDone();
+        }
+      };
+      const startAnother = async () => {
+        const other = await openWorker(source, { ...options, signal: ended }, options, opened);
+        clients.push(other.client);
+        await work(other.client);
+      };
+      const missing = entries.filter((entry) => !entry).length;
+      const others = Math.max(Math.min(options.workers ?? defaultWorkers(), missing) - 1, 0);
+      const all = [work(first), ...Array.from({ length: others }, startAnother)];
+      await Promise.all(all.map((each) => each.catch((error: unknown) => failure.abort(error))));
+      ended.throwIfAborted();
+      progress.finish();
+      return first.call("convertFinish", { entries: entries as FileEntry[] }, { signal: ended }).result;
+    });
+    const { files, shards, provenance } = JSON.parse(manifest) as Manifest;
+    const bytes = [...files, ...shards].reduce((sum, entry) => sum + entry.bytes, manifest.length);
+    return { url, source: provenance.source, bytes, notes: plan.notes };
+  } finally {
+    for (const client of clients) void client.shutDown(new QwenVLError("DISPOSED", "the conversion is over"), BACKGROUND_MS);
+  }
+}
+
+/** Deletes what an interrupted conversion has written. Nothing is fetched but what `plan` reads. */
+export async function discard(source: ConvertSource, options: ConvertOptions = {}): Promise<void> {
+  checkOptions(options, CHECKS);
+  const { client } = await openWorker(source, options, options);
+  try {
+    await client.call("convertDiscard", {}).result;
+  } finally {
+    void client.shutDown(new QwenVLError("DISPOSED", "the files are deleted"), BACKGROUND_MS);
+  }
+}
+
+function defaultWorkers(): number {
+  return Math.min(Math.max((navigator.hardwareConcurrency ?? 2) - 1, 1), WORKERS);
+}
+
+interface OpenWorker {
+  client: WorkerClient;
+  opened: ConvertOpened;
+  /** Address of the result for `load`. */
+  url: string;
+}
+
+/**
+ * Starts a worker and opens a checkpoint in it.
+ *
+ * @param output absent if nothing will be written
+ * @param like what another worker has opened
+ */
+async function openWorker(
+  source: ConvertSource,
+  options: PlanOptions,
+  output?: Pick<ConvertOptions, "output" | "cache" | "url">,
+  like?: ConvertOpened,
+): Promise<OpenWorker> {
+  const { signal, convertWasmUrl } = options;
+  signal?.throwIfAborted();
+  const from = rangeSpec(source, options);
+  const url = output?.url === undefined ? addressOf(source, from.spec) : manifestUrl(output.url);
+  const to = output && outputSpec(output, url);
+  const client = startConverter(options);
+  try {
+    const params: ConvertOpenParams = {
+      source: from.spec,
+      settings: settingsOf(options),
+      supplies: like?.supplies ?? [],
+      ...(like ? { listing: like.listing } : {}),
+      ...(to ? { output: to.spec } : {}),
+      ...(convertWasmUrl ? { wasmUrl: absolute(convertWasmUrl).href } : {}),
+    };
+    const transfer = [...from.transfer, ...(to?.transfer ?? [])];
+    return { client, url, opened: await client.call("convertOpen", params, { transfer, ...(signal ? { signal } : {}) }).result };
+  } catch (error) {
+    client.end(new QwenVLError("DISPOSED", "the conversion failed"));
+    throw error;
+  }
+}
+
+/** Returns the address of a source for `load`. */
+function addressOf(source: ConvertSource, spec: RangeSpec): string {
+  if (spec.kind === "files") return manifestUrl(`local:${encodeURIComponent(spec.name)}/`);
+  if (spec.kind === "directory") return manifestUrl(`local:${encodeURIComponent(spec.folder.name)}/`);
+  return manifestUrl(source as string | URL);
+}
+
+function outputSpec({ output, cache }: Pick<ConvertOptions, "output" | "cache">, url: string): Posted<OutputSpec> {
+  if (output && "getFileHandle" in output) return { spec: { kind: "directory", folder: output }, transfer: [] };
+  const { spec, transfer } = cacheSpec(output ?? cache ?? "opfs");
+  return { spec: output ? { kind: "store", cache: spec } : { kind: "cache", cache: spec, url }, transfer };
+}
+
+function settingsOf({ scheme, groupSize, keep, allowNonfinite, shardBytes }: ConvertSettings): ConversionSettings {
+  return {
+    ...(scheme === undefined ? {} : { scheme }),
+    ...(groupSize === undefined ? {} : { groupSize }),
+    ...(keep === undefined ? {} : { keep: [...keep] }),
+    ...(allowNonfinite === undefined ? {} : { allowNonfinite }),
+    ...(shardBytes === undefined ? {} : { shardBytes }),
+  };
+}
+
+/** Sums up the progress of all workers. */
+class Progress {
+  readonly #state: ConvertProgress;
+  readonly #onProgress: ((progress: ConvertProgress) => void) | undefined;
+  readonly #read = new Rate();
+  readonly #written = new Rate();
+  #reportedAt = -Infinity;
+
+  constructor({ sourceBytes, shards }: ConversionPlan, onProgress: ((progress: ConvertProgress) => void) | undefined) {
+    this.#onProgress = onProgress;
+    this.#state = {
+      phase: "plan",
+      bytes: 0,
+      totalBytes: shards.reduce((sum, { bytes }) => sum + bytes, 0),
+      readBytes: 0,
+      sourceBytes,
+      shard: 0,
+      shards: shards.length,
+      bytesPerSecond: 0,
+      etaSeconds: undefined,
+      retries: 0,
+    };
+    this.#report();
+  }
+
+  /** @param entries shards that earlier runs have made */
+  begin(entries: readonly (FileEntry | undefined)[]): void {
+    this.#state.phase = "convert";
+    for (const entry of entries) {
+      this.#state.bytes += entry?.bytes ?? 0;
+      this.#state.shard += entry ? 1 : 0;
+    }
+    this.#report();
+  }
+
+  add({ read, written, retries }: ConvertStep): void {
+    this.#state.readBytes += read;
+    this.#state.bytes += written;
+    this.#state.retries += retries;
+    if (performance.now() - this.#reportedAt > INTERVAL_MS) this.#report();
+  }
+
+  shardDone(): void {
+    this.#state.shard += 1;
+    this.#report();
+  }
+
+  finish(): void {
+    this.#state.phase = "finish";
+    this.#report();
+  }
+
+  #report(): void {
+    this.#reportedAt = performance.now();
+    const state = this.#state;
+    state.bytesPerSecond = this.#read.update(state.readBytes);
+    const written = this.#written.update(state.bytes);
+    state.etaSeconds = written > 0 ? (state.totalBytes - state.bytes) / written : undefined;
+    this.#onProgress?.({ ...state });
+  }
+}

@@ -1,0 +1,172 @@
+/** Drives the converter: fetches the bytes that it asks for, while it encodes those that have arrived. */
+
+import { QwenVLError } from "../wire/errors.js";
+import type { ConversionPlan, ConversionRequest, Need, RemoteFile } from "../wire/generated.js";
+import type { ConversionSettings, Supply } from "../wire/protocol.js";
+import type { FileEntry } from "../weights/manifest.js";
+import type { Listing, RangeSource } from "../weights/ranges.js";
+import type { ReadHooks } from "../weights/source.js";
+import type { Conversion } from "../wasm/qwen_vl_web_convert.js";
+
+/** The wasm module of the converter. */
+export interface ConverterEdge {
+  default(options?: { module_or_path: string | BufferSource }): Promise<unknown>;
+  Conversion: new (request: ConversionRequest) => Conversion;
+}
+
+export interface ConverterHooks extends ReadHooks {
+  /** Called with the number of bytes of the source that arrived. */
+  onBytes?(bytes: number): void;
+}
+
+/** Largest request. A larger need is fetched in several. */
+const REQUEST_BYTES = 16 << 20;
+
+/** A conversion that is open. */
+export class Converter {
+  readonly listing: Listing;
+  readonly plan: ConversionPlan;
+  readonly #conversion: Conversion;
+  readonly #feed: Feed;
+
+  private constructor(listing: Listing, plan: ConversionPlan, conversion: Conversion, feed: Feed) {
+    this.listing = listing;
+    this.plan = plan;
+    this.#conversion = conversion;
+    this.#feed = feed;
+  }
+
+  /**
+   * Opens a checkpoint: reads everything but its weights.
+   *
+   * @param supplies bytes that are known already; those that are fetched are added
+   */
+  static async open(
+    edge: ConverterEdge,
+    source: RangeSource,
+    listing: Listing,
+    settings: ConversionSettings,
+    supplies: Supply[],
+    hooks: ConverterHooks,
+  ): Promise<Converter> {
+    const { name, place, files } = listing;
+    const conversion = new edge.Conversion({ ...settings, name, place, files });
+    try {
+      const feed = new Feed(conversion, source, files);
+      for (const { file, start, bytes } of supplies) conversion.supply(file, start, bytes);
+      for (;;) {
+        const plan = conversion.open() as ConversionPlan | undefined;
+        if (plan) return new Converter(listing, plan, conversion, feed);
+        await feed.fill(hooks, supplies);
+      }
+    } catch (error) {
+      conversion.free();
+      throw error;
+    }
+  }
+
+  /** Makes a shard. `take` gets its bytes in order. */
+  async shard(index: number, take: (bytes: Uint8Array<ArrayBuffer>) => Promise<void>, hooks: ConverterHooks): Promise<FileEntry> {
+    this.#conversion.begin(index);
+    try {
+      for (;;) {
+        hooks.signal.throwIfAborted();
+        // Bytes of later steps are fetched while this one is encoded.
+        this.#feed.fetchAhead(hooks);
+        const bytes = this.#conversion.next();
+        if (bytes === null) return JSON.parse(this.#conversion.finish()) as FileEntry;
+        if (bytes === undefined) await this.#feed.arrival(hooks);
+        else await take(bytes);
+      }
+    } finally {
+      await this.#feed.settle();
+    }
+  }
+
+  /** The files that are neither shards nor the manifest. */
+  smallFiles(): [string, Uint8Array<ArrayBuffer>][] {
+    return this.#conversion.smallFiles() as [string, Uint8Array<ArrayBuffer>][];
+  }
+
+  /** The manifest, given the entries of all shards in order. */
+  manifest(shards: readonly FileEntry[]): string {
+    return this.#conversion.manifest(shards.map((entry) => JSON.stringify(entry)));
+  }
+
+  /** Frees the memory. */
+  free(): void {
+    this.#conversion.free();
+  }
+}
+
+/** Fetches what a conversion needs. */
+class Feed {
+  readonly #conversion: Conversion;
+  readonly #source: RangeSource;
+  readonly #files: readonly RemoteFile[];
+  readonly #running = new Set<Promise<void>>();
+  #failure: { error: unknown } | undefined;
+
+  constructor(conversion: Conversion, source: RangeSource, files: readonly RemoteFile[]) {
+    this.#conversion = conversion;
+    this.#source = source;
+    this.#files = files;
+  }
+
+  /** Fetches everything that is needed now, and adds it to `supplies`. */
+  async fill(hooks: ConverterHooks, supplies: Supply[]): Promise<void> {
+    this.#start(hooks, supplies);
+    this.#expectRequests();
+    await Promise.all(this.#running);
+    this.#check();
+  }
+
+  /** Begins to fetch what is needed. */
+  fetchAhead(hooks: ConverterHooks): void {
+    this.#start(hooks);
+    this.#check();
+  }
+
+  /** Waits until more bytes have arrived. */
+  async arrival({ signal }: ConverterHooks): Promise<void> {
+    this.#expectRequests();
+    await Promise.race(this.#running);
+    this.#check();
+    signal.throwIfAborted();
+  }
+
+  /** Waits for the requests that run. */
+  async settle(): Promise<void> {
+    await Promise.all(this.#running);
+    this.#failure = undefined;
+  }
+
+  /** A converter that needs bytes and asks for none would wait for ever. */
+  #expectRequests(): void {
+    if (this.#running.size === 0) throw new QwenVLError("INTERNAL", "the converter lacks bytes that it does not ask for");
+  }
+
+  #check(): void {
+    if (this.#failure) throw this.#failure.error;
+  }
+
+  #start(hooks: ConverterHooks, supplies?: Supply[]): void {
+    for (const { file, start, end } of this.#conversion.needs() as Need[]) {
+      for (let at = start; at < end; at += REQUEST_BYTES) {
+        const request = this.#fetch(file, at, Math.min(at + REQUEST_BYTES, end), hooks, supplies)
+          .catch((error: unknown) => {
+            this.#failure ??= { error };
+          })
+          .finally(() => this.#running.delete(request));
+        this.#running.add(request);
+      }
+    }
+  }
+
+  async #fetch(index: number, start: number, end: number, hooks: ConverterHooks, supplies: Supply[] | undefined): Promise<void> {
+    const bytes = await this.#source.read(this.#files[index] as RemoteFile, start, end, hooks);
+    hooks.onBytes?.(bytes.byteLength);
+    this.#conversion.supply(index, start, bytes);
+    supplies?.push({ file: index, start, bytes });
+  }
+}

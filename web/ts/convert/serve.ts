@@ -1,0 +1,176 @@
+/** The side of the converter's worker in the connection to the page: answers calls one after the other. */
+
+import { errorData, QwenVLError } from "../wire/errors.js";
+import type { ConversionPlan } from "../wire/generated.js";
+import type { Call, CallKind, Calls, ConvertStep, OutputSpec, Reply, Request } from "../wire/protocol.js";
+import { DirectoryStore } from "../weights/directory.js";
+import type { FileEntry } from "../weights/manifest.js";
+import { INTERVAL_MS } from "../weights/progress.js";
+import { makeRanges, openStore } from "../weights/spec.js";
+import { Converter, type ConverterEdge, type ConverterHooks } from "./converter.js";
+import { CacheOutput, FolderOutput, type Output } from "./output.js";
+
+/** The parts of a worker's global scope that are used. */
+export interface ConverterScope {
+  postMessage(message: Reply): void;
+  onmessage: ((event: MessageEvent<Request>) => void) | null;
+}
+
+type CallOf<K extends CallKind> = Extract<Call, { kind: K }>;
+
+/** Answers the calls of a page that arrive at `scope`. */
+export function serveConverter(scope: ConverterScope, edge: ConverterEdge): void {
+  const server = new ConverterServer(scope, edge);
+  scope.onmessage = ({ data }) => server.receive(data);
+}
+
+class ConverterServer {
+  readonly #scope: ConverterScope;
+  readonly #edge: ConverterEdge;
+  readonly #controllers = new Map<number, AbortController>();
+  #queue: Promise<void> = Promise.resolve();
+  #open: { converter: Converter; output: Output } | undefined;
+
+  constructor(scope: ConverterScope, edge: ConverterEdge) {
+    this.#scope = scope;
+    this.#edge = edge;
+  }
+
+  receive(request: Request): void {
+    if (request.kind === "cancel") {
+      this.#controllers.get(request.id)?.abort();
+      return;
+    }
+    if (request.kind === "dispose") for (const controller of this.#controllers.values()) controller.abort();
+    const controller = new AbortController();
+    this.#controllers.set(request.id, controller);
+    this.#queue = this.#queue.then(() => this.#answer(request, controller.signal));
+  }
+
+  /** Never rejects. */
+  async #answer(call: Call, signal: AbortSignal): Promise<void> {
+    const { id } = call;
+    try {
+      signal.throwIfAborted();
+      this.#scope.postMessage({ kind: "done", id, result: await this.#result(call, signal) });
+    } catch (error) {
+      const data = errorData(error);
+      // After a trap the module's memory is in an unknown state.
+      this.#scope.postMessage(error instanceof WebAssembly.RuntimeError ? { kind: "fatal", error: data } : { kind: "error", id, error: data });
+    } finally {
+      this.#controllers.delete(id);
+    }
+  }
+
+  async #result(call: Call, signal: AbortSignal): Promise<Calls[CallKind]["result"]> {
+    switch (call.kind) {
+      case "convertOpen":
+        return this.#openCheckpoint(call, signal);
+      case "convertFinished":
+        return this.#opened().output.finished();
+      case "convertShard":
+        return this.#shard(call, signal);
+      case "convertFinish":
+        return this.#finish(call);
+      case "convertDiscard":
+        await this.#opened().output.discard();
+        return undefined;
+      case "dispose":
+        this.#open?.converter.free();
+        this.#open = undefined;
+        return 0;
+      default:
+        throw new QwenVLError("INTERNAL", `the converter does not answer \`${call.kind}\``);
+    }
+  }
+
+  async #openCheckpoint(call: CallOf<"convertOpen">, signal: AbortSignal): Promise<Calls["convertOpen"]["result"]> {
+    try {
+      await (call.wasmUrl === undefined ? this.#edge.default() : this.#edge.default({ module_or_path: call.wasmUrl }));
+    } catch (cause) {
+      throw new QwenVLError("DOWNLOAD", "the converter's wasm file could not be loaded", { cause });
+    }
+    const steps = new Steps(this.#scope, call.id);
+    const hooks = steps.hooks(signal);
+    const source = makeRanges(call.source);
+    // A repository lists its files itself, because the list fixes the commit.
+    const listing = call.listing ?? (await source.list(hooks));
+    const { supplies } = call;
+    const converter = await Converter.open(this.#edge, source, listing, call.settings, supplies, hooks);
+    const { plan } = converter;
+    if (call.output) this.#open = { converter, output: await openOutput(call.output, plan) };
+    else converter.free();
+    return { plan, listing, supplies };
+  }
+
+  async #shard({ id, index }: CallOf<"convertShard">, signal: AbortSignal): Promise<FileEntry> {
+    const { converter, output } = this.#opened();
+    const steps = new Steps(this.#scope, id);
+    const file = await output.begin(index);
+    try {
+      const entry = await converter.shard(
+        index,
+        async (bytes) => {
+          await file.append(bytes);
+          steps.add({ written: bytes.byteLength });
+        },
+        steps.hooks(signal),
+      );
+      steps.flush();
+      await file.done(entry);
+      return entry;
+    } catch (error) {
+      await file.abandon().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async #finish({ entries }: CallOf<"convertFinish">): Promise<string> {
+    const { converter, output } = this.#opened();
+    const manifest = converter.manifest(entries);
+    await output.finish(manifest, converter.smallFiles());
+    return manifest;
+  }
+
+  #opened(): { converter: Converter; output: Output } {
+    if (!this.#open) throw new QwenVLError("DISPOSED", "no conversion is open");
+    return this.#open;
+  }
+}
+
+async function openOutput(spec: OutputSpec, { fingerprint, shards }: ConversionPlan): Promise<Output> {
+  const names = shards.map(({ file }) => file);
+  if (spec.kind === "directory") return new FolderOutput(new DirectoryStore(spec.folder), fingerprint, names);
+  const store = await openStore(spec.cache);
+  if (!store) throw new QwenVLError("INVALID_ARGUMENT", '`cache` is "none", expected a store to convert into');
+  return spec.kind === "store" ? new FolderOutput(store, fingerprint, names) : new CacheOutput(store, fingerprint, spec.url);
+}
+
+/** Collects progress, so that the page is not flooded. */
+class Steps {
+  readonly #scope: ConverterScope;
+  readonly #id: number;
+  #step: ConvertStep = { read: 0, written: 0, retries: 0 };
+  #sentAt = performance.now();
+
+  constructor(scope: ConverterScope, id: number) {
+    this.#scope = scope;
+    this.#id = id;
+  }
+
+  hooks(signal: AbortSignal): ConverterHooks {
+    return { signal, onBytes: (read) => this.add({ read }), onRetry: () => this.add({ retries: 1 }) };
+  }
+
+  add({ read = 0, written = 0, retries = 0 }: Partial<ConvertStep>): void {
+    const step = this.#step;
+    this.#step = { read: step.read + read, written: step.written + written, retries: step.retries + retries };
+    if (performance.now() - this.#sentAt > INTERVAL_MS) this.flush();
+  }
+
+  flush(): void {
+    this.#scope.postMessage({ kind: "event", id: this.#id, event: this.#step });
+    this.#step = { read: 0, written: 0, retries: 0 };
+    this.#sentAt = performance.now();
+  }
+}

@@ -1,0 +1,206 @@
+/**
+ * Repositories of the Hugging Face Hub.
+ *
+ * Three kinds of requests are enough: facts about a revision, its list of files, and ranges of the `resolve` addresses. The client library
+ * `@huggingface/hub` is 730 kB and wraps the same requests.
+ */
+
+import { QwenVLError } from "../wire/errors.js";
+import type { RemoteFile } from "../wire/generated.js";
+import { sha256 } from "./cache.js";
+import { download, type Fetch } from "./download.js";
+import type { FileEntry } from "./manifest.js";
+import type { ReadHooks, Source } from "./source.js";
+import { RangeReader, type Listing, type RangeSource, type Requests } from "./ranges.js";
+
+/** A repository at a revision. */
+export interface HubAddress {
+  /** `OWNER/NAME`. */
+  repository: string;
+  /** Branch, tag or commit. */
+  revision: string;
+}
+
+const SCHEME = "hf:";
+const NAME = /^[\w.-]+\/[\w.-]+$/;
+
+/** Parses `hf:OWNER/NAME[@REVISION]`; `undefined` for other addresses. */
+export function hubAddress(address: string): HubAddress | undefined {
+  if (!address.startsWith(SCHEME)) return undefined;
+  const [repository = "", revision = "main", ...rest] = address.slice(SCHEME.length).split("@");
+  if (!NAME.test(repository) || revision === "" || rest.length > 0) {
+    throw new QwenVLError("INVALID_ARGUMENT", `the address is \`${address}\`, expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION`);
+  }
+  return { repository, revision };
+}
+
+/** Facts about a revision, as far as they are used. */
+interface RevisionFacts {
+  /** Commit. */
+  sha: string;
+  cardData?: { license?: string; license_name?: string };
+}
+
+/** An entry of a list of files. */
+interface TreeEntry {
+  type: "file" | "directory";
+  path: string;
+  oid: string;
+  size: number;
+  /** Present for large files: SHA-256 and size of the content. */
+  lfs?: { oid: string; size: number };
+}
+
+export interface HubOptions extends Requests {
+  /** Address of the Hub. */
+  endpoint: string;
+  token: string | undefined;
+}
+
+/**
+ * Returns a `fetch` for the Hub's files. The Hub answers with a redirect to a signed address of another host, which is used again until it
+ * expires. The token is sent to the Hub alone: browsers and Node take the header off before they follow a redirect to another origin.
+ */
+export function hubFetch({ fetch, endpoint, token }: Pick<HubOptions, "fetch" | "endpoint" | "token">): Fetch {
+  const origin = new URL(endpoint).origin;
+  const signed = new Map<string, string>();
+  return async (url, init) => {
+    const known = signed.get(url);
+    if (known !== undefined) {
+      const response = await fetch(known, init);
+      // Expired. Storage hosts answer with 400, 401 or 403.
+      if (![400, 401, 403, 404, 410].includes(response.status)) return response;
+      await response.body?.cancel();
+      signed.delete(url);
+    }
+    const headers = new Headers(init.headers);
+    if (token && new URL(url).origin === origin) headers.set("authorization", `Bearer ${token}`);
+    const response = await fetch(url, { ...init, headers });
+    if (response.ok && response.redirected && new URL(response.url).origin !== origin) signed.set(url, response.url);
+    return response;
+  };
+}
+
+/** A repository that holds a web checkpoint. */
+export class HubSource implements Source {
+  readonly url: string;
+  readonly #ranges: HubRanges;
+  readonly #options: HubOptions;
+
+  /** @param url key of the model in the cache */
+  constructor(url: string, address: HubAddress, options: HubOptions) {
+    this.url = url;
+    this.#options = { ...options, fetch: hubFetch(options) };
+    this.#ranges = new HubRanges(address, options);
+  }
+
+  async manifest(hooks: ReadHooks): Promise<string> {
+    const { files, name } = await this.#ranges.list(hooks);
+    const manifest = files.find(({ path }) => path === "manifest.json");
+    if (!manifest) {
+      const problem = `the repository ${name} holds no web checkpoint`;
+      throw new QwenVLError("NOT_CONVERTED", `${problem}: it has no manifest.json`, { details: { repository: name } });
+    }
+    return new TextDecoder().decode(await this.#ranges.read(manifest, 0, manifest.bytes, hooks));
+  }
+
+  async *read(entry: FileEntry, from: number, hooks: ReadHooks): AsyncGenerator<Uint8Array, void, undefined> {
+    const requestInit: RequestInit = { cache: "no-store", ...this.#options.requestInit };
+    const pieceBytes = entry.pieces?.bytes;
+    const url = await this.#ranges.address(entry.file, hooks);
+    yield* download(url, entry.bytes, from, { ...this.#options, ...hooks, requestInit, pieceBytes });
+  }
+}
+
+/** A repository in the published layout. */
+export class HubRanges implements RangeSource {
+  readonly #address: HubAddress;
+  readonly #options: HubOptions;
+  readonly #reader: RangeReader;
+  readonly #fetch: Fetch;
+  /** Commit that was listed. Everything is read from it. */
+  #commit: string | undefined;
+
+  constructor(address: HubAddress, options: HubOptions) {
+    this.#address = address;
+    this.#options = options;
+    this.#fetch = hubFetch(options);
+    this.#reader = new RangeReader({ ...options, fetch: this.#fetch });
+  }
+
+  async list(hooks: ReadHooks): Promise<Listing> {
+    const { repository, revision } = this.#address;
+    const api = `${this.#options.endpoint}/api/models/${repository}`;
+    const facts = (await this.#json(`${api}/revision/${encodeURIComponent(revision)}`, hooks)).value as RevisionFacts;
+    this.#commit = facts.sha;
+    const files: RemoteFile[] = [];
+    for (let page: string | undefined = `${api}/tree/${facts.sha}?recursive=true`; page;) {
+      const { value, next } = await this.#json(page, hooks);
+      for (const { type, path, oid, size, lfs } of value as TreeEntry[]) {
+        if (type === "file") files.push({ path, bytes: lfs?.size ?? size, version: lfs?.oid ?? oid });
+      }
+      page = next;
+    }
+    const { license, license_name: name } = facts.cardData ?? {};
+    const licence = name ?? license;
+    return { name: repository, place: `hf:${repository}@${facts.sha}`, files, ...(licence ? { licence } : {}) };
+  }
+
+  async read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = await this.#reader.read(await this.address(file.path, hooks), start, end, hooks);
+    // The version of a large file is its SHA-256.
+    if (start === 0 && end === file.bytes && /^[\da-f]{64}$/.test(file.version)) await verify(file, bytes);
+    return bytes;
+  }
+
+  /** Returns the address of a file at the commit that was listed. */
+  async address(path: string, hooks: ReadHooks): Promise<string> {
+    if (this.#commit === undefined) await this.list(hooks);
+    const encoded = path.split("/").map(encodeURIComponent).join("/");
+    return `${this.#options.endpoint}/${this.#address.repository}/resolve/${this.#commit}/${encoded}`;
+  }
+
+  /** Reads JSON of the Hub's API, and the address of the next page. */
+  async #json(url: string, hooks: ReadHooks): Promise<{ value: unknown; next: string | undefined }> {
+    let next: string | undefined;
+    const reader = new RangeReader({
+      ...this.#options,
+      fetch: async (address, init) => {
+        const response = await this.#fetch(address, init);
+        next = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get("link") ?? "")?.[1];
+        return response;
+      },
+    });
+    const bytes = await reader.whole(url, hooks).catch((error: unknown) => {
+      throw this.#explained(error);
+    });
+    try {
+      return { value: JSON.parse(new TextDecoder().decode(bytes)), next };
+    } catch (cause) {
+      throw new QwenVLError("DOWNLOAD", `the Hub's answer is not JSON: ${url}`, { cause });
+    }
+  }
+
+  /** Says what the status of a refused request means. */
+  #explained(error: unknown): unknown {
+    const status = error instanceof QwenVLError ? error.details["status"] : undefined;
+    const { repository, revision } = this.#address;
+    const details = { repository, revision, status };
+    const token = this.#options.token ? "the access token does not give access to it" : "pass an access token of an account that has access to it";
+    if (status === 401 || status === 403) {
+      return new QwenVLError("ACCESS_DENIED", `the repository ${repository} does not exist, is private or is gated: ${token}`, { details });
+    }
+    if (status === 404) {
+      return new QwenVLError("DOWNLOAD", `there is no repository ${repository} with the revision ${revision}`, { details });
+    }
+    return error;
+  }
+}
+
+/** Checks a file that was read whole. */
+async function verify({ path, version }: RemoteFile, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+  const found = await sha256(bytes);
+  if (found === version) return;
+  const details = { shard: path, expected: version, found };
+  throw new QwenVLError("INTEGRITY", `\`${path}\`: expected SHA-256 ${version} as the Hub lists it, found ${found}`, { details });
+}

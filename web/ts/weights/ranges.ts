@@ -1,0 +1,188 @@
+/** Sources of a conversion: files in the published layout, read by ranges. */
+
+import { QwenVLError } from "../wire/errors.js";
+import type { RemoteFile } from "../wire/generated.js";
+import { downloadRange, downloadWhole, type DownloadOptions, type ServedFile } from "./download.js";
+import type { ReadHooks } from "./source.js";
+
+/** A checkpoint in the published layout. */
+export interface Listing {
+  /** Its name. */
+  name: string;
+  /** Its address, for messages. */
+  place: string;
+  /** Its files and those of the folders in it. */
+  files: RemoteFile[];
+  /** Name of its licence, if the source tells it. */
+  licence?: string;
+}
+
+/** Files that are read by ranges. */
+export interface RangeSource {
+  /** Lists the files. */
+  list(hooks: ReadHooks): Promise<Listing>;
+  /** Reads the bytes `start..end` of a listed file. */
+  read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** A file on this machine. */
+export interface LocalFile {
+  /** Path in the folder, with slashes. */
+  path: string;
+  file: Blob;
+  /** Text that changes when the file changes. */
+  version: string;
+}
+
+/** A folder on this machine. */
+export class LocalRanges implements RangeSource {
+  readonly #name: string;
+  readonly #files: Promise<LocalFile[]>;
+
+  constructor(name: string, files: Promise<LocalFile[]>) {
+    this.#name = name;
+    this.#files = files;
+    // `list` reports it.
+    files.catch(() => undefined);
+  }
+
+  async list(): Promise<Listing> {
+    const files = (await this.#files).map(({ path, file, version }) => ({ path, bytes: file.size, version }));
+    return { name: this.#name, place: this.#name, files };
+  }
+
+  async read({ path }: RemoteFile, start: number, end: number, { signal }: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+    signal.throwIfAborted();
+    const found = (await this.#files).find((file) => file.path === path);
+    try {
+      const bytes = new Uint8Array((await found?.file.slice(start, end).arrayBuffer()) ?? 0);
+      if (bytes.byteLength === end - start) return bytes;
+    } catch (cause) {
+      throw new QwenVLError("INTEGRITY", `could not read \`${path}\` (${String(cause)}): choose the folder again`, { cause });
+    }
+    throw new QwenVLError("INTEGRITY", `\`${path}\` became shorter: choose the folder again`);
+  }
+}
+
+/** Files that a checkpoint without a listing can have. The names of its weight files are in an index, or are the first two. */
+const KNOWN_FILES = [
+  "model.safetensors",
+  "pytorch_model.bin",
+  "model.safetensors.index.json",
+  "pytorch_model.bin.index.json",
+  "config.json",
+  "generation_config.json",
+  "preprocessor_config.json",
+  "processor_config.json",
+  "quantize_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "vocab.json",
+  "merges.txt",
+  "added_tokens.json",
+  "special_tokens_map.json",
+  "chat_template.json",
+  "chat_template.jinja",
+  "qwen.tiktoken",
+  "adapter_config.json",
+  "LICENSE",
+  "NOTICE",
+] as const;
+
+/** Settings of requests. */
+export type Requests = Pick<DownloadOptions, "fetch" | "requestInit" | "retries">;
+
+/** Reads files of a web server by ranges. Notices a file that changes meanwhile. */
+export class RangeReader {
+  readonly #requests: Requests;
+  readonly #served = new Map<string, ServedFile>();
+
+  constructor(requests: Requests) {
+    this.#requests = requests;
+  }
+
+  async read(url: string, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+    const served = this.#served.get(url) ?? { etag: null, ranges: true };
+    this.#served.set(url, served);
+    // The browser's HTTP cache would keep a second copy of the weights.
+    const requestInit: RequestInit = { cache: "no-store", ...this.#requests.requestInit };
+    return downloadRange(url, start, end, { ...this.#requests, ...hooks, requestInit }, served);
+  }
+
+  /** Downloads a small file. */
+  whole(url: string, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+    return downloadWhole(url, { ...this.#requests, ...hooks });
+  }
+}
+
+/** A folder on a web server that has no listing. */
+export class UrlRanges implements RangeSource {
+  readonly #url: string;
+  readonly #requests: Requests;
+  readonly #reader: RangeReader;
+
+  /** @param url address of the folder, with a slash at its end */
+  constructor(url: string, requests: Requests) {
+    this.#url = url;
+    this.#requests = requests;
+    this.#reader = new RangeReader(requests);
+  }
+
+  async list(hooks: ReadHooks): Promise<Listing> {
+    const known = await Promise.all(KNOWN_FILES.map((path) => this.#stat(path, hooks)));
+    const files = known.filter((file) => file !== undefined);
+    if (!files.some(({ path }) => path === "config.json")) {
+      throw new QwenVLError("CHECKPOINT_INVALID", `there is no checkpoint at ${this.#url}: config.json is missing`);
+    }
+    const shards = await Promise.all((await this.#shards(files, hooks)).map((path) => this.#stat(path, hooks)));
+    files.push(...shards.filter((file) => file !== undefined));
+    const name = decodeURIComponent(new URL(this.#url).pathname.split("/").at(-2) ?? "") || "checkpoint";
+    return { name, place: this.#url.replace(/\/$/, ""), files };
+  }
+
+  read({ path }: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#reader.read(this.#url + path, start, end, hooks);
+  }
+
+  /** Returns the names of weight files that the indices list, without those that are known. */
+  async #shards(files: readonly RemoteFile[], hooks: ReadHooks): Promise<string[]> {
+    const names = new Set<string>();
+    for (const { path } of files.filter(({ path }) => path.endsWith(".index.json"))) {
+      const text = new TextDecoder().decode(await this.#reader.whole(this.#url + path, hooks));
+      try {
+        const { weight_map } = JSON.parse(text) as { weight_map: Record<string, string> };
+        for (const name of Object.values(weight_map)) names.add(name);
+      } catch {
+        // The converter reads the index too, and reports what is wrong with it.
+      }
+    }
+    return [...names].filter((name) => typeof name === "string" && !name.includes("/") && !files.some(({ path }) => path === name));
+  }
+
+  /** Returns the size of a file, or `undefined` if it does not exist. */
+  async #stat(path: string, { signal }: ReadHooks): Promise<RemoteFile | undefined> {
+    const headers = new Headers(this.#requests.requestInit?.headers);
+    // Not a HEAD request: its answer has no length where the server compresses.
+    headers.set("range", "bytes=0-0");
+    const url = this.#url + path;
+    let response: Response;
+    try {
+      response = await this.#requests.fetch(url, { ...this.#requests.requestInit, cache: "no-store", headers, signal });
+    } catch (cause) {
+      signal.throwIfAborted();
+      throw new QwenVLError("DOWNLOAD", `no response from the server: ${url}`, { cause, details: { url } });
+    }
+    await response.body?.cancel();
+    const { status } = response;
+    // 416: an empty file has no first byte.
+    if (status === 404 || status === 410 || status === 416 || response.headers.get("content-type")?.startsWith("text/html")) return undefined;
+    if (!response.ok) throw new QwenVLError("DOWNLOAD", `the server answered with status ${status}: ${url}`, { details: { url, status } });
+    const total = /\/(\d+)$/.exec(response.headers.get("content-range") ?? "")?.[1] ?? (status === 200 ? response.headers.get("content-length") : null);
+    if (!total) {
+      const advice = "it must answer requests for byte ranges, and list Content-Range in Access-Control-Expose-Headers if it is of another origin";
+      throw new QwenVLError("DOWNLOAD", `the server does not tell the size of ${url}: ${advice}`, { details: { url, status } });
+    }
+    const version = response.headers.get("etag") ?? response.headers.get("last-modified") ?? "";
+    return { path, bytes: Number(total), version };
+  }
+}
