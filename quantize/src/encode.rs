@@ -22,6 +22,7 @@ pub(crate) struct Cursor {
 pub(crate) struct Piece {
     pub bytes: Vec<u8>,
     /// Number of weights in them.
+    #[cfg_attr(not(feature = "files"), expect(dead_code, reason = "progress of conversions on the disk"))]
     pub weights: u64,
 }
 

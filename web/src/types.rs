@@ -243,6 +243,7 @@ impl From<String> for LengthOrHash {
 #[cfg(test)]
 mod typescript {
     use super::*;
+    use quantize::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteFile};
     use qwen_vl_processor::{Content, GroundedObject, ObjectKind, Part, Shape};
     use qwen_vl_runtime::KvReuse;
     use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
@@ -308,6 +309,11 @@ mod typescript {
             ErrorCode,
             ErrorDetails,
             LengthOrHash,
+            ConversionRequest,
+            RemoteFile,
+            ConversionPlan,
+            PlannedFile,
+            Need,
         ];
         format!("{HEADER}{types}")
     }

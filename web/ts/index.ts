@@ -8,7 +8,8 @@ export { BenchmarkReport, type BenchmarkOptions } from "./api/benchmark.js";
 export type { CacheOptions, StorageEstimate } from "./api/cache.js";
 export type { CheckOptions, CheckReason, CheckReport } from "./api/check.js";
 export { promptText, type Content, type Message, type Part } from "./api/content.js";
-export type { CheckpointPlan, ConvertedModel, ConvertOptions, ConvertProgress, ConvertSettings, PlanOptions, Scheme } from "./api/convert.js";
+export type { ConvertProgress } from "./api/conversion.js";
+export type { CheckpointPlan, ConvertedModel, ConvertOptions, ConvertSettings, PlanOptions, Scheme } from "./api/convert.js";
 export { drawBoxes, type DrawStyle } from "./api/draw.js";
 export { parse } from "./api/grounding.js";
 export {

@@ -23,12 +23,16 @@ pub enum Backends {
 const WEBGPU: &str = "qwen_vl_web";
 /// The wasm module of the CPU fallback.
 const FALLBACK: &str = "qwen_vl_web_cpu";
+/// The wasm module of the converter.
+const CONVERTER: &str = "qwen_vl_web_convert";
 
 /// Builds `web/dist/wasm`. Does nothing except calling cargo if nothing changed.
 pub fn build(backends: Backends) -> Result<()> {
     system::wasm_target()?;
     compile("qwen-vl-web")?;
     bind(WEBGPU)?;
+    compile("qwen-vl-web-convert")?;
+    bind(CONVERTER)?;
     if backends == Backends::WebGpu {
         return stand_in_for_fallback();
     }
@@ -48,7 +52,7 @@ pub fn has_fallback() -> bool {
 
 /// Prints the sizes of the modules, and which crates their bytes come from.
 pub fn report() -> Result<()> {
-    for name in [WEBGPU, FALLBACK] {
+    for name in [WEBGPU, CONVERTER, FALLBACK] {
         println!("{name}:");
         print_sizes(&module(name))?;
         print_shares(&fs::read(bound().join(format!("{name}_bg.wasm")))?)?;

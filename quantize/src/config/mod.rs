@@ -13,7 +13,7 @@ use qwen_vl_format::{ConfigError, Family, ModelConfig, QwenVlConfig};
 use serde_json::Value;
 
 /// Largest number of parameters. Models above it do not fit a browser tab, even at 4 bits.
-const MAX_PARAMETERS: usize = 16_000_000_000;
+const MAX_PARAMETERS: u64 = 16_000_000_000;
 /// Epsilon of the norms of both later vision towers. In no config key: `modeling_qwen2_vl.py`, `modeling_qwen3_vl.py`.
 const VISION_NORM_EPSILON: f32 = 1e-6;
 /// Base of the rotary frequencies of both later vision towers, unless the file names it.
@@ -33,7 +33,7 @@ pub fn model_config(json: &str) -> Result<ModelConfig, ConfigError> {
         Err(kind) => return Err(ConfigError::Architecture { found: format!("{name}{kind}"), supported: SUPPORTED }),
     };
     config.validate()?;
-    let parameters: usize = tensor_table(&config).iter().map(|spec| spec.shape[0] * spec.shape[1]).sum();
+    let parameters: u64 = tensor_table(&config).iter().map(|spec| spec.shape[0] as u64 * spec.shape[1] as u64).sum();
     if parameters > MAX_PARAMETERS {
         let found = format!("{name}, with {:.1} billion parameters", parameters as f64 / 1e9);
         let supported = "models of at most 16 billion parameters: Qwen-VL, Qwen2-VL-2B and -7B, Qwen3-VL-2B, -4B and -8B";

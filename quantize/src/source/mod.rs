@@ -264,7 +264,7 @@ impl Source {
         assert!(rows.end <= all_rows && cols.end <= all_cols, "{rows:?} × {cols:?} of {all_rows} × {all_cols}");
         let size = tensor.dtype.size().with_context(|| format!("elements of type {}", tensor.dtype.name()))?;
         let file = &self.files[tensor.file];
-        let at = |element: usize| tensor.offset + (element * size) as u64;
+        let at = |element: usize| tensor.offset + element as u64 * size as u64;
         let (row_step, col_step) = tensor.matrix_strides()?;
         if col_step == 1 && row_step == all_cols && cols.len() == all_cols {
             return file.read_vec(at(rows.start * all_cols), rows.len() * all_cols * size);
@@ -299,7 +299,7 @@ impl SourceTensor {
         let size = self.dtype.size()?;
         let (row_step, col_step) = self.matrix_strides().ok()?;
         let (last_row, last_col) = (block.rows.end.checked_sub(1)?, block.cols.end.checked_sub(1)?);
-        let at = |row: usize, col: usize| self.offset + ((row * row_step + col * col_step) * size) as u64;
+        let at = |row: usize, col: usize| self.offset + (row as u64 * row_step as u64 + col as u64 * col_step as u64) * size as u64;
         Some(at(block.rows.start, block.cols.start)..at(last_row, last_col) + size as u64)
     }
 

@@ -1,12 +1,10 @@
 /** Converts checkpoints in the published layout. */
 
-import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
+import { BACKGROUND_MS } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
-import type { ConversionPlan, Family } from "../wire/generated.js";
-import type { ConversionSettings, ConvertOpened, ConvertOpenParams, ConvertStep, OutputSpec } from "../wire/protocol.js";
-import { withConversionLock } from "../weights/locks.js";
-import type { FileEntry, Manifest } from "../weights/manifest.js";
-import { INTERVAL_MS, Rate } from "../weights/progress.js";
+import type { Family } from "../wire/generated.js";
+import type { ConversionSettings, ConvertOpened, ConvertOpenParams, OutputSpec } from "../wire/protocol.js";
+import type { Manifest } from "../weights/manifest.js";
 import {
   absolute,
   cacheSpec,
@@ -21,6 +19,7 @@ import {
 } from "../weights/spec.js";
 import type { CacheStore } from "../weights/store.js";
 import { check, type CheckReport } from "./check.js";
+import { runConversion, type ConvertProgress, type OpenWorker } from "./conversion.js";
 import {
   abortSignal,
   address,
@@ -72,29 +71,6 @@ export interface ConvertOptions extends PlanOptions {
   /** Number of workers; by default up to three. Each takes some 30 MB of memory. */
   workers?: number;
   onProgress?: (progress: ConvertProgress) => void;
-}
-
-/** Progress of a conversion. */
-export interface ConvertProgress {
-  /** `plan`: everything but the weights is read. `convert`: shards are made. `finish`: the last files are written. */
-  phase: "plan" | "convert" | "finish";
-  /** Bytes of shards that are written, by earlier runs too. */
-  bytes: number;
-  /** Bytes of all shards. */
-  totalBytes: number;
-  /** Bytes of the source that were read in this run. */
-  readBytes: number;
-  /** Bytes of the source that a whole conversion reads. */
-  sourceBytes: number;
-  /** Complete shards. */
-  shard: number;
-  shards: number;
-  /** Bytes of the source a second, over the last seconds. */
-  bytesPerSecond: number;
-  /** Time until the shards are made; `undefined` while the rate is unknown. */
-  etaSeconds: number | undefined;
-  /** Requests that failed and were repeated. */
-  retries: number;
 }
 
 /** A conversion before its first byte. */
@@ -179,46 +155,17 @@ export async function plan(source: ConvertSource, options: PlanOptions = {}): Pr
 /** Converts a checkpoint. A run that was interrupted goes on with the shards that were not complete. */
 export async function convert(source: ConvertSource, options: ConvertOptions = {}): Promise<ConvertedModel> {
   checkOptions(options, CHECKS);
-  const { signal } = options;
-  const failure = new AbortController();
-  const ended = signal ? AbortSignal.any([signal, failure.signal]) : failure.signal;
-  const clients: WorkerClient[] = [];
-  try {
-    const { client: first, opened, url } = await openWorker(source, options, options);
-    clients.push(first);
-    const { plan } = opened;
-    const progress = new Progress(plan, options.onProgress);
-    const manifest = await withConversionLock(plan.fingerprint, async () => {
-      const done = await first.call("convertFinished", {}, { signal: ended }).result;
-      const entries: (FileEntry | undefined)[] = plan.shards.map((_, index) => done.get(index));
-      progress.begin(entries);
-      const waiting = entries.flatMap((entry, index) => (entry ? [] : [index]))[Symbol.iterator]();
-      const work = async (client: WorkerClient) => {
-        for (const index of waiting) {
-          const onEvent = (step: ConvertStep) => progress.add(step);
-          entries[index] = await client.call("convertShard", { index }, { signal: ended, onEvent }).result;
-          progress.shardDone();
-        }
-      };
-      const startAnother = async () => {
-        const other = await openWorker(source, { ...options, signal: ended }, options, opened);
-        clients.push(other.client);
-        await work(other.client);
-      };
-      const missing = entries.filter((entry) => !entry).length;
-      const others = Math.max(Math.min(options.workers ?? defaultWorkers(), missing) - 1, 0);
-      const all = [work(first), ...Array.from({ length: others }, startAnother)];
-      await Promise.all(all.map((each) => each.catch((error: unknown) => failure.abort(error))));
-      ended.throwIfAborted();
-      progress.finish();
-      return first.call("convertFinish", { entries: entries as FileEntry[] }, { signal: ended }).result;
-    });
-    const { files, shards, provenance } = JSON.parse(manifest) as Manifest;
-    const bytes = [...files, ...shards].reduce((sum, entry) => sum + entry.bytes, manifest.length);
-    return { url, source: provenance.source, bytes, notes: plan.notes };
-  } finally {
-    for (const client of clients) void client.shutDown(new QwenVLError("DISPOSED", "the conversion is over"), BACKGROUND_MS);
-  }
+  let url = "";
+  const start = async (signal: AbortSignal, like?: ConvertOpened) => {
+    const started = await openWorker(source, { ...options, signal }, options, like);
+    ({ url } = started);
+    return started;
+  };
+  const { workers = defaultWorkers(), signal, onProgress } = options;
+  const { manifest, plan } = await runConversion(start, { workers, ...(signal ? { signal } : {}), ...(onProgress ? { onProgress } : {}) });
+  const { files, shards, provenance } = JSON.parse(manifest) as Manifest;
+  const bytes = [...files, ...shards].reduce((sum, entry) => sum + entry.bytes, manifest.length);
+  return { url, source: provenance.source, bytes, notes: plan.notes };
 }
 
 /** Deletes what an interrupted conversion has written. Nothing is fetched but what `plan` reads. */
@@ -236,13 +183,6 @@ function defaultWorkers(): number {
   return Math.min(Math.max((navigator.hardwareConcurrency ?? 2) - 1, 1), WORKERS);
 }
 
-interface OpenWorker {
-  client: WorkerClient;
-  opened: ConvertOpened;
-  /** Address of the result for `load`. */
-  url: string;
-}
-
 /**
  * Starts a worker and opens a checkpoint in it.
  *
@@ -254,7 +194,7 @@ async function openWorker(
   options: PlanOptions,
   output?: Pick<ConvertOptions, "output" | "cache" | "url">,
   like?: ConvertOpened,
-): Promise<OpenWorker> {
+): Promise<OpenWorker & { url: string }> {
   const { signal, convertWasmUrl } = options;
   signal?.throwIfAborted();
   const from = rangeSpec(source, options);
@@ -268,7 +208,7 @@ async function openWorker(
       supplies: like?.supplies ?? [],
       ...(like ? { listing: like.listing } : {}),
       ...(to ? { output: to.spec } : {}),
-      ...(convertWasmUrl ? { wasmUrl: absolute(convertWasmUrl).href } : {}),
+      ...(convertWasmUrl ? { wasm: absolute(convertWasmUrl).href } : {}),
     };
     const transfer = [...from.transfer, ...(to?.transfer ?? [])];
     return { client, url, opened: await client.call("convertOpen", params, { transfer, ...(signal ? { signal } : {}) }).result };
@@ -291,7 +231,8 @@ function outputSpec({ output, cache }: Pick<ConvertOptions, "output" | "cache">,
   return { spec: output ? { kind: "store", cache: spec } : { kind: "cache", cache: spec, url }, transfer };
 }
 
-function settingsOf({ scheme, groupSize, keep, allowNonfinite, shardBytes }: ConvertSettings): ConversionSettings {
+/** Returns the settings among options. */
+export function settingsOf({ scheme, groupSize, keep, allowNonfinite, shardBytes }: ConvertSettings): ConversionSettings {
   return {
     ...(scheme === undefined ? {} : { scheme }),
     ...(groupSize === undefined ? {} : { groupSize }),
@@ -299,66 +240,4 @@ function settingsOf({ scheme, groupSize, keep, allowNonfinite, shardBytes }: Con
     ...(allowNonfinite === undefined ? {} : { allowNonfinite }),
     ...(shardBytes === undefined ? {} : { shardBytes }),
   };
-}
-
-/** Sums up the progress of all workers. */
-class Progress {
-  readonly #state: ConvertProgress;
-  readonly #onProgress: ((progress: ConvertProgress) => void) | undefined;
-  readonly #read = new Rate();
-  readonly #written = new Rate();
-  #reportedAt = -Infinity;
-
-  constructor({ sourceBytes, shards }: ConversionPlan, onProgress: ((progress: ConvertProgress) => void) | undefined) {
-    this.#onProgress = onProgress;
-    this.#state = {
-      phase: "plan",
-      bytes: 0,
-      totalBytes: shards.reduce((sum, { bytes }) => sum + bytes, 0),
-      readBytes: 0,
-      sourceBytes,
-      shard: 0,
-      shards: shards.length,
-      bytesPerSecond: 0,
-      etaSeconds: undefined,
-      retries: 0,
-    };
-    this.#report();
-  }
-
-  /** @param entries shards that earlier runs have made */
-  begin(entries: readonly (FileEntry | undefined)[]): void {
-    this.#state.phase = "convert";
-    for (const entry of entries) {
-      this.#state.bytes += entry?.bytes ?? 0;
-      this.#state.shard += entry ? 1 : 0;
-    }
-    this.#report();
-  }
-
-  add({ read, written, retries }: ConvertStep): void {
-    this.#state.readBytes += read;
-    this.#state.bytes += written;
-    this.#state.retries += retries;
-    if (performance.now() - this.#reportedAt > INTERVAL_MS) this.#report();
-  }
-
-  shardDone(): void {
-    this.#state.shard += 1;
-    this.#report();
-  }
-
-  finish(): void {
-    this.#state.phase = "finish";
-    this.#report();
-  }
-
-  #report(): void {
-    this.#reportedAt = performance.now();
-    const state = this.#state;
-    state.bytesPerSecond = this.#read.update(state.readBytes);
-    const written = this.#written.update(state.bytes);
-    state.etaSeconds = written > 0 ? (state.totalBytes - state.bytes) / written : undefined;
-    this.#onProgress?.({ ...state });
-  }
 }

@@ -6,7 +6,8 @@ import type { Call, CallKind, Calls, ConvertStep, OutputSpec, Reply, Request } f
 import { DirectoryStore } from "../weights/directory.js";
 import type { FileEntry } from "../weights/manifest.js";
 import { INTERVAL_MS } from "../weights/progress.js";
-import { makeRanges, openStore } from "../weights/spec.js";
+import type { RangeSource } from "../weights/ranges.js";
+import { makeRanges, openStore, type RangeSpec } from "../weights/spec.js";
 import { Converter, type ConverterEdge, type ConverterHooks } from "./converter.js";
 import { CacheOutput, FolderOutput, type Output } from "./output.js";
 
@@ -18,22 +19,30 @@ export interface ConverterScope {
 
 type CallOf<K extends CallKind> = Extract<Call, { kind: K }>;
 
+/** Opens sources and outputs, which differ between browsers and Node. */
+export interface Environment {
+  source(spec: RangeSpec): RangeSource;
+  output(spec: OutputSpec, plan: ConversionPlan): Promise<Output>;
+}
+
 /** Answers the calls of a page that arrive at `scope`. */
-export function serveConverter(scope: ConverterScope, edge: ConverterEdge): void {
-  const server = new ConverterServer(scope, edge);
+export function serveConverter(scope: ConverterScope, edge: ConverterEdge, environment: Environment = BROWSER): void {
+  const server = new ConverterServer(scope, edge, environment);
   scope.onmessage = ({ data }) => server.receive(data);
 }
 
 class ConverterServer {
   readonly #scope: ConverterScope;
   readonly #edge: ConverterEdge;
+  readonly #environment: Environment;
   readonly #controllers = new Map<number, AbortController>();
   #queue: Promise<void> = Promise.resolve();
   #open: { converter: Converter; output: Output } | undefined;
 
-  constructor(scope: ConverterScope, edge: ConverterEdge) {
+  constructor(scope: ConverterScope, edge: ConverterEdge, environment: Environment) {
     this.#scope = scope;
     this.#edge = edge;
+    this.#environment = environment;
   }
 
   receive(request: Request): void {
@@ -86,19 +95,19 @@ class ConverterServer {
 
   async #openCheckpoint(call: CallOf<"convertOpen">, signal: AbortSignal): Promise<Calls["convertOpen"]["result"]> {
     try {
-      await (call.wasmUrl === undefined ? this.#edge.default() : this.#edge.default({ module_or_path: call.wasmUrl }));
+      await (call.wasm === undefined ? this.#edge.default() : this.#edge.default({ module_or_path: call.wasm }));
     } catch (cause) {
       throw new QwenVLError("DOWNLOAD", "the converter's wasm file could not be loaded", { cause });
     }
     const steps = new Steps(this.#scope, call.id);
     const hooks = steps.hooks(signal);
-    const source = makeRanges(call.source);
+    const source = this.#environment.source(call.source);
     // A repository lists its files itself, because the list fixes the commit.
     const listing = call.listing ?? (await source.list(hooks));
     const { supplies } = call;
     const converter = await Converter.open(this.#edge, source, listing, call.settings, supplies, hooks);
     const { plan } = converter;
-    if (call.output) this.#open = { converter, output: await openOutput(call.output, plan) };
+    if (call.output) this.#open = { converter, output: await this.#environment.output(call.output, plan) };
     else converter.free();
     return { plan, listing, supplies };
   }
@@ -141,10 +150,13 @@ class ConverterServer {
 async function openOutput(spec: OutputSpec, { fingerprint, shards }: ConversionPlan): Promise<Output> {
   const names = shards.map(({ file }) => file);
   if (spec.kind === "directory") return new FolderOutput(new DirectoryStore(spec.folder), fingerprint, names);
+  if (spec.kind === "path") throw new QwenVLError("INTERNAL", "a browser has no paths");
   const store = await openStore(spec.cache);
   if (!store) throw new QwenVLError("INVALID_ARGUMENT", '`cache` is "none", expected a store to convert into');
   return spec.kind === "store" ? new FolderOutput(store, fingerprint, names) : new CacheOutput(store, fingerprint, spec.url);
 }
+
+const BROWSER: Environment = { source: makeRanges, output: openOutput };
 
 /** Collects progress, so that the page is not flooded. */
 class Steps {

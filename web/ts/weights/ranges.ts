@@ -55,8 +55,8 @@ export class LocalRanges implements RangeSource {
     signal.throwIfAborted();
     const found = (await this.#files).find((file) => file.path === path);
     try {
-      const bytes = new Uint8Array((await found?.file.slice(start, end).arrayBuffer()) ?? 0);
-      if (bytes.byteLength === end - start) return bytes;
+      const bytes = await found?.file.slice(start, end).arrayBuffer();
+      if (bytes?.byteLength === end - start) return new Uint8Array(bytes);
     } catch (cause) {
       throw new QwenVLError("INTEGRITY", `could not read \`${path}\` (${String(cause)}): choose the folder again`, { cause });
     }

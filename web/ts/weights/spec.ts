@@ -67,7 +67,9 @@ export type RangeSpec =
   | ({ kind: "hub" } & HubSpec)
   | { kind: "url"; url: string; requestInit: RequestInit; retries: number; fetch?: MessagePort }
   | { kind: "files"; name: string; files: LocalFile[] }
-  | { kind: "directory"; folder: FileSystemDirectoryHandle };
+  | { kind: "directory"; folder: FileSystemDirectoryHandle }
+  /** A folder on the disk, in Node: see `web/ts/node`. */
+  | { kind: "path"; folder: string };
 
 export type CacheSpec = { kind: "opfs" | "cache-api" | "none" } | { kind: "custom"; name: string; port: MessagePort };
 
@@ -84,7 +86,7 @@ const HUB_URL = "https://huggingface.co";
 export function sourceSpec(source: ModelSource, options: SourceOptions & HubOptions, url = "folder:"): Posted<SourceSpec> {
   if (isFolder(source)) return { spec: { kind: "folder", folder: source, url }, transfer: [] };
   const address = typeof source === "string" ? hubAddress(source) : undefined;
-  if (address) return withFetch({ kind: "hub", url: manifestUrl(source as string), ...hubSpec(address, options) }, options);
+  if (address) return withFetch({ kind: "hub" as const, url: manifestUrl(source as string), ...hubSpec(address, options) }, options);
   const common = { kind: "url", ...requestSpec(options) } as const;
   let spec: Extract<SourceSpec, { kind: "url" }>;
   if (typeof source === "string" || source instanceof URL) {
@@ -102,10 +104,10 @@ export function rangeSpec(source: ConvertSource, options: SourceOptions & HubOpt
     return { spec: { kind: "files", ...localFiles(source) }, transfer: [] };
   }
   const address = typeof source === "string" ? hubAddress(source) : undefined;
-  if (address) return withFetch({ kind: "hub", ...hubSpec(address, options) }, options);
+  if (address) return withFetch({ kind: "hub" as const, ...hubSpec(address, options) }, options);
   const url = absolute(source);
   if (!url.pathname.endsWith("/")) url.pathname += "/";
-  return withFetch({ kind: "url", url: url.href, ...requestSpec(options) }, options);
+  return withFetch({ kind: "url" as const, url: url.href, ...requestSpec(options) }, options);
 }
 
 function requestSpec({ requestInit = {}, retries = RETRIES }: SourceOptions): { requestInit: RequestInit; retries: number } {
@@ -118,7 +120,7 @@ function hubSpec(address: HubAddress, options: SourceOptions & HubOptions): HubS
 }
 
 /** Adds the page's own `fetch`. */
-function withFetch<T extends { fetch?: MessagePort }>(spec: T, { fetch }: SourceOptions): Posted<T> {
+function withFetch<T extends object>(spec: T, { fetch }: SourceOptions): Posted<T & { fetch?: MessagePort }> {
   if (!fetch) return { spec, transfer: [] };
   const { port1, port2 } = new MessageChannel();
   exposeFetch(port1, fetch);
@@ -158,6 +160,8 @@ export function makeRanges(spec: RangeSpec): RangeSource {
       return new LocalRanges(spec.name, Promise.resolve(spec.files));
     case "directory":
       return new LocalRanges(spec.folder.name, directoryFiles(spec.folder));
+    case "path":
+      throw new QwenVLError("INTERNAL", "a browser has no paths");
   }
 }
 

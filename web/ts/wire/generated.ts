@@ -741,3 +741,132 @@ limit?: number, };
  * Bytes, or a SHA-256.
  */
 export type LengthOrHash = number | string;
+
+/**
+ * A checkpoint, and the settings of its conversion. Absent settings are those of [`Settings::default`].
+ */
+export type ConversionRequest = {
+/**
+ * The name of the checkpoint.
+ */
+name: string,
+/**
+ * Its address, for messages.
+ */
+place: string,
+/**
+ * The files of its folder and of the folders in it.
+ */
+files: Array<RemoteFile>,
+/**
+ * The scheme of matrices without a rule: `q4`, `q8`, `f16` or `f32`.
+ */
+scheme?: string,
+/**
+ * Weights that share a scale, in q4 and q8: 32, 64 or 128.
+ */
+groupSize?: number,
+/**
+ * Modules that are stored in another scheme: `MODULE=SCHEME`. The last one that applies counts.
+ */
+keep?: Array<string>,
+/**
+ * True to store NaN and infinite weights as zero.
+ */
+allowNonfinite?: boolean,
+/**
+ * A shard is closed when the next part would make its data larger than this, in bytes.
+ */
+shardBytes?: number, };
+
+/**
+ * A file of the source.
+ */
+export type RemoteFile = {
+/**
+ * Its path in the folder, with slashes.
+ */
+path: string,
+/**
+ * Size in bytes.
+ */
+bytes: number,
+/**
+ * Text that changes when the contents change: a hash, or the time of the last change.
+ */
+version: string, };
+
+/**
+ * A conversion as it was decided before the first weight is read.
+ */
+export type ConversionPlan = {
+/**
+ * Generation of the model.
+ */
+family: Family,
+/**
+ * Identifies the conversion: those with equal fingerprints make equal bytes.
+ */
+fingerprint: string,
+/**
+ * Bytes of the weights that are read.
+ */
+sourceBytes: number,
+/**
+ * Number of weights.
+ */
+weights: number,
+/**
+ * Bits a weight over all shards.
+ */
+bitsPerWeight: number,
+/**
+ * The shards, in order.
+ */
+shards: Array<PlannedFile>,
+/**
+ * Size of all files of the web checkpoint, bytes.
+ */
+bytes: number,
+/**
+ * Tensors of the source that the model does not have.
+ */
+unusedTensors: Array<string>,
+/**
+ * Sentences about what was ignored, left aside or renamed.
+ */
+notes: Array<string>,
+/**
+ * A manifest whose shards have no hashes yet, to estimate the memory of the model.
+ */
+manifest: string, };
+
+/**
+ * A file of the result.
+ */
+export type PlannedFile = {
+/**
+ * Its name.
+ */
+file: string,
+/**
+ * Its size.
+ */
+bytes: number, };
+
+/**
+ * Bytes of a file that a conversion needs.
+ */
+export type Need = {
+/**
+ * Index into the list of files.
+ */
+file: number,
+/**
+ * The first byte.
+ */
+start: number,
+/**
+ * One past the last byte.
+ */
+end: number, };

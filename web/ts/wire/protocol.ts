@@ -111,7 +111,7 @@ export interface ConvertOpenParams {
   supplies: Supply[];
   /** Absent if nothing will be written. */
   output?: OutputSpec;
-  wasmUrl?: string;
+  wasm?: string | Uint8Array<ArrayBuffer>;
 }
 
 /** An open checkpoint. */
@@ -138,7 +138,9 @@ export type OutputSpec =
   | { kind: "cache"; cache: CacheSpec; url: string }
   | { kind: "directory"; folder: FileSystemDirectoryHandle }
   /** A store that receives the files of a folder. */
-  | { kind: "store"; cache: CacheSpec };
+  | { kind: "store"; cache: CacheSpec }
+  /** A folder on the disk, in Node. */
+  | { kind: "path"; folder: string };
 
 /** Kinds of calls that the worker answers: parameters, events while a call is pending, and result. */
 export interface Calls {

@@ -1,0 +1,122 @@
+/** Files on the disk, in Node. */
+
+import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import type { RemoteFile } from "../wire/generated.js";
+import type { Listing, RangeSource } from "../weights/ranges.js";
+import type { ReadHooks } from "../weights/source.js";
+import type { CacheFile, CacheStore, StoredFile } from "../weights/store.js";
+
+/** A folder in the published layout. */
+export class DiskRanges implements RangeSource {
+  readonly #folder: string;
+  readonly #open = new Map<string, Promise<FileHandle>>();
+
+  constructor(folder: string) {
+    this.#folder = resolve(folder);
+  }
+
+  async list(): Promise<Listing> {
+    const files: RemoteFile[] = [];
+    const add = async (path: string): Promise<void> => {
+      const { size, mtimeMs } = await stat(join(this.#folder, path));
+      files.push({ path, bytes: size, version: String(mtimeMs) });
+    };
+    for (const entry of await entriesOf(this.#folder)) {
+      if (!entry.isDirectory) await add(entry.name);
+      else for (const inner of await entriesOf(join(this.#folder, entry.name))) if (!inner.isDirectory) await add(`${entry.name}/${inner.name}`);
+    }
+    return { name: basename(this.#folder), place: this.#folder, files };
+  }
+
+  async read({ path }: RemoteFile, start: number, end: number, { signal }: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+    signal.throwIfAborted();
+    const opened = this.#open.get(path) ?? open(join(this.#folder, path));
+    this.#open.set(path, opened);
+    const file = await opened;
+    const bytes = new Uint8Array(end - start);
+    for (let at = 0; at < bytes.byteLength;) {
+      const { bytesRead } = await file.read(bytes, at, bytes.byteLength - at, start + at);
+      if (bytesRead === 0) throw new Error(`${join(this.#folder, path)} became shorter`);
+      at += bytesRead;
+    }
+    return bytes;
+  }
+}
+
+/** The entries of a folder. Links count as what they point to. */
+async function entriesOf(folder: string): Promise<{ name: string; isDirectory: boolean }[]> {
+  const names = (await readdir(folder)).sort();
+  const entries = names.map(async (name) => ({ name, isDirectory: (await stat(join(folder, name))).isDirectory() }));
+  return Promise.all(entries);
+}
+
+/** Stores files in a folder, which is made when it is needed. */
+export class DiskStore implements CacheStore {
+  readonly kind = "disk";
+  readonly #folder: string;
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  async open(name: string, create: boolean): Promise<CacheFile | undefined> {
+    const path = join(this.#folder, name);
+    if (create) await mkdir(this.#folder, { recursive: true });
+    try {
+      const file = await open(path, create ? "a+" : "r");
+      return new DiskFile(file, (await file.stat()).size);
+    } catch (error) {
+      if (!create && (error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+      throw error;
+    }
+  }
+
+  async list(): Promise<StoredFile[]> {
+    const names = await readdir(this.#folder).catch(() => []);
+    return Promise.all(names.map(async (name) => ({ name, bytes: (await stat(join(this.#folder, name))).size })));
+  }
+
+  async delete(name: string): Promise<void> {
+    await rm(join(this.#folder, name), { force: true });
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    await rename(join(this.#folder, from), join(this.#folder, to));
+  }
+}
+
+class DiskFile implements CacheFile {
+  readonly #file: FileHandle;
+  #bytes: number;
+
+  constructor(file: FileHandle, bytes: number) {
+    this.#file = file;
+    this.#bytes = bytes;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  async read(at: number, length: number): Promise<Uint8Array> {
+    const { bytesRead, buffer } = await this.#file.read(new Uint8Array(length), 0, length, at);
+    return buffer.subarray(0, bytesRead);
+  }
+
+  async append(bytes: Uint8Array): Promise<void> {
+    // `writeFile` writes all bytes, at the position of the handle, which is the end.
+    await this.#file.writeFile(bytes);
+    this.#bytes += bytes.byteLength;
+  }
+
+  async truncate(): Promise<void> {
+    await this.#file.truncate(0);
+    this.#bytes = 0;
+  }
+
+  async close(): Promise<void> {
+    await this.#file.sync().catch(() => undefined);
+    await this.#file.close();
+  }
+}
