@@ -272,8 +272,16 @@ fn nearest_nibble(scaled: f32) -> u8 {
     (8 + if scaled < 0.0 { -steps } else { steps }) as u8
 }
 
+/// Returns the nearest code; of two, the one of larger magnitude. `f32::round` gives the same and is a function call in wasm.
+#[inline(always)]
 fn nearest_code(weight: f32, scale: f32, min: i32, max: i32) -> i32 {
-    if scale == 0.0 { 0 } else { ((weight / scale).round() as i32).clamp(min, max) }
+    if scale == 0.0 {
+        return 0;
+    }
+    let scaled = weight / scale;
+    let whole = scaled as i32;
+    let rest = scaled - whole as f32;
+    whole.saturating_add(i32::from(rest >= 0.5) - i32::from(rest <= -0.5)).clamp(min, max)
 }
 
 fn inverse_scale(scale: f32) -> f32 {
@@ -355,6 +363,7 @@ fn q4_scale(group: &[f32]) -> f16 {
 }
 
 /// Returns the sums of weight · value and of value², for the values nearest to the weights in units of a scale.
+#[cfg(not(target_arch = "wasm32"))]
 #[inline(always)]
 fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
     const LANES: usize = 8;
@@ -368,6 +377,39 @@ fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
         }
     }
     (products.iter().sum(), squares.iter().sum())
+}
+
+/// The same in vector instructions of wasm, which the compiler does not find itself. Lanes and additions are those of the function above, so
+/// that the results are equal bit for bit.
+#[cfg(target_arch = "wasm32")]
+#[inline(always)]
+fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
+    use std::arch::wasm32::{
+        f32x4, f32x4_abs, f32x4_add, f32x4_extract_lane, f32x4_gt, f32x4_mul, f32x4_neg, f32x4_splat, v128, v128_and, v128_bitselect,
+    };
+    let nearest = |scaled: v128| {
+        let magnitude = f32x4_abs(scaled);
+        let step = |above: v128, (midpoint, step): (f32, f32)| v128_and(f32x4_gt(above, f32x4_splat(midpoint)), f32x4_splat(step));
+        let values = Q4_STEPS[..7].iter().fold(f32x4_splat(0.0), |value, next| f32x4_add(value, step(magnitude, *next)));
+        let values = f32x4_add(values, step(f32x4_neg(scaled), Q4_STEPS[7]));
+        v128_bitselect(scaled, values, f32x4_splat(-0.0))
+    };
+    let (inverse, zero) = (f32x4_splat(inverse), f32x4_splat(0.0));
+    let (mut products, mut squares) = ([zero; 2], [zero; 2]);
+    for weights in group.as_chunks::<8>().0 {
+        for half in 0..2 {
+            let [a, b, c, d] = std::array::from_fn(|lane| weights[half * 4 + lane]);
+            let weights = f32x4(a, b, c, d);
+            let values = nearest(f32x4_mul(weights, inverse));
+            products[half] = f32x4_add(products[half], f32x4_mul(weights, values));
+            squares[half] = f32x4_add(squares[half], f32x4_mul(values, values));
+        }
+    }
+    let lanes = |v: v128| {
+        [f32x4_extract_lane::<0>(v), f32x4_extract_lane::<1>(v), f32x4_extract_lane::<2>(v), f32x4_extract_lane::<3>(v)]
+    };
+    let sum = |halves: [v128; 2]| halves.into_iter().flat_map(lanes).sum();
+    (sum(products), sum(squares))
 }
 
 /// Converts a scale to f16 and clamps it to the finite range. No checkpoint has weights that need larger scales.

@@ -29,20 +29,26 @@ const CONVERTER: &str = "qwen_vl_web_convert";
 /// Builds `web/dist/wasm`. Does nothing except calling cargo if nothing changed.
 pub fn build(backends: Backends) -> Result<()> {
     system::wasm_target()?;
-    compile("qwen-vl-web")?;
-    bind(WEBGPU)?;
-    compile("qwen-vl-web-convert")?;
-    bind(CONVERTER)?;
+    compile(WEBGPU)?;
+    compile(CONVERTER)?;
     if backends == Backends::WebGpu {
         return stand_in_for_fallback();
     }
-    compile("qwen-vl-web-cpu")?;
-    bind(FALLBACK)
+    compile(FALLBACK)
 }
 
-/// Compiles one package. Two in one call would share the features of their dependencies: the WebGPU module would depend on the call.
-fn compile(package: &str) -> Result<()> {
-    run(command("cargo build --quiet --profile wasm --target wasm32-unknown-unknown --package").arg(package))
+/// Compiles one package and binds it. Two in one call of cargo would share the features of their dependencies: the WebGPU module would depend
+/// on the call.
+fn compile(name: &str) -> Result<()> {
+    let (package, profile) = (name.replace('_', "-"), profile(name));
+    let build = format!("cargo build --quiet --profile {profile} --target wasm32-unknown-unknown --package {package}");
+    run(&mut command(&build))?;
+    bind(name)
+}
+
+/// The profile of a module: small for those that every page fetches, fast for the converter.
+fn profile(name: &str) -> &'static str {
+    if name == CONVERTER { "wasm-convert" } else { "wasm" }
 }
 
 /// True if `web/dist/wasm` holds a CPU fallback that was built after the sources of the WebGPU module changed last.
@@ -71,7 +77,7 @@ fn dist() -> PathBuf {
 
 /// The module as cargo writes it.
 fn compiled(name: &str) -> PathBuf {
-    target_dir().join(format!("wasm32-unknown-unknown/wasm/{name}.wasm"))
+    target_dir().join(format!("wasm32-unknown-unknown/{}/{name}.wasm", profile(name)))
 }
 
 /// The folder for the output of wasm-bindgen.
@@ -101,7 +107,8 @@ fn bind(name: &str) -> Result<()> {
     // The features that Rust's target enables. Every browser with WebGPU has them.
     let features = "--enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext --enable-mutable-globals \
                     --enable-reference-types --enable-multivalue --enable-simd";
-    let wasm_opt = format!("node node_modules/binaryen/bin/wasm-opt -Oz {features} --strip-debug --strip-producers --output");
+    let level = if name == CONVERTER { "-O3" } else { "-Oz" };
+    let wasm_opt = format!("node node_modules/binaryen/bin/wasm-opt {level} {features} --strip-debug --strip-producers --output");
     run(command(&wasm_opt).arg(module(name)).arg(bound().join(format!("{name}_bg.wasm"))))
 }
 
