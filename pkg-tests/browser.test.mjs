@@ -17,6 +17,7 @@ import { launch, openPage } from "./browser.mjs";
 import { adapterTests } from "./suites/adapter.mjs";
 import { apiTests, disposeTest, faultTests, pictureTests } from "./suites/api.mjs";
 import { backendTests } from "./suites/backends.mjs";
+import { convertTests } from "./suites/convert.mjs";
 import { familyTests } from "./suites/family.mjs";
 import { goldenTests } from "./suites/golden.mjs";
 import { jpegTests } from "./suites/jpeg.mjs";
@@ -39,7 +40,7 @@ const repository = fileURLToPath(new URL("..", import.meta.url));
 
 /** Optional features of the adapters that the tests use. */
 const features = name === "chromium" ? ["subgroups"] : ["shader-f16"];
-const bed = new Bed({ name, sets, families, missingSets: missing, features, repository, checkpoints });
+const bed = new Bed({ name, sets, families, missingSets: missing, features, repository, checkpoints, packageFolder });
 let browser;
 let server;
 
@@ -79,5 +80,6 @@ nanoTests(bed, "cpu");
 await faultTests(bed);
 lossTests(bed);
 await weightsTests(bed);
+await convertTests(bed);
 pageTests(bed);
 bed.assertSome();

@@ -43,11 +43,13 @@ export default defineConfig({
         // Only the page. The package stores models separately, so updates do not delete them.
         globPatterns: ["**/*.{html,js,css,wasm,svg,png,ttf}"],
         maximumFileSizeToCacheInBytes: 8 << 20,
-        // The CPU fallback is cached on its first use.
-        globIgnores: ["**/*cpu*"],
-        runtimeCaching: [
-          { urlPattern: /assets\/[^/]*cpu[^/]*$/, handler: "CacheFirst", options: { cacheName: "cpu", expiration: { maxEntries: 4 } } },
-        ],
+        // The CPU fallback and the converter are cached on their first use.
+        globIgnores: ["**/*cpu*", "**/*convert*"],
+        runtimeCaching: ["cpu", "convert"].map((name) => ({
+          urlPattern: new RegExp(`assets/[^/]*${name}[^/]*$`),
+          handler: "CacheFirst",
+          options: { cacheName: name, expiration: { maxEntries: 4 } },
+        })),
         // `?model=…` opens the same page.
         ignoreURLParametersMatching: [/./],
         navigateFallback: null,

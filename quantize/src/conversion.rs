@@ -6,7 +6,7 @@ use crate::options::{Settings, Summary};
 use crate::plan::{self, Plan};
 use crate::source::Files;
 use crate::tokenizer::{self, TOKENIZER_FILE, Tokenizer};
-use crate::{generation, licence, pictures};
+use crate::{card, generation, licence, pictures};
 use anyhow::{Context, Result};
 use qwen_vl_format::manifest::{FORMAT_NAME, FORMAT_VERSION, FileEntry, Manifest, ProcessorConfig, Provenance};
 use qwen_vl_format::{Family, Scheme};
@@ -56,6 +56,8 @@ impl Conversion {
         );
         let mut small_files = vec![(TOKENIZER_FILE, vocabulary)];
         small_files.extend(licence::files(converter.source(), config.family, &modifications)?);
+        let card = card::card(converter.source(), input.name(), config.family, &summary, &modifications)?;
+        small_files.push((card::CARD_FILE, card.into_bytes()));
         let manifest = Manifest {
             format: FORMAT_NAME.to_owned(),
             version: FORMAT_VERSION,

@@ -4,9 +4,15 @@ use crate::source::{InputFile, Source};
 use anyhow::Result;
 use qwen_vl_format::Family;
 
+/// The file with the changes to the weights.
+pub(crate) const MODIFICATIONS_FILE: &str = "MODIFICATIONS";
+
+/// The names that the licence has in checkpoints.
+const NAMES: [&str; 5] = ["LICENSE", "LICENSE.txt", "LICENSE.md", "License", "LICENCE"];
+
 /// The licence files of an output folder, by name.
 pub(crate) fn files(source: &Source, family: Family, modifications: &str) -> Result<Vec<(&'static str, Vec<u8>)>> {
-    let licence = first_of(source, &["LICENSE", "LICENSE.txt", "LICENSE.md", "License", "LICENCE"])?;
+    let licence = first_of(source, &NAMES)?;
     let notice = first_of(source, &["NOTICE", "NOTICE.txt", "NOTICE.md", "Notice"])?;
     let mut text = match notice {
         Some(bytes) => String::from_utf8_lossy(&bytes).trim_end().to_owned() + "\n\n",
@@ -37,8 +43,26 @@ pub(crate) fn files(source: &Source, family: Family, modifications: &str) -> Res
         files.push(("LICENSE", bytes));
     }
     files.push(("NOTICE", text.into_bytes()));
-    files.push(("MODIFICATIONS", format!("{modifications}\n").into_bytes()));
+    files.push((MODIFICATIONS_FILE, modifications_file(modifications)));
     Ok(files)
+}
+
+/// The contents of [`MODIFICATIONS_FILE`].
+pub(crate) fn modifications_file(modifications: &str) -> Vec<u8> {
+    format!("{modifications}\n").into_bytes()
+}
+
+/// The entries of the Hub's front matter for the licence file of the source; none if it is missing or another.
+pub(crate) fn front_matter(source: &Source) -> Result<&'static str> {
+    let licence = first_of(source, &NAMES)?.unwrap_or_default();
+    let licence = String::from_utf8_lossy(&licence);
+    Ok(if licence.contains("Tongyi Qianwen") {
+        "license: other\nlicense_name: tongyi-qianwen\nlicense_link: LICENSE\n"
+    } else if licence.contains("Apache License") && licence.contains("Version 2.0") {
+        "license: apache-2.0\n"
+    } else {
+        ""
+    })
 }
 
 /// A sentence about published models under the Apache License.

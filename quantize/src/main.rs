@@ -29,7 +29,8 @@ struct Convert {
     /// The source: a Hugging Face folder, or its files one by one: config.json, the tokenizer (qwen.tiktoken; for the later generations
     /// tokenizer.json, or vocab.json and merges.txt, and tokenizer_config.json), and weights as safetensors (GPTQ Int4 too) or
     /// pytorch_model*.bin; if they exist, their index, generation_config.json, preprocessor_config.json or processor_config.json,
-    /// chat_template.json or .jinja, quantize_config.json, LICENSE, NOTICE.
+    /// chat_template.json or .jinja, quantize_config.json, LICENSE, NOTICE, README.md. Or a repository of the Hugging Face Hub as
+    /// hf:OWNER/NAME[@REVISION]: the files that are needed are downloaded into its cache (HF_HOME, HF_TOKEN and HF_ENDPOINT count).
     /// The last path is the folder to make; it appears when it is whole
     #[arg(required = true, value_name = "SOURCE... OUT")]
     paths: Vec<PathBuf>,
@@ -49,6 +50,9 @@ struct Convert {
     /// Store NaN and infinite weights as zero instead of refusing them
     #[arg(long)]
     allow_nonfinite: bool,
+    /// Read a repository's files by ranges and keep nothing of them on the disk
+    #[arg(long)]
+    stream: bool,
     /// Check everything, every weight too, and print the sizes of the result, but write nothing
     #[arg(long)]
     dry_run: bool,
@@ -92,6 +96,9 @@ enum Command {
         /// The source, as for a conversion, and then the web checkpoint made from it
         #[arg(required = true, value_name = "SOURCE... DIR")]
         paths: Vec<PathBuf>,
+        /// Read a repository's files by ranges and keep nothing of them on the disk
+        #[arg(long)]
+        stream: bool,
         /// Print one JSON object on stdout
         #[arg(long)]
         json: bool,
@@ -124,15 +131,33 @@ fn split_paths(paths: &[PathBuf]) -> (&[PathBuf], &Path) {
     }
 }
 
-/// Prints notes on stderr, and draws a progress bar there if it is a terminal.
+/// The source of these paths.
+fn source_of(paths: &[PathBuf], stream: bool) -> Result<Input> {
+    let mut input = Input::from_paths(paths)?;
+    match &mut input {
+        Input::Hub(source) => source.stream = stream,
+        _ => ensure!(!stream, "`--stream` reads a repository of the Hub: the source is {input}, expected hf:OWNER/NAME"),
+    }
+    Ok(input)
+}
+
+/// Prints notes on stderr, and draws progress bars there if it is a terminal.
 fn progress() -> impl FnMut(Event) {
-    let template = "{wide_bar} {percent}% {human_pos}/{human_len} weights, {per_sec}, {eta} left {msg}";
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a constant template"));
+    let style = |template| ProgressStyle::with_template(template).expect("a constant template");
+    let fetching = style("{wide_bar} {percent}% {binary_bytes}/{binary_total_bytes} downloaded, {binary_bytes_per_sec}, {eta} left");
+    let converting = style("{wide_bar} {percent}% {human_pos}/{human_len} weights, {per_sec}, {eta} left {msg}");
+    let begin = move |bar: &ProgressBar, style: &ProgressStyle, length| {
+        bar.set_style(style.clone());
+        bar.reset();
+        bar.set_length(length);
+    };
+    let bar = ProgressBar::new(0);
     move |event| match event {
         Event::Note(note) => bar.suspend(|| eprintln!("note: {note}")),
-        Event::Start { weights } => bar.set_length(weights),
-        Event::Weights(weights) => {
-            bar.inc(weights);
+        Event::Fetch { bytes } => begin(&bar, &fetching, bytes),
+        Event::Start { weights } => begin(&bar, &converting, weights),
+        Event::Fetched(count) | Event::Weights(count) => {
+            bar.inc(count);
             if bar.length() == Some(bar.position()) {
                 bar.finish_and_clear();
             }
@@ -144,7 +169,7 @@ fn progress() -> impl FnMut(Event) {
 
 fn run_convert(arguments: Convert) -> Result<ExitCode> {
     let (source, out) = split_paths(&arguments.paths);
-    let mut options = Options::of(Input::from_paths(source)?, out).scheme(arguments.scheme).group_size(arguments.group_size)?;
+    let mut options = Options::of(source_of(source, arguments.stream)?, out).scheme(arguments.scheme).group_size(arguments.group_size)?;
     options.rules.extend(arguments.vision.map(|scheme| Rule { module: "vision".to_owned(), scheme }));
     options.rules.extend(arguments.keep);
     options.dry_run = arguments.dry_run;
@@ -232,9 +257,9 @@ fn run(command: Command) -> Result<ExitCode> {
             }
             return Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Report { paths, json } => {
+        Command::Report { paths, stream, json } => {
             let (source, dir) = split_paths(&paths);
-            let report = quantize::report(&Input::from_paths(source)?, dir, &mut progress())?;
+            let report = quantize::report(&source_of(source, stream)?, dir, &mut progress())?;
             if json {
                 println!("{}", serde_json::to_string(&report).context("could not write JSON")?);
                 return Ok(ExitCode::SUCCESS);

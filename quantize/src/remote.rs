@@ -151,9 +151,21 @@ struct OpenShard {
 }
 
 /// Bytes of the source that may be fetched ahead. Larger reads are fetched alone.
-const AHEAD_BYTES: u64 = 8 << 20;
+const AHEAD_BYTES: u64 = 12 << 20;
+/// Bytes that are asked for at once, unless the next step needs fewer.
+const REFILL_BYTES: u64 = 4 << 20;
 /// Ranges that are closer to each other than this are fetched as one.
 const GAP_BYTES: u64 = 64 << 10;
+
+/// The reads of the next steps.
+struct Ahead {
+    /// Ranges of each file.
+    ranges: Vec<Vec<Range<u64>>>,
+    /// True if the first step needs bytes that are neither here nor on their way.
+    urgent: bool,
+    /// True if these are all steps that are left of the shard.
+    last: bool,
+}
 
 impl RemoteConversion {
     /// Prepares a conversion. Nothing is read yet.
@@ -210,15 +222,25 @@ impl RemoteConversion {
     /// Ranges to fetch and supply before the step is repeated, or ahead of the next step. Each range is listed once.
     pub fn needs(&mut self) -> Vec<Need> {
         let ahead = self.announce();
-        self.retain(&ahead);
-        let wanted = self.fetched.iter().enumerate().flat_map(|(file, fetched)| {
+        if let Some(ahead) = &ahead {
+            self.retain(&ahead.ranges);
+        }
+        let mut needs = Vec::new();
+        for (file, fetched) in self.fetched.iter().enumerate() {
             let mut state = fetched.state();
             let ranges = merged(std::mem::take(&mut state.wanted));
-            let missing: Vec<_> = ranges.into_iter().flat_map(|range| state.missing(&range)).collect();
-            state.requested.extend(missing.iter().cloned());
-            missing.into_iter().map(move |Range { start, end }| Need { file, start, end }).collect::<Vec<_>>()
-        });
-        wanted.collect()
+            let missing = ranges.into_iter().flat_map(|range| state.missing(&range)).collect::<Vec<_>>();
+            needs.extend(missing.into_iter().map(|Range { start, end }| Need { file, start, end }));
+        }
+        // A few large requests are faster than many small ones.
+        let bytes: u64 = needs.iter().map(|need| need.end - need.start).sum();
+        if ahead.is_some_and(|ahead| !ahead.urgent && !ahead.last) && bytes < REFILL_BYTES {
+            return Vec::new();
+        }
+        for need in &needs {
+            self.fetched[need.file].state().requested.push(need.start..need.end);
+        }
+        needs
     }
 
     /// Takes bytes of a file.
@@ -290,34 +312,39 @@ impl RemoteConversion {
 
     /// True if a step since the last call lacked bytes. They are wanted then.
     fn lacks_bytes(&self) -> bool {
-        self.fetched.iter().fold(false, |lacks, fetched| std::mem::take(&mut fetched.state().lacking) || lacks)
+        let mut lacks = false;
+        for fetched in &self.fetched {
+            lacks |= std::mem::take(&mut fetched.state().lacking);
+        }
+        lacks
     }
 
-    /// Announces the reads of the next steps. Returns the ranges of each file.
-    fn announce(&self) -> Vec<Vec<Range<u64>>> {
-        let (Some(conversion), Some(shard)) = (&self.conversion, &self.shard) else { return Vec::new() };
-        let mut ahead: Vec<Vec<Range<u64>>> = vec![Vec::new(); self.fetched.len()];
-        for (tensor, rows) in shard.cursor.ahead(&conversion.plan, &conversion.plan.shards[shard.index]) {
-            conversion.converter.announce(tensor, rows);
-            for (file, fetched) in self.fetched.iter().enumerate() {
-                ahead[file].extend(std::mem::take(&mut fetched.state().wanted));
-            }
-            let bytes: u64 = ahead.iter().cloned().flat_map(merged).map(|range| range.end - range.start).sum();
+    /// Announces the reads of the next steps; `None` if no shard is being made.
+    fn announce(&self) -> Option<Ahead> {
+        let (conversion, shard) = (self.conversion.as_ref()?, self.shard.as_ref()?);
+        let mut ahead = Ahead { ranges: vec![Vec::new(); self.fetched.len()], urgent: false, last: true };
+        for (step, (tensor, rows)) in shard.cursor.ahead(&conversion.plan, &conversion.plan.shards[shard.index]).enumerate() {
+            let bytes: u64 = ahead.ranges.iter().cloned().flat_map(merged).map(|range| range.end - range.start).sum();
             if bytes >= AHEAD_BYTES {
+                ahead.last = false;
                 break;
             }
+            conversion.converter.announce(tensor, rows);
+            for (ranges, fetched) in ahead.ranges.iter_mut().zip(&self.fetched) {
+                let mut state = fetched.state();
+                let wanted = std::mem::take(&mut state.wanted);
+                ahead.urgent |= step == 0 && wanted.iter().any(|range| !state.missing(range).is_empty());
+                ranges.extend(wanted);
+            }
         }
-        for (ranges, fetched) in ahead.iter().zip(&self.fetched) {
+        for (ranges, fetched) in ahead.ranges.iter().zip(&self.fetched) {
             fetched.state().wanted = ranges.clone();
         }
-        ahead
+        Some(ahead)
     }
 
     /// Drops windows that none of these ranges of each file needs.
     fn retain(&self, ahead: &[Vec<Range<u64>>]) {
-        if self.conversion.is_none() && ahead.is_empty() {
-            return;
-        }
         for (file, fetched) in self.fetched.iter().enumerate() {
             let needed = ahead.get(file).map_or(&[][..], Vec::as_slice);
             let overlaps = |start: u64, end: u64| needed.iter().any(|range| range.start < end && range.end > start);

@@ -39,8 +39,9 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Weights read at once: 4 MiB as f32, which keeps a worker's scratch memory far below its shard.
-const CHUNK_WEIGHTS: usize = 1 << 20;
+/// Weights read at once: 1 MiB as f32, which keeps a worker's scratch memory far below its shard, and the steps short in a browser, where
+/// bytes arrive between them.
+const CHUNK_WEIGHTS: usize = 1 << 18;
 
 /// Slices of a tensor's rows that are read and encoded at once.
 pub(crate) fn chunks(rows: Range<usize>, cols: usize) -> impl Iterator<Item = Range<usize>> {

@@ -248,6 +248,7 @@ const Q4_STEPS: [(f32, f32); 8] =
 
 /// Returns the value of [`Q4_VALUES`] nearest to `scaled`, a weight in units of its scale. It uses comparisons only, so that the compiler makes
 /// vector code of it.
+#[cfg(not(target_arch = "wasm32"))]
 #[inline(always)]
 fn nearest_value(scaled: f32) -> f32 {
     let magnitude = scaled.abs();

@@ -1,6 +1,6 @@
 //! Inspects and verifies a web checkpoint, and measures its error against the source.
 
-use super::input::open;
+use super::input::{Opened, open};
 use super::parallel::in_parallel;
 use super::web::WebCheckpoint;
 use super::{Event, Input};
@@ -275,10 +275,14 @@ impl Sums {
 
 /// Compares every matrix of a web checkpoint with the checkpoint that it was made from.
 pub fn report(input: &Input, web_dir: &Path, events: &mut dyn FnMut(Event)) -> Result<Report> {
-    let Checkpoint { config, source, mut notes } = Checkpoint::open(&input.files()?)?;
+    let Opened { files, hub } = input.open(events)?;
+    let Checkpoint { config, source, mut notes } = Checkpoint::open(&files)?;
     let converter = Converter::new(source, &config, &mut notes)?;
     let web = WebCheckpoint::open(web_dir)?;
     ensure!(web.manifest().config == config, "{} was not made from {input}: their configurations differ", web_dir.display());
+    if let Some(hub) = hub {
+        hub.fetch(converter.source().files(), events)?;
+    }
     let kinds: Vec<TensorKind> = tensor_table(&config).into_iter().map(|spec| spec.kind).collect();
     let matrices: Vec<usize> = (0..kinds.len()).filter(|index| kinds[*index] == TensorKind::Matrix).collect();
     let entry = |index: usize| &web.manifest().tensors[index];

@@ -1,5 +1,7 @@
-//! The paths of a conversion's input: a folder, or files named one by one.
+//! A conversion's input: a folder, files named one by one, or a repository of the Hub.
 
+use super::Event;
+use super::hub::{Hub, HubSource};
 use crate::source::{Files, InputFile, ReadAt};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -10,13 +12,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::UNIX_EPOCH;
 
-/// The paths of a checkpoint in the published layout.
+/// The place of a checkpoint in the published layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// Every file of a folder that has one of the known names.
     Folder(PathBuf),
     /// These files, by their names without folders.
     Files(BTreeMap<String, PathBuf>),
+    /// A repository of the Hugging Face Hub.
+    Hub(HubSource),
+}
+
+/// The files of an input, and the repository that they are in.
+pub(crate) struct Opened {
+    pub files: Files,
+    pub hub: Option<Hub>,
 }
 
 impl From<&Path> for Input {
@@ -26,8 +36,12 @@ impl From<&Path> for Input {
 }
 
 impl Input {
-    /// One folder, or files.
+    /// One folder, files, or one repository as `hf:OWNER/NAME[@REVISION]`.
     pub fn from_paths(paths: &[PathBuf]) -> Result<Self> {
+        if let Some(repository) = paths.iter().find_map(|path| HubSource::parse(path.to_str()?).transpose()).transpose()? {
+            ensure!(paths.len() == 1, "{repository} is a repository: give nothing else as the source");
+            return Ok(Self::Hub(repository));
+        }
         if let [path] = paths
             && !path.is_file()
         {
@@ -49,8 +63,21 @@ impl Input {
     /// Lists the files, which are opened when they are read.
     ///
     /// # Errors
-    /// For a path that is not a folder, and for the top folder of a Hugging Face cache.
+    /// For a path that is not a folder, for the top folder of a Hugging Face cache, and for a repository that cannot be listed.
     pub fn files(&self) -> Result<Files> {
+        Ok(self.open(&mut |_| ())?.files)
+    }
+
+    /// Lists the files, and reports the commit of a repository.
+    pub(crate) fn open(&self, events: &mut dyn FnMut(Event)) -> Result<Opened> {
+        if let Self::Hub(source) = self {
+            let hub = source.open(events)?;
+            return Ok(Opened { files: hub.listed.clone(), hub: Some(hub) });
+        }
+        Ok(Opened { files: self.local_files()?, hub: None })
+    }
+
+    fn local_files(&self) -> Result<Files> {
         self.check()?;
         let files = |paths: Vec<PathBuf>| paths.into_iter().filter_map(|path| DiskFile::input(&path)).collect::<Vec<_>>();
         let folders = match self {
@@ -61,17 +88,18 @@ impl Input {
                 let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 listed.map(|(files, folder)| Files::new(name(&folder), folder.display().to_string(), files, Vec::new())).collect()
             }
-            Self::Files(_) => Vec::new(),
+            Self::Files(_) | Self::Hub(_) => Vec::new(),
         };
         let paths = match self {
             Self::Folder(dir) => list(dir)?,
             Self::Files(files) => files.values().cloned().collect(),
+            Self::Hub(_) => Vec::new(),
         };
         Ok(Files::new(self.name(), self.to_string(), files(paths), folders))
     }
 
     /// Refuses a path that is not a folder, and the top folder of a Hugging Face cache.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Self::Folder(dir) = self else { return Ok(()) };
         ensure!(dir.is_dir(), "{} is not a folder", dir.display());
         let snapshots = dir.join("snapshots");
@@ -85,11 +113,12 @@ impl Input {
         Ok(())
     }
 
-    /// The folder, if it is one, and every file in it; or the files.
+    /// The folder, if it is one, and every file in it; or the files; or the repository's folder in the cache.
     pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
         match self {
             Self::Folder(dir) => Ok(list(dir)?.into_iter().filter(|path| path.is_file()).chain([dir.clone()]).collect()),
             Self::Files(files) => Ok(files.values().cloned().collect()),
+            Self::Hub(source) => Ok(Some(source.cache_folder()).filter(|folder| folder.is_dir()).into_iter().collect()),
         }
     }
 
@@ -99,6 +128,7 @@ impl Input {
         let dir = match self {
             Self::Folder(dir) => dir.clone(),
             Self::Files(files) => files.get("config.json").and_then(|path| path.parent()).unwrap_or(Path::new("")).to_owned(),
+            Self::Hub(source) => return source.repository.clone(),
         };
         let absolute = std::path::absolute(if dir.as_os_str().is_empty() { Path::new(".") } else { &dir }).unwrap_or(dir);
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -114,6 +144,7 @@ impl fmt::Display for Input {
         match self {
             Self::Folder(dir) => write!(formatter, "{}", dir.display()),
             Self::Files(files) => write!(formatter, "the {} given files", files.len()),
+            Self::Hub(source) => write!(formatter, "{source}"),
         }
     }
 }
@@ -153,25 +184,31 @@ impl DiskFile {
 }
 
 impl ReadAt for DiskFile {
-    #[cfg(unix)]
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self.file()?, buffer, offset)
+        read_exact_at(self.file()?, offset, buffer)
     }
+}
 
-    #[cfg(windows)]
-    fn read_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
-        use std::os::windows::fs::FileExt;
-        while !buffer.is_empty() {
-            match self.file()?.seek_read(buffer, offset)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => {
-                    buffer = &mut buffer[count..];
-                    offset += count as u64;
-                }
+/// Fills `buffer` from byte `offset` of a file on.
+#[cfg(unix)]
+pub(crate) fn read_exact_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+/// Fills `buffer` from byte `offset` of a file on.
+#[cfg(windows)]
+pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buffer.is_empty() {
+        match file.seek_read(buffer, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                buffer = &mut buffer[count..];
+                offset += count as u64;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The file at a path.

@@ -1,7 +1,8 @@
-//! Conversion of folders: input, output, and checks of web checkpoints on the disk.
+//! Conversion of folders and of repositories: input, output, and checks of web checkpoints on the disk.
 
 mod check;
 mod dry_run;
+mod hub;
 mod input;
 mod options;
 mod output;
@@ -10,6 +11,7 @@ mod web;
 mod write;
 
 pub use check::{Contents, ModuleContents, ModuleError, Problem, Report, TensorError, inspect, report, verify};
+pub use hub::HubSource;
 pub use input::Input;
 pub use options::{Event, Options, WriteOptions};
 pub use output::partial_path;
@@ -20,19 +22,27 @@ use crate::conversion::Conversion;
 use crate::options::Summary;
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
+use input::Opened;
 use output::{OutputFolder, Target};
 use qwen_vl_format::ModelConfig;
 use std::path::Path;
 
 /// Converts a checkpoint into a web checkpoint. The output folder appears when it is whole.
 pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summary> {
-    let input = options.source.files()?;
+    options.source.check()?;
     let target = Target::new(&options.out, &options.source.paths()?)?;
     target.check(options.write.force)?;
-    let conversion = Conversion::open(&input, &options.settings())?;
+    let Opened { files, hub } = options.source.open(events)?;
+    // This reads the directories of the weights: everything is checked before the weights are downloaded.
+    let conversion = Conversion::open(&files, &options.settings())?;
     let mut summary = conversion.summary.clone();
     summary.notes.iter().for_each(|note| events(Event::Note(note.clone())));
     let sizes = conversion.sizes();
+    if let Some(hub) = &hub {
+        summary.notes.insert(0, hub.note.clone());
+        target.check_space(&sizes)?;
+        hub.fetch(conversion.converter.source().files(), events)?;
+    }
     if options.dry_run {
         target.check_space(&sizes)?;
         events(Event::Start { weights: summary.weights });

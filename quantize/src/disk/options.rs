@@ -86,6 +86,13 @@ impl Options {
 pub enum Event {
     /// Something was ignored, left aside or renamed: a sentence for the user. All notes are in [`Summary::notes`].
     Note(String),
+    /// Downloading of the weights begins.
+    Fetch {
+        /// Bytes to download.
+        bytes: u64,
+    },
+    /// This number of bytes arrived.
+    Fetched(u64),
     /// Reading and writing of weights begins.
     Start {
         /// Number of all weights.

@@ -3,12 +3,15 @@
 use super::WriteOptions;
 use super::input::open;
 use super::output::{OutputFolder, Target};
+use crate::card;
+use crate::licence::{MODIFICATIONS_FILE, modifications_file};
+use crate::options::Summary;
 use crate::plan;
 use crate::rows::RowSource;
 use crate::source::InputFile;
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::block::{EncodedRows, decode_rows};
-use qwen_vl_format::manifest::{MANIFEST_FILE, Manifest};
+use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, Manifest, Provenance};
 use qwen_vl_format::{Scheme, ShardHash};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -96,16 +99,26 @@ pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Re
     target.check(options.force)?;
     let plan = plan::plan(&source.manifest.config, options.shard_bytes.unwrap_or(plan::SHARD_BYTES), |_, _| Scheme::F32)?;
     let mut manifest = source.manifest.clone();
+    manifest.provenance.modifications += " Decoded to f32 afterwards.";
     let sizes = plan.files(manifest.files.iter().map(|entry| (entry.file.as_str(), entry.bytes)));
     let folder = OutputFolder::create(target, options, &plan.fingerprint(source.shards.iter(), options.allow_nonfinite)?, &sizes)?;
     let shards = folder.write_shards(&plan, &source, options, &mut |_| ())?;
-    for entry in &manifest.files {
+    for entry in &mut manifest.files {
         let path = web_dir.join(&entry.file);
-        let bytes = std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
+        let mut bytes = std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
         ensure!(ShardHash::of(&bytes) == entry.sha256, "{} does not have the hash of its manifest entry", path.display());
+        let Provenance { source, modifications, .. } = &manifest.provenance;
+        // These two describe the stored weights.
+        match entry.file.as_str() {
+            card::CARD_FILE => {
+                bytes = card::changed(&String::from_utf8_lossy(&bytes), source, &Summary::new(&plan), modifications).into_bytes();
+            }
+            MODIFICATIONS_FILE => bytes = modifications_file(modifications),
+            _ => {}
+        }
         folder.write(&entry.file, &bytes)?;
+        *entry = FileEntry::of(&entry.file, &bytes);
     }
-    manifest.provenance.modifications += " Decoded to f32 afterwards.";
     manifest.shards = shards;
     manifest.tensors = plan.tensors;
     folder.write_manifest(&manifest)?;

@@ -61,7 +61,7 @@ export async function runConversion(
     clients.push(first);
     const { plan } = opened;
     const progress = new Progress(plan, onProgress);
-    const manifest = await withConversionLock(plan.fingerprint, async () => {
+    const make = async () => {
       const done = await first.call("convertFinished", {}, { signal: ended }).result;
       const entries: (FileEntry | undefined)[] = plan.shards.map((_, index) => done.get(index));
       progress.begin(entries);
@@ -84,11 +84,18 @@ export async function runConversion(
       ended.throwIfAborted();
       progress.finish();
       return first.call("convertFinish", { entries: entries as FileEntry[] }, { signal: ended }).result;
-    });
+    };
+    // The lock is held until no worker writes any more: they may be in the middle of a shard.
+    const manifest = await withConversionLock(plan.fingerprint, () => make().finally(() => shutDown(clients)));
     return { manifest, plan };
   } finally {
-    for (const client of clients) void client.shutDown(new QwenVLError("DISPOSED", "the conversion is over"), BACKGROUND_MS);
+    void shutDown(clients);
   }
+}
+
+async function shutDown(clients: readonly WorkerClient[]): Promise<void> {
+  const reason = new QwenVLError("DISPOSED", "the conversion is over");
+  await Promise.all(clients.map((client) => client.shutDown(reason, BACKGROUND_MS)));
 }
 
 /** Sums up the progress of all workers. */

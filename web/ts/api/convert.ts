@@ -4,6 +4,7 @@ import { BACKGROUND_MS } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Family } from "../wire/generated.js";
 import type { ConversionSettings, ConvertOpened, ConvertOpenParams, OutputSpec } from "../wire/protocol.js";
+import { withConversionLock } from "../weights/locks.js";
 import type { Manifest } from "../weights/manifest.js";
 import {
   absolute,
@@ -84,7 +85,7 @@ export interface CheckpointPlan {
   licence?: string;
   /** Bytes to fetch. */
   sourceBytes: number;
-  /** Bytes that the result takes. */
+  /** Bytes that the result takes at most. */
   bytes: number;
   bitsPerWeight: number;
   /** Sentences about what is ignored, left aside or renamed. */
@@ -95,7 +96,7 @@ export interface CheckpointPlan {
 
 /** A finished conversion. */
 export interface ConvertedModel {
-  /** Address for `load`. */
+  /** Address for `load`, if the result is in the cache. */
   url: string;
   /** Name of the checkpoint. */
   source: string;
@@ -164,16 +165,16 @@ export async function convert(source: ConvertSource, options: ConvertOptions = {
   const { workers = defaultWorkers(), signal, onProgress } = options;
   const { manifest, plan } = await runConversion(start, { workers, ...(signal ? { signal } : {}), ...(onProgress ? { onProgress } : {}) });
   const { files, shards, provenance } = JSON.parse(manifest) as Manifest;
-  const bytes = [...files, ...shards].reduce((sum, entry) => sum + entry.bytes, manifest.length);
+  const bytes = [...files, ...shards].reduce((sum, entry) => sum + entry.bytes, new TextEncoder().encode(manifest).byteLength);
   return { url, source: provenance.source, bytes, notes: plan.notes };
 }
 
 /** Deletes what an interrupted conversion has written. Nothing is fetched but what `plan` reads. */
 export async function discard(source: ConvertSource, options: ConvertOptions = {}): Promise<void> {
   checkOptions(options, CHECKS);
-  const { client } = await openWorker(source, options, options);
+  const { client, opened } = await openWorker(source, options, options);
   try {
-    await client.call("convertDiscard", {}).result;
+    await withConversionLock(opened.plan.fingerprint, () => client.call("convertDiscard", {}).result);
   } finally {
     void client.shutDown(new QwenVLError("DISPOSED", "the files are deleted"), BACKGROUND_MS);
   }

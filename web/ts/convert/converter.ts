@@ -5,6 +5,7 @@ import type { ConversionPlan, ConversionRequest, Need, RemoteFile } from "../wir
 import type { ConversionSettings, Supply } from "../wire/protocol.js";
 import type { FileEntry } from "../weights/manifest.js";
 import type { Listing, RangeSource } from "../weights/ranges.js";
+import { nextTask } from "../weights/transfer.js";
 import type { ReadHooks } from "../weights/source.js";
 import type { Conversion } from "../wasm/qwen_vl_web_convert.js";
 
@@ -19,8 +20,8 @@ export interface ConverterHooks extends ReadHooks {
   onBytes?(bytes: number): void;
 }
 
-/** Largest request. A larger need is fetched in several. */
-const REQUEST_BYTES = 16 << 20;
+/** Largest request. A larger need is fetched in several at once, whose bytes arrive while one step is encoded. */
+const REQUEST_BYTES = 4 << 20;
 
 /** A conversion that is open. */
 export class Converter {
@@ -77,6 +78,8 @@ export class Converter {
         if (bytes === null) return JSON.parse(this.#conversion.finish()) as FileEntry;
         if (bytes === undefined) await this.#feed.arrival(hooks);
         else await take(bytes);
+        // Bytes and messages arrive between tasks only.
+        await nextTask();
       }
     } finally {
       await this.#feed.settle();
@@ -105,7 +108,8 @@ class Feed {
   readonly #source: RangeSource;
   readonly #files: readonly RemoteFile[];
   readonly #running = new Set<Promise<void>>();
-  #failure: { error: unknown } | undefined;
+  /** Ends the other requests when one fails. */
+  #failure = new AbortController();
 
   constructor(conversion: Conversion, source: RangeSource, files: readonly RemoteFile[]) {
     this.#conversion = conversion;
@@ -135,10 +139,11 @@ class Feed {
     signal.throwIfAborted();
   }
 
-  /** Waits for the requests that run. */
+  /** Ends the requests that run, and waits for them. */
   async settle(): Promise<void> {
+    this.#failure.abort();
     await Promise.all(this.#running);
-    this.#failure = undefined;
+    this.#failure = new AbortController();
   }
 
   /** A converter that needs bytes and asks for none would wait for ever. */
@@ -147,16 +152,18 @@ class Feed {
   }
 
   #check(): void {
-    if (this.#failure) throw this.#failure.error;
+    this.#failure.signal.throwIfAborted();
   }
 
   #start(hooks: ConverterHooks, supplies?: Supply[]): void {
-    for (const { file, start, end } of this.#conversion.needs() as Need[]) {
+    const needs = this.#conversion.needs() as Need[];
+    if (needs.length === 0) return;
+    const failure = this.#failure;
+    const ending = { ...hooks, signal: AbortSignal.any([hooks.signal, failure.signal]) };
+    for (const { file, start, end } of needs) {
       for (let at = start; at < end; at += REQUEST_BYTES) {
-        const request = this.#fetch(file, at, Math.min(at + REQUEST_BYTES, end), hooks, supplies)
-          .catch((error: unknown) => {
-            this.#failure ??= { error };
-          })
+        const request = this.#fetch(file, at, Math.min(at + REQUEST_BYTES, end), ending, supplies)
+          .catch((error: unknown) => failure.abort(error))
           .finally(() => this.#running.delete(request));
         this.#running.add(request);
       }

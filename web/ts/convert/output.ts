@@ -179,6 +179,8 @@ export class FolderOutput extends StoreOutput {
   }
 
   async discard(): Promise<void> {
+    // Without the marker, files of these names are of a complete conversion, or of another one.
+    if (!(await this.store.list()).some(({ name }) => name === this.#marker)) return;
     await this.deleteAll((name) => this.#names.includes(name) || this.recordIndex(name) !== undefined);
     await this.store.delete(this.#marker);
   }

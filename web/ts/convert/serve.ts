@@ -63,9 +63,11 @@ class ConverterServer {
       signal.throwIfAborted();
       this.#scope.postMessage({ kind: "done", id, result: await this.#result(call, signal) });
     } catch (error) {
-      const data = errorData(error);
+      const data = errorData(isFull(error) ? new QwenVLError("QUOTA_EXCEEDED", "the storage has no room for the result") : error);
       // After a trap the module's memory is in an unknown state.
-      this.#scope.postMessage(error instanceof WebAssembly.RuntimeError ? { kind: "fatal", error: data } : { kind: "error", id, error: data });
+      this.#scope.postMessage(
+        error instanceof WebAssembly.RuntimeError ? { kind: "fatal", error: data } : { kind: "error", id, error: data },
+      );
     } finally {
       this.#controllers.delete(id);
     }
@@ -102,7 +104,7 @@ class ConverterServer {
     const steps = new Steps(this.#scope, call.id);
     const hooks = steps.hooks(signal);
     const source = this.#environment.source(call.source);
-    // A repository lists its files itself, because the list fixes the commit.
+    if (call.listing) source.adopt?.(call.listing);
     const listing = call.listing ?? (await source.list(hooks));
     const { supplies } = call;
     const converter = await Converter.open(this.#edge, source, listing, call.settings, supplies, hooks);
@@ -145,6 +147,10 @@ class ConverterServer {
     if (!this.#open) throw new QwenVLError("DISPOSED", "no conversion is open");
     return this.#open;
   }
+}
+
+function isFull(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "QuotaExceededError";
 }
 
 async function openOutput(spec: OutputSpec, { fingerprint, shards }: ConversionPlan): Promise<Output> {

@@ -81,7 +81,9 @@ async function convert(args: Arguments): Promise<void> {
   if (present.length > 0) throw new Usage(`${out} holds \`${present[0]}\`: choose another output folder`);
   const workers = options.threads === undefined ? availableParallelism() : number("threads", options.threads, 1, 256);
   const interrupt = new AbortController();
-  process.once("SIGINT", () => interrupt.abort(new Error(`interrupted: the finished shards are in ${partial}, the same command goes on there`)));
+  process.once("SIGINT", () =>
+    interrupt.abort(new Error(`interrupted: the finished shards are in ${partial}, the same command goes on there`)),
+  );
   const { plan } = await runConversion((signal, like) => start(args, partial, signal, like), {
     workers,
     signal: interrupt.signal,
@@ -104,7 +106,29 @@ function showProgress({ phase, bytes, totalBytes, bytesPerSecond, etaSeconds }: 
 }
 
 /** Starts a thread and opens the checkpoint in it. */
-async function start({ source, options }: Arguments, out: string | undefined, signal: AbortSignal, like?: ConvertOpened): Promise<OpenWorker> {
+async function start(
+  { source, options }: Arguments,
+  out: string | undefined,
+  signal: AbortSignal,
+  like?: ConvertOpened,
+): Promise<OpenWorker> {
+  // Before the worker starts: wrong arguments must not leave one behind.
+  const params: ConvertOpenParams = {
+    source: sourceOf(source),
+    settings: {
+      ...(options.scheme === undefined ? {} : { scheme: options.scheme }),
+      ...(options["group-size"] === undefined ? {} : { groupSize: number("group-size", options["group-size"], 1, 128) }),
+      ...(options.keep === undefined ? {} : { keep: options.keep }),
+      ...(options["allow-nonfinite"] === undefined ? {} : { allowNonfinite: options["allow-nonfinite"] }),
+      ...(options["shard-size"] === undefined
+        ? {}
+        : { shardBytes: Math.floor(number("shard-size", options["shard-size"], 0, 64) * 2 ** 20) }),
+    },
+    supplies: like?.supplies ?? [],
+    ...(like ? { listing: like.listing } : {}),
+    ...(out === undefined ? {} : { output: { kind: "path", folder: out } }),
+    wasm: new Uint8Array(await readFile(new URL("../wasm/qwen_vl_web_convert_bg.wasm", import.meta.url))),
+  };
   const worker = new Worker(new URL("./worker.js", import.meta.url));
   const remote: Remote = {
     onmessage: undefined,
@@ -117,20 +141,6 @@ async function start({ source, options }: Arguments, out: string | undefined, si
   worker.on("message", (data) => handler("onmessage")({ data }));
   worker.on("error", ({ message }: Error) => handler("onerror")({ message, preventDefault: () => undefined }));
   const client = new WorkerClient(remote);
-  const params: ConvertOpenParams = {
-    source: sourceOf(source),
-    settings: {
-      ...(options.scheme === undefined ? {} : { scheme: options.scheme }),
-      ...(options["group-size"] === undefined ? {} : { groupSize: number("group-size", options["group-size"], 1, 128) }),
-      ...(options.keep === undefined ? {} : { keep: options.keep }),
-      ...(options["allow-nonfinite"] === undefined ? {} : { allowNonfinite: options["allow-nonfinite"] }),
-      ...(options["shard-size"] === undefined ? {} : { shardBytes: Math.floor(number("shard-size", options["shard-size"], 0, 64) * 2 ** 20) }),
-    },
-    supplies: like?.supplies ?? [],
-    ...(like ? { listing: like.listing } : {}),
-    ...(out === undefined ? {} : { output: { kind: "path", folder: out } }),
-    wasm: new Uint8Array(await readFile(new URL("../wasm/qwen_vl_web_convert_bg.wasm", import.meta.url))),
-  };
   try {
     return { client, opened: await client.call("convertOpen", params, { signal }).result };
   } catch (error) {

@@ -2,6 +2,7 @@
 
 import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
+import { QwenVLError } from "../wire/errors.js";
 import type { RemoteFile } from "../wire/generated.js";
 import type { Listing, RangeSource } from "../weights/ranges.js";
 import type { ReadHooks } from "../weights/source.js";
@@ -24,7 +25,9 @@ export class DiskRanges implements RangeSource {
     };
     for (const entry of await entriesOf(this.#folder)) {
       if (!entry.isDirectory) await add(entry.name);
-      else for (const inner of await entriesOf(join(this.#folder, entry.name))) if (!inner.isDirectory) await add(`${entry.name}/${inner.name}`);
+      else
+        for (const inner of await entriesOf(join(this.#folder, entry.name)))
+          if (!inner.isDirectory) await add(`${entry.name}/${inner.name}`);
     }
     return { name: basename(this.#folder), place: this.#folder, files };
   }
@@ -37,7 +40,7 @@ export class DiskRanges implements RangeSource {
     const bytes = new Uint8Array(end - start);
     for (let at = 0; at < bytes.byteLength;) {
       const { bytesRead } = await file.read(bytes, at, bytes.byteLength - at, start + at);
-      if (bytesRead === 0) throw new Error(`${join(this.#folder, path)} became shorter`);
+      if (bytesRead === 0) throw new QwenVLError("INTEGRITY", `${join(this.#folder, path)} became shorter`);
       at += bytesRead;
     }
     return bytes;

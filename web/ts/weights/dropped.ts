@@ -1,7 +1,7 @@
 /** Files and folders that a user drops on a page. */
 
 /**
- * Returns the dropped files, including those in folders, for `load` and `cache.importFrom`. Call it in the handler of the `drop` event
+ * Returns the dropped files, including those in folders, for `load`, `convert` and `cache.importFrom`. Call it in the handler of the `drop` event
  * before the first `await`: the browser clears the items when the handler yields.
  */
 export function droppedFiles(transfer: DataTransfer): Promise<File[]> {
@@ -10,7 +10,12 @@ export function droppedFiles(transfer: DataTransfer): Promise<File[]> {
 }
 
 async function filesOfEntry(entry: FileSystemEntry): Promise<File[]> {
-  if (entry.isFile) return [await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject))];
+  if (entry.isFile) {
+    const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject));
+    // As in files that are chosen with their folder. `fullPath` begins with a slash.
+    Object.defineProperty(file, "webkitRelativePath", { value: entry.fullPath.slice(1) });
+    return [file];
+  }
   const reader = (entry as FileSystemDirectoryEntry).createReader();
   const files: File[] = [];
   // `readEntries` returns a batch at a time (100 entries in Chromium); an empty batch is the end.

@@ -8,7 +8,7 @@
 import { QwenVLError } from "../wire/errors.js";
 import type { RemoteFile } from "../wire/generated.js";
 import { sha256 } from "./cache.js";
-import { download, type Fetch } from "./download.js";
+import { download, downloadWhole, type DownloadOptions, type Fetch } from "./download.js";
 import type { FileEntry } from "./manifest.js";
 import type { ReadHooks, Source } from "./source.js";
 import { RangeReader, type Listing, type RangeSource, type Requests } from "./ranges.js";
@@ -33,6 +33,12 @@ export function hubAddress(address: string): HubAddress | undefined {
   }
   return { repository, revision };
 }
+
+/** Limits of a request in place of the usual ones. */
+type Limits = Partial<Pick<DownloadOptions, "retries" | "stallMs">>;
+
+/** Limits for a newer manifest if the model is in the cache. */
+const QUICK: Limits = { retries: 0, stallMs: 5000 };
 
 /** Facts about a revision, as far as they are used. */
 interface RevisionFacts {
@@ -67,7 +73,14 @@ export function hubFetch({ fetch, endpoint, token }: Pick<HubOptions, "fetch" | 
   return async (url, init) => {
     const known = signed.get(url);
     if (known !== undefined) {
-      const response = await fetch(known, init);
+      const headers = new Headers(init.headers);
+      // As a redirect does, if the page's own `requestInit` has it.
+      headers.delete("authorization");
+      const response = await fetch(known, { ...init, headers }).catch((error: unknown) => {
+        // A refusal without CORS headers is a failure of the network to a page.
+        signed.delete(url);
+        throw error;
+      });
       // Expired. Storage hosts answer with 400, 401 or 403.
       if (![400, 401, 403, 404, 410].includes(response.status)) return response;
       await response.body?.cancel();
@@ -94,8 +107,8 @@ export class HubSource implements Source {
     this.#ranges = new HubRanges(address, options);
   }
 
-  async manifest(hooks: ReadHooks): Promise<string> {
-    const { files, name } = await this.#ranges.list(hooks);
+  async manifest(hooks: ReadHooks, quick: boolean): Promise<string> {
+    const { files, name } = await this.#ranges.list(hooks, quick ? QUICK : {});
     const manifest = files.find(({ path }) => path === "manifest.json");
     if (!manifest) {
       const problem = `the repository ${name} holds no web checkpoint`;
@@ -108,7 +121,11 @@ export class HubSource implements Source {
     const requestInit: RequestInit = { cache: "no-store", ...this.#options.requestInit };
     const pieceBytes = entry.pieces?.bytes;
     const url = await this.#ranges.address(entry.file, hooks);
-    yield* download(url, entry.bytes, from, { ...this.#options, ...hooks, requestInit, pieceBytes });
+    try {
+      yield* download(url, entry.bytes, from, { ...this.#options, ...hooks, requestInit, pieceBytes });
+    } catch (error) {
+      throw this.#ranges.refusal(error) ?? error;
+    }
   }
 }
 
@@ -128,14 +145,14 @@ export class HubRanges implements RangeSource {
     this.#reader = new RangeReader({ ...options, fetch: this.#fetch });
   }
 
-  async list(hooks: ReadHooks): Promise<Listing> {
+  async list(hooks: ReadHooks, limits: Limits = {}): Promise<Listing> {
     const { repository, revision } = this.#address;
     const api = `${this.#options.endpoint}/api/models/${repository}`;
-    const facts = (await this.#json(`${api}/revision/${encodeURIComponent(revision)}`, hooks)).value as RevisionFacts;
+    const facts = (await this.#json(`${api}/revision/${encodeURIComponent(revision)}`, hooks, limits)).value as RevisionFacts;
     this.#commit = facts.sha;
     const files: RemoteFile[] = [];
     for (let page: string | undefined = `${api}/tree/${facts.sha}?recursive=true`; page;) {
-      const { value, next } = await this.#json(page, hooks);
+      const { value, next } = await this.#json(page, hooks, limits);
       for (const { type, path, oid, size, lfs } of value as TreeEntry[]) {
         if (type === "file") files.push({ path, bytes: lfs?.size ?? size, version: lfs?.oid ?? oid });
       }
@@ -143,11 +160,20 @@ export class HubRanges implements RangeSource {
     }
     const { license, license_name: name } = facts.cardData ?? {};
     const licence = name ?? license;
-    return { name: repository, place: `hf:${repository}@${facts.sha}`, files, ...(licence ? { licence } : {}) };
+    const found = { commit: facts.sha, served: this.#reader.served, ...(licence ? { licence } : {}) };
+    return { name: repository, place: `hf:${repository}@${facts.sha}`, files, ...found };
+  }
+
+  adopt({ commit, served }: Listing): void {
+    this.#commit = commit;
+    if (served) this.#reader.served = served;
   }
 
   async read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
-    const bytes = await this.#reader.read(await this.address(file.path, hooks), start, end, hooks);
+    const url = await this.address(file.path, hooks);
+    const bytes = await this.#reader.read(url, start, end, hooks).catch((error: unknown) => {
+      throw this.refusal(error) ?? error;
+    });
     // The version of a large file is its SHA-256.
     if (start === 0 && end === file.bytes && /^[\da-f]{64}$/.test(file.version)) await verify(file, bytes);
     return bytes;
@@ -161,17 +187,15 @@ export class HubRanges implements RangeSource {
   }
 
   /** Reads JSON of the Hub's API, and the address of the next page. */
-  async #json(url: string, hooks: ReadHooks): Promise<{ value: unknown; next: string | undefined }> {
+  async #json(url: string, hooks: ReadHooks, limits: Limits): Promise<{ value: unknown; next: string | undefined }> {
     let next: string | undefined;
-    const reader = new RangeReader({
-      ...this.#options,
-      fetch: async (address, init) => {
-        const response = await this.#fetch(address, init);
-        next = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get("link") ?? "")?.[1];
-        return response;
-      },
-    });
-    const bytes = await reader.whole(url, hooks).catch((error: unknown) => {
+    const fetch: Fetch = async (address, init) => {
+      const response = await this.#fetch(address, init);
+      const link = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get("link") ?? "")?.[1];
+      next = link && new URL(link, url).href;
+      return response;
+    };
+    const bytes = await downloadWhole(url, { ...this.#options, ...hooks, ...limits, fetch }).catch((error: unknown) => {
       throw this.#explained(error);
     });
     try {
@@ -181,20 +205,30 @@ export class HubRanges implements RangeSource {
     }
   }
 
-  /** Says what the status of a refused request means. */
+  /** Returns the error of a request that the Hub refused; `undefined` for other errors. Files of a gated repository are refused, its list is not. */
+  refusal(error: unknown): QwenVLError | undefined {
+    const status = statusOf(error);
+    if (status !== 401 && status !== 403) return undefined;
+    const { repository, revision } = this.#address;
+    const token = this.#options.token
+      ? "the access token does not give access to it"
+      : "pass an access token of an account that has access to it";
+    const message = `the repository ${repository} does not exist, is private or is gated: ${token}`;
+    return new QwenVLError("ACCESS_DENIED", message, { details: { repository, revision, status } });
+  }
+
+  /** Says what the status of a request for facts means. */
   #explained(error: unknown): unknown {
-    const status = error instanceof QwenVLError ? error.details["status"] : undefined;
+    const status = statusOf(error);
+    if (status !== 404) return this.refusal(error) ?? error;
     const { repository, revision } = this.#address;
     const details = { repository, revision, status };
-    const token = this.#options.token ? "the access token does not give access to it" : "pass an access token of an account that has access to it";
-    if (status === 401 || status === 403) {
-      return new QwenVLError("ACCESS_DENIED", `the repository ${repository} does not exist, is private or is gated: ${token}`, { details });
-    }
-    if (status === 404) {
-      return new QwenVLError("DOWNLOAD", `there is no repository ${repository} with the revision ${revision}`, { details });
-    }
-    return error;
+    return new QwenVLError("DOWNLOAD", `there is no repository ${repository} with the revision ${revision}`, { details });
   }
+}
+
+function statusOf(error: unknown): unknown {
+  return error instanceof QwenVLError ? error.details["status"] : undefined;
 }
 
 /** Checks a file that was read whole. */

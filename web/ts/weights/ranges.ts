@@ -2,7 +2,7 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import type { RemoteFile } from "../wire/generated.js";
-import { downloadRange, downloadWhole, type DownloadOptions, type ServedFile } from "./download.js";
+import { downloadRange, downloadWhole, type DownloadOptions, type Fetch, type ServedFile } from "./download.js";
 import type { ReadHooks } from "./source.js";
 
 /** A checkpoint in the published layout. */
@@ -15,12 +15,18 @@ export interface Listing {
   files: RemoteFile[];
   /** Name of its licence, if the source tells it. */
   licence?: string;
+  /** Commit of a repository that was listed. */
+  commit?: string;
+  /** What the server has shown of each file, by address. */
+  served?: Map<string, ServedFile>;
 }
 
 /** Files that are read by ranges. */
 export interface RangeSource {
   /** Lists the files. */
   list(hooks: ReadHooks): Promise<Listing>;
+  /** Reads the files that another worker has listed: the same commit, and no file that changed since. */
+  adopt?(listing: Listing): void;
   /** Reads the bytes `start..end` of a listed file. */
   read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>>;
 }
@@ -85,8 +91,16 @@ const KNOWN_FILES = [
   "chat_template.jinja",
   "qwen.tiktoken",
   "adapter_config.json",
+  "README.md",
   "LICENSE",
+  "LICENSE.txt",
+  "LICENSE.md",
+  "License",
+  "LICENCE",
   "NOTICE",
+  "NOTICE.txt",
+  "NOTICE.md",
+  "Notice",
 ] as const;
 
 /** Settings of requests. */
@@ -95,18 +109,20 @@ export type Requests = Pick<DownloadOptions, "fetch" | "requestInit" | "retries"
 /** Reads files of a web server by ranges. Notices a file that changes meanwhile. */
 export class RangeReader {
   readonly #requests: Requests;
-  readonly #served = new Map<string, ServedFile>();
+  /** What the server has shown of each file, by address. Other workers begin with a copy. */
+  served = new Map<string, ServedFile>();
 
   constructor(requests: Requests) {
     this.#requests = requests;
   }
 
-  async read(url: string, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
-    const served = this.#served.get(url) ?? { etag: null, ranges: true };
-    this.#served.set(url, served);
+  /** @param fetch used instead of that of the requests */
+  async read(url: string, start: number, end: number, hooks: ReadHooks, fetch = this.#requests.fetch): Promise<Uint8Array<ArrayBuffer>> {
+    const served = this.served.get(url) ?? { etag: null, ranges: true };
+    this.served.set(url, served);
     // The browser's HTTP cache would keep a second copy of the weights.
     const requestInit: RequestInit = { cache: "no-store", ...this.#requests.requestInit };
-    return downloadRange(url, start, end, { ...this.#requests, ...hooks, requestInit }, served);
+    return downloadRange(url, start, end, { ...this.#requests, ...hooks, fetch, requestInit }, served);
   }
 
   /** Downloads a small file. */
@@ -121,9 +137,9 @@ export class UrlRanges implements RangeSource {
   readonly #requests: Requests;
   readonly #reader: RangeReader;
 
-  /** @param url address of the folder, with a slash at its end */
+  /** @param url address of the folder, with a slash at the end of its path */
   constructor(url: string, requests: Requests) {
-    this.#url = url;
+    this.#url = new URL(".", url).href;
     this.#requests = requests;
     this.#reader = new RangeReader(requests);
   }
@@ -137,18 +153,26 @@ export class UrlRanges implements RangeSource {
     const shards = await Promise.all((await this.#shards(files, hooks)).map((path) => this.#stat(path, hooks)));
     files.push(...shards.filter((file) => file !== undefined));
     const name = decodeURIComponent(new URL(this.#url).pathname.split("/").at(-2) ?? "") || "checkpoint";
-    return { name, place: this.#url.replace(/\/$/, ""), files };
+    return { name, place: this.#url.replace(/\/$/, ""), files, served: this.#reader.served };
+  }
+
+  adopt({ served }: Listing): void {
+    if (served) this.#reader.served = served;
   }
 
   read({ path }: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
-    return this.#reader.read(this.#url + path, start, end, hooks);
+    return this.#reader.read(this.#address(path), start, end, hooks);
+  }
+
+  #address(path: string): string {
+    return this.#url + path.split("/").map(encodeURIComponent).join("/");
   }
 
   /** Returns the names of weight files that the indices list, without those that are known. */
   async #shards(files: readonly RemoteFile[], hooks: ReadHooks): Promise<string[]> {
     const names = new Set<string>();
     for (const { path } of files.filter(({ path }) => path.endsWith(".index.json"))) {
-      const text = new TextDecoder().decode(await this.#reader.whole(this.#url + path, hooks));
+      const text = new TextDecoder().decode(await this.#reader.whole(this.#address(path), hooks));
       try {
         const { weight_map } = JSON.parse(text) as { weight_map: Record<string, string> };
         for (const name of Object.values(weight_map)) names.add(name);
@@ -160,29 +184,29 @@ export class UrlRanges implements RangeSource {
   }
 
   /** Returns the size of a file, or `undefined` if it does not exist. */
-  async #stat(path: string, { signal }: ReadHooks): Promise<RemoteFile | undefined> {
-    const headers = new Headers(this.#requests.requestInit?.headers);
-    // Not a HEAD request: its answer has no length where the server compresses.
-    headers.set("range", "bytes=0-0");
-    const url = this.#url + path;
-    let response: Response;
+  async #stat(path: string, hooks: ReadHooks): Promise<RemoteFile | undefined> {
+    const url = this.#address(path);
+    let response: Response | undefined;
+    const fetch: Fetch = async (address, init) => (response = await this.#requests.fetch(address, init));
     try {
-      response = await this.#requests.fetch(url, { ...this.#requests.requestInit, cache: "no-store", headers, signal });
-    } catch (cause) {
-      signal.throwIfAborted();
-      throw new QwenVLError("DOWNLOAD", `no response from the server: ${url}`, { cause, details: { url } });
+      // Not a HEAD request: its answer has no length where the server compresses.
+      await this.#reader.read(url, 0, 1, hooks, fetch);
+    } catch (error) {
+      const { code, details } = error instanceof QwenVLError ? error : new QwenVLError("INTERNAL", "");
+      // `INTEGRITY`: the file is empty.
+      const missing = code === "INTEGRITY" || details["status"] === 404 || details["status"] === 410 || details["contentType"];
+      if (!missing) throw error;
+      this.#reader.served.delete(url);
+      return undefined;
     }
-    await response.body?.cancel();
-    const { status } = response;
-    // 416: an empty file has no first byte.
-    if (status === 404 || status === 410 || status === 416 || response.headers.get("content-type")?.startsWith("text/html")) return undefined;
-    if (!response.ok) throw new QwenVLError("DOWNLOAD", `the server answered with status ${status}: ${url}`, { details: { url, status } });
-    const total = /\/(\d+)$/.exec(response.headers.get("content-range") ?? "")?.[1] ?? (status === 200 ? response.headers.get("content-length") : null);
+    const { status, headers } = response as Response;
+    const total = /\/(\d+)$/.exec(headers.get("content-range") ?? "")?.[1] ?? (status === 200 ? headers.get("content-length") : null);
     if (!total) {
-      const advice = "it must answer requests for byte ranges, and list Content-Range in Access-Control-Expose-Headers if it is of another origin";
+      const advice =
+        "it must answer requests for byte ranges, and list Content-Range in Access-Control-Expose-Headers if it is of another origin";
       throw new QwenVLError("DOWNLOAD", `the server does not tell the size of ${url}: ${advice}`, { details: { url, status } });
     }
-    const version = response.headers.get("etag") ?? response.headers.get("last-modified") ?? "";
+    const version = headers.get("etag") ?? headers.get("last-modified") ?? "";
     return { path, bytes: Number(total), version };
   }
 }

@@ -129,13 +129,13 @@ function withFetch<T extends object>(spec: T, { fetch }: SourceOptions): Posted<
 
 /** The files of a folder that a user chose, with their paths in it. */
 function localFiles(files: readonly File[]): { name: string; files: LocalFile[] } {
-  const [top = ""] = files[0]?.webkitRelativePath.split("/") ?? [];
+  const [top = "", ...below] = files[0]?.webkitRelativePath.split("/") ?? [];
   const local = files.map((file) => ({
     path: file.webkitRelativePath.split("/").slice(1).join("/") || file.name,
     file,
     version: String(file.lastModified),
   }));
-  return { name: top || "checkpoint", files: local };
+  return { name: (below.length > 0 && top) || "checkpoint", files: local };
 }
 
 /** The files of a folder and of the folders in it. */

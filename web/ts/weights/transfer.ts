@@ -147,7 +147,8 @@ function isIntegrityError(error: unknown): boolean {
   return error instanceof Error && (error as Error & { code?: unknown }).code === "INTEGRITY";
 }
 
-function nextTask(): Promise<void> {
+/** Lets the tasks run that wait: messages, and bytes that have arrived. */
+export function nextTask(): Promise<void> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {

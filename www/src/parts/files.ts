@@ -1,10 +1,12 @@
 /** Files that the visitor adds by picker, drop or paste, and files that the page saves. */
 
 import { attach } from "../state/chat";
+import { plan } from "../state/conversion";
 import { load } from "../state/model";
 import { fail, failure } from "../state/notices";
 import { picturesOf } from "../state/pictures";
 import { importChat } from "../state/store";
+import { opened } from "./dialog";
 
 /** Saves a file as a download. */
 export function save(blob: Blob, name: string): void {
@@ -22,7 +24,10 @@ export async function take(files: readonly File[]): Promise<void> {
   failure.value = undefined;
   try {
     if (files.some(({ name }) => name === "manifest.json")) await load(files);
-    else if (files.length === 1 && files[0]?.name.endsWith(".json")) await importChat(files[0]);
+    else if (files.some(({ name }) => name === "config.json")) {
+      await plan(files);
+      opened.value = "models";
+    } else if (files.length === 1 && files[0]?.name.endsWith(".json")) await importChat(files[0]);
     else attach(await picturesOf(files));
   } catch (error) {
     fail(error);

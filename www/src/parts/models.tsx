@@ -7,6 +7,8 @@ import { EMBEDDED, isLater, kind, load, looking, model, progress, proposal, prop
 import { explanation, fail, PageError } from "../state/notices";
 import { change, CONTEXT_LENGTHS, PICTURE_TOKENS, settings } from "../state/settings";
 import { formatBytes, texts } from "../texts";
+import { addressOf, plan } from "../state/conversion";
+import { Conversion, KnownModels, Offer } from "./conversion";
 import { Dialog, opened } from "./dialog";
 import { take } from "./files";
 import "./models.css";
@@ -74,13 +76,15 @@ export function Models() {
           )}
         </div>
       </section>
+      <Conversion />
+      <KnownModels />
       <section>
         <h3>{t.fromUrl}</h3>
         <form
           class="row"
           onSubmit={(event) => {
             event.preventDefault();
-            void propose(url.trim());
+            void propose(addressOf(url.trim()));
           }}
         >
           <label class="grow">
@@ -89,7 +93,7 @@ export function Models() {
               type="text"
               inputMode="url"
               required
-              placeholder="https://…"
+              placeholder="Qwen/Qwen3-VL-2B-Instruct"
               data-testid="url"
               value={url}
               onInput={(event) => setUrl(event.currentTarget.value)}
@@ -101,6 +105,7 @@ export function Models() {
         </form>
         {looking.value && <p role="status">{t.checking}</p>}
         {proposal.value && <Statement report={proposal.value.report} onLoad={start(() => load(proposal.value!.url))} />}
+        <Offer />
       </section>
       <section>
         <h3>{t.fromFolder}</h3>
@@ -115,8 +120,9 @@ export function Models() {
             {...{ webkitdirectory: true }}
             onChange={(event) => {
               const files = Array.from(event.currentTarget.files ?? []);
+              // Without a model the one in use stays.
+              if (files.some(({ name }) => name === "config.json")) return void plan(files).catch(fail);
               opened.value = undefined;
-              // Without a manifest the model in use stays.
               if (files.some(({ name }) => name === "manifest.json")) void take(files);
               else fail(new PageError((t) => [t.notAModel, t.notAModelStep]));
             }}

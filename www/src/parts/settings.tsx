@@ -71,6 +71,19 @@ export function SettingsDialog() {
             </select>
           </label>
         </div>
+        <label>
+          {t.hubUrl}
+          <input
+            type="url"
+            required
+            data-testid="hub"
+            value={now.hubUrl}
+            onChange={({ currentTarget: field }) => {
+              // Otherwise the browser explains in its own words what is wrong.
+              if (field.reportValidity()) change({ hubUrl: field.value.trim() });
+            }}
+          />
+        </label>
       </div>
     </Dialog>
   );

@@ -1,7 +1,8 @@
 /** The model in use, and how it is loaded. */
 
 import { computed, signal } from "@preact/signals";
-import { QwenVL, type CheckReport, type LoadProgress, type MemoryOptions, type QwenVLModel } from "qwen-vl-web";
+import { QwenVL, type CheckReport, type ErrorCode, type LoadProgress, type MemoryOptions, type QwenVLModel } from "qwen-vl-web";
+import { hub, offer, plan } from "./conversion";
 import { fail, failure } from "./notices";
 import { settings } from "./settings";
 import type { Texts } from "../texts/en";
@@ -74,6 +75,7 @@ export async function load(from: Source): Promise<void> {
     await before?.dispose();
     const loaded = await QwenVL.load(from, {
       signal: controller.signal,
+      ...hub(),
       ...memory(),
       onProgress: (now) => {
         if (abort === controller) progress.value = now;
@@ -124,9 +126,12 @@ export async function propose(url: string): Promise<void> {
   looking.value = true;
   failure.value = undefined;
   proposal.value = undefined;
+  offer.value = undefined;
   try {
-    const report = await QwenVL.check(url, { ...memory(), probeMemory: true });
-    const unreachable = report.reasons.some(({ code }) => code === "DOWNLOAD");
+    const report = await QwenVL.check(url, { ...hub(), ...memory(), probeMemory: true });
+    const has = (code: ErrorCode) => report.reasons.some((reason) => reason.code === code);
+    if (has("NOT_CONVERTED")) return await plan(url);
+    const unreachable = has("DOWNLOAD");
     // Without a connection a stored model still loads. If none is stored, the load reports the error.
     if (unreachable || (report.status === "ok" && report.bytes && report.bytes.download < LARGE_BYTES)) await load(url);
     else proposal.value = { url, report };

@@ -18,6 +18,8 @@ export interface Settings {
   maxPictureTokens: number;
   /** For later models than that of 2023. */
   presencePenalty: number;
+  /** Address of the Hugging Face Hub, or of a mirror of it. */
+  hubUrl: string;
 }
 
 /** Valid values of a number. A step of 1 means an integer. */
@@ -53,6 +55,7 @@ export const DEFAULTS: Settings = {
   contextLength: 2048,
   maxPictureTokens: 1280,
   presencePenalty: 0,
+  hubUrl: "https://huggingface.co",
 };
 
 const oneOf = (choices: readonly unknown[]) => (value: unknown) => choices.includes(value);
@@ -75,6 +78,7 @@ const VALID: Record<keyof Settings, (value: unknown) => boolean> = {
   contextLength: oneOf(CONTEXT_LENGTHS),
   maxPictureTokens: oneOf(PICTURE_TOKENS),
   presencePenalty: within(RANGES.presencePenalty),
+  hubUrl: (value) => typeof value === "string" && URL.canParse(value),
 };
 
 export const settings = signal<Settings>({ ...DEFAULTS, ...stored() });

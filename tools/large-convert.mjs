@@ -1,0 +1,167 @@
+// Converts a large checkpoint in Chromium, into the browser's storage, and in Node, beside the native converter and a bare read of the same
+// bytes. Prints rates, memory, and whether the bytes are equal:
+//   node tools/large-convert.mjs --source FOLDER --package target/package/package --chromium PROGRAM --quantize target/release/quantize
+//     [--workers 1] [--rounds 1] [--only native,node,chromium]
+// A checkpoint of the published size with random weights is FOLDER/source of:
+//   cargo run --release -p qwen-vl-testkit --example full_size -- CONFIG.json QWEN.TIKTOKEN FOLDER
+
+import { execFileSync } from "node:child_process";
+import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { serveBlank } from "../pkg-tests/blank.mjs";
+import { launch, openPage } from "../pkg-tests/browser.mjs";
+import { mib } from "../pkg-tests/weights/memory-watch.mjs";
+
+const INTERVAL_MS = 200;
+
+const text = { type: "string" };
+const { values } = parseArgs({
+  options: {
+    source: text,
+    package: { ...text, default: "target/package/package" },
+    chromium: { ...text, default: "chromium" },
+    quantize: { ...text, default: "target/release/quantize" },
+    workers: { ...text, default: "1" },
+    rounds: { ...text, default: "1" },
+    only: { ...text, default: "native,node,chromium" },
+  },
+});
+const names = (await readdir(values.source)).filter((name) => /\.(safetensors|bin)$/.test(name));
+const sizes = await Promise.all(names.map(async (name) => (await stat(join(values.source, name))).size));
+const bytes = sizes.reduce((sum, size) => sum + size, 0);
+console.log(`${names.length} weight files of ${mib(bytes)} MiB; ${values.workers} threads or workers`);
+
+const server = await serveBlank(values.package, { "/source/": values.source });
+const scratch = await mkdtemp(join(tmpdir(), "qwen-vl-convert-"));
+const wanted = new Set(values.only.split(","));
+const measured = { native: [], node: [], chromium: [], drain: [] };
+try {
+  for (let round = 0; round < Number(values.rounds); round++) {
+    let native;
+    if (wanted.has("native")) {
+      measured.native.push(timed(values.quantize, ["--threads", values.workers, values.source, join(scratch, "native")]));
+      native = await hashes(join(scratch, "native"));
+    }
+    if (wanted.has("node")) {
+      const cli = join(values.package, "dist/node/cli.js");
+      measured.node.push(timed("node", [cli, "quantize", "--threads", values.workers, values.source, join(scratch, "node")]));
+      report("Node", native, await hashes(join(scratch, "node")));
+    }
+    await rm(scratch, { recursive: true, force: true });
+    if (wanted.has("chromium")) await inChromium(native);
+  }
+} finally {
+  server.close();
+  await rm(scratch, { recursive: true, force: true });
+}
+for (const [name, seconds] of Object.entries(measured)) {
+  if (seconds.length === 0) continue;
+  const ratio = (peer) =>
+    measured[peer].length > 0 && name !== peer ? `  ${(middle(measured[peer]) / middle(seconds)).toFixed(2)}x ${peer}` : "";
+  const rates = seconds.map((each) => `${(bytes / 1e6 / each).toFixed(0)} MB/s`).join(", ");
+  console.log(
+    `${name.padEnd(10)} ${seconds.map((each) => `${each.toFixed(1)} s`).join(", ")}: ${rates} of the source${ratio("native")}${ratio("drain")}`,
+  );
+}
+
+/** Runs a program. Returns the seconds that it took. */
+function timed(program, args) {
+  const began = performance.now();
+  execFileSync(program, args, { stdio: ["ignore", "ignore", "inherit"] });
+  return (performance.now() - began) / 1000;
+}
+
+/** The SHA-256 of the shards of a folder. */
+async function hashes(folder) {
+  const { shards } = JSON.parse(await readFile(join(folder, "manifest.json"), "utf8"));
+  return shards.map(({ sha256 }) => sha256).join(" ");
+}
+
+function report(name, native, found) {
+  if (native) console.log(`the shards of ${name} are ${native === found ? "equal to" : "DIFFERENT from"} the native ones`);
+}
+
+async function inChromium(native) {
+  const browser = await launch({ name: "chromium", program: values.chromium });
+  try {
+    const { page, problems } = await openPage(browser, server.origin);
+    measured.drain.push(
+      await page.evaluate(
+        drain,
+        names.map((name) => `${server.origin}/source/${name}`),
+      ),
+    );
+    const memory = watch(page);
+    const result = await page.evaluate(convert, { url: `${server.origin}/source/`, workers: Number(values.workers) });
+    console.log(`memory of the page and its workers in Chromium: ${mib(await memory.end())} MiB at most, garbage included`);
+    if (problems.length > 0) throw new Error(problems.join("\n"));
+    measured.chromium.push(result.seconds);
+    report("Chromium", native, result.hashes.join(" "));
+  } finally {
+    await browser.close();
+  }
+}
+
+/** Samples the JavaScript heap and the array buffers, wasm memory among them, of the page and its workers. */
+function watch(page) {
+  let [most, running] = [0, true];
+  const sampling = (async () => {
+    const session = await page.createCDPSession();
+    while (running) {
+      const clients = [session, ...page.workers().map((worker) => worker.client)];
+      // A worker that has just started or ended answers with an error.
+      const heaps = await Promise.all(clients.map((client) => client.send("Runtime.getHeapUsage").catch(() => undefined)));
+      most = Math.max(
+        most,
+        heaps.reduce((sum, heap) => sum + (heap ? heap.usedSize + heap.backingStorageSize : 0), 0),
+      );
+      await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
+    }
+  })();
+  return {
+    async end() {
+      running = false;
+      await sampling;
+      return most;
+    },
+  };
+}
+
+function middle(numbers) {
+  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
+}
+
+// What follows runs in the page.
+
+/** Reads files to their end. Returns the seconds that it took. */
+async function drain(urls) {
+  const began = performance.now();
+  for (const url of urls) {
+    const reader = (await fetch(url, { cache: "no-store" })).body.getReader({ mode: "byob" });
+    let buffer = new ArrayBuffer(1 << 20);
+    for (let done = false; !done;) {
+      const read = await reader.read(new Uint8Array(buffer));
+      ({ done } = read);
+      buffer = read.value?.buffer ?? new ArrayBuffer(1 << 20);
+    }
+  }
+  return (performance.now() - began) / 1000;
+}
+
+async function convert({ url, workers }) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const began = performance.now();
+  await QwenVL.convert(url, { workers });
+  const seconds = (performance.now() - began) / 1000;
+  // Files of the cache are named by their SHA-256.
+  const stored = new Set();
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("qwen-vl-web");
+  let manifest;
+  for await (const [name, handle] of folder.entries()) {
+    stored.add(name);
+    if (name.endsWith(".model")) manifest = JSON.parse(JSON.parse(await (await handle.getFile()).text()).manifest);
+  }
+  return { seconds, hashes: manifest.shards.map(({ sha256 }) => (stored.has(sha256) ? sha256 : "missing")) };
+}
