@@ -14,7 +14,13 @@ serveConverter(scope, edge as unknown as ConverterEdge, {
   source: (spec) => (spec.kind === "path" ? new DiskRanges(spec.folder) : makeRanges(spec)),
   output(spec, { fingerprint, shards }) {
     if (spec.kind !== "path") throw new QwenVLError("INTERNAL", "Node writes to paths");
-    return Promise.resolve(new FolderOutput(new DiskStore(spec.folder), fingerprint, shards.map(({ file }) => file)));
+    return Promise.resolve(
+      new FolderOutput(
+        new DiskStore(spec.folder),
+        fingerprint,
+        shards.map(({ file }) => file),
+      ),
+    );
   },
 });
 parentPort?.on("message", (data) => scope.onmessage?.({ data } as MessageEvent));
