@@ -4,6 +4,7 @@ import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { crc32, deflateSync } from "node:zlib";
+import { filesOf, startHub } from "../hub.mjs";
 import { fitsScreens, SCREENS, touchScreen } from "../page/layout.mjs";
 import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until, write } from "../page/site.mjs";
 
@@ -33,10 +34,10 @@ export function pageTests(bed) {
    * Registers a test that opens the page on a new origin, where nothing is stored yet.
    *
    * @param {{ viewport?: object, prepare?: (page) => Promise<void>, folder?: string }} options `prepare` runs before the page is opened;
-   *   `folder` is that of the model
+   *   `folder` is that of the model; `others` returns further origins that the page may ask
    */
   function visit(name, body, options = {}) {
-    const { base = "/", path = base, expected, handle, viewport = VIEWPORT, prepare, folder = model } = options;
+    const { base = "/", path = base, expected, handle, viewport = VIEWPORT, prepare, folder = model, others = () => [] } = options;
     bed.test(`the page: ${name}`, async (test) => {
       await closeShared();
       let server = await serveSite(site, folder, { base, handle });
@@ -54,9 +55,9 @@ export function pageTests(bed) {
           async (page) => {
             const foreign = [];
             // The blank page of `bed.open` requests its icon.
-            watchRequests(page, foreign, [origin, bed.origin]);
             await page.setViewport(viewport);
             await prepare?.(page);
+            watchRequests(page, foreign, [origin, bed.origin, ...others()]);
             await page.goto(origin + path);
             await body(page, test, connection);
             assert.deepEqual(foreign, []);
@@ -122,8 +123,29 @@ export function pageTests(bed) {
   chat("stored models", keptModels);
   visit("the first visit invites, and answers", firstVisit);
 
+  conversion();
   fitsAllScreens();
   visit("a model of Qwen3-VL: pictures of any size, objects in JSON", laterModel, { folder: join(bed.checkpoints, "scripted-q3") });
+
+  /** From a model's name on the Hub to its answers without a connection. */
+  function conversion() {
+    let hub;
+    const prepare = async (page) => {
+      const files = await filesOf(join(bed.repository, "tests/fixtures/family/checkpoints/q3-a"));
+      hub = await startHub({ "test/q3-a": { files, license: "apache-2.0" } });
+      bed.cleanup(() => hub.close());
+      const settings = { hubUrl: hub.origin, sampling: "greedy", maxTokens: 8 };
+      await page.evaluateOnNewDocument((text) => {
+        // Firefox runs this in its blank page, too, which has no storage.
+        if (location.protocol === "http:") localStorage.setItem("qwen-vl-web-settings", text);
+      }, JSON.stringify(settings));
+    };
+    const others = () => [hub.origin, hub.storageOrigin];
+    visit("a model by its name: plan, conversion, answer, offline", (page, test, connection) => byName(page, hub, connection), {
+      prepare,
+      others,
+    });
+  }
 
   /** A visit on a touch screen, through the main states of the page. */
   function fitsAllScreens() {
@@ -988,6 +1010,59 @@ async function keptModels(page) {
   await until(page, () => document.querySelector("[data-testid=stored] li") === null);
   await click(page, "close");
   await until(page, () => document.querySelector("dialog") === null);
+}
+
+/** Converts a model of the Hub, with a pause, and asks it with and without a connection. */
+async function byName(page, hub, connection) {
+  await ready(page);
+  await click(page, "models");
+  await present(page, "known");
+  await page.type(part("url"), "test/q3-a");
+  await click(page, "look");
+  await present(page, "offer");
+  const offer = await textOf(page, "offer");
+  assert.match(offer, /test\/q3-a.*will be fetched.*stay on this device.*apache-2\.0/s);
+  await fitsScreens(page, "the plan of a conversion");
+
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  // The list of tensors passes, the weights wait.
+  hub.beforeStorage = (path, nth) => (path === "model.safetensors" && nth > 1 ? held : undefined);
+  await click(page, "convert");
+  await present(page, "pause");
+  await fitsScreens(page, "a conversion");
+  await click(page, "pause");
+  await present(page, "resume");
+  assert.match(await textOf(page, "conversion"), /The conversion of test\/q3-a is paused/);
+  release();
+  await click(page, "resume");
+  await until(page, () => document.querySelector("dialog") === null);
+  await ready(page);
+  assert.match(await textOf(page, "models"), /test\/q3-a/);
+  const askAnew = async () => {
+    await click(page, "reset");
+    await until(page, () => document.querySelector('[data-testid="answer"], [data-testid="pending"]') === null);
+    return ask(page, "What is this?");
+  };
+  const answer = await askAnew();
+  assert.notEqual(answer, "");
+
+  await present(page, "offline-ready");
+  hub.close();
+  connection.close();
+  await page.reload();
+  await ready(page);
+  await click(page, "models");
+  await until(page, () => [...document.querySelectorAll("[data-testid=stored] li")].some((item) => item.textContent.includes("q3-a")));
+  await page.$$eval("[data-testid=stored] li", (items) => {
+    items
+      .find((item) => item.textContent.includes("q3-a"))
+      .querySelector("button")
+      .click();
+  });
+  await until(page, () => document.querySelector('[data-testid="models"]').textContent.includes("test/q3-a"));
+  await ready(page);
+  assert.equal(await askAnew(), answer);
 }
 
 /** Checks a page with pictures, an answer and its objects. */

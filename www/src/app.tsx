@@ -4,6 +4,7 @@ import { texts } from "./texts";
 import "./app.css";
 import { Camera } from "./parts/camera";
 import { Composer } from "./parts/composer";
+import { Conversion } from "./parts/conversion";
 import { opened } from "./parts/dialog";
 import { useDocumentDrops } from "./parts/drops";
 import { Gallery } from "./parts/gallery";
@@ -29,6 +30,7 @@ export function App() {
       </a>
       <Header />
       <Notices />
+      {opened.value !== "models" && <Conversion />}
       <main>
         <Stage />
         <section class="side" aria-label={t.conversation}>

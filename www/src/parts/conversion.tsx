@@ -37,6 +37,9 @@ export function KnownModels() {
   );
 }
 
+/** Scrolls to what appeared on a click elsewhere in the dialog. */
+const show = (element: HTMLElement | null) => element?.scrollIntoView({ block: "nearest" });
+
 /** What a conversion will do. */
 export function Offer() {
   const t = texts.value;
@@ -51,7 +54,7 @@ export function Offer() {
     await load(url);
   };
   return (
-    <div class="statement" data-testid="offer" data-status={status} role="status">
+    <div ref={show} class="statement" data-testid="offer" data-status={status} role="status">
       <h4>{t.offer(plan.name)}</h4>
       <p class={`verdict ${status}`}>{verdict}</p>
       {reasons.length > 0 && (
@@ -68,7 +71,7 @@ export function Offer() {
       )}
       <p>
         {[
-          t.generations[plan.family],
+          `${t.generations[plan.family]}:`,
           t.offerSizes(formatBytes(plan.sourceBytes), formatBytes(plan.bytes)),
           ...(plan.check.bytes ? [t.statementGpu(formatBytes(plan.check.bytes.gpu))] : []),
           ...(plan.check.storage ? [t.statementStorage(formatBytes(plan.check.storage.free))] : []),
@@ -106,7 +109,7 @@ export function Conversion() {
     await load(url);
   };
   return (
-    <section class="statement" data-testid="conversion" data-running={running}>
+    <section ref={show} class="statement conversion" data-testid="conversion" data-running={running}>
       <h4>{running ? t.converting(name) : t.convertPaused(name)}</h4>
       <progress value={done} aria-label={t.converting(name)} />
       {progress && (

@@ -76,7 +76,6 @@ export function Models() {
           )}
         </div>
       </section>
-      <Conversion />
       <KnownModels />
       <section>
         <h3>{t.fromUrl}</h3>
@@ -106,6 +105,7 @@ export function Models() {
         {looking.value && <p role="status">{t.checking}</p>}
         {proposal.value && <Statement report={proposal.value.report} onLoad={start(() => load(proposal.value!.url))} />}
         <Offer />
+        <Conversion />
       </section>
       <section>
         <h3>{t.fromFolder}</h3>
