@@ -28,13 +28,7 @@ pub(crate) struct Piece {
 
 impl Cursor {
     /// Makes the next bytes; `None` after the last. After an error the same bytes can be made again.
-    pub(crate) fn next(
-        &mut self,
-        plan: &Plan,
-        shard: &ShardPlan,
-        source: &dyn RowSource,
-        allow_nonfinite: bool,
-    ) -> Result<Option<Piece>> {
+    pub(crate) fn next(&mut self, plan: &Plan, shard: &ShardPlan, source: &dyn RowSource, allow_nonfinite: bool) -> Result<Option<Piece>> {
         if !self.begun {
             self.begun = true;
             return Ok(Some(Piece { bytes: shard.header.clone(), weights: 0 }));

@@ -57,8 +57,7 @@ impl QuantizationSettings {
     /// The settings of GPTQ.
     pub(crate) fn gptq(&self) -> Result<GptqConfig> {
         let Self { place, value, .. } = self;
-        let wrong =
-            |key: &str, expected: &str| format!("{place}: `{key}` of the quantization is {}, expected {expected}", value[key]);
+        let wrong = |key: &str, expected: &str| format!("{place}: `{key}` of the quantization is {}, expected {expected}", value[key]);
         if let Some(method) = value["quant_method"].as_str() {
             ensure!(method == "gptq", wrong("quant_method", "`gptq`"));
         }

@@ -37,8 +37,8 @@ pub use config::model_config;
 pub use convert::original_tensors;
 #[cfg(feature = "files")]
 pub use disk::{
-    Contents, Event, HubSource, Input, ModuleContents, ModuleError, Options, Problem, Report, TensorError, WebCheckpoint, WriteOptions, convert,
-    dequantized, inspect, partial_path, report, tokenizer, verify,
+    Contents, Event, HubSource, Input, ModuleContents, ModuleError, Options, Problem, Report, TensorError, WebCheckpoint, WriteOptions,
+    convert, dequantized, inspect, partial_path, report, tokenizer, verify,
 };
 pub use options::{Rule, SchemeName, Settings, Summary, TensorTotal};
 pub use remote::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteConversion, RemoteFile, Step};

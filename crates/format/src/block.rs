@@ -406,9 +406,7 @@ fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
             squares[half] = f32x4_add(squares[half], f32x4_mul(values, values));
         }
     }
-    let lanes = |v: v128| {
-        [f32x4_extract_lane::<0>(v), f32x4_extract_lane::<1>(v), f32x4_extract_lane::<2>(v), f32x4_extract_lane::<3>(v)]
-    };
+    let lanes = |v: v128| [f32x4_extract_lane::<0>(v), f32x4_extract_lane::<1>(v), f32x4_extract_lane::<2>(v), f32x4_extract_lane::<3>(v)];
     let sum = |halves: [v128; 2]| halves.into_iter().flat_map(lanes).sum();
     (sum(products), sum(squares))
 }

@@ -217,7 +217,10 @@ fn burn_wgpu(name: Option<&str>) -> Result<()> {
 }
 
 fn node(name: Option<&str>) -> Result<()> {
+    // Tests compare the converter in wasm with the native one. Without `--package` cargo reuses what the native tests compiled.
+    run_command(&mut command("cargo build --quiet --bin quantize"))?;
     let mut node = command("node --test --test-reporter=dot");
+    node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize"));
     if let Some(name) = name {
         node.arg(format!("--test-name-pattern={}", escaped(name)));
     }

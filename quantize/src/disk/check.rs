@@ -1,6 +1,7 @@
 //! Inspects and verifies a web checkpoint, and measures its error against the source.
 
-use super::input::{Opened, open};
+use super::file::open;
+use super::input::Opened;
 use super::parallel::in_parallel;
 use super::web::WebCheckpoint;
 use super::{Event, Input};

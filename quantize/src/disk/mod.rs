@@ -2,6 +2,7 @@
 
 mod check;
 mod dry_run;
+mod file;
 mod hub;
 mod input;
 mod options;

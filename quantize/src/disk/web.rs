@@ -1,7 +1,7 @@
 //! Reads a web checkpoint from the disk.
 
 use super::WriteOptions;
-use super::input::open;
+use super::file::open;
 use super::output::{OutputFolder, Target};
 use crate::card;
 use crate::licence::{MODIFICATIONS_FILE, modifications_file};

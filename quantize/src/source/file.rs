@@ -140,12 +140,7 @@ impl Files {
     /// * `name` - the name of the checkpoint
     /// * `place` - its path or address, for messages
     /// * `folders` - the folders in the folder: only errors mention them
-    pub fn new(
-        name: impl Into<String>,
-        place: impl Into<String>,
-        files: impl IntoIterator<Item = InputFile>,
-        folders: Vec<Self>,
-    ) -> Self {
+    pub fn new(name: impl Into<String>, place: impl Into<String>, files: impl IntoIterator<Item = InputFile>, folders: Vec<Self>) -> Self {
         let files = files.into_iter().filter(|file| !file.name.starts_with('.')).map(|file| (file.name.clone(), file)).collect();
         Self { name: name.into(), place: place.into(), files, folders }
     }

@@ -188,8 +188,7 @@ fn read_index(file: &InputFile) -> Result<BTreeSet<String>> {
         weight_map: BTreeMap<String, String>,
     }
     let place = file.place();
-    let index: Index =
-        serde_json::from_value(Json::read(file)?.value).with_context(|| format!("{place} is not an index of weights"))?;
+    let index: Index = serde_json::from_value(Json::read(file)?.value).with_context(|| format!("{place} is not an index of weights"))?;
     for (tensor, file) in &index.weight_map {
         // The name is joined to the folder: it must not lead out of it.
         ensure!(

@@ -67,8 +67,8 @@ impl Conversion {
     }
 
     /// Returns the next bytes of the shard, `null` after the last, or `undefined` if bytes of the source are missing.
-    #[wasm_bindgen(unchecked_return_type = "Uint8Array<ArrayBuffer> | null | undefined")]
-    pub fn next(&mut self) -> Result<JsValue, JsValue> {
+    #[wasm_bindgen(js_name = nextPiece, unchecked_return_type = "Uint8Array<ArrayBuffer> | null | undefined")]
+    pub fn next_piece(&mut self) -> Result<JsValue, JsValue> {
         Ok(match self.conversion.next_piece().map_err(refused)? {
             Step::Done(Some(bytes)) => Uint8Array::from(bytes.as_slice()).into(),
             Step::Done(None) => JsValue::NULL,

@@ -73,7 +73,7 @@ impl ReadAt for HubFile {
             self.fetch(&mut |_| ()).map_err(io::Error::other)?;
         }
         match self.cached.get() {
-            Some(file) => crate::disk::input::read_exact_at(file, offset, buffer),
+            Some(file) => crate::disk::file::read_exact_at(file, offset, buffer),
             None => self.windows.read(self.number, &self.remote, offset, buffer),
         }
     }
