@@ -45,11 +45,8 @@ const hash = (algorithm, bytes) => createHash(algorithm).update(bytes).digest("h
 export async function startHub(repositories) {
   /** Of each signed address: its file, and how often it was used. */
   const signatures = new Map();
-  const hub = {
-    origin: "",
-    storageOrigin: "",
-    /** @type {Record<string, Repository>} */
-    repositories,
+  /** State that a test changes. */
+  const calm = () => ({
     /** @type {Seen[]} */
     requests: [],
     /** True if pages of other origins may read the answers. */
@@ -67,6 +64,13 @@ export async function startHub(repositories) {
     replaced: new Map(),
     /** Called before the storage host answers. @type {(path: string, nth: number) => void | Promise<void>} */
     beforeStorage: () => undefined,
+  });
+  const hub = {
+    ...calm(),
+    origin: "",
+    storageOrigin: "",
+    /** @type {Record<string, Repository>} */
+    repositories,
     /** Changes a repository. Its earlier commits stay readable. */
     push(name, files) {
       const repository = hub.repositories[name];
@@ -76,15 +80,7 @@ export async function startHub(repositories) {
     reads: (path) => hub.requests.filter((seen) => seen.host === "storage" && seen.method === "GET" && (!path || seen.path === path)),
     reset() {
       signatures.clear();
-      Object.assign(hub, {
-        requests: [],
-        cors: true,
-        preflights: false,
-        expireAfter: Infinity,
-        busy: 0,
-        replaced: new Map(),
-        beforeStorage: () => undefined,
-      });
+      Object.assign(hub, calm());
     },
     /** After this the Hub cannot be reached. */
     close() {

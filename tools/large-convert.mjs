@@ -1,4 +1,4 @@
-// Converts a large checkpoint in Chromium, into the browser's storage, and in Node, beside the native converter and a bare read of the same
+// Converts a large checkpoint in Chromium, into the browser's storage, and in Node, next to the native converter and a bare read of the same
 // bytes. Prints rates, memory, and whether the bytes are equal:
 //   node tools/large-convert.mjs --source FOLDER --package target/package/package --chromium PROGRAM --quantize target/release/quantize
 //     [--workers 1] [--rounds 1] [--only native,node,chromium]

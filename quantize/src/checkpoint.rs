@@ -4,7 +4,7 @@ use crate::config::model_config;
 use crate::source::json::Json;
 use crate::source::names::embedding;
 use crate::source::{Files, Source};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, bail};
 use qwen_vl_format::{Family, ModelConfig, SpecialIds};
 use serde_json::Value;
 
@@ -40,8 +40,8 @@ pub(crate) fn read_config(input: &Files) -> Result<ModelConfig> {
     let json = Json::read(file)?;
     model_config(&json.value.to_string())
         .map_err(|error| match json.not_finite.first() {
-            Some((key, number)) => anyhow!("{}: `{key}` is {number} and counts as null: {error}", file.place()),
-            None => anyhow!("{error}"),
+            Some((key, number)) => Error::new(error).context(format!("{}: `{key}` is {number} and counts as null", file.place())),
+            None => Error::new(error),
         })
         .with_context(|| format!("cannot convert {input}"))
 }

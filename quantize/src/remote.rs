@@ -245,7 +245,7 @@ impl RemoteConversion {
 
     /// Takes bytes of a file.
     pub fn supply(&mut self, file: usize, offset: u64, bytes: Vec<u8>) -> Result<()> {
-        let fetched = self.fetched.get(file).with_context(|| format!("there is no file {file}"))?;
+        let fetched = self.fetched.get(file).with_context(|| format!("file {file} does not exist: the list has {}", self.fetched.len()))?;
         let mut state = fetched.state();
         let supplied = offset..offset.saturating_add(bytes.len() as u64);
         let requested = std::mem::take(&mut state.requested);
@@ -270,7 +270,7 @@ impl RemoteConversion {
     /// Begins a shard. The one before it is given up if it is not complete. No range may be on its way.
     pub fn begin(&mut self, shard: usize) -> Result<()> {
         let count = self.opened()?.plan.shards.len();
-        ensure!(shard < count, "there is no shard {shard}: the plan has {count}");
+        ensure!(shard < count, "shard {shard} does not exist: the plan has {count}");
         // Requests that failed are forgotten, so that they can be repeated.
         for fetched in &self.fetched {
             let mut state = fetched.state();

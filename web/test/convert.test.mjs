@@ -11,7 +11,8 @@ import { after, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { filesOf, lfsPointer, startHub, TOKEN } from "../../pkg-tests/hub.mjs";
 import { serve } from "../../pkg-tests/server.mjs";
-import { HubSource } from "../dist/weights/hub.js";
+import { HubRanges, HubSource } from "../dist/weights/hub.js";
+import { UrlRanges } from "../dist/weights/ranges.js";
 import { misbehavingServer } from "./misbehaving.mjs";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
@@ -114,7 +115,7 @@ function sameButName(found, expected, name) {
   }
   const [manifest, wanted] = [found, expected].map((files) => JSON.parse(files.get("manifest.json")));
   assert.deepEqual([manifest.provenance.source, wanted.provenance.source], [`test/${name}`, name]);
-  const facts = ({ provenance, files, ...facts }) => ({ ...facts, files: files.filter(({ file }) => exact.includes(file)) });
+  const facts = ({ provenance: _provenance, files, ...facts }) => ({ ...facts, files: files.filter(({ file }) => exact.includes(file)) });
   assert.deepEqual(facts(manifest), facts(wanted));
   assert.deepEqual(manifest.files.map(({ file }) => file).sort(), wanted.files.map(({ file }) => file).sort());
 }
@@ -259,8 +260,8 @@ test("repositories that are missing, private or gated", async () => {
     await fails(source, /the access token does not give access/, [], { HF_TOKEN: "hf_wrong" });
     await converts(source, output(), [], { HF_TOKEN: TOKEN });
   }
-  await fails("hf:test/nothing", /there is no repository test\/nothing with the revision main/, [], { HF_TOKEN: TOKEN });
-  await fails("hf:test/q2-a@v9", /there is no repository test\/q2-a with the revision v9/);
+  await fails("hf:test/nothing", /the repository test\/nothing with the revision main does not exist/, [], { HF_TOKEN: TOKEN });
+  await fails("hf:test/q2-a@v9", /the repository test\/q2-a with the revision v9 does not exist/);
 });
 
 test("a file that is replaced in the middle is noticed by every worker", async (context) => {
@@ -291,6 +292,37 @@ test("a file that is replaced in the middle is noticed by every worker", async (
   }
 });
 
+test("a worker that begins after a file was replaced notices it", async () => {
+  const hooks = { signal: new AbortController().signal };
+  const requests = { fetch: (url, init) => fetch(url, init), requestInit: {}, retries: 1 };
+  const plain = await misbehavingServer(async (path) => (path.endsWith("/config.json") ? Buffer.from("{}") : undefined));
+  let etag;
+  plain.fault = () => ({ headers: { etag } });
+  const cases = [
+    [() => new HubRanges({ repository: "test/q3-a", revision: "main" }, { ...requests, endpoint: hub.origin, token: undefined }), WEIGHTS],
+    [() => new UrlRanges(`${plain.origin}/folder/`, requests), "config.json"],
+  ];
+  try {
+    for (const [open, path] of cases) {
+      etag = '"old"';
+      const first = open();
+      const listing = await first.list(hooks);
+      const file = listing.files.find((file) => file.path === path);
+      const bytes = await first.read(file, 0, 2, hooks);
+      const second = open();
+      second.adopt(structuredClone(listing));
+      assert.deepEqual(await second.read(file, 0, 2, hooks), bytes);
+      const later = open();
+      later.adopt(structuredClone(listing));
+      hub.replaced.set(path, Buffer.alloc(file.bytes));
+      etag = '"new"';
+      await assert.rejects(later.read(file, 0, 2, hooks), ({ code }) => code === "INTEGRITY");
+    }
+  } finally {
+    plain.close();
+  }
+});
+
 test("a pointer in place of a file is reported with the file's name", async () => {
   for (const [name, file] of [
     ["q3-a", WEIGHTS],
@@ -311,7 +343,7 @@ test("a repository without a checkpoint, and an unsupported model", async () => 
   await fails("hf:test/q3-a", /config\.json/);
   files.set("config.json", Buffer.from(JSON.stringify({ ...config, model_type: "llama", architectures: ["LlamaForCausalLM"] })));
   await fails("hf:test/q3-a", /llama/i);
-  await fails(`${server.origin}/nothing/`, /there is no checkpoint at .*config\.json is missing/);
+  await fails(`${server.origin}/nothing/`, /could not find a checkpoint at .*config\.json is missing/);
   await fails(join(folder, "nothing"), /nothing/);
 });
 

@@ -16,7 +16,7 @@ pub(crate) struct DiskFile {
 }
 
 impl DiskFile {
-    /// The file at a path; `None` if there is no file.
+    /// The file at a path; `None` if nothing or something else is there.
     pub(crate) fn input(path: &Path) -> Option<InputFile> {
         let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
         let name = path.file_name()?.to_string_lossy();

@@ -85,8 +85,14 @@ export async function runConversion(
       progress.finish();
       return first.call("convertFinish", { entries: entries as FileEntry[] }, { signal: ended }).result;
     };
-    // The lock is held until no worker writes any more: they may be in the middle of a shard.
-    const manifest = await withConversionLock(plan.fingerprint, () => make().finally(() => shutDown(clients)));
+    const manifest = await withConversionLock(plan.fingerprint, async () => {
+      try {
+        return await make();
+      } finally {
+        // The lock is held until no worker writes any more: they may be in the middle of a shard.
+        await shutDown(clients);
+      }
+    });
     return { manifest, plan };
   } finally {
     void shutDown(clients);

@@ -61,7 +61,7 @@ export interface PlanOptions extends SourceOptions, HubOptions, FileLocations, C
 
 export interface ConvertOptions extends PlanOptions {
   /**
-   * Where the result is written: the weight cache (default); a directory, which then holds the files that `quantize` writes; or a store,
+   * Place of the result: the weight cache (default); a directory, which then holds the files that `quantize` writes; or a store,
    * which receives these files.
    */
   output?: FileSystemDirectoryHandle | CacheStore;
@@ -81,7 +81,7 @@ export interface CheckpointPlan {
   /** Address that was read, with the commit that is fixed now if it is a repository. */
   source: string;
   family: Family;
-  /** Licence of the weights, if the source tells it. */
+  /** Licence of the weights, if the source names it. */
   licence?: string;
   /** Bytes to fetch. */
   sourceBytes: number;
@@ -90,7 +90,7 @@ export interface CheckpointPlan {
   bitsPerWeight: number;
   /** Sentences about what is ignored, left aside or renamed. */
   notes: string[];
-  /** Whether this machine can run the model: see `QwenVL.check`. */
+  /** Report on whether this machine can run the model: see `QwenVL.check`. */
   check: CheckReport;
 }
 
@@ -153,7 +153,7 @@ export async function plan(source: ConvertSource, options: PlanOptions = {}): Pr
   };
 }
 
-/** Converts a checkpoint. A run that was interrupted goes on with the shards that were not complete. */
+/** Converts a checkpoint. A run that was interrupted is resumed: only the shards that were not complete are made. */
 export async function convert(source: ConvertSource, options: ConvertOptions = {}): Promise<ConvertedModel> {
   checkOptions(options, CHECKS);
   let url = "";

@@ -5,6 +5,8 @@ import { QwenVLError } from "../wire/errors.js";
 import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precision } from "../wire/protocol.js";
 import { PHASES, type LoadProgress } from "../weights/progress.js";
 import { cacheSpec, sourceSpec, type CacheChoice, type HubOptions, type ModelSource, type SourceOptions } from "../weights/spec.js";
+import type { ConvertProgress } from "./conversion.js";
+import type { ConvertOptions, ConvertSettings } from "./convert.js";
 import type { ImageOptions } from "./image.js";
 import { memoryOptions, MEMORY_CHECKS, type MemoryOptions } from "./memory.js";
 import {
@@ -65,6 +67,11 @@ export interface LoadOptions extends SourceOptions, HubOptions, FileLocations, I
   concurrency?: number;
   /** Behaviour while another tab loads the same model: `"wait"` (default), or `"fail"` with `BUSY`. */
   whenBusy?: "wait" | "fail";
+  /**
+   * Converts a checkpoint in the published layout into the cache first, instead of failing with `NOT_CONVERTED`. An object has the settings of
+   * the conversion.
+   */
+  convert?: boolean | (ConvertSettings & { workers?: number; onProgress?: (progress: ConvertProgress) => void });
 }
 
 /** `source` and `cache` are checked by `sourceSpec` and `cacheSpec`, `precision` and `kernels` by the runtime. */
@@ -89,6 +96,10 @@ const CHECKS: Checks<LoadOptions> = {
   persist: anyBoolean,
   concurrency: whole(1),
   whenBusy: oneOf("wait", "fail"),
+  convert: {
+    expected: "true, false or settings",
+    accepts: (value) => typeof value === "boolean" || (typeof value === "object" && value !== null),
+  },
   ...SOURCE_CHECKS,
   ...HUB_CHECKS,
   ...LOCATION_CHECKS,
@@ -221,6 +232,18 @@ function engineOptions({ forceFallbackAdapter, powerPreference, precision, kerne
     lowPower: powerPreference === "low-power",
     ...(precision === undefined ? {} : { precision }),
     ...(kernels === undefined ? {} : { kernels }),
+  };
+}
+
+/** Returns the options of the conversion that a load begins with. */
+export function conversionOf({ convert: settings, cache, ...options }: LoadOptions): ConvertOptions {
+  const { signal, fetch, requestInit, retries, accessToken, hubUrl, convertWasmUrl, convertWorkerUrl } = options;
+  const shared = { signal, fetch, requestInit, retries, accessToken, hubUrl, convertWasmUrl, convertWorkerUrl };
+  const given = Object.entries(shared).filter(([, value]) => value !== undefined);
+  return {
+    ...(Object.fromEntries(given) as ConvertOptions),
+    ...(cache === undefined || cache === "none" ? {} : { cache }),
+    ...(typeof settings === "object" ? settings : {}),
   };
 }
 

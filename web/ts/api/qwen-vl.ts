@@ -2,11 +2,12 @@
 
 import type { WorkerClient } from "../wire/client.js";
 import { limitsForEngine } from "../wire/engine.js";
+import { QwenVLError } from "../wire/errors.js";
 import type { ConvertSource, ModelSource } from "../weights/spec.js";
 import { weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
 import { convert, discard, plan, type CheckpointPlan, type ConvertedModel, type ConvertOptions, type PlanOptions } from "./convert.js";
-import { loadIntoWorker, type LoadOptions } from "./load.js";
+import { conversionOf, loadIntoWorker, type LoadOptions } from "./load.js";
 import { imageView } from "./image.js";
 import { QwenVLModel, type EncodeOptions } from "./model.js";
 import { encodePicture, Picture, type ImageInput, type ImageRef } from "./picture.js";
@@ -32,8 +33,8 @@ export const QwenVL = {
   plan: (source: ConvertSource, options: PlanOptions = {}): Promise<CheckpointPlan> => plan(source, options),
 
   /**
-   * Converts a checkpoint in the published layout, with its own workers. What an interrupted run has finished is kept, and the next run goes
-   * on there.
+   * Converts a checkpoint in the published layout, with its own workers. What an interrupted run has finished is kept, and the next run resumes
+   * there.
    *
    * @param source repository as `hf:OWNER/NAME[@REVISION]`, address of a folder, or a folder on this machine
    */
@@ -52,13 +53,19 @@ export const QwenVL = {
     let client: WorkerClient | undefined;
     let start: () => void = () => undefined;
     const started = new Promise<void>((resolve) => (start = resolve));
-    const loading = (async () => {
-      const loaded = await loadIntoWorker(source, options, (newClient) => {
+    const loadFrom = async (from: ModelSource) => {
+      const loaded = await loadIntoWorker(from, options, (newClient) => {
         client = newClient;
         start();
       });
-      return new QwenVLModel(loaded, source, options);
-    })();
+      return new QwenVLModel(loaded, from, options);
+    };
+    const loading = loadFrom(source).catch(async (error: unknown) => {
+      if (!options.convert || !(error instanceof QwenVLError && error.code === "NOT_CONVERTED")) throw error;
+      // Only an address, files or a folder can hold what is not converted.
+      const { url } = await convert(source as ConvertSource, conversionOf(options));
+      return loadFrom(url);
+    });
     return Object.assign(loading, {
       async encodeImage(image: ImageInput, encoding: EncodeOptions = {}): Promise<ImageRef> {
         const picture = Picture.of(image, imageView(encoding, imageView(options)), encoding.signal);

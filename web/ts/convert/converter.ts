@@ -74,7 +74,7 @@ export class Converter {
         hooks.signal.throwIfAborted();
         // Bytes of later steps are fetched while this one is encoded.
         this.#feed.fetchAhead(hooks);
-        const bytes = this.#conversion.next();
+        const bytes = this.#conversion.nextPiece();
         if (bytes === null) return JSON.parse(this.#conversion.finish()) as FileEntry;
         if (bytes === undefined) await this.#feed.arrival(hooks);
         else await take(bytes);

@@ -1,4 +1,4 @@
-/** Where a conversion writes: the weight cache, or a flat folder. */
+/** The place that a conversion writes to: the weight cache, or a flat folder. */
 
 import { QwenVLError } from "../wire/errors.js";
 import { CONVERSION_PREFIX, WeightCache } from "../weights/cache.js";

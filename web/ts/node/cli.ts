@@ -15,7 +15,7 @@ const USAGE = `npx qwen-vl-web quantize SOURCE OUT [options]
 
 Converts a checkpoint of Qwen-VL, Qwen2-VL or Qwen3-VL into a web checkpoint.
 SOURCE is a Hugging Face folder, its address, or a repository as hf:OWNER/NAME[@REVISION]. OUT is the folder to make.
-An interrupted run leaves OUT.partial behind; the same command goes on there.
+An interrupted run leaves OUT.partial behind; the same command resumes there.
 
   --scheme SCHEME       q4 (default), q8, f16 or f32
   --group-size N        weights that share a scale in q4 and q8: 32 (default), 64 or 128
@@ -82,7 +82,7 @@ async function convert(args: Arguments): Promise<void> {
   const workers = options.threads === undefined ? availableParallelism() : number("threads", options.threads, 1, 256);
   const interrupt = new AbortController();
   process.once("SIGINT", () =>
-    interrupt.abort(new Error(`interrupted: the finished shards are in ${partial}, the same command goes on there`)),
+    interrupt.abort(new Error(`interrupted: the finished shards are in ${partial}, the same command resumes there`)),
   );
   const { plan } = await runConversion((signal, like) => start(args, partial, signal, like), {
     workers,

@@ -223,7 +223,7 @@ export class HubRanges implements RangeSource {
     if (status !== 404) return this.refusal(error) ?? error;
     const { repository, revision } = this.#address;
     const details = { repository, revision, status };
-    return new QwenVLError("DOWNLOAD", `there is no repository ${repository} with the revision ${revision}`, { details });
+    return new QwenVLError("DOWNLOAD", `the repository ${repository} with the revision ${revision} does not exist`, { details });
   }
 }
 

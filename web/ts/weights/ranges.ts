@@ -13,11 +13,11 @@ export interface Listing {
   place: string;
   /** Its files and those of the folders in it. */
   files: RemoteFile[];
-  /** Name of its licence, if the source tells it. */
+  /** Name of its licence, if the source has it. */
   licence?: string;
   /** Commit of a repository that was listed. */
   commit?: string;
-  /** What the server has shown of each file, by address. */
+  /** Facts that the server has shown of each file, by address. */
   served?: Map<string, ServedFile>;
 }
 
@@ -109,7 +109,7 @@ export type Requests = Pick<DownloadOptions, "fetch" | "requestInit" | "retries"
 /** Reads files of a web server by ranges. Notices a file that changes meanwhile. */
 export class RangeReader {
   readonly #requests: Requests;
-  /** What the server has shown of each file, by address. Other workers begin with a copy. */
+  /** Facts that the server has shown of each file, by address. Other workers begin with a copy. */
   served = new Map<string, ServedFile>();
 
   constructor(requests: Requests) {
@@ -148,7 +148,7 @@ export class UrlRanges implements RangeSource {
     const known = await Promise.all(KNOWN_FILES.map((path) => this.#stat(path, hooks)));
     const files = known.filter((file) => file !== undefined);
     if (!files.some(({ path }) => path === "config.json")) {
-      throw new QwenVLError("CHECKPOINT_INVALID", `there is no checkpoint at ${this.#url}: config.json is missing`);
+      throw new QwenVLError("CHECKPOINT_INVALID", `could not find a checkpoint at ${this.#url}: config.json is missing`);
     }
     const shards = await Promise.all((await this.#shards(files, hooks)).map((path) => this.#stat(path, hooks)));
     files.push(...shards.filter((file) => file !== undefined));
@@ -204,7 +204,7 @@ export class UrlRanges implements RangeSource {
     if (!total) {
       const advice =
         "it must answer requests for byte ranges, and list Content-Range in Access-Control-Expose-Headers if it is of another origin";
-      throw new QwenVLError("DOWNLOAD", `the server does not tell the size of ${url}: ${advice}`, { details: { url, status } });
+      throw new QwenVLError("DOWNLOAD", `the server does not show the size of ${url}: ${advice}`, { details: { url, status } });
     }
     const version = headers.get("etag") ?? headers.get("last-modified") ?? "";
     return { path, bytes: Number(total), version };

@@ -76,6 +76,9 @@ export class FolderSource implements Source {
   async manifest({ signal }: ReadHooks): Promise<string> {
     const file = await this.#find("manifest.json");
     signal.throwIfAborted();
+    if (!file && (await this.#find("config.json"))) {
+      throw new QwenVLError("NOT_CONVERTED", "the folder has no manifest.json: it holds a checkpoint that is not converted");
+    }
     if (!file) throw new QwenVLError("MANIFEST_INVALID", "the folder has no manifest.json: choose a folder that `quantize` wrote");
     return readable(file.name, file.text());
   }

@@ -40,7 +40,7 @@ export function KnownModels() {
 /** Scrolls to what appeared on a click elsewhere in the dialog. */
 const show = (element: HTMLElement | null) => element?.scrollIntoView({ block: "nearest" });
 
-/** What a conversion will do. */
+/** The plan of a conversion. */
 export function Offer() {
   const t = texts.value;
   if (!offer.value) return null;

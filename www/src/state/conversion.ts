@@ -27,7 +27,7 @@ export const KNOWN: readonly KnownModel[] = [
   { repository: "Qwen/Qwen-VL-Chat", source: 19.3e9, kept: 5.47e9, licence: "Tongyi Qianwen" },
 ];
 
-/** What a conversion will do, while the visitor decides. */
+/** The plan of a conversion, while the visitor decides. */
 export const offer = signal<{ from: Checkpoint; plan: CheckpointPlan } | undefined>(undefined);
 
 /** The conversion that runs or is paused. */
