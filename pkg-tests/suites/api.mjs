@@ -41,7 +41,7 @@ function answers(test) {
     const last = phases.at(-1);
     assert.deepEqual([last.phase, last.bytes, last.shard], ["ready", info.downloadBytes, last.shards]);
     assert.ok(phases.every((progress, at) => at === 0 || progress.bytes >= phases[at - 1].bytes));
-    assert.deepEqual(info.notices, ["NOTICE", "MODIFICATIONS"]);
+    assert.deepEqual(info.notices, ["NOTICE", "MODIFICATIONS", "README.md"]);
     assert.ok(
       info.gpuBytes > info.downloadBytes &&
         info.pictureTokens.min === 256 &&

@@ -223,7 +223,7 @@ export function pageTests(bed) {
     await present(page, "folder");
     await giveFiles(page, "folder", files.slice(1));
     await present(page, "error");
-    assert.equal(await textOf(page, "error-title"), "This folder has no manifest.json.");
+    assert.equal(await textOf(page, "error-title"), "This folder has neither manifest.json nor config.json.");
     // The model in use stays.
     assert.equal(await textOf(page, "status"), "Ready");
 

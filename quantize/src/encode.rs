@@ -27,6 +27,11 @@ pub(crate) struct Piece {
 }
 
 impl Cursor {
+    /// The position behind a whole part, or behind the header, of a shard.
+    pub(crate) fn behind(parts: usize) -> Self {
+        Self { begun: true, part: parts, ..Self::default() }
+    }
+
     /// Makes the next bytes; `None` after the last. After an error the same bytes can be made again.
     pub(crate) fn next(&mut self, plan: &Plan, shard: &ShardPlan, source: &dyn RowSource, allow_nonfinite: bool) -> Result<Option<Piece>> {
         if !self.begun {
@@ -45,6 +50,11 @@ impl Cursor {
             (self.part, self.rows) = (self.part + 1, 0);
         }
         Ok(Some(Piece { bytes, weights }))
+    }
+
+    /// True if the last piece ended a part.
+    pub(crate) fn is_at_part(&self) -> bool {
+        self.begun && self.rows == 0
     }
 
     /// The rows that the next calls of [`Self::next`] read, with the index of their tensor.

@@ -53,6 +53,16 @@ pub(crate) struct ShardPlan {
     pub parts: Vec<PlannedPart>,
 }
 
+impl ShardPlan {
+    /// The last place at or before a byte where a conversion can resume: the number of whole parts before it, and its byte. `None` if that is
+    /// the beginning.
+    pub(crate) fn resumable(&self, bytes: u64) -> Option<(usize, u64)> {
+        let ends = self.parts.iter().map(|part| part.scales.end);
+        let places = [self.header.len() as u64].into_iter().chain(ends).enumerate();
+        places.take_while(|(_, end)| *end <= bytes).last()
+    }
+}
+
 /// A slice of a tensor in a shard.
 #[derive(Debug)]
 pub(crate) struct PlannedPart {

@@ -268,7 +268,10 @@ impl RemoteConversion {
     }
 
     /// Begins a shard. The one before it is given up if it is not complete. No range may be on its way.
-    pub fn begin(&mut self, shard: usize) -> Result<()> {
+    ///
+    /// An earlier run can have left `stored` bytes of it. Returns the number of those that count: the end of a whole part of a tensor. They must
+    /// pass through [`Self::restore`] before the first piece is made.
+    pub fn begin(&mut self, shard: usize, stored: u64) -> Result<u64> {
         let count = self.opened()?.plan.shards.len();
         ensure!(shard < count, "shard {shard} does not exist: the plan has {count}");
         // Requests that failed are forgotten, so that they can be repeated.
@@ -277,8 +280,23 @@ impl RemoteConversion {
             state.requested.clear();
             state.wanted.clear();
         }
-        self.shard = Some(OpenShard { index: shard, cursor: Cursor::default(), hash: FileHash::default() });
+        let (cursor, restored) = match self.opened()?.plan.shards[shard].resumable(stored) {
+            Some((parts, bytes)) => (Cursor::behind(parts), bytes),
+            None => (Cursor::default(), 0),
+        };
+        self.shard = Some(OpenShard { index: shard, cursor, hash: FileHash::default() });
+        Ok(restored)
+    }
+
+    /// Takes bytes of the shard that an earlier run has made, in order.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
+        self.shard.as_mut().context("no shard is begun")?.hash.update(bytes);
         Ok(())
+    }
+
+    /// True if the piece that was made last ends a part of a tensor: a later run can resume there.
+    pub fn at_part(&self) -> bool {
+        self.shard.as_ref().is_some_and(|shard| shard.cursor.is_at_part())
     }
 
     /// Makes the next bytes of the shard; none after the last.

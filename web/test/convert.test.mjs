@@ -11,6 +11,10 @@ import { after, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { filesOf, lfsPointer, startHub, TOKEN } from "../../pkg-tests/hub.mjs";
 import { serve } from "../../pkg-tests/server.mjs";
+import { Converter } from "../dist/convert/converter.js";
+import { FolderOutput } from "../dist/convert/output.js";
+import { DiskRanges, DiskStore } from "../dist/node/disk.js";
+import * as edge from "../dist/wasm/qwen_vl_web_convert.js";
 import { HubRanges, HubSource } from "../dist/weights/hub.js";
 import { UrlRanges } from "../dist/weights/ranges.js";
 import { misbehavingServer } from "./misbehaving.mjs";
@@ -397,6 +401,50 @@ test("a run that is killed in the middle resumes, and gives the same bytes", asy
     }
     assert.ok(![...found.keys()].some((name) => name.startsWith(".")), [...found.keys()].join());
   }
+});
+
+test("a shard that is cut anywhere resumes behind a whole part of a tensor", async () => {
+  await edge.default({ module_or_path: new Uint8Array(await readFile(join(repository, "web/dist/wasm/qwen_vl_web_convert_bg.wasm"))) });
+  const expected = (await native(MINI_B, [])).get("shard-00000.safetensors");
+  const folder = output();
+  let read = 0;
+  const hooks = { signal: new AbortController().signal, onBytes: (bytes) => (read += bytes) };
+  const open = async () => {
+    const source = new DiskRanges(MINI_B);
+    return Converter.open(edge, source, await source.list(), {}, [], hooks);
+  };
+  const whole = (await open()).plan.sourceBytes;
+  let stored = 0;
+  // Each run is cut later than the one before it. The last one is not.
+  for (const cut of [1000, 1.3e6, 1.9e6, 3e6, Infinity]) {
+    const converter = await open();
+    const { fingerprint, shards } = converter.plan;
+    const names = shards.map(({ file }) => file);
+    const others = converter.smallFiles().map(([name]) => name);
+    const out = new FolderOutput(new DiskStore(folder), fingerprint, names, others);
+    assert.equal((await out.finished()).size, 0);
+    const file = await out.begin(0);
+    assert.ok(file.stored >= stored, `${file.stored} bytes are stored, ${stored} were before`);
+    ({ stored } = file);
+    let written = stored;
+    const append = async (bytes) => {
+      if (written + bytes.byteLength > cut) throw new Error("cut");
+      written += bytes.byteLength;
+      await file.append(bytes);
+    };
+    read = 0;
+    const made = converter.shard(0, { ...file, append }, hooks);
+    if (cut === Infinity) await file.done(await made);
+    else {
+      await assert.rejects(made, /^Error: cut$/);
+      await file.abandon();
+    }
+    converter.free();
+  }
+  assert.ok(stored > 2.5e6, `${stored} bytes were stored before the last run`);
+  // The first tensors of the shard are small in the source: position tables are resized.
+  assert.ok(read < 0.8 * whole, `${read} of ${whole} bytes were read for the rest of ${expected.length} from ${stored} on`);
+  assert.ok((await readFile(join(folder, "shard-00000.safetensors"))).equals(expected));
 });
 
 test("other files in the way are not overwritten", async () => {

@@ -84,7 +84,7 @@ impl Options {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Something was ignored, left aside or renamed: a sentence for the user. All notes are in [`Summary::notes`].
+    /// Something was ignored, left aside or renamed: a sentence for the user. All notes are in [`crate::Summary::notes`].
     Note(String),
     /// Downloading of the weights begins.
     Fetch {

@@ -8,5 +8,6 @@ mod family;
 mod gptq;
 mod hub;
 mod output;
+mod remote;
 mod support;
 mod unusual;

@@ -61,9 +61,20 @@ impl Conversion {
         Ok(files.iter().map(pair).collect())
     }
 
-    /// Begins a shard.
-    pub fn begin(&mut self, shard: usize) -> Result<(), JsValue> {
-        self.conversion.begin(shard).map_err(refused)
+    /// Begins a shard of which an earlier run has stored some bytes. Returns the number of those that count; they must be restored then.
+    pub fn begin(&mut self, shard: usize, stored: f64) -> Result<f64, JsValue> {
+        Ok(self.conversion.begin(shard, stored as u64).map_err(refused)? as f64)
+    }
+
+    /// Takes bytes of the shard that an earlier run has made, in order.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), JsValue> {
+        self.conversion.restore(bytes).map_err(refused)
+    }
+
+    /// True if the piece that was made last ends a part of a tensor.
+    #[wasm_bindgen(js_name = atPart)]
+    pub fn at_part(&self) -> bool {
+        self.conversion.at_part()
     }
 
     /// Returns the next bytes of the shard, `null` after the last, or `undefined` if bytes of the source are missing.

@@ -8,6 +8,7 @@ import type { Listing, RangeSource } from "../weights/ranges.js";
 import { nextTask } from "../weights/transfer.js";
 import type { ReadHooks } from "../weights/source.js";
 import type { Conversion } from "../wasm/qwen_vl_web_convert.js";
+import type { ShardFile } from "./output.js";
 
 /** The wasm module of the converter. */
 export interface ConverterEdge {
@@ -18,8 +19,12 @@ export interface ConverterEdge {
 export interface ConverterHooks extends ReadHooks {
   /** Called with the number of bytes of the source that arrived. */
   onBytes?(bytes: number): void;
+  /** Called with the number of bytes of a shard that are written, by an earlier run too. */
+  onWritten?(bytes: number): void;
 }
 
+/** Stored bytes to read at a time. */
+const RESTORE_BYTES = 2 << 20;
 /** Largest request. A larger need is fetched in several at once, whose bytes arrive while one step is encoded. */
 const REQUEST_BYTES = 4 << 20;
 
@@ -66,9 +71,9 @@ export class Converter {
     }
   }
 
-  /** Makes a shard. `take` gets its bytes in order. */
-  async shard(index: number, take: (bytes: Uint8Array<ArrayBuffer>) => Promise<void>, hooks: ConverterHooks): Promise<FileEntry> {
-    this.#conversion.begin(index);
+  /** Makes a shard, from where an earlier run ended, and appends it to a file. */
+  async shard(index: number, file: ShardFile, hooks: ConverterHooks): Promise<FileEntry> {
+    await this.#restore(index, file, hooks);
     try {
       for (;;) {
         hooks.signal.throwIfAborted();
@@ -77,12 +82,30 @@ export class Converter {
         const bytes = this.#conversion.nextPiece();
         if (bytes === null) return JSON.parse(this.#conversion.finish()) as FileEntry;
         if (bytes === undefined) await this.#feed.arrival(hooks);
-        else await take(bytes);
+        else {
+          await file.append(bytes);
+          hooks.onWritten?.(bytes.byteLength);
+          if (this.#conversion.atPart()) await file.commit();
+        }
         // Bytes and messages arrive between tasks only.
         await nextTask();
       }
     } finally {
       await this.#feed.settle();
+    }
+  }
+
+  /** Begins a shard with the whole parts of tensors that an earlier run has stored of it. */
+  async #restore(index: number, file: ShardFile, { signal, onWritten }: ConverterHooks): Promise<void> {
+    const usable = await file.keep(this.#conversion.begin(index, file.stored));
+    const restored = this.#conversion.begin(index, usable);
+    for (let at = 0; at < restored;) {
+      signal.throwIfAborted();
+      const piece = await file.read(at, Math.min(RESTORE_BYTES, restored - at));
+      if (piece.byteLength === 0) throw new QwenVLError("INTERNAL", `a stored shard ends at byte ${at} of ${restored}`);
+      this.#conversion.restore(piece);
+      at += piece.byteLength;
+      onWritten?.(piece.byteLength);
     }
   }
 

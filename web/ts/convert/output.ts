@@ -9,7 +9,7 @@ import { createFile, readText, writeFile, type CacheFile, type CacheStore } from
 export interface Output {
   /** Returns the shards that an earlier run has finished: entries by index. Fails if files of someone else are in the way. */
   finished(): Promise<Map<number, FileEntry>>;
-  /** Begins a shard; what is there of it is discarded. */
+  /** Opens a shard that is not complete. */
   begin(index: number): Promise<ShardFile>;
   /** Writes the other files, the manifest last. */
   finish(manifest: string, smallFiles: readonly [string, Uint8Array][]): Promise<void>;
@@ -19,14 +19,25 @@ export interface Output {
 
 /** A shard that is being written. */
 export interface ShardFile {
+  /** Bytes that an earlier run has written and made durable. */
+  readonly stored: number;
+  /** Returns at most `length` of the stored bytes from offset `at`. */
+  read(at: number, length: number): Promise<Uint8Array>;
+  /** Discards the bytes from an offset on. Returns the number of bytes that are left, which can be 0. */
+  keep(bytes: number): Promise<number>;
   append(bytes: Uint8Array): Promise<void>;
+  /** Makes the bytes so far durable: a run after a crash can resume here. */
+  commit(): Promise<void>;
   /** Closes the file and records that it is complete. */
   done(entry: FileEntry): Promise<void>;
-  /** Closes the file, which the next run discards. */
+  /** Closes the file. The next run resumes at the last commit. */
   abandon(): Promise<void>;
 }
 
 const DONE = ".done";
+const PART = ".part";
+/** Bytes between two commits, which cost milliseconds. */
+const COMMIT_BYTES = 1 << 20;
 const MANIFEST = "manifest.json";
 
 /**
@@ -41,7 +52,8 @@ abstract class StoreOutput implements Output {
   }
 
   protected abstract shardName(index: number): string;
-  protected abstract recordName(index: number): string;
+  /** Name of a record, without its ending. */
+  protected abstract recordStem(index: number): string;
   /** Returns the index of a record's shard; `undefined` for other files. */
   protected abstract recordIndex(name: string): number | undefined;
   abstract finish(manifest: string, smallFiles: readonly [string, Uint8Array][]): Promise<void>;
@@ -62,14 +74,31 @@ abstract class StoreOutput implements Output {
   }
 
   async begin(index: number): Promise<ShardFile> {
-    await this.store.delete(this.recordName(index));
+    const [done, part] = [DONE, PART].map((ending) => this.recordStem(index) + ending) as [string, string];
+    await this.store.delete(done);
     const file: CacheFile = await createFile(this.store, this.shardName(index));
-    await file.truncate();
+    const write = (name: string, text: string) => writeFile(this.store, name, new TextEncoder().encode(text));
+    let committed = Math.min(Number(await readText(this.store, part)) || 0, file.bytes);
     return {
+      stored: committed,
+      read: (at, length) => file.read(at, length),
+      keep: async (bytes) => {
+        await file.truncate(bytes);
+        if (file.bytes !== bytes) await file.truncate();
+        committed = file.bytes;
+        return file.bytes;
+      },
       append: (bytes) => file.append(bytes),
+      commit: async () => {
+        if (!file.flush || file.bytes - committed < COMMIT_BYTES) return;
+        await file.flush();
+        committed = file.bytes;
+        await write(part, String(committed));
+      },
       done: async (entry) => {
         await file.close();
-        await writeFile(this.store, this.recordName(index), new TextEncoder().encode(JSON.stringify(entry)));
+        await write(done, JSON.stringify(entry));
+        await this.store.delete(part);
       },
       abandon: () => file.close(),
     };
@@ -96,8 +125,8 @@ export class CacheOutput extends StoreOutput {
     return this.#prefix + String(index);
   }
 
-  protected recordName(index: number): string {
-    return this.shardName(index) + DONE;
+  protected recordStem(index: number): string {
+    return this.shardName(index);
   }
 
   protected recordIndex(name: string): number | undefined {
@@ -131,12 +160,17 @@ export class CacheOutput extends StoreOutput {
 /** A conversion into a folder as `quantize` writes it. The manifest comes last: a folder with a manifest is complete. */
 export class FolderOutput extends StoreOutput {
   readonly #names: readonly string[];
+  readonly #others: readonly string[];
   readonly #fingerprint: string;
 
-  /** @param shards names of the shards */
-  constructor(store: CacheStore, fingerprint: string, shards: readonly string[]) {
+  /**
+   * @param shards names of the shards
+   * @param others names of the other files
+   */
+  constructor(store: CacheStore, fingerprint: string, shards: readonly string[], others: readonly string[]) {
     super(store);
     this.#names = shards;
+    this.#others = [...others, MANIFEST];
     this.#fingerprint = fingerprint;
   }
 
@@ -144,12 +178,17 @@ export class FolderOutput extends StoreOutput {
     return this.#names[index] as string;
   }
 
-  protected recordName(index: number): string {
-    return `.${this.#fingerprint}-${index}${DONE}`;
+  protected recordStem(index: number): string {
+    return `${this.#records}${index}`;
+  }
+
+  /** Begins the names of records. */
+  get #records(): string {
+    return `.${this.#fingerprint}-`;
   }
 
   protected recordIndex(name: string): number | undefined {
-    const index = this.#names.findIndex((_, at) => name === this.recordName(at));
+    const index = this.#names.findIndex((_, at) => name === this.recordStem(at) + DONE);
     return index < 0 ? undefined : index;
   }
 
@@ -161,10 +200,10 @@ export class FolderOutput extends StoreOutput {
   override async finished(): Promise<Map<number, FileEntry>> {
     const names = (await this.store.list()).map(({ name }) => name);
     if (!names.includes(this.#marker)) {
-      const other = names.find((name) => name === MANIFEST || this.#names.includes(name));
+      const other = names.find((name) => this.#others.includes(name) || this.#names.includes(name));
       if (other) {
-        const advice = "choose an empty folder, or delete the files of the other conversion";
-        throw new QwenVLError("INVALID_ARGUMENT", `the folder holds \`${other}\`, which is not of this conversion: ${advice}`);
+        const problem = `the folder holds \`${other}\`, which is not of this conversion and would be replaced`;
+        throw new QwenVLError("INVALID_ARGUMENT", `${problem}: choose an empty folder`);
       }
       await writeFile(this.store, this.#marker, new Uint8Array(0));
     }
@@ -174,14 +213,14 @@ export class FolderOutput extends StoreOutput {
   async finish(manifest: string, smallFiles: readonly [string, Uint8Array][]): Promise<void> {
     for (const [name, bytes] of smallFiles) await writeFile(this.store, name, bytes);
     await writeFile(this.store, MANIFEST, new TextEncoder().encode(manifest));
-    await this.deleteAll((name) => this.recordIndex(name) !== undefined);
+    await this.deleteAll((name) => name.startsWith(this.#records));
     await this.store.delete(this.#marker);
   }
 
   async discard(): Promise<void> {
     // Without the marker, files of these names are of a complete conversion, or of another one.
     if (!(await this.store.list()).some(({ name }) => name === this.#marker)) return;
-    await this.deleteAll((name) => this.#names.includes(name) || this.recordIndex(name) !== undefined);
+    await this.deleteAll((name) => this.#names.includes(name) || name.startsWith(this.#records));
     await this.store.delete(this.#marker);
   }
 }

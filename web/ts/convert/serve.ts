@@ -22,7 +22,8 @@ type CallOf<K extends CallKind> = Extract<Call, { kind: K }>;
 /** Opens sources and outputs, which differ between browsers and Node. */
 export interface Environment {
   source(spec: RangeSpec): RangeSource;
-  output(spec: OutputSpec, plan: ConversionPlan): Promise<Output>;
+  /** @param others names of the files that are neither shards nor the manifest */
+  output(spec: OutputSpec, plan: ConversionPlan, others: readonly string[]): Promise<Output>;
 }
 
 /** Answers the calls of a page that arrive at `scope`. */
@@ -109,7 +110,15 @@ class ConverterServer {
     const { supplies } = call;
     const converter = await Converter.open(this.#edge, source, listing, call.settings, supplies, hooks);
     const { plan } = converter;
-    if (call.output) this.#open = { converter, output: await this.#environment.output(call.output, plan) };
+    if (call.output)
+      this.#open = {
+        converter,
+        output: await this.#environment.output(
+          call.output,
+          plan,
+          converter.smallFiles().map(([name]) => name),
+        ),
+      };
     else converter.free();
     return { plan, listing, supplies };
   }
@@ -119,14 +128,7 @@ class ConverterServer {
     const steps = new Steps(this.#scope, id);
     const file = await output.begin(index);
     try {
-      const entry = await converter.shard(
-        index,
-        async (bytes) => {
-          await file.append(bytes);
-          steps.add({ written: bytes.byteLength });
-        },
-        steps.hooks(signal),
-      );
+      const entry = await converter.shard(index, file, steps.hooks(signal));
       steps.flush();
       await file.done(entry);
       return entry;
@@ -153,13 +155,13 @@ function isFull(error: unknown): boolean {
   return error instanceof DOMException && error.name === "QuotaExceededError";
 }
 
-async function openOutput(spec: OutputSpec, { fingerprint, shards }: ConversionPlan): Promise<Output> {
+async function openOutput(spec: OutputSpec, { fingerprint, shards }: ConversionPlan, others: readonly string[]): Promise<Output> {
   const names = shards.map(({ file }) => file);
-  if (spec.kind === "directory") return new FolderOutput(new DirectoryStore(spec.folder), fingerprint, names);
+  if (spec.kind === "directory") return new FolderOutput(new DirectoryStore(spec.folder), fingerprint, names, others);
   if (spec.kind === "path") throw new QwenVLError("INTERNAL", "a browser has no paths");
   const store = await openStore(spec.cache);
   if (!store) throw new QwenVLError("INVALID_ARGUMENT", '`cache` is "none", expected a store to convert into');
-  return spec.kind === "store" ? new FolderOutput(store, fingerprint, names) : new CacheOutput(store, fingerprint, spec.url);
+  return spec.kind === "store" ? new FolderOutput(store, fingerprint, names, others) : new CacheOutput(store, fingerprint, spec.url);
 }
 
 const BROWSER: Environment = { source: makeRanges, output: openOutput };
@@ -177,7 +179,12 @@ class Steps {
   }
 
   hooks(signal: AbortSignal): ConverterHooks {
-    return { signal, onBytes: (read) => this.add({ read }), onRetry: () => this.add({ retries: 1 }) };
+    return {
+      signal,
+      onBytes: (read) => this.add({ read }),
+      onWritten: (written) => this.add({ written }),
+      onRetry: () => this.add({ retries: 1 }),
+    };
   }
 
   add({ read = 0, written = 0, retries = 0 }: Partial<ConvertStep>): void {

@@ -113,9 +113,13 @@ class DiskFile implements CacheFile {
     this.#bytes += bytes.byteLength;
   }
 
-  async truncate(): Promise<void> {
-    await this.#file.truncate(0);
-    this.#bytes = 0;
+  async truncate(bytes = 0): Promise<void> {
+    await this.#file.truncate(bytes);
+    this.#bytes = bytes;
+  }
+
+  flush(): Promise<void> {
+    return this.#file.sync();
   }
 
   async close(): Promise<void> {

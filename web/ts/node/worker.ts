@@ -12,13 +12,14 @@ import { DiskRanges, DiskStore } from "./disk.js";
 const scope: ConverterScope = { onmessage: null, postMessage: (message) => parentPort?.postMessage(message) };
 serveConverter(scope, edge as unknown as ConverterEdge, {
   source: (spec) => (spec.kind === "path" ? new DiskRanges(spec.folder) : makeRanges(spec)),
-  output(spec, { fingerprint, shards }) {
+  output(spec, { fingerprint, shards }, others) {
     if (spec.kind !== "path") throw new QwenVLError("INTERNAL", "Node writes to paths");
     return Promise.resolve(
       new FolderOutput(
         new DiskStore(spec.folder),
         fingerprint,
         shards.map(({ file }) => file),
+        others,
       ),
     );
   },

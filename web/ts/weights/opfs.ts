@@ -100,9 +100,14 @@ class OpfsFile implements CacheFile {
     return Promise.resolve();
   }
 
-  truncate(): Promise<void> {
-    this.#handle.truncate(0);
-    this.#bytes = 0;
+  truncate(bytes = 0): Promise<void> {
+    this.#handle.truncate(bytes);
+    this.#bytes = bytes;
+    return Promise.resolve();
+  }
+
+  flush(): Promise<void> {
+    this.#handle.flush();
     return Promise.resolve();
   }
 

@@ -27,8 +27,10 @@ export interface CacheFile {
   read(at: number, length: number): Promise<Uint8Array>;
   /** Writes at the end. Must not use `bytes` after its promise has settled. */
   append(bytes: Uint8Array): Promise<void>;
-  /** Removes all bytes. */
-  truncate(): Promise<void>;
+  /** Removes all bytes, or those from offset `bytes` on. A store may remove all in any case. */
+  truncate(bytes?: number): Promise<void>;
+  /** Makes written bytes durable while the file stays open. Stores without this method do so in `close`. */
+  flush?(): Promise<void>;
   /** Makes written bytes durable and releases the file. */
   close(): Promise<void>;
 }

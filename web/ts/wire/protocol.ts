@@ -39,7 +39,7 @@ export interface ModelInfo {
   source: string;
   /** Changes that the conversion made to the weights. */
   modifications: string;
-  /** Licence and notices of the weights: names of files in the model's folder. */
+  /** Licence, notices and model card of the weights: names of files in the model's folder. */
   notices: string[];
   /** Backend that computes the model. */
   backend: Backend;
