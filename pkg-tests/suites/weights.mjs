@@ -729,7 +729,7 @@ async function listenForDrop() {
 /** Drops a folder by script, for drivers that cannot. Each read returns two files, as browsers read folders in parts. */
 async function dropInPage(url, names) {
   const files = await Promise.all(names.map(async (name) => new File([await (await fetch(url + name)).arrayBuffer()], name)));
-  const entries = files.map((file) => ({ isFile: true, file: (resolve) => resolve(file) }));
+  const entries = files.map((file) => ({ isFile: true, fullPath: `/model/${file.name}`, file: (resolve) => resolve(file) }));
   const createReader = () => ({ readEntries: (resolve) => resolve(entries.splice(0, 2)) });
   const event = new Event("drop", { cancelable: true });
   const dataTransfer = { items: [{ webkitGetAsEntry: () => ({ isFile: false, createReader }) }] };
