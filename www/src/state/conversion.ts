@@ -8,7 +8,7 @@ import { settings } from "./settings";
 /** A repository of the Hub, the address of a folder, or the files of a folder. */
 export type Checkpoint = string | readonly File[];
 
-/** A model of the Hub that the page names. Sizes in bytes, as the converter reports them. */
+/** A model of the Hub that the page names. Sizes in bytes are approximate: the plan of a conversion has the exact ones. */
 export interface KnownModel {
   repository: string;
   /** Bytes that a conversion fetches. */
@@ -19,12 +19,12 @@ export interface KnownModel {
 }
 
 export const KNOWN: readonly KnownModel[] = [
-  { repository: "Qwen/Qwen3-VL-2B-Instruct", source: 4.26e9, kept: 1.57e9, licence: "Apache-2.0" },
-  { repository: "Qwen/Qwen3-VL-4B-Instruct", source: 8.88e9, kept: 2.94e9, licence: "Apache-2.0" },
+  { repository: "Qwen/Qwen3-VL-2B-Instruct", source: 4.3e9, kept: 1.6e9, licence: "Apache-2.0" },
+  { repository: "Qwen/Qwen3-VL-4B-Instruct", source: 8.9e9, kept: 2.9e9, licence: "Apache-2.0" },
   { repository: "Qwen/Qwen3-VL-8B-Instruct", source: 17.5e9, kept: 5.5e9, licence: "Apache-2.0" },
-  { repository: "Qwen/Qwen2-VL-2B-Instruct", source: 4.42e9, kept: 1.67e9, licence: "Apache-2.0" },
-  { repository: "Qwen/Qwen2-VL-7B-Instruct", source: 16.6e9, kept: 5.46e9, licence: "Apache-2.0" },
-  { repository: "Qwen/Qwen-VL-Chat", source: 19.3e9, kept: 5.47e9, licence: "Tongyi Qianwen" },
+  { repository: "Qwen/Qwen2-VL-2B-Instruct", source: 4.4e9, kept: 1.7e9, licence: "Apache-2.0" },
+  { repository: "Qwen/Qwen2-VL-7B-Instruct", source: 16.6e9, kept: 5.5e9, licence: "Apache-2.0" },
+  { repository: "Qwen/Qwen-VL-Chat", source: 19.3e9, kept: 5.5e9, licence: "Tongyi Qianwen" },
 ];
 
 /** The plan of a conversion, while the visitor decides. */

@@ -140,7 +140,7 @@ export const en = {
   embeddedUse: "Load the embedded model",
   known: "Models on the Hugging Face Hub",
   knownHint: "The page fetches a model once, converts it to 4 bits here, and keeps it on this device. No server takes part.",
-  knownSizes: (source: string, kept: string, licence: string) => `fetches ${source}, keeps ${kept} · licence ${licence}`,
+  knownSizes: (source: string, kept: string, licence: string) => `fetches about ${source}, keeps ${kept} · licence ${licence}`,
   offer: (name: string) => `Before the conversion of ${name}`,
   offerSizes: (source: string, kept: string) => `${source} will be fetched and converted; ${kept} stay on this device.`,
   offerLicence: (licence: string) => `The licence of the weights is ${licence}.`,

@@ -125,7 +125,7 @@ export const zh: Texts = {
   embeddedUse: "加载内置模型",
   known: "Hugging Face Hub 上的模型",
   knownHint: "页面只下载模型一次，在本机转换为 4 位并保存在此设备上，不经过任何服务器。",
-  knownSizes: (source, kept, licence) => `下载 ${source}，保留 ${kept} · 许可证 ${licence}`,
+  knownSizes: (source, kept, licence) => `约下载 ${source}，保留 ${kept} · 许可证 ${licence}`,
   offer: (name) => `转换 ${name} 之前`,
   offerSizes: (source, kept) => `将下载并转换 ${source}；此设备上保留 ${kept}。`,
   offerLicence: (licence) => `权重的许可证是 ${licence}。`,
