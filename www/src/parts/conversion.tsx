@@ -2,10 +2,10 @@
 
 import { convert, conversion, discard, KNOWN, offer, pause } from "../state/conversion";
 import { load, looking, propose } from "../state/model";
-import { explanation } from "../state/notices";
 import { settings } from "../state/settings";
 import { formatBytes, texts } from "../texts";
 import { opened } from "./dialog";
+import { Reasons } from "./reasons";
 
 /** Models that the Hub has: a click shows what would happen. */
 export function KnownModels() {
@@ -57,18 +57,7 @@ export function Offer() {
     <div ref={show} class="statement" data-testid="offer" data-status={status} role="status">
       <h4>{t.offer(plan.name)}</h4>
       <p class={`verdict ${status}`}>{verdict}</p>
-      {reasons.length > 0 && (
-        <ul>
-          {reasons.map(({ code, message }) => {
-            const [title, step] = explanation(code)(t);
-            return (
-              <li key={code}>
-                <strong>{title}</strong> {step} <small>{message}</small>
-              </li>
-            );
-          })}
-        </ul>
-      )}
+      <Reasons reasons={reasons} />
       <p>
         {[
           `${t.generations[plan.family]}:`,

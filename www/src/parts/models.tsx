@@ -4,13 +4,14 @@ import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { QwenVL, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
 import { EMBEDDED, isLater, kind, load, looking, model, progress, proposal, propose, source, sourceName } from "../state/model";
-import { explanation, fail, PageError } from "../state/notices";
+import { fail, PageError } from "../state/notices";
 import { change, CONTEXT_LENGTHS, PICTURE_TOKENS, settings } from "../state/settings";
 import { formatBytes, texts } from "../texts";
 import { addressOf, plan } from "../state/conversion";
 import { Conversion, KnownModels, Offer } from "./conversion";
 import { Dialog, opened } from "./dialog";
 import { take } from "./files";
+import { Reasons } from "./reasons";
 import "./models.css";
 
 const stored = signal<readonly CachedModel[] | undefined>(undefined);
@@ -143,18 +144,7 @@ function Statement({ report, onLoad }: { report: CheckReport; onLoad: () => void
     <div class="statement" data-testid="statement" data-status={status} role="status">
       {!unusable && <h4>{t.statement}</h4>}
       <p class={`verdict ${status}`}>{verdict}</p>
-      {reasons.length > 0 && (
-        <ul>
-          {reasons.map(({ code, message }) => {
-            const [title, step] = explanation(code)(t);
-            return (
-              <li key={code}>
-                <strong>{title}</strong> {step} <small data-testid="reason">{message}</small>
-              </li>
-            );
-          })}
-        </ul>
-      )}
+      <Reasons reasons={reasons} />
       {bytes && (
         <p>
           {[
