@@ -14,12 +14,8 @@ export class DirectoryStore implements CacheStore {
     return handle && new DirectoryFile(handle, (await handle.getFile()).size);
   }
 
-  async list(): Promise<StoredFile[]> {
-    const files: StoredFile[] = [];
-    for await (const [name, handle] of this.#folder.entries()) {
-      if (handle.kind === "file") files.push({ name, bytes: (await (handle as FileSystemFileHandle).getFile()).size });
-    }
-    return files;
+  list(): Promise<StoredFile[]> {
+    return filesIn(this.#folder);
   }
 
   async delete(name: string): Promise<void> {
@@ -27,7 +23,17 @@ export class DirectoryStore implements CacheStore {
   }
 }
 
-function unlessMissing(error: unknown): undefined {
+/** Lists the files of a folder. */
+export async function filesIn(folder: FileSystemDirectoryHandle): Promise<StoredFile[]> {
+  const files: StoredFile[] = [];
+  for await (const [name, handle] of folder.entries()) {
+    if (handle.kind === "file") files.push({ name, bytes: (await (handle as FileSystemFileHandle).getFile()).size });
+  }
+  return files;
+}
+
+/** Handles the rejection of a file that does not exist: rethrows any other. */
+export function unlessMissing(error: unknown): undefined {
   if ((error as DOMException).name !== "NotFoundError") throw error;
 }
 

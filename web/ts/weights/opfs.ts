@@ -1,3 +1,4 @@
+import { filesIn, unlessMissing } from "./directory.js";
 import type { CacheFile, CacheStore, StoredFile } from "./store.js";
 
 /** Parts of the File System standard that only workers have. */
@@ -38,12 +39,8 @@ export class OpfsStore implements CacheStore {
     return file && new OpfsFile(await whenUnlocked(() => (file as WorkerFileHandle).createSyncAccessHandle()));
   }
 
-  async list(): Promise<StoredFile[]> {
-    const files: StoredFile[] = [];
-    for await (const [name, handle] of this.#folder.entries()) {
-      if (handle.kind === "file") files.push({ name, bytes: (await (handle as FileSystemFileHandle).getFile()).size });
-    }
-    return files;
+  list(): Promise<StoredFile[]> {
+    return filesIn(this.#folder);
   }
 
   async delete(name: string): Promise<void> {
@@ -55,10 +52,6 @@ export class OpfsStore implements CacheStore {
     await this.delete(to);
     await whenUnlocked(() => file.move(to));
   }
-}
-
-function unlessMissing(error: unknown): undefined {
-  if ((error as DOMException).name !== "NotFoundError") throw error;
 }
 
 async function whenUnlocked<T>(work: () => Promise<T>): Promise<T> {
