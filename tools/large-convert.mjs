@@ -133,7 +133,7 @@ function middle(numbers) {
   return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 }
 
-// What follows runs in the page.
+// The functions below run in the page.
 
 /** Reads files to their end. Returns the seconds that it took. */
 async function drain(urls) {

@@ -389,7 +389,7 @@ async function until(condition) {
   }
 }
 
-// What follows runs in the page.
+// The functions below run in the page.
 
 async function emptyStorage() {
   const { QwenVL } = await import("qwen-vl-web");

@@ -370,7 +370,7 @@ fn a_repository_gives_what_its_folder_gives() {
             assert!(fs::read(blob).unwrap() == *bytes, "{name}");
         }
         assert_eq!(fs::read_to_string(hub.home.path().join("hub/models--owner--tuned/refs/main")).unwrap(), COMMIT);
-        // What is in the cache is not requested again, and is a source like any other.
+        // Files of the cache are not requested again, and the cache can be converted like any folder.
         assert_equal(&hub.converted(TOKEN, &[]), &expected);
         assert_eq!(hub.requested(), BTreeMap::new());
         let error = text(&hub.run(TOKEN, &["hf:owner/tuned", hub.home.path().to_str().unwrap()]).stderr);
