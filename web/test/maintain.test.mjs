@@ -5,6 +5,7 @@ import { after, before, beforeEach, test } from "node:test";
 import { createHash } from "node:crypto";
 import { WeightCache } from "../dist/weights/cache.js";
 import { loadWeights } from "../dist/weights/load.js";
+import { withConversionLock } from "../dist/weights/locks.js";
 import { maintain } from "../dist/weights/maintain.js";
 import { ProgressCounter } from "../dist/weights/progress.js";
 import { FolderSource } from "../dist/weights/source.js";
@@ -53,10 +54,13 @@ function load(model, { address = url, hold } = {}) {
   return loadWeights({ source, cache: new WeightCache(store), makeSink, progress, concurrency: 2, whenBusy: "wait", signal });
 }
 
-function run(operation, problems = []) {
+async function contents(operation, problems = []) {
   const cache = new WeightCache(store, (problem) => problems.push(problem));
   return maintain(operation, cache, checks, new ProgressCounter(() => undefined), signal);
 }
+
+/** Returns the models that an operation concerns. */
+const run = async (operation, problems) => (await contents(operation, problems)).models;
 
 /** Makes the bytes of a file behind offset `from` unreadable. */
 function breakFile(name, from) {
@@ -158,6 +162,104 @@ test("export of a file that cannot be read fails, and writes no manifest", async
   const folder = memoryFolder();
   await assert.rejects(run({ kind: "export", url, folder }), { code: "INTEGRITY", message: /shard-1.*repair/ });
   assert.ok(!folder.files.has("manifest.json") && !folder.files.has("shard-1"));
+});
+
+const record = {
+  name: "owner/name",
+  source: "hf:owner/name@0123",
+  url: "hf:owner/name",
+  bytes: 1000,
+  settings: { scheme: "q8", keep: ["vision=f16"] },
+};
+
+/** Writes what a conversion has after two shards, the second of them unfinished. */
+async function beginConversion(id) {
+  await new WeightCache(store).rememberConversion(id, record);
+  for (const [name, length] of Object.entries({ 0: 300, "0.done": 50, 1: 100, "1.part": 2 }))
+    store.files.set(`convert-${id}-${name}`, Buffer.alloc(length));
+}
+
+test("unfinished conversions are listed with what is needed to resume them, and deleted one by one", async () => {
+  await load(models.plain);
+  await beginConversion("aa");
+  await beginConversion("aab");
+  const { models: listed, conversions } = await contents({ kind: "list" });
+  assert.deepEqual(
+    conversions.sort((a, b) => a.id.length - b.id.length),
+    ["aa", "aab"].map((id) => ({ id, ...record, storedBytes: 400 })),
+  );
+  assert.deepEqual([listed.length, listed[0].complete], [1, true]);
+  // Neither a model's deletion nor that of another conversion touches it.
+  await run({ kind: "delete", url });
+  await run({ kind: "deleteConversion", id: "aa" });
+  assert.deepEqual(
+    [...store.files.keys()].sort(),
+    ["", "0", "0.done", "1", "1.part"].map((end) => `convert-aab-${end || ".conversion"}`).sort(),
+  );
+  await run({ kind: "deleteConversion", id: "aab" });
+  assert.equal(store.files.size, 0);
+});
+
+test("a conversion whose record is damaged is not listed, and can be deleted", async () => {
+  const { name, source, url, bytes, settings } = record;
+  const damaged = [
+    "",
+    "{",
+    "null",
+    "[]",
+    '"text"',
+    ...[
+      { source, url, bytes, settings },
+      { name: 1, source, url, bytes, settings },
+      { name, source: {}, url, bytes, settings },
+      { name, source, bytes, settings },
+      { name, source, url, bytes: "1000", settings },
+      { name, source, url, bytes: 1.5, settings },
+      { name, source, url, bytes, settings: null },
+      { name, source, url, bytes, settings: "q4" },
+    ].map((value) => JSON.stringify(value)),
+  ];
+  for (const text of damaged) {
+    await beginConversion("aa");
+    store.files.set("convert-aa-.conversion", Buffer.from(text));
+    assert.deepEqual((await contents({ kind: "list" })).conversions, [], text);
+    await run({ kind: "deleteConversion", id: "aa" });
+    assert.equal(store.files.size, 0, text);
+  }
+  // The source of a folder of this machine has no address.
+  await new WeightCache(store).rememberConversion("aa", { name, url, bytes, settings });
+  assert.deepEqual((await contents({ kind: "list" })).conversions, [{ id: "aa", name, url, bytes, settings, storedBytes: 0 }]);
+});
+
+test("a conversion's record is replaced only if it changes, and deleted last", async () => {
+  await beginConversion("aa");
+  const { open, delete: remove } = store;
+  const written = [];
+  store.open = async (name, create) => {
+    if (create) written.push(name);
+    return open.call(store, name, create);
+  };
+  const cache = new WeightCache(store);
+  await cache.rememberConversion("aa", record);
+  assert.deepEqual(written, []);
+  await cache.rememberConversion("aa", { ...record, url: "https://example.org/mine/manifest.json" });
+  assert.deepEqual(written, ["convert-aa-.conversion"]);
+  const deleted = [];
+  store.delete = async (name) => {
+    deleted.push(name);
+    return remove.call(store, name);
+  };
+  await cache.deleteConversion("aa");
+  assert.equal(deleted.length, 5);
+  assert.equal(deleted.at(-1), "convert-aa-.conversion");
+});
+
+test("a conversion that a tab is running is not deleted", async () => {
+  await beginConversion("aa");
+  await withConversionLock("aa", () => assert.rejects(run({ kind: "deleteConversion", id: "aa" }), { code: "BUSY" }));
+  assert.equal((await contents({ kind: "list" })).conversions.length, 1);
+  await run({ kind: "deleteConversion", id: "aa" });
+  assert.equal(store.files.size, 0);
 });
 
 test("clear, delete and verify fail with BUSY while a tab loads, and delete nothing", async () => {

@@ -39,7 +39,7 @@ export { Session, type ContextOverflow, type SessionOptions } from "./api/sessio
 export { captionText, groundText, readText, type CaptionStyle } from "./api/tasks.js";
 export type { FileLocations } from "./api/workers.js";
 export type { CacheFile, CacheStore, StoredFile } from "./weights/store.js";
-export type { CachedModel } from "./weights/cache.js";
+export type { CachedModel, ConversionRecord, UnfinishedConversion } from "./weights/cache.js";
 export type { Fetch } from "./weights/download.js";
 export { droppedFiles } from "./weights/dropped.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";

@@ -3,11 +3,20 @@
 import { BACKGROUND_MS } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import { excerpt } from "../wire/quote.js";
-import type { CachedModel } from "../weights/cache.js";
-import type { CacheOperation } from "../weights/maintain.js";
+import type { CachedModel, UnfinishedConversion } from "../weights/cache.js";
+import type { CacheContents, CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
 import { cacheSpec, manifestUrl, sourceSpec, type CacheChoice, type SourceOptions } from "../weights/spec.js";
-import { abortSignal, anyFunction, checkedElsewhere, checkOptions, SOURCE_CHECKS, type Checks } from "./options.js";
+import {
+  abortSignal,
+  anyFunction,
+  anyString,
+  checkArgument,
+  checkedElsewhere,
+  checkOptions,
+  SOURCE_CHECKS,
+  type Checks,
+} from "./options.js";
 import { LOCATION_CHECKS, startWorker, wasmLocation, type FileLocations } from "./workers.js";
 
 export interface CacheOptions extends FileLocations {
@@ -32,7 +41,11 @@ const CHECKS: Checks<CacheOptions> = { cache: checkedElsewhere, signal: abortSig
 
 export const weightsCache = {
   /** Returns the stored models, complete or not. */
-  list: (options: CacheOptions = {}): Promise<CachedModel[]> => operate({ kind: "list" }, options),
+  list: async (options: CacheOptions = {}): Promise<CachedModel[]> => (await operate({ kind: "list" }, options)).models,
+
+  /** Returns the conversions that are not complete, also those that a tab is running now. */
+  listConversions: async (options: CacheOptions = {}): Promise<UnfinishedConversion[]> =>
+    (await operate({ kind: "list" }, options)).conversions,
 
   async estimate(): Promise<StorageEstimate> {
     const { usage = 0, quota = 0 } = await navigator.storage.estimate();
@@ -59,11 +72,17 @@ export const weightsCache = {
 
   /** Deletes a model. Returns true if it was stored. Fails with `BUSY` while a tab is loading it. */
   async delete(url: string | URL, options: CacheOptions = {}): Promise<boolean> {
-    const deleted = await operate({ kind: "delete", url: manifestUrl(url) }, options);
-    return deleted.length > 0;
+    const { models } = await operate({ kind: "delete", url: manifestUrl(url) }, options);
+    return models.length > 0;
   },
 
-  /** Deletes all models. Fails with `BUSY`, and deletes nothing, while a tab is loading one. */
+  /** Deletes what a conversion has written, without asking its source. Fails with `BUSY` while a tab is running it. */
+  async deleteConversion(id: string, options: CacheOptions = {}): Promise<void> {
+    checkArgument("id", id, anyString);
+    await operate({ kind: "deleteConversion", id }, options);
+  },
+
+  /** Deletes all models and conversions. Fails with `BUSY`, and deletes nothing, while a tab is loading one. */
   async clear(options: CacheOptions = {}): Promise<void> {
     await operate({ kind: "clear" }, options);
   },
@@ -84,12 +103,12 @@ export const weightsCache = {
 
   /** Writes a complete model into a local folder, for any static server or for `load`. */
   async exportTo(folder: FileSystemDirectoryHandle, url: string | URL, options: CacheOptions = {}): Promise<void> {
-    await operate({ kind: "export", url: manifestUrl(url), folder }, options);
+    one(await operate({ kind: "export", url: manifestUrl(url), folder }, options), url);
   },
 };
 
 /** Runs an operation in a separate worker, because only workers can read and write files piece by piece. */
-async function operate(operation: CacheOperation, options: CacheOptions, transfer: Transferable[] = []): Promise<CachedModel[]> {
+async function operate(operation: CacheOperation, options: CacheOptions, transfer: Transferable[] = []): Promise<CacheContents> {
   checkOptions<CacheOptions>(options, CHECKS);
   const { signal, onProgress } = options;
   const cache = cacheSpec(options.cache ?? "opfs");
@@ -106,7 +125,7 @@ async function operate(operation: CacheOperation, options: CacheOptions, transfe
   }
 }
 
-function one([model]: CachedModel[], url: string | URL): CachedModel {
+function one({ models: [model] }: CacheContents, url: string | URL): CachedModel {
   if (!model) throw new QwenVLError("INVALID_ARGUMENT", `no model is stored for ${excerpt(url)}: load or repair it first`);
   return model;
 }

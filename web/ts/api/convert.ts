@@ -4,6 +4,7 @@ import { BACKGROUND_MS } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Family } from "../wire/generated.js";
 import type { ConversionSettings, ConvertOpened, ConvertOpenParams, OutputSpec } from "../wire/protocol.js";
+import type { ConvertSettings } from "../wire/types.js";
 import { withConversionLock } from "../weights/locks.js";
 import type { Manifest } from "../weights/manifest.js";
 import {
@@ -38,22 +39,7 @@ import {
 } from "./options.js";
 import { LOCATION_CHECKS, startConverter, type FileLocations } from "./workers.js";
 
-/** Number format of weights: 4 or 8 bits with a scale for each group, half precision, or single precision. */
-export type Scheme = "q4" | "q8" | "f16" | "f32";
-
-/** Settings that decide about the bytes of the result. They are those of the command `quantize`. */
-export interface ConvertSettings {
-  /** Scheme of the matrices; `"q4"` by default. Small modules that matter are stored in more bits then. */
-  scheme?: Scheme;
-  /** Weights that share a scale: 32 (default), 64 or 128. */
-  groupSize?: number;
-  /** Modules to store in another scheme, as `MODULE=SCHEME`: `["vision=f16", "lm_head=q8"]`. The last one that applies counts. */
-  keep?: readonly string[];
-  /** Store NaN and infinite weights as zero, instead of refusing them. */
-  allowNonfinite?: boolean;
-  /** Close a shard at this number of bytes; 64 MiB by default, which is the most. */
-  shardBytes?: number;
-}
+export type { ConvertSettings, Scheme } from "../wire/types.js";
 
 export interface PlanOptions extends SourceOptions, HubOptions, FileLocations, ConvertSettings {
   signal?: AbortSignal;

@@ -1,7 +1,7 @@
 /** The place that a conversion writes to: the weight cache, or a flat folder. */
 
 import { QwenVLError } from "../wire/errors.js";
-import { CONVERSION_PREFIX, WeightCache } from "../weights/cache.js";
+import { conversionPrefix, WeightCache, type ConversionRecord } from "../weights/cache.js";
 import type { FileEntry, Manifest } from "../weights/manifest.js";
 import { createFile, readText, writeFile, type CacheFile, type CacheStore } from "../weights/store.js";
 
@@ -111,14 +111,21 @@ abstract class StoreOutput implements Output {
 
 /** A conversion into the weight cache, where a load finds the model at its address. */
 export class CacheOutput extends StoreOutput {
+  readonly #id: string;
   readonly #prefix: string;
-  readonly #url: string;
+  readonly #record: ConversionRecord;
 
-  /** @param url address of the model for `load` */
-  constructor(store: CacheStore, fingerprint: string, url: string) {
+  /** @param id fingerprint of the conversion */
+  constructor(store: CacheStore, id: string, record: ConversionRecord) {
     super(store);
-    this.#prefix = `${CONVERSION_PREFIX}${fingerprint}-`;
-    this.#url = url;
+    this.#id = id;
+    this.#prefix = conversionPrefix(id);
+    this.#record = record;
+  }
+
+  override async finished(): Promise<Map<number, FileEntry>> {
+    await new WeightCache(this.store).rememberConversion(this.#id, this.#record);
+    return super.finished();
   }
 
   protected shardName(index: number): string {
@@ -147,13 +154,13 @@ export class CacheOutput extends StoreOutput {
       await writeFile(this.store, this.#prefix + entry.file, bytes);
       await cache.adopt(this.#prefix + entry.file, entry);
     }
-    await cache.remember(this.#url, text);
+    await cache.remember(this.#record.url, text);
     if (problem) throw problem;
     await this.discard();
   }
 
   discard(): Promise<void> {
-    return this.deleteAll((name) => name.startsWith(this.#prefix));
+    return new WeightCache(this.store).deleteConversion(this.#id);
   }
 }
 

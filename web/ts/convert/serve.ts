@@ -3,10 +3,12 @@
 import { errorData, QwenVLError } from "../wire/errors.js";
 import type { ConversionPlan } from "../wire/generated.js";
 import type { Call, CallKind, Calls, ConvertStep, OutputSpec, Reply, Request } from "../wire/protocol.js";
+import type { ConvertSettings } from "../wire/types.js";
+import type { ConversionRecord } from "../weights/cache.js";
 import { DirectoryStore } from "../weights/directory.js";
 import type { FileEntry } from "../weights/manifest.js";
 import { INTERVAL_MS } from "../weights/progress.js";
-import type { RangeSource } from "../weights/ranges.js";
+import type { Listing, RangeSource } from "../weights/ranges.js";
 import { makeRanges, openStore, type RangeSpec } from "../weights/spec.js";
 import { Converter, type ConverterEdge, type ConverterHooks } from "./converter.js";
 import { CacheOutput, FolderOutput, type Output } from "./output.js";
@@ -19,11 +21,16 @@ export interface ConverterScope {
 
 type CallOf<K extends CallKind> = Extract<Call, { kind: K }>;
 
+type About = Pick<ConversionRecord, "name" | "source" | "settings">;
+
 /** Opens sources and outputs, which differ between browsers and Node. */
 export interface Environment {
   source(spec: RangeSpec): RangeSource;
-  /** @param others names of the files that are neither shards nor the manifest */
-  output(spec: OutputSpec, plan: ConversionPlan, others: readonly string[]): Promise<Output>;
+  /**
+   * @param others names of the files that are neither shards nor the manifest
+   * @param about facts for the record of a conversion into the cache
+   */
+  output(spec: OutputSpec, plan: ConversionPlan, others: readonly string[], about: About): Promise<Output>;
 }
 
 /** Answers the calls of a page that arrive at `scope`. */
@@ -117,6 +124,7 @@ class ConverterServer {
           call.output,
           plan,
           converter.smallFiles().map(([name]) => name),
+          about(call, listing),
         ),
       };
     else converter.free();
@@ -151,17 +159,28 @@ class ConverterServer {
   }
 }
 
+function about({ source, settings }: CallOf<"convertOpen">, { name, place }: Listing): About {
+  const remote = source.kind === "hub" || source.kind === "url";
+  return { name, ...(remote ? { source: place } : {}), settings: settings as ConvertSettings };
+}
+
 function isFull(error: unknown): boolean {
   return error instanceof DOMException && error.name === "QuotaExceededError";
 }
 
-async function openOutput(spec: OutputSpec, { fingerprint, shards }: ConversionPlan, others: readonly string[]): Promise<Output> {
+async function openOutput(
+  spec: OutputSpec,
+  { fingerprint, shards, bytes }: ConversionPlan,
+  others: readonly string[],
+  about: About,
+): Promise<Output> {
   const names = shards.map(({ file }) => file);
   if (spec.kind === "directory") return new FolderOutput(new DirectoryStore(spec.folder), fingerprint, names, others);
   if (spec.kind === "path") throw new QwenVLError("INTERNAL", "a browser has no paths");
   const store = await openStore(spec.cache);
   if (!store) throw new QwenVLError("INVALID_ARGUMENT", '`cache` is "none", expected a store to convert into');
-  return spec.kind === "store" ? new FolderOutput(store, fingerprint, names, others) : new CacheOutput(store, fingerprint, spec.url);
+  if (spec.kind === "store") return new FolderOutput(store, fingerprint, names, others);
+  return new CacheOutput(store, fingerprint, { ...about, url: spec.url, bytes });
 }
 
 const BROWSER: Environment = { source: makeRanges, output: openOutput };

@@ -1,5 +1,6 @@
 /** Knows which files of a cache store are complete, and which models they belong to. */
 
+import type { ConvertSettings } from "../wire/types.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import { createFile, readText, renameFile, writeFile, type CacheFile, type CacheStore, type StoredFile } from "./store.js";
 
@@ -9,7 +10,12 @@ const dataName = ({ sha256 }: FileEntry) => sha256;
 const recordName = ({ sha256 }: FileEntry) => `${sha256}.complete`;
 const MODEL_SUFFIX = ".model";
 /** Begins the names of files of conversions that are not complete. */
-export const CONVERSION_PREFIX = "convert-";
+const CONVERSION_PREFIX = "convert-";
+/** Ends the name of a conversion's record. */
+const CONVERSION_RECORD = ".conversion";
+
+/** Begins the names of the files of one conversion. Each shard has this name with its number behind it. */
+export const conversionPrefix = (id: string): string => `${CONVERSION_PREFIX}${id}-`;
 
 /** Record of a model: its address and manifest. */
 interface ModelRecord {
@@ -29,6 +35,28 @@ export interface CachedModel {
   storedBytes: number;
   /** True if the model can be loaded without a connection. */
   complete: boolean;
+}
+
+/** A conversion into the cache, as its record describes it. It is recorded when the conversion begins, and has no secrets. */
+export interface ConversionRecord {
+  /** Name of the checkpoint: of its repository or its folder. */
+  name: string;
+  /** Address of the checkpoint, with the commit if it is a repository of the Hub. Absent for files of this machine. */
+  source?: string;
+  /** Address for `load`, once the model is complete. */
+  url: string;
+  /** Bytes that the result takes at most. */
+  bytes: number;
+  /** Settings of the conversion. A conversion with other settings starts anew. */
+  settings: ConvertSettings;
+}
+
+/** A conversion into the cache that is not complete. `convert` with its source, `url` and settings resumes it. */
+export interface UnfinishedConversion extends ConversionRecord {
+  /** Identifies the conversion for `deleteConversion`. */
+  id: string;
+  /** Bytes of the result that are stored. */
+  storedBytes: number;
 }
 
 /** Returns the files that loading a model needs. */
@@ -125,6 +153,39 @@ export class WeightCache {
     await this.store.delete(name);
     await this.#deleteUnused();
     return known;
+  }
+
+  /** Records that a conversion begins. */
+  async rememberConversion(id: string, record: ConversionRecord): Promise<void> {
+    const name = conversionPrefix(id) + CONVERSION_RECORD;
+    const text = JSON.stringify(record);
+    // A crash while an equal record is written again would lose it.
+    if ((await this.#readRecord(name)) !== text) await this.#writeRecord(name, text);
+  }
+
+  /** Returns the conversions that are not complete, without those whose record is damaged. */
+  async conversions(): Promise<UnfinishedConversion[]> {
+    const files = await this.store.list();
+    const found: UnfinishedConversion[] = [];
+    for (const { name } of files) {
+      if (!name.startsWith(CONVERSION_PREFIX) || !name.endsWith(CONVERSION_RECORD)) continue;
+      const prefix = name.slice(0, -CONVERSION_RECORD.length);
+      const id = prefix.slice(CONVERSION_PREFIX.length, -1);
+      const record = parseConversion(await this.#readRecord(name));
+      if (!record) continue;
+      const shards = files.filter((file) => file.name.startsWith(prefix) && /^\d+$/.test(file.name.slice(prefix.length)));
+      found.push({ id, ...record, storedBytes: shards.reduce((sum, { bytes }) => sum + bytes, 0) });
+    }
+    return found;
+  }
+
+  /** Deletes what a conversion has written, also if its record is damaged. */
+  async deleteConversion(id: string): Promise<void> {
+    const prefix = conversionPrefix(id);
+    const names = (await this.store.list()).map(({ name }) => name).filter((name) => name.startsWith(prefix));
+    // The record comes last: a crash before must leave the conversion in the list.
+    const isRecord = (name: string) => Number(name === prefix + CONVERSION_RECORD);
+    for (const name of names.sort((a, b) => isRecord(a) - isRecord(b))) await this.store.delete(name);
   }
 
   /** Deletes all files. */
@@ -281,6 +342,21 @@ function parseRecord(text: string | undefined): ModelRecord | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Returns `undefined` if the text is not the record of a conversion. */
+function parseConversion(text: string | undefined): ConversionRecord | undefined {
+  let record: ConversionRecord;
+  try {
+    record = JSON.parse(text ?? "") as ConversionRecord;
+  } catch {
+    return undefined;
+  }
+  const { name, source, url, bytes, settings } = Object(record) as Partial<ConversionRecord>;
+  const isText = (value: unknown): value is string => typeof value === "string";
+  if (!isText(name) || !isText(url) || (source !== undefined && !isText(source))) return undefined;
+  if (!Number.isSafeInteger(bytes) || typeof settings !== "object" || settings === null) return undefined;
+  return { name, ...(source === undefined ? {} : { source }), url, bytes: bytes as number, settings };
 }
 
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));

@@ -1,10 +1,10 @@
 /** Operations on stored models other than loading. */
 
 import { QwenVLError } from "../wire/errors.js";
-import { filesOf, type CachedModel, type WeightCache } from "./cache.js";
+import { filesOf, type CachedModel, type UnfinishedConversion, type WeightCache } from "./cache.js";
 import { wrongFile } from "./errors.js";
 import { loadWeights } from "./load.js";
-import { withCacheLock, withModelLock } from "./locks.js";
+import { withCacheLock, withConversionLock, withModelLock } from "./locks.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import { PieceChecker } from "./pieces.js";
 import type { ProgressCounter } from "./progress.js";
@@ -14,8 +14,15 @@ import { PIECE_BYTES, type Target } from "./transfer.js";
 export type CacheOperation =
   | { kind: "list" | "clear" }
   | { kind: "verify" | "delete"; url: string }
+  | { kind: "deleteConversion"; id: string }
   | { kind: "fill"; source: SourceSpec }
   | { kind: "export"; url: string; folder: FileSystemDirectoryHandle };
+
+/** Models and conversions in the cache. */
+export interface CacheContents {
+  models: CachedModel[];
+  conversions: UnfinishedConversion[];
+}
 
 /** Checks that need the engine's wasm. */
 export interface Checks {
@@ -30,21 +37,25 @@ export interface RunningHash {
 
 const CONCURRENCY = 4;
 
-/** Runs an operation. Returns the models that it concerns as they are after it; for `delete`, as they were before it. */
+/** Runs an operation. Returns what it concerns as it is after the operation; for `delete`, as it was before. */
 export async function maintain(
   operation: CacheOperation,
   cache: WeightCache,
   checks: Checks,
   progress: ProgressCounter,
   signal: AbortSignal,
-): Promise<CachedModel[]> {
-  const model = async (url: string) => (await cache.models()).filter((model) => model.url === url);
+): Promise<CacheContents> {
+  const contents = (models: CachedModel[], conversions: UnfinishedConversion[] = []) => ({ models, conversions });
+  const model = async (url: string) => contents((await cache.models()).filter((model) => model.url === url));
   switch (operation.kind) {
     case "list":
-      return cache.models();
+      return contents(await cache.models(), await cache.conversions());
     case "clear":
       await withCacheLock(() => cache.clear());
-      return [];
+      return contents([]);
+    case "deleteConversion":
+      await withConversionLock(operation.id, () => cache.deleteConversion(operation.id));
+      return contents([]);
     case "delete": {
       const { url } = operation;
       const before = await model(url);

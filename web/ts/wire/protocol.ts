@@ -14,9 +14,8 @@ import type { Adapter, Family, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
 import type { ConversionPlan, ConversionRequest, Estimate } from "./generated.js";
 import type { Answer, AnswerEvent } from "./types.js";
-import type { CachedModel } from "../weights/cache.js";
 import type { Inspection } from "../weights/inspect.js";
-import type { CacheOperation } from "../weights/maintain.js";
+import type { CacheContents, CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
 import type { FileEntry } from "../weights/manifest.js";
 import type { Listing } from "../weights/ranges.js";
@@ -151,7 +150,7 @@ export interface Calls {
     event: never;
     result: Inspection<Estimate>;
   };
-  cache: { params: { operation: CacheOperation; cache: CacheSpec; wasmUrl?: string }; event: LoadProgress; result: CachedModel[] };
+  cache: { params: { operation: CacheOperation; cache: CacheSpec; wasmUrl?: string }; event: LoadProgress; result: CacheContents };
   /** The result `"missing"` means that a picture is no longer kept and must be sent whole. */
   ask: { params: { request: EngineRequest; images: ImagePayload[] }; event: AnswerEvent; result: AnswerReply | "missing" };
   score: {

@@ -169,3 +169,20 @@ export type AnswerEvent =
   /** A box or a quad is complete. */
   | { type: "object"; object: Grounded }
   | { type: "done"; answer: Answer };
+
+/** Number format of weights: 4 or 8 bits with a scale for each group, half precision, or single precision. */
+export type Scheme = "q4" | "q8" | "f16" | "f32";
+
+/** Settings that decide about the bytes of the result. They are those of the command `quantize`. */
+export interface ConvertSettings {
+  /** Scheme of the matrices; `"q4"` by default. Small modules that matter are stored in more bits then. */
+  scheme?: Scheme;
+  /** Weights that share a scale: 32 (default), 64 or 128. */
+  groupSize?: number;
+  /** Modules to store in another scheme, as `MODULE=SCHEME`: `["vision=f16", "lm_head=q8"]`. The last one that applies counts. */
+  keep?: readonly string[];
+  /** Store NaN and infinite weights as zero, instead of refusing them. */
+  allowNonfinite?: boolean;
+  /** Close a shard at this number of bytes; 64 MiB by default, which is the most. */
+  shardBytes?: number;
+}

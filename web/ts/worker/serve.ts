@@ -5,10 +5,10 @@ import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, Mod
 import { errorData, QwenVLError } from "../wire/errors.js";
 import type { Estimate } from "../wire/generated.js";
 import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
-import { filesOf, WeightCache, type CachedModel } from "../weights/cache.js";
+import { filesOf, WeightCache } from "../weights/cache.js";
 import { cacheProblem, loadWeights } from "../weights/load.js";
 import { inspectModel } from "../weights/inspect.js";
-import { maintain } from "../weights/maintain.js";
+import { maintain, type CacheContents } from "../weights/maintain.js";
 import type { Manifest } from "../weights/manifest.js";
 import { ProgressCounter } from "../weights/progress.js";
 import { makeSource, openStore, type CacheSpec } from "../weights/spec.js";
@@ -219,7 +219,7 @@ class Server {
     return inspectModel(makeSource(source), store && new WeightCache(store), estimate, signal);
   }
 
-  async #maintainCache(call: CallOf<"cache">, signal: AbortSignal): Promise<CachedModel[]> {
+  async #maintainCache(call: CallOf<"cache">, signal: AbortSignal): Promise<CacheContents> {
     const progress = this.#progressOf(call.id);
     const store = await openStore(call.cache);
     if (!store) throw new QwenVLError("INVALID_ARGUMENT", '`cache` is "none", expected a cache store to work on');
@@ -227,10 +227,10 @@ class Server {
     const cache = new WeightCache(store, (found) => (problem = found));
     await this.#startModule(call.wasmUrl);
     const tools = { checkManifest: this.#edge.checkManifest, newHash: () => new this.#edge.Hasher() };
-    const models = await maintain(call.operation, cache, tools, progress, signal);
+    const contents = await maintain(call.operation, cache, tools, progress, signal);
     // Unlike a load, this operation fails if the store does.
     if (problem) throw QwenVLError.fromData(cacheProblem(problem));
-    return models;
+    return contents;
   }
 
   #progressOf(id: number): ProgressCounter {
