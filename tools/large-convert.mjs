@@ -1,7 +1,8 @@
 // Converts a large checkpoint in Chromium, into the browser's storage, and in Node, next to the native converter and a bare read of the same
-// bytes. Prints rates, memory, and whether the bytes are equal:
+// bytes. In Chromium once more while it is loaded (`onepass`), next to the load of what was converted before (`load`). Prints rates, memory,
+// and whether the bytes are equal:
 //   node tools/large-convert.mjs --source FOLDER --package target/package/package --chromium PROGRAM --quantize target/release/quantize
-//     [--workers 1] [--rounds 1] [--only native,node,chromium]
+//     [--workers 1] [--rounds 1] [--only native,node,chromium,onepass]
 // A checkpoint of the published size with random weights is FOLDER/source of:
 //   cargo run --release -p qwen-vl-testkit --example full_size -- CONFIG.json QWEN.TIKTOKEN FOLDER
 
@@ -25,7 +26,7 @@ const { values } = parseArgs({
     quantize: { ...text, default: "target/release/quantize" },
     workers: { ...text, default: "1" },
     rounds: { ...text, default: "1" },
-    only: { ...text, default: "native,node,chromium" },
+    only: { ...text, default: "native,node,chromium,onepass" },
   },
 });
 const names = (await readdir(values.source)).filter((name) => /\.(safetensors|bin)$/.test(name));
@@ -36,7 +37,7 @@ console.log(`${names.length} weight files of ${mib(bytes)} MiB; ${values.workers
 const server = await serveBlank(values.package, { "/source/": values.source });
 const scratch = await mkdtemp(join(tmpdir(), "qwen-vl-convert-"));
 const wanted = new Set(values.only.split(","));
-const measured = { native: [], node: [], chromium: [], drain: [] };
+const measured = { native: [], node: [], chromium: [], load: [], onepass: [], drain: [] };
 try {
   for (let round = 0; round < Number(values.rounds); round++) {
     let native;
@@ -50,7 +51,7 @@ try {
       report("Node", native, await hashes(join(scratch, "node")));
     }
     await rm(scratch, { recursive: true, force: true });
-    if (wanted.has("chromium")) await inChromium(native);
+    for (const kind of ["chromium", "onepass"]) if (wanted.has(kind)) await inChromium(kind, native);
   }
 } finally {
   server.close();
@@ -83,22 +84,20 @@ function report(name, native, found) {
   if (native) console.log(`the shards of ${name} are ${native === found ? "equal to" : "DIFFERENT from"} the native ones`);
 }
 
-async function inChromium(native) {
+/** @param kind `chromium`: convert, then load from the cache; `onepass`: load while converting */
+async function inChromium(kind, native) {
   const browser = await launch({ name: "chromium", program: values.chromium });
   try {
     const { page, problems } = await openPage(browser, server.origin);
-    measured.drain.push(
-      await page.evaluate(
-        drain,
-        names.map((name) => `${server.origin}/source/${name}`),
-      ),
-    );
+    const urls = names.map((name) => `${server.origin}/source/${name}`);
+    if (kind === "chromium") measured.drain.push(await page.evaluate(drain, urls));
     const memory = watch(page);
-    const result = await page.evaluate(convert, { url: `${server.origin}/source/`, workers: Number(values.workers) });
-    console.log(`memory of the page and its workers in Chromium: ${mib(await memory.end())} MiB at most, garbage included`);
+    const options = { url: `${server.origin}/source/`, workers: Number(values.workers) };
+    measured[kind].push(await page.evaluate(kind === "chromium" ? convert : load, options));
+    console.log(`${kind}: ${mib(await memory.end())} MiB of memory of the page and its workers at most, garbage included`);
+    report(`Chromium (${kind})`, native, (await page.evaluate(stored)).join(" "));
+    if (kind === "chromium" && wanted.has("onepass")) measured.load.push(await page.evaluate(load, options));
     if (problems.length > 0) throw new Error(problems.join("\n"));
-    measured.chromium.push(result.seconds);
-    report("Chromium", native, result.hashes.join(" "));
   } finally {
     await browser.close();
   }
@@ -154,14 +153,27 @@ async function convert({ url, workers }) {
   const { QwenVL } = await import("qwen-vl-web");
   const began = performance.now();
   await QwenVL.convert(url, { workers });
+  return (performance.now() - began) / 1000;
+}
+
+/** Loads a model, and converts it if it is not in the cache. Without a self-check, as this measures the way of the weights. */
+async function load({ url, workers }) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const began = performance.now();
+  const model = await QwenVL.load(url, { convert: { workers }, selfCheck: false, kernels: "cpu" });
   const seconds = (performance.now() - began) / 1000;
-  // Files of the cache are named by their SHA-256.
-  const stored = new Set();
+  await model.dispose();
+  return seconds;
+}
+
+/** The SHA-256 of the shards in the cache, which names its files by them. */
+async function stored() {
+  const found = new Set();
   const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("qwen-vl-web");
   let manifest;
   for await (const [name, handle] of folder.entries()) {
-    stored.add(name);
+    found.add(name);
     if (name.endsWith(".model")) manifest = JSON.parse(JSON.parse(await (await handle.getFile()).text()).manifest);
   }
-  return { seconds, hashes: manifest.shards.map(({ sha256 }) => (stored.has(sha256) ? sha256 : "missing")) };
+  return manifest.shards.map(({ sha256 }) => (found.has(sha256) ? sha256 : "missing"));
 }

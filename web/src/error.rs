@@ -77,7 +77,7 @@ impl From<RuntimeError> for EdgeError {
             | RuntimeError::NoCandidates
             | RuntimeError::EmptyCandidate { .. }
             | RuntimeError::ImageCount { .. } => ErrorCode::InvalidArgument,
-            RuntimeError::TooLargeForCpu { .. } => ErrorCode::WebgpuUnavailable,
+            RuntimeError::TooLargeForCpu { .. } | RuntimeError::NoCpuKernels => ErrorCode::WebgpuUnavailable,
             RuntimeError::NotFinite { .. } | RuntimeError::Incorrect { .. } => ErrorCode::GpuIncorrect,
             _ => ErrorCode::Internal,
         };

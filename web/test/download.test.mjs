@@ -271,3 +271,13 @@ test("a small file whose size is not known arrives whole, also after failures", 
   const got = await downloadWhole(`${server.origin}/shard`, options);
   assert.equal(createHash("sha256").update(got).digest("hex"), createHash("sha256").update(file).digest("hex"));
 });
+
+test("an error names the file, however long its address is", async () => {
+  const options = { fetch: (url, init) => fetch(url, init), retries: 0, backoffMs: 1, signal: new AbortController().signal };
+  const long = `${server.origin}/${"f".repeat(150)}/model-00001-of-00003.safetensors`;
+  for (const url of [long, `${long}?Signature=${"s".repeat(150)}`])
+    await assert.rejects(downloadWhole(url, options), ({ message }) => {
+      assert.match(message, /status 404: http:\/\/127\.0\.0\.1:\d+\/f+…\/model-00001-of-00003\.safetensors$/);
+      return message.length < 160;
+    });
+});

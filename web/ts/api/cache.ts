@@ -2,7 +2,7 @@
 
 import { BACKGROUND_MS } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
-import { excerpt } from "../wire/quote.js";
+import { excerptUrl } from "../wire/quote.js";
 import type { CachedModel, UnfinishedConversion } from "../weights/cache.js";
 import type { CacheContents, CacheOperation } from "../weights/maintain.js";
 import type { LoadProgress } from "../weights/progress.js";
@@ -126,6 +126,6 @@ async function operate(operation: CacheOperation, options: CacheOptions, transfe
 }
 
 function one({ models: [model] }: CacheContents, url: string | URL): CachedModel {
-  if (!model) throw new QwenVLError("INVALID_ARGUMENT", `no model is stored for ${excerpt(url)}: load or repair it first`);
+  if (!model) throw new QwenVLError("INVALID_ARGUMENT", `no model is stored for ${excerptUrl(url)}: load or repair it first`);
   return model;
 }

@@ -1,11 +1,12 @@
 /** A conversion by several workers. */
 
+import { untilAborted } from "../wire/abort.js";
 import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { ConversionPlan } from "../wire/generated.js";
 import type { ConvertOpened, ConvertStep } from "../wire/protocol.js";
 import { withConversionLock } from "../weights/locks.js";
-import type { FileEntry } from "../weights/manifest.js";
+import type { FileEntry, Manifest } from "../weights/manifest.js";
 import { INTERVAL_MS, Rate } from "../weights/progress.js";
 
 /** Progress of a conversion. */
@@ -42,6 +43,8 @@ export interface ConversionRun {
   workers: number;
   signal?: AbortSignal;
   onProgress?: (progress: ConvertProgress) => void;
+  /** Begins a load that takes the shards as they are made. Returns a port of it for each worker, once it takes bytes. */
+  load?: (plan: ConversionPlan, workers: number) => Promise<MessagePort[]>;
 }
 
 /**
@@ -51,7 +54,7 @@ export interface ConversionRun {
  */
 export async function runConversion(
   start: (signal: AbortSignal, like?: ConvertOpened) => Promise<OpenWorker>,
-  { workers, signal, onProgress }: ConversionRun,
+  { workers, signal, onProgress, load }: ConversionRun,
 ): Promise<{ manifest: string; plan: ConversionPlan }> {
   const failure = new AbortController();
   const ended = signal ? AbortSignal.any([signal, failure.signal]) : failure.signal;
@@ -64,22 +67,30 @@ export async function runConversion(
     const make = async () => {
       const done = await first.call("convertFinished", {}, { signal: ended }).result;
       const entries: (FileEntry | undefined)[] = plan.shards.map((_, index) => done.get(index));
-      progress.begin(entries);
-      const waiting = entries.flatMap((entry, index) => (entry ? [] : [index]))[Symbol.iterator]();
-      const work = async (client: WorkerClient) => {
+      // A load reads finished shards too, from where they are stored.
+      const indices = entries.flatMap((entry, index) => (entry && !load ? [] : [index]));
+      const count = Math.max(Math.min(workers, indices.length), 1);
+      const ports = load ? await untilAborted(ended, load(plan, count)) : [];
+      progress.begin(load ? [] : entries);
+      const waiting = indices[Symbol.iterator]();
+      const work = async (client: WorkerClient, port: MessagePort | undefined, files: string[]) => {
+        if (port) await client.call("convertPipe", { port, files }, { signal: ended, transfer: [port] }).result;
         for (const index of waiting) {
           const onEvent = (step: ConvertStep) => progress.add(step);
-          entries[index] = await client.call("convertShard", { index }, { signal: ended, onEvent }).result;
+          const finished = entries[index];
+          const params = finished ? { index, finished } : { index };
+          entries[index] = await client.call("convertShard", params, { signal: ended, onEvent }).result;
           progress.shardDone();
         }
       };
-      const startAnother = async () => {
+      const startAnother = async (port: MessagePort | undefined) => {
         const { client } = await start(ended, opened);
         clients.push(client);
-        await work(client);
+        await work(client, port, []);
       };
-      const others = Math.max(Math.min(workers, entries.filter((entry) => !entry).length) - 1, 0);
-      const all = [work(first), ...Array.from({ length: others }, startAnother)];
+      const others = Array.from({ length: count - 1 }, (_, at) => startAnother(ports[at + 1]));
+      const { tokenizer_file } = (JSON.parse(plan.manifest) as Manifest).processor;
+      const all = [work(first, ports[0], [tokenizer_file]), ...others];
       await Promise.all(all.map((each) => each.catch((error: unknown) => failure.abort(error))));
       ended.throwIfAborted();
       progress.finish();

@@ -2,7 +2,7 @@
 
 import { BACKGROUND_MS } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
-import type { Family } from "../wire/generated.js";
+import type { ConversionPlan, Family } from "../wire/generated.js";
 import type { ConversionSettings, ConvertOpened, ConvertOpenParams, OutputSpec } from "../wire/protocol.js";
 import type { ConvertSettings } from "../wire/types.js";
 import { withConversionLock } from "../weights/locks.js";
@@ -139,8 +139,18 @@ export async function plan(source: ConvertSource, options: PlanOptions = {}): Pr
   };
 }
 
+/**
+ * Begins a load that takes the shards as they are made.
+ *
+ * @param url address of the model, once it is converted
+ * @param manifest manifest whose shards have no hashes yet
+ * @param workers number of workers that make shards
+ * @returns a port of the load for each worker, once it takes bytes
+ */
+type LoadConverted = (url: string, manifest: string, workers: number) => Promise<MessagePort[]>;
+
 /** Converts a checkpoint. A run that was interrupted is resumed: only the shards that were not complete are made. */
-export async function convert(source: ConvertSource, options: ConvertOptions = {}): Promise<ConvertedModel> {
+export async function convert(source: ConvertSource, options: ConvertOptions = {}, load?: LoadConverted): Promise<ConvertedModel> {
   checkOptions(options, CHECKS);
   let url = "";
   const start = async (signal: AbortSignal, like?: ConvertOpened) => {
@@ -149,7 +159,13 @@ export async function convert(source: ConvertSource, options: ConvertOptions = {
     return started;
   };
   const { workers = defaultWorkers(), signal, onProgress } = options;
-  const { manifest, plan } = await runConversion(start, { workers, ...(signal ? { signal } : {}), ...(onProgress ? { onProgress } : {}) });
+  const run = {
+    workers,
+    ...(signal ? { signal } : {}),
+    ...(onProgress ? { onProgress } : {}),
+    ...(load ? { load: (plan: ConversionPlan, count: number) => load(url, plan.manifest, count) } : {}),
+  };
+  const { manifest, plan } = await runConversion(start, run);
   const { files, shards, provenance } = JSON.parse(manifest) as Manifest;
   const bytes = [...files, ...shards].reduce((sum, entry) => sum + entry.bytes, new TextEncoder().encode(manifest).byteLength);
   return { url, source: provenance.source, bytes, notes: plan.notes };

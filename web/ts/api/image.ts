@@ -2,7 +2,7 @@
 
 import { context2d, readBitmap } from "../wire/bitmap.js";
 import { QwenVLError } from "../wire/errors.js";
-import { describe, excerpt } from "../wire/quote.js";
+import { describe, excerptUrl } from "../wire/quote.js";
 
 /**
  * A picture: a file or its bytes, an address (also `data:`), or anything that a canvas can draw. A video stands for its current frame. SVG
@@ -214,13 +214,15 @@ async function download(address: string | URL, signal?: AbortSignal): Promise<Bl
     const response = await fetch(address, signal ? { signal } : {});
     if (!response.ok) {
       const details = { url: response.url, status: response.status };
-      throw new QwenVLError("DOWNLOAD", `could not fetch the picture: status ${response.status} for ${excerpt(response.url)}`, { details });
+      throw new QwenVLError("DOWNLOAD", `could not fetch the picture: status ${response.status} for ${excerptUrl(response.url)}`, {
+        details,
+      });
     }
     return await response.blob();
   } catch (cause) {
     signal?.throwIfAborted();
     if (cause instanceof QwenVLError) throw cause;
-    throw new QwenVLError("DOWNLOAD", `could not fetch the picture: ${excerpt(address)}`, { cause });
+    throw new QwenVLError("DOWNLOAD", `could not fetch the picture: ${excerptUrl(address)}`, { cause });
   }
 }
 

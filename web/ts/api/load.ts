@@ -4,9 +4,18 @@ import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precision } from "../wire/protocol.js";
 import { PHASES, type LoadProgress } from "../weights/progress.js";
-import { cacheSpec, sourceSpec, type CacheChoice, type HubOptions, type ModelSource, type SourceOptions } from "../weights/spec.js";
+import {
+  cacheSpec,
+  sourceSpec,
+  type CacheChoice,
+  type ConvertSource,
+  type HubOptions,
+  type ModelSource,
+  type SourceOptions,
+} from "../weights/spec.js";
 import type { ConvertProgress } from "./conversion.js";
-import type { ConvertOptions, ConvertSettings } from "./convert.js";
+import { convert, type ConvertOptions, type ConvertSettings } from "./convert.js";
+import { Feed } from "./feed.js";
 import type { ImageOptions } from "./image.js";
 import { memoryOptions, MEMORY_CHECKS, type MemoryOptions } from "./memory.js";
 import {
@@ -68,8 +77,8 @@ export interface LoadOptions extends SourceOptions, HubOptions, FileLocations, I
   /** Behaviour while another tab loads the same model: `"wait"` (default), or `"fail"` with `BUSY`. */
   whenBusy?: "wait" | "fail";
   /**
-   * Converts a checkpoint in the published layout into the cache first, instead of failing with `NOT_CONVERTED`. An object has the settings of
-   * the conversion.
+   * Converts a checkpoint in the published layout into the cache, instead of failing with `NOT_CONVERTED`, and loads its weights as they are
+   * made. An object has the settings of the conversion.
    */
   convert?: boolean | (ConvertSettings & { workers?: number; onProgress?: (progress: ConvertProgress) => void });
 }
@@ -153,7 +162,7 @@ function waysToRun({ backend = "auto", worker = true }: LoadOptions): Way[] {
  * @param onStart called with each worker that is started, before its load completes
  */
 export async function loadIntoWorker(
-  source: ModelSource,
+  source: ModelSource | Feed,
   options: LoadOptions,
   onStart: (client: WorkerClient) => void = () => undefined,
 ): Promise<LoadedWorker> {
@@ -176,7 +185,12 @@ export async function loadIntoWorker(
 }
 
 /** Loads a model. If its kernels compute incorrectly on this GPU, loads it again with the plain kernels. */
-async function loadWithCheckedKernels(source: ModelSource, options: LoadOptions, way: Way, attempts: Attempts): Promise<LoadedWorker> {
+async function loadWithCheckedKernels(
+  source: ModelSource | Feed,
+  options: LoadOptions,
+  way: Way,
+  attempts: Attempts,
+): Promise<LoadedWorker> {
   try {
     return await loadOnce(source, options, way, attempts);
   } catch (error) {
@@ -186,14 +200,21 @@ async function loadWithCheckedKernels(source: ModelSource, options: LoadOptions,
   }
 }
 
-async function loadOnce(source: ModelSource, options: LoadOptions, { backend, worker }: Way, attempts: Attempts): Promise<LoadedWorker> {
+async function loadOnce(
+  source: ModelSource | Feed,
+  options: LoadOptions,
+  { backend, worker }: Way,
+  attempts: Attempts,
+): Promise<LoadedWorker> {
   const { signal, onProgress } = options;
   await attempts.freed;
   signal?.throwIfAborted();
-  const from = sourceSpec(source, options);
+  const feed = source instanceof Feed ? await source.attempt(options) : undefined;
+  const from = feed?.from ?? sourceSpec(source as ModelSource, options);
   // Only workers can read files of the private file system piece by piece.
   const store = worker === false ? "cache-api" : "opfs";
-  const cache = cacheSpec(options.cache ?? (from.spec.kind === "folder" ? "none" : store));
+  // A conversion writes to the cache itself.
+  const cache = cacheSpec(from.spec.kind === "conversion" ? "none" : (options.cache ?? (from.spec.kind === "folder" ? "none" : store)));
   const client =
     worker === true ? startWorker(options, backend) : worker === false ? await startOnPageThread(backend) : adoptWorker(worker);
   attempts.onStart(client);
@@ -213,6 +234,7 @@ async function loadOnce(source: ModelSource, options: LoadOptions, { backend, wo
     let restoredBytes = 0;
     const onEvent = (progress: LoadProgress) => {
       restoredBytes = progress.restoredBytes;
+      if (progress.phase === "convert") feed?.onTaking();
       onProgress?.(progress);
     };
     const call = { transfer: [...from.transfer, ...cache.transfer], onEvent, ...(signal ? { signal } : {}) };
@@ -235,8 +257,41 @@ function engineOptions({ forceFallbackAdapter, powerPreference, precision, kerne
   };
 }
 
-/** Returns the options of the conversion that a load begins with. */
-export function conversionOf({ convert: settings, cache, ...options }: LoadOptions): ConvertOptions {
+/**
+ * Converts a checkpoint, and loads its shards as they are made.
+ *
+ * @returns the loaded model, and its address in the cache
+ */
+export async function convertIntoWorker(
+  source: ConvertSource,
+  options: LoadOptions,
+  onStart: (client: WorkerClient) => void,
+): Promise<{ loaded: LoadedWorker; url: string }> {
+  const failure = new AbortController();
+  const signal = options.signal ? AbortSignal.any([options.signal, failure.signal]) : failure.signal;
+  let loading: Promise<LoadedWorker> | undefined;
+  const converting = convert(source, conversionOf({ ...options, signal }), (url, manifest, workers) => {
+    return new Promise((resolve) => {
+      loading = loadIntoWorker(new Feed(url, manifest, workers, converting, resolve), { ...options, signal }, onStart);
+      // A load that fails ends the conversion, and the other way round.
+      loading.catch((error: unknown) => failure.abort(error));
+    });
+  });
+  try {
+    const { url } = await converting;
+    return { loaded: await (loading as Promise<LoadedWorker>), url };
+  } catch (error) {
+    failure.abort(error);
+    loading?.then(
+      ({ client }) => client.shutDown(new QwenVLError("DISPOSED", "the conversion failed"), BACKGROUND_MS),
+      () => undefined,
+    );
+    throw error;
+  }
+}
+
+/** Returns the options of a conversion that belongs to a load. */
+function conversionOf({ convert: settings, cache, ...options }: LoadOptions): ConvertOptions {
   const { signal, fetch, requestInit, retries, accessToken, hubUrl, convertWasmUrl, convertWorkerUrl } = options;
   const shared = { signal, fetch, requestInit, retries, accessToken, hubUrl, convertWasmUrl, convertWorkerUrl };
   const given = Object.entries(shared).filter(([, value]) => value !== undefined);

@@ -4,7 +4,7 @@ import { generationForEngine, limitsForEngine, type EngineLimits, type PictureIn
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
 import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score } from "../wire/types.js";
 import type { ModelSource } from "../weights/spec.js";
-import { untilAborted } from "./abort.js";
+import { untilAborted } from "../wire/abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
 import { Question, toThousandths, type Content } from "./content.js";
 import { imageView, type ImageOptions, type ImageView } from "./image.js";

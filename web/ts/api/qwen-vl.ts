@@ -7,7 +7,7 @@ import type { ConvertSource, ModelSource } from "../weights/spec.js";
 import { weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
 import { convert, discard, plan, type CheckpointPlan, type ConvertedModel, type ConvertOptions, type PlanOptions } from "./convert.js";
-import { conversionOf, loadIntoWorker, type LoadOptions } from "./load.js";
+import { convertIntoWorker, loadIntoWorker, type LoadOptions } from "./load.js";
 import { imageView } from "./image.js";
 import { QwenVLModel, type EncodeOptions } from "./model.js";
 import { encodePicture, Picture, type ImageInput, type ImageRef } from "./picture.js";
@@ -53,19 +53,21 @@ export const QwenVL = {
     let client: WorkerClient | undefined;
     let start: () => void = () => undefined;
     const started = new Promise<void>((resolve) => (start = resolve));
-    const loadFrom = async (from: ModelSource) => {
-      const loaded = await loadIntoWorker(from, options, (newClient) => {
-        client = newClient;
-        start();
-      });
-      return new QwenVLModel(loaded, from, options);
+    const onStart = (newClient: WorkerClient) => {
+      client = newClient;
+      start();
     };
-    const loading = loadFrom(source).catch(async (error: unknown) => {
-      if (!options.convert || !(error instanceof QwenVLError && error.code === "NOT_CONVERTED")) throw error;
+    const load = async () => {
+      try {
+        return new QwenVLModel(await loadIntoWorker(source, options, onStart), source, options);
+      } catch (error) {
+        if (!options.convert || !(error instanceof QwenVLError && error.code === "NOT_CONVERTED")) throw error;
+      }
       // Only an address, files or a folder can hold what is not converted.
-      const { url } = await convert(source as ConvertSource, conversionOf(options));
-      return loadFrom(url);
-    });
+      const { loaded, url } = await convertIntoWorker(source as ConvertSource, options, onStart);
+      return new QwenVLModel(loaded, url, options);
+    };
+    const loading = load();
     return Object.assign(loading, {
       async encodeImage(image: ImageInput, encoding: EncodeOptions = {}): Promise<ImageRef> {
         const picture = Picture.of(image, imageView(encoding, imageView(options)), encoding.signal);

@@ -2,7 +2,7 @@ import { QwenVLError } from "../wire/errors.js";
 import type { EnginePart, PictureInfo, PromptInput } from "../wire/engine.js";
 import type { ModelInfo } from "../wire/protocol.js";
 import type { AskOptions, GenerationOptions, PictureLimits } from "../wire/types.js";
-import { untilAborted } from "./abort.js";
+import { untilAborted } from "../wire/abort.js";
 import { Question, type Content, type Message } from "./content.js";
 import { imageView, type ImageOptions, type ImageView } from "./image.js";
 import {

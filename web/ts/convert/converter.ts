@@ -21,6 +21,8 @@ export interface ConverterHooks extends ReadHooks {
   onBytes?(bytes: number): void;
   /** Called with the number of bytes of a shard that are written, by an earlier run too. */
   onWritten?(bytes: number): void;
+  /** Takes the bytes of a shard in order, those of an earlier run too. They are overwritten by the next ones. */
+  pass?(bytes: Uint8Array): Promise<void>;
 }
 
 /** Stored bytes to read at a time. */
@@ -85,6 +87,7 @@ export class Converter {
         else {
           await file.append(bytes);
           hooks.onWritten?.(bytes.byteLength);
+          await hooks.pass?.(bytes);
           if (this.#conversion.atPart()) await file.commit();
         }
         // Bytes and messages arrive between tasks only.
@@ -95,17 +98,32 @@ export class Converter {
     }
   }
 
+  /** Reads a shard that an earlier run has finished. Returns false if it is not what its entry says. */
+  async reread(index: number, file: Pick<ShardFile, "read">, entry: FileEntry, hooks: ConverterHooks): Promise<boolean> {
+    const bytes = this.#conversion.begin(index, entry.bytes);
+    if (bytes !== entry.bytes) return false;
+    await this.#read(bytes, file, hooks);
+    const found = JSON.parse(this.#conversion.finish()) as FileEntry;
+    if (found.sha256 !== entry.sha256) hooks.onWritten?.(-bytes);
+    return found.sha256 === entry.sha256;
+  }
+
   /** Begins a shard with the whole parts of tensors that an earlier run has stored of it. */
-  async #restore(index: number, file: ShardFile, { signal, onWritten }: ConverterHooks): Promise<void> {
+  async #restore(index: number, file: ShardFile, hooks: ConverterHooks): Promise<void> {
     const usable = await file.keep(this.#conversion.begin(index, file.stored));
-    const restored = this.#conversion.begin(index, usable);
-    for (let at = 0; at < restored;) {
+    await this.#read(this.#conversion.begin(index, usable), file, hooks);
+  }
+
+  /** Reads the first bytes of a stored shard. */
+  async #read(bytes: number, file: Pick<ShardFile, "read">, { signal, onWritten, pass }: ConverterHooks): Promise<void> {
+    for (let at = 0; at < bytes;) {
       signal.throwIfAborted();
-      const piece = await file.read(at, Math.min(RESTORE_BYTES, restored - at));
-      if (piece.byteLength === 0) throw new QwenVLError("INTERNAL", `a stored shard ends at byte ${at} of ${restored}`);
+      const piece = await file.read(at, Math.min(RESTORE_BYTES, bytes - at));
+      if (piece.byteLength === 0) throw new QwenVLError("INTERNAL", `a stored shard ends at byte ${at} of ${bytes}`);
       this.#conversion.restore(piece);
       at += piece.byteLength;
       onWritten?.(piece.byteLength);
+      await pass?.(piece);
     }
   }
 

@@ -11,6 +11,8 @@ export interface Output {
   finished(): Promise<Map<number, FileEntry>>;
   /** Opens a shard that is not complete. */
   begin(index: number): Promise<ShardFile>;
+  /** Opens a finished shard, to read it. */
+  open(index: number, entry: FileEntry): Promise<CacheFile>;
   /** Writes the other files, the manifest last. */
   finish(manifest: string, smallFiles: readonly [string, Uint8Array][]): Promise<void>;
   /** Deletes what this conversion has written so far. */
@@ -102,6 +104,12 @@ abstract class StoreOutput implements Output {
       },
       abandon: () => file.close(),
     };
+  }
+
+  async open(index: number, entry: FileEntry): Promise<CacheFile> {
+    const names = (await this.store.list()).map(({ name }) => name);
+    // As in `finished`.
+    return createFile(this.store, names.includes(this.shardName(index)) ? this.shardName(index) : entry.sha256);
   }
 
   protected async deleteAll(mine: (name: string) => boolean): Promise<void> {

@@ -9,6 +9,7 @@ import { DirectoryStore } from "../weights/directory.js";
 import type { FileEntry } from "../weights/manifest.js";
 import { INTERVAL_MS } from "../weights/progress.js";
 import type { Listing, RangeSource } from "../weights/ranges.js";
+import { PipeSender } from "../weights/pipe.js";
 import { makeRanges, openStore, type RangeSpec } from "../weights/spec.js";
 import { Converter, type ConverterEdge, type ConverterHooks } from "./converter.js";
 import { CacheOutput, FolderOutput, type Output } from "./output.js";
@@ -46,6 +47,8 @@ class ConverterServer {
   readonly #controllers = new Map<number, AbortController>();
   #queue: Promise<void> = Promise.resolve();
   #open: { converter: Converter; output: Output } | undefined;
+  /** The load that takes the shards as they are made. */
+  #pipe: PipeSender | undefined;
 
   constructor(scope: ConverterScope, edge: ConverterEdge, environment: Environment) {
     this.#scope = scope;
@@ -87,6 +90,8 @@ class ConverterServer {
         return this.#openCheckpoint(call, signal);
       case "convertFinished":
         return this.#opened().output.finished();
+      case "convertPipe":
+        return this.#startPipe(call, signal);
       case "convertShard":
         return this.#shard(call, signal);
       case "convertFinish":
@@ -131,12 +136,29 @@ class ConverterServer {
     return { plan, listing, supplies };
   }
 
-  async #shard({ id, index }: CallOf<"convertShard">, signal: AbortSignal): Promise<FileEntry> {
+  async #startPipe({ port, files }: CallOf<"convertPipe">, signal: AbortSignal): Promise<undefined> {
+    this.#pipe = new PipeSender(port);
+    for (const [name, bytes] of this.#opened().converter.smallFiles()) {
+      if (files.includes(name)) await this.#pipe.send(name, bytes, signal);
+    }
+  }
+
+  async #shard({ id, index, finished }: CallOf<"convertShard">, signal: AbortSignal): Promise<FileEntry> {
     const { converter, output } = this.#opened();
     const steps = new Steps(this.#scope, id);
+    const name = converter.plan.shards[index]?.file ?? "";
+    const pipe = this.#pipe;
+    const hooks = { ...steps.hooks(signal), ...(pipe ? { pass: (bytes: Uint8Array) => pipe.send(name, bytes, signal) } : {}) };
+    if (finished) {
+      if (await passOn(converter, output, index, finished, hooks)) {
+        steps.flush();
+        return finished;
+      }
+      pipe?.restart(name);
+    }
     const file = await output.begin(index);
     try {
-      const entry = await converter.shard(index, file, steps.hooks(signal));
+      const entry = await converter.shard(index, file, hooks);
       steps.flush();
       await file.done(entry);
       return entry;
@@ -156,6 +178,16 @@ class ConverterServer {
   #opened(): { converter: Converter; output: Output } {
     if (!this.#open) throw new QwenVLError("DISPOSED", "no conversion is open");
     return this.#open;
+  }
+}
+
+/** Reads a finished shard for a load. Returns false if its bytes are wrong. */
+async function passOn(converter: Converter, output: Output, index: number, entry: FileEntry, hooks: ConverterHooks): Promise<boolean> {
+  const file = await output.open(index, entry);
+  try {
+    return file.bytes === entry.bytes && (await converter.reread(index, file, entry, hooks));
+  } finally {
+    await file.close();
   }
 }
 

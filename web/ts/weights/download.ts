@@ -1,7 +1,7 @@
 /** Downloads files over HTTP. Handles broken connections, busy servers and servers without byte ranges. */
 
 import { QwenVLError } from "../wire/errors.js";
-import { excerpt } from "../wire/quote.js";
+import { excerptUrl } from "../wire/quote.js";
 import { readBody } from "./body.js";
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
@@ -87,7 +87,7 @@ export async function* download(
 }
 
 function shorterFile(url: string, expected: number, found: number): QwenVLError {
-  const message = `${excerpt(url)}: expected ${expected} bytes as in the manifest, the server has ${found}`;
+  const message = `${excerptUrl(url)}: expected ${expected} bytes as in the manifest, the server has ${found}`;
   return new QwenVLError("INTEGRITY", message, { details: { shard: url, expected, found } });
 }
 
@@ -133,7 +133,7 @@ async function waitToRetry(url: string, error: unknown, failures: number, option
   if (failures > options.retries || retryAfterMs > MAX_RETRY_AFTER_MS) {
     const details = { url, attempts: failures, ...error.details };
     const offline = status === undefined && globalThis.navigator?.onLine === false;
-    throw new QwenVLError(offline ? "OFFLINE_MISSING" : "DOWNLOAD", `${error.message}, attempt ${failures}: ${excerpt(url)}`, {
+    throw new QwenVLError(offline ? "OFFLINE_MISSING" : "DOWNLOAD", `${error.message}, attempt ${failures}: ${excerptUrl(url)}`, {
       details,
       cause: error.cause,
     });
@@ -221,7 +221,7 @@ function bytesToSkip(url: string, response: Response, at: number, ranged: boolea
     throw new RetryableError(`the server answered with status ${status}`, { status, ...(retryAfterMs ? { retryAfterMs } : {}) });
   }
   const failed = (problem: string, details: Record<string, unknown>) =>
-    new QwenVLError("DOWNLOAD", `${problem}: ${excerpt(url)}`, { details: { url, status, attempts: 1, ...details } });
+    new QwenVLError("DOWNLOAD", `${problem}: ${excerptUrl(url)}`, { details: { url, status, attempts: 1, ...details } });
   if (!response.ok) throw failed(`the server answered with status ${status}`, {});
   const contentType = headers.get("content-type");
   // Servers of web applications send their page for every unknown address.
@@ -232,7 +232,7 @@ function bytesToSkip(url: string, response: Response, at: number, ranged: boolea
   if (etag && !etag.startsWith("W/")) {
     if (served.etag && etag !== served.etag) {
       const details = { shard: url, expected: served.etag, found: etag };
-      throw new QwenVLError("INTEGRITY", `the file changed on the server during the download: ${excerpt(url)}`, { details });
+      throw new QwenVLError("INTEGRITY", `the file changed on the server during the download: ${excerptUrl(url)}`, { details });
     }
     served.etag = etag;
   }

@@ -1,7 +1,10 @@
 import type { ErrorData } from "../wire/errors.js";
 
-/** Phases of a load in order. A phase without work is left out. In `wait`, another tab is loading the same model. */
-export const PHASES = ["manifest", "wait", "restore", "download", "verify", "upload", "compile", "warmup", "ready"] as const;
+/**
+ * Phases of a load in order. A phase without work is left out. In `wait`, another tab is loading the same model. In `convert`, the weights
+ * arrive from a conversion.
+ */
+export const PHASES = ["manifest", "wait", "restore", "download", "convert", "verify", "upload", "compile", "warmup", "ready"] as const;
 export type LoadPhase = (typeof PHASES)[number];
 
 /** Progress of a load. Only `bytesPerSecond` and `etaSeconds` can decrease. */

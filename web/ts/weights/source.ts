@@ -17,6 +17,8 @@ export interface ReadHooks {
 export interface Source {
   /** Key of the model in the cache. */
   readonly url: string;
+  /** True if the bytes need no hash, because this page makes them. */
+  readonly trusted?: boolean;
   /** Reads `manifest.json`. If `quick` is true, gives up on a connection that does not work at once. */
   manifest(hooks: ReadHooks, quick: boolean): Promise<string>;
   /** Yields the bytes of a file from offset `from`. The next step of the iterator overwrites the bytes that the last one yielded. */

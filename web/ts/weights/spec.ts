@@ -6,6 +6,7 @@ import { CacheApiStore } from "./cache-api.js";
 import type { Fetch } from "./download.js";
 import { hubAddress, HubRanges, HubSource, type HubAddress } from "./hub.js";
 import { OpfsStore } from "./opfs.js";
+import { PipedSource } from "./pipe.js";
 import { LocalRanges, UrlRanges, type LocalFile, type RangeSource } from "./ranges.js";
 import { exposeFetch, exposeStore, plainRequest, remoteFetch, RemoteStore } from "./remote.js";
 import { FolderSource, UrlSource, type Source } from "./source.js";
@@ -50,7 +51,9 @@ export interface HubOptions {
 export type SourceSpec =
   | { kind: "url"; url: string; requestInit: RequestInit; retries: number; fetch?: MessagePort; manifest?: string }
   | { kind: "folder"; folder: readonly File[] | FileSystemDirectoryHandle; url: string }
-  | ({ kind: "hub"; url: string } & HubSpec);
+  | ({ kind: "hub"; url: string } & HubSpec)
+  /** A model that is being converted: see `PipedSource`. */
+  | { kind: "conversion"; url: string; manifest: string; ports: MessagePort[] };
 
 /** A repository of the Hub, and the settings of requests. */
 export interface HubSpec {
@@ -210,6 +213,7 @@ export function manifestUrl(source: string | URL): string {
 
 export function makeSource(spec: SourceSpec): Source {
   if (spec.kind === "folder") return new FolderSource(spec.folder, spec.url);
+  if (spec.kind === "conversion") return new PipedSource(spec.url, spec.manifest, spec.ports);
   if (spec.kind === "hub") return new HubSource(spec.url, spec.address, { ...spec, fetch: fetchOf(spec) });
   const { url, requestInit, retries, manifest } = spec;
   return new UrlSource(url, { manifest, fetch: fetchOf(spec), requestInit, retries });

@@ -57,7 +57,7 @@ async function moveFile({ entry, target }: Job, options: TransferOptions): Promi
   const { cache, signal } = options;
   const progress = options.progress.file();
   const cached = await cache?.open(entry);
-  const gate = gateTo(entry, target);
+  const gate = gateTo(entry, target, options.source.trusted ?? false);
   let verified = false;
   try {
     for (let downloads = 0; !verified;) {
@@ -90,7 +90,8 @@ interface Gate {
   restart(): void;
 }
 
-function gateTo(entry: FileEntry, target: Target): Gate {
+/** @param trusted true if the bytes need no hash */
+function gateTo(entry: FileEntry, target: Target, trusted: boolean): Gate {
   let undrained = 0;
   let drained: Promise<void> | undefined;
   const take = async (bytes: Uint8Array, verified: boolean) => {
@@ -104,7 +105,7 @@ function gateTo(entry: FileEntry, target: Target): Gate {
     drained = target.drain?.() ?? nextTask();
   };
   if (entry.pieces) return new PieceChecker(entry, entry.pieces, (piece) => take(piece, true));
-  return { write: (bytes) => take(bytes, false), restart: () => undefined };
+  return { write: (bytes) => take(bytes, trusted), restart: () => undefined };
 }
 
 /** Passes on the stored bytes of a file. Returns their number. */

@@ -167,8 +167,10 @@ export interface Calls {
   convertOpen: { params: ConvertOpenParams; event: ConvertStep; result: ConvertOpened };
   /** Returns the shards that an earlier run has finished: entries by index. */
   convertFinished: { params: object; event: never; result: Map<number, FileEntry> };
-  /** Makes a shard of the open checkpoint. */
-  convertShard: { params: { index: number }; event: ConvertStep; result: FileEntry };
+  /** Passes the shards on to a load, while they are made, and these of the other files now: see `PipedSource`. */
+  convertPipe: { params: { port: MessagePort; files: string[] }; event: never; result: undefined };
+  /** Makes a shard of the open checkpoint, or passes one on that an earlier run has `finished`. */
+  convertShard: { params: { index: number; finished?: FileEntry }; event: ConvertStep; result: FileEntry };
   /** Writes the other files of the open checkpoint. The result is the manifest. */
   convertFinish: { params: { entries: FileEntry[] }; event: never; result: string };
   /** Deletes what a conversion has written. */

@@ -8,6 +8,14 @@ export function excerpt(text: string | URL): string {
   return whole.length <= LONGEST ? whole : `${whole.slice(0, LONGEST)}… (${whole.length} characters)`;
 }
 
+/** Returns an address of at most some 100 characters, with the rest cut out before the file's name. */
+export function excerptUrl(url: string | URL): string {
+  const whole = String(url);
+  const name = whole.split(/[?#]/, 1)[0]?.split("/").at(-1) ?? "";
+  if (whole.length <= LONGEST || name.length > LONGEST / 2) return excerpt(whole);
+  return `${whole.slice(0, LONGEST - name.length)}…/${name}`;
+}
+
 /** Returns a value, or the class of an object, in at most some 100 characters. */
 export function describe(value: unknown): string {
   if (typeof value === "string") return value.length <= LONGEST ? JSON.stringify(value) : excerpt(JSON.stringify(value));

@@ -176,6 +176,8 @@ class Server {
     const makeSink = async (text: string) => {
       await started;
       this.#model = await Model.create(this.#edge, this.#backend, text, call.options, onEncodes);
+      // The page begins the conversion now: it is known that the model can be allocated.
+      if (call.source.kind === "conversion") progress.phase("convert");
       return this.#model;
     };
     const { concurrency, whenBusy } = call;
