@@ -149,6 +149,13 @@ export async function convertLoadTests(bed) {
     await stored(page);
   });
 
+  loadTest("on the page's own thread, whose loads have another store", async (page) => {
+    await answers(page, { worker: false });
+    hub.repositories = {};
+    const { progress } = await answers(page, { worker: false, settings: false });
+    assert.equal(progress.at(-1).restoredBytes, progress.at(-1).totalBytes);
+  });
+
   loadTest("kernels that compute wrongly: the second attempt reads the cache", async (page) => {
     let workers = 0;
     bed.handle = (path, response) => {

@@ -127,10 +127,16 @@ export interface LoadedWorker {
   restoredBytes: number;
 }
 
+/**
+ * Called with each worker that is started, before its load completes.
+ *
+ * @param store cache store that it uses by default
+ */
+export type OnStart = (client: WorkerClient, store: "opfs" | "cache-api") => void;
+
 /** Attempts of one load. */
 interface Attempts {
-  /** Called with each worker that is started, before its load completes. */
-  onStart(client: WorkerClient): void;
+  onStart: OnStart;
   /** Resolves when the memory of the previous attempt is free. */
   freed: Promise<unknown>;
 }
@@ -156,15 +162,11 @@ function waysToRun({ backend = "auto", worker = true }: LoadOptions): Way[] {
   return ways;
 }
 
-/**
- * Loads a model in the first way that this machine offers.
- *
- * @param onStart called with each worker that is started, before its load completes
- */
+/** Loads a model in the first way that this machine offers. */
 export async function loadIntoWorker(
   source: ModelSource | Feed,
   options: LoadOptions,
-  onStart: (client: WorkerClient) => void = () => undefined,
+  onStart: OnStart = () => undefined,
 ): Promise<LoadedWorker> {
   checkOptions(options, CHECKS);
   options.signal?.throwIfAborted();
@@ -217,7 +219,7 @@ async function loadOnce(
   const cache = cacheSpec(from.spec.kind === "conversion" ? "none" : (options.cache ?? (from.spec.kind === "folder" ? "none" : store)));
   const client =
     worker === true ? startWorker(options, backend) : worker === false ? await startOnPageThread(backend) : adoptWorker(worker);
-  attempts.onStart(client);
+  attempts.onStart(client, store);
   try {
     if (options.persist) await navigator.storage?.persist();
     const params: LoadParams = {
@@ -260,17 +262,19 @@ function engineOptions({ forceFallbackAdapter, powerPreference, precision, kerne
 /**
  * Converts a checkpoint, and loads its shards as they are made.
  *
+ * @param store cache store to use if the options name none
  * @returns the loaded model, and its address in the cache
  */
 export async function convertIntoWorker(
   source: ConvertSource,
   options: LoadOptions,
-  onStart: (client: WorkerClient) => void,
+  store: "opfs" | "cache-api",
+  onStart: OnStart,
 ): Promise<{ loaded: LoadedWorker; url: string }> {
   const failure = new AbortController();
   const signal = options.signal ? AbortSignal.any([options.signal, failure.signal]) : failure.signal;
   let loading: Promise<LoadedWorker> | undefined;
-  const converting = convert(source, conversionOf({ ...options, signal }), (url, manifest, workers) => {
+  const converting = convert(source, conversionOf({ ...options, cache: options.cache ?? store, signal }), (url, manifest, workers) => {
     return new Promise((resolve) => {
       loading = loadIntoWorker(new Feed(url, manifest, workers, converting, resolve), { ...options, signal }, onStart);
       // A load that fails ends the conversion, and the other way round.

@@ -7,7 +7,7 @@ import type { ConvertSource, ModelSource } from "../weights/spec.js";
 import { weightsCache } from "./cache.js";
 import { check, type CheckOptions, type CheckReport } from "./check.js";
 import { convert, discard, plan, type CheckpointPlan, type ConvertedModel, type ConvertOptions, type PlanOptions } from "./convert.js";
-import { convertIntoWorker, loadIntoWorker, type LoadOptions } from "./load.js";
+import { convertIntoWorker, loadIntoWorker, type LoadOptions, type OnStart } from "./load.js";
 import { imageView } from "./image.js";
 import { QwenVLModel, type EncodeOptions } from "./model.js";
 import { encodePicture, Picture, type ImageInput, type ImageRef } from "./picture.js";
@@ -53,8 +53,10 @@ export const QwenVL = {
     let client: WorkerClient | undefined;
     let start: () => void = () => undefined;
     const started = new Promise<void>((resolve) => (start = resolve));
-    const onStart = (newClient: WorkerClient) => {
+    let store: Parameters<OnStart>[1] = "opfs";
+    const onStart: OnStart = (newClient, itsStore) => {
       client = newClient;
+      store = itsStore;
       start();
     };
     const load = async () => {
@@ -64,7 +66,7 @@ export const QwenVL = {
         if (!options.convert || !(error instanceof QwenVLError && error.code === "NOT_CONVERTED")) throw error;
       }
       // Only an address, files or a folder can hold what is not converted.
-      const { loaded, url } = await convertIntoWorker(source as ConvertSource, options, onStart);
+      const { loaded, url } = await convertIntoWorker(source as ConvertSource, options, store, onStart);
       return new QwenVLModel(loaded, url, options);
     };
     const loading = load();
