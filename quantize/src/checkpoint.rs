@@ -20,6 +20,7 @@ impl Checkpoint {
     /// Opens a checkpoint. The names of the files come first, so that a LoRA adapter is recognised, then the configuration, so that another
     /// model is.
     pub(crate) fn open(input: &Files) -> Result<Self> {
+        input.refuse_top_of_cache()?;
         crate::source::weights::choose(input)?;
         let mut config = read_config(input)?;
         let mut template_notes = Vec::new();
@@ -35,6 +36,7 @@ impl Checkpoint {
 
 /// Reads the configuration of a checkpoint.
 pub(crate) fn read_config(input: &Files) -> Result<ModelConfig> {
+    input.refuse_top_of_cache()?;
     let file = input.find(CONFIG);
     let file = file.with_context(|| format!("{CONFIG} is missing in {input}: give the files of a whole checkpoint"))?;
     let json = Json::read(file)?;

@@ -40,6 +40,6 @@ pub use disk::{
     Contents, Event, HubSource, Input, ModuleContents, ModuleError, Options, Problem, Report, TensorError, WebCheckpoint, WriteOptions,
     convert, dequantized, inspect, partial_path, report, tokenizer, verify,
 };
-pub use options::{Rule, SchemeName, Settings, Summary, TensorTotal};
+pub use options::{Rule, SchemeName, Settings, Summary, TensorTotal, WrongSetting};
 pub use remote::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteConversion, RemoteFile, Step};
 pub use tokenizer::{Tokenizer, bpe_files};

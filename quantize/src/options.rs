@@ -6,6 +6,8 @@ use qwen_vl_format::block::GROUP_SIZES;
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{Family, ModelConfig, Scheme, TensorKind, TensorSpec};
 use serde::Serialize;
+use std::error::Error;
+use std::fmt;
 use std::str::FromStr;
 
 /// A scheme without its group size.
@@ -78,6 +80,25 @@ impl Rule {
     }
 }
 
+/// The error for a rule that applies to no matrix of the model: the settings are wrong, and not the checkpoint.
+#[derive(Debug)]
+pub struct WrongSetting {
+    module: String,
+    modules: String,
+}
+
+impl fmt::Display for WrongSetting {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { module, modules } = self;
+        write!(
+            formatter,
+            "no matrix of this model is in `{module}`: use the name of a tensor, or its beginning up to a dot, such as {modules}"
+        )
+    }
+}
+
+impl Error for WrongSetting {}
+
 /// The settings of a conversion: equal ones make equal bytes of equal files.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -133,11 +154,7 @@ impl Settings {
         if let Some(rule) = self.rules.iter().find(|rule| !matrices().any(|spec| rule.applies_to(&spec.name))) {
             let mut modules: Vec<_> = matrices().filter_map(|spec| spec.name.split('.').next()).collect();
             modules.dedup();
-            bail!(
-                "no matrix of this model is in `{}`: use the name of a tensor, or its beginning up to a dot, such as {}",
-                rule.module,
-                modules.join(", ")
-            );
+            return Err(WrongSetting { module: rule.module.clone(), modules: modules.join(", ") }.into());
         }
         Ok(())
     }

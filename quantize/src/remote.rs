@@ -9,6 +9,7 @@ use crate::encode::Cursor;
 use crate::options::{Rule, Settings};
 use crate::plan::{SHARD_BYTES, ShardPlan};
 use crate::rows::RowSource;
+use crate::source::file::cached_repository;
 use crate::source::{Files, InputFile, ReadAt};
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::Family;
@@ -36,9 +37,9 @@ pub struct RemoteFile {
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(optional_fields))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ConversionRequest {
-    /// The name of the checkpoint.
+    /// The name of the checkpoint, unless `place` is a snapshot in a Hugging Face cache.
     pub name: String,
-    /// Its address, for messages.
+    /// Its address or path, for messages.
     pub place: String,
     /// The files of its folder and of the folders in it.
     pub files: Vec<RemoteFile>,
@@ -180,6 +181,7 @@ impl RemoteConversion {
         }
         let own = folders.remove("").unwrap_or_default();
         let below = folders.into_iter().map(|(folder, files)| Files::new(folder, format!("{place}/{folder}"), files, Vec::new()));
+        let name = cached_repository(place).unwrap_or_else(|| name.clone());
         let input = Files::new(name, place, own, below.collect());
         Ok(Self { input, settings: request.settings()?, fetched, conversion: None, shard: None })
     }

@@ -4,6 +4,7 @@ use super::Event;
 use super::file::DiskFile;
 use super::hub::{Hub, HubSource};
 use crate::source::Files;
+use crate::source::file::cached_repository;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,7 +61,7 @@ impl Input {
     /// Lists the files, which are opened when they are read.
     ///
     /// # Errors
-    /// For a path that is not a folder, for the top folder of a Hugging Face cache, and for a repository that cannot be listed.
+    /// For a path that is not a folder, and for a repository that cannot be listed.
     pub fn files(&self) -> Result<Files> {
         Ok(self.open(&mut |_| ())?.files)
     }
@@ -95,18 +96,10 @@ impl Input {
         Ok(Files::new(self.name(), self.to_string(), files(paths), folders))
     }
 
-    /// Refuses a path that is not a folder, and the top folder of a Hugging Face cache.
+    /// Refuses a path that is not a folder.
     pub(crate) fn check(&self) -> Result<()> {
         let Self::Folder(dir) = self else { return Ok(()) };
         ensure!(dir.is_dir(), "{} is not a folder", dir.display());
-        let snapshots = dir.join("snapshots");
-        if !dir.join("config.json").exists() && snapshots.is_dir() {
-            // `refs/main` holds the name of the snapshot that is in use.
-            let main = std::fs::read_to_string(dir.join("refs/main")).ok().map(|name| snapshots.join(name.trim()));
-            let any = || std::fs::read_dir(&snapshots).ok()?.flatten().map(|entry| entry.path()).find(|path| path.is_dir());
-            let snapshot = main.filter(|path| path.is_dir()).or_else(any).unwrap_or(snapshots);
-            bail!("{} is the top folder of a Hugging Face cache: give {}", dir.display(), snapshot.display());
-        }
         Ok(())
     }
 
@@ -128,11 +121,8 @@ impl Input {
             Self::Hub(source) => return source.repository.clone(),
         };
         let absolute = std::path::absolute(if dir.as_os_str().is_empty() { Path::new(".") } else { &dir }).unwrap_or(dir);
-        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        // `models--OWNER--NAME/snapshots/REVISION`
-        let repository = absolute.parent().filter(|parent| parent.ends_with("snapshots")).and_then(|parent| name(parent.parent()?));
-        let repository = repository.and_then(|name| Some(name.strip_prefix("models--")?.replacen("--", "/", 1)));
-        repository.or_else(|| name(&absolute)).unwrap_or_else(|| "checkpoint".to_owned())
+        let name = || absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+        cached_repository(&absolute.display().to_string()).or_else(name).unwrap_or_else(|| "checkpoint".to_owned())
     }
 }
 

@@ -1,7 +1,7 @@
 //! A file of a checkpoint, and the checkpoint's list of files.
 
 use super::recognise::{HEAD_BYTES, recognise};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -124,6 +124,13 @@ impl InputFile {
     }
 }
 
+/// The repository whose snapshot has this place: `models--OWNER--NAME/snapshots/REVISION` in a Hugging Face cache.
+pub(crate) fn cached_repository(place: &str) -> Option<String> {
+    let mut parts = place.rsplit(['/', '\\']).filter(|part| !part.is_empty()).skip(1);
+    let (snapshots, folder) = (parts.next()?, parts.next()?);
+    (snapshots == "snapshots").then(|| Some(folder.strip_prefix("models--")?.replacen("--", "/", 1)))?
+}
+
 /// The files of a checkpoint in the published layout.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
@@ -158,6 +165,20 @@ impl Files {
     /// The folders in the folder.
     pub(crate) fn folders(&self) -> &[Self] {
         &self.folders
+    }
+
+    /// Refuses the top folder of a repository in a Hugging Face cache, whose checkpoints are in folders of `snapshots`.
+    pub(crate) fn refuse_top_of_cache(&self) -> Result<()> {
+        let folder = |name: &str| self.folders.iter().find(|folder| folder.name == name);
+        // `refs/main` holds the name of the snapshot that is in use.
+        let main = folder("refs").and_then(|refs| refs.find("main"));
+        if self.find("config.json").is_some() || (main.is_none() && folder("snapshots").is_none()) {
+            return Ok(());
+        }
+        match main.and_then(|main| main.read_text().ok()) {
+            Some(name) => bail!("{self} is the top folder of a Hugging Face cache: give {self}/snapshots/{}", name.trim()),
+            None => bail!("{self} is the top folder of a Hugging Face cache: give one of the folders in {self}/snapshots"),
+        }
     }
 
     /// The name of the checkpoint.

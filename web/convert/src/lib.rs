@@ -5,7 +5,7 @@
 #![deny(clippy::expect_used, clippy::unwrap_used)]
 
 use js_sys::{Array, Object, Reflect, Uint8Array};
-use quantize::{ConversionRequest, RemoteConversion, Step};
+use quantize::{ConversionRequest, RemoteConversion, Step, WrongSetting};
 use qwen_vl_format::ConfigError;
 use qwen_vl_format::manifest::FileEntry;
 use serde::Serialize;
@@ -106,10 +106,15 @@ fn to_js(value: &impl Serialize) -> Result<JsValue, JsValue> {
     value.serialize(&Serializer::json_compatible()).map_err(|error| coded("INTERNAL", &error.to_string()))
 }
 
-/// The error for a checkpoint that cannot be converted.
+/// The error for a checkpoint that cannot be converted with these settings.
 fn refused(error: anyhow::Error) -> JsValue {
     let unsupported = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ConfigError::Architecture { .. })));
-    coded(if unsupported { "UNSUPPORTED_MODEL" } else { "CHECKPOINT_INVALID" }, &format!("{error:#}"))
+    let code = match error.is::<WrongSetting>() {
+        true => "INVALID_ARGUMENT",
+        false if unsupported => "UNSUPPORTED_MODEL",
+        false => "CHECKPOINT_INVALID",
+    };
+    coded(code, &format!("{error:#}"))
 }
 
 /// JavaScript's `Error` with the property that the package reads.

@@ -747,11 +747,11 @@ export type LengthOrHash = number | string;
  */
 export type ConversionRequest = {
 /**
- * The name of the checkpoint.
+ * The name of the checkpoint, unless `place` is a snapshot in a Hugging Face cache.
  */
 name: string,
 /**
- * Its address, for messages.
+ * Its address or path, for messages.
  */
 place: string,
 /**
