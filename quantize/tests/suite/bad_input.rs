@@ -1,6 +1,8 @@
 //! Every wrong folder gives an error that names the problem and its place, and no output.
 
-use crate::support::{assert_names, convert, copy, edit_json, edit_safetensors, open, refusal, replace_bytes, zip};
+use crate::support::{
+    assert_names, convert, copy, edit_json, edit_safetensors, open, refusal, refusal_of, replace_bytes, run, run_alone, zip,
+};
 use quantize::{Options, SchemeName};
 use std::fs;
 use std::path::Path;
@@ -170,7 +172,7 @@ fn values_that_are_not_finite() {
     let out = tempfile::tempdir().unwrap();
     let mut options = Options::new(source.path(), out.path().join("web")).scheme(SchemeName::F32);
     options.write.allow_nonfinite = true;
-    quantize::convert(&options, &mut |_| ()).unwrap();
+    run(&options).unwrap();
     let weights = open(&out).tensor("vision.blocks.1.mlp.fc1.weight").unwrap();
     assert_eq!([weights[0], weights[5], weights[61_000]], [0.0; 3]);
     assert!(weights.iter().all(|weight| weight.is_finite()));
@@ -236,7 +238,7 @@ fn generation_settings() {
 
 #[test]
 fn no_folder_and_no_weights() {
-    assert_names(&refusal(Path::new("nowhere/at/all")), &["nowhere/at/all", "not a folder"]);
+    assert_names(&refusal_of(Path::new("nowhere/at/all"), run_alone), &["nowhere/at/all", "not a folder"]);
     let source = copy("mini-a");
     for name in [
         "pytorch_model.bin.index.json",

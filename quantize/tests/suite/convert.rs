@@ -1,6 +1,6 @@
 //! Whole conversions of the fixtures.
 
-use crate::support::{checkpoint, convert, copy, open, single};
+use crate::support::{checkpoint, convert, copy, open, run, single};
 use quantize::{Options, Rule, SchemeName, WebCheckpoint, WriteOptions};
 use qwen_vl_format::block::{EncodedRows, decode_rows, encode_rows};
 use qwen_vl_format::tensors::tensor_table;
@@ -231,7 +231,7 @@ fn rules_name_modules() {
     let out = tempfile::tempdir().unwrap();
     let mut options = Options::new(checkpoint("mini-b"), out.path().join("web")).group_size(64).unwrap();
     options.rules = ["vision=q8", "lm_head=f16", "vision.blocks.1.mlp=f32"].map(|rule| Rule::parse(rule).unwrap()).to_vec();
-    quantize::convert(&options, &mut |_| ()).unwrap();
+    run(&options).unwrap();
     let web = open(&out);
     let scheme = |name: &str| web.manifest().tensor(name).unwrap().scheme;
     assert_eq!(scheme("vision.blocks.0.attn.qkv.weight"), Scheme::Q8 { group_size: 64 });
@@ -246,9 +246,27 @@ fn rules_name_modules() {
     options.write.force = true;
     for missing in ["visoin=q8", "decoder.layers.99=q8", "vision.blocks.0.attn.qkv.bias=q8"] {
         options.rules = vec![Rule::parse(missing).unwrap()];
-        let error = quantize::convert(&options, &mut |_| ()).unwrap_err().to_string();
+        let error = run(&options).unwrap_err().to_string();
         let module = missing.split('=').next().unwrap();
         assert!(error.contains(&format!("`{module}`")) && error.contains("vision, resampler, decoder, head"), "{error}");
+    }
+}
+
+/// The same tensors in shards of any size.
+#[test]
+fn small_shards() {
+    for model in MODELS {
+        let (whole, _) = convert(&checkpoint(model), SchemeName::Q8).unwrap();
+        let whole = open(&whole);
+        let out = tempfile::tempdir().unwrap();
+        let mut options = Options::new(checkpoint(model), out.path().join("web")).scheme(SchemeName::Q8);
+        options.write.shard_bytes = Some(100_000);
+        let summary = run(&options).unwrap();
+        assert!(summary.shards >= 4, "{model}: {} shards", summary.shards);
+        let web = open(&out);
+        for tensor in &web.manifest().tensors {
+            assert!(web.tensor(&tensor.name).unwrap() == whole.tensor(&tensor.name).unwrap(), "{model}: {}", tensor.name);
+        }
     }
 }
 

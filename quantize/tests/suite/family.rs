@@ -1,7 +1,7 @@
 //! Checkpoints of Qwen2-VL and Qwen3-VL, as people have them.
 
 use crate::support::{
-    Tensor, assert_names, checkpoint, convert, copy, edit_json, fixtures, open, refusal, replace_bytes, tensors, write_tensors,
+    Tensor, assert_names, checkpoint, convert, copy, edit_json, fixtures, open, refusal, replace_bytes, run, tensors, write_tensors,
 };
 use quantize::{Options, Rule, SchemeName, Summary, WebCheckpoint};
 use qwen_vl_format::{Family, Manifest, Scheme, Vocabulary};
@@ -243,7 +243,7 @@ fn grown_vocabularies() {
 #[test]
 fn defaults_keep_bits_where_they_cost_little() {
     let scheme_of = |options: Options| {
-        quantize::convert(&options, &mut |_| ()).unwrap();
+        run(&options).unwrap();
         let web = WebCheckpoint::open(&options.out).unwrap();
         move |name: &str| web.manifest().tensor(name).unwrap().scheme
     };
@@ -582,10 +582,10 @@ fn contents_and_errors_of_modules() {
     let out = folder.path().join("web");
     let mut options = Options::new(checkpoint("q3-a"), &out);
     options.dry_run = true;
-    let dry = quantize::convert(&options, &mut |_| ()).unwrap();
+    let dry = run(&options).unwrap();
     assert!(!out.exists());
     options.dry_run = false;
-    assert_eq!(quantize::convert(&options, &mut |_| ()).unwrap(), dry);
+    assert_eq!(run(&options).unwrap(), dry);
     let contents = quantize::inspect(&out).unwrap();
     assert_eq!((contents.weights, contents.shard_bytes), (dry.weights, dry.shard_bytes));
     let modules: Vec<&str> = contents.modules.iter().map(|module| module.module.as_str()).collect();

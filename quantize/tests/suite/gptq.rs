@@ -1,6 +1,6 @@
 //! The published Int4 format: 4-bit integers of GPTQ, repacked without loss.
 
-use crate::support::{Tensor, convert, copy, edit_json, edit_safetensors, open, refusal, replace_bytes, tensors, write_tensors};
+use crate::support::{Tensor, convert, copy, edit_json, edit_safetensors, open, refusal, replace_bytes, run, tensors, write_tensors};
 use quantize::{Options, Rule, SchemeName};
 use qwen_vl_format::{Scheme, ShardHash};
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ fn a_rule_encodes_anew() {
     let out = tempfile::tempdir().unwrap();
     let mut options = Options::new(source.path(), out.path().join("web"));
     options.rules = vec![Rule::parse("decoder.layers.0.mlp=q8").unwrap()];
-    quantize::convert(&options, &mut |_| ()).unwrap();
+    run(&options).unwrap();
     let web = open(&out);
     let scheme = |name: &str| web.manifest().tensor(name).unwrap().scheme;
     assert_eq!(scheme("decoder.layers.0.mlp.down.weight"), Scheme::Q8 { group_size: 32 });

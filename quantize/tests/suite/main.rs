@@ -2,12 +2,14 @@
 
 mod bad_input;
 mod card;
+mod cases;
 mod command;
 mod convert;
 mod family;
 mod gptq;
 mod hub;
 mod output;
+mod ranges;
 mod remote;
 mod support;
 mod unusual;

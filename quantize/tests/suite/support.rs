@@ -1,6 +1,9 @@
 //! Folders to convert, and ways to change them.
 
-use quantize::{Options, SchemeName, Summary, WebCheckpoint};
+use crate::cases;
+use crate::ranges::{self, Listed};
+use quantize::{ConversionRequest, Input, Options, Rule, SchemeName, Summary, WebCheckpoint};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub fn fixtures() -> PathBuf {
@@ -22,9 +25,67 @@ pub fn copy(name: &str) -> tempfile::TempDir {
     folder
 }
 
+/// Converts a folder as the command does, and again from ranges of its files, as a browser does. Asserts that both give the same files and
+/// notes, or the same error. See [`cases`] for the third way, the npm package.
+pub fn run(options: &Options) -> anyhow::Result<Summary> {
+    let Input::Folder(folder) = &options.source else { panic!("a list of files has other places in its errors than a folder") };
+    let (listed, settings) = (Listed::read(folder), request(options));
+    let result = quantize::convert(options, &mut |_| ());
+    let outcome = match &result {
+        Ok(summary) if options.dry_run => {
+            // A dry run has no files, and must announce what the conversion gives.
+            let out = tempfile::tempdir().unwrap();
+            let mut real = options.clone();
+            (real.dry_run, real.out) = (false, out.path().join("web"));
+            let done = quantize::convert(&real, &mut |_| ()).unwrap();
+            assert_eq!((&done.notes, done.shards, done.shard_bytes), (&summary.notes, summary.shards, summary.shard_bytes));
+            Ok((files(&real.out), summary.notes.clone()))
+        }
+        Ok(summary) => Ok((files(&options.out), summary.notes.clone())),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    match (&outcome, ranges::convert(&listed, &settings)) {
+        (Ok((files, notes)), Ok(made)) => {
+            assert!(files.keys().eq(made.files.keys()), "from ranges: {:?}, from the folder: {:?}", made.files.keys(), files.keys());
+            for (name, bytes) in files {
+                assert!(*bytes == made.files[name], "{name} differs if it is made from ranges");
+            }
+            assert_eq!(*notes, made.notes);
+        }
+        (Err(error), Err(other)) => assert_eq!(format!("{other:#}"), *error, "the error of a conversion from ranges differs"),
+        (Ok(_), Err(other)) => panic!("refused from ranges alone: {other:#}"),
+        (Err(error), Ok(_)) => panic!("not refused from ranges: {error}"),
+    }
+    cases::write(&listed, &settings, &outcome);
+    result
+}
+
+/// The settings of a conversion of remote files.
+fn request(options: &Options) -> ConversionRequest {
+    let name = |scheme: SchemeName| format!("{scheme:?}").to_lowercase();
+    ConversionRequest {
+        scheme: Some(name(options.scheme)),
+        group_size: Some(options.group_size),
+        keep: options.rules.iter().map(|Rule { module, scheme }| format!("{module}={}", name(*scheme))).collect(),
+        allow_nonfinite: options.write.allow_nonfinite,
+        shard_bytes: options.write.shard_bytes,
+        ..ConversionRequest::default()
+    }
+}
+
+/// The files of a folder.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    Listed::read(folder).files.into_iter().collect()
+}
+
+/// Converts a folder as the command does, and not again: for what [`cases::NOT_REPEATED`] names.
+pub fn run_alone(options: &Options) -> anyhow::Result<Summary> {
+    quantize::convert(options, &mut |_| ())
+}
+
 pub fn convert(source: &Path, scheme: SchemeName) -> anyhow::Result<(tempfile::TempDir, Summary)> {
     let out = tempfile::tempdir().unwrap();
-    let summary = quantize::convert(&Options::new(source, out.path().join("web")).scheme(scheme), &mut |_| ())?;
+    let summary = run(&Options::new(source, out.path().join("web")).scheme(scheme))?;
     Ok((out, summary))
 }
 
@@ -34,9 +95,13 @@ pub fn open(out: &tempfile::TempDir) -> WebCheckpoint {
 
 /// Returns the whole chain of an error. The conversion must fail and leave nothing under the output's name.
 pub fn refusal(source: &Path) -> String {
+    refusal_of(source, run)
+}
+
+pub fn refusal_of(source: &Path, run: impl Fn(&Options) -> anyhow::Result<Summary>) -> String {
     let out = tempfile::tempdir().unwrap();
     let target = out.path().join("web");
-    let error = quantize::convert(&Options::new(source, &target), &mut |_| ()).expect_err("the conversion must fail");
+    let error = run(&Options::new(source, &target)).expect_err("the conversion must fail");
     assert!(!target.exists(), "a failed conversion left {}", target.display());
     format!("{error:#}")
 }

@@ -2,8 +2,8 @@
 //! a note; otherwise the refusal names the problem.
 
 use crate::support::{
-    Tensor, assert_names, checkpoint, convert, converted, copy, edit_json, open, pickled_dict, pickled_tensors, refusal, single, tensors,
-    torch_archive, without_weights, write_tensors,
+    Tensor, assert_names, checkpoint, convert, converted, copy, edit_json, open, pickled_dict, pickled_tensors, refusal, run, single,
+    tensors, torch_archive, without_weights, write_tensors,
 };
 use quantize::{Input, Options, SchemeName};
 use qwen_vl_format::AddedToken;
@@ -238,7 +238,10 @@ fn partitioned_weights_are_named() {
     write_tensors(&source.path().join("model.safetensors"), &tensors);
     assert_names(&refusal(source.path()), &["transformer.h.0.", "is empty", "DeepSpeed", "zero_to_fp32.py"]);
     fs::remove_file(source.path().join("model.safetensors")).unwrap();
-    fs::create_dir(source.path().join("global_step100")).unwrap();
+    let states = source.path().join("global_step100");
+    fs::create_dir(&states).unwrap();
+    // Hosts of the package list files, and so no empty folders.
+    fs::write(states.join("mp_rank_00_model_states.pt"), "a state").unwrap();
     assert_names(&refusal(source.path()), &["no weights", "DeepSpeed", "zero_to_fp32.py"]);
 }
 
@@ -341,10 +344,10 @@ fn places_of_values_that_are_not_finite() {
         assert_names(&refusal(source.path()), &[&format!("tensor `{name}` has 1 NaN"), &place]);
         let mut options = Options::new(source.path(), source.path().join("web"));
         options.dry_run = true;
-        let error = format!("{:#}", quantize::convert(&options, &mut |_| ()).unwrap_err());
+        let error = format!("{:#}", run(&options).unwrap_err());
         assert_names(&error, &[&format!("tensor `{name}` has 1 NaN"), &place]);
         options.write.allow_nonfinite = true;
-        quantize::convert(&options, &mut |_| ()).unwrap();
+        run(&options).unwrap();
         assert!(!source.path().join("web").exists());
     }
 }
