@@ -1,7 +1,7 @@
 //! Small inputs with known results, to detect drivers that compute incorrectly.
 
 use crate::attention::oracle::Shape;
-use crate::attention::{self, Attention, Heads};
+use crate::attention::{self, Attention, Heads, Span};
 use crate::matmul::{self, Epilogue, Product};
 use crate::norm::{self, Norm};
 use crate::rotary::{self, HeadNorms, PositionTables};
@@ -93,9 +93,9 @@ pub async fn difference(gpu: &Gpu, checked: &Checked) -> Result<Difference, GpuE
                 heads: shape.heads,
                 kv_heads: HEADS,
                 head_dim,
-                causal: false,
+                span: Span::All,
             };
-            let want = attention::oracle::attention(&q, &k, &v, shape, None);
+            let want = attention::oracle::attention(&q, &k, &v, shape, |_| 0..ROWS);
             compare(gpu, &[attention::attention(gpu, &step, launch)], &output, ROWS, &want).await
         }
         Checked::Norm => {

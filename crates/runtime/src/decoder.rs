@@ -9,7 +9,7 @@ use crate::weights::Weights;
 use crate::{ModelOptions, RuntimeError};
 use qwen_vl_format::ModelConfig;
 use qwen_vl_kernels::add::accumulate;
-use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, attention, attention_decode, attention_split, split_bytes};
+use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, Span, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::embedding::embedding;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
@@ -165,7 +165,7 @@ impl Planner<'_> {
             heads: config.decoder.heads,
             kv_heads: config.decoder.kv_heads,
             head_dim: config.decoder.head_dim,
-            causal: true,
+            span: Span::Causal,
         };
 
         let mut prefill = vec![norm(gpu, step, &attn_norm, hidden, normed)];

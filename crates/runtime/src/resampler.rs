@@ -6,7 +6,7 @@ use crate::weights::Weights;
 use qwen_vl_format::ModelConfig;
 use qwen_vl_format::config::ResamplerConfig;
 use qwen_vl_kernels::add::add;
-use qwen_vl_kernels::attention::{Attention, Heads, attention};
+use qwen_vl_kernels::attention::{Attention, Heads, Span, attention};
 use qwen_vl_kernels::matmul::{Epilogue, matmul};
 use qwen_vl_kernels::norm::norm;
 use qwen_vl_kernels::{Activation, Dispatch, Gpu, StepBuffer};
@@ -74,7 +74,7 @@ impl Resampler {
                 heads: resampler_heads,
                 kv_heads: resampler_heads,
                 head_dim: hidden / resampler_heads,
-                causal: false,
+                span: Span::All,
             },
         ));
         second.extend(matmul(gpu, query_step, weights.linear("resampler.attn.out").product(&attended, &attention_out, Epilogue::Store)));

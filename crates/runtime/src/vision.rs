@@ -5,7 +5,7 @@ use crate::RuntimeError;
 use crate::weights::Weights;
 use qwen_vl_format::config::Activation as ActivationFunction;
 use qwen_vl_format::{ModelConfig, VisionConfig};
-use qwen_vl_kernels::attention::{Attention, Heads, attention};
+use qwen_vl_kernels::attention::{Attention, Heads, Span, attention};
 use qwen_vl_kernels::matmul::{Epilogue, matmul};
 use qwen_vl_kernels::norm::norm;
 use qwen_vl_kernels::rotary::rotary_rows;
@@ -121,7 +121,7 @@ impl VisionTower {
                         heads: vision.heads,
                         kv_heads: vision.heads,
                         head_dim: vision.head_dim(),
-                        causal: false,
+                        span: Span::All,
                     },
                 ));
                 block.extend(linear("attn.out", &attended, &hidden, Epilogue::Accumulate));

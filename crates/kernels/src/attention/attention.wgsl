@@ -1,5 +1,6 @@
 // output = softmax(q · kᵀ * sizes.scale) · v, head by head, in one pass over the keys (online softmax): no score matrix in memory.
-// sizes.causal: row m has position step.start + m and attends to keys 0 ..= that position. Otherwise every row attends to all step.keys keys.
+// sizes.causal: row m has position step.start + m and attends to keys 0 ..= that position. Otherwise row m attends to the keys
+// segment(m).x .. segment(m).y, and both grow from row to row.
 //
 // q, k, v, output  rows of sizes.*_stride elements of four values; head h begins at sizes.*_offset + h * vectors. k_vector and v_vector
 // unpack an element; k_scale and v_scale are its factors
@@ -30,8 +31,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let vector = workgroup.z * PARTS * 8u + column;  // first of this lane's vectors
   let last_row = step.rows * GROUP - 1u;
   let last_key = step.keys - 1u;
-  var keys = step.keys;      // of this workgroup
-  var row_keys = step.keys;  // of row first + lane
+  let own = segment(min(first + lane, last_row) / GROUP);
+  let row_begin = own.x;
+  var row_keys = own.y;  // one past the last key of row first + lane
+  let begin = segment(first / GROUP).x;
+  var keys = segment(min(first + ROWS - 1u, last_row) / GROUP).y;  // one past the last key of this workgroup
   if (sizes.causal != 0u) {
     keys = min(keys, step.start + (first + ROWS - 1u) / GROUP + 1u);
     row_keys = step.start + min(first + lane, last_row) / GROUP + 1u;
@@ -41,7 +45,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var acc$r_$p = vec4<f32>(0.0);
   var largest = -3.0e38;
   var total = 0.0;
-  for (var tile = 0u; tile < keys; tile += TILE) {
+  for (var tile = begin; tile < keys; tile += TILE) {
     let key = min(vec4<u32>(tile + column * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_key));
     let key$k = key[$k] * sizes.k_stride + sizes.k_offset + head;
     let scale$k = k_scale(key[$k], workgroup.x);
@@ -59,21 +63,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     workgroupBarrier();
 
     // Bounds exclude the keys to which the row does not attend: exp of a huge negative number differs by driver.
+    let hidden = min(TILE, max(row_begin, tile) - tile);
     let visible = min(TILE, max(row_keys, tile) - tile);
     let row = lane * STRIDE;
     var tile_largest = largest;
-    for (var j = 0u; j < visible; j++) {
+    for (var j = hidden; j < visible; j++) {
       tile_largest = max(tile_largest, scores[row + j]);
     }
     var correction = 1.0;
-    if (visible > 0u) {
+    if (visible > hidden) {
       correction = exp(largest - tile_largest);
       largest = tile_largest;
       total *= correction;
     }
     for (var j = 0u; j < TILE; j++) {
       var probability = 0.0;
-      if (j < visible) {
+      if (j >= hidden && j < visible) {
         probability = exp(scores[row + j] - largest);
       }
       scores[row + j] = probability;

@@ -78,8 +78,20 @@ pub struct Attention<'a> {
     pub kv_heads: usize,
     /// Width of a head: a multiple of 4, at most [`MAX_HEAD_DIM`].
     pub head_dim: usize,
-    /// True if a row attends only to keys up to its own position.
-    pub causal: bool,
+    /// Keys that a row attends to.
+    pub span: Span<'a>,
+}
+
+/// The keys that a row attends to.
+#[derive(Clone, Copy)]
+pub enum Span<'a> {
+    /// All keys of the step.
+    All,
+    /// Those up to its own position.
+    Causal,
+    /// The keys from one to another, which is excluded: `[rows]` of two u32. Both grow from row to row, and no row is without keys. [`attention`]
+    /// alone takes them.
+    Segments(&'a wgpu::Buffer),
 }
 
 /// Largest width of a head.
@@ -113,7 +125,7 @@ impl Attention<'_> {
             .u32("kv_heads", self.kv_heads)
             .u32("group", self.group())
             .u32("vectors", self.head_dim / 4)
-            .u32("causal", self.causal.into())
+            .u32("causal", matches!(self.span, Span::Causal).into())
             .f32("scale", (1.0 / (self.head_dim as f64).sqrt()) as f32)
             .u32("out_stride", self.output.stride() / 4);
         [("q", Source::Rows(self.queries)), ("k", self.keys), ("v", self.values)].into_iter().fold(sizes, |sizes, (name, source)| {
@@ -122,7 +134,26 @@ impl Attention<'_> {
         })
     }
 
-    fn buffers(&self) -> [(u32, &wgpu::Buffer); 4] {
+    /// Declares `segment`, the keys of a row.
+    fn segments(&self) -> &'static str {
+        match self.span {
+            Span::All | Span::Causal => "fn segment(row: u32) -> vec2<u32> { return vec2<u32>(0u, step.keys); }\n",
+            Span::Segments(_) => {
+                "@group(0) @binding(5) var<storage, read> segments: array<vec2<u32>>;\n\
+                 fn segment(row: u32) -> vec2<u32> { return segments[row]; }\n"
+            }
+        }
+    }
+
+    fn buffers(&self) -> Vec<(u32, &wgpu::Buffer)> {
+        let mut buffers = self.row_buffers().to_vec();
+        if let Span::Segments(segments) = self.span {
+            buffers.push((5, segments));
+        }
+        buffers
+    }
+
+    fn row_buffers(&self) -> [(u32, &wgpu::Buffer); 4] {
         [(1, &self.queries.rows.buffer), (2, self.keys.buffer()), (3, self.values.buffer()), (4, &self.output.buffer)]
     }
 }
@@ -136,7 +167,8 @@ pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Disp
     let kernel = unroll(wgsl!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
     let source = attention.source(&format!(
         "const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\nconst GROUP: u32 = {group}u;\n\
-         fn head_vectors() -> u32 {{ return {vectors}; }}\n{kernel}"
+         fn head_vectors() -> u32 {{ return {vectors}; }}\n{}{kernel}",
+        attention.segments(),
     ));
     let grid = Grid::Rows { tile: rows, times: group as u32, x: attention.kv_heads as u32, z: passes as u32 };
     Dispatch::new(gpu, "attention", &source, attention.sizes(), Some(step), attention.buffers(), grid)
@@ -155,7 +187,7 @@ const MAX_PARTS: usize = 4;
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
     let OneRow { source, heads } = OneRow::new(gpu, &attention, 1);
     let grid = Grid::Fixed([(attention.heads / heads) as u32, 1, 1]);
-    Dispatch::new(gpu, "attention_decode", &attention.source(&source), attention.sizes(), Some(step), attention.buffers(), grid)
+    Dispatch::new(gpu, "attention_decode", &attention.source(&source), attention.sizes(), Some(step), attention.row_buffers(), grid)
 }
 
 /// The kernel of one row.
@@ -167,6 +199,7 @@ struct OneRow {
 
 impl OneRow {
     fn new(gpu: &Gpu, attention: &Attention<'_>, splits: usize) -> Self {
+        assert!(!matches!(attention.span, Span::Segments(_)), "the kernel of one row has no segments");
         let kernels = gpu.kernels();
         let (lanes, vectors) = (kernels.decode_lanes as usize, attention.head_dim / 4);
         let (teams, parts) = ((lanes / vectors).max(1), vectors.div_ceil(lanes));
@@ -208,7 +241,7 @@ pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
 pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, partial: &wgpu::Buffer) -> [Dispatch; 2] {
     let (heads, vectors) = (attention.heads as u32, attention.head_dim / 4);
     let one_row = OneRow::new(gpu, &attention, SPLITS);
-    let buffers = attention.buffers().map(|(binding, buffer)| (binding, if binding == 4 { partial } else { buffer }));
+    let buffers = attention.row_buffers().map(|(binding, buffer)| (binding, if binding == 4 { partial } else { buffer }));
     let grid = Grid::Fixed([heads / one_row.heads as u32, SPLITS as u32, 1]);
     let slices = Dispatch::new(gpu, "attention_slices", &attention.source(&one_row.source), attention.sizes(), Some(step), buffers, grid);
     let source = format!(

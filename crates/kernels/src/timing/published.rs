@@ -3,7 +3,7 @@
 //! Weights and inputs are zeros: the time of a kernel does not depend on the values.
 
 use super::Timer;
-use crate::attention::{Attention, Heads, SPLIT_KEYS, attention, attention_decode, attention_split, split_bytes};
+use crate::attention::{Attention, Heads, SPLIT_KEYS, Span, attention, attention_decode, attention_split, split_bytes};
 use crate::matmul::{Epilogue, Product, matmul, matvec};
 use crate::{Dispatch, Gpu, GpuError, Launch, Weight};
 use qwen_vl_format::{MAX_PART_BYTES, PART_ROW_ALIGN, Scheme};
@@ -195,7 +195,8 @@ fn prepare(timer: &Timer<'_>, shape: Shape) -> Result<Vec<Dispatch>, GpuError> {
             let (q, k, v, output) = (buffer(rows, heads)?, buffer(keys, kv_heads)?, buffer(keys, kv_heads)?, buffer(rows, heads)?);
             let of = |rows| Heads { rows, first_col: 0 };
             let (queries, keys_at, values) = (of(&q), of(&k).into(), of(&v).into());
-            let launch = Attention { queries, keys: keys_at, values, output: &output, heads, kv_heads, head_dim, causal };
+            let span = if causal { Span::Causal } else { Span::All };
+            let launch = Attention { queries, keys: keys_at, values, output: &output, heads, kv_heads, head_dim, span };
             Ok(match rows {
                 1 if keys >= SPLIT_KEYS => {
                     let partial = gpu.storage("timing.partial", split_bytes(heads, head_dim))?;

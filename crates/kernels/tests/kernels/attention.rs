@@ -3,10 +3,11 @@
 use crate::bounds::{self, AttentionSteps};
 use crate::support::{assert_padding_zero, assert_within, gpu, read, rows, run, vector};
 use qwen_vl_kernels::attention::oracle::{self, Shape};
-use qwen_vl_kernels::attention::{self, Attention, Heads, Source};
+use qwen_vl_kernels::attention::{self, Attention, Heads, Source, Span};
 use qwen_vl_kernels::rotary::{self, PositionTables};
 use qwen_vl_kernels::{Activation, Gpu, Kernels, KvCache, KvFormat, StepBuffer};
 use qwen_vl_testkit::closeness::noise;
+use std::ops::Range;
 
 /// Values of an attention, as the oracle takes them.
 struct Operands<'a> {
@@ -14,14 +15,15 @@ struct Operands<'a> {
     keys: &'a [f32],
     values: &'a [f32],
     shape: Shape,
-    causal_start: Option<usize>,
+    /// Keys of a row.
+    span: &'a dyn Fn(usize) -> Range<usize>,
 }
 
 impl Operands<'_> {
     /// Returns the oracle's result with the bounds of each value.
     fn expected(&self) -> (Vec<f32>, Vec<f64>) {
-        let Self { queries, keys, shape, causal_start, .. } = *self;
-        let of = |values: &[f32]| oracle::attention(queries, keys, values, shape, causal_start);
+        let Self { queries, keys, shape, span, .. } = *self;
+        let of = |values: &[f32]| oracle::attention(queries, keys, values, shape, span);
         let magnitudes: Vec<f32> = self.values.iter().map(|value| value.abs()).collect();
         let Shape { kv_heads, head_dim, .. } = shape;
         let steps = AttentionSteps { head_dim, keys: keys.len() / (kv_heads * head_dim) };
@@ -154,7 +156,8 @@ fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, shape: Shape, causal_s
     let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
     let what = format!("{m} rows, {keys} keys, {shape:?}, causal from {causal_start:?}, {}", gpu.kernels());
     let (q, k, v) = (noise(3, m * width), noise(5, keys * kv_width), noise(7, keys * kv_width));
-    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, causal_start }.expected();
+    let span = |row| 0..causal_start.map_or(keys, |start| start + row + 1);
+    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, span: &span }.expected();
     let (q_rows, k_rows, v_rows) = (rows(gpu, m, width, &q), rows(gpu, keys, kv_width, &k), rows(gpu, keys, kv_width, &v));
     let output = gpu.activation("out", m, width).unwrap();
     let launch = Attention {
@@ -165,7 +168,7 @@ fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, shape: Shape, causal_s
         heads,
         kv_heads,
         head_dim,
-        causal: causal_start.is_some(),
+        span: if causal_start.is_some() { Span::Causal } else { Span::All },
     };
     let step = StepBuffer::new(gpu);
     step.write(gpu, m, causal_start.unwrap_or(0), keys);
@@ -189,6 +192,74 @@ fn check_attention_case(gpu: &Gpu, m: usize, keys: usize, shape: Shape, causal_s
     assert_padding_zero(gpu, &decoded, &what);
 }
 
+mod attention_in_segments_matches_oracle {
+    use super::*;
+
+    #[test]
+    fn plain() {
+        check_segments(Kernels::PLAIN);
+    }
+
+    #[test]
+    fn cpu() {
+        check_segments(Kernels::CPU);
+    }
+
+    #[test]
+    fn subgroups() {
+        check_segments(Kernels::SUBGROUPS);
+    }
+}
+
+/// Checks rows that attend to the rows of their segment. Segments are whole workgroups, or several of them share one, or one is longer than a
+/// tile of keys and begins within a workgroup.
+fn check_segments(kernels: Kernels) {
+    let gpu = gpu(kernels);
+    let cases = [
+        (&[64, 64, 64, 64][..], shape(2, 2, 80)),
+        (&[64, 32, 16, 8, 64, 4, 12, 4], shape(1, 1, 24)),
+        (&[1, 2, 3, 100, 1, 1], shape(2, 2, 32)),
+        (&[7, 150, 30], shape(4, 2, 16)),
+        (&[3, 40, 5], shape(1, 1, 192)),
+    ];
+    for (lengths, shape) in cases {
+        let segments: Vec<Range<usize>> = lengths
+            .iter()
+            .scan(0, |end, length| {
+                *end += length;
+                Some(*end - length..*end)
+            })
+            .collect();
+        let spans: Vec<Range<usize>> = segments.iter().flat_map(|segment| vec![segment.clone(); segment.len()]).collect();
+        let m = spans.len();
+        let what = format!("segments of {lengths:?}, {shape:?}, {kernels}");
+        let Shape { heads, kv_heads, head_dim } = shape;
+        let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+        let (q, k, v) = (noise(3, m * width), noise(5, m * kv_width), noise(7, m * kv_width));
+        let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, span: &|row| spans[row].clone() }.expected();
+        let (q_rows, k_rows, v_rows) = (rows(&gpu, m, width, &q), rows(&gpu, m, kv_width, &k), rows(&gpu, m, kv_width, &v));
+        let output = gpu.activation("out", m, width).unwrap();
+        let buffer = gpu.storage("segments", 8 * m as u64).unwrap();
+        let words: Vec<[u32; 2]> = spans.iter().map(|span| [span.start as u32, span.end as u32]).collect();
+        gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
+        let launch = Attention {
+            queries: heads_of(&q_rows),
+            keys: heads_of(&k_rows).into(),
+            values: heads_of(&v_rows).into(),
+            output: &output,
+            heads,
+            kv_heads,
+            head_dim,
+            span: Span::Segments(&buffer),
+        };
+        let step = StepBuffer::new(&gpu);
+        step.write(&gpu, m, 0, m);
+        run(&gpu, &[attention::attention(&gpu, &step, launch)], m);
+        assert_within(&read(&gpu, &output, m), &want, &bounds, &what);
+        assert_padding_zero(&gpu, &output, &what);
+    }
+}
+
 /// The workgroups of one row are those of the heads of keys, so that keys and values of a group are read once.
 #[test]
 fn a_workgroup_of_one_row_computes_a_whole_group() {
@@ -200,7 +271,7 @@ fn a_workgroup_of_one_row_computes_a_whole_group() {
                 let rows = |heads| gpu.activation("x", 1, heads * head_dim).unwrap();
                 let (q, k, v, output) = (rows(heads), rows(kv_heads), rows(kv_heads), rows(heads));
                 let (queries, keys, values) = (heads_of(&q), heads_of(&k).into(), heads_of(&v).into());
-                let launch = Attention { queries, keys, values, output: &output, heads, kv_heads, head_dim, causal: true };
+                let launch = Attention { queries, keys, values, output: &output, heads, kv_heads, head_dim, span: Span::Causal };
                 let workgroups = attention::attention_decode(&gpu, &step, launch).describe(1).workgroups;
                 assert_eq!(workgroups, [kv_heads as u32, 1, 1], "{heads} heads of {head_dim} on {kv_heads}, {kernels}");
             }
@@ -220,12 +291,12 @@ fn attention_reads_slices_of_one_buffer() {
     let [q, k, v] = parts.map(|(first, count)| -> Vec<f32> {
         qkv.chunks_exact(cols).flat_map(|row| row[first * head_dim..][..count * head_dim].to_vec()).collect()
     });
-    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, causal_start: None }.expected();
+    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, span: &|_| 0..m }.expected();
     let qkv_rows = rows(&gpu, m, cols, &qkv);
     let output = gpu.activation("out", m, heads * head_dim).unwrap();
     let [queries, keys, values] = parts.map(|(first, _)| Heads { rows: &qkv_rows, first_col: first * head_dim });
     let (keys, values) = (keys.into(), values.into());
-    let launch = Attention { queries, keys, values, output: &output, heads, kv_heads, head_dim, causal: false };
+    let launch = Attention { queries, keys, values, output: &output, heads, kv_heads, head_dim, span: Span::All };
     step.write(&gpu, m, 0, m);
     run(&gpu, &[attention::attention(&gpu, &step, launch)], m);
     assert_within(&read(&gpu, &output, m), &want, &bounds, "qkv in one buffer");
@@ -282,13 +353,13 @@ fn check_cache_case(gpu: &Gpu, format: KvFormat, shape: Shape) {
         heads,
         kv_heads,
         head_dim,
-        causal: true,
+        span: Span::Causal,
     };
     step.write(gpu, m, 0, m);
     run(gpu, &[rotary::rotary(gpu, &step, &tables, None, &qkv_rows, &keys, &values), attention::attention(gpu, &step, launch)], m);
     // The oracle takes what the cache holds after its rounding.
     let [k, v] = [&keys, &values].map(|cache| pollster::block_on(cache.read(gpu, m)).unwrap());
-    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, causal_start: Some(0) }.expected();
+    let (want, bounds) = Operands { queries: &q, keys: &k, values: &v, shape, span: &|row| 0..row + 1 }.expected();
     assert_within(&read(gpu, &output, m), &want, &bounds, &format!("many rows, {what}"));
 
     let last = (m - 1) * width;
