@@ -46,6 +46,7 @@ pub(crate) fn card(source: &Source, name: &str, family: Family, summary: &Summar
     let family = match family {
         Family::QwenVl => "qwen_vl",
         Family::Qwen2Vl => "qwen2_vl",
+        Family::Qwen25Vl => "qwen2_5_vl",
         Family::Qwen3Vl => "qwen3_vl",
     };
     front += "library_name: qwen-vl-web\npipeline_tag: image-text-to-text\n";

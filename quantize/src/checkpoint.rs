@@ -86,7 +86,7 @@ fn adopt_vocabulary_size(source: &Source, config: &mut ModelConfig) -> Result<Op
 fn number_of_tokens(config: &ModelConfig) -> usize {
     match config.family {
         Family::QwenVl => SpecialIds::of_model(config.image_token).map_or(0, |special| special.imgpad as usize + 1),
-        Family::Qwen2Vl | Family::Qwen3Vl => config.image_token as usize + 1,
+        Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => config.image_token as usize + 1,
     }
 }
 

@@ -45,7 +45,7 @@ impl Conversion {
             env!("CARGO_PKG_VERSION"),
             match config.family {
                 Family::QwenVl => "position tables resized",
-                Family::Qwen2Vl | Family::Qwen3Vl => "the frames of the patch embedding added",
+                Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => "the frames of the patch embedding added",
             },
             settings.describe(&config),
             if plan.tensors.iter().any(|tensor| matches!(tensor.scheme, Scheme::Int4 { .. })) {

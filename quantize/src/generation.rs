@@ -30,12 +30,13 @@ fn defaults(config: &ModelConfig, added: &[AddedToken], has_file: bool) -> Defau
         Family::QwenVl => (true, None, 0, 0.3),
         _ if has_file => (false, None, 50, 1.0),
         Family::Qwen2Vl => (true, Some(0.01), 1, 0.001),
+        Family::Qwen25Vl => (true, Some(1e-6), 1, 0.001),
         Family::Qwen3Vl => (true, Some(0.7), 20, 0.8),
     };
     let (eos, max_new_tokens, max_window_size) = match config.family {
         Family::QwenVl => (SpecialIds::of_model(config.image_token).map(|special| special.endoftext).into_iter().collect(), 512, 6144),
         // No turn is dropped before the context is full.
-        Family::Qwen2Vl | Family::Qwen3Vl => {
+        Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => {
             let special = SpecialIds::of_tokens(added).ok();
             (
                 special.map(|special| [special.im_end, special.endoftext]).into_iter().flatten().collect(),

@@ -33,6 +33,10 @@ pub(crate) fn files(source: &Source, family: Family, modifications: &str) -> Res
                  That agreement requires that a copy of it is passed on with the weights.\n\n"
             ),
             Family::Qwen2Vl => apache("Qwen2-VL-2B and Qwen2-VL-7B"),
+            Family::Qwen25Vl => format!(
+                "{}The published Qwen2.5-VL-3B has the Qwen Research License, which excludes commercial use.\n\n",
+                apache("Qwen2.5-VL-7B")
+            ),
             Family::Qwen3Vl => apache("Qwen3-VL"),
         };
     }

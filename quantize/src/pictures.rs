@@ -21,12 +21,12 @@ pub(crate) struct Pictures {
 /// The published settings.
 fn published(family: Family) -> Pictures {
     let (mean, std) = match family {
-        Family::QwenVl | Family::Qwen2Vl => (IMAGE_MEAN, IMAGE_STD),
+        Family::QwenVl | Family::Qwen2Vl | Family::Qwen25Vl => (IMAGE_MEAN, IMAGE_STD),
         Family::Qwen3Vl => ([0.5; 3], [0.5; 3]),
     };
     let (min_pixels, max_pixels) = match family {
         Family::QwenVl => (None, None),
-        Family::Qwen2Vl => (Some(3136), Some(12_845_056)),
+        Family::Qwen2Vl | Family::Qwen25Vl => (Some(3136), Some(12_845_056)),
         Family::Qwen3Vl => (Some(65_536), Some(16_777_216)),
     };
     Pictures { mean, std, min_pixels, max_pixels }

@@ -7,8 +7,9 @@ use qwen_vl_format::{Family, ShardHash};
 use serde_json::Value;
 
 /// SHA-256 of the published templates without white space at their ends: `chat_template.json` of the checkpoints.
-const PUBLISHED: [(Family, &str, &str); 2] = [
+const PUBLISHED: [(Family, &str, &str); 3] = [
     (Family::Qwen2Vl, "Qwen2-VL", "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb"),
+    (Family::Qwen25Vl, "Qwen2.5-VL", "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb"),
     (Family::Qwen3Vl, "Qwen3-VL", "9d879ef91075acbfb2df7e441fd79d60bacfca989cf6d511d2af45c681e94f10"),
 ];
 

@@ -204,7 +204,7 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
     } else {
         let picture = |path: &PathBuf| match tokenizer.family() {
             Family::QwenVl => format!("<img>{}</img>", name_in_prompt(path, &tokenizer)),
-            Family::Qwen2Vl | Family::Qwen3Vl => "<|vision_start|><|image_pad|><|vision_end|>".to_owned(),
+            Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => "<|vision_start|><|image_pad|><|vision_end|>".to_owned(),
         };
         let mut text: String = args.image.iter().map(picture).collect();
         text.push_str(args.prompt.as_ref().or(args.question.as_ref()).map_or("", String::as_str));

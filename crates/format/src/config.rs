@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 pub const MAX_HEAD_DIM: usize = 256;
 
 /// The architectures of the models that can be converted.
-pub const SUPPORTED: &str = "Qwen-VL (`QWenLMHeadModel` with a `visual` part), Qwen2-VL (`Qwen2VLForConditionalGeneration`) and Qwen3-VL \
-     (`Qwen3VLForConditionalGeneration`)";
+pub const SUPPORTED: &str = "Qwen-VL (`QWenLMHeadModel` with a `visual` part), Qwen2-VL (`Qwen2VLForConditionalGeneration`), Qwen2.5-VL \
+     (`Qwen2_5_VLForConditionalGeneration`) and Qwen3-VL (`Qwen3VLForConditionalGeneration`)";
 
-/// Generation of a model: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
+/// Generation of a model: Qwen-VL (2023), Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "snake_case")]
@@ -21,6 +21,9 @@ pub enum Family {
     QwenVl,
     /// Qwen2-VL (2024).
     Qwen2Vl,
+    /// Qwen2.5-VL (2025).
+    #[serde(rename = "qwen2_5_vl")]
+    Qwen25Vl,
     /// Qwen3-VL (2025), dense.
     Qwen3Vl,
 }
@@ -55,6 +58,9 @@ pub struct VisionConfig {
     pub activation: Activation,
     /// Epsilon of all norms of the vision part.
     pub norm_epsilon: f32,
+    /// True if these are RMS norms, without biases.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rms_norms: bool,
     /// True if the patch embedding has a bias.
     pub patch_bias: bool,
     /// True if a norm precedes the first block.
@@ -65,6 +71,9 @@ pub struct VisionConfig {
     /// Base of the frequencies of the rotary position embedding by row and column. Absent if the tower has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotary_base: Option<f64>,
+    /// Windows of the attention. Absent if every patch attends to its whole picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<WindowConfig>,
     /// Side of the square picture, pixels. Absent if pictures have any size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
@@ -86,6 +95,17 @@ pub enum Activation {
     GeluTanh,
     /// `x · sigmoid(1.702 x)`.
     QuickGelu,
+    /// `x · sigmoid(x)` of one branch of the MLP, times the other branch (SwiGLU).
+    GatedSilu,
+}
+
+/// Attention within windows: squares of tokens. Those at the right and the lower border of a picture are smaller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowConfig {
+    /// Side of a window, tokens.
+    pub size: usize,
+    /// Blocks whose attention is over the whole picture, in ascending order.
+    pub full_blocks: Vec<usize>,
 }
 
 /// A cross-attention from learned queries to the patches of a picture of fixed size.
@@ -251,6 +271,9 @@ impl VisionConfig {
         if let Some(size) = self.image_size.filter(|size| !size.is_multiple_of(self.patch_size)) {
             return Err(unsupported("vision.image_size", size, format!("a multiple of patch_size = {}", self.patch_size)));
         }
+        if let Some(windows) = &self.windows {
+            self.validate_windows(windows)?;
+        }
         match (&self.resampler, &self.merger) {
             (Some(resampler), None) => self.validate_resampler(resampler, decoder_width),
             (None, Some(merger)) => self.validate_merger(merger),
@@ -290,13 +313,21 @@ impl VisionConfig {
         if self.image_size.is_some() {
             return Err(unsupported("vision.image_size", "present", "absent with `merger`"));
         }
-        let list = &merger.deepstack;
+        self.validate_blocks("vision.merger.deepstack", &merger.deepstack)
+    }
+
+    fn validate_windows(&self, windows: &WindowConfig) -> Result<(), ConfigError> {
+        check_bounds(&[("vision.windows.size", windows.size, 1 << 10)])?;
+        if self.merger.is_none() || self.samples_positions() || !self.deepstack().is_empty() {
+            return Err(unsupported("vision.windows", "present", "absent without `merger`, with a position table and with `deepstack`"));
+        }
+        self.validate_blocks("vision.windows.full_blocks", &windows.full_blocks)
+    }
+
+    fn validate_blocks(&self, key: &str, list: &[usize]) -> Result<(), ConfigError> {
         if !list.is_sorted_by(|a, b| a < b) || list.last().is_some_and(|last| *last >= self.layers) {
-            return Err(unsupported(
-                "vision.merger.deepstack",
-                format!("{list:?}"),
-                format!("ascending numbers below vision.layers = {}", self.layers),
-            ));
+            let expected = format!("ascending numbers below vision.layers = {}", self.layers);
+            return Err(unsupported(key, format!("{list:?}"), expected));
         }
         Ok(())
     }
@@ -329,6 +360,12 @@ impl VisionConfig {
     /// Queries of the resampler; 0 without one.
     pub fn queries(&self) -> usize {
         self.resampler.as_ref().map_or(0, |resampler| resampler.queries)
+    }
+
+    /// Patches of a whole window; `None` without windows.
+    pub fn window_patches(&self) -> Option<usize> {
+        let side = self.windows.as_ref()?.size * self.merger.as_ref()?.size;
+        Some(side * side)
     }
 
     /// Blocks whose output also goes through a merger.

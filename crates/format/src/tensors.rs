@@ -5,13 +5,13 @@
 //! - `vision.patch_embedding` has a column for each channel, row and column of a patch; the two frames of the later generations' convolution
 //!   are added, which is exact for still pictures;
 //! - `attn.qkv` is `[all q; all k; all v]`, each head by head (the 2023 tower interleaves per head, the later decoders store three matrices);
-//! - `mlp.gate_up` interleaves the rows of the decoder's two branches: row 2i is the branch that is multiplied, row 2i+1 is the one that
+//! - `mlp.gate_up` interleaves the rows of the two branches of a gated MLP: row 2i is the branch that is multiplied, row 2i+1 is the one that
 //!   passes SiLU, so that one kernel writes `up(x) * silu(gate(x))`;
 //! - `resampler.query` is `ln_q(query) + pos_embed`, which no input changes;
 //! - the 2023 tables `vision.position_embedding` and `resampler.key_position` are already resized to the patch grid;
 //! - `resampler.proj.weight` is transposed to `[out, in]` like every other matrix.
 
-use crate::config::{DecoderConfig, ModelConfig, VisionConfig};
+use crate::config::{Activation, DecoderConfig, ModelConfig, VisionConfig};
 
 /// The kind of a tensor: it decides about the scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,41 +54,47 @@ impl Table {
             self.rows("vision.position_embedding", side * side, width);
         }
         if vision.pre_norm {
-            self.layer_norm("vision.ln_pre", width);
+            self.norm("vision.ln_pre", width, vision.rms_norms);
         }
         for layer in 0..vision.layers {
             let block = format!("vision.blocks.{layer}");
-            self.layer_norm(&format!("{block}.ln_1"), width);
+            self.norm(&format!("{block}.ln_1"), width, vision.rms_norms);
             self.linear(&format!("{block}.attn.qkv"), 3 * width, width);
             self.linear(&format!("{block}.attn.out"), width, width);
-            self.layer_norm(&format!("{block}.ln_2"), width);
-            self.linear(&format!("{block}.mlp.fc1"), vision.mlp_width, width);
-            self.linear(&format!("{block}.mlp.fc2"), width, vision.mlp_width);
+            self.norm(&format!("{block}.ln_2"), width, vision.rms_norms);
+            if vision.activation == Activation::GatedSilu {
+                self.linear(&format!("{block}.mlp.gate_up"), 2 * vision.mlp_width, width);
+                self.linear(&format!("{block}.mlp.down"), width, vision.mlp_width);
+            } else {
+                self.linear(&format!("{block}.mlp.fc1"), vision.mlp_width, width);
+                self.linear(&format!("{block}.mlp.fc2"), width, vision.mlp_width);
+            }
         }
         if let Some(resampler) = &vision.resampler {
             let patches = vision.fixed_grid().unwrap_or_default().pow(2);
             self.rows("resampler.query", resampler.queries, hidden);
             self.matrix("resampler.kv_proj.weight", hidden, width);
-            self.layer_norm("resampler.ln_kv", hidden);
+            self.norm("resampler.ln_kv", hidden, false);
             self.rows("resampler.key_position", patches, hidden);
             for name in ["q", "k", "v", "out"] {
                 self.linear(&format!("resampler.attn.{name}"), hidden, hidden);
             }
-            self.layer_norm("resampler.ln_post", hidden);
+            self.norm("resampler.ln_post", hidden, false);
             self.matrix("resampler.proj.weight", hidden, hidden);
         }
         if let Some(merger) = &vision.merger {
             let merged = merger.size * merger.size * width;
             // The main merger normalizes patches, those of DeepStack squares of patches.
-            self.merger("merger", width, merged, hidden);
+            self.norm("merger.norm", width, vision.rms_norms);
+            self.merger_mlp("merger", merged, hidden);
             for index in 0..merger.deepstack.len() {
-                self.merger(&format!("deepstack.{index}"), merged, merged, hidden);
+                self.norm(&format!("deepstack.{index}.norm"), merged, vision.rms_norms);
+                self.merger_mlp(&format!("deepstack.{index}"), merged, hidden);
             }
         }
     }
 
-    fn merger(&mut self, name: &str, normed: usize, merged: usize, hidden: usize) {
-        self.layer_norm(&format!("{name}.norm"), normed);
+    fn merger_mlp(&mut self, name: &str, merged: usize, hidden: usize) {
         self.linear(&format!("{name}.fc1"), merged, merged);
         self.linear(&format!("{name}.fc2"), hidden, merged);
     }
@@ -135,8 +141,11 @@ impl Table {
         self.rows(&format!("{name}.bias"), 1, out);
     }
 
-    fn layer_norm(&mut self, name: &str, width: usize) {
+    /// A norm's weight; its bias too, unless it is an RMS norm.
+    fn norm(&mut self, name: &str, width: usize, rms: bool) {
         self.rows(&format!("{name}.weight"), 1, width);
-        self.rows(&format!("{name}.bias"), 1, width);
+        if !rms {
+            self.rows(&format!("{name}.bias"), 1, width);
+        }
     }
 }

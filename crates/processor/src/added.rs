@@ -12,7 +12,7 @@ pub enum SpecialTokens {
     /// The nine picture and grounding tags of the 2023 model, for tagged contents of a chat message: `<|im_end|>` in them stays text. For later
     /// generations the same as [`Self::Grounding`].
     ImageAndGrounding,
-    /// The tags of regions, for text in a chat message: `<img>` in it stays text. Qwen3-VL has none.
+    /// The tags of regions, for text in a chat message: `<img>` in it stays text. Qwen2.5-VL and Qwen3-VL have none.
     Grounding,
     /// None.
     None,
@@ -23,7 +23,7 @@ pub enum SpecialTokens {
 pub enum KeepSpecials {
     /// All.
     All,
-    /// The tags of regions, which [`crate::GroundingParser`] reads. Qwen3-VL has none.
+    /// The tags of regions, which [`crate::GroundingParser`] reads. Qwen2.5-VL and Qwen3-VL have none.
     Grounding,
     /// Those of [`Self::Grounding`] and `<|extra_0|>` to `<|extra_204|>`: the tokens of an answer that mean something. The original's chat
     /// shows the extras too (`qwen_generation_utils.py`, `_decode_chatml`), and fine-tunes use them.
@@ -66,8 +66,8 @@ impl AddedTokens {
         let first_generation = family == Family::QwenVl;
         let kind = |token: &AddedToken| match token.id {
             _ if !token.special => Kind::Text,
-            // Qwen3-VL writes regions as JSON.
-            id if special.is_grounding(id) && family != Family::Qwen3Vl => Kind::Grounding,
+            // Qwen2.5-VL and Qwen3-VL write regions as JSON.
+            id if special.is_grounding(id) && matches!(family, Family::QwenVl | Family::Qwen2Vl) => Kind::Grounding,
             id if first_generation && (id > special.im_end && id < special.ref_start || id > special.imgpad) => Kind::Extra,
             id if first_generation && id >= special.img_start => Kind::Picture,
             _ => Kind::Control,

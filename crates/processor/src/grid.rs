@@ -1,9 +1,11 @@
 //! Pictures of any size: the size for the model, the grid of patches, and what the vision tower needs to know about each patch.
 //!
-//! Patches are in merge-block order: the squares of `merge`² patches that become one token are in reading order, and so are the patches of each.
+//! Patches are in merge-block order: the patches of a token, a square of `merge`² of them, are neighbours, in reading order. Tokens are in reading
+//! order too, or window by window if the tower has windows of attention.
 
 use crate::ProcessorError;
 use crate::rotary::{cos_sin, frequencies};
+use std::ops::Range;
 
 /// The longer side of a picture has at most this many times the pixels of the shorter.
 const MAX_RATIO: f64 = 200.0;
@@ -19,6 +21,8 @@ pub struct PictureSizing {
     pub min_pixels: u64,
     /// Larger pictures are reduced to this many pixels.
     pub max_pixels: u64,
+    /// Side of the windows of attention, tokens; `None` without windows.
+    pub window: Option<usize>,
 }
 
 impl PictureSizing {
@@ -58,7 +62,7 @@ impl PictureSizing {
     pub fn grid(&self, width: u32, height: u32) -> Result<PictureGrid, ProcessorError> {
         let [height, width] = smart_resize(height, width, self.factor(), self.min_pixels, self.max_pixels)?;
         let patches = |side: u32| side as usize / self.patch_size;
-        Ok(PictureGrid::still(patches(height), patches(width), self.merge))
+        Ok(PictureGrid { window: self.window, ..PictureGrid::still(patches(height), patches(width), self.merge) })
     }
 }
 
@@ -101,12 +105,14 @@ pub struct PictureGrid {
     pub columns: usize,
     /// Side of the square of patches that becomes one token.
     pub merge: usize,
+    /// Side of the windows of attention, tokens; `None` without windows.
+    pub window: Option<usize>,
 }
 
 impl PictureGrid {
-    /// Creates the grid of a still picture.
+    /// Creates the grid of a still picture, without windows.
     pub fn still(rows: usize, columns: usize, merge: usize) -> Self {
-        Self { steps: 1, rows, columns, merge }
+        Self { steps: 1, rows, columns, merge, window: None }
     }
 
     /// Number of patches.
@@ -126,9 +132,39 @@ impl PictureGrid {
 
     /// Row and column of each patch of a step, in merge-block order.
     pub fn places(&self) -> impl Iterator<Item = [usize; 2]> {
-        let Self { rows, columns, merge, .. } = *self;
-        let blocks = (0..rows / merge).flat_map(move |row| (0..columns / merge).map(move |column| [row * merge, column * merge]));
-        blocks.flat_map(move |[top, left]| (0..merge).flat_map(move |y| (0..merge).map(move |x| [top + y, left + x])))
+        let merge = self.merge;
+        let patches =
+            move |[row, column]: [usize; 2]| (0..merge).flat_map(move |y| (0..merge).map(move |x| [row * merge + y, column * merge + x]));
+        self.windows().flat_map(cells).flat_map(patches)
+    }
+
+    /// Rows and columns of tokens of each window of a step: windows are in reading order, those at the right and the lower border may be
+    /// smaller. Without windows there is one, the whole step.
+    fn windows(&self) -> impl Iterator<Item = [Range<usize>; 2]> {
+        let [rows, columns] = [self.rows / self.merge, self.columns / self.merge];
+        let side = self.window.unwrap_or(rows.max(columns)).max(1);
+        let along = move |count: usize| (0..count).step_by(side).map(move |first| first..count.min(first + side));
+        along(rows).flat_map(move |down| along(columns).map(move |across| [down.clone(), across]))
+    }
+
+    /// First patch and end of the window of each patch of a step, in merge-block order. A patch attends to the patches of its window.
+    ///
+    /// # Shapes
+    /// - returns: `[rows · columns]`
+    pub fn segments(&self) -> Vec<[u32; 2]> {
+        let mut segments: Vec<[u32; 2]> = Vec::with_capacity(self.rows * self.columns);
+        for [down, across] in self.windows() {
+            let first = segments.len();
+            let end = first + down.len() * across.len() * self.merge * self.merge;
+            segments.resize(end, [first as u32, end as u32]);
+        }
+        segments
+    }
+
+    /// The place in reading order of each token of a step.
+    pub fn reading_order(&self) -> impl Iterator<Item = usize> {
+        let columns = self.columns / self.merge;
+        self.windows().flat_map(cells).map(move |[row, column]| row * columns + column)
     }
 
     /// Returns `(cos, sin)` of the rotary embedding of the vision tower, for the patches of a step in merge-block order. A quarter of the head
@@ -164,6 +200,11 @@ impl PictureGrid {
     }
 }
 
+/// Row and column of each token of a window, in reading order.
+fn cells([down, across]: [Range<usize>; 2]) -> impl Iterator<Item = [usize; 2]> {
+    down.flat_map(move |row| across.clone().map(move |column| [row, column]))
+}
+
 /// The rows of a position table that make the position of each patch of a step, in merge-block order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PositionTaps {
@@ -180,8 +221,9 @@ mod tests {
     #[test]
     fn a_maximum_near_the_minimum_is_kept() {
         for (min, max) in [(64, 64), (64, 70), (1024, 1024), (4, 5)] {
-            let sizing =
-                PictureSizing { patch_size: 16, merge: 2, min_pixels: 1, max_pixels: 1 }.with_tokens(Some(min), Some(max)).unwrap();
+            let sizing = PictureSizing { patch_size: 16, merge: 2, min_pixels: 1, max_pixels: 1, window: None }
+                .with_tokens(Some(min), Some(max))
+                .unwrap();
             let mut exceeded = 0;
             for (width, height) in [(9, 7), (224, 352), (30, 400), (1000, 10), (3000, 2000), (33, 33), (1, 1)] {
                 let Ok(grid) = sizing.grid(width, height) else { continue };
@@ -191,6 +233,34 @@ mod tests {
                 assert!(grid.tokens() > max || within == grid, "{width}×{height}");
             }
             assert!(exceeded > 0, "{min} to {max}: no picture shows the difference");
+        }
+    }
+
+    #[test]
+    fn windows_are_visited_one_after_the_other() {
+        // 3 × 5 tokens of 2 × 2 patches, windows of 2 × 2 tokens.
+        let grid = PictureGrid { window: Some(2), ..PictureGrid::still(6, 10, 2) };
+        let order: Vec<usize> = grid.reading_order().collect();
+        assert_eq!(order, [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]);
+        let places: Vec<[usize; 2]> = grid.places().collect();
+        assert_eq!(places[..6], [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3]]);
+        for (patch, place) in places.iter().enumerate() {
+            let token = order[patch / 4];
+            assert_eq!([place[0] / 2, place[1] / 2], [token / 5, token % 5]);
+        }
+        let lengths = [16, 16, 8, 8, 8, 4];
+        let mut first = 0;
+        let segments = lengths.iter().flat_map(|length| {
+            first += length;
+            vec![[first - length, first]; *length as usize]
+        });
+        assert_eq!(grid.segments(), segments.collect::<Vec<_>>());
+        // Without windows, as a window that holds the whole picture.
+        let whole = PictureGrid::still(6, 10, 2);
+        for window in [None, Some(5), Some(100)] {
+            let grid = PictureGrid { window, ..whole };
+            assert!(grid.places().eq(whole.places()) && grid.reading_order().eq(0..15), "{window:?}");
+            assert_eq!(grid.segments(), vec![[0, 60]; 60]);
         }
     }
 }

@@ -46,7 +46,7 @@ impl GroundingParser {
         let reader = match family {
             Family::QwenVl => Reader::Tags(TagReader::new(&QWEN_VL)),
             Family::Qwen2Vl => Reader::Tags(TagReader::new(&QWEN2_VL)),
-            Family::Qwen3Vl => Reader::Json(JsonReader::default()),
+            Family::Qwen25Vl | Family::Qwen3Vl => Reader::Json(JsonReader::default()),
         };
         Self { reader, output: Output::new(pictures) }
     }

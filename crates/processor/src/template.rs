@@ -216,27 +216,27 @@ impl Template {
         self.family != Family::Qwen3Vl || matches!(role, Role::User | Role::Tool)
     }
 
-    /// Returns a region in the form of the family's answers. Qwen3-VL has no form for a name without boxes.
+    /// Returns a region in the form of the family's answers. Qwen2.5-VL and Qwen3-VL have no form for a name without boxes.
     fn region(&self, name: &str, boxes: &[[i32; 4]]) -> String {
         let mut region = String::new();
         // Writing to a string cannot fail.
         let _ = match self.family {
             Family::QwenVl => write!(region, "<ref>{name}</ref>"),
             Family::Qwen2Vl => write!(region, "<|object_ref_start|>{name}<|object_ref_end|>"),
-            Family::Qwen3Vl if boxes.is_empty() => write!(region, "{name}"),
-            Family::Qwen3Vl => Ok(()),
+            Family::Qwen25Vl | Family::Qwen3Vl if boxes.is_empty() => write!(region, "{name}"),
+            Family::Qwen25Vl | Family::Qwen3Vl => Ok(()),
         };
         for (index, [x1, y1, x2, y2]) in boxes.iter().enumerate() {
             let _ = match self.family {
                 Family::QwenVl => write!(region, "<box>({x1},{y1}),({x2},{y2})</box>"),
                 Family::Qwen2Vl => write!(region, "<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"),
-                Family::Qwen3Vl => {
+                Family::Qwen25Vl | Family::Qwen3Vl => {
                     let begin = if index == 0 { "[" } else { ", " };
                     write!(region, "{begin}{{\"bbox_2d\": [{x1}, {y1}, {x2}, {y2}], \"label\": \"{}\"}}", escaped(name))
                 }
             };
         }
-        if self.family == Family::Qwen3Vl && !boxes.is_empty() {
+        if matches!(self.family, Family::Qwen25Vl | Family::Qwen3Vl) && !boxes.is_empty() {
             region.push(']');
         }
         region

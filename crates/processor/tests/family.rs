@@ -38,7 +38,11 @@ fn added(set: &str, ranks: usize) -> Vec<AddedToken> {
 }
 
 fn family(set: &str) -> Family {
-    if set == "q3" { Family::Qwen3Vl } else { Family::Qwen2Vl }
+    match set {
+        "q2" => Family::Qwen2Vl,
+        "q25" => Family::Qwen25Vl,
+        _ => Family::Qwen3Vl,
+    }
 }
 
 /// A tokenizer with the first ranks of a vocabulary.
@@ -181,7 +185,7 @@ struct Case {
 }
 
 fn grids(thw: &[[usize; 3]]) -> Vec<PictureGrid> {
-    thw.iter().map(|[steps, rows, columns]| PictureGrid { steps: *steps, rows: *rows, columns: *columns, merge: 2 }).collect()
+    thw.iter().map(|[steps, rows, columns]| PictureGrid { steps: *steps, rows: *rows, columns: *columns, merge: 2, window: None }).collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -242,7 +246,7 @@ fn check_pixels(folder: &Path, checkpoint: &str, case: &Case, names: &[&str], ex
     let (patch_size, limits, [mean, std]) = if is_q3 { (16, [65_536, 16_777_216], HALF) } else { (14, [3136, 12_845_056], CLIP) };
     let [min_pixels, max_pixels] =
         case.image_size_limits.as_ref().map_or(limits, |limits| [limits["shortest_edge"], limits["longest_edge"]]);
-    let sizing = PictureSizing { patch_size, merge: 2, min_pixels, max_pixels };
+    let sizing = PictureSizing { patch_size, merge: 2, min_pixels, max_pixels, window: None };
     let mut hash = Sha256::new();
     let channel = patch_size * patch_size;
     for (name, expected) in names.iter().zip(expected) {
@@ -288,7 +292,7 @@ fn pictures_of_any_size_are_resized_like_pillow() {
         assert!(pictures.len() >= least, "{} pictures in {}", pictures.len(), folder.display());
         for Entry { image, factor, min_pixels, max_pixels, resized_wh, grid_hw, pillow_sha256 } in pictures {
             let picture = Picture::decode(&read(&folder.join(&image)), DecodeOptions::ORIGINAL).unwrap();
-            let sizing = PictureSizing { patch_size: factor / 2, merge: 2, min_pixels, max_pixels };
+            let sizing = PictureSizing { patch_size: factor / 2, merge: 2, min_pixels, max_pixels, window: None };
             let grid = sizing.grid(picture.width(), picture.height()).unwrap();
             assert_eq!([grid.rows, grid.columns], grid_hw, "{image}");
             let [width, height] = resized_wh;
@@ -328,7 +332,7 @@ fn sizes_are_rounded_like_python_does() {
 
 #[test]
 fn limits_in_tokens() {
-    let sizing = PictureSizing { patch_size: 16, merge: 2, min_pixels: 65_536, max_pixels: 16_777_216 };
+    let sizing = PictureSizing { patch_size: 16, merge: 2, min_pixels: 65_536, max_pixels: 16_777_216, window: None };
     assert_eq!(sizing.factor(), 32);
     let limits = |sizing: PictureSizing| [sizing.min_pixels / 1024, sizing.max_pixels / 1024];
     assert_eq!(limits(sizing.with_tokens(None, None).unwrap()), [64, 16_384]);

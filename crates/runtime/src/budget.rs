@@ -63,6 +63,9 @@ impl Budget {
         if vision.rotary_base.is_some() {
             scratch.add(1, words(&[patches, vision.head_dim()]));
         }
+        if vision.windows.is_some() {
+            scratch.add(1, words(&[patches, 2]));
+        }
         if vision.samples_positions() {
             scratch.add(2, words(&[patches, 4]));
         }

@@ -1,5 +1,5 @@
 //! The merger: squares of neighbouring patches, `[patches, width]` → `[tokens, hidden]` (`modeling_qwen2_vl.py`, `PatchMerger`;
-//! `modeling_qwen3_vl.py`, `Qwen3VLVisionPatchMerger`).
+//! `modeling_qwen2_5_vl.py`, `Qwen2_5_VLPatchMerger`; `modeling_qwen3_vl.py`, `Qwen3VLVisionPatchMerger`).
 //!
 //! Patches arrive in merge-block order, so that the patches of a square are neighbours in memory: `[patches, width]` and
 //! `[tokens, size² · width]` are the same buffer.
@@ -50,11 +50,11 @@ impl Mergers {
             launches.extend(linear("fc2", &middle, &features, Epilogue::Store));
             launches
         };
-        let layer_norm = |name: &str| weights.layer_norm(&format!("{name}.norm"), vision.norm_epsilon);
-        let norm_patches = norm(gpu, patch_step, &layer_norm("merger"), &tower.hidden, &tower.normed);
+        let norm_of = |name: &str| weights.norm(&format!("{name}.norm"), vision.norm_epsilon);
+        let norm_patches = norm(gpu, patch_step, &norm_of("merger"), &tower.hidden, &tower.normed);
         let deepstack = merger.deepstack.iter().enumerate().map(|(index, block)| {
             let name = format!("deepstack.{index}");
-            let mut launches = vec![norm(gpu, token_step, &layer_norm(&name), &hidden, &normed)];
+            let mut launches = vec![norm(gpu, token_step, &norm_of(&name), &hidden, &normed)];
             launches.extend(mlp(&name));
             (*block, launches)
         });

@@ -196,7 +196,7 @@ impl Model {
             Projector::Mergers(mergers) => {
                 self.submit([&mergers.norm], rows);
                 self.submit(&mergers.main, tokens);
-                self.copy_features(&mergers.features, &features, 0, tokens);
+                self.copy_in_reading_order(&mergers.features, &features, grid);
             }
         }
         self.record(&mut trace, "image_features", &features, tokens).await?;
@@ -209,6 +209,23 @@ impl Model {
     fn copy_features(&self, from: &Activation, features: &Activation, first: usize, count: usize) {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&from.buffer, 0, &features.buffer, features.bytes(first), from.bytes(count));
+        self.gpu.queue().submit([encoder.finish()]);
+    }
+
+    /// Copies the rows of tokens in the order of the tower's windows to their places in reading order.
+    fn copy_in_reading_order(&self, from: &Activation, features: &Activation, grid: &PictureGrid) {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        // Tokens that are neighbours in both orders are one copy.
+        let mut run = [0, 0, 0];
+        for (row, place) in grid.reading_order().chain([usize::MAX]).enumerate() {
+            let [first, to, count] = run;
+            if place == to + count {
+                run[2] += 1;
+                continue;
+            }
+            encoder.copy_buffer_to_buffer(&from.buffer, from.bytes(first), &features.buffer, features.bytes(to), from.bytes(count));
+            run = [row, place, 1];
+        }
         self.gpu.queue().submit([encoder.finish()]);
     }
 
@@ -463,7 +480,9 @@ impl Backend for Model {
 impl Measured for Model {
     async fn time_picture_parts(&mut self) -> Result<Option<PictureParts>, RuntimeError> {
         let rows = self.vision.patches.rows;
-        let grid = PictureGrid::still(1, rows, 1);
+        // One row of patches, with windows of as many patches as those of a picture.
+        let window = self.manifest.config.vision.window_patches();
+        let grid = PictureGrid { window, ..PictureGrid::still(1, rows, 1) };
         let [patch_step, row_step] = &self.picture_steps;
         let projected = match &self.projector {
             Projector::Resampler(resampler) => resampler.features.rows,

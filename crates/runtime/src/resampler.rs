@@ -55,7 +55,7 @@ impl Resampler {
         // After its norm `projected` is unused, so it holds the input of the keys.
         let keys_in = &projected;
         let mut first = matmul(gpu, patch_step, weights.linear("resampler.kv_proj").product(patches, &projected, Epilogue::Store));
-        first.push(norm(gpu, patch_step, &weights.layer_norm("resampler.ln_kv", epsilon), &projected, &ln_kv));
+        first.push(norm(gpu, patch_step, &weights.norm("resampler.ln_kv", epsilon), &projected, &ln_kv));
         first.push(add(gpu, patch_step, &ln_kv, &weights.rows("resampler.key_position"), keys_in));
         first.extend(matmul(gpu, patch_step, weights.linear("resampler.attn.k").product(keys_in, &keys, Epilogue::Store)));
         first.extend(matmul(gpu, patch_step, weights.linear("resampler.attn.v").product(&ln_kv, &values, Epilogue::Store)));
@@ -78,7 +78,7 @@ impl Resampler {
             },
         ));
         second.extend(matmul(gpu, query_step, weights.linear("resampler.attn.out").product(&attended, &attention_out, Epilogue::Store)));
-        second.push(norm(gpu, query_step, &weights.layer_norm("resampler.ln_post", epsilon), &attention_out, &ln_post));
+        second.push(norm(gpu, query_step, &weights.norm("resampler.ln_post", epsilon), &attention_out, &ln_post));
         second.extend(matmul(gpu, query_step, weights.linear("resampler.proj").product(&ln_post, &features, Epilogue::Store)));
         Ok(Self { ln_kv, attention_out, ln_post, features, over_patches: first, over_queries: second })
     }

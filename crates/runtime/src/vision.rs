@@ -34,6 +34,8 @@ pub(crate) struct VisionTower {
     positions: Positions,
     /// `(cos, sin)` of the rotary embedding, `[patches, head_dim / 2]`.
     angles: Option<wgpu::Buffer>,
+    /// Windows of the patches, `[patches]` of their first and their end.
+    segments: Option<wgpu::Buffer>,
 }
 
 /// The table of position embeddings.
@@ -57,6 +59,7 @@ pub(crate) fn epilogue(activation: ActivationFunction) -> Epilogue {
         ActivationFunction::Gelu => Epilogue::Gelu,
         ActivationFunction::GeluTanh => Epilogue::GeluTanh,
         ActivationFunction::QuickGelu => Epilogue::QuickGelu,
+        ActivationFunction::GatedSilu => Epilogue::SwiGlu,
     }
 }
 
@@ -73,6 +76,10 @@ impl VisionTower {
         let mlp = gpu.activation("vision.mlp", rows, vision.mlp_width)?;
         let angles = match vision.rotary_base {
             Some(_) => Some(gpu.storage("vision.angles", size::product(&[rows, vision.head_dim() / 2, 8]))?),
+            None => None,
+        };
+        let segments = match vision.windows {
+            Some(_) => Some(gpu.storage("vision.segments", size::product(&[rows, 8]))?),
             None => None,
         };
         let positions = match vision.position_side {
@@ -93,19 +100,20 @@ impl VisionTower {
             place.push(add_taps(gpu, step, &weights.rows("vision.position_embedding"), taps, embedded));
         }
         if vision.pre_norm {
-            place.push(norm(gpu, step, &weights.layer_norm("vision.ln_pre", vision.norm_epsilon), embedded, &hidden));
+            place.push(norm(gpu, step, &weights.norm("vision.ln_pre", vision.norm_epsilon), embedded, &hidden));
         }
 
         let activation = epilogue(vision.activation);
         let blocks = (0..vision.layers)
             .map(|layer| {
                 let name = |part: &str| format!("vision.blocks.{layer}.{part}");
-                let linear = |part, input, output, epilogue| {
+                let linear = |part: &str, input, output, epilogue| {
                     matmul(gpu, step, weights.linear(&name(part)).exact(exact).product(input, output, epilogue))
                 };
-                let layer_norm = |part| norm(gpu, step, &weights.layer_norm(&name(part), vision.norm_epsilon), &hidden, &normed);
+                let norm_of = |part| norm(gpu, step, &weights.norm(&name(part), vision.norm_epsilon), &hidden, &normed);
+                let in_windows = vision.windows.as_ref().is_some_and(|windows| !windows.full_blocks.contains(&layer));
                 let heads = |third| Heads { rows: &qkv, first_col: third * width };
-                let mut block = vec![layer_norm("ln_1")];
+                let mut block = vec![norm_of("ln_1")];
                 block.extend(linear("attn.qkv", &normed, &qkv, Epilogue::Store));
                 if let Some(angles) = &angles {
                     block.push(rotary_rows(gpu, step, angles, &qkv, vision.heads));
@@ -121,18 +129,19 @@ impl VisionTower {
                         heads: vision.heads,
                         kv_heads: vision.heads,
                         head_dim: vision.head_dim(),
-                        span: Span::All,
+                        span: segments.as_ref().filter(|_| in_windows).map_or(Span::All, Span::Segments),
                     },
                 ));
                 block.extend(linear("attn.out", &attended, &hidden, Epilogue::Accumulate));
-                block.push(layer_norm("ln_2"));
-                block.extend(linear("mlp.fc1", &normed, &mlp, activation));
-                block.extend(linear("mlp.fc2", &mlp, &hidden, Epilogue::Accumulate));
+                block.push(norm_of("ln_2"));
+                let [first, second] = if activation == Epilogue::SwiGlu { ["gate_up", "down"] } else { ["fc1", "fc2"] };
+                block.extend(linear(&format!("mlp.{first}"), &normed, &mlp, activation));
+                block.extend(linear(&format!("mlp.{second}"), &mlp, &hidden, Epilogue::Accumulate));
                 block
             })
             .collect();
         let embedded = embedded.clone();
-        Ok(Self { patches, hidden, normed, attended, embedded, embed, place, blocks, positions, angles })
+        Ok(Self { patches, hidden, normed, attended, embedded, embed, place, blocks, positions, angles, segments })
     }
 
     /// Writes the tables of a picture of this grid.
@@ -144,6 +153,9 @@ impl VisionTower {
         }
         if let (Some(angles), Some(base)) = (&self.angles, vision.rotary_base) {
             gpu.queue().write_buffer(angles, 0, bytemuck::cast_slice(&grid.rotary(base, vision.head_dim())));
+        }
+        if let Some(segments) = &self.segments {
+            gpu.queue().write_buffer(segments, 0, bytemuck::cast_slice(&grid.segments()));
         }
     }
 

@@ -38,9 +38,9 @@ impl Weights {
         self.rows(name).buffer
     }
 
-    /// Returns a LayerNorm by its name before `.weight` and `.bias`.
-    pub(crate) fn layer_norm(&self, name: &str, epsilon: f32) -> Norm {
-        Norm { weight: self.vector(&format!("{name}.weight")), bias: Some(self.vector(&format!("{name}.bias"))), epsilon }
+    /// Returns a norm by its name before `.weight`: a LayerNorm if the model has a bias of this name, otherwise an RMS norm.
+    pub(crate) fn norm(&self, name: &str, epsilon: f32) -> Norm {
+        Norm { weight: self.vector(&format!("{name}.weight")), bias: self.bias(name), epsilon }
     }
 
     /// Returns the projection to logits: the embedding if the model has no other.
@@ -50,8 +50,12 @@ impl Weights {
 
     /// Returns a linear layer by its name before `.weight`; with a bias if the model has one.
     pub(crate) fn linear(&self, name: &str) -> Linear<'_> {
-        let bias = self.0.contains_key(&format!("{name}.bias")).then(|| self.vector(&format!("{name}.bias")));
-        Linear { weight: self.matrix(&format!("{name}.weight")), bias, exact: false }
+        Linear { weight: self.matrix(&format!("{name}.weight")), bias: self.bias(name), exact: false }
+    }
+
+    fn bias(&self, name: &str) -> Option<wgpu::Buffer> {
+        let name = format!("{name}.bias");
+        self.0.contains_key(&name).then(|| self.vector(&name))
     }
 }
 

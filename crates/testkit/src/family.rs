@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Golden models of the generations that the runtime has.
-const SETS: [&str; 2] = ["q2-a", "q3-a"];
+const SETS: [&str; 3] = ["q2-a", "q25-a", "q3-a"];
 
 /// The larger reference set, if it is there: the folder that `QWEN_VL_FAMILY_REFERENCE` names, or `../shared/reference-family` next to the
 /// repository.

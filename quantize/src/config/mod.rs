@@ -3,6 +3,7 @@
 //! Every size is read from the file. A key that changes the computation and has a value that the runtime does not compute is refused.
 
 mod keys;
+mod qwen2_5_vl;
 mod qwen2_vl;
 mod qwen3_vl;
 
@@ -14,9 +15,9 @@ use serde_json::Value;
 
 /// Largest number of parameters. Models above it do not fit a browser tab, even at 4 bits.
 const MAX_PARAMETERS: u64 = 16_000_000_000;
-/// Epsilon of the norms of both later vision towers. In no config key: `modeling_qwen2_vl.py`, `modeling_qwen3_vl.py`.
+/// Epsilon of the norms of the later vision towers. In no config key: `modeling_qwen2_vl.py`, `modeling_qwen3_vl.py`.
 const VISION_NORM_EPSILON: f32 = 1e-6;
-/// Base of the rotary frequencies of both later vision towers, unless the file names it.
+/// Base of the rotary frequencies of the later vision towers, unless the file names it.
 const VISION_ROTARY_BASE: f64 = 10000.0;
 
 /// Reads the published `config.json` of a model of any supported generation.
@@ -29,6 +30,7 @@ pub fn model_config(json: &str) -> Result<ModelConfig, ConfigError> {
     let config = match family(name) {
         Ok(Family::QwenVl) => QwenVlConfig::from_hf_json(json)?.model(),
         Ok(Family::Qwen2Vl) => qwen2_vl::read(&value)?,
+        Ok(Family::Qwen25Vl) => qwen2_5_vl::read(&value)?,
         Ok(Family::Qwen3Vl) => qwen3_vl::read(&value)?,
         Err(kind) => return Err(ConfigError::Architecture { found: format!("{name}{kind}"), supported: SUPPORTED }),
     };
@@ -36,7 +38,8 @@ pub fn model_config(json: &str) -> Result<ModelConfig, ConfigError> {
     let parameters: u64 = tensor_table(&config).iter().map(|spec| spec.shape[0] as u64 * spec.shape[1] as u64).sum();
     if parameters > MAX_PARAMETERS {
         let found = format!("{name}, with {:.1} billion parameters", parameters as f64 / 1e9);
-        let supported = "models of at most 16 billion parameters: Qwen-VL, Qwen2-VL-2B and -7B, Qwen3-VL-2B, -4B and -8B";
+        let supported =
+            "models of at most 16 billion parameters: Qwen-VL, Qwen2-VL-2B and -7B, Qwen2.5-VL-3B and -7B, Qwen3-VL-2B, -4B and -8B";
         return Err(ConfigError::Architecture { found, supported });
     }
     Ok(config)
@@ -48,7 +51,7 @@ fn family(name: &str) -> Result<Family, &'static str> {
         "QWenLMHeadModel" | "qwen" => Ok(Family::QwenVl),
         "Qwen2VLForConditionalGeneration" | "qwen2_vl" => Ok(Family::Qwen2Vl),
         "Qwen3VLForConditionalGeneration" | "qwen3_vl" => Ok(Family::Qwen3Vl),
-        "Qwen2_5_VLForConditionalGeneration" | "qwen2_5_vl" => Err(" (Qwen2.5-VL, not supported yet)"),
+        "Qwen2_5_VLForConditionalGeneration" | "qwen2_5_vl" => Ok(Family::Qwen25Vl),
         name if name.starts_with("Qwen3VLMoe") || name.starts_with("qwen3_vl_moe") => Err(" (a mixture of experts)"),
         name if name.starts_with("Qwen3_5") || name.starts_with("qwen3_5") => Err(" (Qwen3.5)"),
         name if name.contains("Omni") || name.contains("omni") => Err(" (Qwen-Omni)"),
@@ -131,9 +134,10 @@ fn vision_rotary(vision: Keys<'_>) -> Result<f64, ConfigError> {
 
 /// The activation of the vision tower's MLP.
 fn activation(vision: Keys<'_>, default: Option<Activation>) -> Result<Activation, ConfigError> {
-    match vision.one_of("hidden_act", &["gelu", "gelu_pytorch_tanh", "quick_gelu"])? {
+    match vision.one_of("hidden_act", &["gelu", "gelu_pytorch_tanh", "quick_gelu", "silu"])? {
         Some("gelu") => Ok(Activation::Gelu),
         Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        Some("silu") => Ok(Activation::GatedSilu),
         Some(_) => Ok(Activation::QuickGelu),
         None => default.ok_or_else(|| vision.missing("hidden_act")),
     }

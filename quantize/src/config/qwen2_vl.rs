@@ -10,16 +10,48 @@ use serde_json::Value;
 /// Reads the configuration of a Qwen2-VL.
 pub(super) fn read(config: &Value) -> Result<ModelConfig, ConfigError> {
     let root = Keys::root(config);
-    let text = text_keys(root);
+    let decoder = decoder(root)?;
     let vision = root.object("vision_config").ok_or_else(|| root.missing("vision_config"))?;
 
+    let merge = check_vision(vision)?;
+    let tower = vision.size("embed_dim")?;
+    // Here `hidden_size` is the decoder's width.
+    vision.only("hidden_size", decoder.width)?;
+    let ratio = vision.required_number("mlp_ratio")?;
+    if !(ratio > 0.0 && ratio <= 64.0) {
+        return Err(unsupported(vision.path("mlp_ratio"), ratio, "above 0, at most 64"));
+    }
+    let vision = VisionConfig {
+        patch_size: vision.size("patch_size")?,
+        width: tower,
+        layers: vision.size("depth")?,
+        heads: vision.size("num_heads")?,
+        mlp_width: (tower as f64 * ratio) as usize,
+        activation: activation(vision, Some(Activation::QuickGelu))?,
+        norm_epsilon: VISION_NORM_EPSILON,
+        rms_norms: false,
+        patch_bias: false,
+        pre_norm: false,
+        position_side: None,
+        rotary_base: Some(vision_rotary(vision)?),
+        windows: None,
+        image_size: None,
+        resampler: None,
+        merger: Some(MergerConfig { size: merge, deepstack: Vec::new() }),
+    };
+    Ok(ModelConfig { family: Family::Qwen2Vl, image_token: root.token("image_token_id")?, vision, decoder })
+}
+
+/// Reads the decoder of a Qwen2-VL or a Qwen2.5-VL.
+pub(super) fn decoder(root: Keys<'_>) -> Result<DecoderConfig, ConfigError> {
+    let text = text_keys(root);
     check_text(text)?;
     let (width, heads) = (text.size("hidden_size")?, text.size("num_attention_heads")?);
     if !width.is_multiple_of(heads) {
         return Err(unsupported(text.path("num_attention_heads"), heads, format!("a divisor of hidden_size = {width}")));
     }
     text.only("head_dim", width / heads)?;
-    let decoder = DecoderConfig {
+    Ok(DecoderConfig {
         vocab_size: text.size("vocab_size")?,
         width,
         layers: text.size("num_hidden_layers")?,
@@ -33,31 +65,5 @@ pub(super) fn read(config: &Value) -> Result<ModelConfig, ConfigError> {
         tied_head: tied_head(root, text)?,
         trained_context: text.size("max_position_embeddings")?,
         rotary: rotary(text, false)?,
-    };
-
-    let merge = check_vision(vision)?;
-    let tower = vision.size("embed_dim")?;
-    // Here `hidden_size` is the decoder's width.
-    vision.only("hidden_size", width)?;
-    let ratio = vision.required_number("mlp_ratio")?;
-    if !(ratio > 0.0 && ratio <= 64.0) {
-        return Err(unsupported(vision.path("mlp_ratio"), ratio, "above 0, at most 64"));
-    }
-    let vision = VisionConfig {
-        patch_size: vision.size("patch_size")?,
-        width: tower,
-        layers: vision.size("depth")?,
-        heads: vision.size("num_heads")?,
-        mlp_width: (tower as f64 * ratio) as usize,
-        activation: activation(vision, Some(Activation::QuickGelu))?,
-        norm_epsilon: VISION_NORM_EPSILON,
-        patch_bias: false,
-        pre_norm: false,
-        position_side: None,
-        rotary_base: Some(vision_rotary(vision)?),
-        image_size: None,
-        resampler: None,
-        merger: Some(MergerConfig { size: merge, deepstack: Vec::new() }),
-    };
-    Ok(ModelConfig { family: Family::Qwen2Vl, image_token: root.token("image_token_id")?, vision, decoder })
+    })
 }

@@ -1,7 +1,7 @@
 //! Configurations that must be read and configurations that must not.
 
 use super::*;
-use qwen_vl_format::config::MergerConfig;
+use qwen_vl_format::config::{MergerConfig, WindowConfig};
 use serde_json::json;
 
 fn fixture(path: &str) -> Value {
@@ -29,6 +29,48 @@ fn published_sizes_of_qwen2_vl() {
     let rotary = &decoder.rotary;
     assert_eq!((rotary.base, rotary.sections, rotary.interleaved), (1e6, Some([16, 24, 24]), false));
     assert_eq!((rotary.dynamic_ntk, rotary.logn), (false, false));
+}
+
+#[test]
+fn published_sizes_of_qwen2_5_vl() {
+    let config = read(&fixture("facts/Qwen2.5-VL-3B-Instruct.config.json")).unwrap();
+    assert_eq!((config.family, config.image_token), (Family::Qwen25Vl, 151_655));
+    let vision = &config.vision;
+    assert_eq!((vision.patch_size, vision.width, vision.layers, vision.heads, vision.mlp_width), (14, 1280, 32, 16, 3420));
+    assert_eq!((vision.activation, vision.norm_epsilon, vision.rms_norms), (Activation::GatedSilu, 1e-6, true));
+    assert_eq!((vision.patch_bias, vision.pre_norm, vision.position_side, vision.rotary_base), (false, false, None, Some(1e4)));
+    assert_eq!(vision.merger, Some(MergerConfig { size: 2, deepstack: Vec::new() }));
+    assert_eq!(vision.windows, Some(WindowConfig { size: 4, full_blocks: vec![7, 15, 23, 31] }));
+    assert_eq!(vision.window_patches(), Some(64));
+    let decoder = &config.decoder;
+    assert_eq!((decoder.vocab_size, decoder.width, decoder.layers, decoder.mlp_width), (151_936, 2048, 36, 11_008));
+    assert_eq!((decoder.heads, decoder.kv_heads, decoder.head_dim, decoder.norm_epsilon), (16, 2, 128, 1e-6));
+    assert_eq!((decoder.qkv_bias, decoder.qk_norm, decoder.tied_head, decoder.trained_context), (true, false, true, 128_000));
+    assert_eq!((decoder.rotary.base, decoder.rotary.sections, decoder.rotary.interleaved), (1e6, Some([16, 24, 24]), false));
+}
+
+/// The keys of the windows and of the gated MLP.
+#[test]
+fn vision_keys_of_qwen2_5_vl_are_checked() {
+    let published = fixture("facts/Qwen2.5-VL-3B-Instruct.config.json");
+    for (key, value, parts) in [
+        ("window_size", json!(27), &["vision_config.window_size", "27", "28"][..]),
+        ("window_size", json!("112"), &["vision_config.window_size"]),
+        ("fullatt_block_indexes", json!([7, 32]), &["full_blocks", "32"]),
+        ("fullatt_block_indexes", json!(7), &["vision_config.fullatt_block_indexes", "7"]),
+        ("hidden_act", json!("gelu"), &["vision_config.hidden_act", "silu"]),
+        ("out_hidden_size", json!(1), &["vision_config.out_hidden_size", "2048"]),
+    ] {
+        let mut config = published.clone();
+        config["vision_config"][key] = value;
+        let error = read(&config).unwrap_err();
+        for part in parts {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
+        }
+    }
+    let mut config = published;
+    config["vision_config"].as_object_mut().unwrap().remove("fullatt_block_indexes");
+    assert!(read(&config).unwrap_err().contains("vision_config.fullatt_block_indexes"));
 }
 
 #[test]
@@ -136,7 +178,6 @@ fn values_that_change_the_computation_are_refused_by_key() {
 #[test]
 fn other_architectures_are_refused_by_name() {
     for (architecture, part) in [
-        ("Qwen2_5_VLForConditionalGeneration", "Qwen2.5-VL, not supported yet"),
         ("Qwen3VLMoeForConditionalGeneration", "a mixture of experts"),
         ("Qwen3_5ForConditionalGeneration", "Qwen3.5"),
         ("Qwen2_5OmniModel", "Qwen-Omni"),

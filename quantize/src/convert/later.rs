@@ -1,8 +1,8 @@
-//! Tensors of Qwen2-VL and Qwen3-VL.
+//! Tensors of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 //!
 //! - The patch embedding is a convolution over two frames, which are equal in a still picture: their weights are added in f32;
 //! - `attn.qkv` of the vision tower is `[all q; all k; all v]` already; the decoder stores three matrices;
-//! - the gate of the decoder's MLP is `gate_proj`.
+//! - the gate of an MLP is `gate_proj`.
 
 use super::recipe::{Original, Recipe, is_vector};
 use crate::source::names::prefixes;
@@ -20,7 +20,8 @@ pub(super) fn recipe(config: &ModelConfig, spec: &TensorSpec) -> Recipe {
     let count = if is_vector(spec) { cols } else { rows };
     let (visual, decoder) = prefixes(config.family);
     let (module, leaf) = name.rsplit_once('.').expect("every name has a module");
-    let qwen2 = config.family == Family::Qwen2Vl;
+    // Names of modules changed with Qwen3-VL.
+    let qwen2 = config.family != Family::Qwen3Vl;
     if let Some(rest) = name.strip_prefix("vision.blocks.") {
         let (layer, part) = rest.split_once('.').expect("a block's tensor");
         let part = match part.rsplit_once('.').expect("a module and its tensor").0 {
@@ -28,6 +29,12 @@ pub(super) fn recipe(config: &ModelConfig, spec: &TensorSpec) -> Recipe {
             "ln_2" => "norm2",
             "attn.qkv" => "attn.qkv",
             "attn.out" => "attn.proj",
+            "mlp.gate_up" => {
+                let [even, odd] =
+                    ["up_proj", "gate_proj"].map(|part| Original::of(spec, format!("{visual}blocks.{layer}.mlp.{part}.{leaf}"), count / 2));
+                return Recipe::Interleaved { even, odd };
+            }
+            "mlp.down" => "mlp.down_proj",
             "mlp.fc1" if qwen2 => "mlp.fc1",
             "mlp.fc2" if qwen2 => "mlp.fc2",
             "mlp.fc1" => "mlp.linear_fc1",

@@ -280,7 +280,7 @@ fn folded(source: &Original) -> (usize, usize) {
 fn recipes(config: &ModelConfig) -> Vec<(TensorSpec, Recipe)> {
     let recipe = match config.family {
         Family::QwenVl => qwen_vl::recipe,
-        Family::Qwen2Vl | Family::Qwen3Vl => later::recipe,
+        Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => later::recipe,
     };
     let with_recipe = |spec: TensorSpec| {
         let recipe = recipe(config, &spec);

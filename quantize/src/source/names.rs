@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// Prefixes of wrappers: `DataParallel`, `torch.compile`, peft, and classes with a model inside.
 const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "base_model.", "model."];
-/// Prefixes of the decoder's tensors in the published files of Qwen3-VL and Qwen2-VL, and in those that releases of transformers wrote
+/// Prefixes of the decoder's tensors in the published files of Qwen3-VL and of Qwen2-VL and Qwen2.5-VL, and in those that releases of transformers wrote
 /// between the two. The longest that fits counts.
 const DECODERS: [&str; 4] = ["model.language_model.", "language_model.model.", "language_model.", "model."];
 /// Prefixes of the vision tower in the same files.
@@ -18,7 +18,7 @@ const EMBEDDING: &str = "embed_tokens.weight";
 pub(crate) fn prefixes(family: Family) -> (&'static str, &'static str) {
     match family {
         Family::QwenVl => ("transformer.", "transformer."),
-        Family::Qwen2Vl => ("visual.", "model."),
+        Family::Qwen2Vl | Family::Qwen25Vl => ("visual.", "model."),
         Family::Qwen3Vl => ("model.visual.", "model.language_model."),
     }
 }
@@ -27,7 +27,7 @@ pub(crate) fn prefixes(family: Family) -> (&'static str, &'static str) {
 pub(crate) fn embedding(family: Family) -> String {
     match family {
         Family::QwenVl => "transformer.wte.weight".to_owned(),
-        Family::Qwen2Vl | Family::Qwen3Vl => prefixes(family).1.to_owned() + EMBEDDING,
+        Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => prefixes(family).1.to_owned() + EMBEDDING,
     }
 }
 

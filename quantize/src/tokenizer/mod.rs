@@ -34,7 +34,7 @@ pub struct Tokenizer {
 pub(crate) fn read(input: &Files, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
     match config.family {
         Family::QwenVl => read_ranks(input, config),
-        Family::Qwen2Vl | Family::Qwen3Vl => read_merges(input, config, notes),
+        Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => read_merges(input, config, notes),
     }
 }
 

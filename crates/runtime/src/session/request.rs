@@ -77,6 +77,7 @@ fn sizing(manifest: &Manifest) -> Option<PictureSizing> {
         merge: vision.merger.as_ref()?.size,
         min_pixels: processor.min_pixels.unwrap_or(1),
         max_pixels: processor.max_pixels.unwrap_or(u64::MAX),
+        window: vision.windows.as_ref().map(|windows| windows.size),
     })
 }
 

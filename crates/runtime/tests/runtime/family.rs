@@ -53,6 +53,14 @@ fn messages(case: &FamilyCase) -> Messages {
     Messages { messages, live_specials: true, ..Messages::default() }
 }
 
+/// Returns the rows of patches in their order without windows.
+fn without_windows(grid: &PictureGrid, rows: &[f32], cols: usize) -> Vec<f32> {
+    let places: Vec<_> = grid.places().collect();
+    let whole = PictureGrid { window: None, ..*grid };
+    let row = |place| places.iter().position(|other| *other == place).unwrap();
+    whole.places().flat_map(|place| rows[row(place) * cols..][..cols].to_vec()).collect()
+}
+
 impl Loaded {
     /// Encodes the pictures of a case. Returns their stages too.
     fn encode(&mut self, case: &FamilyCase) -> (Vec<PictureGrid>, Vec<ImageFeatures>, Vec<Trace>) {
@@ -62,7 +70,8 @@ impl Loaded {
             (min_pixels, max_pixels) = (limits.min_pixels, limits.max_pixels);
         }
         let merge = vision.merger.as_ref().unwrap().size;
-        let sizing = PictureSizing { patch_size: vision.patch_size, merge, min_pixels, max_pixels };
+        let window = vision.windows.as_ref().map(|windows| windows.size);
+        let sizing = PictureSizing { patch_size: vision.patch_size, merge, min_pixels, max_pixels, window };
         let (mut grids, mut features, mut traces) = (Vec::new(), Vec::new(), Vec::new());
         for path in case.images() {
             let bytes = std::fs::read(self.set.root.join(path)).unwrap();
@@ -96,7 +105,11 @@ impl Loaded {
             };
             // All pictures of a prompt in a row.
             let cols = want.shape[1];
-            let all: Vec<f32> = traces.iter().flat_map(|trace| trace[stage].iter().copied()).collect();
+            let mut all: Vec<f32> = traces.iter().flat_map(|trace| trace[stage].iter().copied()).collect();
+            if stage == "patch_embed" && grids.iter().any(|grid| grid.window.is_some()) {
+                // The original embeds patches before it puts them in the order of windows.
+                all = grids.iter().zip(&traces).flat_map(|(grid, trace)| without_windows(grid, &trace[stage], cols)).collect();
+            }
             let got: Vec<f32> = all.chunks_exact(cols).step_by(step).flatten().copied().collect();
             assert_close(&got, &want.values, STEP_TOLERANCE, &what(name));
         }
