@@ -1,5 +1,6 @@
 //! All automation of Qwen-VL Web: `cargo xtask --help`.
 
+mod cases;
 mod checkpoints;
 mod demo;
 mod evaluate;

@@ -2,7 +2,7 @@
 
 use crate::process::{command, installed, processor_time, root, run as run_command, target_dir};
 use crate::wasm::Backends;
-use crate::{checkpoints, lint, packages, page, system};
+use crate::{cases, checkpoints, lint, packages, page, system};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use std::fs;
@@ -34,6 +34,8 @@ enum Part {
     Lint,
     /// The golden models, converted
     Checkpoints,
+    /// The conversions of the native tests as files, for the converter of the package
+    Cases,
     /// The parts of the package that run without a browser
     Node,
     /// The package in Node, on Dawn (Chromium's WebGPU) with a newer lavapipe than that of the native tests
@@ -55,10 +57,12 @@ impl Part {
     fn needs(self) -> &'static [Part] {
         match self {
             Self::Setup => &[],
-            Self::Format | Self::Native | Self::Package | Self::Checkpoints | Self::Audit | Self::BurnWgpu => &[Self::Setup],
+            Self::Format | Self::Native | Self::Package | Self::Checkpoints | Self::Cases | Self::Audit | Self::BurnWgpu => &[Self::Setup],
             // The linter of TypeScript reads the types of the built wasm.
-            Self::Lint | Self::Node => &[Self::Setup, Self::Package],
-            Self::Dawn | Self::Chromium | Self::Firefox | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
+            Self::Lint => &[Self::Setup, Self::Package],
+            Self::Node => &[Self::Setup, Self::Package, Self::Cases],
+            Self::Dawn | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
+            Self::Chromium | Self::Firefox => &[Self::Setup, Self::Package, Self::Checkpoints, Self::Cases],
         }
     }
 
@@ -93,6 +97,7 @@ impl Part {
                 packages::page()
             }
             Self::Checkpoints => checkpoints::for_tests(),
+            Self::Cases => cases::write(),
             Self::Node => node(name),
             Self::Dawn => dawn(name),
             Self::Chromium => browser("chromium", system::chromium_program(), name),
@@ -220,7 +225,7 @@ fn node(name: Option<&str>) -> Result<()> {
     // Tests compare the converter in wasm with the native one. Without `--package` cargo reuses what the native tests compiled.
     run_command(&mut command("cargo build --quiet --bin quantize"))?;
     let mut node = command("node --test --test-reporter=dot");
-    node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize"));
+    node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder());
     if let Some(name) = name {
         node.arg(format!("--test-name-pattern={}", escaped(name)));
     }
@@ -249,7 +254,8 @@ fn browser(browser: &str, program: Option<&str>, name: Option<&str>) -> Result<(
             .env("QWEN_VL_BROWSER", browser)
             .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{browser} is not installed"))?)
             .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?)
-            .env("QWEN_VL_PACKAGE", target_dir().join("package/package")),
+            .env("QWEN_VL_PACKAGE", target_dir().join("package/package"))
+            .env("QWEN_VL_CASES", cases::folder()),
     )
 }
 

@@ -264,21 +264,22 @@ impl Source {
         assert!(rows.end <= all_rows && cols.end <= all_cols, "{rows:?} × {cols:?} of {all_rows} × {all_cols}");
         let size = tensor.dtype.size().with_context(|| format!("elements of type {}", tensor.dtype.name()))?;
         let file = &self.files[tensor.file];
-        let at = |element: usize| tensor.offset + element as u64 * size as u64;
+        // In 64 bits: a storage can have more elements than a browser has addresses.
+        let at = |row: usize, row_step: usize, col: usize| tensor.offset + (row as u64 * row_step as u64 + col as u64) * size as u64;
         let (row_step, col_step) = tensor.matrix_strides()?;
         if col_step == 1 && row_step == all_cols && cols.len() == all_cols {
-            return file.read_vec(at(rows.start * all_cols), rows.len() * all_cols * size);
+            return file.read_vec(at(rows.start, all_cols, 0), rows.len() * all_cols * size);
         }
         let mut bytes = vec![0; rows.len() * cols.len() * size];
         if col_step == 1 {
             for (row, out) in rows.zip(bytes.chunks_exact_mut(cols.len() * size)) {
-                file.read_at(at(row * row_step + cols.start), out)?;
+                file.read_at(at(row, row_step, cols.start), out)?;
             }
         } else {
             // Stored by columns: read them and transpose.
             let mut column = vec![0; rows.len() * size];
             for (i, col) in cols.clone().enumerate() {
-                file.read_at(at(col * col_step + rows.start), &mut column)?;
+                file.read_at(at(col, col_step, rows.start), &mut column)?;
                 for (j, element) in column.chunks_exact(size).enumerate() {
                     bytes[(j * cols.len() + i) * size..][..size].copy_from_slice(element);
                 }
@@ -311,7 +312,7 @@ impl SourceTensor {
         let mut run = 1;
         let contiguous = self.shape.iter().zip(strides).skip(1).rev().all(|(size, stride)| {
             let fits = *size == 1 || *stride == run;
-            run *= size;
+            run = run.saturating_mul(*size);
             fits
         });
         match strides.as_slice() {
@@ -327,7 +328,8 @@ impl SourceTensor {
 pub(crate) fn matrix_of(shape: &[usize]) -> (usize, usize) {
     match shape {
         [] => (1, 1),
-        [rows, rest @ ..] => (*rows, rest.iter().product()),
+        // An empty tensor can have any other sizes.
+        [rows, rest @ ..] => (*rows, rest.iter().fold(1, |product, size| product.saturating_mul(*size))),
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) const PREFIX_BYTES: u64 = 8;
 #[derive(Deserialize)]
 struct HeaderEntry {
     dtype: String,
-    shape: Vec<usize>,
+    shape: Vec<u64>,
     data_offsets: [u64; 2],
 }
 
@@ -39,8 +39,10 @@ pub(crate) fn parse_header(header: &[u8], data_at: u64, file_len: u64, file_inde
         let entry: HeaderEntry = serde_json::from_value(entry).with_context(|| format!("its header's entry of tensor `{name}`"))?;
         let dtype = Dtype::named(&entry.dtype);
         let [begin, end] = entry.data_offsets;
-        let elements = entry.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size as u64));
-        let elements = elements.with_context(|| format!("tensor `{name}` has shape {:?}, too large to count", entry.shape))?;
+        let elements = entry.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
+        let shape = entry.shape.iter().map(|size| usize::try_from(*size).ok()).collect::<Option<Vec<usize>>>();
+        let (elements, shape) =
+            elements.zip(shape).with_context(|| format!("tensor `{name}` has shape {:?}, too large to count", entry.shape))?;
         ensure!(begin <= end, "tensor `{name}` has bytes {begin} to {end}");
         if let Some(size) = dtype.size() {
             ensure!(
@@ -55,7 +57,7 @@ pub(crate) fn parse_header(header: &[u8], data_at: u64, file_len: u64, file_inde
             "it is truncated: tensor `{name}` ends at byte {} but the file has {file_len}",
             end.saturating_add(data_at)
         );
-        tensors.push((name, SourceTensor { file: file_index, dtype, shape: entry.shape, strides: None, offset: data_at + begin }));
+        tensors.push((name, SourceTensor { file: file_index, dtype, shape, strides: None, offset: data_at + begin }));
     }
     Ok(tensors)
 }

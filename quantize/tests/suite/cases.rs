@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the conversion of the command gave: its files and notes, or the text of its error.
+/// The outcome of a conversion by the command: files and notes, or the text of the error.
 pub type Outcome = Result<(BTreeMap<String, Vec<u8>>, Vec<String>), String>;
 
 /// Files, and tests, whose conversions are not repeated, and the reasons. `every_conversion_is_a_case` keeps the list complete.
 pub const NOT_REPEATED: [(&str, &str); 4] = [
-    ("command.rs", "It tests the program: its arguments, exit codes, signals and `--resume`. The package has a program of its own."),
+    ("command.rs", "It tests the program: its arguments, exit codes, signals and `--resume`. The package has another program."),
     ("hub.rs", "Its source is the stand-in of the Hub. `web/test/convert.test.mjs` has the same tests with a stand-in for browsers."),
     ("output.rs", "It tests which folders may be written and replaced, and links. Hosts of the package decide about that themselves."),
     (
