@@ -3,8 +3,8 @@
 //! Patches are in merge-block order: the patches of a token, a square of `merge`² of them, are neighbours, in reading order. Tokens are in reading
 //! order too, or window by window if the tower has windows of attention.
 
-use crate::ProcessorError;
 use crate::rotary::{cos_sin, frequencies};
+use crate::{PictureSize, ProcessorError};
 use std::ops::Range;
 
 /// The longer side of a picture has at most this many times the pixels of the shorter.
@@ -62,7 +62,7 @@ impl PictureSizing {
     pub fn grid(&self, width: u32, height: u32) -> Result<PictureGrid, ProcessorError> {
         let [height, width] = smart_resize(height, width, self.factor(), self.min_pixels, self.max_pixels)?;
         let patches = |side: u32| side as usize / self.patch_size;
-        Ok(PictureGrid { window: self.window, ..PictureGrid::still(patches(height), patches(width), self.merge) })
+        Ok(PictureGrid { window: self.window, ..PictureGrid::still([patches(height), patches(width)], self.merge, self.patch_size) })
     }
 }
 
@@ -105,14 +105,22 @@ pub struct PictureGrid {
     pub columns: usize,
     /// Side of the square of patches that becomes one token.
     pub merge: usize,
+    /// Side of a patch, pixels.
+    pub patch_size: usize,
     /// Side of the windows of attention, tokens; `None` without windows.
     pub window: Option<usize>,
 }
 
 impl PictureGrid {
     /// Creates the grid of a still picture, without windows.
-    pub fn still(rows: usize, columns: usize, merge: usize) -> Self {
-        Self { steps: 1, rows, columns, merge, window: None }
+    pub fn still([rows, columns]: [usize; 2], merge: usize, patch_size: usize) -> Self {
+        Self { steps: 1, rows, columns, merge, patch_size, window: None }
+    }
+
+    /// Size of the picture for the model.
+    pub fn size(&self) -> PictureSize {
+        let side = |patches: usize| (patches * self.patch_size) as u32;
+        PictureSize { width: side(self.columns), height: side(self.rows) }
     }
 
     /// Number of patches.
@@ -239,7 +247,7 @@ mod tests {
     #[test]
     fn windows_are_visited_one_after_the_other() {
         // 3 × 5 tokens of 2 × 2 patches, windows of 2 × 2 tokens.
-        let grid = PictureGrid { window: Some(2), ..PictureGrid::still(6, 10, 2) };
+        let grid = PictureGrid { window: Some(2), ..PictureGrid::still([6, 10], 2, 14) };
         let order: Vec<usize> = grid.reading_order().collect();
         assert_eq!(order, [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]);
         let places: Vec<[usize; 2]> = grid.places().collect();
@@ -256,7 +264,7 @@ mod tests {
         });
         assert_eq!(grid.segments(), segments.collect::<Vec<_>>());
         // Without windows, as a window that holds the whole picture.
-        let whole = PictureGrid::still(6, 10, 2);
+        let whole = PictureGrid::still([6, 10], 2, 14);
         for window in [None, Some(5), Some(100)] {
             let grid = PictureGrid { window, ..whole };
             assert!(grid.places().eq(whole.places()) && grid.reading_order().eq(0..15), "{window:?}");

@@ -1,7 +1,7 @@
 //! Objects in answers, and the text without their markup, as each family writes them.
 
 use crate::json::JsonReader;
-use crate::object::{Grounded, GroundingEvent, NumberedPicture, Output};
+use crate::object::{Grounded, GroundingEvent, NumberedPicture, Output, Unit};
 use crate::tags::{QWEN_VL, QWEN2_VL, TagReader};
 use qwen_vl_format::Family;
 
@@ -23,11 +23,11 @@ pub fn parse_grounding(family: Family, raw: &str, pictures: &[NumberedPicture], 
 /// - Qwen-VL and Qwen2-VL write tags: `<ref>a name</ref><box>(x1,y1),(x2,y2)</box>`, or `<|object_ref_start|>`, `<|box_start|>`, ….
 ///   Malformed answers lose only tags: text after a `<box>` that is not coordinates is text again, and a tag without its counterpart is
 ///   left out. Coordinates that are cut off or of the wrong number make no object.
-/// - Qwen3-VL writes JSON, in a fence or not: `[{"bbox_2d": [x1, y1, x2, y2], "label": "a name"}]`, also `point_2d` and `text_content`.
+/// - Qwen2.5-VL and Qwen3-VL write JSON, in a fence or not: `[{"bbox_2d": [x1, y1, x2, y2], "label": "a name"}]`, also `point_2d` and `text_content`.
 ///   JSON that is not coordinates stays in the text, unchanged.
 ///
-/// All coordinates are thousandths of the picture. Values outside it move to its border. The corners of a box stay in the order of the
-/// answer.
+/// Qwen2.5-VL writes coordinates in pixels of the picture in its size for the model ([`NumberedPicture::seen`]), the others in thousandths of it.
+/// Values outside the picture move to its border. The corners of a box stay in the order of the answer.
 #[derive(Debug, Clone)]
 pub struct GroundingParser {
     reader: Reader,
@@ -48,7 +48,8 @@ impl GroundingParser {
             Family::Qwen2Vl => Reader::Tags(TagReader::new(&QWEN2_VL)),
             Family::Qwen25Vl | Family::Qwen3Vl => Reader::Json(JsonReader::default()),
         };
-        Self { reader, output: Output::new(pictures) }
+        let unit = if family == Family::Qwen25Vl { Unit::SeenPixels } else { Unit::Thousandths };
+        Self { reader, output: Output::new(pictures, unit) }
     }
 
     /// Takes the question into account: an object belongs to the picture that it names.
@@ -152,6 +153,38 @@ mod tests {
         check(Family::Qwen3Vl, json_cases());
     }
 
+    #[test]
+    fn coordinates_of_qwen2_5_vl_are_pixels_of_what_it_saw() {
+        let size = |width, height| PictureSize { width, height };
+        let picture = |number, size, seen| NumberedPicture { number, size, seen };
+        let first = picture(1, size(1000, 500), size(504, 252));
+        let second = picture(2, size(100, 300), size(112, 280));
+        let object = |raw: &str, pictures: &[NumberedPicture], question: &str| {
+            let Grounded { text, mut objects } = parse_grounding(Family::Qwen25Vl, raw, pictures, question);
+            let object = objects.pop().unwrap();
+            assert_eq!((objects.len(), text.trim()), (0, text.split('`').next().unwrap().trim()), "{raw}");
+            (object.image, object.norm, object.pixels, object.reference)
+        };
+        let raw = "```json\n[{\"bbox_2d\": [126, 63, 252.4, 900], \"label\": \"a cat\"}]\n```";
+        let cat = Some("a cat".to_owned());
+        let shapes = (Shape::Box([250, 250, 500, 1000]), Some(Shape::Box([250, 125, 500, 500])));
+        assert_eq!(object(raw, &[first], ""), (Some(0), shapes.0, shapes.1, cat.clone()));
+        // Of several pictures the one that a text names counts, otherwise the last.
+        assert_eq!(object(raw, &[first, second], "Where in Picture 1?"), (Some(0), shapes.0, shapes.1, cat.clone()));
+        let shapes = (Shape::Box([1000, 225, 1000, 1000]), Some(Shape::Box([100, 67, 100, 300])));
+        assert_eq!(object(raw, &[first, second], "Where?"), (Some(1), shapes.0, shapes.1, cat.clone()));
+        // Without a picture they cannot be told from thousandths.
+        assert_eq!(object(raw, &[], ""), (None, Shape::Box([126, 63, 252, 900]), None, cat));
+        let point = (Some(0), Shape::Point([1000, 0]), Some(Shape::Point([1000, 0])), None);
+        assert_eq!(object("[{\"point_2d\": [504, -3]}]", &[first], ""), point);
+        // Other generations do not care what the model saw.
+        let norm = |family| parse_grounding(family, "[{\"bbox_2d\": [1, 2, 3, 2000]}]", &[first], "").objects[0].clone();
+        assert_eq!(
+            (norm(Family::Qwen3Vl).norm, norm(Family::Qwen3Vl).pixels),
+            (Shape::Box([1, 2, 3, 1000]), Some(Shape::Box([1, 1, 3, 500])))
+        );
+    }
+
     /// Answers as Qwen2-VL writes them.
     #[test]
     fn tags_of_a_family_are_text_of_another() {
@@ -177,8 +210,9 @@ mod tests {
     #[test]
     fn pictures_with_other_numbers() {
         let [first, second] = SIZES;
-        let pictures =
-            |numbers: [usize; 2]| [(numbers[0], first), (numbers[1], second)].map(|(number, size)| NumberedPicture { number, size });
+        let pictures = |numbers: [usize; 2]| {
+            [(numbers[0], first), (numbers[1], second)].map(|(number, size)| NumberedPicture { number, size, seen: size })
+        };
         let raw = "<box>(1,2),(3,4)</box>";
         let image = |numbers, question| parse_grounding(Family::QwenVl, raw, &pictures(numbers), question).objects[0].image;
         assert_eq!(image([4, 5], "Where in Picture 5?"), Some(1));
@@ -226,6 +260,7 @@ mod tests {
             check_pieces(Family::Qwen2Vl, &retagged(&case.raw), &mut random);
         }
         for case in json_cases() {
+            check_pieces(Family::Qwen25Vl, &case.raw, &mut random);
             check_pieces(Family::Qwen3Vl, &case.raw, &mut random);
         }
     }

@@ -1,7 +1,7 @@
-//! Objects in JSON, as Qwen3-VL writes them.
+//! Objects in JSON, as Qwen2.5-VL and Qwen3-VL write them.
 //!
-//! A well-formed answer has an object or a list of objects, often in a Markdown fence (numbers are thousandths of the picture's width and
-//! height):
+//! A well-formed answer has an object or a list of objects, often in a Markdown fence (numbers are pixels of the picture in its size for the
+//! model, or thousandths of its width and height):
 //!
 //! ````text
 //! ```json
@@ -491,7 +491,7 @@ fn is_word(word: &str) -> bool {
 /// Reads `[x, …]` or `[[x, …], …]` of N numbers.
 fn coordinates<const N: usize>(value: &str) -> Option<Vec<[u32; N]>> {
     let one = |list: &str| -> Option<[u32; N]> {
-        let numbers: Option<Vec<u32>> = list.split(',').map(|number| thousandths(number.trim())).collect();
+        let numbers: Option<Vec<u32>> = list.split(',').map(|number| whole(number.trim())).collect();
         numbers?.try_into().ok()
     };
     let inner = value.strip_prefix('[')?.strip_suffix(']')?;
@@ -503,8 +503,8 @@ fn coordinates<const N: usize>(value: &str) -> Option<Vec<[u32; N]>> {
     lists.map(|list| one(list.strip_prefix('[')?)).collect()
 }
 
-/// Rounds a number. Values outside the picture move to its border.
-fn thousandths(number: &str) -> Option<u32> {
+/// Rounds a number to a coordinate. Those below 0 become 0.
+fn whole(number: &str) -> Option<u32> {
     let (decimal, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let exponent: i32 = exponent.parse().ok()?;
     let (sign, digits) = decimal.strip_prefix('-').map_or((1.0, decimal), |digits| (-1.0, digits));
@@ -515,7 +515,7 @@ fn thousandths(number: &str) -> Option<u32> {
         value = value * 10.0 + f64::from(digit.to_digit(10)?);
     }
     let scale = exponent.saturating_sub(i32::try_from(fraction.len()).ok()?);
-    (!whole.is_empty()).then(|| (sign * value * 10f64.powi(scale)).round().clamp(0.0, 1000.0) as u32)
+    (!whole.is_empty()).then(|| (sign * value * 10f64.powi(scale)).round().clamp(0.0, f64::from(u32::MAX)) as u32)
 }
 
 /// Reads a name: a string, or a number or literal as it is.

@@ -19,12 +19,14 @@ pub struct NumberedPicture {
     pub number: usize,
     /// Size, pixels.
     pub size: PictureSize,
+    /// Size that it has for the model, pixels. Qwen2.5-VL writes coordinates in these.
+    pub seen: PictureSize,
 }
 
 impl NumberedPicture {
-    /// Numbers pictures from 1 on.
+    /// Numbers pictures that the model sees in their own size, from 1 on.
     pub fn in_order(sizes: &[PictureSize]) -> Vec<Self> {
-        (1..).zip(sizes).map(|(number, size)| Self { number, size: *size }).collect()
+        (1..).zip(sizes).map(|(number, size)| Self { number, size: *size, seen: *size }).collect()
     }
 }
 
@@ -63,11 +65,22 @@ impl Shape {
         }
     }
 
-    fn scaled(self, size: PictureSize) -> Self {
+    /// Returns the shape in thousandths of its picture, given one in units of which the sides of the picture have `unit`. Coordinates outside
+    /// the picture move to its border.
+    fn norm(self, unit: PictureSize) -> Self {
+        let norm = |value: u32, unit: u32| (f64::from(value.min(unit)) / f64::from(unit) * 1000.0).round() as u32;
+        self.map(|[x, y]| [norm(x, unit.width), norm(y, unit.height)])
+    }
+
+    /// Returns the shape in pixels of a picture of this size.
+    fn pixels(self, unit: PictureSize, size: PictureSize) -> Self {
         // Truncated, as the original draws it (`tokenization_qwen.py`, `draw_bbox_on_latest_picture`; the notebook `2d_grounding.ipynb` of
-        // Qwen3-VL).
-        let scale = |value: u32, size: u32| (f64::from(value) / 1000.0 * f64::from(size)) as u32;
-        let point = |[x, y]: [u32; 2]| [scale(x, size.width), scale(y, size.height)];
+        // Qwen3-VL; `spatial_understanding.ipynb` of Qwen2.5-VL).
+        let scale = |value: u32, unit: u32, size: u32| (f64::from(value.min(unit)) / f64::from(unit) * f64::from(size)) as u32;
+        self.map(|[x, y]| [scale(x, unit.width, size.width), scale(y, unit.height, size.height)])
+    }
+
+    fn map(self, point: impl Fn([u32; 2]) -> [u32; 2]) -> Self {
         match self {
             Self::Box([x1, y1, x2, y2]) => {
                 let ([x1, y1], [x2, y2]) = (point([x1, y1]), point([x2, y2]));
@@ -79,6 +92,18 @@ impl Shape {
     }
 }
 
+/// Unit of the coordinates of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Unit {
+    /// Thousandths of the picture.
+    #[default]
+    Thousandths,
+    /// Pixels of the picture in its size for the model.
+    SeenPixels,
+}
+
+const THOUSAND: PictureSize = PictureSize { width: 1000, height: 1000 };
+
 /// An object that the answer points at in a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
@@ -89,14 +114,16 @@ pub struct GroundedObject {
     /// Its shape.
     pub kind: ObjectKind,
     /// Index of its picture in the prompt, if it is known: the only picture, or the one that the answer names most recently before the
-    /// object, or the only one that the question names. The model itself never says which picture it means.
+    /// object, or the only one that the question names. The model itself never says which picture it means. For Qwen2.5-VL, whose coordinates
+    /// need a picture, it is otherwise the last one.
     pub image: Option<usize>,
     /// Coordinates in thousandths of the picture.
     pub norm: Shape,
     /// Coordinates in pixels of the picture, if it is known.
     pub pixels: Option<Shape>,
     /// Position of the name in the text without markup: start and end in UTF-16 code units (the arguments of JavaScript's `slice`). Empty,
-    /// at the object's place, if the text there has no name. The names of Qwen3-VL are part of the markup.
+    /// at the object's place, if the text there has no name. The names of Qwen2.5-VL and Qwen3-VL are part of the
+    /// markup.
     pub range: [usize; 2],
 }
 
@@ -135,6 +162,7 @@ impl Grounded {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Output {
     pictures: Vec<NumberedPicture>,
+    unit: Unit,
     /// Index of the picture that the question names.
     asked: Option<usize>,
     /// The text so far.
@@ -145,8 +173,8 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(pictures: &[NumberedPicture]) -> Self {
-        Self { pictures: pictures.to_vec(), ..Self::default() }
+    pub(crate) fn new(pictures: &[NumberedPicture], unit: Unit) -> Self {
+        Self { pictures: pictures.to_vec(), unit, ..Self::default() }
     }
 
     /// Takes the question into account: an object belongs to the picture that it names.
@@ -185,15 +213,17 @@ impl Output {
         }
     }
 
-    /// Adds an object. `range` is the place of its name in the text.
-    pub(crate) fn object(&mut self, norm: Shape, reference: Option<&str>, range: [usize; 2]) {
+    /// Adds an object with its coordinates as the answer has them. `range` is the place of its name in the text.
+    pub(crate) fn object(&mut self, shape: Shape, reference: Option<&str>, range: [usize; 2]) {
         let image = self.picture();
+        let picture = image.map(|index| self.pictures[index]);
+        let unit = picture.filter(|_| self.unit == Unit::SeenPixels).map_or(THOUSAND, |picture| picture.seen);
         self.events.push(GroundingEvent::Object(GroundedObject {
             reference: reference.map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned),
-            kind: norm.kind(),
+            kind: shape.kind(),
             image,
-            norm,
-            pixels: image.map(|index| norm.scaled(self.pictures[index].size)),
+            norm: shape.norm(unit),
+            pixels: picture.map(|picture| shape.pixels(unit, picture.size)),
             range,
         }));
     }
@@ -203,10 +233,12 @@ impl Output {
         if self.pictures.len() <= 1 {
             return (!self.pictures.is_empty()).then_some(0);
         }
-        match mentions(&self.text).last() {
+        let named = match mentions(&self.text).last() {
             Some(numbers) => self.named(numbers),
             None => self.asked,
-        }
+        };
+        // Pixels mean nothing without their picture: it is taken to be the latest.
+        named.or_else(|| self.pictures.len().checked_sub(1).filter(|_| self.unit == Unit::SeenPixels))
     }
 
     /// Returns the index of the picture that these numbers name, if they name exactly one.

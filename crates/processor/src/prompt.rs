@@ -101,7 +101,7 @@ impl Prompt {
     /// Tokenizes the base format: the text as it is. Pictures in it are `<img>path</img>` in the 2023 model and `<|image_pad|>` in later
     /// generations, where it becomes as many as the next of `grids` has tokens.
     pub fn raw(tokenizer: &Tokenizer, text: &str, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
-        let mut writer = Writer::new(tokenizer, SpecialTokens::All, false);
+        let mut writer = Writer::new(tokenizer, SpecialTokens::All, false, grids);
         let mut sections = [writer.section(vec![Piece::Text(text.into())])?];
         writer.expand(&mut sections, grids)?;
         Self::from_sections(tokenizer, &sections, grids)
@@ -121,7 +121,7 @@ impl Prompt {
             turns.extend([Turn::new(Role::User, query), Turn::new(Role::Assistant, answer)]);
         }
         turns.push(Turn::new(Role::User, &chat.query));
-        let mut writer = Writer::new(tokenizer, SpecialTokens::Grounding, false);
+        let mut writer = Writer::new(tokenizer, SpecialTokens::Grounding, false, grids);
         let mut sections = writer.sections(&turns, &[], true)?;
         writer.expand(&mut sections, grids)?;
 
@@ -154,7 +154,7 @@ impl Prompt {
     pub fn messages(tokenizer: &Tokenizer, messages: &Messages, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
         let turns: Vec<_> = messages.messages.iter().map(Turn::of).collect();
         let typed = if messages.live_specials { SpecialTokens::All } else { SpecialTokens::Grounding };
-        let mut writer = Writer::new(tokenizer, typed, messages.add_vision_id);
+        let mut writer = Writer::new(tokenizer, typed, messages.add_vision_id, grids);
         let mut sections = writer.sections(&turns, &messages.tools, messages.add_generation_prompt)?;
         writer.expand(&mut sections, grids)?;
         Self::from_sections(tokenizer, &sections, grids)
@@ -204,7 +204,8 @@ impl Prompt {
             .map(|(index, (label, size))| {
                 // 0 is the number of no picture.
                 let number = if any_label { label.unwrap_or(0) } else { dropped_images + index + 1 };
-                NumberedPicture { number, size: *size }
+                let seen = self.images[index].grid.map_or(*size, |grid| grid.size());
+                NumberedPicture { number, size: *size, seen }
             })
             .collect()
     }
@@ -270,8 +271,10 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(tokenizer: &'a Tokenizer, typed: SpecialTokens, add_vision_id: bool) -> Self {
-        Self { tokenizer, template: Template::new(tokenizer.family(), add_vision_id), typed }
+    /// `grids` are those of the pictures of the conversation in order.
+    fn new(tokenizer: &'a Tokenizer, typed: SpecialTokens, add_vision_id: bool, grids: &[PictureGrid]) -> Self {
+        let sizes = grids.iter().map(PictureGrid::size).collect();
+        Self { tokenizer, template: Template::new(tokenizer.family(), add_vision_id, sizes), typed }
     }
 
     /// Returns the part before the first message, each message, and, if there is to be an answer, its beginning. Pictures of later generations

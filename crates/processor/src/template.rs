@@ -2,6 +2,7 @@
 //!
 //! Qwen-VL: `qwen_generation_utils.py`, `make_context`. Qwen2-VL and Qwen3-VL: `chat_template.json` of the published checkpoints.
 
+use crate::PictureSize;
 use crate::content::{Content, Message, Part, Role, ToolCall};
 use qwen_vl_format::Family;
 use std::borrow::Cow;
@@ -58,6 +59,8 @@ pub(crate) struct Template {
     pub(crate) family: Family,
     /// True to number pictures and videos.
     add_vision_id: bool,
+    /// Sizes that the pictures have for the model.
+    sizes: Vec<PictureSize>,
     /// Pictures so far.
     pub(crate) pictures: usize,
     /// Videos so far.
@@ -78,8 +81,8 @@ fn name(role: Role) -> &'static str {
 }
 
 impl Template {
-    pub(crate) fn new(family: Family, add_vision_id: bool) -> Self {
-        Self { family, add_vision_id, pictures: 0, videos: 0 }
+    pub(crate) fn new(family: Family, add_vision_id: bool, sizes: Vec<PictureSize>) -> Self {
+        Self { family, add_vision_id, sizes, pictures: 0, videos: 0 }
     }
 
     /// Returns the pieces before the first message: the default system message, or, for Qwen3-VL, the system message and the tools.
@@ -216,9 +219,16 @@ impl Template {
         self.family != Family::Qwen3Vl || matches!(role, Role::User | Role::Tool)
     }
 
-    /// Returns a region in the form of the family's answers. Qwen2.5-VL and Qwen3-VL have no form for a name without boxes.
+    /// Returns a region of the latest picture in the form of the family's answers. Qwen2.5-VL and Qwen3-VL have no form for a name without boxes.
+    ///
+    /// # Arguments
+    /// * `boxes` - in thousandths of the picture
     fn region(&self, name: &str, boxes: &[[i32; 4]]) -> String {
         let mut region = String::new();
+        // Qwen2.5-VL counts pixels.
+        let latest = self.pictures.checked_sub(1).and_then(|latest| self.sizes.get(latest));
+        let unit = latest.filter(|_| self.family == Family::Qwen25Vl).map_or([1000; 2], |size| [size.width, size.height]);
+        let scaled = |value: i32, unit: u32| (f64::from(value) / 1000.0 * f64::from(unit)).round() as i32;
         // Writing to a string cannot fail.
         let _ = match self.family {
             Family::QwenVl => write!(region, "<ref>{name}</ref>"),
@@ -226,7 +236,8 @@ impl Template {
             Family::Qwen25Vl | Family::Qwen3Vl if boxes.is_empty() => write!(region, "{name}"),
             Family::Qwen25Vl | Family::Qwen3Vl => Ok(()),
         };
-        for (index, [x1, y1, x2, y2]) in boxes.iter().enumerate() {
+        for (index, corners) in boxes.iter().enumerate() {
+            let [x1, y1, x2, y2] = [0, 1, 2, 3].map(|at| scaled(corners[at], unit[at % 2]));
             let _ = match self.family {
                 Family::QwenVl => write!(region, "<box>({x1},{y1}),({x2},{y2})</box>"),
                 Family::Qwen2Vl => write!(region, "<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"),
@@ -277,7 +288,7 @@ mod tests {
 
     fn written(family: Family, messages: &[Message], tools: &[String], add_vision_id: bool) -> String {
         let turns: Vec<_> = messages.iter().map(Turn::of).collect();
-        let mut template = Template::new(family, add_vision_id);
+        let mut template = Template::new(family, add_vision_id, Vec::new());
         let mut pieces = template.head(&turns, tools);
         (0..turns.len()).for_each(|index| pieces.extend(template.message(&turns, index)));
         pieces.extend(template.generation_prompt());
@@ -336,8 +347,12 @@ mod tests {
             ),
             (Family::Qwen3Vl, &[], "a \"b\""),
         ] {
-            assert_eq!(Template::new(family, false).region("a \"b\"", boxes), expected, "{family:?}");
+            assert_eq!(Template::new(family, false, Vec::new()).region("a \"b\"", boxes), expected, "{family:?}");
         }
+        // In pixels of the latest of the pictures before it.
+        let sizes = [(28, 28), (560, 280), (2800, 2800)].map(|(width, height)| PictureSize { width, height });
+        let template = Template { pictures: 2, ..Template::new(Family::Qwen25Vl, false, sizes.to_vec()) };
+        assert_eq!(template.region("a", &[[500, 0, 1000, 999]]), r#"[{"bbox_2d": [280, 0, 560, 280], "label": "a"}]"#);
         assert_eq!(escaped("\\ \"\n\t é"), r#"\\ \"\n\u0009 é"#);
     }
 }

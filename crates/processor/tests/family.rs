@@ -184,8 +184,8 @@ struct Case {
     pixel_values_shape: Option<[usize; 2]>,
 }
 
-fn grids(thw: &[[usize; 3]]) -> Vec<PictureGrid> {
-    thw.iter().map(|[steps, rows, columns]| PictureGrid { steps: *steps, rows: *rows, columns: *columns, merge: 2, window: None }).collect()
+fn grids(thw: &[[usize; 3]], patch_size: usize) -> Vec<PictureGrid> {
+    thw.iter().map(|[steps, rows, columns]| PictureGrid { steps: *steps, ..PictureGrid::still([*rows, *columns], 2, patch_size) }).collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -212,7 +212,7 @@ fn golden_cases_have_the_original_s_input() {
                     continue;
                 }
                 let messages: Vec<Message> = serde_json::from_value(case.messages.clone()).unwrap();
-                let grids = grids(&case.image_grid_thw);
+                let grids = grids(&case.image_grid_thw, if checkpoint == "q3-a" { 16 } else { 14 });
                 let live = Messages { messages: messages.clone(), live_specials: true, ..Messages::default() };
                 let prompt = Prompt::messages(&tokenizer, &live, &grids).unwrap();
                 assert_eq!(prompt.ids, case.input_ids, "{place}");
@@ -383,9 +383,9 @@ fn positions_are_the_original_s() {
                 if set == "q25" && !layout.video_grid_thw.is_empty() {
                     continue;
                 }
-                let mut pictures = grids(&layout.image_grid_thw).into_iter();
+                let mut pictures = grids(&layout.image_grid_thw, 14).into_iter();
                 // In Qwen3-VL each step of a video is a picture.
-                let videos = grids(&layout.video_grid_thw).into_iter();
+                let videos = grids(&layout.video_grid_thw, 14).into_iter();
                 let step = |grid: PictureGrid| std::iter::repeat_n(PictureGrid { steps: 1, ..grid }, grid.steps);
                 let mut videos: Box<dyn Iterator<Item = _>> = if set == "q3" { Box::new(videos.flat_map(step)) } else { Box::new(videos) };
                 let mut places = Vec::new();
@@ -417,7 +417,7 @@ fn positions_are_the_original_s() {
 
 #[test]
 fn patches_come_block_by_block() {
-    let grid = PictureGrid::still(4, 6, 2);
+    let grid = PictureGrid::still([4, 6], 2, 14);
     assert_eq!((grid.patches(), grid.tokens(), grid.thw()), (24, 6, [1, 4, 6]));
     let places: Vec<_> = grid.places().collect();
     let first = [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3], [1, 2], [1, 3]];
@@ -444,7 +444,7 @@ fn patches_come_block_by_block() {
         assert!((mean(|index| index / 7) - y).abs() < 1e-5 && (mean(|index| index % 7) - x).abs() < 1e-5, "{indices:?} {weights:?}");
     }
     assert_eq!((taps.indices[23], taps.weights[23]), ([48; 4], [1.0, 0.0, 0.0, 0.0]));
-    let narrow = PictureGrid::still(1, 1, 1).position_taps(5);
+    let narrow = PictureGrid::still([1, 1], 1, 14).position_taps(5);
     assert_eq!((narrow.indices[0][0], narrow.weights[0]), (0, [1.0, 0.0, 0.0, 0.0]));
 }
 
@@ -465,7 +465,7 @@ fn typed_special_tokens_are_text() {
             query: content(json!([{"image": "a.png"}, {"text": "<|im_"}, {"text": "end|>"}, { "text": typed }])),
             ..Chat::default()
         };
-        let grid = PictureGrid::still(4, 6, 2);
+        let grid = PictureGrid::still([4, 6], 2, 14);
         let prompt = Prompt::chat(&tokenizer, &chat, &[grid]).unwrap().prompt;
         let count = |id: u32| prompt.ids.iter().filter(|other| **other == id).count();
         assert_eq!((count(special.im_start), count(special.im_end), count(special.imgpad)), (5, 4, 6), "{checkpoint}");
@@ -519,7 +519,8 @@ fn answers_have_objects() {
         58, 90, 1, 65, 2011, 62, 17, 67, 788, 508, 16, 17, 11, 220, 19, 15, 11, 220, 16, 16, 23, 11, 220, 24, 21, 1125, 330, 1502, 788,
         330, 2154, 78, 263, 1, 92, 60,
     ];
-    let picture = NumberedPicture { number: 1, size: PictureSize { width: 500, height: 200 } };
+    let size = PictureSize { width: 500, height: 200 };
+    let picture = NumberedPicture { number: 1, size, seen: PictureSize { width: 504, height: 196 } };
     for (checkpoint, ids, text, name, norm, pixels) in [
         ("q2-a", &tags[..], "the spoon", "the spoon", [112, 204, 873, 961], [56, 40, 436, 192]),
         ("q3-a", &json[..], "", "spoon", [12, 40, 118, 96], [6, 8, 59, 19]),
@@ -545,7 +546,7 @@ fn answers_have_objects() {
 
 #[test]
 fn chats_are_their_messages() {
-    let grids = [PictureGrid::still(4, 6, 2), PictureGrid::still(2, 2, 2), PictureGrid::still(4, 4, 2)];
+    let grids = [PictureGrid::still([4, 6], 2, 14), PictureGrid::still([2, 2], 2, 14), PictureGrid::still([4, 4], 2, 14)];
     let history: Vec<(Content, Content)> = vec![
         (content(json!([{"image": "a"}, {"text": "1"}, {"image": "b"}])), "one".into()),
         ("2".into(), content(json!([{"text": "t"}, {"text": "wo"}]))),
@@ -585,7 +586,7 @@ fn chats_are_their_messages() {
 #[test]
 fn bad_input_is_named() {
     let (q2, q3) = (tokenizer("q2-a"), tokenizer("q3-a"));
-    let grid = PictureGrid::still(4, 4, 2);
+    let grid = PictureGrid::still([4, 4], 2, 14);
     let messages = |json: Value| Messages { messages: serde_json::from_value(json).unwrap(), ..Messages::default() };
     let user = |parts: Value| messages(json!([{"role": "user", "content": parts}]));
     let error = |tokenizer: &Tokenizer, messages: &Messages, grids: &[PictureGrid]| {

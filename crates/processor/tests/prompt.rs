@@ -231,7 +231,11 @@ fn list_format_is_the_original_s() {
                     written += 1;
                 }
                 Some(boxes) => {
-                    let picture = NumberedPicture { number: 1, size: PictureSize { width: 1000, height: 1000 } };
+                    let picture = NumberedPicture {
+                        number: 1,
+                        size: PictureSize { width: 1000, height: 1000 },
+                        seen: PictureSize { width: 1000, height: 1000 },
+                    };
                     let objects = parse_grounding(Family::QwenVl, text, &[picture], "").objects;
                     let found: Vec<Value> = objects.iter().map(|object| json!({"box": object.norm, "ref": object.reference})).collect();
                     assert_eq!(Value::from(found), *boxes, "{text}");

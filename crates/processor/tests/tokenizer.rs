@@ -225,7 +225,8 @@ fn streaming_gives_the_same_text() {
 
 #[test]
 fn answers_from_ids_are_those_from_text() {
-    let picture = NumberedPicture { number: 1, size: PictureSize { width: 640, height: 480 } };
+    let picture =
+        NumberedPicture { number: 1, size: PictureSize { width: 640, height: 480 }, seen: PictureSize { width: 640, height: 480 } };
     for folder in data_folders() {
         let tokenizer = tokenizer(&folder);
         let mut objects = 0;

@@ -189,10 +189,12 @@ const PICTURE_SIDE: usize = 448;
 /// Returns the grid of the benchmark's picture, at most `max_tokens` tokens.
 fn benchmark_grid(vision: &VisionConfig, max_tokens: usize) -> PictureGrid {
     match &vision.merger {
-        None => vision.fixed_grid().map_or(PictureGrid::still(1, 1, 1), |side| PictureGrid::still(side, side, 1)),
+        None => vision
+            .fixed_grid()
+            .map_or(PictureGrid::still([1, 1], 1, vision.patch_size), |side| PictureGrid::still([side, side], 1, vision.patch_size)),
         Some(merger) => {
             let side = (PICTURE_SIDE / (vision.patch_size * merger.size)).min(max_tokens.isqrt()).max(1) * merger.size;
-            PictureGrid::still(side, side, merger.size)
+            PictureGrid::still([side, side], merger.size, vision.patch_size)
         }
     }
 }

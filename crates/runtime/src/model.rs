@@ -482,7 +482,7 @@ impl Measured for Model {
         let rows = self.vision.patches.rows;
         // One row of patches, with windows of as many patches as those of a picture.
         let window = self.manifest.config.vision.window_patches();
-        let grid = PictureGrid { window, ..PictureGrid::still(1, rows, 1) };
+        let grid = PictureGrid { window, ..PictureGrid::still([1, rows], 1, self.manifest.config.vision.patch_size) };
         let [patch_step, row_step] = &self.picture_steps;
         let projected = match &self.projector {
             Projector::Resampler(resampler) => resampler.features.rows,

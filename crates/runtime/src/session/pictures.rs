@@ -95,7 +95,7 @@ mod tests {
 
     fn image(id: &str) -> EncodedImage<()> {
         let info = PictureInfo { id: id.to_owned(), width: 1, height: 1, seen: [14, 14], tokens: 1 };
-        EncodedImage { info, grid: PictureGrid::still(1, 1, 1), features: () }
+        EncodedImage { info, grid: PictureGrid::still([1, 1], 1, 14), features: () }
     }
 
     fn ids(pictures: &Pictures<()>) -> Vec<&str> {

@@ -53,7 +53,7 @@ impl PictureLimits {
     pub fn grid(&self, manifest: &Manifest, max_picture_tokens: usize, width: u32, height: u32) -> Result<PictureGrid, RuntimeError> {
         let Some(sizing) = sizing(manifest) else {
             let side = manifest.config.vision.fixed_grid().unwrap_or_default();
-            return Ok(PictureGrid::still(side, side, 1));
+            return Ok(PictureGrid::still([side, side], 1, manifest.config.vision.patch_size));
         };
         let most = self.max_tokens.unwrap_or(max_picture_tokens);
         if most > max_picture_tokens {

@@ -65,7 +65,7 @@ pub fn prefill(model: &mut Model, ids: &[u32], features: &[ImageFeatures], trace
 /// The grid of the pictures of a model that takes one size.
 pub fn grid(model: &Model) -> PictureGrid {
     let side = model.manifest().config.vision.fixed_grid().unwrap();
-    PictureGrid::still(side, side, 1)
+    PictureGrid::still([side, side], 1, model.manifest().config.vision.patch_size)
 }
 
 /// Encodes a picture of a model that takes one size.
