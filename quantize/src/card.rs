@@ -1,7 +1,7 @@
 //! The model card: `README.md` with the front matter that the Hub reads.
 
 use crate::licence;
-use crate::options::Summary;
+use crate::options::{ERROR_WIDTH, Summary};
 use crate::source::Source;
 use anyhow::Result;
 use qwen_vl_format::Family;
@@ -14,12 +14,11 @@ const READ_BYTES: u64 = 64 << 10;
 /// Longest entry of a front matter that is copied, bytes.
 const ENTRY_BYTES: usize = 1 << 10;
 
-/// Makes the card of a conversion.
+/// The front matter of the card of a conversion, without its two `---`.
 ///
 /// # Arguments
 /// * `name` - the name of the source
-/// * `modifications` - the changes to the weights, in a sentence
-pub(crate) fn card(source: &Source, name: &str, family: Family, summary: &Summary, modifications: &str) -> Result<String> {
+pub(crate) fn front(source: &Source, name: &str, family: Family) -> Result<String> {
     let published = source.input().find(CARD_FILE).map(|file| file.read_vec(0, file.len().min(READ_BYTES) as usize)).transpose()?;
     let published = String::from_utf8_lossy(&published.unwrap_or_default()).into_owned();
     let entries = entries(front_matter(&published).unwrap_or_default());
@@ -51,27 +50,51 @@ pub(crate) fn card(source: &Source, name: &str, family: Family, summary: &Summar
     };
     front += "library_name: qwen-vl-web\npipeline_tag: image-text-to-text\n";
     front += &format!("tags:\n- qwen-vl-web\n- webgpu\n- {family}\n");
-    Ok(whole(&front, name, summary, modifications))
+    Ok(front)
 }
 
-/// Makes the card of a web checkpoint whose weights were stored in other schemes. The front matter of its card is kept.
+/// Makes a card.
+///
+/// # Arguments
+/// * `front` - its front matter
+/// * `name` - the name of the source
+/// * `summary` - the contents. With blanks in place of errors, a card has the same length
+/// * `modifications` - the changes to the weights, in a sentence
+pub(crate) fn card(front: &str, name: &str, summary: &Summary, modifications: &str) -> String {
+    text(front, name, summary, modifications, true)
+}
+
+/// Makes the card of a web checkpoint whose codes were decoded. The front matter of its card is kept. Errors are left out: those against the
+/// original are not known here, and decoding adds none.
 #[cfg(feature = "files")]
-pub(crate) fn changed(card: &str, name: &str, summary: &Summary, modifications: &str) -> String {
-    whole(front_matter(card).unwrap_or_default(), name, summary, modifications)
+pub(crate) fn decoded(card: &str, name: &str, summary: &Summary, modifications: &str) -> String {
+    text(front_matter(card).unwrap_or_default(), name, summary, modifications, false)
+}
+
+/// The sentence below the table that explains its errors.
+const EXPLANATION: &str = "The relative error was measured on all weights of a scheme while they were converted: the root mean square of \
+                           their changes, divided by their own root mean square.\n\n";
+
+/// The table of the schemes, with a column for errors or without.
+fn table(summary: &Summary, with_errors: bool) -> String {
+    let column = |cell: String| if with_errors { format!(" {cell} |") } else { String::new() };
+    let row = |scheme: &str, tensors: usize, weights: u64, bytes: u64, error: Option<String>| {
+        let bits = bytes as f64 * 8.0 / weights.max(1) as f64;
+        let error = column(format!("{:>ERROR_WIDTH$}", error.unwrap_or_default()));
+        format!("| {scheme} | {tensors} | {weights} | {bytes} | {bits:.2} |{error}\n")
+    };
+    let (heading, rule) = (column("relative error".to_owned()), column("---:".to_owned()));
+    let mut table = format!("| scheme | tensors | weights | bytes | bits a weight |{heading}\n| --- | ---: | ---: | ---: | ---: |{rule}\n");
+    for total in &summary.schemes {
+        table += &row(&total.scheme, total.tensors, total.weights, total.bytes, total.error_text());
+    }
+    table + &row("all", summary.tensors, summary.weights, summary.schemes.iter().map(|total| total.bytes).sum(), None)
 }
 
 /// The front matter and the text.
-fn whole(front: &str, name: &str, summary: &Summary, modifications: &str) -> String {
+fn text(front: &str, name: &str, summary: &Summary, modifications: &str, with_errors: bool) -> String {
+    let (table, explanation) = (table(summary, with_errors), if with_errors { EXPLANATION } else { "" });
     let plain: String = name.chars().map(|letter| if letter == '`' || letter.is_control() { '_' } else { letter }).collect();
-    let row = |scheme: &str, tensors: usize, weights: u64, bytes: u64| {
-        let bits = bytes as f64 * 8.0 / weights.max(1) as f64;
-        format!("| {scheme} | {tensors} | {weights} | {bytes} | {bits:.2} |\n")
-    };
-    let mut table = String::from("| scheme | tensors | weights | bytes | bits a weight |\n| --- | ---: | ---: | ---: | ---: |\n");
-    for total in &summary.schemes {
-        table += &row(&total.scheme, total.tensors, total.weights, total.bytes);
-    }
-    table += &row("all", summary.tensors, summary.weights, summary.schemes.iter().map(|total| total.bytes).sum());
     let shards = if summary.shards == 1 { "1 shard".to_owned() } else { format!("{} shards", summary.shards) };
     format!(
         "---\n{front}---\n\n\
@@ -79,7 +102,7 @@ fn whole(front: &str, name: &str, summary: &Summary, modifications: &str) -> Str
          The model `{plain}` as a web checkpoint of [qwen-vl-web](https://github.com/qwen-vl-web/qwen-vl-web), which runs it in a browser \
          with WebGPU. It answers questions about pictures and texts on the user's own device.\n\n\
          ## Contents\n\n\
-         {table}\n\
+         {table}\n{explanation}\
          The weights are in {shards} of {} bytes in all. `manifest.json` lists every file with its SHA-256.\n\n\
          ## Use\n\n\
          `OWNER/NAME` is the repository that holds these files:\n\n\

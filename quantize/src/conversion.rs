@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::convert::Converter;
+use crate::errors::{Errors, FinishedShard};
 use crate::options::{Settings, Summary};
 use crate::plan::{self, Plan};
 use crate::source::Files;
@@ -10,6 +11,10 @@ use crate::{card, generation, licence, pictures};
 use anyhow::{Context, Result};
 use qwen_vl_format::manifest::{FORMAT_NAME, FORMAT_VERSION, FileEntry, Manifest, ProcessorConfig, Provenance};
 use qwen_vl_format::{Family, Scheme};
+use std::borrow::Cow;
+
+/// Names and contents of files that are neither shards nor the manifest.
+pub(crate) type SmallFiles<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 
 /// A checkpoint that was read up to its weights.
 #[derive(Debug)]
@@ -17,8 +22,10 @@ pub(crate) struct Conversion {
     pub converter: Converter,
     pub plan: Plan,
     pub summary: Summary,
-    /// The files that are neither shards nor the manifest.
-    pub small_files: Vec<(&'static str, Vec<u8>)>,
+    /// The files that are neither shards nor the manifest, without the card.
+    texts: Vec<(&'static str, Vec<u8>)>,
+    /// The front matter of the card.
+    card: String,
     pub allow_nonfinite: bool,
     /// The manifest without its lists of files.
     manifest: Manifest,
@@ -54,10 +61,9 @@ impl Conversion {
                 ""
             }
         );
-        let mut small_files = vec![(TOKENIZER_FILE, vocabulary)];
-        small_files.extend(licence::files(converter.source(), config.family, &modifications)?);
-        let card = card::card(converter.source(), input.name(), config.family, &summary, &modifications)?;
-        small_files.push((card::CARD_FILE, card.into_bytes()));
+        let mut texts = vec![(TOKENIZER_FILE, vocabulary)];
+        texts.extend(licence::files(converter.source(), config.family, &modifications)?);
+        let card = card::front(converter.source(), input.name(), config.family)?;
         let manifest = Manifest {
             format: FORMAT_NAME.to_owned(),
             version: FORMAT_VERSION,
@@ -81,7 +87,7 @@ impl Conversion {
             shards: Vec::new(),
             tensors: Vec::new(),
         };
-        Ok(Self { converter, plan, summary, small_files, allow_nonfinite: settings.allow_nonfinite, manifest })
+        Ok(Self { converter, plan, summary, texts, card, allow_nonfinite: settings.allow_nonfinite, manifest })
     }
 
     /// Generation of the model.
@@ -91,7 +97,23 @@ impl Conversion {
 
     /// The names and sizes of all files.
     pub(crate) fn sizes(&self) -> Vec<(String, u64)> {
-        self.plan.files(self.small_files.iter().map(|(name, bytes)| (*name, bytes.len() as u64)))
+        self.plan.files(self.small_files(&self.summary).iter().map(|(name, bytes)| (*name, bytes.len() as u64)))
+    }
+
+    /// The summary with the errors of the shards.
+    pub(crate) fn measured(&self, shards: &[FinishedShard]) -> Summary {
+        let mut summary = self.summary.clone();
+        summary.set_errors(&Errors::of(shards));
+        summary
+    }
+
+    /// The files that are neither shards nor the manifest: names and contents. The card shows the errors of the summary; without them, it has
+    /// the same size.
+    pub(crate) fn small_files(&self, summary: &Summary) -> SmallFiles<'_> {
+        let Provenance { source, modifications, .. } = &self.manifest.provenance;
+        let card = card::card(&self.card, source, summary, modifications).into_bytes();
+        let texts = self.texts.iter().map(|(name, bytes)| (*name, Cow::Borrowed(bytes.as_slice())));
+        texts.chain([(card::CARD_FILE, Cow::Owned(card))]).collect()
     }
 
     /// Identifies the conversion: those with equal fingerprints make equal bytes.
@@ -100,8 +122,8 @@ impl Conversion {
     }
 
     /// The manifest, checked as a reader would.
-    pub(crate) fn manifest(&self, shards: Vec<FileEntry>) -> Result<Manifest> {
-        let files = self.small_files.iter().map(|(name, bytes)| FileEntry::of(name, bytes)).collect();
+    pub(crate) fn manifest(&self, summary: &Summary, shards: Vec<FileEntry>) -> Result<Manifest> {
+        let files = self.small_files(summary).iter().map(|(name, bytes)| FileEntry::of(name, bytes)).collect();
         let manifest = Manifest { files, shards, tensors: self.plan.tensors.clone(), ..self.manifest.clone() };
         manifest.validate().context("the converter made a manifest that it would not read")?;
         Ok(manifest)

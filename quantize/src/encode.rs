@@ -1,5 +1,6 @@
 //! Makes the bytes of a shard in their order, a slice of rows at a time.
 
+use crate::errors::Errors;
 use crate::plan::{Plan, ShardPlan};
 use crate::rows::{RowSource, Target, chunks, encode};
 use anyhow::Result;
@@ -15,6 +16,8 @@ pub(crate) struct Cursor {
     rows: usize,
     /// Scales of these rows: they follow the data of the whole part.
     scales: Vec<u8>,
+    /// The sums over the weights of the shard so far.
+    errors: Errors,
 }
 
 /// The next bytes of a shard.
@@ -27,9 +30,9 @@ pub(crate) struct Piece {
 }
 
 impl Cursor {
-    /// The position behind a whole part, or behind the header, of a shard.
-    pub(crate) fn behind(parts: usize) -> Self {
-        Self { begun: true, part: parts, ..Self::default() }
+    /// The position behind a whole part, or behind the header, of a shard; `errors` are the sums over the weights before it.
+    pub(crate) fn behind(parts: usize, errors: Errors) -> Self {
+        Self { begun: true, part: parts, errors, ..Self::default() }
     }
 
     /// Makes the next bytes; `None` after the last. After an error the same bytes can be made again.
@@ -41,7 +44,8 @@ impl Cursor {
         let Some((tensor, rows)) = self.ahead(plan, shard).next() else { return Ok(None) };
         let target = Target::of(plan, tensor);
         let weights = (rows.len() * target.shape[1]) as u64;
-        let encoded = encode(source, &target, rows.clone(), allow_nonfinite)?;
+        let (encoded, sums) = encode(source, &target, rows.clone(), allow_nonfinite)?;
+        self.errors.add(target.scheme, sums);
         self.rows += rows.len();
         self.scales.extend(encoded.scales);
         let mut bytes = encoded.data;
@@ -55,6 +59,11 @@ impl Cursor {
     /// True if the last piece ended a part.
     pub(crate) fn is_at_part(&self) -> bool {
         self.begun && self.rows == 0
+    }
+
+    /// The sums over the weights of the shard so far.
+    pub(crate) fn errors(&self) -> &Errors {
+        &self.errors
     }
 
     /// The rows that the next calls of [`Self::next`] read, with the index of their tensor.

@@ -19,6 +19,7 @@ mod convert;
 #[cfg(feature = "files")]
 mod disk;
 mod encode;
+mod errors;
 #[doc(hidden)]
 pub mod fuzz;
 mod generation;
@@ -40,6 +41,7 @@ pub use disk::{
     Contents, Event, HubSource, Input, ModuleContents, ModuleError, Options, Problem, Report, TensorError, WebCheckpoint, WriteOptions,
     convert, dequantized, inspect, partial_path, report, tokenizer, verify,
 };
+pub use errors::FinishedShard;
 pub use options::{Rule, SchemeName, Settings, Summary, TensorTotal, WrongSetting};
 pub use remote::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteConversion, RemoteFile, Step};
 pub use tokenizer::{Tokenizer, bpe_files};

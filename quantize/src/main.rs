@@ -211,7 +211,8 @@ fn run_convert(arguments: Convert) -> Result<ExitCode> {
 
 fn print_summary(summary: &Summary, options: &Options) {
     for total in &summary.schemes {
-        println!("{:>20}  {:>5} tensors  {:>13} weights  {:>13} bytes", total.scheme, total.tensors, total.weights, total.bytes);
+        let error = total.error_text().map(|error| format!("  relative error {error:>9}")).unwrap_or_default();
+        println!("{:>20}  {:>5} tensors  {:>13} weights  {:>13} bytes{error}", total.scheme, total.tensors, total.weights, total.bytes);
     }
     let (out, verb) = (options.out.display(), if options.dry_run { "would be" } else { "are" });
     let shards = if summary.shards == 1 { "1 shard".to_owned() } else { format!("{} shards", summary.shards) };

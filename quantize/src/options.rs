@@ -1,5 +1,6 @@
 //! The options of a conversion, its events and its summary.
 
+use crate::errors::Errors;
 use crate::plan::{Plan, SHARD_BYTES};
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::GROUP_SIZES;
@@ -190,7 +191,7 @@ pub(crate) fn describe_scheme(scheme: Scheme) -> String {
 }
 
 /// Weights and bytes in one scheme.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorTotal {
     /// The scheme in words.
     pub scheme: String,
@@ -200,6 +201,24 @@ pub struct TensorTotal {
     pub weights: u64,
     /// Stored bytes, scales and padding included.
     pub bytes: u64,
+    /// Root of the mean squared error over that of the mean squared weight; `None` in a dry run.
+    pub relative_error: Option<f64>,
+}
+
+/// Longest text of an error.
+pub(crate) const ERROR_WIDTH: usize = 9;
+
+impl TensorTotal {
+    /// The error in three digits: `0.0738`, and below 0.0001 or from 1000 on `7.38e-5`.
+    pub fn error_text(&self) -> Option<String> {
+        let error = self.relative_error?;
+        let rounded = format!("{error:.2e}");
+        Some(match rounded.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()) {
+            _ if error == 0.0 => "0".to_owned(),
+            Some(exponent @ -4i32..=2) => format!("{error:.*}", (2 - exponent) as usize),
+            _ => rounded,
+        })
+    }
 }
 
 /// The result of a conversion.
@@ -231,7 +250,7 @@ impl Summary {
             let scheme = describe_scheme(tensor.scheme);
             let [rows, cols] = tensor.shape;
             let at = schemes.iter().position(|total| total.scheme == scheme).unwrap_or_else(|| {
-                schemes.push(TensorTotal { scheme, tensors: 0, weights: 0, bytes: 0 });
+                schemes.push(TensorTotal { scheme, tensors: 0, weights: 0, bytes: 0, relative_error: None });
                 schemes.len() - 1
             });
             let total = &mut schemes[at];
@@ -251,6 +270,38 @@ impl Summary {
             bits_per_weight: shard_bytes as f64 * 8.0 / weights as f64,
             unused_tensors: Vec::new(),
             notes: Vec::new(),
+        }
+    }
+
+    /// Adds the errors that were measured.
+    pub(crate) fn set_errors(&mut self, errors: &Errors) {
+        self.schemes.iter_mut().for_each(|total| total.relative_error = Some(errors.relative(&total.scheme)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_three_digits_and_one_width() {
+        for (error, text) in [
+            (0.0, "0"),
+            (0.073_84, "0.0738"),
+            (0.099_96, "0.100"),
+            (0.005_301, "0.00530"),
+            (0.000_208_4, "0.000208"),
+            (0.000_099_96, "0.000100"),
+            (0.000_05, "5.00e-5"),
+            (1.0, "1.00"),
+            (999.6, "1.00e3"),
+            (f64::MIN_POSITIVE.sqrt(), "1.49e-154"),
+            (f64::MAX, "1.80e308"),
+            (f64::INFINITY, "inf"),
+        ] {
+            let total = TensorTotal { scheme: String::new(), tensors: 0, weights: 0, bytes: 0, relative_error: Some(error) };
+            assert_eq!(total.error_text().unwrap(), text);
+            assert!(text.len() <= ERROR_WIDTH, "{text}");
         }
     }
 }

@@ -54,12 +54,10 @@ pub(crate) struct ShardPlan {
 }
 
 impl ShardPlan {
-    /// The last place at or before a byte where a conversion can resume: the number of whole parts before it, and its byte. `None` if that is
-    /// the beginning.
-    pub(crate) fn resumable(&self, bytes: u64) -> Option<(usize, u64)> {
+    /// The number of whole parts in the first bytes; `None` if they do not end behind the header or a part.
+    pub(crate) fn parts_before(&self, bytes: u64) -> Option<usize> {
         let ends = self.parts.iter().map(|part| part.scales.end);
-        let places = [self.header.len() as u64].into_iter().chain(ends).enumerate();
-        places.take_while(|(_, end)| *end <= bytes).last()
+        [self.header.len() as u64].into_iter().chain(ends).position(|end| end == bytes)
     }
 }
 

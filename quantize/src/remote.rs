@@ -4,8 +4,9 @@
 //! ([`RemoteConversion::needs`]), its host fetches them and hands them over ([`RemoteConversion::supply`]), and the step is repeated. A step
 //! that lacks bytes changes nothing.
 
-use crate::conversion::Conversion;
+use crate::conversion::{Conversion, SmallFiles};
 use crate::encode::Cursor;
+use crate::errors::{FinishedShard, Progress};
 use crate::options::{Rule, Settings};
 use crate::plan::{SHARD_BYTES, ShardPlan};
 use crate::rows::RowSource;
@@ -98,7 +99,7 @@ pub struct ConversionPlan {
     pub unused_tensors: Vec<String>,
     /// Sentences about what was ignored, left aside or renamed.
     pub notes: Vec<String>,
-    /// A manifest whose shards have no hashes yet, to estimate the memory of the model.
+    /// A manifest whose shards have no hashes yet, and whose card shows no errors yet, to estimate the memory of the model.
     pub manifest: String,
 }
 
@@ -206,7 +207,8 @@ impl RemoteConversion {
         let conversion = self.opened()?;
         let hashless = |shard: &ShardPlan| FileEntry { sha256: "0".repeat(64), pieces: None, ..FileEntry::of(&shard.file, &[]) };
         let entries = conversion.plan.shards.iter().map(|shard| FileEntry { bytes: shard.bytes, ..hashless(shard) }).collect();
-        let summary = conversion.summary.clone();
+        let summary = &conversion.summary;
+        let manifest = conversion.manifest(summary, entries)?;
         Ok(ConversionPlan {
             family: conversion.family(),
             fingerprint: conversion.fingerprint()?,
@@ -215,9 +217,9 @@ impl RemoteConversion {
             bits_per_weight: summary.bits_per_weight,
             shards: conversion.plan.shards.iter().map(|shard| PlannedFile { file: shard.file.clone(), bytes: shard.bytes }).collect(),
             bytes: conversion.sizes().iter().map(|(_, bytes)| bytes).sum(),
-            unused_tensors: summary.unused_tensors,
-            notes: summary.notes,
-            manifest: self.manifest(entries)?,
+            unused_tensors: summary.unused_tensors.clone(),
+            notes: summary.notes.clone(),
+            manifest: to_json(&manifest)?,
         })
     }
 
@@ -264,26 +266,46 @@ impl RemoteConversion {
         self.conversion.as_ref().context("the conversion is not opened")
     }
 
-    /// The files of the result that are neither shards nor the manifest: names and contents.
-    pub fn small_files(&self) -> Result<&[(&'static str, Vec<u8>)]> {
-        Ok(&self.opened()?.small_files)
+    /// The files of the result that are neither shards nor the manifest: names and contents. Before all shards are complete, the model card
+    /// has blanks in place of their errors.
+    pub fn small_files(&self, shards: &[FinishedShard]) -> Result<SmallFiles<'_>> {
+        let conversion = self.opened()?;
+        Ok(match shards.len() == conversion.plan.shards.len() {
+            true => conversion.small_files(&conversion.measured(shards)),
+            false => conversion.small_files(&conversion.summary),
+        })
+    }
+
+    /// Reads what [`FinishedShard::to_json`] wrote about a shard.
+    ///
+    /// # Errors
+    /// If it is damaged, of another shard, or of an older version: then the shard is made again.
+    pub fn finished(&self, shard: usize, record: &str) -> Result<FinishedShard> {
+        let finished = FinishedShard::from_json(record)?;
+        finished.check(&self.opened()?.plan, self.planned(shard)?)?;
+        Ok(finished)
+    }
+
+    fn planned(&self, shard: usize) -> Result<&ShardPlan> {
+        let shards = &self.opened()?.plan.shards;
+        shards.get(shard).with_context(|| format!("shard {shard} does not exist: the plan has {}", shards.len()))
     }
 
     /// Begins a shard. The one before it is given up if it is not complete. No range may be on its way.
     ///
-    /// An earlier run can have left `stored` bytes of it. Returns the number of those that count: the end of a whole part of a tensor. They must
-    /// pass through [`Self::restore`] before the first piece is made.
-    pub fn begin(&mut self, shard: usize, stored: u64) -> Result<u64> {
-        let count = self.opened()?.plan.shards.len();
-        ensure!(shard < count, "shard {shard} does not exist: the plan has {count}");
+    /// An earlier run can have left `stored` bytes of it, and a record, of [`Self::progress`] or of the finished shard. Returns the number of
+    /// bytes that count. They must pass through [`Self::restore`] before the first piece is made.
+    pub fn begin(&mut self, shard: usize, stored: u64, record: Option<&str>) -> Result<u64> {
+        let planned = self.planned(shard)?;
+        let progress = record.and_then(|record| Progress::read(record, stored, &self.opened().ok()?.plan, planned));
         // Requests that failed are forgotten, so that they can be repeated.
         for fetched in &self.fetched {
             let mut state = fetched.state();
             state.requested.clear();
             state.wanted.clear();
         }
-        let (cursor, restored) = match self.opened()?.plan.shards[shard].resumable(stored) {
-            Some((parts, bytes)) => (Cursor::behind(parts), bytes),
+        let (cursor, restored) = match progress {
+            Some((Progress { bytes, errors }, parts)) => (Cursor::behind(parts, errors), bytes),
             None => (Cursor::default(), 0),
         };
         self.shard = Some(OpenShard { index: shard, cursor, hash: FileHash::default() });
@@ -296,9 +318,11 @@ impl RemoteConversion {
         Ok(())
     }
 
-    /// True if the piece that was made last ends a part of a tensor: a later run can resume there.
-    pub fn at_part(&self) -> bool {
-        self.shard.as_ref().is_some_and(|shard| shard.cursor.is_at_part())
+    /// The record of the shard so far, as JSON, if the piece that was made last ends a part of a tensor: with it, a later run can resume there.
+    pub fn progress(&self) -> Result<Option<String>> {
+        let shard = self.shard.as_ref().filter(|shard| shard.cursor.is_at_part());
+        let progress = shard.map(|shard| Progress { bytes: shard.hash.bytes(), errors: shard.cursor.errors().clone() });
+        progress.as_ref().map(to_json).transpose()
     }
 
     /// Makes the next bytes of the shard; none after the last.
@@ -317,17 +341,19 @@ impl RemoteConversion {
         Ok(Step::Done(piece))
     }
 
-    /// The manifest entry of the shard, after its last piece.
-    pub fn finish(&mut self) -> Result<FileEntry> {
+    /// The record of the shard, after its last piece.
+    pub fn finish(&mut self) -> Result<FinishedShard> {
         let shard = self.shard.take().context("no shard is begun")?;
         let planned = &self.opened()?.plan.shards[shard.index];
         ensure!(shard.hash.bytes() == planned.bytes, "{} has {} of {} bytes", planned.file, shard.hash.bytes(), planned.bytes);
-        Ok(shard.hash.finish(&planned.file))
+        Ok(FinishedShard { entry: shard.hash.finish(&planned.file), errors: shard.cursor.errors().clone() })
     }
 
-    /// The manifest as JSON.
-    pub fn manifest(&self, shards: Vec<FileEntry>) -> Result<String> {
-        serde_json::to_string(&self.opened()?.manifest(shards)?).context("could not write the manifest as JSON")
+    /// The manifest as JSON, given all shards in order.
+    pub fn manifest(&self, shards: &[FinishedShard]) -> Result<String> {
+        let conversion = self.opened()?;
+        let entries = shards.iter().map(|shard| shard.entry.clone()).collect();
+        to_json(&conversion.manifest(&conversion.measured(shards), entries)?)
     }
 
     /// True if a step since the last call lacked bytes. They are wanted then.
@@ -371,6 +397,10 @@ impl RemoteConversion {
             fetched.state().windows.retain(|start, bytes| overlaps(*start, *start + bytes.len() as u64));
         }
     }
+}
+
+fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).context("could not write JSON")
 }
 
 /// Ranges in order, with those near each other as one.

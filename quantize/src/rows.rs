@@ -1,9 +1,10 @@
 //! Reads the rows of a web checkpoint's tensors and encodes them.
 
+use crate::errors::is_exact;
 use crate::plan::Plan;
 use anyhow::{Result, bail};
 use qwen_vl_format::Scheme;
-use qwen_vl_format::block::{EncodedRows, encode_rows};
+use qwen_vl_format::block::{EncodedRows, SquareSums, encode_rows, measure_rows};
 use std::ops::Range;
 
 /// The tensors of a [`qwen_vl_format::tensors::tensor_table`], by index, in slices of rows.
@@ -49,12 +50,21 @@ pub(crate) fn chunks(rows: Range<usize>, cols: usize) -> impl Iterator<Item = Ra
     rows.clone().step_by(step).map(move |first| first..(first + step).min(rows.end))
 }
 
-/// Encodes rows of a tensor. Weights that are not finite are refused, or stored as zero if `allow_nonfinite`.
-pub(crate) fn encode(source: &dyn RowSource, target: &Target<'_>, rows: Range<usize>, allow_nonfinite: bool) -> Result<EncodedRows> {
-    if let Some(encoded) = source.encoded(target.index, rows.clone(), target.scheme)? {
-        return Ok(encoded);
+/// Encodes rows of a tensor, and measures the error. Weights that are not finite are refused, or count as zero if `allow_nonfinite`.
+pub(crate) fn encode(
+    source: &dyn RowSource,
+    target: &Target<'_>,
+    rows: Range<usize>,
+    allow_nonfinite: bool,
+) -> Result<(EncodedRows, SquareSums)> {
+    let Target { index, scheme, shape: [_, cols], .. } = *target;
+    if let Some(encoded) = source.encoded(index, rows.clone(), scheme)? {
+        return Ok((encoded, SquareSums::default()));
     }
-    Ok(encode_rows(target.scheme, &checked_rows(source, target, rows, allow_nonfinite)?, target.shape[1]))
+    let weights = checked_rows(source, target, rows, allow_nonfinite)?;
+    let encoded = encode_rows(scheme, &weights, cols);
+    let sums = if is_exact(scheme) { SquareSums::default() } else { measure_rows(scheme, &weights, &encoded, cols) };
+    Ok((encoded, sums))
 }
 
 /// Reads rows and refuses weights that the scheme cannot hold.

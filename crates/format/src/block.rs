@@ -24,6 +24,7 @@
 
 use crate::{ROW_ALIGN, padded};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
 /// The encoding of a tensor's weights.
@@ -224,6 +225,135 @@ pub fn decode_rows(scheme: Scheme, encoded: &EncodedRows, cols: usize) -> Vec<f3
         }));
     }
     weights
+}
+
+/// Sums of squares over weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SquareSums {
+    /// Of the differences between stored and original weights.
+    pub error: f64,
+    /// Of the original weights.
+    pub weight: f64,
+}
+
+/// Independent sums, so that the compiler can make vector code without a change of the order of additions.
+const SUM_LANES: usize = 8;
+/// Values that are decoded at a time: the largest group.
+const DECODED: usize = 128;
+
+/// Measures the error of rows that [`encode_rows`] made of `weights`. The result is the same on every machine, bit for bit: the order of all
+/// additions is written down.
+///
+/// # Panics
+/// If the buffers are not of the same whole number of rows.
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the compiler cannot see that the processor has AVX2"))]
+pub fn measure_rows(scheme: Scheme, weights: &[f32], encoded: &EncodedRows, cols: usize) -> SquareSums {
+    assert!(cols > 0 && weights.len().is_multiple_of(cols), "{} weights are not rows of {cols}", weights.len());
+    let rows = weights.len() / cols;
+    assert_eq!(encoded.data.len(), rows * scheme.row_data_bytes(cols), "data does not belong to {rows} rows of {cols} columns");
+    assert_eq!(encoded.scales.len(), rows * scheme.row_scale_bytes(cols), "scales do not belong to {rows} rows of {cols} columns");
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature that the function is compiled for.
+        return unsafe { measure_rows_avx2(scheme, weights, encoded, cols) };
+    }
+    measure_rows_portable(scheme, weights, encoded, cols)
+}
+
+/// The same code for wider vectors.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn measure_rows_avx2(scheme: Scheme, weights: &[f32], encoded: &EncodedRows, cols: usize) -> SquareSums {
+    measure_rows_portable(scheme, weights, encoded, cols)
+}
+
+#[inline(always)]
+fn measure_rows_portable(scheme: Scheme, weights: &[f32], encoded: &EncodedRows, cols: usize) -> SquareSums {
+    let (mut errors, mut squares) = ([0.0f64; SUM_LANES], [0.0f64; SUM_LANES]);
+    let mut decoded = [0.0f32; DECODED];
+    let (data_bytes, scale_bytes) = (scheme.row_data_bytes(cols), scheme.row_scale_bytes(cols));
+    let group_size = scheme.group_size().unwrap_or(DECODED);
+    for (index, row) in weights.chunks_exact(cols).enumerate() {
+        let data = encoded.data[index * data_bytes..][..data_bytes].chunks(DECODED * data_bytes / padded(cols));
+        let mut scales = encoded.scales[index * scale_bytes..][..scale_bytes].as_chunks().0.iter();
+        for (row, data) in row.chunks(DECODED).zip(data) {
+            let groups = decoded.chunks_mut(group_size).zip(data.chunks(group_size * data_bytes / padded(cols)));
+            for (decoded, data) in groups {
+                let scale = scales.next().map_or(1.0, |bytes| f16::from_le_bytes(*bytes).to_f32());
+                decode_group(scheme, data, scale, decoded);
+            }
+            // Two loops: of one, the compiler makes poor vector code.
+            add_squares(&mut squares, row, |weight, _| f64::from(weight), &decoded);
+            add_squares(&mut errors, row, |weight, stored| f64::from(stored) - f64::from(weight), &decoded);
+        }
+    }
+    SquareSums { error: sum_of_lanes(&errors), weight: sum_of_lanes(&squares) }
+}
+
+/// Adds the squares of a value of each weight and its stored weight.
+#[inline(always)]
+fn add_squares(sums: &mut [f64; SUM_LANES], weights: &[f32], value: impl Fn(f32, f32) -> f64, stored: &[f32]) {
+    let (eights, rest) = weights.as_chunks::<SUM_LANES>();
+    let (stored_eights, stored_rest) = stored[..weights.len()].as_chunks::<SUM_LANES>();
+    let mut lanes = *sums;
+    for (weights, stored) in eights.iter().zip(stored_eights) {
+        for lane in 0..SUM_LANES {
+            let value = value(weights[lane], stored[lane]);
+            lanes[lane] += value * value;
+        }
+    }
+    *sums = lanes;
+    for ((sum, weight), stored) in sums.iter_mut().zip(rest).zip(stored_rest) {
+        let value = value(*weight, *stored);
+        *sum += value * value;
+    }
+}
+
+/// Adds the lanes in halves, as vector instructions do.
+#[inline(always)]
+fn sum_of_lanes([a, b, c, d, e, f, g, h]: &[f64; SUM_LANES]) -> f64 {
+    let [a, b, c, d] = [a + e, b + f, c + g, d + h];
+    (a + c) + (b + d)
+}
+
+/// Decodes weights that share a scale: as many as `decoded` and `data` hold.
+#[inline(always)]
+fn decode_group(scheme: Scheme, data: &[u8], scale: f32, decoded: &mut [f32]) {
+    match scheme {
+        Scheme::F32 => {
+            for (value, bytes) in decoded.iter_mut().zip(data.as_chunks().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+        }
+        Scheme::F16 => {
+            let mut halves = [f16::ZERO; DECODED];
+            for (half, bytes) in halves.iter_mut().zip(data.as_chunks().0) {
+                *half = f16::from_le_bytes(*bytes);
+            }
+            halves.convert_to_f32_slice(decoded);
+        }
+        Scheme::Q8 { .. } => {
+            for (value, code) in decoded.iter_mut().zip(data) {
+                *value = f32::from(*code as i8) * scale;
+            }
+        }
+        Scheme::Q4 { .. } => {
+            // The formula of `Q4_VALUES` in integers.
+            let value = |t: i32| (t * (1376 + 10 * t * t) + 64) >> 7;
+            decode_nibbles(data, decoded, |nibble| value(nibble - 8) as f32 * scale);
+        }
+        Scheme::Int4 { .. } => decode_nibbles(data, decoded, |nibble| (nibble - 8) as f32 * scale),
+    }
+}
+
+#[inline(always)]
+fn decode_nibbles(data: &[u8], decoded: &mut [f32], value: impl Fn(i32) -> f32) {
+    for (values, word) in decoded.as_chunks_mut::<8>().0.iter_mut().zip(data.as_chunks::<4>().0) {
+        for byte in 0..4 {
+            values[byte] = value(i32::from(word[byte] & 0xf));
+            values[byte + 4] = value(i32::from(word[byte] >> 4));
+        }
+    }
 }
 
 /// Returns the nibble of one column of a stored row.
@@ -481,6 +611,28 @@ mod tests {
             encode_q4_group(group, &mut chosen);
         }
         assert_eq!(portable, chosen);
+    }
+
+    #[test]
+    fn measured_errors_are_those_of_the_decoded_weights() {
+        for cols in [1, 8, 70, 128, 300] {
+            let weights = wave(5 * cols);
+            let grouped = GROUP_SIZES
+                .into_iter()
+                .flat_map(|group_size| [Scheme::Q8 { group_size }, Scheme::Q4 { group_size }, Scheme::Int4 { group_size }]);
+            for scheme in grouped.chain([Scheme::F32, Scheme::F16]) {
+                let encoded = encode_rows(scheme, &weights, cols);
+                let sums = measure_rows(scheme, &weights, &encoded, cols);
+                let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+                let decoded = decode_rows(scheme, &encoded, cols);
+                let error = squares(&mut weights.iter().zip(&decoded).map(|(weight, stored)| f64::from(*stored) - f64::from(*weight)));
+                let weight = squares(&mut weights.iter().copied().map(f64::from));
+                assert!((sums.error - error).abs() <= 1e-12 * error, "{scheme:?}, {cols} columns: {} and {error}", sums.error);
+                assert!((sums.weight - weight).abs() <= 1e-12 * weight, "{scheme:?}, {cols} columns: {} and {weight}", sums.weight);
+                assert_eq!(sums, measure_rows_portable(scheme, &weights, &encoded, cols), "{scheme:?}, {cols} columns");
+                assert_eq!(error == 0.0, scheme == Scheme::F32, "{scheme:?}, {cols} columns: {error}");
+            }
+        }
     }
 
     #[test]

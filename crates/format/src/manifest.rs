@@ -56,6 +56,29 @@ impl FileEntry {
         Self { file: file.to_owned(), bytes: bytes.len() as u64, sha256: ShardHash::of(bytes), pieces: None }
     }
 
+    /// The problem of an entry that cannot be fetched or checked safely, in words.
+    pub fn problem(&self) -> Option<&'static str> {
+        let name = self.file.as_str();
+        // Names become URLs and paths: letters, digits and `._-` need no escaping in either and cannot leave the folder.
+        if name.is_empty() || name.len() > 255 || name.starts_with('.') {
+            return Some("a name has 1 to 255 characters and does not begin with a dot");
+        }
+        if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+            return Some("a name consists of letters, digits, `.`, `_` and `-`");
+        }
+        if !is_hash(&self.sha256) {
+            return Some("its sha256 is not 64 lower-case hexadecimal digits");
+        }
+        let Pieces { bytes, sha256 } = self.pieces.as_ref()?;
+        if *bytes == 0 || *bytes > MAX_PIECE_BYTES || !bytes.is_multiple_of(4) {
+            return Some("its pieces have a multiple of 4 bytes, 4 MiB at most");
+        }
+        if sha256.len() as u64 != self.bytes.div_ceil(*bytes) {
+            return Some("the number of its pieces does not fit its size");
+        }
+        (!sha256.iter().all(|hash| is_hash(hash))).then_some("a piece's sha256 is not 64 lower-case hexadecimal digits")
+    }
+
     /// Describes a shard.
     pub fn of_shard(file: &str, bytes: &[u8]) -> Self {
         let mut hash = FileHash::default();
@@ -520,30 +543,11 @@ impl Manifest {
         let mut total = 0u64;
         for entry in self.files.iter().chain(&self.shards) {
             let problem = |problem| Err(ManifestError::File { file: entry.file.clone(), problem });
-            let name = entry.file.as_str();
-            // Names become URLs and paths: letters, digits and `._-` need no escaping in either and cannot leave the folder.
-            if name.is_empty() || name.len() > 255 || name.starts_with('.') {
-                return problem("a name has 1 to 255 characters and does not begin with a dot");
+            if let Some(found) = entry.problem() {
+                return problem(found);
             }
-            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
-                return problem("a name consists of letters, digits, `.`, `_` and `-`");
-            }
-            if !seen.insert(name) {
+            if !seen.insert(entry.file.as_str()) {
                 return problem("the name is used twice");
-            }
-            if !is_hash(&entry.sha256) {
-                return problem("its sha256 is not 64 lower-case hexadecimal digits");
-            }
-            if let Some(Pieces { bytes, sha256 }) = &entry.pieces {
-                if *bytes == 0 || *bytes > MAX_PIECE_BYTES || !bytes.is_multiple_of(4) {
-                    return problem("its pieces have a multiple of 4 bytes, 4 MiB at most");
-                }
-                if sha256.len() as u64 != entry.bytes.div_ceil(*bytes) {
-                    return problem("the number of its pieces does not fit its size");
-                }
-                if !sha256.iter().all(|hash| is_hash(hash)) {
-                    return problem("a piece's sha256 is not 64 lower-case hexadecimal digits");
-                }
             }
             total = match total.checked_add(entry.bytes) {
                 Some(total) if total < 1 << 53 => total,

@@ -20,6 +20,7 @@ pub use web::{WebCheckpoint, dequantized};
 
 use crate::checkpoint::read_config;
 use crate::conversion::Conversion;
+use crate::errors::Errors;
 use crate::options::Summary;
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
@@ -57,10 +58,11 @@ pub fn convert(options: &Options, events: &mut dyn FnMut(Event)) -> Result<Summa
     }
     events(Event::Start { weights: summary.weights });
     let shards = folder.write_shards(&conversion.plan, &conversion.converter, &options.write, events)?;
-    for (name, bytes) in &conversion.small_files {
-        folder.write(name, bytes)?;
+    summary.set_errors(&Errors::of(&shards));
+    for (name, bytes) in conversion.small_files(&summary) {
+        folder.write(name, &bytes)?;
     }
-    folder.write_manifest(&conversion.manifest(shards)?)?;
+    folder.write_manifest(&conversion.manifest(&summary, shards.into_iter().map(|shard| shard.entry).collect())?)?;
     folder.finish()?;
     Ok(summary)
 }

@@ -10,16 +10,19 @@
 //!   `OUT` is missing, and removes it if `OUT` is complete.
 
 use super::WriteOptions;
+use crate::errors::FinishedShard;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::manifest::{FORMAT_NAME, MANIFEST_FILE, Manifest};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-/// The marker's file name.
+/// The marker's file name. Its first line is a [`Marker`]. In `OUT.partial`, further lines are the number of the process that writes there,
+/// and the records of finished shards.
 const MARKER: &str = ".conversion";
 /// Ending of a file that is being written.
 const UNFINISHED: &str = ".unfinished";
@@ -41,8 +44,18 @@ enum Marker {
 
 impl Marker {
     fn read(folder: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(folder.join(MARKER)).ok()?).ok()
+        Self::of(&fs::read_to_string(folder.join(MARKER)).ok()?)
     }
+
+    fn of(text: &str) -> Option<Self> {
+        serde_json::from_str(text.lines().next()?).ok()
+    }
+}
+
+/// The line of a marker about the process that writes to the folder.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    pid: u32,
 }
 
 /// The paths of an output folder: absolute, without links, `.` and `..`.
@@ -109,6 +122,12 @@ impl Target {
     /// Checks before any work that the conversion can begin and end: that `OUT` may be written, and that the temporary folders are free
     /// or ours. Changes nothing.
     pub(crate) fn check(&self, force: bool) -> Result<()> {
+        // While the other process ends, its marker is in OUT.
+        for folder in [&self.partial, &self.path] {
+            if let Ok(marker) = File::open(folder.join(MARKER)) {
+                self.lock(&marker, folder)?;
+            }
+        }
         let replaced = self.left_over()?;
         // A checkpoint that was moved aside counts as OUT: `recover` puts it back.
         match Occupant::of(&self.path)? {
@@ -129,7 +148,22 @@ impl Target {
             ),
             Occupant::Other(what) => bail!("{} holds {what}: choose another output folder", self.path.display()),
         }
-        self.check_partial().map(|_| ())
+        self.check_partial(Marker::read(&self.partial).as_ref())
+    }
+
+    /// Locks a marker until its file is closed, or until this process ends in any way.
+    fn lock(&self, marker: &File, folder: &Path) -> Result<()> {
+        match marker.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                // Where a locked file cannot be read, the number is unknown.
+                let text = fs::read_to_string(folder.join(MARKER)).unwrap_or_default();
+                let owner = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+                let process = owner.map_or("another process".to_owned(), |Owner { pid }| format!("another process (pid {pid})"));
+                bail!("{process} is converting into {}: wait until it ends, or choose another output folder", self.path.display())
+            }
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("could not lock {}", folder.join(MARKER).display())),
+        }
     }
 
     /// True if `OUT.replaced` is there and ours; an error if it is there and may be someone else's.
@@ -186,17 +220,17 @@ impl Target {
         refuse_full_disk(folder, files.iter().map(|(_, bytes)| bytes).sum(), left_over.fold(available, u64::saturating_add))
     }
 
-    /// True if `OUT.partial` is there; an error if it is not ours.
-    fn check_partial(&self) -> Result<bool> {
+    /// Refuses an `OUT.partial` that is there and, by its marker, not ours.
+    fn check_partial(&self, marker: Option<&Marker>) -> Result<()> {
         let partial = &self.partial;
-        let Ok(metadata) = fs::symlink_metadata(partial) else { return Ok(false) };
+        let Ok(metadata) = fs::symlink_metadata(partial) else { return Ok(()) };
         ensure!(
             metadata.is_dir(),
             "{} exists and is not a folder, and quantize writes its files there first: move it away, or choose another output folder",
             partial.display()
         );
         let others = names_in(partial)?.into_iter().filter(|name| name != MARKER);
-        let ours = |name: &OsString| match Marker::read(partial) {
+        let ours = |name: &OsString| match marker {
             Some(Marker::Conversion { files, .. }) => {
                 let name = name.to_string_lossy();
                 files.contains(name.strip_suffix(UNFINISHED).unwrap_or(&name)) && !partial.join(&*name).is_dir()
@@ -211,7 +245,7 @@ impl Target {
                 foreign.display()
             );
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -334,8 +368,10 @@ fn refuse_full_disk(folder: &Path, needed: u64, available: u64) -> Result<()> {
 pub(crate) struct OutputFolder {
     target: Target,
     force: bool,
-    /// Locked while this process works on the folder.
-    marker: File,
+    /// Locked while this process works on the folder. Records are appended to it.
+    marker: Mutex<File>,
+    /// Shards of an interrupted run, by name.
+    finished: BTreeMap<String, FinishedShard>,
     /// A sentence about an interrupted run that was undone or finished.
     pub(crate) note: Option<String>,
 }
@@ -347,23 +383,21 @@ impl OutputFolder {
         target.check(options.force)?;
         let note = target.recover()?;
         let partial = &target.partial;
-        let exists = target.check_partial()?;
         target.check_space(files)?;
-        let parent = partial.parent().unwrap_or(partial);
-        fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
-        if !exists {
-            fs::create_dir(partial).with_context(|| format!("could not make {}", partial.display()))?;
-        }
+        fs::create_dir_all(partial).with_context(|| format!("could not make {}", partial.display()))?;
 
         let marker_path = partial.join(MARKER);
         let marker = File::options().read(true).write(true).create(true).truncate(false).open(&marker_path);
         let mut marker = marker.with_context(|| format!("could not write {}", marker_path.display()))?;
-        marker.try_lock().map_err(|_| anyhow::anyhow!("another quantize is writing to {}", partial.display()))?;
+        target.lock(&marker, partial)?;
         let mut found = Vec::new();
         marker.read_to_end(&mut found).with_context(|| format!("could not read {}", marker_path.display()))?;
+        let found = String::from_utf8_lossy(&found);
+        // Again, as another process may have begun and ended meanwhile.
+        target.check_partial(Marker::of(&found).as_ref())?;
         let wanted =
             Marker::Conversion { fingerprint: fingerprint.to_owned(), files: files.iter().map(|(name, _)| name.clone()).collect() };
-        let same = serde_json::from_slice::<Marker>(&found).is_ok_and(|found| found == wanted);
+        let same = Marker::of(&found).is_some_and(|found| found == wanted);
 
         // `check_partial` found nothing here but files of an earlier conversion.
         for name in names_in(partial)?.into_iter().filter(|name| name != MARKER) {
@@ -377,17 +411,36 @@ impl OutputFolder {
                 fs::remove_file(&path).with_context(|| format!("could not remove {}, left over from an earlier run", path.display()))?;
             }
         }
-        if !same {
-            let json = serde_json::to_vec(&wanted).context("could not describe the conversion")?;
-            let mut write = || -> std::io::Result<()> {
-                marker.set_len(0)?;
-                marker.rewind()?;
-                marker.write_all(&json)?;
-                marker.sync_all()
-            };
-            write().with_context(|| format!("could not write {}", marker_path.display()))?;
+        let kept = same && options.resume;
+        let mut lines = String::new();
+        if !kept {
+            marker.set_len(0).and_then(|()| marker.rewind()).with_context(|| format!("could not write {}", marker_path.display()))?;
+            lines += &serde_json::to_string(&wanted).context("could not describe the conversion")?;
         }
-        Ok(Self { target, force: options.force, marker, note })
+        // A line can be cut off in the middle, so each begins with a line break.
+        lines += &format!("\n{}", serde_json::to_string(&Owner { pid: std::process::id() }).context("could not describe the process")?);
+        marker
+            .write_all(lines.as_bytes())
+            .and_then(|()| marker.sync_all())
+            .with_context(|| format!("could not write {}", marker_path.display()))?;
+        let records = found.lines().filter(|_| kept).filter_map(|line| FinishedShard::from_json(line).ok());
+        let finished = records.map(|shard| (shard.entry.file.clone(), shard)).collect();
+        Ok(Self { target, force: options.force, marker: Mutex::new(marker), finished, note })
+    }
+
+    /// The record of a shard that an interrupted run has finished.
+    pub(crate) fn finished(&self, file: &str) -> Option<&FinishedShard> {
+        self.finished.get(file)
+    }
+
+    /// Writes a shard. Its record comes first: a shard without one would be made again.
+    pub(crate) fn write_shard(&self, shard: &FinishedShard, bytes: &[u8]) -> Result<()> {
+        let line = format!("\n{}", shard.to_json()?);
+        let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = marker.write_all(line.as_bytes()).and_then(|()| marker.sync_all());
+        drop(marker);
+        write.with_context(|| format!("could not write {}", self.path_of(MARKER).display()))?;
+        self.write(&shard.entry.file, bytes)
     }
 
     /// The path of a file of the folder.
@@ -417,8 +470,8 @@ impl OutputFolder {
     /// Makes the folder appear under its name. After a crash between any two of these steps, the next run finds a state that it knows.
     pub(crate) fn finish(self) -> Result<()> {
         let Target { path, partial, replaced } = &self.target;
-        // Closed before the renames: some systems do not move folders with open files.
-        drop(self.marker);
+        // Locked to the end. Windows does not move folders with open files.
+        let _locked = (!cfg!(windows)).then_some(self.marker);
         sync_folder(partial)?;
         let mut moved = false;
         match Occupant::of(path)? {

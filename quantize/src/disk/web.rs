@@ -111,7 +111,7 @@ pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Re
         // These two describe the stored weights.
         match entry.file.as_str() {
             card::CARD_FILE => {
-                bytes = card::changed(&String::from_utf8_lossy(&bytes), source, &Summary::new(&plan), modifications).into_bytes();
+                bytes = card::decoded(&String::from_utf8_lossy(&bytes), source, &Summary::new(&plan), modifications).into_bytes();
             }
             MODIFICATIONS_FILE => bytes = modifications_file(modifications),
             _ => {}
@@ -119,7 +119,7 @@ pub fn dequantized(web_dir: &Path, out_dir: &Path, options: &WriteOptions) -> Re
         folder.write(&entry.file, &bytes)?;
         *entry = FileEntry::of(&entry.file, &bytes);
     }
-    manifest.shards = shards;
+    manifest.shards = shards.into_iter().map(|shard| shard.entry).collect();
     manifest.tensors = plan.tensors;
     folder.write_manifest(&manifest)?;
     folder.finish()

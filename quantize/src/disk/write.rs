@@ -3,9 +3,10 @@
 use super::output::OutputFolder;
 use super::{Event, WriteOptions};
 use crate::encode::{Cursor, Piece};
+use crate::errors::FinishedShard;
 use crate::plan::{Plan, ShardPlan};
 use crate::rows::RowSource;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use qwen_vl_format::manifest::FileEntry;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,20 +16,20 @@ use std::sync::mpsc;
 const SHARDS_IN_MEMORY: u64 = 512 << 20;
 
 impl OutputFolder {
-    /// Writes every shard of the plan, several at once, and returns their entries in order.
+    /// Writes every shard of the plan, several at once, and returns them in order.
     pub(crate) fn write_shards(
         &self,
         plan: &Plan,
         source: &dyn RowSource,
         options: &WriteOptions,
         events: &mut dyn FnMut(Event),
-    ) -> Result<Vec<FileEntry>> {
+    ) -> Result<Vec<FinishedShard>> {
         let largest = plan.shards.iter().map(|shard| shard.bytes).max().unwrap_or(1);
         let cores = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()));
         let workers = cores.min((SHARDS_IN_MEMORY / largest).max(1) as usize).clamp(1, plan.shards.len().max(1));
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (sender, receiver) = mpsc::channel();
-        let mut entries: Vec<Option<FileEntry>> = vec![None; plan.shards.len()];
+        let mut shards: Vec<Option<FinishedShard>> = vec![None; plan.shards.len()];
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 let sender = sender.clone();
@@ -44,7 +45,7 @@ impl OutputFolder {
                             // The receiver is dropped only if the whole conversion failed.
                             let _ = sender.send(Message::Weights(weights));
                         };
-                        let result = self.write_shard(plan, &plan.shards[index], source, options, &mut buffer, failed, &progress);
+                        let result = self.make_shard(plan, &plan.shards[index], source, options, &mut buffer, failed, &progress);
                         failed.fetch_or(result.is_err(), Ordering::Relaxed);
                         if sender.send(Message::Shard(index, result)).is_err() {
                             return;
@@ -57,9 +58,9 @@ impl OutputFolder {
             for message in receiver {
                 match message {
                     Message::Weights(weights) => events(Event::Weights(weights)),
-                    Message::Shard(index, Ok(Some(entry))) => {
-                        events(Event::Shard { file: entry.file.clone(), bytes: entry.bytes });
-                        entries[index] = Some(entry);
+                    Message::Shard(index, Ok(Some(shard))) => {
+                        events(Event::Shard { file: shard.entry.file.clone(), bytes: shard.entry.bytes });
+                        shards[index] = Some(shard);
                     }
                     // Stopped because another worker failed.
                     Message::Shard(_, Ok(None)) => {}
@@ -68,12 +69,12 @@ impl OutputFolder {
             }
             error.map_or(Ok(()), Err)
         })?;
-        entries.into_iter().map(|entry| entry.context("a shard was not written")).collect()
+        shards.into_iter().map(|shard| shard.context("a shard was not written")).collect()
     }
 
-    /// Makes one shard in memory and writes it. Returns `None` if another worker failed meanwhile.
+    /// Makes one shard in memory and writes it, unless an interrupted run did. Returns `None` if another worker failed meanwhile.
     #[expect(clippy::too_many_arguments, reason = "the state of one worker, used once")]
-    fn write_shard(
+    fn make_shard(
         &self,
         plan: &Plan,
         shard: &ShardPlan,
@@ -82,16 +83,14 @@ impl OutputFolder {
         buffer: &mut Vec<u8>,
         failed: &AtomicBool,
         progress: &dyn Fn(u64),
-    ) -> Result<Option<FileEntry>> {
-        let path = self.path_of(&shard.file);
-        if options.resume && path.is_file() {
-            // A file gets this name only after its last byte is on the disk.
-            let bytes = fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
-            if bytes.len() as u64 == shard.bytes && bytes.starts_with(&shard.header) {
+    ) -> Result<Option<FinishedShard>> {
+        if let Some(finished) = self.finished(&shard.file).filter(|finished| finished.check(plan, shard).is_ok()) {
+            // A file gets this name only after its last byte is on the disk. Its record is older.
+            let bytes = fs::read(self.path_of(&shard.file)).unwrap_or_default();
+            if FileEntry::of_shard(&shard.file, &bytes) == finished.entry {
                 progress(shard.parts.iter().map(|part| (part.rows.len() * plan.tensors[part.tensor].shape[1]) as u64).sum());
-                return Ok(Some(FileEntry::of_shard(&shard.file, &bytes)));
+                return Ok(Some(finished.clone()));
             }
-            bail!("{} is not the shard that this conversion would write; without --resume it is started over", path.display());
         }
         buffer.clear();
         let mut cursor = Cursor::default();
@@ -103,12 +102,13 @@ impl OutputFolder {
             progress(weights);
         }
         assert_eq!(buffer.len() as u64, shard.bytes, "bytes of {}", shard.file);
-        self.write(&shard.file, buffer)?;
-        Ok(Some(FileEntry::of_shard(&shard.file, buffer)))
+        let finished = FinishedShard { entry: FileEntry::of_shard(&shard.file, buffer), errors: cursor.errors().clone() };
+        self.write_shard(&finished, buffer)?;
+        Ok(Some(finished))
     }
 }
 
 enum Message {
     Weights(u64),
-    Shard(usize, Result<Option<FileEntry>>),
+    Shard(usize, Result<Option<FinishedShard>>),
 }

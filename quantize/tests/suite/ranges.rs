@@ -1,7 +1,6 @@
 //! The converter as a browser runs it: its host supplies the ranges of the files that it asks for.
 
-use quantize::{ConversionRequest, Need, RemoteConversion, RemoteFile, Step};
-use qwen_vl_format::manifest::FileEntry;
+use quantize::{ConversionRequest, FinishedShard, Need, RemoteConversion, RemoteFile, Step};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +44,8 @@ pub struct Remote<'a> {
     pub conversion: RemoteConversion,
     /// Ranges that were asked for since the last shard began.
     pub asked: Vec<Need>,
+    /// Records of the progress since the last shard began, at the places where it can resume.
+    pub records: Vec<String>,
 }
 
 impl<'a> Remote<'a> {
@@ -57,7 +58,7 @@ impl<'a> Remote<'a> {
             files: files.map(|(path, bytes)| RemoteFile { path: path.clone(), bytes: bytes.len() as u64, version: "1".into() }).collect(),
             ..settings.clone()
         };
-        let mut remote = Self { listed, conversion: RemoteConversion::new(&request)?, asked: Vec::new() };
+        let mut remote = Self { listed, conversion: RemoteConversion::new(&request)?, asked: Vec::new(), records: Vec::new() };
         while let Step::Needs = remote.conversion.open()? {
             remote.fetch();
         }
@@ -75,10 +76,12 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Makes a shard from `stored` on. Returns the bytes after the place where it can resume, that place, and the manifest entry.
-    pub fn shard(&mut self, index: usize, stored: &[u8]) -> anyhow::Result<(Vec<u8>, usize, FileEntry)> {
+    /// Makes a shard from `stored` on, of which there is a record. Returns the bytes after the place where it resumes, that place, and the
+    /// finished shard.
+    pub fn shard(&mut self, index: usize, stored: &[u8], record: Option<&str>) -> anyhow::Result<(Vec<u8>, usize, FinishedShard)> {
         self.asked.clear();
-        let resumed = self.conversion.begin(index, stored.len() as u64)? as usize;
+        self.records.clear();
+        let resumed = self.conversion.begin(index, stored.len() as u64, record)? as usize;
         for piece in stored[..resumed].chunks(1000) {
             self.conversion.restore(piece)?;
         }
@@ -86,7 +89,10 @@ impl<'a> Remote<'a> {
         loop {
             match self.conversion.next_piece()? {
                 Step::Needs => self.fetch(),
-                Step::Done(Some(piece)) => made.extend(piece),
+                Step::Done(Some(piece)) => {
+                    made.extend(piece);
+                    self.records.extend(self.conversion.progress()?);
+                }
                 Step::Done(None) => break,
             }
         }
@@ -104,13 +110,13 @@ pub struct Made {
 pub fn convert(listed: &Listed, settings: &ConversionRequest) -> anyhow::Result<Made> {
     let mut remote = Remote::open(listed, settings)?;
     let plan = remote.conversion.plan()?;
-    let (mut files, mut entries) = (BTreeMap::new(), Vec::new());
+    let (mut files, mut shards) = (BTreeMap::new(), Vec::new());
     for (index, planned) in plan.shards.into_iter().enumerate() {
-        let (made, _, entry) = remote.shard(index, &[])?;
+        let (made, _, shard) = remote.shard(index, &[], None)?;
         files.insert(planned.file, made);
-        entries.push(entry);
+        shards.push(shard);
     }
-    files.insert("manifest.json".to_owned(), remote.conversion.manifest(entries)?.into_bytes());
-    files.extend(remote.conversion.small_files()?.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())));
+    files.insert("manifest.json".to_owned(), remote.conversion.manifest(&shards)?.into_bytes());
+    files.extend(remote.conversion.small_files(&shards)?.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.into_owned())));
     Ok(Made { files, notes: plan.notes })
 }

@@ -5,9 +5,8 @@
 #![deny(clippy::expect_used, clippy::unwrap_used)]
 
 use js_sys::{Array, Object, Reflect, Uint8Array};
-use quantize::{ConversionRequest, RemoteConversion, Step, WrongSetting};
+use quantize::{ConversionRequest, FinishedShard, RemoteConversion, Step, WrongSetting};
 use qwen_vl_format::ConfigError;
-use qwen_vl_format::manifest::FileEntry;
 use serde::Serialize;
 use serde_wasm_bindgen::Serializer;
 use wasm_bindgen::prelude::*;
@@ -53,17 +52,25 @@ impl Conversion {
         self.conversion.supply(file, offset as u64, bytes).map_err(refused)
     }
 
-    /// The files that are neither shards nor the manifest: `[name, bytes][]`.
+    /// The files that are neither shards nor the manifest: `[name, bytes][]`. `shards` has the records of all shards in order, or none: then the
+    /// model card has blanks in place of errors.
     #[wasm_bindgen(js_name = smallFiles, unchecked_return_type = "[string, Uint8Array][]")]
-    pub fn small_files(&self) -> Result<Array, JsValue> {
-        let files = self.conversion.small_files().map_err(refused)?;
-        let pair = |(name, bytes): &(&str, Vec<u8>)| Array::of2(&JsValue::from_str(name), &Uint8Array::from(bytes.as_slice()));
-        Ok(files.iter().map(pair).collect())
+    pub fn small_files(&self, shards: Vec<String>) -> Result<Array, JsValue> {
+        let shards = self.finished(&shards)?;
+        let files = self.conversion.small_files(&shards).map_err(refused)?;
+        Ok(files.iter().map(|(name, bytes)| Array::of2(&JsValue::from_str(name), &Uint8Array::from(&**bytes))).collect())
     }
 
-    /// Begins a shard of which an earlier run has stored some bytes. Returns the number of those that count; they must be restored then.
-    pub fn begin(&mut self, shard: usize, stored: f64) -> Result<f64, JsValue> {
-        Ok(self.conversion.begin(shard, stored as u64).map_err(refused)? as f64)
+    /// True if a record is that of a finished shard. Otherwise the shard must be made again.
+    #[wasm_bindgen(js_name = isFinished)]
+    pub fn is_finished(&self, shard: usize, record: &str) -> bool {
+        self.conversion.finished(shard, record).is_ok()
+    }
+
+    /// Begins a shard of which an earlier run has stored some bytes, and a record: that of its progress, or that of the finished shard. Returns
+    /// the number of bytes that count; they must be restored then.
+    pub fn begin(&mut self, shard: usize, stored: f64, record: Option<String>) -> Result<f64, JsValue> {
+        Ok(self.conversion.begin(shard, stored as u64, record.as_deref()).map_err(refused)? as f64)
     }
 
     /// Takes bytes of the shard that an earlier run has made, in order.
@@ -71,10 +78,10 @@ impl Conversion {
         self.conversion.restore(bytes).map_err(refused)
     }
 
-    /// True if the piece that was made last ends a part of a tensor.
-    #[wasm_bindgen(js_name = atPart)]
-    pub fn at_part(&self) -> bool {
-        self.conversion.at_part()
+    /// The record of the shard so far, if the piece that was made last ends a part of a tensor: a later run can resume there. It is JSON with
+    /// the number of `bytes`.
+    pub fn progress(&self) -> Result<Option<String>, JsValue> {
+        self.conversion.progress().map_err(internal)
     }
 
     /// Returns the next bytes of the shard, `null` after the last, or `undefined` if bytes of the source are missing.
@@ -87,23 +94,28 @@ impl Conversion {
         })
     }
 
-    /// The manifest entry of the shard as JSON, after its last piece.
+    /// The record of the shard, after its last piece: JSON with the keys of its manifest entry, and others.
     pub fn finish(&mut self) -> Result<String, JsValue> {
-        let entry = self.conversion.finish().map_err(refused)?;
-        serde_json::to_string(&entry).map_err(|error| coded("INTERNAL", &error.to_string()))
+        self.conversion.finish().map_err(refused)?.to_json().map_err(internal)
     }
 
-    /// The manifest as JSON. `shards` has the entries of all shards as JSON, in order.
+    /// The manifest as JSON. `shards` has the records of all shards, in order.
     pub fn manifest(&self, shards: Vec<String>) -> Result<String, JsValue> {
-        let entries = shards.iter().map(|entry| serde_json::from_str(entry)).collect::<Result<Vec<FileEntry>, _>>();
-        let entries = entries.map_err(|error| coded("INVALID_ARGUMENT", &error.to_string()))?;
-        self.conversion.manifest(entries).map_err(refused)
+        self.conversion.manifest(&self.finished(&shards)?).map_err(refused)
+    }
+
+    fn finished(&self, records: &[String]) -> Result<Vec<FinishedShard>, JsValue> {
+        records.iter().enumerate().map(|(shard, record)| self.conversion.finished(shard, record).map_err(internal)).collect()
     }
 }
 
 /// Large numbers become numbers and absent values `null`, as in JSON.
 fn to_js(value: &impl Serialize) -> Result<JsValue, JsValue> {
     value.serialize(&Serializer::json_compatible()).map_err(|error| coded("INTERNAL", &error.to_string()))
+}
+
+fn internal(error: anyhow::Error) -> JsValue {
+    coded("INTERNAL", &format!("{error:#}"))
 }
 
 /// The error for a checkpoint that cannot be converted with these settings.

@@ -4,9 +4,9 @@ import { untilAborted } from "../wire/abort.js";
 import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { ConversionPlan } from "../wire/generated.js";
-import type { ConvertOpened, ConvertStep } from "../wire/protocol.js";
+import type { ConvertOpened, ConvertStep, FinishedShard } from "../wire/protocol.js";
 import { withConversionLock } from "../weights/locks.js";
-import type { FileEntry, Manifest } from "../weights/manifest.js";
+import type { Manifest } from "../weights/manifest.js";
 import { INTERVAL_MS, Rate } from "../weights/progress.js";
 
 /** Progress of a conversion. */
@@ -66,7 +66,7 @@ export async function runConversion(
     const progress = new Progress(plan, onProgress);
     const make = async () => {
       const done = await first.call("convertFinished", {}, { signal: ended }).result;
-      const entries: (FileEntry | undefined)[] = plan.shards.map((_, index) => done.get(index));
+      const entries: (FinishedShard | undefined)[] = plan.shards.map((_, index) => done.get(index));
       // A load reads finished shards too, from where they are stored.
       const indices = entries.flatMap((entry, index) => (entry && !load ? [] : [index]));
       const count = Math.max(Math.min(workers, indices.length), 1);
@@ -94,7 +94,7 @@ export async function runConversion(
       await Promise.all(all.map((each) => each.catch((error: unknown) => failure.abort(error))));
       ended.throwIfAborted();
       progress.finish();
-      return first.call("convertFinish", { entries: entries as FileEntry[] }, { signal: ended }).result;
+      return first.call("convertFinish", { shards: entries as FinishedShard[] }, { signal: ended }).result;
     };
     const manifest = await withConversionLock(plan.fingerprint, async () => {
       try {
@@ -141,7 +141,7 @@ class Progress {
   }
 
   /** @param entries shards that earlier runs have made */
-  begin(entries: readonly (FileEntry | undefined)[]): void {
+  begin(entries: readonly (FinishedShard | undefined)[]): void {
     this.#state.phase = "convert";
     for (const entry of entries) {
       this.#state.bytes += entry?.bytes ?? 0;

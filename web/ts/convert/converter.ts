@@ -2,8 +2,7 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import type { ConversionPlan, ConversionRequest, Need, RemoteFile } from "../wire/generated.js";
-import type { ConversionSettings, Supply } from "../wire/protocol.js";
-import type { FileEntry } from "../weights/manifest.js";
+import type { ConversionSettings, FinishedShard, Supply } from "../wire/protocol.js";
 import type { Listing, RangeSource } from "../weights/ranges.js";
 import { nextTask } from "../weights/transfer.js";
 import type { ReadHooks } from "../weights/source.js";
@@ -74,7 +73,7 @@ export class Converter {
   }
 
   /** Makes a shard, from where an earlier run ended, and appends it to a file. */
-  async shard(index: number, file: ShardFile, hooks: ConverterHooks): Promise<FileEntry> {
+  async shard(index: number, file: ShardFile, hooks: ConverterHooks): Promise<FinishedShard> {
     await this.#restore(index, file, hooks);
     try {
       for (;;) {
@@ -82,13 +81,14 @@ export class Converter {
         // Bytes of later steps are fetched while this one is encoded.
         this.#feed.fetchAhead(hooks);
         const bytes = this.#conversion.nextPiece();
-        if (bytes === null) return JSON.parse(this.#conversion.finish()) as FileEntry;
+        if (bytes === null) return JSON.parse(this.#conversion.finish()) as FinishedShard;
         if (bytes === undefined) await this.#feed.arrival(hooks);
         else {
           await file.append(bytes);
           hooks.onWritten?.(bytes.byteLength);
           await hooks.pass?.(bytes);
-          if (this.#conversion.atPart()) await file.commit();
+          const progress = this.#conversion.progress();
+          if (progress !== undefined) await file.commit(progress);
         }
         // Bytes and messages arrive between tasks only.
         await nextTask();
@@ -98,20 +98,25 @@ export class Converter {
     }
   }
 
-  /** Reads a shard that an earlier run has finished. Returns false if it is not what its entry says. */
-  async reread(index: number, file: Pick<ShardFile, "read">, entry: FileEntry, hooks: ConverterHooks): Promise<boolean> {
-    const bytes = this.#conversion.begin(index, entry.bytes);
-    if (bytes !== entry.bytes) return false;
+  /** True if a record is whole and of that finished shard. */
+  isFinished(index: number, record: string): boolean {
+    return this.#conversion.isFinished(index, record);
+  }
+
+  /** Reads a shard that an earlier run has finished. Returns false if it is not what its record says. */
+  async reread(index: number, file: Pick<ShardFile, "read">, shard: FinishedShard, hooks: ConverterHooks): Promise<boolean> {
+    const bytes = this.#conversion.begin(index, shard.bytes, JSON.stringify(shard));
+    if (bytes !== shard.bytes) return false;
     await this.#read(bytes, file, hooks);
-    const found = JSON.parse(this.#conversion.finish()) as FileEntry;
-    if (found.sha256 !== entry.sha256) hooks.onWritten?.(-bytes);
-    return found.sha256 === entry.sha256;
+    const found = JSON.parse(this.#conversion.finish()) as FinishedShard;
+    if (found.sha256 !== shard.sha256) hooks.onWritten?.(-bytes);
+    return found.sha256 === shard.sha256;
   }
 
   /** Begins a shard with the whole parts of tensors that an earlier run has stored of it. */
   async #restore(index: number, file: ShardFile, hooks: ConverterHooks): Promise<void> {
-    const usable = await file.keep(this.#conversion.begin(index, file.stored));
-    await this.#read(this.#conversion.begin(index, usable), file, hooks);
+    const usable = await file.keep(this.#conversion.begin(index, file.stored, file.record));
+    await this.#read(this.#conversion.begin(index, usable, file.record), file, hooks);
   }
 
   /** Reads the first bytes of a stored shard. */
@@ -127,14 +132,14 @@ export class Converter {
     }
   }
 
-  /** The files that are neither shards nor the manifest. */
-  smallFiles(): [string, Uint8Array<ArrayBuffer>][] {
-    return this.#conversion.smallFiles() as [string, Uint8Array<ArrayBuffer>][];
+  /** The files that are neither shards nor the manifest. Without all shards in order, the model card has blanks in place of errors. */
+  smallFiles(shards: readonly FinishedShard[] = []): [string, Uint8Array<ArrayBuffer>][] {
+    return this.#conversion.smallFiles(records(shards)) as [string, Uint8Array<ArrayBuffer>][];
   }
 
-  /** The manifest, given the entries of all shards in order. */
-  manifest(shards: readonly FileEntry[]): string {
-    return this.#conversion.manifest(shards.map((entry) => JSON.stringify(entry)));
+  /** The manifest, given all shards in order. */
+  manifest(shards: readonly FinishedShard[]): string {
+    return this.#conversion.manifest(records(shards));
   }
 
   /** Frees the memory. */
@@ -142,6 +147,8 @@ export class Converter {
     this.#conversion.free();
   }
 }
+
+const records = (shards: readonly FinishedShard[]): string[] => shards.map((shard) => JSON.stringify(shard));
 
 /** Fetches what a conversion needs. */
 class Feed {

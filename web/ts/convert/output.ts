@@ -1,14 +1,19 @@
 /** The place that a conversion writes to: the weight cache, or a flat folder. */
 
 import { QwenVLError } from "../wire/errors.js";
+import type { FinishedShard } from "../wire/protocol.js";
 import { conversionPrefix, WeightCache, type ConversionRecord } from "../weights/cache.js";
 import type { FileEntry, Manifest } from "../weights/manifest.js";
 import { createFile, readText, writeFile, type CacheFile, type CacheStore } from "../weights/store.js";
 
 /** The output of one conversion. */
 export interface Output {
-  /** Returns the shards that an earlier run has finished: entries by index. Fails if files of someone else are in the way. */
-  finished(): Promise<Map<number, FileEntry>>;
+  /**
+   * Returns the shards that an earlier run has finished, by index. Fails if files of someone else are in the way.
+   *
+   * @param accepts says whether a record is whole and of that shard
+   */
+  finished(accepts: (index: number, record: string) => boolean): Promise<Map<number, FinishedShard>>;
   /** Opens a shard that is not complete. */
   begin(index: number): Promise<ShardFile>;
   /** Opens a finished shard, to read it. */
@@ -23,15 +28,17 @@ export interface Output {
 export interface ShardFile {
   /** Bytes that an earlier run has written and made durable. */
   readonly stored: number;
+  /** The record that was committed with them. */
+  readonly record: string | undefined;
   /** Returns at most `length` of the stored bytes from offset `at`. */
   read(at: number, length: number): Promise<Uint8Array>;
   /** Discards the bytes from an offset on. Returns the number of bytes that are left, which can be 0. */
   keep(bytes: number): Promise<number>;
   append(bytes: Uint8Array): Promise<void>;
-  /** Makes the bytes so far durable: a run after a crash can resume here. */
-  commit(): Promise<void>;
+  /** Makes the bytes so far durable: a run after a crash can resume here. `record` is JSON with their number, `bytes`. */
+  commit(record: string): Promise<void>;
   /** Closes the file and records that it is complete. */
-  done(entry: FileEntry): Promise<void>;
+  done(shard: FinishedShard): Promise<void>;
   /** Closes the file. The next run resumes at the last commit. */
   abandon(): Promise<void>;
 }
@@ -61,16 +68,19 @@ abstract class StoreOutput implements Output {
   abstract finish(manifest: string, smallFiles: readonly [string, Uint8Array][]): Promise<void>;
   abstract discard(): Promise<void>;
 
-  async finished(): Promise<Map<number, FileEntry>> {
-    const found = new Map<number, FileEntry>();
+  async finished(accepts: (index: number, record: string) => boolean): Promise<Map<number, FinishedShard>> {
+    const found = new Map<number, FinishedShard>();
     const files = new Map((await this.store.list()).map(({ name, bytes }) => [name, bytes]));
     for (const name of files.keys()) {
       const index = this.recordIndex(name);
       if (index === undefined) continue;
-      const entry = parseEntry(await readText(this.store, name));
+      const record = await readText(this.store, name);
+      // A crash can cut a record off.
+      if (record === undefined || !accepts(index, record)) continue;
+      const shard = JSON.parse(record) as FinishedShard;
       // A crash in `finish` can leave a shard under its last name.
-      const stored = entry && (files.get(this.shardName(index)) ?? files.get(entry.sha256));
-      if (entry && stored === entry.bytes) found.set(index, entry);
+      const stored = files.get(this.shardName(index)) ?? files.get(shard.sha256);
+      if (stored === shard.bytes) found.set(index, shard);
     }
     return found;
   }
@@ -80,26 +90,29 @@ abstract class StoreOutput implements Output {
     await this.store.delete(done);
     const file: CacheFile = await createFile(this.store, this.shardName(index));
     const write = (name: string, text: string) => writeFile(this.store, name, new TextEncoder().encode(text));
-    let committed = Math.min(Number(await readText(this.store, part)) || 0, file.bytes);
+    const record = await readText(this.store, part);
+    let committed = Math.min(bytesOf(record), file.bytes);
     return {
       stored: committed,
+      record,
       read: (at, length) => file.read(at, length),
       keep: async (bytes) => {
         await file.truncate(bytes);
         if (file.bytes !== bytes) await file.truncate();
+        if (file.bytes < committed) await this.store.delete(part);
         committed = file.bytes;
         return file.bytes;
       },
       append: (bytes) => file.append(bytes),
-      commit: async () => {
+      commit: async (record) => {
         if (!file.flush || file.bytes - committed < COMMIT_BYTES) return;
         await file.flush();
         committed = file.bytes;
-        await write(part, String(committed));
+        await write(part, record);
       },
-      done: async (entry) => {
+      done: async (shard) => {
         await file.close();
-        await write(done, JSON.stringify(entry));
+        await write(done, JSON.stringify(shard));
         await this.store.delete(part);
       },
       abandon: () => file.close(),
@@ -131,9 +144,9 @@ export class CacheOutput extends StoreOutput {
     this.#record = record;
   }
 
-  override async finished(): Promise<Map<number, FileEntry>> {
+  override async finished(accepts: (index: number, record: string) => boolean): Promise<Map<number, FinishedShard>> {
     await new WeightCache(this.store).rememberConversion(this.#id, this.#record);
-    return super.finished();
+    return super.finished(accepts);
   }
 
   protected shardName(index: number): string {
@@ -212,7 +225,7 @@ export class FolderOutput extends StoreOutput {
     return `.${this.#fingerprint}.conversion`;
   }
 
-  override async finished(): Promise<Map<number, FileEntry>> {
+  override async finished(accepts: (index: number, record: string) => boolean): Promise<Map<number, FinishedShard>> {
     const names = (await this.store.list()).map(({ name }) => name);
     if (!names.includes(this.#marker)) {
       const other = names.find((name) => this.#others.includes(name) || this.#names.includes(name));
@@ -222,7 +235,7 @@ export class FolderOutput extends StoreOutput {
       }
       await writeFile(this.store, this.#marker, new Uint8Array(0));
     }
-    return super.finished();
+    return super.finished(accepts);
   }
 
   async finish(manifest: string, smallFiles: readonly [string, Uint8Array][]): Promise<void> {
@@ -240,11 +253,11 @@ export class FolderOutput extends StoreOutput {
   }
 }
 
-function parseEntry(text: string | undefined): FileEntry | undefined {
+/** Returns the number of bytes that the record of a commit names; 0 for a record that a crash has cut off. */
+function bytesOf(record: string | undefined): number {
   try {
-    return JSON.parse(text ?? "") as FileEntry;
+    return (JSON.parse(record ?? "") as { bytes?: number }).bytes ?? 0;
   } catch {
-    // A crash while the record was written.
-    return undefined;
+    return 0;
   }
 }

@@ -2,11 +2,10 @@
 
 import { errorData, QwenVLError } from "../wire/errors.js";
 import type { ConversionPlan } from "../wire/generated.js";
-import type { Call, CallKind, Calls, ConvertStep, OutputSpec, Reply, Request } from "../wire/protocol.js";
+import type { Call, CallKind, Calls, ConvertStep, FinishedShard, OutputSpec, Reply, Request } from "../wire/protocol.js";
 import type { ConvertSettings } from "../wire/types.js";
 import type { ConversionRecord } from "../weights/cache.js";
 import { DirectoryStore } from "../weights/directory.js";
-import type { FileEntry } from "../weights/manifest.js";
 import { INTERVAL_MS } from "../weights/progress.js";
 import type { Listing, RangeSource } from "../weights/ranges.js";
 import { PipeSender } from "../weights/pipe.js";
@@ -89,7 +88,7 @@ class ConverterServer {
       case "convertOpen":
         return this.#openCheckpoint(call, signal);
       case "convertFinished":
-        return this.#opened().output.finished();
+        return this.#finished();
       case "convertPipe":
         return this.#startPipe(call, signal);
       case "convertShard":
@@ -143,7 +142,12 @@ class ConverterServer {
     }
   }
 
-  async #shard({ id, index, finished }: CallOf<"convertShard">, signal: AbortSignal): Promise<FileEntry> {
+  #finished(): Promise<Map<number, FinishedShard>> {
+    const { converter, output } = this.#opened();
+    return output.finished((index, record) => converter.isFinished(index, record));
+  }
+
+  async #shard({ id, index, finished }: CallOf<"convertShard">, signal: AbortSignal): Promise<FinishedShard> {
     const { converter, output } = this.#opened();
     const steps = new Steps(this.#scope, id);
     const name = converter.plan.shards[index]?.file ?? "";
@@ -158,20 +162,20 @@ class ConverterServer {
     }
     const file = await output.begin(index);
     try {
-      const entry = await converter.shard(index, file, hooks);
+      const shard = await converter.shard(index, file, hooks);
       steps.flush();
-      await file.done(entry);
-      return entry;
+      await file.done(shard);
+      return shard;
     } catch (error) {
       await file.abandon().catch(() => undefined);
       throw error;
     }
   }
 
-  async #finish({ entries }: CallOf<"convertFinish">): Promise<string> {
+  async #finish({ shards }: CallOf<"convertFinish">): Promise<string> {
     const { converter, output } = this.#opened();
-    const manifest = converter.manifest(entries);
-    await output.finish(manifest, converter.smallFiles());
+    const manifest = converter.manifest(shards);
+    await output.finish(manifest, converter.smallFiles(shards));
     return manifest;
   }
 
@@ -182,10 +186,10 @@ class ConverterServer {
 }
 
 /** Reads a finished shard for a load. Returns false if its bytes are wrong. */
-async function passOn(converter: Converter, output: Output, index: number, entry: FileEntry, hooks: ConverterHooks): Promise<boolean> {
-  const file = await output.open(index, entry);
+async function passOn(converter: Converter, output: Output, index: number, shard: FinishedShard, hooks: ConverterHooks): Promise<boolean> {
+  const file = await output.open(index, shard);
   try {
-    return file.bytes === entry.bytes && (await converter.reread(index, file, entry, hooks));
+    return file.bytes === shard.bytes && (await converter.reread(index, file, shard, hooks));
   } finally {
     await file.close();
   }

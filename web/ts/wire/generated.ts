@@ -837,7 +837,7 @@ unusedTensors: Array<string>,
  */
 notes: Array<string>,
 /**
- * A manifest whose shards have no hashes yet, to estimate the memory of the model.
+ * A manifest whose shards have no hashes yet, and whose card shows no errors yet, to estimate the memory of the model.
  */
 manifest: string, };
 

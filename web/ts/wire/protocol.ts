@@ -131,6 +131,11 @@ export interface ConvertStep {
   retries: number;
 }
 
+/** A shard that a conversion has made: its manifest entry, and what the converter measured, which only it reads. */
+export interface FinishedShard extends FileEntry {
+  errors: unknown;
+}
+
 /** The output of a conversion, in a form that the page can post. */
 export type OutputSpec =
   /** The weight cache, where a load finds the model at `url`. */
@@ -165,14 +170,14 @@ export interface Calls {
   logits: { params: object; event: never; result: Float32Array };
   /** Opens a checkpoint in the published layout. `supplies` are bytes of it that another worker has read. */
   convertOpen: { params: ConvertOpenParams; event: ConvertStep; result: ConvertOpened };
-  /** Returns the shards that an earlier run has finished: entries by index. */
-  convertFinished: { params: object; event: never; result: Map<number, FileEntry> };
+  /** Returns the shards that an earlier run has finished, by index. */
+  convertFinished: { params: object; event: never; result: Map<number, FinishedShard> };
   /** Passes the shards on to a load, while they are made, and these of the other files now: see `PipedSource`. */
   convertPipe: { params: { port: MessagePort; files: string[] }; event: never; result: undefined };
   /** Makes a shard of the open checkpoint, or passes one on that an earlier run has `finished`. */
-  convertShard: { params: { index: number; finished?: FileEntry }; event: ConvertStep; result: FileEntry };
+  convertShard: { params: { index: number; finished?: FinishedShard }; event: ConvertStep; result: FinishedShard };
   /** Writes the other files of the open checkpoint. The result is the manifest. */
-  convertFinish: { params: { entries: FileEntry[] }; event: never; result: string };
+  convertFinish: { params: { shards: FinishedShard[] }; event: never; result: string };
   /** Deletes what a conversion has written. */
   convertDiscard: { params: object; event: never; result: undefined };
   /** Frees the model. The result is the number of bytes of GPU buffers that are left, by our own accounting. */
