@@ -62,6 +62,8 @@ export interface ConvertOptions extends PlanOptions {
 
 /** A conversion before its first byte. */
 export interface CheckpointPlan {
+  /** Identifies the conversion: see `cache.listConversions`. Other files or settings have another one. */
+  id: string;
   /** Name of the checkpoint. */
   name: string;
   /** Address that was read, with the commit that is fixed now if it is a repository. */
@@ -127,6 +129,7 @@ export async function plan(source: ConvertSource, options: PlanOptions = {}): Pr
   const { wasmUrl, workerUrl } = options;
   const locations = { ...(wasmUrl ? { wasmUrl } : {}), ...(workerUrl ? { workerUrl } : {}) };
   return {
+    id: plan.fingerprint,
     name: listing.name,
     source: listing.place,
     family: plan.family,
