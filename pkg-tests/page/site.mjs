@@ -86,8 +86,8 @@ export async function giveFiles(page, id, files) {
     part(id),
     async (input, files) => {
       const transfer = new DataTransfer();
-      for (const { name, url, type } of files) {
-        transfer.items.add(new File([await (await fetch(url)).arrayBuffer()], name, { type }));
+      for (const { name, url, type, lastModified } of files) {
+        transfer.items.add(new File([await (await fetch(url)).arrayBuffer()], name, { type, lastModified }));
       }
       input.files = transfer.files;
       input.dispatchEvent(new Event("change", { bubbles: true }));

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { crc32, deflateSync } from "node:zlib";
 import { filesOf, startHub } from "../hub.mjs";
 import { fitsScreens, SCREENS, touchScreen } from "../page/layout.mjs";
@@ -127,24 +130,38 @@ export function pageTests(bed) {
   fitsAllScreens();
   visit("a model of Qwen3-VL: pictures of any size, objects in JSON", laterModel, { folder: join(bed.checkpoints, "scripted-q3") });
 
-  /** From a model's name on the Hub to its answers without a connection. */
+  /** From published checkpoints to answers. */
   function conversion() {
+    const checkpoint = join(bed.repository, "tests/fixtures/family/checkpoints/q3-a");
     let hub;
     const prepare = async (page) => {
-      const files = await filesOf(join(bed.repository, "tests/fixtures/family/checkpoints/q3-a"));
-      hub = await startHub({ "test/q3-a": { files, license: "apache-2.0" } });
-      bed.cleanup(() => hub.close());
+      const started = await startHub({ "test/q3-a": { files: await filesOf(checkpoint), license: "apache-2.0" } });
+      bed.cleanup(() => started.close());
+      hub = started;
       const settings = { hubUrl: hub.origin, sampling: "greedy", maxTokens: 8 };
       await page.evaluateOnNewDocument((text) => {
         // Firefox runs this in its blank page, too, which has no storage.
         if (location.protocol === "http:") localStorage.setItem("qwen-vl-web-settings", text);
       }, JSON.stringify(settings));
+      await page.evaluateOnNewDocument(holdWorkers);
     };
-    const others = () => [hub.origin, hub.storageOrigin];
-    visit("a model by its name: plan, conversion, answer, offline", (page, test, connection) => byName(page, hub, connection), {
-      prepare,
-      others,
+    const options = { prepare, others: () => [hub.origin, hub.storageOrigin] };
+    const run = (body) => (page, test, connection) => body(page, { bed, hub, connection });
+    visit("a model by its name: plan, conversion, answer, offline", run(byName), options);
+    visit("a conversion that a reload interrupts is listed and resumed", run(resumedAfterReload), options);
+    visit("a conversion that a reload interrupts is deleted without a connection", run(deletedAfterReload), {
+      ...options,
+      expected: /Failed to load resource|net::ERR|NetworkError|ServiceWorker/,
     });
+    visit("a conversion of a folder is resumed with the same folder only", (page) => resumedFolder(page, checkpoint), {
+      prepare,
+      async handle(path, response) {
+        if (!path.startsWith("/checkpoint/")) return false;
+        response.writeHead(200).end(await readFile(join(checkpoint, path.slice("/checkpoint/".length))));
+        return true;
+      },
+    });
+    visit("a converted model is saved to a folder", run(savedToFolder), options);
   }
 
   /** A visit on a touch screen, through the main states of the page. */
@@ -1012,14 +1029,32 @@ async function keptModels(page) {
   await until(page, () => document.querySelector("dialog") === null);
 }
 
-/** Converts a model of the Hub, with a pause, and asks it with and without a connection. */
-async function byName(page, hub, connection) {
+/** Names a model of the Hub and waits for the plan of its conversion. */
+async function lookUp(page) {
   await ready(page);
   await click(page, "models");
   await present(page, "known");
   await page.type(part("url"), "test/q3-a");
   await click(page, "look");
   await present(page, "offer");
+}
+
+/** Waits until a conversion is complete and its model loaded. */
+async function converted(page) {
+  await until(page, () => document.querySelector("dialog") === null);
+  await until(page, () => document.querySelector('[data-testid="models"]').textContent.includes("q3-a"));
+  await ready(page);
+}
+
+async function askAnew(page) {
+  await click(page, "reset");
+  await until(page, () => document.querySelector('[data-testid="answer"], [data-testid="pending"]') === null);
+  return ask(page, "What is this?");
+}
+
+/** Converts a model of the Hub, with a pause, and asks it with and without a connection. */
+async function byName(page, { hub, connection }) {
+  await lookUp(page);
   const offer = await textOf(page, "offer");
   assert.match(offer, /test\/q3-a.*will be fetched.*stay on this device.*apache-2\.0/s);
   await fitsScreens(page, "the plan of a conversion");
@@ -1034,17 +1069,12 @@ async function byName(page, hub, connection) {
   await click(page, "pause");
   await present(page, "resume");
   assert.match(await textOf(page, "conversion"), /The conversion of test\/q3-a is paused/);
+  // The dialog has it once.
+  assert.equal(await page.$(part("unfinished")), null);
   release();
   await click(page, "resume");
-  await until(page, () => document.querySelector("dialog") === null);
-  await ready(page);
-  assert.match(await textOf(page, "models"), /test\/q3-a/);
-  const askAnew = async () => {
-    await click(page, "reset");
-    await until(page, () => document.querySelector('[data-testid="answer"], [data-testid="pending"]') === null);
-    return ask(page, "What is this?");
-  };
-  const answer = await askAnew();
+  await converted(page);
+  const answer = await askAnew(page);
   assert.notEqual(answer, "");
 
   await present(page, "offline-ready");
@@ -1057,12 +1087,195 @@ async function byName(page, hub, connection) {
   await page.$$eval("[data-testid=stored] li", (items) => {
     items
       .find((item) => item.textContent.includes("q3-a"))
-      .querySelector("button")
+      .querySelector("[data-testid=load-stored]")
       .click();
   });
-  await until(page, () => document.querySelector('[data-testid="models"]').textContent.includes("test/q3-a"));
+  await converted(page);
+  assert.equal(await askAnew(page), answer);
+}
+
+/** Converts a model except for the last step, and reloads the page. */
+async function interrupted(page, beforeReload = () => undefined) {
+  await lookUp(page);
+  await page.evaluate(() => (window.held = "convertFinish"));
+  await click(page, "convert");
+  await until(page, () => document.querySelector('[data-testid="conversion-progress"]').textContent.includes("1 of 1 files"));
+  await present(page, "offline-ready");
+  beforeReload();
+  await page.reload();
   await ready(page);
-  assert.equal(await askAnew(), answer);
+  await click(page, "models");
+  await present(page, "unfinished");
+}
+
+/** Runs in the page. Returns the names of files of conversions, and the records in them. */
+async function conversionFiles() {
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("qwen-vl-web");
+  const files = {};
+  for await (const [name, handle] of folder.entries())
+    if (name.startsWith("convert-")) files[name] = name.endsWith(".conversion") ? await (await handle.getFile()).text() : "";
+  return files;
+}
+
+async function resumedAfterReload(page, { hub }) {
+  await interrupted(page);
+  assert.match(await textOf(page, "unfinished"), /Not finished.*test\/q3-a.*[1-9][\d.]*\s*MB of [\d.]+\s*MB.*hf:test\/q3-a@[0-9a-f]{40}/s);
+  await accessible(page);
+  await fitsScreens(page, "an unfinished conversion");
+  const files = await page.evaluate(conversionFiles);
+  const [[name, text]] = Object.entries(files).filter(([name]) => name.endsWith(".conversion"));
+  const { bytes, source, ...record } = JSON.parse(text);
+  assert.deepEqual(record, { name: "test/q3-a", url: "hf:test/q3-a", settings: {} }, name);
+  assert.ok(bytes > 1_000_000 && /^hf:test\/q3-a@[0-9a-f]{40}$/.test(source), text);
+
+  // The offer of the same conversion says that it has begun.
+  await page.type(part("url"), "test/q3-a");
+  await click(page, "look");
+  await present(page, "offer");
+  assert.match(await textOf(page, "offer"), /MB are done already.*Go on/s);
+
+  // The commit of the first run is converted, although the repository has moved on.
+  const moved = new Map(hub.repositories["test/q3-a"].files);
+  moved.set("README.md", Buffer.from("# Changed\n"));
+  hub.push("test/q3-a", moved);
+  hub.requests = [];
+  await click(page, "resume-unfinished");
+  await converted(page);
+  const commits = new Set(hub.requests.flatMap(({ path }) => /\/resolve\/([0-9a-f]{40})\//.exec(path)?.[1] ?? []));
+  assert.deepEqual([...commits], [source.split("@")[1]]);
+  assert.notEqual(await askAnew(page), "");
+  assert.deepEqual(await page.evaluate(conversionFiles), {});
+  await click(page, "models");
+  await until(page, () => document.querySelector("[data-testid=stored]").textContent.includes("hf:test/q3-a"));
+  assert.equal(await page.$(part("unfinished")), null);
+}
+
+async function deletedAfterReload(page, { hub, connection }) {
+  await interrupted(page, () => {
+    hub.close();
+    connection.close();
+  });
+  await click(page, "delete-unfinished");
+  await until(page, () => document.querySelector("[data-testid=unfinished]") === null);
+  assert.equal(await page.$(part("error")), null);
+  assert.deepEqual(await page.evaluate(conversionFiles), {});
+  // The other model stays.
+  await until(page, () => document.querySelector("[data-testid=stored] li") !== null);
+}
+
+/** Runs in the page before its scripts: calls to workers of the kind `window.held` get no answer. */
+function holdWorkers() {
+  const { postMessage } = Worker.prototype;
+  Worker.prototype.postMessage = function (message, transfer) {
+    const held = message.kind === window.held || (window.held !== undefined && message.operation?.kind === window.held);
+    if (!held) postMessage.call(this, message, transfer);
+  };
+}
+
+async function resumedFolder(page, checkpoint) {
+  const files = [...(await filesOf(checkpoint)).keys()].map((name) => ({ name, url: `/checkpoint/${name}`, type: "" }));
+  const folder = (lastModified) => files.map((file) => ({ ...file, lastModified }));
+  await ready(page);
+  await click(page, "models");
+  await present(page, "folder");
+  await giveFiles(page, "folder", folder(1_700_000_000_000));
+  await present(page, "offer");
+  await page.evaluate(() => (window.held = "convertShard"));
+  await click(page, "convert");
+  while (Object.keys(await page.evaluate(conversionFiles)).length === 0) await present(page, "pause");
+  await page.reload();
+  await ready(page);
+  await click(page, "models");
+  await present(page, "unfinished");
+  assert.match(await textOf(page, "unfinished"), /checkpoint.*from a folder of this device/s);
+  await fitsScreens(page, "an unfinished conversion of a folder");
+  // Files with other times are other files.
+  await giveFiles(page, "resume-folder", folder(1_800_000_000_000));
+  await present(page, "error");
+  assert.match(await textOf(page, "error-title"), /not the folder of checkpoint/);
+  await giveFiles(page, "resume-folder", folder(1_700_000_000_000));
+  await until(page, () => document.querySelector("dialog") === null);
+  await until(page, () => document.querySelector('[data-testid="models"]').textContent.includes("checkpoint"));
+  await ready(page);
+  assert.deepEqual(await page.evaluate(conversionFiles), {});
+}
+
+/** Saves a converted model to a folder, where the browser can: with the bytes that the package's command makes. */
+async function savedToFolder(page, { bed, hub }) {
+  await lookUp(page);
+  await click(page, "convert");
+  await converted(page);
+  const openModels = async () => {
+    await click(page, "models");
+    await until(page, () => [...document.querySelectorAll("[data-testid=stored] li")].some((item) => item.textContent.includes("q3-a")));
+  };
+  const item = '[data-testid=stored] li[data-url="hf:test/q3-a"]';
+  const save = () => click(page, `${item} [data-testid=save]`);
+  await openModels();
+  if (bed.name === "firefox") {
+    await save();
+    await present(page, "cannot-save");
+    assert.match(await textOf(page, "cannot-save"), /cannot write to a folder.*npx qwen-vl-web quantize hf:test\/q3-a q3-a/s);
+    await fitsScreens(page, "a browser that cannot save");
+    return;
+  }
+  const outcome = (words) => until(page, (words) => document.querySelector("[data-testid=outcome]").textContent.includes(words), words);
+  await page.evaluate(async () => {
+    const root = await navigator.storage.getDirectory();
+    window.picked = await root.getDirectoryHandle("chosen", { create: true });
+    window.showDirectoryPicker = () => Promise.resolve(window.picked);
+  });
+  // Stopped.
+  await page.evaluate(() => (window.held = "export"));
+  await save();
+  await present(page, "saving");
+  await fitsScreens(page, "a model that is being saved");
+  await click(page, "stop-saving");
+  await outcome("Saving was stopped");
+  // A folder that does not exist any more.
+  await page.evaluate(async () => {
+    window.held = undefined;
+    await (await navigator.storage.getDirectory()).removeEntry("chosen", { recursive: true });
+  });
+  await save();
+  await present(page, "error");
+  assert.match(await textOf(page, "error-title"), /folder “q3-a” could not be written/);
+  // A visitor who closes the picker.
+  await page.evaluate(() => {
+    window.showDirectoryPicker = () => Promise.reject(new DOMException("The user aborted a request.", "AbortError"));
+  });
+  await save();
+  await until(page, () => document.querySelector("[data-testid=error]") === null);
+  await until(page, (button) => document.querySelector(button).disabled === false, `${item} [data-testid=save]`);
+  assert.equal(await textOf(page, "outcome"), "");
+  // Saved.
+  await page.evaluate(async () => {
+    const root = await navigator.storage.getDirectory();
+    const folder = await root.getDirectoryHandle("chosen", { create: true });
+    window.showDirectoryPicker = () => Promise.resolve(folder);
+  });
+  await save();
+  await outcome("Saved as the folder “q3-a” in “chosen”");
+  const saved = await page.evaluate(async () => {
+    const root = await navigator.storage.getDirectory();
+    const folder = await (await root.getDirectoryHandle("chosen")).getDirectoryHandle("q3-a");
+    const found = {};
+    for await (const [name, handle] of folder.entries()) {
+      const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", await (await handle.getFile()).arrayBuffer()));
+      found[name] = [...hash].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    }
+    return found;
+  });
+  const root = await mkdtemp(join(tmpdir(), "qwen-vl-save-"));
+  try {
+    const command = [join(bed.packageFolder, "dist/node/cli.js"), "quantize", "hf:test/q3-a", join(root, "out")];
+    await promisify(execFile)(process.execPath, command, { env: { ...process.env, HF_ENDPOINT: hub.origin } });
+    const files = await filesOf(join(root, "out"));
+    const wanted = Object.fromEntries([...files].map(([name, bytes]) => [name, createHash("sha256").update(bytes).digest("hex")]));
+    assert.deepEqual(saved, wanted);
+  } finally {
+    await rm(root, { recursive: true });
+  }
 }
 
 /** Checks a page with pictures, an answer and its objects. */

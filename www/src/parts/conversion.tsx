@@ -1,7 +1,10 @@
-/** The known models, and a conversion from the plan to the finished model. */
+/** The known models, a conversion from the plan to the finished model, and the conversions that are not complete. */
 
-import { convert, conversion, discard, KNOWN, offer, pause } from "../state/conversion";
+import { useState } from "preact/hooks";
+import type { UnfinishedConversion } from "qwen-vl-web";
+import { convert, conversion, discard, KNOWN, offer, pause, resumption, unfinished, type Job } from "../state/conversion";
 import { load, looking, propose } from "../state/model";
+import { fail, failure } from "../state/notices";
 import { settings } from "../state/settings";
 import { formatBytes, texts } from "../texts";
 import { opened } from "./dialog";
@@ -40,19 +43,23 @@ export function KnownModels() {
 /** Scrolls to what appeared on a click elsewhere in the dialog. */
 const show = (element: HTMLElement | null) => element?.scrollIntoView({ block: "nearest" });
 
+/** Converts a checkpoint, and loads the model. */
+async function convertAndLoad(job: Job): Promise<void> {
+  const url = await convert(job);
+  if (url === undefined) return;
+  if (opened.value === "models") opened.value = undefined;
+  await load(url);
+}
+
 /** The plan of a conversion. */
 export function Offer() {
   const t = texts.value;
   if (!offer.value) return null;
-  const { from, plan } = offer.value;
+  const { job, plan } = offer.value;
   const { status, reasons } = plan.check;
   const verdict = { ok: t.checkOk, slow: t.checkSlow, unsupported: t.checkUnsupported }[status];
-  const start = async () => {
-    const url = await convert(from, plan.name);
-    if (url === undefined) return;
-    opened.value = undefined;
-    await load(url);
-  };
+  const begun = unfinished.value.find(({ id }) => id === plan.id);
+  const runs = conversion.value?.running === true && conversion.value.job.id === plan.id;
   return (
     <div ref={show} class="statement" data-testid="offer" data-status={status} role="status">
       <h4>{t.offer(plan.name)}</h4>
@@ -62,6 +69,7 @@ export function Offer() {
         {[
           `${t.generations[plan.family]}:`,
           t.offerSizes(formatBytes(plan.sourceBytes), formatBytes(plan.bytes)),
+          ...(begun ? [t.offerBegun(formatBytes(begun.storedBytes))] : []),
           ...(plan.check.bytes ? [t.statementGpu(formatBytes(plan.check.bytes.gpu))] : []),
           ...(plan.check.storage ? [t.statementStorage(formatBytes(plan.check.storage.free))] : []),
           plan.licence ? t.offerLicence(plan.licence) : t.statementLicence,
@@ -77,8 +85,8 @@ export function Offer() {
           </ul>
         </details>
       )}
-      <button type="button" class="main" data-testid="convert" onClick={() => void start()}>
-        {t.convertIt(formatBytes(plan.sourceBytes))}
+      <button type="button" class="main" data-testid="convert" disabled={runs} onClick={() => void convertAndLoad(job)}>
+        {begun ? t.resume : t.convertIt(formatBytes(plan.sourceBytes))}
       </button>
     </div>
   );
@@ -89,24 +97,18 @@ export function Conversion() {
   const t = texts.value;
   const now = conversion.value;
   if (!now) return null;
-  const { name, from, progress, running } = now;
+  const { job, progress, running } = now;
   const done = progress && progress.totalBytes > 0 ? progress.bytes / progress.totalBytes : undefined;
-  const resume = async () => {
-    const url = await convert(from, name);
-    if (url === undefined) return;
-    opened.value = undefined;
-    await load(url);
-  };
   return (
     <section ref={show} class="statement conversion" data-testid="conversion" data-running={running}>
-      <h4>{running ? t.converting(name) : t.convertPaused(name)}</h4>
-      <progress value={done} aria-label={t.converting(name)} />
-      {progress && (
-        <p role="status" data-testid="conversion-progress">
-          {t.convertProgress(formatBytes(progress.bytes), formatBytes(progress.totalBytes), progress.shard, progress.shards)}{" "}
-          {running && progress.bytesPerSecond > 0 && t.convertRate(formatBytes(progress.bytesPerSecond), progress.etaSeconds)}
-        </p>
-      )}
+      <h4>{running ? t.converting(job.name) : t.convertPaused(job.name)}</h4>
+      {(running || done !== undefined) && <progress value={done} aria-label={t.converting(job.name)} />}
+      <p role="status" data-testid="conversion-progress">
+        {progress
+          ? t.convertProgress(formatBytes(progress.bytes), formatBytes(progress.totalBytes), progress.shard, progress.shards)
+          : running && t.convertPlan}{" "}
+        {running && progress && progress.bytesPerSecond > 0 && t.convertRate(formatBytes(progress.bytesPerSecond), progress.etaSeconds)}
+      </p>
       <div class="row">
         {running ? (
           <button type="button" class="quiet" data-testid="pause" onClick={pause}>
@@ -114,15 +116,92 @@ export function Conversion() {
           </button>
         ) : (
           <>
-            <button type="button" class="main" data-testid="resume" onClick={() => void resume()}>
+            <button type="button" class="main" data-testid="resume" onClick={() => void convertAndLoad(job)}>
               {t.resume}
             </button>
-            <button type="button" class="quiet" data-testid="discard" onClick={() => void discard()}>
-              {t.discardIt}
+            <button type="button" class="quiet" data-testid="discard" onClick={() => void discard(job.id)}>
+              {t.deleteIt}
             </button>
           </>
         )}
       </div>
     </section>
+  );
+}
+
+/** The conversions that are not complete, without the one that {@link Conversion} shows. */
+export function Unfinished() {
+  const t = texts.value;
+  const others = unfinished.value.filter(({ id }) => id !== conversion.value?.job.id);
+  if (others.length === 0) return null;
+  return (
+    <section data-testid="unfinished">
+      <h3>{t.unfinished}</h3>
+      <p>{t.unfinishedHint}</p>
+      <ul class="list stored">
+        {others.map((item) => (
+          <UnfinishedItem key={item.id} item={item} />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function UnfinishedItem({ item }: { item: UnfinishedConversion }) {
+  const t = texts.value;
+  const { id, name, source, bytes, storedBytes } = item;
+  const [busy, setBusy] = useState(false);
+  const work = async (action: () => Promise<void>) => {
+    setBusy(true);
+    failure.value = undefined;
+    await action().catch(fail);
+    setBusy(false);
+  };
+  const resume = (files?: readonly File[]) => work(async () => void convertAndLoad(await resumption(item, files)));
+  const label = `${t.resume}: ${name}`;
+  return (
+    <li data-id={id}>
+      <span>
+        <strong>{name}</strong> · {t.storedPart(formatBytes(storedBytes), formatBytes(bytes))}
+        <small>{source ?? t.unfinishedFolder}</small>
+      </span>
+      <span class="row">
+        {source === undefined ? (
+          <label class="button quiet">
+            {t.resumeFolder}
+            <input
+              type="file"
+              class="hidden-input"
+              data-testid="resume-folder"
+              aria-label={`${t.resumeFolder}: ${name}`}
+              disabled={busy}
+              {...{ webkitdirectory: true }}
+              onChange={(event) => void resume(Array.from(event.currentTarget.files ?? []))}
+            />
+          </label>
+        ) : (
+          <button
+            type="button"
+            class="quiet"
+            data-testid="resume-unfinished"
+            aria-label={label}
+            disabled={busy}
+            onClick={() => void resume()}
+          >
+            {t.resume}
+          </button>
+        )}
+        <button
+          type="button"
+          class="quiet"
+          data-testid="delete-unfinished"
+          aria-label={`${t.deleteIt}: ${name}`}
+          disabled={busy}
+          onClick={() => void work(() => discard(id))}
+        >
+          {t.deleteIt}
+        </button>
+      </span>
+    </li>
   );
 }

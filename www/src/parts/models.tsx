@@ -1,25 +1,19 @@
 /** Chooses the model, describes a download before it starts, and manages stored models. */
 
-import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
-import { QwenVL, type CachedModel, type CheckReport, type StorageEstimate } from "qwen-vl-web";
-import { EMBEDDED, isLater, kind, load, looking, model, progress, proposal, propose, source, sourceName } from "../state/model";
+import type { CheckReport } from "qwen-vl-web";
+import { EMBEDDED, isLater, kind, load, looking, model, proposal, propose, source, sourceName } from "../state/model";
 import { fail, PageError } from "../state/notices";
 import { change, CONTEXT_LENGTHS, PICTURE_TOKENS, settings } from "../state/settings";
+import { look, stored } from "../state/stored";
 import { formatBytes, texts } from "../texts";
 import { addressOf, plan } from "../state/conversion";
-import { Conversion, KnownModels, Offer } from "./conversion";
+import { Conversion, KnownModels, Offer, Unfinished } from "./conversion";
 import { Dialog, opened } from "./dialog";
 import { take } from "./files";
 import { Reasons } from "./reasons";
+import { Stored } from "./stored";
 import "./models.css";
-
-const stored = signal<readonly CachedModel[] | undefined>(undefined);
-const estimate = signal<StorageEstimate | undefined>(undefined);
-
-async function look(): Promise<void> {
-  [stored.value, estimate.value] = await Promise.all([QwenVL.cache.list(), QwenVL.cache.estimate()]);
-}
 
 export function Models() {
   const t = texts.value;
@@ -34,6 +28,8 @@ export function Models() {
   };
   return (
     <Dialog name="models" title={t.models}>
+      <Conversion />
+      <Unfinished />
       <section>
         <h3>{t.modelNow}</h3>
         <p>
@@ -106,7 +102,6 @@ export function Models() {
         {looking.value && <p role="status">{t.checking}</p>}
         {proposal.value && <Statement report={proposal.value.report} onLoad={start(() => load(proposal.value!.url))} />}
         <Offer />
-        <Conversion />
       </section>
       <section>
         <h3>{t.fromFolder}</h3>
@@ -163,100 +158,5 @@ function Statement({ report, onLoad }: { report: CheckReport; onLoad: () => void
         </button>
       )}
     </div>
-  );
-}
-
-function Stored() {
-  const t = texts.value;
-  const [busy, setBusy] = useState<string>();
-  const [outcome, setOutcome] = useState("");
-  const work = async (url: string, action: () => Promise<string>) => {
-    setBusy(url);
-    setOutcome("");
-    try {
-      const found = await action();
-      await look();
-      setOutcome(found);
-    } catch (error) {
-      opened.value = undefined;
-      fail(error);
-    } finally {
-      setBusy(undefined);
-    }
-  };
-  const verify = (url: string) => async () => ((await QwenVL.cache.verify(url)).complete ? t.verified : t.verifiedNot);
-  const remove = (url: string) => async () => {
-    await QwenVL.cache.delete(url);
-    return "";
-  };
-  const keep = async () => ((await QwenVL.cache.persist()) ? t.kept : t.keptNot);
-  const list = stored.value;
-  const space = estimate.value;
-  const disabled = busy !== undefined || progress.value !== undefined;
-  return (
-    <section data-testid="stored">
-      <h3>{t.stored}</h3>
-      {list?.length === 0 && <p>{t.storedNone}</p>}
-      <ul class="list stored">
-        {list?.map(({ url, source, bytes, storedBytes, complete }) => (
-          <li key={url} data-url={url}>
-            <span>
-              <strong>{source}</strong> ·{" "}
-              {complete ? t.storedWhole(formatBytes(bytes)) : t.storedPart(formatBytes(storedBytes), formatBytes(bytes))}
-              <small>{url}</small>
-            </span>
-            <span class="row">
-              <button
-                type="button"
-                class="quiet"
-                aria-label={`${t.loadIt}: ${source}`}
-                disabled={disabled}
-                onClick={() => {
-                  opened.value = undefined;
-                  void load(url);
-                }}
-              >
-                {t.loadIt}
-              </button>
-              <button
-                type="button"
-                class="quiet"
-                data-testid="verify"
-                aria-label={`${t.verify}: ${source}`}
-                disabled={disabled}
-                onClick={() => work(url, verify(url))}
-              >
-                {t.verify}
-              </button>
-              <button
-                type="button"
-                class="quiet"
-                data-testid="delete"
-                aria-label={`${t.deleteIt}: ${source}`}
-                disabled={disabled}
-                onClick={() => work(url, remove(url))}
-              >
-                {t.deleteIt}
-              </button>
-            </span>
-          </li>
-        ))}
-      </ul>
-      <p role="status" data-testid="outcome">
-        {outcome}
-      </p>
-      {space && (
-        <div class="row">
-          <span>
-            {t.storage(formatBytes(space.usage), formatBytes(space.quota))} {space.persisted ? t.kept : ""}
-          </span>
-          {!space.persisted && (
-            <button type="button" class="quiet" onClick={() => work("", keep)}>
-              {t.keep}
-            </button>
-          )}
-        </div>
-      )}
-    </section>
   );
 }

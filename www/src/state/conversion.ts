@@ -1,8 +1,15 @@
 /** The conversion of a published checkpoint into a model that this device keeps. */
 
 import { signal } from "@preact/signals";
-import { QwenVL, type CheckpointPlan, type ConvertProgress, type HubOptions } from "qwen-vl-web";
-import { fail, failure } from "./notices";
+import {
+  QwenVL,
+  type CheckpointPlan,
+  type ConvertProgress,
+  type ConvertSettings,
+  type HubOptions,
+  type UnfinishedConversion,
+} from "qwen-vl-web";
+import { fail, failure, PageError } from "./notices";
 import { settings } from "./settings";
 
 /** A repository of the Hub, the address of a folder, or the files of a folder. */
@@ -27,13 +34,25 @@ export const KNOWN: readonly KnownModel[] = [
   { repository: "Qwen/Qwen-VL-Chat", source: 19.3e9, kept: 5.5e9, licence: "Tongyi Qianwen" },
 ];
 
+/** A conversion that the page can run. */
+export interface Job {
+  /** As in `UnfinishedConversion`. */
+  id: string;
+  name: string;
+  from: Checkpoint;
+  /** Address of the model for `load`; absent for files, whose address comes from their folder. */
+  url?: string;
+  settings: ConvertSettings;
+}
+
 /** The plan of a conversion, while the visitor decides. */
-export const offer = signal<{ from: Checkpoint; plan: CheckpointPlan } | undefined>(undefined);
+export const offer = signal<{ plan: CheckpointPlan; job: Job } | undefined>(undefined);
 
 /** The conversion that runs or is paused. */
-export const conversion = signal<{ from: Checkpoint; name: string; progress: ConvertProgress | undefined; running: boolean } | undefined>(
-  undefined,
-);
+export const conversion = signal<{ job: Job; progress: ConvertProgress | undefined; running: boolean } | undefined>(undefined);
+
+/** Conversions of this and earlier visits that are not complete. */
+export const unfinished = signal<readonly UnfinishedConversion[]>([]);
 
 let abort: AbortController | undefined;
 
@@ -42,34 +61,46 @@ export function hub(): HubOptions {
   return { hubUrl: settings.value.hubUrl };
 }
 
+export async function lookForUnfinished(): Promise<void> {
+  unfinished.value = await QwenVL.cache.listConversions();
+}
+
 /** Reads everything of a checkpoint but its weights, and offers the conversion. */
 export async function plan(from: Checkpoint): Promise<void> {
   offer.value = undefined;
-  offer.value = { from, plan: await QwenVL.plan(from, hub()) };
+  const [plan] = await Promise.all([QwenVL.plan(from, hub()), lookForUnfinished()]);
+  // The commit that the visitor agrees to is the one that is converted.
+  const source = typeof from === "string" ? { from: plan.source, url: from } : { from };
+  offer.value = { plan, job: { id: plan.id, name: plan.name, settings: {}, ...source } };
 }
 
 /** Converts a checkpoint, from where an earlier run ended. Returns the address of the model, or `undefined` if it was paused or failed. */
-export async function convert(from: Checkpoint, name: string): Promise<string | undefined> {
+export async function convert(job: Job): Promise<string | undefined> {
   abort?.abort();
   const controller = new AbortController();
   abort = controller;
   failure.value = undefined;
   offer.value = undefined;
-  conversion.value = { from, name, progress: undefined, running: true };
+  conversion.value = { job, progress: undefined, running: true };
+  const { from, url, settings } = job;
   try {
-    const { url } = await QwenVL.convert(from, {
+    const made = await QwenVL.convert(from, {
       ...hub(),
+      ...settings,
+      ...(url === undefined ? {} : { url }),
       signal: controller.signal,
       onProgress: (progress) => {
-        if (abort === controller) conversion.value = { from, name, progress, running: true };
+        if (abort === controller) conversion.value = { job, progress, running: true };
       },
     });
-    conversion.value = undefined;
-    return url;
+    if (abort === controller) conversion.value = undefined;
+    return made.url;
   } catch (error) {
     if (abort === controller && conversion.value) conversion.value = { ...conversion.value, running: false };
     fail(error);
     return undefined;
+  } finally {
+    await lookForUnfinished().catch(fail);
   }
 }
 
@@ -78,13 +109,26 @@ export function pause(): void {
   abort?.abort();
 }
 
-/** Deletes what a paused conversion has written. */
-export async function discard(): Promise<void> {
-  const paused = conversion.value;
-  if (!paused) return;
-  conversion.value = undefined;
+/**
+ * Returns how to resume an unfinished conversion.
+ *
+ * @param files the chosen folder, if the checkpoint is on this device
+ */
+export async function resumption({ id, name, source, url, settings }: UnfinishedConversion, files?: readonly File[]): Promise<Job> {
+  if (source !== undefined) return { id, name, from: source, url, settings };
+  const from = files ?? [];
+  // Another checkpoint would be a new conversion.
+  if ((await QwenVL.plan(from, settings)).id !== id) throw new PageError((t) => [t.otherFolder(name), t.otherFolderStep]);
+  return { id, name, from, url, settings };
+}
+
+/** Deletes what a conversion has written. Needs no connection. */
+export async function discard(id: string): Promise<void> {
+  failure.value = undefined;
   try {
-    await QwenVL.discardConversion(paused.from, hub());
+    await QwenVL.cache.deleteConversion(id);
+    if (conversion.value?.job.id === id) conversion.value = undefined;
+    await lookForUnfinished();
   } catch (error) {
     fail(error);
   }
