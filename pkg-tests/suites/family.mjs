@@ -66,9 +66,9 @@ async function askInPage({ session, question }, limits, steps) {
   return { tokens, usage, counted, logits, seen };
 }
 
-/** Qwen2-VL and Qwen3-VL against the original code: from messages and pictures to tokens. */
+/** Qwen2-VL, Qwen2.5-VL and Qwen3-VL against the original code: from messages and pictures to tokens. */
 export async function familyTests(bed) {
-  assert.equal(bed.families.length, 2, "a golden model of each later generation");
+  assert.equal(bed.families.length, 3, "a golden model of each later generation");
   for (const set of bed.families) {
     const processor = JSON.parse(await readFile(join(set.root, "checkpoints", set.name, "preprocessor_config.json"), "utf8"));
     const patch = processor.patch_size;
@@ -102,7 +102,7 @@ export async function familyTests(bed) {
     }
     bed.modelTest(model, `${set.name}: limits of pictures`, async (page) => {
       const { family, limits, errors, kept } = await page.evaluate(limitsInPage, `/golden/${set.name}/images/p_cell.png`);
-      assert.equal(family, { "q2-a": "qwen2_vl", "q3-a": "qwen3_vl" }[set.name]);
+      assert.equal(family, { "q2-a": "qwen2_vl", "q25-a": "qwen2_5_vl", "q3-a": "qwen3_vl" }[set.name]);
       assert.ok(limits.range.min < limits.range.max && limits.range.max === 1280, JSON.stringify(limits));
       assert.ok(limits.many >= 200 && limits.few <= 20 && limits.few < limits.plain && limits.plain < limits.many, JSON.stringify(limits));
       // The picture was kept in the last size only.

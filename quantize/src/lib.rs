@@ -1,4 +1,4 @@
-//! Converts a checkpoint of Qwen-VL, Qwen2-VL or Qwen3-VL (a Hugging Face folder, its files, or a repository) into a web checkpoint
+//! Converts a checkpoint of Qwen-VL, Qwen2-VL, Qwen2.5-VL or Qwen3-VL (a Hugging Face folder, its files, or a repository) into a web checkpoint
 //! (`crates/format/FORMAT.md`).
 //!
 //! `config` translates the published configuration of each generation into the runtime's building blocks, and `tokenizer` its tokenizer.

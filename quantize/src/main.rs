@@ -8,7 +8,7 @@ use quantize::{Event, Input, Options, Rule, SchemeName, Summary};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Convert a checkpoint of Qwen-VL, Qwen2-VL or Qwen3-VL into a web checkpoint.
+/// Convert a checkpoint of Qwen-VL, Qwen2-VL, Qwen2.5-VL or Qwen3-VL into a web checkpoint.
 #[derive(Parser)]
 #[command(
     version,
@@ -34,7 +34,7 @@ struct Convert {
     /// The last path is the folder to make; it appears when it is whole
     #[arg(required = true, value_name = "SOURCE... OUT")]
     paths: Vec<PathBuf>,
-    /// Scheme of the matrices. In q4, the vision part of Qwen2-VL and Qwen3-VL is stored in q8, and so is an embedding that is the head too,
+    /// Scheme of the matrices. In q4, the vision part of later generations is stored in q8, and so is an embedding that is the head too,
     /// unless --vision or --keep says otherwise
     #[arg(long, value_enum, default_value = "q4")]
     scheme: SchemeName,

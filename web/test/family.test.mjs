@@ -37,6 +37,18 @@ const TASKS = {
     [{ kind: "ground", phrase: "a cat" }, question({ text: "Find " }, { ref: "a cat" })],
     [{ kind: "region", box }, question({ text: "Describe " }, { ref: "the region", boxes: [box] }, { text: " of the image." })],
   ],
+  qwen2_5_vl: [
+    [{ kind: "caption" }, text("Describe this image in English.")],
+    [
+      { kind: "caption", grounded: true },
+      text(
+        "Please first output bbox coordinates and names of every item in this image in JSON format, and then describe the image in English.",
+      ),
+    ],
+    [{ kind: "read" }, text("Spotting all the text in the image with line-level, and output in JSON format.")],
+    [{ kind: "ground", phrase: "a cat" }, text("Locate a cat, output its bbox coordinates using JSON format.")],
+    [{ kind: "region", box }, question({ text: "Describe " }, { ref: "the region", boxes: [box] }, { text: " of the image." })],
+  ],
   qwen3_vl: [
     [{ kind: "caption", lang: "zh" }, text("Describe this image in Chinese.")],
     [

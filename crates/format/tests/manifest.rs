@@ -1,10 +1,11 @@
 //! Manifests that must be read and manifests that must not.
 
+use qwen_vl_format::config::{Activation, MergerConfig, WindowConfig};
 use qwen_vl_format::manifest::{
     FORMAT_NAME, FORMAT_VERSION, FileEntry, GenerationConfig, Manifest, ManifestError, ProcessorConfig, Provenance, TensorEntry, TensorPart,
 };
 use qwen_vl_format::tensors::tensor_table;
-use qwen_vl_format::{AddedToken, ModelConfig, QwenVlConfig, Scheme, TensorKind};
+use qwen_vl_format::{AddedToken, Family, ModelConfig, QwenVlConfig, Scheme, TensorKind};
 use serde_json::{Value, json};
 
 /// A configuration with the keys of version 1.
@@ -34,6 +35,17 @@ fn merging() -> ModelConfig {
                     "rotary": {"base": 5e6, "sections": [24, 20, 20], "interleaved": true}}
     }))
     .unwrap()
+}
+
+/// The sizes of a Qwen2.5-VL.
+fn windowed() -> ModelConfig {
+    let mut config = merging();
+    config.family = Family::Qwen25Vl;
+    let vision = &mut config.vision;
+    (vision.position_side, vision.activation, vision.rms_norms) = (None, Activation::GatedSilu, true);
+    vision.merger = Some(MergerConfig { size: 2, deepstack: Vec::new() });
+    vision.windows = Some(WindowConfig { size: 4, full_blocks: vec![0, 2] });
+    config
 }
 
 fn entry(file: &str, bytes: u64) -> FileEntry {
@@ -227,6 +239,7 @@ fn impossible_sizes() {
         ("vision/merger/deepstack", json!([1, 1])),
         ("vision/merger/deepstack", json!([0, 1, 2])),
         ("vision/resampler", json!({"queries": 16, "heads": 1})),
+        ("vision/windows", json!({"size": 4, "full_blocks": [0]})),
         ("image_token", json!(320)),
     ] {
         let mut config = serde_json::to_value(merging()).unwrap();
@@ -237,6 +250,12 @@ fn impossible_sizes() {
         assert!(pointer.split('/').any(|part| error.contains(part)), "{pointer}: {error}");
     }
     merging().validate().unwrap();
+    for (size, full_blocks) in [(0, vec![0]), (4, vec![3]), (4, vec![1, 0]), (4, vec![1, 1])] {
+        let mut config = windowed();
+        config.vision.windows = Some(WindowConfig { size, full_blocks });
+        assert!(config.validate().unwrap_err().to_string().contains("vision.windows"), "{:?}", config.vision.windows);
+    }
+    windowed().validate().unwrap();
     let mut config = config();
     config.vision.position_side = None;
     assert!(config.validate().unwrap_err().to_string().contains("vision.position_side"));
@@ -311,6 +330,30 @@ fn a_model_that_merges_patches() {
         (manifest.processor.min_pixels, manifest.processor.max_pixels) = (min, max);
         let error = manifest.validate().unwrap_err().to_string();
         assert!(error.contains("_pixels"), "{error}");
+    }
+}
+
+#[test]
+fn a_model_with_windows() {
+    let config = windowed();
+    let json = serde_json::to_value(&config).unwrap();
+    assert_eq!((&json["family"], &json["vision"]["rms_norms"]), (&json!("qwen2_5_vl"), &json!(true)));
+    assert_eq!(serde_json::from_value::<ModelConfig>(json).unwrap(), config);
+    assert_eq!(serde_json::to_value(merging()).unwrap()["vision"].get("rms_norms"), None);
+    let table = tensor_table(&config);
+    let shape = |name: &str| table.iter().find(|spec| spec.name == name).map(|spec| spec.shape);
+    for (name, expected) in [
+        ("vision.blocks.0.ln_1.weight", Some([1, 64])),
+        ("vision.blocks.0.ln_1.bias", None),
+        ("vision.blocks.2.mlp.gate_up.weight", Some([336, 64])),
+        ("vision.blocks.2.mlp.gate_up.bias", Some([1, 336])),
+        ("vision.blocks.2.mlp.down.weight", Some([64, 168])),
+        ("vision.blocks.2.mlp.fc1.weight", None),
+        ("merger.norm.weight", Some([1, 64])),
+        ("merger.norm.bias", None),
+        ("merger.fc1.bias", Some([1, 256])),
+    ] {
+        assert_eq!(shape(name), expected, "{name}");
     }
 }
 

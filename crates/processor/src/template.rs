@@ -1,6 +1,6 @@
 //! The chat templates: from messages to pieces of a prompt.
 //!
-//! Qwen-VL: `qwen_generation_utils.py`, `make_context`. Qwen2-VL and Qwen3-VL: `chat_template.json` of the published checkpoints.
+//! Qwen-VL: `qwen_generation_utils.py`, `make_context`. Later generations: `chat_template.json` of the published checkpoints.
 
 use crate::PictureSize;
 use crate::content::{Content, Message, Part, Role, ToolCall};

@@ -1,4 +1,4 @@
-//! Tokens, prompts, pictures and positions of Qwen2-VL and Qwen3-VL against those of `transformers`.
+//! Tokens, prompts, pictures and positions of the later generations against those of `transformers`.
 
 mod common;
 
@@ -14,11 +14,11 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Mean and standard deviation of Qwen2-VL and Qwen3-VL.
+/// Mean and standard deviation of the later generations.
 const CLIP: [[f32; 3]; 2] = [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_55, 0.261_302_6, 0.275_777_1]];
 const HALF: [[f32; 3]; 2] = [[0.5; 3]; 2];
 
-/// Returns the fixtures of Qwen2-VL and Qwen3-VL in this repository, and the larger reference data of them if it is available.
+/// Returns the fixtures of the later generations in this repository, and the larger reference data of them if it is available.
 fn family_folders() -> Vec<PathBuf> {
     let reference = std::env::var_os("QWEN_VL_FAMILY_REFERENCE").map_or_else(|| root().join("../shared/reference-family"), PathBuf::from);
     let mut folders = vec![root().join("tests/fixtures/family")];

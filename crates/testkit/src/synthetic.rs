@@ -23,7 +23,7 @@ const RESIDUAL: [&str; 7] = [
 /// Weights that a thread draws at once, and holds in memory.
 const CHUNK: usize = 1 << 20;
 
-/// Added tokens of Qwen2-VL and Qwen3-VL in the order of their ids, which follow the ranks.
+/// Added tokens of the later generations in the order of their ids, which follow the ranks.
 const ADDED_TOKENS: [&str; 14] = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn later_generations_convert() {
         let vocabulary = std::fs::read(crate::golden::fixtures().join("tokenizer/qwen.tiktoken")).unwrap();
-        for name in ["q2-a", "q3-a"] {
+        for name in ["q2-a", "q25-a", "q3-a"] {
             let path = crate::golden::fixtures().join("family/checkpoints").join(name).join("config.json");
             let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
             // The fixture's vocabulary has 4096 ranks.

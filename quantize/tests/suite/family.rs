@@ -1,4 +1,4 @@
-//! Checkpoints of Qwen2-VL and Qwen3-VL, as people have them.
+//! Checkpoints of the later generations, as people have them.
 
 use crate::support::{
     Tensor, assert_names, checkpoint, convert, copy, edit_json, fixtures, open, refusal, replace_bytes, run, tensors, write_tensors,
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-const MODELS: [&str; 2] = ["q2-a", "q3-a"];
+const MODELS: [&str; 3] = ["q2-a", "q25-a", "q3-a"];
 
 /// A copy of a fixture as transformers 5 saves it.
 fn copy_v5(name: &str) -> tempfile::TempDir {
@@ -566,10 +566,7 @@ fn adapters_are_recognised() {
 
 #[test]
 fn other_models_are_refused_by_name() {
-    for (architecture, part) in [
-        ("Qwen2_5_VLForConditionalGeneration", "Qwen2.5-VL, not supported yet"),
-        ("Qwen3VLMoeForConditionalGeneration", "mixture of experts"),
-    ] {
+    for (architecture, part) in [("Qwen3VLMoeForConditionalGeneration", "mixture of experts")] {
         let source = copy("q3-a");
         edit_json(&source.path().join("config.json"), |json| json["architectures"] = json!([architecture]));
         assert_names(&refusal(source.path()), &[architecture, part, "Qwen3VLForConditionalGeneration"]);

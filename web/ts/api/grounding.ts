@@ -15,7 +15,7 @@ const MAX_COORDINATES = 128;
 type Point = [number, number];
 
 /**
- * Parses an answer with the tags of Qwen-VL or Qwen2-VL. Returns the text without tags, and the objects. JSON of Qwen3-VL is text here: store
+ * Parses an answer with the tags of Qwen-VL or Qwen2-VL. Returns the text without tags, and the objects. JSON of Qwen2.5-VL and Qwen3-VL is text here: store
  * `Answer.text` and `Answer.objects` with its answers.
  *
  * An object belongs to the only picture, or to the one that the answer names most recently before it ("Picture 2"), or to the only one that

@@ -9,8 +9,8 @@ export interface MemoryOptions {
   /** Format of keys and values on the GPU: `"f32"` (default), or half or a quarter of that memory, which changes answers a little. */
   kv?: "f32" | "f16" | "q8";
   /**
-   * Most tokens of a picture, for models that take pictures of any size; 1280 by default. A larger picture is reduced for the model. A token of
-   * Qwen2-VL stands for 28×28 pixels, one of Qwen3-VL for 32×32. GPU memory grows with it.
+   * Most tokens of a picture, for models that take pictures of any size; 1280 by default. A larger picture is reduced for the model. A token
+   * stands for 28×28 pixels, in Qwen3-VL for 32×32. GPU memory grows with it.
    */
   maxPictureTokens?: number;
 }

@@ -7,12 +7,13 @@
  * - caption: QwenLM/Qwen3-VL, `README.md` and `qwen-vl-utils/README.md` ("Describe this image.")
  * - vqa: open-compass/VLMEvalKit, `vlmeval/vlm/qwen2_vl/prompt.py`, `_build_vqa_prompt`
  * - read, Qwen2-VL: the prompt of `qwen-vl-ocr` in Alibaba Cloud's documentation, also in QwenLM/Qwen3-VL, `cookbooks/ocr.ipynb`
- * - read, Qwen3-VL: `cookbooks/ocr.ipynb`, its line-level prompt
+ * - read, Qwen2.5-VL: QwenLM/Qwen2.5-VL, `cookbooks/ocr.ipynb`, its line-level prompt; Qwen3-VL: the same notebook of QwenLM/Qwen3-VL
  * - ground, Qwen2-VL: modelscope/ms-swift, `docs/source/Multi-Modal/qwen2-vl最佳实践.md` (release 2), "Specific format for qwen2-vl-chat"; the
  *   makers publish the form of answers only (arXiv 2409.12191, "Referring Grounding")
+ * - ground, Qwen2.5-VL: QwenLM/Qwen2.5-VL, `cookbooks/spatial_understanding.ipynb`
  * - ground, Qwen3-VL: `cookbooks/2d_grounding.ipynb`, and with single quotes `evaluation/ODinW-13/dataset_utils.py`
  * - caption with boxes, Qwen2-VL: the words of Qwen-VL, which it follows too (QwenLM/Qwen3-VL issue 342)
- * - caption with boxes, Qwen3-VL: the counting prompt of QwenLM/Qwen2.5-VL, `cookbooks/spatial_understanding.ipynb`, with another end
+ * - caption with boxes, Qwen2.5-VL and Qwen3-VL: the counting prompt of QwenLM/Qwen2.5-VL, `cookbooks/spatial_understanding.ipynb`, with another end
  */
 
 import type { EnginePart, PromptInput } from "../wire/engine.js";
@@ -66,6 +67,10 @@ const LATER: Pick<Words<unknown>, "caption" | "vqa"> & { region(box: Box): Engin
   region: (box) => [{ text: "Describe " }, { ref: "the region", boxes: [box] }, { text: " of the image." }],
 };
 
+/** For the generations that answer in JSON. */
+const JSON_CAPTION = (language: string) =>
+  `Please first output bbox coordinates and names of every item in this image in JSON format, and then describe the image in ${language}.`;
+
 const WORDS: Record<Exclude<Family, "qwen_vl">, Words<EnginePart[]>> = {
   qwen2_vl: {
     ...LATER,
@@ -73,10 +78,15 @@ const WORDS: Record<Exclude<Family, "qwen_vl">, Words<EnginePart[]>> = {
     read: "Read all the text in the image.",
     ground: (phrase) => [{ text: "Find " }, { ref: phrase }],
   },
+  qwen2_5_vl: {
+    ...LATER,
+    groundedCaption: JSON_CAPTION,
+    read: "Spotting all the text in the image with line-level, and output in JSON format.",
+    ground: (phrase) => [{ text: `Locate ${phrase}, output its bbox coordinates using JSON format.` }],
+  },
   qwen3_vl: {
     ...LATER,
-    groundedCaption: (language) =>
-      `Please first output bbox coordinates and names of every item in this image in JSON format, and then describe the image in ${language}.`,
+    groundedCaption: JSON_CAPTION,
     read: "Spotting all the text in the image with line-level, and output in JSON format as [{'bbox_2d': [x1, y1, x2, y2], 'text_content': 'text'}, ...].",
     ground: (phrase) => [
       { text: `Locate every instance that belongs to the following categories: "${phrase}". Report bbox coordinates in JSON format.` },
@@ -121,7 +131,7 @@ export function groundText(phrase: string, family: Family = "qwen_vl"): string {
 }
 
 function checkFamily(family: Family): void {
-  checkArgument("family", family, oneOf("qwen_vl", "qwen2_vl", "qwen3_vl"));
+  checkArgument("family", family, oneOf("qwen_vl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"));
 }
 
 /** Returns the prompt of a task, which has one picture. */

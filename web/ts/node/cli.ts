@@ -13,7 +13,7 @@ import { rangeSpec, type RangeSpec } from "../weights/spec.js";
 
 const USAGE = `npx qwen-vl-web quantize SOURCE OUT [options]
 
-Converts a checkpoint of Qwen-VL, Qwen2-VL or Qwen3-VL into a web checkpoint.
+Converts a checkpoint of Qwen-VL, Qwen2-VL, Qwen2.5-VL or Qwen3-VL into a web checkpoint.
 SOURCE is a Hugging Face folder, its address, or a repository as hf:OWNER/NAME[@REVISION]. OUT is the folder to make.
 An interrupted run leaves OUT.partial behind; the same command resumes there.
 

@@ -44,7 +44,7 @@ const HINTS: Record<ErrorCode | EdgeErrorCode, string> = {
   MANIFEST_INVALID: "The address must be of a folder that `quantize` wrote.",
   MANIFEST_VERSION: "Update this package, or convert the checkpoint again.",
   VOCABULARY_INVALID: "The vocabulary of this model is damaged: convert the checkpoint again, with its own qwen.tiktoken.",
-  UNSUPPORTED_MODEL: "Supported are Qwen-VL (2023), and the Instruct models of Qwen2-VL and Qwen3-VL.",
+  UNSUPPORTED_MODEL: "Supported are Qwen-VL (2023), and the Instruct models of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.",
   CHECKPOINT_INVALID: "The message names the file or the tensor: take the files of the published checkpoint, or save the model again.",
   NOT_CONVERTED: "Convert the checkpoint first with `QwenVL.convert`, or load it with `convert: true`.",
   ACCESS_DENIED: "Ask for access on the model's page, and pass an access token of your account.",

@@ -66,9 +66,9 @@ kernels: string,
 maxBindingBytes: number, };
 
 /**
- * Generation of a model: Qwen-VL (2023), Qwen2-VL or Qwen3-VL.
+ * Generation of a model: Qwen-VL (2023), Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
  */
-export type Family = "qwen_vl" | "qwen2_vl" | "qwen3_vl";
+export type Family = "qwen_vl" | "qwen2_vl" | "qwen2_5_vl" | "qwen3_vl";
 
 /**
  * The generation of a model, and the lengths it was loaded with.
@@ -490,7 +490,8 @@ ref: string | null,
 kind: ObjectKind,
 /**
  * Index of its picture in the prompt, if it is known: the only picture, or the one that the answer names most recently before the
- * object, or the only one that the question names. The model itself never says which picture it means.
+ * object, or the only one that the question names. The model itself never says which picture it means. For Qwen2.5-VL, whose coordinates
+ * need a picture, it is otherwise the last one.
  */
 image: number | null,
 /**
@@ -503,7 +504,8 @@ norm: Shape,
 pixels: Shape | null,
 /**
  * Position of the name in the text without markup: start and end in UTF-16 code units (the arguments of JavaScript's `slice`). Empty,
- * at the object's place, if the text there has no name. The names of Qwen3-VL are part of the markup.
+ * at the object's place, if the text there has no name. The names of Qwen2.5-VL and Qwen3-VL are part of the
+ * markup.
  */
 range: [number, number], };
 

@@ -67,7 +67,7 @@ export interface GenerationOptions {
 }
 
 /**
- * Limits of the size of pictures for models that take pictures of any size (Qwen2-VL, Qwen3-VL). A picture outside of them is enlarged or
+ * Limits of the size of pictures for models that take pictures of any size (the later generations). A picture outside of them is enlarged or
  * reduced for the model. They hold for all pictures of a prompt. The 2023 model, whose pictures have one size, ignores them.
  */
 export interface PictureLimits {

@@ -136,7 +136,10 @@ export const en = {
 
   models: "Models",
   modelNow: "In use",
-  generations: { qwen_vl: "Qwen-VL (2023)", qwen2_vl: "Qwen2-VL", qwen3_vl: "Qwen3-VL" } satisfies Record<Family, string>,
+  generations: { qwen_vl: "Qwen-VL (2023)", qwen2_vl: "Qwen2-VL", qwen2_5_vl: "Qwen2.5-VL", qwen3_vl: "Qwen3-VL" } satisfies Record<
+    Family,
+    string
+  >,
   embedded: "Embedded model",
   embeddedUse: "Load the embedded model",
   known: "Models on the Hugging Face Hub",
@@ -316,7 +319,7 @@ export const en = {
     ],
     NOT_CONVERTED: ["This model is not converted yet", "Look it up under Models: the page can convert it."],
     ACCESS_DENIED: ["The Hub does not give access to this model", "Check the name. The page cannot use private and gated models."],
-    UNSUPPORTED_MODEL: ["This page cannot run models of this kind", "Qwen-VL (2023), Qwen2-VL and Qwen3-VL run here."],
+    UNSUPPORTED_MODEL: ["This page cannot run models of this kind", "Qwen-VL (2023), Qwen2-VL, Qwen2.5-VL and Qwen3-VL run here."],
     IMAGE_DECODE: ["The picture could not be read", "Save it as PNG or JPEG and add it again."],
     IMAGE_TOO_LARGE: ["The picture is too large", "Save it in a smaller size and add it again."],
     INVALID_ARGUMENT: ["The model cannot be used this way", "Change the question or the settings; the details say what is wrong."],

@@ -121,7 +121,7 @@ export const zh: Texts = {
 
   models: "模型",
   modelNow: "正在使用",
-  generations: { qwen_vl: "Qwen-VL（2023）", qwen2_vl: "Qwen2-VL", qwen3_vl: "Qwen3-VL" },
+  generations: { qwen_vl: "Qwen-VL（2023）", qwen2_vl: "Qwen2-VL", qwen2_5_vl: "Qwen2.5-VL", qwen3_vl: "Qwen3-VL" },
   embedded: "内置模型",
   embeddedUse: "加载内置模型",
   known: "Hugging Face Hub 上的模型",
@@ -271,7 +271,7 @@ export const zh: Texts = {
     CHECKPOINT_INVALID: ["无法转换此检查点", "详细信息指出了文件或张量。请使用已发布模型的文件。"],
     NOT_CONVERTED: ["此模型尚未转换", "请在“模型”中查找：页面可以转换它。"],
     ACCESS_DENIED: ["Hub 不允许访问此模型", "请检查名称。页面无法使用私有或受限的模型。"],
-    UNSUPPORTED_MODEL: ["本页面无法运行这种模型", "这里可以运行 Qwen-VL（2023）、Qwen2-VL 和 Qwen3-VL。"],
+    UNSUPPORTED_MODEL: ["本页面无法运行这种模型", "这里可以运行 Qwen-VL（2023）、Qwen2-VL、Qwen2.5-VL 和 Qwen3-VL。"],
     IMAGE_DECODE: ["无法读取图片", "请另存为 PNG 或 JPEG 后再添加。"],
     IMAGE_TOO_LARGE: ["图片太大", "请缩小尺寸后再添加。"],
     INVALID_ARGUMENT: ["模型不能这样使用", "请修改问题或设置，详细信息说明了原因。"],
