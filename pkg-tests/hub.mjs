@@ -27,6 +27,11 @@ const EXPOSED = "X-Repo-Commit,X-Error-Code,X-Error-Message,ETag,Link,Accept-Ran
  * @property {string} path of the address; for the storage host, of the file
  * @property {string | undefined} origin of the page
  * @property {import("node:http").IncomingHttpHeaders} headers
+ * @property {number} sent bytes of a file that the answer had
+ *
+ * @typedef {object} Stall an answer that does not end
+ * @property {number} bytes of the body that are sent
+ * @property {() => void} whenSent called when they are sent
  */
 
 /** Reads the files of a folder. */
@@ -62,7 +67,7 @@ export async function startHub(repositories) {
     busy: 0,
     /** Content that the storage host sends in place of a file, with another ETag. @type {Map<string, Buffer>} */
     replaced: new Map(),
-    /** Called before the storage host answers. @type {(path: string, nth: number) => void | Promise<void>} */
+    /** Called before the storage host answers. @type {(path: string, nth: number) => Stall | void | Promise<Stall | void>} */
     beforeStorage: () => undefined,
   });
   const hub = {
@@ -92,7 +97,11 @@ export async function startHub(repositories) {
   };
 
   const authorized = ({ headers }) => headers.authorization === `Bearer ${TOKEN}`;
-  const see = (host, { method, headers }, path) => hub.requests.push({ host, method, path, origin: headers.origin, headers });
+  const see = (host, { method, headers }, path) => {
+    const seen = { host, method, path, origin: headers.origin, headers, sent: 0 };
+    hub.requests.push(seen);
+    return seen;
+  };
   const refuse = (response, status, code, message) =>
     response.writeHead(status, { "x-error-code": code, "content-type": "application/json" }).end(JSON.stringify({ error: message }));
 
@@ -165,12 +174,12 @@ export async function startHub(repositories) {
     const url = new URL(request.url, hub.storageOrigin);
     const path = decodeURIComponent(url.pathname.split("/").at(-1));
     const nth = hub.reads(path).length;
-    see("storage", request, path);
+    const seen = see("storage", request, path);
     if (request.method === "OPTIONS") {
       const allowed = { "access-control-allow-origin": "*", "access-control-allow-methods": "GET,HEAD" };
       return response.writeHead(hub.preflights ? 204 : 403, hub.preflights ? allowed : {}).end();
     }
-    await hub.beforeStorage(path, nth);
+    const stall = await hub.beforeStorage(path, nth);
     const signed = signatures.get(url.searchParams.get("Signature"));
     // Refusals have no CORS headers: a page sees a failure of the network.
     if (!signed || request.headers.authorization) return response.writeHead(400).end();
@@ -181,7 +190,7 @@ export async function startHub(repositories) {
       response.setHeader("access-control-expose-headers", "*");
     }
     const content = hub.replaced.get(path) ?? signed.bytes;
-    return send(request, response, content, `"${hash("md5", content)}"`);
+    seen.sent = send(request, response, content, `"${hash("md5", content)}"`, stall);
   }
 
   const listen = async (answer) => {
@@ -206,14 +215,20 @@ function isLarge(path, bytes) {
   return LARGE.includes(extname(path)) && !bytes.subarray(0, 8).equals(Buffer.from("version "));
 }
 
-/** Sends a file, or the range of it that is asked for. */
-function send(request, response, bytes, etag) {
+/** Sends a file, or the range of it that is asked for. Returns the number of bytes. */
+function send(request, response, bytes, etag, stall) {
   const headers = { etag, "accept-ranges": "bytes", "content-type": "application/octet-stream" };
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
   const start = Number(range?.[1] ?? 0);
   const end = Math.min(Number(range?.[2] || Infinity), bytes.length - 1);
-  if (range && start > end) return response.writeHead(416, { "content-range": `bytes */${bytes.length}` }).end();
+  if (range && start > end) {
+    response.writeHead(416, { "content-range": `bytes */${bytes.length}` }).end();
+    return 0;
+  }
   if (range) headers["content-range"] = `bytes ${start}-${end}/${bytes.length}`;
   const body = bytes.subarray(start, end + 1);
-  return response.writeHead(range ? 206 : 200, { ...headers, "content-length": body.length }).end(body);
+  response.writeHead(range ? 206 : 200, { ...headers, "content-length": body.length });
+  if (!stall) response.end(body);
+  else response.write(body.subarray(0, stall.bytes), stall.whenSent);
+  return Math.min(body.length, stall?.bytes ?? Infinity);
 }

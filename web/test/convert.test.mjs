@@ -11,10 +11,6 @@ import { after, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { filesOf, lfsPointer, startHub, TOKEN } from "../../pkg-tests/hub.mjs";
 import { serve } from "../../pkg-tests/server.mjs";
-import { Converter } from "../dist/convert/converter.js";
-import { FolderOutput } from "../dist/convert/output.js";
-import { DiskRanges, DiskStore } from "../dist/node/disk.js";
-import * as edge from "../dist/wasm/qwen_vl_web_convert.js";
 import { HubRanges, HubSource } from "../dist/weights/hub.js";
 import { UrlRanges } from "../dist/weights/ranges.js";
 import { misbehavingServer } from "./misbehaving.mjs";
@@ -35,6 +31,7 @@ const SETTINGS = {
   "small shards": ["--shard-size", "0.2", "--threads", "3"],
   "modules in other schemes": ["--keep", "vision=f16", "--keep", "decoder=q8"],
 };
+const KILL_AT = new URL("./kill-at.mjs", import.meta.url).href;
 /** Several shards, by one worker: requests come in a known order. */
 const SMALL = ["--shard-size", "0.2", "--threads", "1"];
 
@@ -370,83 +367,76 @@ test("wrong arguments", async () => {
   }
 });
 
-test("a run that is killed in the middle resumes, and gives the same bytes", async () => {
-  for (const source of ["hf:test/mini-b", MINI_B]) {
-    hub.reset();
+/** Converts mini-b from the Hub by one worker, so that shards are made one after the other. Returns the bytes of weights that were sent. */
+async function sentFor(args, environment = {}) {
+  hub.requests = [];
+  const { child, ended } = start(process.execPath, [CLI, "quantize", "hf:test/mini-b", ...args, "--threads", "1"], environment);
+  running = child;
+  const { status, stderr } = await ended;
+  assert.ok(status === 0 || status === "SIGKILL", stderr);
+  return { killed: status === "SIGKILL", sent: hub.reads().reduce((sum, { sent }) => sum + sent, 0) };
+}
+let running;
+
+/** Shards of one part of a tensor, or of several small ones. */
+const TINY = ["--shard-size", "0.05"];
+
+/**
+ * Phases of a conversion. `at`: a place on the disk, see `kill-at.mjs`. `storage`: kills when this is true of a request for weights, in the
+ * middle of its answer. `again`: the bytes of weights, without their directories, that may be sent a second time; `part` is the largest slice
+ * of a tensor, `whole` what a run without a cut is sent.
+ */
+const CUTS = [
+  { phase: "while the directories of the weights are read", storage: ({ nth }) => nth === 3, again: () => 0 },
+  { phase: "at the first byte of the first shard", at: "shard-00000.safetensors 0", again: () => 0 },
+  { phase: "while the bytes of a shard arrive", storage: ({ done }) => done === 20, again: ({ part }) => part },
+  { phase: "in the middle of a shard", at: "shard-00011.safetensors 100000", again: ({ part }) => part },
+  { phase: "between two shards", at: "shard-00012.safetensors 0", again: () => 0 },
+  { phase: "while a shard is recorded", at: "-12.done 0", again: ({ part }) => part },
+  { phase: "while the last files are written", at: "NOTICE 0", again: () => 0 },
+  { phase: "while the manifest is written", at: "manifest.json 0", again: () => 0 },
+  // Everything is fetched ahead here. What was made before the last commit, at most one MiB earlier, is not fetched again.
+  { phase: "late in the only shard", args: [], at: "shard-00000.safetensors 3000000", again: ({ whole }) => 0.8 * whole },
+];
+
+test("a run that is killed in any phase resumes, and gives the same bytes", async (context) => {
+  const weights = [...hub.repositories["test/mini-b"].files].filter(([path]) => path.endsWith(".safetensors")).map(([, bytes]) => bytes);
+  const lengths = weights.flatMap((bytes) => {
+    const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE(0))));
+    return Object.values(header).map(({ data_offsets: [begin, end] = [0, 0] }) => end - begin);
+  });
+  const part = Math.max(...lengths);
+  const undisturbed = async (args) => {
     const out = output();
-    const args = [CLI, "quantize", source, out, ...SMALL];
-    const killed = start(process.execPath, args);
-    const shardsDone = async () => (await readdir(`${out}.partial`).catch(() => [])).filter((name) => name.endsWith(".done")).length;
-    // The Hub holds the run, a folder cannot: that run is killed as soon as a shard is complete.
-    if (source.startsWith("hf:")) hub.beforeStorage = async () => ((await shardsDone()) < 3 ? undefined : killed.child.kill("SIGKILL"));
-    const watching = setInterval(async () => (await shardsDone()) > 0 && source === MINI_B && killed.child.kill("SIGKILL"), 1);
-    const { status } = await killed.ended;
-    clearInterval(watching);
-    assert.equal(status, "SIGKILL");
-    const done = await shardsDone();
-    assert.ok(done > 0);
-    await assert.rejects(access(out));
-    hub.reset();
-    const found = await converts(source, out, SMALL);
-    const expected = await native(MINI_B, SMALL);
-    if (source === MINI_B) same(found, expected);
-    else {
-      sameButName(found, expected, "mini-b");
-      const whole = [...hub.repositories["test/mini-b"].files].reduce(
-        (sum, [path, { length }]) => sum + (path.includes("model-") ? length : 0),
-        0,
-      );
-      const read = hub.reads().reduce((sum, { headers }) => sum + span(headers.range), 0);
-      assert.ok(read < whole * (1 - done / expected.size / 2), `${read} of ${whole} bytes were read again, ${done} shards were complete`);
-    }
-    assert.ok(![...found.keys()].some((name) => name.startsWith(".")), [...found.keys()].join());
-  }
-});
-
-test("a shard that is cut anywhere resumes behind a whole part of a tensor", async () => {
-  await edge.default({ module_or_path: new Uint8Array(await readFile(join(repository, "web/dist/wasm/qwen_vl_web_convert_bg.wasm"))) });
-  const expected = (await native(MINI_B, [])).get("shard-00000.safetensors");
-  const folder = output();
-  let read = 0;
-  const hooks = { signal: new AbortController().signal, onBytes: (bytes) => (read += bytes) };
-  const open = async () => {
-    const source = new DiskRanges(MINI_B);
-    return Converter.open(edge, source, await source.list(), {}, [], hooks);
+    const { sent: whole } = await sentFor([out, ...args]);
+    const { sent: directories } = await sentFor(["--plan", ...args]);
+    assert.ok(directories > 0 && directories < 100_000 && part < whole / 5, `${directories} and ${part} of ${whole} bytes`);
+    return { whole, directories, expected: await filesOf(out) };
   };
-  const whole = (await open()).plan.sourceBytes;
-  let stored = 0;
-  // Each run is cut later than the one before it. The last one is not.
-  for (const cut of [1000, 1.3e6, 1.9e6, 3e6, Infinity]) {
-    const converter = await open();
-    const { fingerprint, shards } = converter.plan;
-    const names = shards.map(({ file }) => file);
-    const others = converter.smallFiles().map(([name]) => name);
-    const out = new FolderOutput(new DiskStore(folder), fingerprint, names, others);
-    assert.equal((await out.finished()).size, 0);
-    const file = await out.begin(0);
-    assert.ok(file.stored >= stored, `${file.stored} bytes are stored, ${stored} were before`);
-    ({ stored } = file);
-    let written = stored;
-    const append = async (bytes) => {
-      if (written + bytes.byteLength > cut) throw new Error("cut");
-      written += bytes.byteLength;
-      await file.append(bytes);
-    };
-    read = 0;
-    const made = converter.shard(0, { ...file, append }, hooks);
-    if (cut === Infinity) await file.done(await made);
-    else {
-      await assert.rejects(made, /^Error: cut$/);
-      await file.abandon();
-    }
-    converter.free();
+  const undisturbedRuns = new Map();
+  for (const { phase, args = TINY, at, storage, again } of CUTS) {
+    await context.test(phase, async () => {
+      if (!undisturbedRuns.has(args)) undisturbedRuns.set(args, await undisturbed(args));
+      const { whole, directories, expected } = undisturbedRuns.get(args);
+      sameButName(expected, await native(MINI_B, args), "mini-b");
+      const out = output();
+      const done = async () => (await readdir(`${out}.partial`).catch(() => [])).filter((name) => name.endsWith(".done")).length;
+      let reads = 0;
+      hub.beforeStorage = async () => {
+        const nth = reads++;
+        return storage?.({ nth, done: await done() }) ? { bytes: 1000, whenSent: () => running.kill("SIGKILL") } : undefined;
+      };
+      const first = await sentFor([out, ...args], at ? { NODE_OPTIONS: `--import=${KILL_AT}`, QWEN_VL_KILL_AT: at } : {});
+      assert.ok(first.killed, "the run was not killed");
+      await assert.rejects(access(out));
+      hub.beforeStorage = () => undefined;
+      const second = await sentFor([out, ...args]);
+      const twice = first.sent + second.sent - whole - directories;
+      assert.ok(twice <= again({ part, whole }), `${twice} bytes were sent twice: ${first.sent} and ${second.sent} of ${whole}`);
+      same(await filesOf(out), expected);
+    });
   }
-  assert.ok(stored > 2.5e6, `${stored} bytes were stored before the last run`);
-  // The first tensors of the shard are small in the source: position tables are resized.
-  assert.ok(read < 0.8 * whole, `${read} of ${whole} bytes were read for the rest of ${expected.length} from ${stored} on`);
-  assert.ok((await readFile(join(folder, "shard-00000.safetensors"))).equals(expected));
 });
-
 test("other files in the way are not overwritten", async () => {
   const out = output();
   await mkdir(out);

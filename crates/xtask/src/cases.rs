@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What the cases are made from.
+/// Files that decide about the cases.
 const SOURCES: [&str; 5] = ["quantize/src", "quantize/tests", "crates/format/src", "tests/fixtures", "Cargo.lock"];
 
 /// The folder of the cases.
