@@ -177,7 +177,7 @@ export async function convertLoadTests(bed) {
   });
 }
 
-/** Runs in the page. Loads a model, converting it with `settings`, and runs a prompt. `abortAtShard`: aborts when so many shards are made. */
+/** Runs in the page. Loads a model, converting it with `settings`, and runs a prompt. `abortAtShard`: aborts when that many shards are made. */
 async function loadInPage(source, { ids, steps, settings, abortAtShard, ...options }) {
   const { QwenVL } = await import("qwen-vl-web");
   const { runIds } = await import("qwen-vl-web/testing");

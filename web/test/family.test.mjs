@@ -86,17 +86,17 @@ test("a model reports its generation and the sizes of its pictures", async () =>
   assert.deepEqual([model.info.family, model.info.pictureTokens], ["qwen3_vl", { min: 64, max: 1280 }]);
 });
 
-test("limits of pictures and the presence penalty reach the engine", async () => {
+test("limits of pictures and what is done about loops reach the engine", async () => {
   const { edge, model } = await load("qwen3_vl");
   const session = model.createSession({ minPictureTokens: 16, maxPictureTokens: 512 });
-  await session.ask("A", { presencePenalty: 1.5 });
+  await session.ask("A", { presencePenalty: 1.5, allowLoops: true });
   await session.ask("B", { maxPictureTokens: 256 });
   await model.complete("C");
-  const asked = edge.asked.map(({ pictures, generation }) => [pictures, generation.presence_penalty]);
+  const asked = edge.asked.map(({ pictures, generation }) => [pictures, generation.presence_penalty, generation.allow_loops]);
   assert.deepEqual(asked, [
-    [{ min_tokens: 16, max_tokens: 512 }, 1.5],
-    [{ min_tokens: 16, max_tokens: 256 }, undefined],
-    [{}, undefined],
+    [{ min_tokens: 16, max_tokens: 512 }, 1.5, true],
+    [{ min_tokens: 16, max_tokens: 256 }, undefined, undefined],
+    [{}, undefined, undefined],
   ]);
   const { minPictureTokens, maxPictureTokens } = JSON.parse(JSON.stringify(session));
   assert.deepEqual([minPictureTokens, maxPictureTokens], [16, 512]);

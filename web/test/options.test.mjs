@@ -60,6 +60,7 @@ const ASK = {
   topK: WHOLE,
   repetitionPenalty: [null],
   presencePenalty: [null, NaN, "1"],
+  allowLoops: [1, null],
   minPictureTokens: [0, ...WHOLE],
   maxPictureTokens: [0, ...WHOLE],
   seed: WHOLE,

@@ -29,6 +29,9 @@ pub struct SamplingArgs {
     /// Subtracted from the logits of tokens that the answer has already: it ends loops [default: 0].
     #[arg(long, value_name = "P", value_parser = penalty, allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
+    /// Continue an answer that repeats itself, which otherwise ends.
+    #[arg(long)]
+    allow_loops: bool,
 }
 
 impl SamplingArgs {
@@ -42,6 +45,7 @@ impl SamplingArgs {
             top_k: self.top_k,
             seed: self.seed,
             presence_penalty: self.presence_penalty,
+            allow_loops: self.allow_loops,
             ..GenerationOptions::default()
         }
     }

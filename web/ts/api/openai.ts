@@ -157,5 +157,5 @@ function choiceLogprobs(logprobs: readonly AnswerLogprob[]): ChoiceLogprobs {
 }
 
 function finishReason(reason: FinishReason): "stop" | "length" {
-  return reason === "length" || reason === "context" ? "length" : "stop";
+  return reason === "length" || reason === "context" || reason === "loop" ? "length" : "stop";
 }

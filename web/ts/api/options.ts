@@ -110,6 +110,7 @@ export const ASK_CHECKS: Checks<AskOptions> = {
   topK: whole(0),
   repetitionPenalty: anyNumber,
   presencePenalty: anyNumber,
+  allowLoops: anyBoolean,
   seed: whole(0, Number.MAX_SAFE_INTEGER),
   stop: either(anyString, arrayOf(anyString, "strings")),
   stopTokens: arrayOf(whole(0), `token ids, which are whole numbers from 0 to ${MAX_SIZE}`),

@@ -32,6 +32,7 @@ export function generationForEngine(options: GenerationOptions & { ignoreStop?: 
     top_k: options.topK,
     repetition_penalty: options.repetitionPenalty,
     presence_penalty: options.presencePenalty,
+    allow_loops: options.allowLoops,
     seed: options.seed,
     stop: stop === undefined ? undefined : typeof stop === "string" ? [stop] : [...stop],
     stop_tokens: options.stopTokens && [...options.stopTokens],

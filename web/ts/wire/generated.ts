@@ -296,6 +296,11 @@ repetition_penalty?: number,
  */
 presence_penalty?: number,
 /**
+ * Continue an answer that repeats itself. By default it ends once its last tokens are a passage of up to 64 tokens, four times and at least
+ * 128 tokens in all.
+ */
+allow_loops?: boolean,
+/**
  * Texts that end the answer; they are not part of it. Empty ones have no effect.
  */
 stop?: Array<string>,
@@ -424,7 +429,7 @@ logprobs: Array<TokenLogprobs> | null, };
 /**
  * Reason why an answer ended.
  */
-export type FinishReason = "stop" | "stop-string" | "length" | "context" | "cancelled";
+export type FinishReason = "stop" | "stop-string" | "length" | "context" | "loop" | "cancelled";
 
 /**
  * Wall-clock times of a run.

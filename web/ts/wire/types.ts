@@ -51,6 +51,11 @@ export interface GenerationOptions {
    * loops: the makers of Qwen3-VL evaluate it with 1.5.
    */
   presencePenalty?: number;
+  /**
+   * Continues an answer that repeats itself. By default it ends, with the `finishReason` `"loop"`, once its last tokens are a passage of up to 64
+   * tokens, four times and at least 128 tokens in all.
+   */
+  allowLoops?: boolean;
   /** Seed of the random numbers. The same seed gives the same answer on the same device. */
   seed?: number;
   /** Texts that end the answer, searched for in `Answer.raw`. They are not part of the answer. */
@@ -89,7 +94,7 @@ export interface AskOptions extends GenerationOptions, PictureLimits {
  * Reason why an answer ended: at a stop token, at `maxTokens`, at one of the `stop` texts, at the end of the context, or because it was
  * cancelled.
  */
-export type FinishReason = "stop" | "length" | "stop-string" | "context" | "cancelled";
+export type FinishReason = "stop" | "length" | "stop-string" | "context" | "loop" | "cancelled";
 
 /** Tokens of a run. */
 export interface Usage {

@@ -79,6 +79,7 @@ export const en = {
     length: "ended at the token limit",
     context: "ended because the context is full",
     cancelled: "stopped",
+    loop: "ended because it repeated itself",
     "stop-string": "ended at a stop text",
   } satisfies Record<FinishReason, string>,
   dropped: (turns: number) => `left out the ${turns === 1 ? "oldest turn" : `${turns} oldest turns`} to make room`,

@@ -24,6 +24,25 @@ pub(super) struct Chooser {
     answered: BTreeSet<u32>,
     /// Number of alternatives to report, if log-probabilities were requested.
     logprobs: Option<usize>,
+    /// True if an answer that repeats itself ends.
+    ends_loops: bool,
+}
+
+/// Longest passage whose repetition is a loop, tokens.
+const LONGEST_PASSAGE: usize = 64;
+/// Times that a passage is repeated in a loop, at least.
+const TIMES: usize = 4;
+/// Shortest loop, tokens: lists and tables repeat short passages.
+const SHORTEST_LOOP: usize = 128;
+
+/// True if a text ends in a passage that is repeated again and again.
+fn is_loop(tokens: &[u32]) -> bool {
+    (1..=LONGEST_PASSAGE).any(|passage| {
+        let length = SHORTEST_LOOP.max(TIMES * passage);
+        let Some(first) = tokens.len().checked_sub(length) else { return false };
+        // From the end, where most texts differ at once.
+        (first + passage..tokens.len()).rev().all(|at| tokens[at] == tokens[at - passage])
+    })
 }
 
 /// The next token of an answer.
@@ -61,12 +80,18 @@ impl Chooser {
             presence_penalty: options.presence_penalty.or(defaults.presence_penalty).filter(|penalty| *penalty != 0.0),
             answered: BTreeSet::new(),
             logprobs: options.logprobs,
+            ends_loops: !options.allow_loops && !options.ignore_stop,
         }
     }
 
     /// True if the token ends the answer.
     pub(super) fn stops_at(&self, token: u32) -> bool {
         self.stop_tokens.contains(&token)
+    }
+
+    /// True if the answer repeats itself.
+    pub(super) fn loops(&self, answer: &[u32]) -> bool {
+        self.ends_loops && is_loop(answer)
     }
 
     /// Records tokens for the repetition penalty.
@@ -152,6 +177,30 @@ mod tests {
             presence_penalty: Some(0.5),
             min_new_tokens: Some(3),
             stop_strings: vec!["</answer>".to_owned()],
+        }
+    }
+
+    #[test]
+    fn loops() {
+        let repeated = |passage: &[u32], tokens: usize| -> Vec<u32> { passage.iter().copied().cycle().take(tokens).collect() };
+        let passage: Vec<u32> = (0..64).collect();
+        for (tokens, expected) in [
+            (repeated(&[7], 127), false),
+            (repeated(&[7], 128), true),
+            (repeated(&[1, 2, 3], 128), true),
+            (repeated(&passage[..40], 159), false),
+            (repeated(&passage[..40], 160), true),
+            (repeated(&passage, 256), true),
+            // Too long a passage, and numbers that count.
+            ((0..65).cycle().take(1000).collect(), false),
+            ((0..300).flat_map(|number| [5, 6, number, 7]).collect(), false),
+            (Vec::new(), false),
+        ] {
+            assert_eq!(is_loop(&tokens), expected, "{} tokens that begin with {:?}", tokens.len(), &tokens[..tokens.len().min(4)]);
+            // What is before the loop does not matter, and what is behind it ends it.
+            let before = [&[9, 8, 9][..], &tokens].concat();
+            assert_eq!(is_loop(&before), expected);
+            assert!(!is_loop(&[&before[..], &[1000]].concat()));
         }
     }
 

@@ -150,6 +150,9 @@ impl<B: Backend> Engine<B> {
             if writer.stream.stopped() {
                 break FinishReason::StopString;
             }
+            if chooser.loops(&answer.tokens) {
+                break FinishReason::Loop;
+            }
             if answer.tokens.len() >= chooser.max_new_tokens {
                 break FinishReason::Length;
             }

@@ -228,6 +228,10 @@ pub struct GenerationOptions {
     /// Subtracted from the logits of tokens that occur in the answer; absent or 0 changes nothing. It ends loops: the makers of Qwen3-VL
     /// evaluate it with 1.5.
     pub presence_penalty: Option<f32>,
+    /// Continue an answer that repeats itself. By default it ends once its last tokens are a passage of up to 64 tokens, four times and at least
+    /// 128 tokens in all.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
+    pub allow_loops: bool,
     /// Texts that end the answer; they are not part of it. Empty ones have no effect.
     #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
     pub stop: Vec<String>,
@@ -471,6 +475,8 @@ pub enum FinishReason {
     Length,
     /// The end of the context.
     Context,
+    /// It repeated itself: see [`GenerationOptions::allow_loops`].
+    Loop,
     /// The listener stopped it.
     Cancelled,
 }

@@ -7,7 +7,7 @@ use qwen_vl_processor::{
     Colors, Content, DecodeOptions, Messages, Orientation, Part, Picture, PictureGrid, PictureSizing, Prompt, Tokenizer,
 };
 use qwen_vl_runtime::session::{
-    Answer, Engine, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
+    Answer, Engine, FinishReason, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
 };
 use qwen_vl_runtime::{
     Backend, Budget, Gpu, GpuOptions, ImageFeatures, Kernels, KvFormat, KvReuse, Model, ModelOptions, RuntimeError, Trace, synthetic,
@@ -15,7 +15,9 @@ use qwen_vl_runtime::{
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::family::{FamilyCase, FamilySet};
 use qwen_vl_testkit::golden::fixtures;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// Largest difference of features and intermediate steps.
 const STEP_TOLERANCE: f32 = 1e-4;
@@ -232,8 +234,11 @@ fn coded_weights_give_the_logits_of_their_decoded_values() {
 }
 
 fn engine(name: &str, max_picture_tokens: usize) -> Engine {
-    let checkpoint = fixtures().join("family/checkpoints").join(name);
-    let folder = convert(&checkpoint, SchemeName::F32, 32);
+    engine_of(&fixtures().join("family/checkpoints").join(name), max_picture_tokens)
+}
+
+fn engine_of(checkpoint: &Path, max_picture_tokens: usize) -> Engine {
+    let folder = convert(checkpoint, SchemeName::F32, 32);
     let options = ModelOptions { context_length: 900, prefill_chunk: 64, max_picture_tokens, ..ModelOptions::default() };
     let model = load_with(&folder, options, Some(Kernels::CPU));
     let file = folder.path().join("web").join(&model.manifest().processor.tokenizer_file);
@@ -323,6 +328,44 @@ fn a_presence_penalty_ends_repetitions() {
     // The first choice has nothing to be penalized.
     assert_eq!(without[0], with[0]);
     assert!(distinct(&with) > distinct(&without), "{with:?}, without {without:?}");
+}
+
+/// Copies a checkpoint whose layers add nothing, so that the likeliest token after a token is always the same.
+fn without_layers(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixtures().join("family/checkpoints").join(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..start]).unwrap();
+    for (name, tensor) in header {
+        if name.contains("layers") && (name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight")) {
+            let [from, to] = [0, 1].map(|end| start + tensor["data_offsets"][end].as_u64().unwrap() as usize);
+            bytes[from..to].fill(0);
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+    folder
+}
+
+#[test]
+fn an_answer_that_repeats_itself_ends() {
+    let mut engine = engine_of(without_layers("q3-a").path(), 64);
+    let mut run = |allow_loops, ignore_stop| {
+        let generation =
+            GenerationOptions { max_new_tokens: Some(200), greedy: Some(true), allow_loops, ignore_stop, ..GenerationOptions::default() };
+        let prompt = chat(&[], vec![text("Say it again and again.")]);
+        let request = Request { prompt, generation, pictures: PictureLimits::default() };
+        pollster::block_on(engine.ask(&request, &[], &mut |_| ControlFlow::Continue(()), None)).unwrap()
+    };
+    let (guarded, allowed, original) = (run(false, false), run(true, false), run(false, true));
+    assert_eq!((allowed.finish_reason, allowed.tokens.len()), (FinishReason::Length, 200));
+    assert_eq!(allowed.tokens, original.tokens);
+    assert_eq!(guarded.finish_reason, FinishReason::Loop, "{:?}", guarded.tokens);
+    assert!(guarded.tokens.len() >= 128 && allowed.tokens.starts_with(&guarded.tokens), "{:?}", guarded.tokens);
 }
 
 #[test]
