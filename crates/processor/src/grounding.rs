@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(object(raw, &[first, second], "Where in Picture 1?"), (Some(0), shapes.0, shapes.1, cat.clone()));
         let shapes = (Shape::Box([1000, 225, 1000, 1000]), Some(Shape::Box([100, 67, 100, 300])));
         assert_eq!(object(raw, &[first, second], "Where?"), (Some(1), shapes.0, shapes.1, cat.clone()));
-        // Without a picture they cannot be told from thousandths.
+        // Without a picture they are taken for thousandths.
         assert_eq!(object(raw, &[], ""), (None, Shape::Box([126, 63, 252, 900]), None, cat));
         let point = (Some(0), Shape::Point([1000, 0]), Some(Shape::Point([1000, 0])), None);
         assert_eq!(object("[{\"point_2d\": [504, -3]}]", &[first], ""), point);

@@ -74,7 +74,14 @@ export const zh: Texts = {
   answered: (text) => `回答：${text}`,
   encoding: "正在看图片……",
   prefill: (done, total) => `正在阅读：${done} / ${total} 个词元`,
-  ends: { stop: "", length: "达到词元上限", context: "上下文已满", cancelled: "已停止", loop: "陷入重复，已结束", "stop-string": "遇到停止文本" },
+  ends: {
+    stop: "",
+    length: "达到词元上限",
+    context: "上下文已满",
+    cancelled: "已停止",
+    loop: "陷入重复，已结束",
+    "stop-string": "遇到停止文本",
+  },
   dropped: (turns) => `为腾出空间省略了最早的 ${turns} 轮`,
 
   add: "添加图片",
