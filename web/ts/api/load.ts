@@ -13,7 +13,6 @@ import {
   type ModelSource,
   type SourceOptions,
 } from "../weights/spec.js";
-import type { ConvertProgress } from "./conversion.js";
 import { convert, type ConvertOptions, type ConvertSettings } from "./convert.js";
 import { Feed } from "./feed.js";
 import type { ImageOptions } from "./image.js";
@@ -80,7 +79,7 @@ export interface LoadOptions extends SourceOptions, HubOptions, FileLocations, I
    * Converts a checkpoint in the published layout into the cache, instead of failing with `NOT_CONVERTED`, and loads its weights as they are
    * made. An object has the settings of the conversion.
    */
-  convert?: boolean | (ConvertSettings & { workers?: number; onProgress?: (progress: ConvertProgress) => void });
+  convert?: boolean | (ConvertSettings & Pick<ConvertOptions, "url" | "workers" | "onProgress">);
 }
 
 /** `source` and `cache` are checked by `sourceSpec` and `cacheSpec`, `precision` and `kernels` by the runtime. */
