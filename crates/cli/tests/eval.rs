@@ -77,6 +77,96 @@ fn answers_are_kept_and_scored() {
     assert!(error.contains("mini-questions.jsonl` has answers of another model, data file or prompt"), "{error}");
 }
 
+/// A suite of a file with 10 questions and one with 3.
+fn larger_suite(folder: &Path) {
+    let questions = fs::read_to_string(folder.join("questions.jsonl")).unwrap();
+    let question: Value = serde_json::from_str(questions.lines().next().unwrap()).unwrap();
+    let lines = (1..=10).map(|id| {
+        let mut question = question.clone();
+        question["question_id"] = json!(id);
+        question["question"] = json!(format!("What is number {id}?"));
+        question["group"] = json!(if id % 3 == 0 { "third" } else { "other" });
+        format!("{question}\n")
+    });
+    fs::write(folder.join("questions.jsonl"), lines.collect::<String>()).unwrap();
+    let choice = fs::read_to_string(folder.join("choice.jsonl")).unwrap();
+    let lines = ["Which?", "Who?", "What?"].map(|word| format!("{}\n", choice.trim().replace("Which?", word)));
+    fs::write(folder.join("choice.jsonl"), lines.concat()).unwrap();
+}
+
+#[test]
+fn shards_give_the_table_of_one_run() {
+    let folder = folder();
+    larger_suite(folder.path());
+    let suite = folder.path().to_str().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let merge = |more: &[&str]| {
+        let args = ["eval", "merge", "--suite", suite];
+        qwenvl(args.iter().chain(more).map(|arg| (*arg).to_owned()), b"")
+    };
+    let whole = succeeds(eval(folder.path(), &["--suite", suite]));
+    // More shards than the second file has questions, in two folders and another order.
+    for number in [7, 2, 5, 1, 3, 6, 4] {
+        let (out, shard) = (place(if number % 2 == 0 { "even" } else { "odd" }), format!("{number}/7"));
+        let printed = succeeds(eval(folder.path(), &["--suite", suite, "--predictions", &out, "--shard", &shard]));
+        assert!(printed.starts_with(&format!("shard {number}/7 of mini: ")) && !printed.contains("exact match"), "{printed}");
+    }
+    let (even, odd) = (place("even"), place("odd"));
+    assert_eq!(succeeds(merge(&["--predictions", &even, "--predictions", &odd])), whole);
+    assert_eq!(succeeds(merge(&["--predictions", &odd, "--predictions", &even, "--model", "mini"])), whole);
+    let json: Value = serde_json::from_str(&succeeds(merge(&["--predictions", &odd, "--predictions", &even, "--json"]))).unwrap();
+    assert_eq!(json["models"]["mini"]["questions"]["n"], 10);
+
+    let error = fails(merge(&["--predictions", &odd]));
+    assert!(error.contains("mini, questions: missing are the shards 2/7, 4/7, 6/7"), "{error}");
+    let error = fails(merge(&["--predictions", &odd, "--predictions", &even, "--predictions", &even]));
+    assert!(error.contains("shard 2/7 is there twice") || error.contains("shard 4/7 is there twice"), "{error}");
+    let error = fails(merge(&["--predictions", &odd, "--model", "other"]));
+    assert!(error.contains("other, questions: no folder has a file `other-questions.shard-K-of-N.jsonl`"), "{error}");
+    let error = fails(merge(&["--predictions", suite]));
+    assert!(error.contains("no folder of `--predictions` has answers of shards"), "{error}");
+
+    // A shard that was interrupted, cut inside a line or between two.
+    let path = folder.path().join("odd/mini-questions.shard-3-of-7.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    for end in [text.len() - 3, text.trim_end().rfind('\n').unwrap() + 1] {
+        fs::write(&path, &text[..end]).unwrap();
+        let error = fails(merge(&["--predictions", &odd, "--predictions", &even]));
+        assert!(error.contains("mini-questions.shard-3-of-7.jsonl") && error.contains("run `--shard 3/7` again"), "{error}");
+        succeeds(eval(folder.path(), &["--suite", suite, "--predictions", &odd, "--shard", "3/7"]));
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+    // Answers of another model.
+    fs::write(&path, text.replacen("\"model\":\"", "\"model\":\"0", 1)).unwrap();
+    let error = fails(merge(&["--predictions", &odd, "--predictions", &even]));
+    assert!(error.contains("has answers of another model, data file or prompt"), "{error}");
+    fs::write(&path, &text).unwrap();
+    // Answers to other questions, and a question of another shard.
+    let questions = folder.path().join("questions.jsonl");
+    let original = fs::read_to_string(&questions).unwrap();
+    fs::write(&questions, original.replace("number 9", "number nine")).unwrap();
+    let error = fails(merge(&["--predictions", &odd, "--predictions", &even]));
+    assert!(error.contains("has answers to other questions than those of the data that is given"), "{error}");
+    fs::write(&questions, original).unwrap();
+    fs::write(&path, text.replace("\"id\":\"3\"", "\"id\":\"4\"")).unwrap();
+    let error = fails(merge(&["--predictions", &odd, "--predictions", &even]));
+    assert!(error.contains("has an answer to `4`, which is not a question of its shard"), "{error}");
+}
+
+#[test]
+fn shards_are_checked_before_anything_runs() {
+    let folder = folder();
+    let suite = folder.path().to_str().unwrap();
+    for (args, part) in [
+        (&["--shard", "0/3", "--predictions", suite][..], "`0/3` is not a shard: expected K/N"),
+        (&["--shard", "1/3"], "--predictions"),
+        (&["--shard", "1/3", "--predictions", suite, "--json"], "--json"),
+    ] {
+        let error = fails(eval(folder.path(), &[&["--suite", suite][..], args].concat()));
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 #[test]
 fn a_table_of_one_file() {
     let folder = folder();
