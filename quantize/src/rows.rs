@@ -4,7 +4,7 @@ use crate::errors::is_exact;
 use crate::plan::Plan;
 use anyhow::{Result, bail};
 use qwen_vl_format::Scheme;
-use qwen_vl_format::block::{EncodedRows, SquareSums, encode_rows, measure_rows};
+use qwen_vl_format::block::{EncodedRows, SquareSums, encode_rows, encode_rows_measured};
 use std::ops::Range;
 
 /// The tensors of a [`qwen_vl_format::tensors::tensor_table`], by index, in slices of rows.
@@ -62,9 +62,10 @@ pub(crate) fn encode(
         return Ok((encoded, SquareSums::default()));
     }
     let weights = checked_rows(source, target, rows, allow_nonfinite)?;
-    let encoded = encode_rows(scheme, &weights, cols);
-    let sums = if is_exact(scheme) { SquareSums::default() } else { measure_rows(scheme, &weights, &encoded, cols) };
-    Ok((encoded, sums))
+    Ok(match is_exact(scheme) {
+        true => (encode_rows(scheme, &weights, cols), SquareSums::default()),
+        false => encode_rows_measured(scheme, &weights, cols),
+    })
 }
 
 /// Reads rows and refuses weights that the scheme cannot hold.

@@ -159,6 +159,22 @@ pub struct EncodedRows {
 /// # Panics
 /// If `weights` is not a whole number of rows.
 pub fn encode_rows(scheme: Scheme, weights: &[f32], cols: usize) -> EncodedRows {
+    encode_each(scheme, weights, cols, |_, _, _| ())
+}
+
+/// Encodes as [`encode_rows`], and measures the error. The sums are the same on every machine, bit for bit: the order of all additions is
+/// written down.
+///
+/// # Panics
+/// If `weights` is not a whole number of rows.
+pub fn encode_rows_measured(scheme: Scheme, weights: &[f32], cols: usize) -> (EncodedRows, SquareSums) {
+    let mut sums = Sums::default();
+    let encoded = encode_each(scheme, weights, cols, |row, data, scales| sums.add_row(scheme, row, data, scales));
+    (encoded, sums.total())
+}
+
+/// Encodes row by row. `encoded_row` takes each row with its data and scales, while they are in the processor's cache.
+fn encode_each(scheme: Scheme, weights: &[f32], cols: usize, mut encoded_row: impl FnMut(&[f32], &[u8], &[u8])) -> EncodedRows {
     assert!(cols > 0 && weights.len().is_multiple_of(cols), "{} weights are not rows of {cols}", weights.len());
     let rows = weights.len() / cols;
     let mut encoded = EncodedRows {
@@ -166,35 +182,20 @@ pub fn encode_rows(scheme: Scheme, weights: &[f32], cols: usize) -> EncodedRows 
         scales: Vec::with_capacity(rows * scheme.row_scale_bytes(cols)),
     };
     let mut row_padded = vec![0.0f32; padded(cols)];
+    let mut halves = vec![f16::ZERO; if scheme == Scheme::F16 { padded(cols) } else { 0 }];
     for row in weights.chunks_exact(cols) {
+        let (data_at, scales_at) = (encoded.data.len(), encoded.scales.len());
         row_padded[..cols].copy_from_slice(row);
-        match scheme {
-            Scheme::F32 => encoded.data.extend(row_padded.iter().flat_map(|value| value.to_le_bytes())),
-            Scheme::F16 => encoded.data.extend(row_padded.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes())),
-            Scheme::Q8 { group_size } => {
-                for group in row_padded.chunks(group_size as usize) {
-                    let scale = q8_scale(group);
-                    encoded.scales.extend(scale.to_le_bytes());
-                    encoded.data.extend(group.iter().map(|weight| nearest_code(*weight, scale.to_f32(), -127, 127) as u8));
-                }
+        match scheme.group_size() {
+            Some(group_size) => row_padded.chunks(group_size).for_each(|group| encode_group(scheme, group, &mut encoded)),
+            None if scheme == Scheme::F16 => {
+                halves.convert_from_f32_slice(&row_padded);
+                encoded.data.extend(halves.iter().flat_map(|value| value.to_le_bytes()));
             }
-            Scheme::Q4 { group_size } => {
-                for group in row_padded.chunks(group_size as usize) {
-                    encode_q4_group(group, &mut encoded);
-                }
-            }
-            Scheme::Int4 { group_size } => {
-                for group in row_padded.chunks(group_size as usize) {
-                    let scale = int4_scale(group);
-                    encoded.scales.extend(scale.to_le_bytes());
-                    for eight in group.chunks_exact(8) {
-                        let nibble = |i: usize| (nearest_code(eight[i], scale.to_f32(), -8, 7) + 8) as u8;
-                        encoded.data.extend(pack_q4(std::array::from_fn(nibble)).to_le_bytes());
-                    }
-                }
-            }
+            None => encoded.data.extend(row_padded.iter().flat_map(|value| value.to_le_bytes())),
         }
         encoded.scales.resize(encoded.scales.len().next_multiple_of(4), 0);
+        encoded_row(row, &encoded.data[data_at..], &encoded.scales[scales_at..]);
     }
     encoded
 }
@@ -241,53 +242,52 @@ const SUM_LANES: usize = 8;
 /// Values that are decoded at a time: the largest group.
 const DECODED: usize = 128;
 
-/// Measures the error of rows that [`encode_rows`] made of `weights`. The result is the same on every machine, bit for bit: the order of all
-/// additions is written down.
-///
-/// # Panics
-/// If the buffers are not of the same whole number of rows.
-#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the compiler cannot see that the processor has AVX2"))]
-pub fn measure_rows(scheme: Scheme, weights: &[f32], encoded: &EncodedRows, cols: usize) -> SquareSums {
-    assert!(cols > 0 && weights.len().is_multiple_of(cols), "{} weights are not rows of {cols}", weights.len());
-    let rows = weights.len() / cols;
-    assert_eq!(encoded.data.len(), rows * scheme.row_data_bytes(cols), "data does not belong to {rows} rows of {cols} columns");
-    assert_eq!(encoded.scales.len(), rows * scheme.row_scale_bytes(cols), "scales do not belong to {rows} rows of {cols} columns");
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has the feature that the function is compiled for.
-        return unsafe { measure_rows_avx2(scheme, weights, encoded, cols) };
+/// Sums that are not added up yet.
+#[derive(Debug, Default)]
+struct Sums {
+    errors: [f64; SUM_LANES],
+    weights: [f64; SUM_LANES],
+}
+
+impl Sums {
+    /// Adds a row and its encoding.
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the compiler cannot see that the processor has AVX2"))]
+    fn add_row(&mut self, scheme: Scheme, row: &[f32], data: &[u8], scales: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the feature that the function is compiled for.
+            return unsafe { self.add_row_avx2(scheme, row, data, scales) };
+        }
+        self.add_row_portable(scheme, row, data, scales);
     }
-    measure_rows_portable(scheme, weights, encoded, cols)
-}
 
-/// The same code for wider vectors.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn measure_rows_avx2(scheme: Scheme, weights: &[f32], encoded: &EncodedRows, cols: usize) -> SquareSums {
-    measure_rows_portable(scheme, weights, encoded, cols)
-}
+    /// The same code for wider vectors.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn add_row_avx2(&mut self, scheme: Scheme, row: &[f32], data: &[u8], scales: &[u8]) {
+        self.add_row_portable(scheme, row, data, scales);
+    }
 
-#[inline(always)]
-fn measure_rows_portable(scheme: Scheme, weights: &[f32], encoded: &EncodedRows, cols: usize) -> SquareSums {
-    let (mut errors, mut squares) = ([0.0f64; SUM_LANES], [0.0f64; SUM_LANES]);
-    let mut decoded = [0.0f32; DECODED];
-    let (data_bytes, scale_bytes) = (scheme.row_data_bytes(cols), scheme.row_scale_bytes(cols));
-    let group_size = scheme.group_size().unwrap_or(DECODED);
-    for (index, row) in weights.chunks_exact(cols).enumerate() {
-        let data = encoded.data[index * data_bytes..][..data_bytes].chunks(DECODED * data_bytes / padded(cols));
-        let mut scales = encoded.scales[index * scale_bytes..][..scale_bytes].as_chunks().0.iter();
-        for (row, data) in row.chunks(DECODED).zip(data) {
-            let groups = decoded.chunks_mut(group_size).zip(data.chunks(group_size * data_bytes / padded(cols)));
-            for (decoded, data) in groups {
+    #[inline(always)]
+    fn add_row_portable(&mut self, scheme: Scheme, row: &[f32], data: &[u8], scales: &[u8]) {
+        let mut decoded = [0.0f32; DECODED];
+        let group_size = scheme.group_size().unwrap_or(DECODED);
+        let bytes_of = |weights: usize| weights * data.len() / padded(row.len());
+        let mut scales = scales.as_chunks().0.iter();
+        for (row, data) in row.chunks(DECODED).zip(data.chunks(bytes_of(DECODED))) {
+            for (decoded, data) in decoded.chunks_mut(group_size).zip(data.chunks(bytes_of(group_size))) {
                 let scale = scales.next().map_or(1.0, |bytes| f16::from_le_bytes(*bytes).to_f32());
                 decode_group(scheme, data, scale, decoded);
             }
             // Two loops: of one, the compiler makes poor vector code.
-            add_squares(&mut squares, row, |weight, _| f64::from(weight), &decoded);
-            add_squares(&mut errors, row, |weight, stored| f64::from(stored) - f64::from(weight), &decoded);
+            add_squares(&mut self.weights, row, |weight, _| f64::from(weight), &decoded);
+            add_squares(&mut self.errors, row, |weight, stored| f64::from(stored) - f64::from(weight), &decoded);
         }
     }
-    SquareSums { error: sum_of_lanes(&errors), weight: sum_of_lanes(&squares) }
+
+    fn total(&self) -> SquareSums {
+        SquareSums { error: sum_of_lanes(&self.errors), weight: sum_of_lanes(&self.weights) }
+    }
 }
 
 /// Adds the squares of a value of each weight and its stored weight.
@@ -310,7 +310,6 @@ fn add_squares(sums: &mut [f64; SUM_LANES], weights: &[f32], value: impl Fn(f32,
 }
 
 /// Adds the lanes in halves, as vector instructions do.
-#[inline(always)]
 fn sum_of_lanes([a, b, c, d, e, f, g, h]: &[f64; SUM_LANES]) -> f64 {
     let [a, b, c, d] = [a + e, b + f, c + g, d + h];
     (a + c) + (b + d)
@@ -409,10 +408,11 @@ fn nearest_code(weight: f32, scale: f32, min: i32, max: i32) -> i32 {
     if scale == 0.0 {
         return 0;
     }
-    let scaled = weight / scale;
+    // Beyond every code: the sum below cannot overflow.
+    let scaled = (weight / scale).clamp(-1000.0, 1000.0);
     let whole = scaled as i32;
     let rest = scaled - whole as f32;
-    whole.saturating_add(i32::from(rest >= 0.5) - i32::from(rest <= -0.5)).clamp(min, max)
+    (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)).clamp(min, max)
 }
 
 fn inverse_scale(scale: f32) -> f32 {
@@ -432,29 +432,47 @@ fn int4_scale(group: &[f32]) -> f16 {
 
 /// Appends the scale and the codes of a group.
 #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the compiler cannot see that the processor has AVX2"))]
-fn encode_q4_group(group: &[f32], encoded: &mut EncodedRows) {
+fn encode_group(scheme: Scheme, group: &[f32], encoded: &mut EncodedRows) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has the feature that the function is compiled for.
-        return unsafe { encode_q4_group_avx2(group, encoded) };
+        return unsafe { encode_group_avx2(scheme, group, encoded) };
     }
-    encode_q4_group_portable(group, encoded);
+    encode_group_portable(scheme, group, encoded);
 }
 
 /// The same code for wider vectors. Results are equal bit for bit: the order of all additions is written down, and nothing is fused.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn encode_q4_group_avx2(group: &[f32], encoded: &mut EncodedRows) {
-    encode_q4_group_portable(group, encoded);
+fn encode_group_avx2(scheme: Scheme, group: &[f32], encoded: &mut EncodedRows) {
+    encode_group_portable(scheme, group, encoded);
 }
 
 #[inline(always)]
-fn encode_q4_group_portable(group: &[f32], encoded: &mut EncodedRows) {
-    let scale = q4_scale(group);
+fn encode_group_portable(scheme: Scheme, group: &[f32], encoded: &mut EncodedRows) {
+    let scale = match scheme {
+        Scheme::Q8 { .. } => q8_scale(group),
+        Scheme::Q4 { .. } => q4_scale(group),
+        Scheme::Int4 { .. } => int4_scale(group),
+        Scheme::F32 | Scheme::F16 => unreachable!("float schemes have no groups"),
+    };
     encoded.scales.extend(scale.to_le_bytes());
-    let inverse = inverse_scale(scale.to_f32());
+    let scale = scale.to_f32();
+    if let Scheme::Q8 { .. } = scheme {
+        let at = encoded.data.len();
+        encoded.data.resize(at + group.len(), 0);
+        for (code, weight) in encoded.data[at..].iter_mut().zip(group) {
+            *code = nearest_code(*weight, scale, -127, 127) as u8;
+        }
+        return;
+    }
+    let inverse = inverse_scale(scale);
     for eight in group.as_chunks::<8>().0 {
-        encoded.data.extend(pack_q4(eight.map(|weight| nearest_nibble(weight * inverse))).to_le_bytes());
+        let nibbles = match scheme {
+            Scheme::Q4 { .. } => eight.map(|weight| nearest_nibble(weight * inverse)),
+            _ => eight.map(|weight| (nearest_code(weight, scale, -8, 7) + 8) as u8),
+        };
+        encoded.data.extend(pack_q4(nibbles).to_le_bytes());
     }
 }
 
@@ -603,33 +621,44 @@ mod tests {
         }
     }
 
+    /// All schemes with groups, in groups of all sizes.
+    fn grouped() -> impl Iterator<Item = Scheme> {
+        let of_size = |group_size| [Scheme::Q8 { group_size }, Scheme::Q4 { group_size }, Scheme::Int4 { group_size }];
+        GROUP_SIZES.into_iter().flat_map(of_size)
+    }
+
     #[test]
     fn vector_code_gives_the_same_bits() {
-        let (mut portable, mut chosen) = (EncodedRows::default(), EncodedRows::default());
-        for group in wave(64 * 128).chunks(128).chain([[0.0; 128].as_slice(), &[1e-30; 128], &[6e4; 128]]) {
-            encode_q4_group_portable(group, &mut portable);
-            encode_q4_group(group, &mut chosen);
+        for scheme in grouped() {
+            let (mut portable, mut chosen) = (EncodedRows::default(), EncodedRows::default());
+            for group in wave(64 * 128).chunks(128).chain([[0.0; 128].as_slice(), &[1e-30; 128], &[6e4; 128], &[f32::MAX; 128]]) {
+                encode_group_portable(scheme, group, &mut portable);
+                encode_group(scheme, group, &mut chosen);
+            }
+            assert_eq!(portable, chosen, "{scheme:?}");
         }
-        assert_eq!(portable, chosen);
     }
 
     #[test]
     fn measured_errors_are_those_of_the_decoded_weights() {
         for cols in [1, 8, 70, 128, 300] {
             let weights = wave(5 * cols);
-            let grouped = GROUP_SIZES
-                .into_iter()
-                .flat_map(|group_size| [Scheme::Q8 { group_size }, Scheme::Q4 { group_size }, Scheme::Int4 { group_size }]);
-            for scheme in grouped.chain([Scheme::F32, Scheme::F16]) {
-                let encoded = encode_rows(scheme, &weights, cols);
-                let sums = measure_rows(scheme, &weights, &encoded, cols);
+            for scheme in grouped().chain([Scheme::F32, Scheme::F16]) {
+                let (encoded, sums) = encode_rows_measured(scheme, &weights, cols);
+                assert_eq!(encoded, encode_rows(scheme, &weights, cols));
                 let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
                 let decoded = decode_rows(scheme, &encoded, cols);
                 let error = squares(&mut weights.iter().zip(&decoded).map(|(weight, stored)| f64::from(*stored) - f64::from(*weight)));
                 let weight = squares(&mut weights.iter().copied().map(f64::from));
                 assert!((sums.error - error).abs() <= 1e-12 * error, "{scheme:?}, {cols} columns: {} and {error}", sums.error);
                 assert!((sums.weight - weight).abs() <= 1e-12 * weight, "{scheme:?}, {cols} columns: {} and {weight}", sums.weight);
-                assert_eq!(sums, measure_rows_portable(scheme, &weights, &encoded, cols), "{scheme:?}, {cols} columns");
+                let mut portable = Sums::default();
+                let (data_bytes, scale_bytes) = (scheme.row_data_bytes(cols), scheme.row_scale_bytes(cols));
+                for (index, row) in weights.chunks_exact(cols).enumerate() {
+                    let (data, scales) = (&encoded.data[index * data_bytes..], &encoded.scales[index * scale_bytes..]);
+                    portable.add_row_portable(scheme, row, &data[..data_bytes], &scales[..scale_bytes]);
+                }
+                assert_eq!(sums, portable.total(), "{scheme:?}, {cols} columns");
                 assert_eq!(error == 0.0, scheme == Scheme::F32, "{scheme:?}, {cols} columns: {error}");
             }
         }
