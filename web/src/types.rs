@@ -244,7 +244,7 @@ impl From<String> for LengthOrHash {
 mod typescript {
     use super::*;
     use quantize::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteFile};
-    use qwen_vl_processor::{Content, GroundedObject, ObjectKind, Part, Shape};
+    use qwen_vl_processor::{Content, GroundedObject, Message, ObjectKind, Part, Role, Shape, ToolCall};
     use qwen_vl_runtime::KvReuse;
     use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
     use qwen_vl_runtime::session::{
@@ -283,6 +283,9 @@ mod typescript {
             Request,
             Content,
             Part,
+            Message,
+            Role,
+            ToolCall,
             PromptInput,
             Overflow,
             GenerationOptions,

@@ -161,8 +161,7 @@ test("an answer is sent back with its markup of objects", async () => {
 test("nothing is ignored: what cannot be followed is refused by name", async () => {
   const messages = [user("A")];
   for (const [params, message] of [
-    [{ messages, tools: [{}] }, /`tools` is not possible/],
-    [{ messages, tool_choice: "auto" }, /`tool_choice` is not possible/],
+    [{ messages, tool_choice: "required" }, /`tool_choice` is not possible/],
     [{ messages, n: 2 }, /`n` is 2, expected 1/],
     [{ messages, response_format: { type: "json_object" } }, /`response_format` is not possible/],
     [{ messages, temperature: "0.8" }, /`temperature` is "0.8", expected a number/],
@@ -176,7 +175,7 @@ test("nothing is ignored: what cannot be followed is refused by name", async () 
     [{ messages: undefined }, /`messages` is undefined, expected an array of messages/],
     [{ messages: [] }, /`messages` is .*, expected an array of messages/],
     [{ messages: ["A"] }, /`messages\[0\]` is "A", expected an object/],
-    [{ messages: [{ role: "tool", content: "A" }] }, /`messages\[0\]\.role` is "tool", expected "system"/],
+    [{ messages: [{ role: "function", content: "A" }] }, /`messages\[0\]\.role` is "function", expected "system"/],
     [{ messages: [user(null)] }, /`messages\[0\]\.content` is null, expected a string or an array of parts/],
     [
       { messages: [user([{ type: "input_audio" }])] },

@@ -1,9 +1,9 @@
 /**
  * OpenAI's chat completions over a model in the browser, for programs that use them already: no server, no network.
  *
- * Supports text, pictures (`image_url`), streaming, usage, `logprobs`, `seed` and `stop`. A parameter that the model cannot follow, such as
- * `tools` or `n: 2`, fails with `INVALID_ARGUMENT` and is never ignored. Objects in a picture, for which OpenAI has no field, are in
- * `message.objects`. With `stream: true`, `logprobs` come with the last chunk.
+ * Supports text, pictures (`image_url`), streaming, usage, `logprobs`, `seed` and `stop`, and with Qwen3-VL `tools`. A parameter that the model
+ * cannot follow, such as `response_format` or `n: 2`, fails with `INVALID_ARGUMENT` and is never ignored. Objects in a picture, for which
+ * OpenAI has no field, are in `message.objects`. With `stream: true`, `logprobs` come with the last chunk.
  *
  * @packageDocumentation
  */

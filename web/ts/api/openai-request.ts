@@ -1,11 +1,14 @@
 /** Reads and checks requests in the form of OpenAI's chat completions. */
 
+import type { EngineMessage } from "../wire/engine.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { AskOptions } from "../wire/types.js";
-import type { Message, Part } from "./content.js";
-import { checkImage } from "./image.js";
+import { Question, type Message, type Part } from "./content.js";
+import { checkImage, type ImageView } from "./image.js";
 import { anyBoolean, anyNumber, anyString, arrayOf, checkArgument, either, oneOf, whole, type Check } from "./options.js";
-import { ImageRef, type ImageInput } from "./picture.js";
+import { checkCalls, toolTexts, type ChatTool, type ChatToolCall } from "./openai-tools.js";
+import { ImageRef, type ImageInput, type Picture } from "./picture.js";
+import type { PreparedRequest } from "./session.js";
 
 /**
  * A part of a user's message. `url` can be any picture that this package accepts; OpenAI's clients send a string. If all pictures have the detail
@@ -15,10 +18,16 @@ export type ChatContentPart =
   { type: "text"; text: string } | { type: "image_url"; image_url: string | { url: ImageInput; detail?: "auto" | "low" | "high" } };
 
 export interface ChatMessage {
-  role: "system" | "developer" | "user" | "assistant";
-  content: string | readonly ChatContentPart[];
+  /** `tool` is the result of a call. */
+  role: "system" | "developer" | "user" | "assistant" | "tool";
+  /** Can be `null` in an answer with calls. */
+  content?: string | readonly ChatContentPart[] | null;
   /** Of an answer that is sent back: the text with its markup of objects, which the model reads in place of `content`. */
   raw?: string;
+  /** Calls of an answer that is sent back. */
+  tool_calls?: readonly ChatToolCall[];
+  /** Of a result: the call that it belongs to. */
+  tool_call_id?: string;
 }
 
 /** Parameters of a completion, with OpenAI's names and meanings. */
@@ -40,11 +49,15 @@ export interface ChatCompletionParams {
   /** An addition of this package, see `GenerationOptions.repetitionPenalty`. */
   repetition_penalty?: number | null;
   presence_penalty?: number | null;
+  /** Functions that the model may call. Only Qwen3-VL knows them. */
+  tools?: readonly ChatTool[] | null;
+  /** `"auto"` (default) lets the model decide, `"none"` hides the tools. */
+  tool_choice?: "auto" | "none" | null;
+  /** Only `true`: the model may write several calls. */
+  parallel_tool_calls?: true | null;
 }
 
 export interface Conversation {
-  /** True if all pictures have the detail `"low"`. */
-  lowDetail: boolean;
   system: string | undefined;
   history: Message[];
   question: Part[];
@@ -54,8 +67,8 @@ const anyDetail = oneOf("auto", "low", "high");
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
 const anyObject: Check = { expected: "an object", accepts: isObject };
 const role: Check = {
-  expected: `"system", "developer", "user" or "assistant"`,
-  accepts: (value) => ["system", "developer", "user", "assistant"].includes(value as string),
+  expected: `"system", "developer", "user", "assistant" or "tool"`,
+  accepts: (value) => ["system", "developer", "user", "assistant", "tool"].includes(value as string),
 };
 
 /** True for values that ask for nothing: clients send them for parameters that the user did not set. */
@@ -64,13 +77,66 @@ function isEmpty(value: unknown): boolean {
   return typeof value === "object" && Object.keys(value).length === 0;
 }
 
-/** Reads the messages. Messages of one role in a row are joined by line ends, as most servers do. */
-export function conversation(params: ChatCompletionParams): Conversation {
+function checkMessages(params: ChatCompletionParams): void {
   checkArgument("the request", params, anyObject);
   checkArgument("messages", params.messages, {
     expected: "an array of messages",
     accepts: (value) => Array.isArray(value) && value.length > 0,
   });
+}
+
+/** True if the request has tools, or messages about their calls. */
+export function hasTools(params: ChatCompletionParams): boolean {
+  checkMessages(params);
+  const offered = !isEmpty(params.tools) && params.tool_choice !== "none";
+  return offered || params.messages.some((message) => isObject(message) && (message.role === "tool" || !isEmpty(message.tool_calls)));
+}
+
+/** Reads the messages and tools of a request with tools. The template joins nothing: each message stays one. */
+export function toolConversation(params: ChatCompletionParams, view: ImageView, signal?: AbortSignal): PreparedRequest {
+  const pictures: Picture[] = [];
+  const called = new Set<string>();
+  const messages = params.messages.map((message, index): EngineMessage => {
+    const place = `messages[${index}]`;
+    checkArgument(place, message, anyObject);
+    checkArgument(`${place}.role`, message.role, role);
+    checkKeys(place, message);
+    const parts = partsOf(place, message);
+    if (message.role === "user") {
+      const question = new Question(parts, view, signal, `${place}.content`);
+      const content = question.parts(pictures);
+      pictures.push(...question.pictures);
+      return { role: "user", content };
+    }
+    const content = [{ text: textOf(parts) }];
+    if (message.role === "assistant") {
+      const calls = message.tool_calls ? checkCalls(`${place}.tool_calls`, message.tool_calls) : [];
+      calls.forEach(({ id }) => called.add(id));
+      // A list without parts is an answer without text.
+      return { role: "assistant", content: textOf(parts) === "" ? [] : content, tool_calls: calls.map((call) => call.function) };
+    }
+    if (message.role === "tool") {
+      checkArgument(`${place}.tool_call_id`, message.tool_call_id, {
+        expected: "the `id` of a call before it",
+        accepts: (id) => called.has(id as string),
+      });
+      return { role: "tool", content };
+    }
+    if (index > 0) throw refused(`${place}: a ${message.role} message can only be the first with tools`);
+    return { role: "system", content };
+  });
+  const last = messages.at(-1)?.role;
+  if (last !== "user" && last !== "tool") throw refused("messages: the last message must be of the role `user` or `tool`");
+  const tools = params.tools && params.tool_choice !== "none" ? toolTexts(params.tools) : [];
+  if (tools.length > 0 && (params.parallel_tool_calls as unknown) === false) {
+    throw refused("`parallel_tool_calls: false` is not possible with a model in the browser: use the first call alone");
+  }
+  return { prompt: { kind: "messages", messages, tools }, pictures };
+}
+
+/** Reads the messages. Messages of one role in a row are joined by line ends, as most servers do. */
+export function conversation(params: ChatCompletionParams): Conversation {
+  checkMessages(params);
   const system: string[] = [];
   const turns: { role: "user" | "assistant"; parts: Part[] }[] = [];
   params.messages.forEach((message, index) => {
@@ -89,50 +155,50 @@ export function conversation(params: ChatCompletionParams): Conversation {
       latest.parts.push(...parts);
     } else {
       if (!latest && message.role === "assistant") throw refused(`${place}: an answer has no question before it`);
-      turns.push({ role: message.role, parts });
+      // A `tool` message makes the request one with tools.
+      turns.push({ role: message.role as "user" | "assistant", parts });
     }
   });
   const question = turns.pop();
   if (question?.role !== "user") throw refused("messages: the last message must be of the role `user`");
   const history = turns.map(({ role, parts }): Message => (role === "user" ? { role, content: parts } : { role, content: textOf(parts) }));
-  const details = detailsOf(params.messages);
   return {
-    lowDetail: details.length > 0 && details.every((detail) => detail === "low"),
     system: system.length > 0 ? system.join("\n") : undefined,
     history,
     question: question.parts,
   };
 }
 
-/** Returns the details of the pictures of checked messages. */
-function detailsOf(messages: readonly ChatMessage[]): (string | undefined)[] {
-  const parts = messages.flatMap(({ content }) => (typeof content === "string" ? [] : content));
-  return parts.flatMap((part) => {
-    if (part.type !== "image_url") return [];
-    return [typeof part.image_url === "string" ? undefined : part.image_url.detail];
-  });
+/** True if all pictures of checked messages have the detail `"low"`. */
+export function isLowDetail({ messages }: ChatCompletionParams): boolean {
+  const parts = messages.flatMap(({ content }) => (typeof content === "string" ? [] : (content ?? [])));
+  const pictures = parts.filter((part) => part.type === "image_url");
+  const details = pictures.map(({ image_url }) => (typeof image_url === "string" ? undefined : image_url.detail));
+  return details.length > 0 && details.every((detail) => detail === "low");
 }
 
 /** Keys of a message that are read, and those of an answer of this facade that is sent back. */
 const MESSAGE_KEYS = ["role", "content"];
-const ANSWER_KEYS = [...MESSAGE_KEYS, "raw", "objects"];
+const ANSWER_KEYS = [...MESSAGE_KEYS, "raw", "objects", "tool_calls"];
+const RESULT_KEYS = [...MESSAGE_KEYS, "tool_call_id", "name"];
 
 function checkKeys(place: string, message: ChatMessage): void {
-  const keys = message.role === "assistant" ? ANSWER_KEYS : MESSAGE_KEYS;
+  const keys = message.role === "assistant" ? ANSWER_KEYS : message.role === "tool" ? RESULT_KEYS : MESSAGE_KEYS;
   for (const [key, value] of Object.entries(message)) {
     if (!keys.includes(key) && !isEmpty(value)) throw refused(`${place}.${key} is not possible with a model in the browser`);
   }
 }
 
 /** Returns the parts of a message; those of other roles than `user` are texts. */
-function partsOf(place: string, { role, content, raw }: ChatMessage): Part[] {
+function partsOf(place: string, { role, content, raw, tool_calls }: ChatMessage): Part[] {
   if (role === "assistant" && raw != null) {
     checkArgument(`${place}.raw`, raw, anyString);
     return [raw];
   }
+  if (content == null && !isEmpty(tool_calls)) return [];
   if (typeof content === "string") return [content];
   checkArgument(`${place}.content`, content, { expected: "a string or an array of parts", accepts: Array.isArray });
-  return content.map((part, index): Part => {
+  return (content ?? []).map((part, index): Part => {
     const at = `${place}.content[${index}]`;
     checkArgument(at, part, anyObject);
     if (part.type === "text") {
@@ -176,13 +242,14 @@ const CHECKS: Record<string, Check> = {
   presence_penalty: anyNumber,
 };
 
-/** Parameters that do not change an answer. */
-const WITHOUT_EFFECT = new Set(["messages", "model", "user", "metadata", "store"]);
+/** Parameters that do not change the options of the run. */
+const WITHOUT_EFFECT = new Set(["messages", "model", "user", "metadata", "store", "tools"]);
 
 /** Values of other parameters that ask for what happens anyway. */
 const DEFAULTS: Record<string, (value: unknown) => boolean> = {
   response_format: (value) => isObject(value) && value["type"] === "text",
-  tool_choice: (value) => value === "none",
+  tool_choice: (value) => value === "auto" || value === "none",
+  parallel_tool_calls: (value) => value === true,
   modalities: (value) => JSON.stringify(value) === `["text"]`,
   service_tier: (value) => value === "auto" || value === "default",
 };

@@ -1,9 +1,11 @@
-import type { Answer, AnswerLogprob, FinishReason, Grounded, TokenLogprob } from "../wire/types.js";
+import type { Answer, AnswerLogprob, AskOptions, FinishReason, Grounded, TokenLogprob } from "../wire/types.js";
 import type { QwenVLModel } from "./model.js";
-import { conversation, generation, type ChatCompletionParams } from "./openai-request.js";
+import { conversation, generation, hasTools, isLowDetail, toolConversation, type ChatCompletionParams } from "./openai-request.js";
+import { CallReader, type ChatToolCall, type Said } from "./openai-tools.js";
 import type { Run } from "./run.js";
 
 export type { ChatCompletionParams, ChatContentPart, ChatMessage } from "./openai-request.js";
+export type { ChatTool, ChatToolCall } from "./openai-tools.js";
 
 export interface CompletionUsage {
   prompt_tokens: number;
@@ -32,13 +34,23 @@ export interface ChatCompletion {
     {
       index: 0;
       /** To continue the conversation, send it back as it is: `raw` is the text with its markup of objects. */
-      message: { role: "assistant"; content: string; refusal: null; raw: string; objects: Grounded[] };
+      message: {
+        role: "assistant";
+        /** `null` in an answer that has calls and no text. */
+        content: string | null;
+        refusal: null;
+        raw: string;
+        objects: Grounded[];
+        tool_calls?: ChatToolCall[];
+      };
       logprobs: ChoiceLogprobs | null;
-      finish_reason: "stop" | "length";
+      finish_reason: ChatFinishReason;
     },
   ];
   usage: CompletionUsage;
 }
+
+export type ChatFinishReason = "stop" | "length" | "tool_calls";
 
 export interface ChatCompletionChunk {
   id: string;
@@ -48,10 +60,17 @@ export interface ChatCompletionChunk {
   choices: {
     index: 0;
     /** `raw` is the whole text with its markup of objects, in the last chunk. It belongs into the message that is sent back. */
-    delta: { role?: "assistant"; content?: string; raw?: string; objects?: Grounded[] };
+    delta: {
+      role?: "assistant";
+      content?: string;
+      raw?: string;
+      objects?: Grounded[];
+      /** Whole calls. */
+      tool_calls?: (ChatToolCall & { index: number })[];
+    };
     /** In the last chunk of the answer, if they were requested. */
     logprobs: ChoiceLogprobs | null;
-    finish_reason: "stop" | "length" | null;
+    finish_reason: ChatFinishReason | null;
   }[];
   usage?: CompletionUsage | null;
 }
@@ -88,18 +107,28 @@ const LOW_DETAIL_TOKENS = 256;
 /** Returns a client for a loaded model. */
 export function createOpenAI(model: QwenVLModel, { name = model.info.source, tags = false }: OpenAIOptions = {}): OpenAIClient {
   async function create(params: ChatCompletionParams, options: RequestOptions = {}): Promise<ChatCompletion | ChatCompletionStream> {
-    const { lowDetail, system, history, question } = conversation(params);
-    const limits = lowDetail ? { maxPictureTokens: Math.min(LOW_DETAIL_TOKENS, model.info.pictureTokens.max) } : {};
-    const settings = { ...limits, ...generation(params) };
-    const session = model.createSession({ history, ...(system === undefined ? {} : { system }) });
+    const tooled = hasTools(params);
+    const { signal } = options;
+    const ask = tooled ? askWithTools(model, params, signal) : askInSession(model, params);
+    const limits = isLowDetail(params) ? { maxPictureTokens: Math.min(LOW_DETAIL_TOKENS, model.info.pictureTokens.max) } : {};
+    const settings = { ...limits, ...generation(params), ...(signal ? { signal } : {}) };
     const head = { id: `chatcmpl-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model: name };
-    const run = session.ask(question, { ...settings, ...(options.signal ? { signal: options.signal } : {}) });
-    if (params.stream) return chunks(run, head, params.stream_options?.include_usage ?? false, tags);
+    const run = ask(settings);
+    const reader = tooled ? new CallReader() : undefined;
+    if (params.stream) return chunks(run, head, params.stream_options?.include_usage ?? false, tags, reader);
     const answer = await run;
-    const { text, raw, objects } = answer;
-    const message = { role: "assistant", content: tags ? raw : text, refusal: null, raw, objects } as const;
+    const { objects } = answer;
+    const [said, markup] = [tags ? answer.raw : answer.text, answer.raw].map((text) => withoutCalls(text, tooled)) as [Said, Said];
+    const message = {
+      role: "assistant",
+      content: said.text === "" && said.calls.length > 0 ? null : said.text,
+      refusal: null,
+      raw: markup.text,
+      objects,
+      ...(said.calls.length > 0 ? { tool_calls: said.calls } : {}),
+    } as const;
     const logprobs = answer.logprobs ? choiceLogprobs(answer.logprobs) : null;
-    const finish_reason = finishReason(answer.finishReason);
+    const finish_reason = finishReason(answer.finishReason, said.calls.length > 0);
     return { ...head, object: "chat.completion", choices: [{ index: 0, message, logprobs, finish_reason }], usage: usage(answer) };
   }
   return {
@@ -110,11 +139,32 @@ export function createOpenAI(model: QwenVLModel, { name = model.info.source, tag
   };
 }
 
+type Ask = (settings: AskOptions) => Run;
+
+function askInSession(model: QwenVLModel, params: ChatCompletionParams): Ask {
+  const { system, history, question } = conversation(params);
+  const session = model.createSession({ history, ...(system === undefined ? {} : { system }) });
+  return (settings) => session.ask(question, settings);
+}
+
+function askWithTools(model: QwenVLModel, params: ChatCompletionParams, signal: AbortSignal | undefined): Ask {
+  const request = toolConversation(params, model.imageView, signal);
+  return (settings) => model.start(() => Promise.resolve(request), settings);
+}
+
+function withoutCalls(text: string, tooled: boolean): Said {
+  if (!tooled) return { text, calls: [] };
+  const reader = new CallReader();
+  const said = reader.push(text);
+  return { text: (said.text + reader.finish()).trim(), calls: said.calls };
+}
+
 async function* chunks(
   run: Run,
   head: { id: string; created: number; model: string },
   includeUsage: boolean,
   tags: boolean,
+  reader: CallReader | undefined,
 ): AsyncGenerator<ChatCompletionChunk, void, undefined> {
   type Choice = ChatCompletionChunk["choices"][0];
   const chunk = (delta: Choice["delta"], end: Partial<Choice> = {}): ChatCompletionChunk => ({
@@ -125,18 +175,27 @@ async function* chunks(
   });
   yield chunk({ role: "assistant", content: "" });
   let sent = "";
+  let calls = 0;
+  const pass = function* (piece: string) {
+    const said = reader?.push(piece) ?? { text: piece, calls: [] };
+    if (said.text) yield chunk({ content: said.text });
+    for (const call of said.calls) yield chunk({ tool_calls: [{ index: calls++, ...call }] });
+  };
   for await (const event of run) {
     if (event.type === "text") {
       const content = tags ? event.raw : event.delta;
       sent += content;
-      if (content) yield chunk({ content });
+      yield* pass(content);
     } else if (event.type === "object") yield chunk({ objects: [event.object] });
     else if (event.type === "done") {
       // Tags after the last text.
       const { raw, finishReason: reason, logprobs } = event.answer;
       const rest = tags ? raw.slice(sent.trimStart().length) : "";
-      if (rest) yield chunk({ content: rest });
-      yield chunk({ raw }, { finish_reason: finishReason(reason), logprobs: logprobs ? choiceLogprobs(logprobs) : null });
+      yield* pass(rest);
+      const held = reader?.finish();
+      if (held) yield chunk({ content: held });
+      const whole = withoutCalls(raw, reader !== undefined).text;
+      yield chunk({ raw: whole }, { finish_reason: finishReason(reason, calls > 0), logprobs: logprobs ? choiceLogprobs(logprobs) : null });
       if (includeUsage) yield { ...head, object: "chat.completion.chunk", choices: [], usage: usage(event.answer) };
     }
   }
@@ -156,6 +215,7 @@ function choiceLogprobs(logprobs: readonly AnswerLogprob[]): ChoiceLogprobs {
   return { content: logprobs.map((token) => ({ ...one(token), top_logprobs: token.top.map(one) })) };
 }
 
-function finishReason(reason: FinishReason): "stop" | "length" {
+function finishReason(reason: FinishReason, called: boolean): ChatFinishReason {
+  if (called && reason === "stop") return "tool_calls";
   return reason === "length" || reason === "context" || reason === "loop" ? "length" : "stop";
 }

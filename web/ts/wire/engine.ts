@@ -12,6 +12,7 @@ export type {
   BenchmarkOptions as EngineBenchmark,
   BenchmarkReport as EngineBenchmarkReport,
   LoadOptions as EngineOptions,
+  Message as EngineMessage,
   MessagePart as EnginePart,
   ModelFacts,
   PictureInfo,

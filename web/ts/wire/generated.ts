@@ -214,6 +214,41 @@ ref: string,
 boxes?: Array<[number, number, number, number]>, };
 
 /**
+ * A message of a conversation.
+ */
+export type Message = {
+/**
+ * Its sender.
+ */
+role: Role,
+/**
+ * Its content.
+ */
+content: MessageContent,
+/**
+ * Calls of tools in an answer.
+ */
+tool_calls?: Array<ToolCall>, };
+
+/**
+ * The sender of a message.
+ */
+export type Role = "system" | "user" | "assistant" | "tool";
+
+/**
+ * A call of a tool.
+ */
+export type ToolCall = {
+/**
+ * Name of the tool.
+ */
+name: string,
+/**
+ * Its arguments, as JSON text.
+ */
+arguments: string, };
+
+/**
  * The text of a request. It names its pictures; the pictures themselves are passed separately, in the same order.
  */
 export type PromptInput = { "kind": "raw",
@@ -236,7 +271,15 @@ query: MessageContent,
 /**
  * Handling of a conversation that does not fit.
  */
-overflow?: Overflow, } | { "kind": "ids",
+overflow?: Overflow, } | { "kind": "messages",
+/**
+ * The messages, in order.
+ */
+messages: Array<Message>,
+/**
+ * Descriptions of tools, as JSON texts. Only Qwen3-VL takes them.
+ */
+tools?: Array<string>, } | { "kind": "ids",
 /**
  * The ids.
  */

@@ -188,7 +188,7 @@ impl<B: Backend> Engine<B> {
         on_event: OnEvent<'_>,
     ) -> Result<Option<Vec<Score>>, RuntimeError> {
         let special = match request.prompt {
-            PromptInput::Chat { .. } => SpecialTokens::Grounding,
+            PromptInput::Chat { .. } | PromptInput::Messages { .. } => SpecialTokens::Grounding,
             PromptInput::Raw { .. } | PromptInput::Ids { .. } => SpecialTokens::All,
         };
         if request.candidates.is_empty() {

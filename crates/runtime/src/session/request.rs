@@ -4,7 +4,8 @@ use crate::{KvReuse, RuntimeError};
 use qwen_vl_format::manifest::GenerationConfig;
 use qwen_vl_format::{Manifest, ModelConfig};
 use qwen_vl_processor::{
-    Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, PictureGrid, PictureSizing, ProcessorError, Prompt, Tokenizer,
+    Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, Message, Messages, PictureGrid, PictureSizing, ProcessorError,
+    Prompt, Role, Tokenizer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,14 @@ pub enum PromptInput {
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         overflow: Overflow,
     },
+    /// The chat template over a list of messages. A conversation that does not fit fails.
+    Messages {
+        /// The messages, in order.
+        messages: Vec<Message>,
+        /// Descriptions of tools, as JSON texts. Only Qwen3-VL takes them.
+        #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
+        tools: Vec<String>,
+    },
     /// Token ids as they are.
     Ids {
         /// The ids.
@@ -123,6 +132,9 @@ struct PromptKeys {
     query: Option<Content>,
     #[serde(default)]
     overflow: Overflow,
+    messages: Option<Vec<Message>>,
+    #[serde(default)]
+    tools: Vec<String>,
     ids: Option<Vec<u32>>,
 }
 
@@ -131,6 +143,7 @@ struct PromptKeys {
 enum PromptKind {
     Raw,
     Chat,
+    Messages,
     Ids,
 }
 
@@ -138,10 +151,11 @@ impl TryFrom<PromptKeys> for PromptInput {
     type Error = &'static str;
 
     fn try_from(keys: PromptKeys) -> Result<Self, &'static str> {
-        let PromptKeys { kind, text, system, history, query, overflow, ids } = keys;
+        let PromptKeys { kind, text, system, history, query, overflow, messages, tools, ids } = keys;
         Ok(match kind {
             PromptKind::Raw => Self::Raw { text: text.ok_or("missing field `text`")? },
             PromptKind::Chat => Self::Chat { system, history, query: query.ok_or("missing field `query`")?, overflow },
+            PromptKind::Messages => Self::Messages { messages: messages.ok_or("missing field `messages`")?, tools },
             PromptKind::Ids => Self::Ids { ids: ids.ok_or("missing field `ids`")? },
         })
     }
@@ -176,6 +190,10 @@ impl PromptInput {
         match self {
             Self::Raw { text } => Ok(whole(Prompt::raw(tokenizer, text, grids)?)),
             Self::Ids { ids } => Ok(whole(Prompt::from_ids(tokenizer, ids.clone(), grids)?)),
+            Self::Messages { messages, tools } => {
+                let messages = Messages { messages: messages.clone(), tools: tools.clone(), ..Messages::default() };
+                Ok(whole(Prompt::messages(tokenizer, &messages, grids)?))
+            }
             Self::Chat { system, history, query, overflow } => {
                 let (max_window_size, context) = match overflow {
                     Overflow::DropOldest => (max_window_size, context),
@@ -192,6 +210,10 @@ impl PromptInput {
         match self {
             Self::Raw { text } => text.clone(),
             Self::Chat { query, .. } => query.typed(),
+            Self::Messages { messages, .. } => {
+                let asked = messages.iter().rev().find(|message| message.role == Role::User);
+                asked.map_or_else(String::new, |message| message.content.typed())
+            }
             Self::Ids { .. } => String::new(),
         }
     }
@@ -500,6 +522,7 @@ pub struct Timings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qwen_vl_processor::ToolCall;
 
     fn defaults(do_sample: bool) -> GenerationConfig {
         GenerationConfig {
@@ -536,6 +559,22 @@ mod tests {
                 r#"{"kind":"chat","system":"Be brief.","history":[["Hi","Hello"]],"query":"Why?","overflow":"error"}"#,
                 chat(Some("Be brief."), vec![("Hi".into(), "Hello".into())], Overflow::Error),
             ),
+            (
+                r#"{"kind":"messages","messages":[{"role":"user","content":"Why?"},{"role":"assistant","content":"",
+                    "tool_calls":[{"name":"find","arguments":"{}"}]},{"role":"tool","content":"4"}],"tools":["{}"]}"#,
+                PromptInput::Messages {
+                    messages: vec![
+                        Message { role: Role::User, content: "Why?".into(), tool_calls: Vec::new() },
+                        Message {
+                            role: Role::Assistant,
+                            content: "".into(),
+                            tool_calls: vec![ToolCall { name: "find".to_owned(), arguments: "{}".to_owned() }],
+                        },
+                        Message { role: Role::Tool, content: "4".into(), tool_calls: Vec::new() },
+                    ],
+                    tools: vec!["{}".to_owned()],
+                },
+            ),
         ] {
             assert_eq!(serde_json::from_str::<PromptInput>(json).unwrap(), prompt);
             let written = serde_json::to_string(&prompt).unwrap();
@@ -545,6 +584,7 @@ mod tests {
             (r#"{"kind":"raw"}"#, "missing field `text`"),
             (r#"{"kind":"chat"}"#, "missing field `query`"),
             (r#"{"kind":"ids"}"#, "missing field `ids`"),
+            (r#"{"kind":"messages"}"#, "missing field `messages`"),
             (r#"{"kind":"song"}"#, "unknown variant `song`"),
             (r#"{"text":"A cat"}"#, "missing field `kind`"),
         ] {

@@ -4,7 +4,7 @@ use crate::support::{convert, load_with};
 use quantize::SchemeName;
 use qwen_vl_format::{Scheme, TensorSpec};
 use qwen_vl_processor::{
-    Colors, Content, DecodeOptions, Messages, Orientation, Part, Picture, PictureGrid, PictureSizing, Prompt, Tokenizer,
+    Colors, Content, DecodeOptions, Message, Messages, Orientation, Part, Picture, PictureGrid, PictureSizing, Prompt, Role, Tokenizer,
 };
 use qwen_vl_runtime::session::{
     Answer, Engine, FinishReason, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
@@ -328,6 +328,34 @@ fn a_presence_penalty_ends_repetitions() {
     // The first choice has nothing to be penalized.
     assert_eq!(without[0], with[0]);
     assert!(distinct(&with) > distinct(&without), "{with:?}, without {without:?}");
+}
+
+/// Messages are the chat of the same turns; tools come in front of them, and only Qwen3-VL takes them.
+#[test]
+fn messages_and_tools() {
+    let message = |role, content: Content| Message { role, content, tool_calls: Vec::new() };
+    let messages = vec![
+        message(Role::User, Content::Parts(vec![image(), text("What is it?")])),
+        message(Role::Assistant, "A cell.".into()),
+        message(Role::User, "And now?".into()),
+    ];
+    let history = [(Content::Parts(vec![image(), text("What is it?")]), Content::from("A cell."))];
+    let tools = vec![r#"{"type": "function", "function": {"name": "find"}}"#.to_owned()];
+    for name in ["q25-a", "q3-a"] {
+        let mut engine = engine(name, 64);
+        let images = [picture("p_cell.png")];
+        let same = ask(&mut engine, chat(&history, vec![text("And now?")]), &images);
+        let found = ask(&mut engine, PromptInput::Messages { messages: messages.clone(), tools: Vec::new() }, &images);
+        assert_eq!((&found.prompt_ids, &found.tokens), (&same.prompt_ids, &same.tokens), "{name}");
+        let prompt = PromptInput::Messages { messages: messages.clone(), tools: tools.clone() };
+        let with_tools = try_ask(&mut engine, prompt, GenerationOptions::default(), PictureLimits::default(), &images);
+        if name == "q3-a" {
+            let ids = with_tools.unwrap().prompt_ids;
+            assert!(ids.len() > same.prompt_ids.len() + 50 && ids.ends_with(&same.prompt_ids), "{} tokens", ids.len());
+        } else {
+            assert!(with_tools.unwrap_err().to_string().contains("tools"));
+        }
+    }
 }
 
 /// Copies a checkpoint whose layers add nothing, so that the likeliest token after a token is always the same.
