@@ -148,6 +148,30 @@ mod tests {
         check(Family::Qwen2Vl, cases.collect());
     }
 
+    /// The markup is that of Qwen3-VL. Pixels of pictures that it sees with sides of 1000 are thousandths.
+    #[test]
+    fn cases_of_qwen2_5_vl() {
+        let mut unnamed = 0;
+        for case in json_cases() {
+            let picture = |(number, [width, height]): (usize, &[u32; 2])| {
+                let size = PictureSize { width: *width, height: *height };
+                NumberedPicture { number, size, seen: PictureSize { width: 1000, height: 1000 } }
+            };
+            let pictures: Vec<_> = (1..).zip(&case.pictures).map(picture).collect();
+            let Grounded { text, objects } = parse_grounding(Family::Qwen25Vl, &case.raw, &pictures, &case.question).stripped();
+            assert_eq!((text, objects.len()), (case.text, case.objects.len()), "{}", case.raw);
+            for (object, expected) in objects.into_iter().zip(case.objects) {
+                if expected.image.is_none() && !pictures.is_empty() {
+                    unnamed += 1;
+                    assert_eq!((object.image, object.norm), (Some(pictures.len() - 1), expected.norm), "{}", case.raw);
+                } else {
+                    assert_eq!(object, expected, "{}", case.raw);
+                }
+            }
+        }
+        assert!(unnamed > 0, "no case has several pictures and names none");
+    }
+
     #[test]
     fn cases_of_qwen3_vl() {
         check(Family::Qwen3Vl, json_cases());
