@@ -16,16 +16,30 @@ pub fn site() -> Result<()> {
     Ok(())
 }
 
-/// Takes pictures of the page's main states.
+/// Takes pictures of the page's main states, and of a visitor's path from a model's name to its answers, in both browsers.
 pub fn screenshots(out: &Path) -> Result<()> {
+    system::browsers_and_vulkan()?;
     let (model, chromium) = prepare()?;
-    run(command("node tools/screenshots.mjs --site www/dist")
+    run(command("node tools/screenshots/states.mjs --site www/dist")
         .arg("--model")
-        .arg(model)
+        .arg(&model)
         .arg("--chromium")
         .arg(chromium)
         .arg("--out")
-        .arg(out))
+        .arg(out))?;
+    let firefox = system::firefox_program().context("Firefox is not installed")?;
+    let icd = system::lavapipe_icd().context("no software Vulkan driver")?;
+    for (browser, program) in [("chromium", chromium), ("firefox", firefox)] {
+        run(command("node tools/screenshots/path.mjs --site www/dist --checkpoint tests/fixtures/family/checkpoints/q3-a")
+            .arg("--model")
+            .arg(&model)
+            .args(["--browser", browser, "--program", program])
+            .arg("--vulkan-icd")
+            .arg(&icd)
+            .arg("--out")
+            .arg(out))?;
+    }
+    Ok(())
 }
 
 /// Runs Lighthouse on the page.

@@ -17,12 +17,12 @@ export function KnownModels() {
     <section data-testid="known">
       <h3>{t.known}</h3>
       <p>{t.knownHint}</p>
-      <ul class="list stored">
+      <ul class="list stored brief">
         {KNOWN.map(({ repository, source, kept, licence }) => (
           <li key={repository}>
             <span>
               <strong>{repository.split("/")[1]}</strong>
-              <small>{t.knownSizes(formatBytes(source), formatBytes(kept), licence)}</small>
+              <small>{t.knownSizes(formatBytes(source, 1), formatBytes(kept, 1), licence)}</small>
             </span>
             <button
               type="button"
@@ -163,7 +163,8 @@ function UnfinishedItem({ item }: { item: UnfinishedConversion }) {
     <li data-id={id}>
       <span>
         <strong>{name}</strong> · {t.storedPart(formatBytes(storedBytes), formatBytes(bytes))}
-        <small>{source ?? t.unfinishedFolder}</small>
+        {/* A commit is known by its first digits. */}
+        <small title={source}>{source?.replace(/@([0-9a-f]{7})[0-9a-f]{33}$/, "@$1") ?? t.unfinishedFolder}</small>
       </span>
       <span class="row">
         {source === undefined ? (

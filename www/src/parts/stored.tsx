@@ -80,7 +80,7 @@ export function Stored() {
         {outcome.value?.(t)}
       </p>
       {space && (
-        <div class="row">
+        <div class="row middle">
           <span>
             {t.storage(formatBytes(space.usage), formatBytes(space.quota))} {space.persisted ? t.kept : ""}
           </span>
@@ -102,7 +102,7 @@ function Saving() {
   return (
     <div class="below" data-testid="saving">
       <progress aria-label={label} {...(now && now.totalBytes > 0 ? { value: now.bytes / now.totalBytes } : {})} />
-      <div class="row">
+      <div class="row middle">
         <span class="grow" role="status">
           {now ? t.progressBytes(formatBytes(now.bytes), formatBytes(now.totalBytes)) : label}
         </span>

@@ -101,7 +101,7 @@ export function generation(family: Family): Omit<AskOptions, "signal"> {
 
 effect(() => {
   const { theme } = settings.value;
-  document.documentElement.style.colorScheme = theme === "system" ? "light dark" : theme;
+  document.documentElement.dataset["theme"] = theme;
   try {
     localStorage.setItem(KEY, JSON.stringify(settings.value));
   } catch {

@@ -155,7 +155,8 @@ export const en = {
   convertPlan: "Reading the description of the model …",
   converting: (name: string) => `Converting ${name}`,
   convertPaused: (name: string) => `The conversion of ${name} is paused`,
-  convertProgress: (done: string, total: string, shard: number, shards: number) => `${done} of ${total}, ${shard} of ${shards} files.`,
+  convertProgress: (done: string, total: string, shard: number, shards: number) =>
+    `${done} of ${total}, ${shard} of ${shards} ${shards === 1 ? "file" : "files"}.`,
   convertRate: (rate: string, seconds: number | undefined) =>
     `${rate} a second${seconds === undefined ? "" : `, ${seconds < 90 ? `${Math.ceil(seconds)} seconds` : `${Math.ceil(seconds / 60)} minutes`} left`}.`,
   pause: "Pause",

@@ -20,9 +20,11 @@ const number = (digits: number, unit?: string) =>
     ...(unit ? { style: "unit", unit, unitDisplay: unit === "second" ? "narrow" : "short" } : {}),
   });
 
-export function formatBytes(bytes: number): string {
-  const [divisor, unit] = bytes < 1e9 ? [1e6, "megabyte"] : [1e9, "gigabyte"];
-  return number(bytes < 1e9 ? 1 : 2, unit).format(bytes / divisor);
+/** @param digits of gigabytes after the point */
+export function formatBytes(bytes: number, digits = 2): string {
+  const text = bytes < 1e9 ? number(1, "megabyte").format(bytes / 1e6) : number(digits, "gigabyte").format(bytes / 1e9);
+  // No line ends between a number and its unit.
+  return text.replaceAll(" ", "\u00a0");
 }
 
 export const formatNumber = (value: number, digits = 1): string => number(digits).format(value);
