@@ -1,7 +1,7 @@
 //! The errors of the stored weights, measured while they are encoded.
 //!
 //! Every host encodes the same slices of rows in the same order, and adds their sums in that order, so that all get the same bits. The sums of
-//! a shard are kept next to it: a run that resumes goes on with them.
+//! a shard are kept next to it: a run that resumes begins with them.
 
 use crate::options::describe_scheme;
 use crate::plan::{Plan, PlannedPart, ShardPlan};

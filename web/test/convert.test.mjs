@@ -449,5 +449,72 @@ test("other files in the way are not overwritten", async () => {
   await cp(out, `${partial}.partial`, { recursive: true });
   const second = await run(Q3_A, partial);
   assert.equal(second.status, 1);
-  assert.match(second.stderr, /holds `manifest\.json`, which is not of this conversion/);
+  assert.ok(second.stderr.includes(`${partial}.partial holds \`manifest.json\`, which is not of this conversion`), second.stderr);
+  // Neither does one move a file of somebody else along with its own.
+  const third = output();
+  await mkdir(`${third}.partial`);
+  await writeFile(join(`${third}.partial`, "thesis.txt"), "a thesis");
+  assert.match((await run(Q3_A, third)).stderr, /\.partial holds `thesis\.txt`, which is not of this conversion: move it away/);
+  assert.deepEqual(await readdir(`${third}.partial`), ["thesis.txt"]);
+});
+
+test("shards whose records are of an older version are made again", async () => {
+  const out = output();
+  const args = [...TINY, "--threads", "1"];
+  const cut = { NODE_OPTIONS: `--import=${KILL_AT}`, QWEN_VL_KILL_AT: "shard-00012.safetensors 0" };
+  assert.equal((await run(MINI_B, out, args, cut)).status, "SIGKILL");
+  // Those of the version before the errors were measured: the manifest entry, and the number of bytes.
+  const records = (await readdir(`${out}.partial`)).filter((name) => name.endsWith(".done")).map((name) => join(`${out}.partial`, name));
+  assert.equal(records.length, 12);
+  for (const record of records) {
+    const { errors, ...entry } = JSON.parse(await readFile(record, "utf8"));
+    assert.ok(Array.isArray(errors));
+    await writeFile(record, JSON.stringify(entry));
+    await writeFile(record.replace(/done$/, "part"), String(entry.bytes));
+  }
+  same(await converts(MINI_B, out, args), await native(MINI_B, TINY));
+});
+
+test("two processes do not convert into one folder", async () => {
+  const out = output();
+  const locks = async () => (await readdir(folder)).filter((name) => name.startsWith(`${basename(out)}.lock-`));
+  const args = [CLI, "quantize", "hf:test/q3-a", out, ...SMALL];
+  /** Starts a conversion that waits for its weights until `meanwhile` has ended. */
+  const heldAtWeights = async (meanwhile) => {
+    const { child, ended } = start(process.execPath, args);
+    let release;
+    const released = new Promise((resolve) => (release = resolve));
+    const reached = new Promise((resolve) => {
+      hub.beforeStorage = () => {
+        resolve();
+        return released;
+      };
+    });
+    try {
+      await Promise.race([reached, ended.then(({ stderr }) => assert.fail(stderr))]);
+      await meanwhile(child);
+    } finally {
+      hub.beforeStorage = () => undefined;
+      release();
+    }
+    return ended;
+  };
+  const first = await heldAtWeights(async ({ pid }) => {
+    const { status, stderr } = await run(Q3_A, out);
+    assert.equal(status, 1);
+    assert.ok(stderr.includes(`another process (pid ${pid}) is converting into ${out}: wait until it ends`), stderr);
+    assert.deepEqual(await locks(), [`${basename(out)}.lock-${pid}`]);
+  });
+  assert.equal(first.status, 0, first.stderr);
+  sameButName(await filesOf(out), await native(Q3_A, SMALL), "q3-a");
+  assert.deepEqual(await locks(), []);
+
+  // A process that was killed is in nobody's way, even if another process has its number.
+  await rm(out, { recursive: true });
+  const killed = await heldAtWeights(async (child) => child.kill("SIGKILL"));
+  assert.equal(killed.status, "SIGKILL");
+  assert.equal((await locks()).length, 1);
+  if (process.platform === "linux") await writeFile(`${out}.lock-${process.pid}`, "1");
+  sameButName(await converts("hf:test/q3-a", out, SMALL), await native(Q3_A, SMALL), "q3-a");
+  assert.deepEqual(await locks(), []);
 });

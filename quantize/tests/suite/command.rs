@@ -230,6 +230,50 @@ fn what_is_resumed_must_be_the_same() {
     assert!(out.join("manifest.json").exists() && !partial.exists());
 }
 
+/// The first process is stopped in the middle, so that it holds its folder for as long as the second one runs.
+#[cfg(unix)]
+#[test]
+fn two_processes_do_not_convert_into_one_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint("mini-b");
+    let signal = |name: &str, child: &std::process::Child| {
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    };
+    for attempt in 0.. {
+        let out = folder.path().join(format!("out-{attempt}"));
+        let partial = folder.path().join(format!("out-{attempt}.partial"));
+        let arguments = [source.to_str().unwrap(), out.to_str().unwrap(), "--shard-size", "0.05", "--threads", "1"];
+        let mut child = quantize(&arguments).stdout(Stdio::null()).spawn().unwrap();
+        while !partial.join("shard-00000.safetensors").exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if child.try_wait().unwrap().is_none() {
+            signal("-STOP", &child);
+        }
+        let stopped = !out.exists() && partial.exists();
+        let others = stopped.then(|| {
+            let before = files(&partial);
+            let others = [&[][..], &["--resume"], &["--force"], &["--dry-run"]].map(|option| run(&[&arguments, option].concat()));
+            assert_eq!(files(&partial), before);
+            others
+        });
+        if child.try_wait().unwrap().is_none() {
+            signal("-CONT", &child);
+        }
+        let pid = child.id();
+        assert!(child.wait().unwrap().success());
+        let Some(others) = others else { continue };
+        for other in others {
+            assert_eq!(other.status.code(), Some(1));
+            let error = text(&other.stderr);
+            let expected = format!("another process (pid {pid}) is converting into {}: wait until it ends", out.display());
+            assert!(error.contains(&expected), "{error}");
+        }
+        assert!(quantize::verify(&out, &mut |_| ()).unwrap().is_empty());
+        return;
+    }
+}
+
 /// A limit of the file size stands for a full disk: writes fail in the middle.
 #[cfg(unix)]
 #[test]

@@ -190,13 +190,16 @@ export class FolderOutput extends StoreOutput {
   readonly #names: readonly string[];
   readonly #others: readonly string[];
   readonly #fingerprint: string;
+  readonly #path: string | undefined;
 
   /**
    * @param shards names of the shards
    * @param others names of the other files
+   * @param path path of the folder, if it is for this conversion alone
    */
-  constructor(store: CacheStore, fingerprint: string, shards: readonly string[], others: readonly string[]) {
+  constructor(store: CacheStore, fingerprint: string, shards: readonly string[], others: readonly string[], path?: string) {
     super(store);
+    this.#path = path;
     this.#names = shards;
     this.#others = [...others, MANIFEST];
     this.#fingerprint = fingerprint;
@@ -227,14 +230,16 @@ export class FolderOutput extends StoreOutput {
 
   override async finished(accepts: (index: number, record: string) => boolean): Promise<Map<number, FinishedShard>> {
     const names = (await this.store.list()).map(({ name }) => name);
-    if (!names.includes(this.#marker)) {
-      const other = names.find((name) => this.#others.includes(name) || this.#names.includes(name));
-      if (other) {
-        const problem = `the folder holds \`${other}\`, which is not of this conversion and would be replaced`;
-        throw new QwenVLError("INVALID_ARGUMENT", `${problem}: choose an empty folder`);
-      }
-      await writeFile(this.store, this.#marker, new Uint8Array(0));
+    const begun = names.includes(this.#marker);
+    const isOutput = (name: string) => this.#others.includes(name) || this.#names.includes(name);
+    const isOurs = (name: string) => begun && (isOutput(name) || name.startsWith(this.#records) || name === this.#marker);
+    const other = names.find((name) => !isOurs(name) && (this.#path !== undefined || isOutput(name)));
+    if (other !== undefined) {
+      const [place, step] =
+        this.#path === undefined ? ["the folder", "choose an empty folder"] : [this.#path, "move it away, or choose another output folder"];
+      throw new QwenVLError("INVALID_ARGUMENT", `${place} holds \`${other}\`, which is not of this conversion: ${step}`);
     }
+    if (!begun) await writeFile(this.store, this.#marker, new Uint8Array(0));
     return super.finished(accepts);
   }
 

@@ -8,8 +8,10 @@ import { Worker } from "node:worker_threads";
 import { runConversion, type ConvertProgress, type OpenWorker } from "../api/conversion.js";
 import { WorkerClient, type Remote } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
+import type { ConversionPlan } from "../wire/generated.js";
 import type { ConvertOpened, ConvertOpenParams } from "../wire/protocol.js";
 import { rangeSpec, type RangeSpec } from "../weights/spec.js";
+import { lockFolder } from "./lock.js";
 
 const USAGE = `npx qwen-vl-web quantize SOURCE OUT [options]
 
@@ -77,20 +79,23 @@ async function plan(args: Arguments): Promise<void> {
 async function convert(args: Arguments): Promise<void> {
   const { out, options } = args;
   const partial = `${out.replace(/[/\\]+$/, "")}.partial`;
-  const present = await readdir(out).catch(() => []);
-  if (present.length > 0) throw new Usage(`${out} holds \`${present[0]}\`: choose another output folder`);
   const workers = options.threads === undefined ? availableParallelism() : number("threads", options.threads, 1, 256);
   const interrupt = new AbortController();
   process.once("SIGINT", () =>
     interrupt.abort(new Error(`interrupted: the finished shards are in ${partial}, the same command resumes there`)),
   );
-  const { plan } = await runConversion((signal, like) => start(args, partial, signal, like), {
-    workers,
-    signal: interrupt.signal,
-    onProgress: showProgress,
-  });
-  await rm(out, { recursive: true, force: true });
-  await rename(partial, out);
+  const release = await lockFolder(out);
+  let plan: ConversionPlan;
+  try {
+    const present = await readdir(out).catch(() => []);
+    if (present.length > 0) throw new Usage(`${out} holds \`${present[0]}\`: choose another output folder`);
+    const run = { workers, signal: interrupt.signal, onProgress: showProgress };
+    ({ plan } = await runConversion((signal, like) => start(args, partial, signal, like), run));
+    await rm(out, { recursive: true, force: true });
+    await rename(partial, out);
+  } finally {
+    await release();
+  }
   for (const note of plan.notes) console.error(`note: ${note}`);
   const total = plan.shards.reduce((sum, { bytes }) => sum + bytes, 0);
   console.log(`${total} bytes in ${plan.shards.length} shards, ${plan.bitsPerWeight.toFixed(2)} bits a weight, are in ${out}`);

@@ -20,6 +20,7 @@ serveConverter(scope, edge as unknown as ConverterEdge, {
         fingerprint,
         shards.map(({ file }) => file),
         others,
+        spec.folder,
       ),
     );
   },
