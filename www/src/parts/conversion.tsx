@@ -3,7 +3,7 @@
 import { useState } from "preact/hooks";
 import type { UnfinishedConversion } from "qwen-vl-web";
 import { convert, conversion, discard, KNOWN, offer, pause, resumption, unfinished, type Job } from "../state/conversion";
-import { load, looking, propose } from "../state/model";
+import { loadConverting, looking, propose } from "../state/model";
 import { fail, failure } from "../state/notices";
 import { settings } from "../state/settings";
 import { formatBytes, texts } from "../texts";
@@ -43,12 +43,11 @@ export function KnownModels() {
 /** Scrolls to what appeared on a click elsewhere in the dialog. */
 const show = (element: HTMLElement | null) => element?.scrollIntoView({ block: "nearest" });
 
-/** Converts a checkpoint, and loads the model. */
+/** Converts a checkpoint, and loads the model as it is made. */
 async function convertAndLoad(job: Job): Promise<void> {
-  const url = await convert(job);
-  if (url === undefined) return;
-  if (opened.value === "models") opened.value = undefined;
-  await load(url);
+  const { from, url = from, runs = true } = job;
+  const complete = await convert(job, runs ? (options) => loadConverting(from, url, options) : undefined);
+  if (complete && runs && opened.value === "models") opened.value = undefined;
 }
 
 /** The plan of a conversion. */

@@ -7,6 +7,7 @@ import {
   type ConvertProgress,
   type ConvertSettings,
   type HubOptions,
+  type LoadOptions,
   type UnfinishedConversion,
 } from "qwen-vl-web";
 import { fail, failure, PageError } from "./notices";
@@ -43,6 +44,8 @@ export interface Job {
   /** Address of the model for `load`; absent for files, whose address comes from their folder. */
   url?: string;
   settings: ConvertSettings;
+  /** False if this machine cannot run the model. */
+  runs?: boolean;
 }
 
 /** The plan of a conversion, while the visitor decides. */
@@ -71,11 +74,16 @@ export async function plan(from: Checkpoint): Promise<void> {
   const [plan] = await Promise.all([QwenVL.plan(from, hub()), lookForUnfinished()]);
   // The commit that the visitor agrees to is the one that is converted.
   const source = typeof from === "string" ? { from: plan.source, url: from } : { from };
-  offer.value = { plan, job: { id: plan.id, name: plan.name, settings: {}, ...source } };
+  const runs = plan.check.status !== "unsupported";
+  offer.value = { plan, job: { id: plan.id, name: plan.name, settings: {}, runs, ...source } };
 }
 
-/** Converts a checkpoint, from where an earlier run ended. Returns the address of the model, or `undefined` if it was paused or failed. */
-export async function convert(job: Job): Promise<string | undefined> {
+/**
+ * Converts a checkpoint, from where an earlier run ended. Returns true if it is complete, and false if it was paused or failed.
+ *
+ * @param load loads the model as it is made; absent if this machine cannot run it
+ */
+export async function convert(job: Job, load?: (options: Pick<LoadOptions, "convert" | "signal">) => Promise<void>): Promise<boolean> {
   abort?.abort();
   const controller = new AbortController();
   abort = controller;
@@ -83,22 +91,22 @@ export async function convert(job: Job): Promise<string | undefined> {
   offer.value = undefined;
   conversion.value = { job, progress: undefined, running: true };
   const { from, url, settings } = job;
+  const { signal } = controller;
+  const convert = {
+    ...settings,
+    ...(url === undefined ? {} : { url }),
+    onProgress: (progress: ConvertProgress) => {
+      if (abort === controller) conversion.value = { job, progress, running: true };
+    },
+  };
   try {
-    const made = await QwenVL.convert(from, {
-      ...hub(),
-      ...settings,
-      ...(url === undefined ? {} : { url }),
-      signal: controller.signal,
-      onProgress: (progress) => {
-        if (abort === controller) conversion.value = { job, progress, running: true };
-      },
-    });
+    await (load ? load({ convert, signal }) : QwenVL.convert(from, { ...hub(), ...convert, signal }));
     if (abort === controller) conversion.value = undefined;
-    return made.url;
+    return true;
   } catch (error) {
     if (abort === controller && conversion.value) conversion.value = { ...conversion.value, running: false };
     fail(error);
-    return undefined;
+    return false;
   } finally {
     await lookForUnfinished().catch(fail);
   }

@@ -1,7 +1,15 @@
 /** The model in use, and how it is loaded. */
 
 import { computed, signal } from "@preact/signals";
-import { QwenVL, type CheckReport, type ErrorCode, type LoadProgress, type MemoryOptions, type QwenVLModel } from "qwen-vl-web";
+import {
+  QwenVL,
+  type CheckReport,
+  type ErrorCode,
+  type LoadOptions,
+  type LoadProgress,
+  type MemoryOptions,
+  type QwenVLModel,
+} from "qwen-vl-web";
 import { hub, offer, plan } from "./conversion";
 import { fail, failure } from "./notices";
 import { settings } from "./settings";
@@ -82,18 +90,7 @@ export async function load(from: Source): Promise<void> {
       },
     });
     if (abort !== controller) return await loaded.dispose();
-    loaded.addEventListener("lost", ({ error }) => {
-      lost.value = true;
-      fail(error);
-    });
-    loaded.addEventListener("recovered", () => (lost.value = false));
-    lost.value = false;
-    model.value = loaded;
-    // Shown in the technical details only, so an error is ignored.
-    void QwenVL.check().then(
-      (report) => (adapter.value = report.adapter),
-      () => undefined,
-    );
+    adopt(loaded);
   } catch (error) {
     if (abort === controller) fail(error);
   } finally {
@@ -102,6 +99,51 @@ export async function load(from: Source): Promise<void> {
       abort = undefined;
     }
   }
+}
+
+/**
+ * Loads a model while it is converted. The current model stays until the new one is ready, unless it is large: two may not fit into the GPU.
+ *
+ * @param address of the model, once it is converted
+ */
+export async function loadConverting(from: Source, address: Source, options: Pick<LoadOptions, "convert" | "signal">): Promise<void> {
+  const before = model.value;
+  const keeps = before === undefined || before.info.gpuBytes < LARGE_BYTES;
+  if (!keeps) {
+    model.value = undefined;
+    source.value = address;
+    await before.dispose();
+  }
+  const onProgress = (now: LoadProgress) => {
+    if (!keeps) progress.value = now;
+  };
+  try {
+    const loaded = await QwenVL.load(from, { ...hub(), ...memory(), ...options, onProgress });
+    // A model that was loaded or is loading meanwhile.
+    abort?.abort();
+    const other = model.value;
+    source.value = address;
+    adopt(loaded);
+    await other?.dispose();
+  } finally {
+    if (!keeps) progress.value = undefined;
+  }
+}
+
+/** Makes a model the one in use. */
+function adopt(loaded: QwenVLModel): void {
+  loaded.addEventListener("lost", ({ error }) => {
+    lost.value = true;
+    fail(error);
+  });
+  loaded.addEventListener("recovered", () => (lost.value = false));
+  lost.value = false;
+  model.value = loaded;
+  // Shown in the technical details only, so an error is ignored.
+  void QwenVL.check().then(
+    (report) => (adapter.value = report.adapter),
+    () => undefined,
+  );
 }
 
 /** Loads a lost model again, from the weights that are stored. The conversation stays. */
