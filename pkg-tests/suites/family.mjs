@@ -54,7 +54,9 @@ async function askInPage({ session, question }, limits, steps) {
   const original = { imageOrientation: "none", imageColors: "original", ...limits };
   const chat = window.model.createSession({ ...session, ...original });
   const counted = await chat.countTokens(question);
-  const { tokens, usage } = await chat.ask(question, { greedy: true, maxTokens: steps, ignoreStop: true });
+  // The checkpoint of Qwen2.5-VL has a repetition penalty, the golden answers have none.
+  const options = { greedy: true, maxTokens: steps, ignoreStop: true, repetitionPenalty: 1 };
+  const { tokens, usage } = await chat.ask(question, options);
   const logits = [...(await lastLogits(window.model))];
   const pictures = [...session.history.filter(({ role }) => role === "user").flatMap(({ content }) => content), ...question];
   const seen = [];
