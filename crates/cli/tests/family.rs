@@ -29,7 +29,7 @@ fn run(command: &str, model: &tempfile::TempDir, more: &[&str], stdin: &str) -> 
 
 #[test]
 fn cases_give_tokens_positions_and_features_of_the_original() {
-    for name in ["q2-a", "q3-a"] {
+    for name in ["q2-a", "q25-a", "q3-a"] {
         let model = model(name);
         // `large` has another limit of its picture than the checkpoint.
         for case in ["large", "multi_turn"] {

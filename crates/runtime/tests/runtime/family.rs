@@ -282,7 +282,7 @@ fn ask(engine: &mut Engine, prompt: PromptInput, images: &[ImageInput]) -> Answe
 /// Positions behind a picture do not follow the index. Reuse, rewinding and scoring must not change them.
 #[test]
 fn a_conversation_reuses_the_cache_and_scores_continue_it() {
-    for name in ["q2-a", "q3-a"] {
+    for name in ["q2-a", "q25-a", "q3-a"] {
         let mut engine = engine(name, 1280);
         let images = [picture("p_cell.png"), picture("p_wide.png")];
         let first = ask(&mut engine, chat(&[], vec![image(), text("What is it?")]), &images[..1]);
@@ -474,7 +474,7 @@ fn budgets_of_published_models() {
 
 #[test]
 fn a_model_of_random_weights_allocates_its_budget() {
-    for name in ["q2-a", "q3-a"] {
+    for name in ["q2-a", "q25-a", "q3-a"] {
         let json = std::fs::read_to_string(fixtures().join(format!("family/checkpoints/{name}/config.json"))).unwrap();
         let config = quantize::model_config(&json).unwrap();
         let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
