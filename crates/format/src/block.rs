@@ -159,7 +159,7 @@ pub struct EncodedRows {
 /// # Panics
 /// If `weights` is not a whole number of rows.
 pub fn encode_rows(scheme: Scheme, weights: &[f32], cols: usize) -> EncodedRows {
-    encode_each(scheme, weights, cols, |_, _, _| ())
+    encode(scheme, weights, cols, None)
 }
 
 /// Encodes as [`encode_rows`], and measures the error. The sums are the same on every machine, bit for bit: the order of all additions is
@@ -169,12 +169,12 @@ pub fn encode_rows(scheme: Scheme, weights: &[f32], cols: usize) -> EncodedRows 
 /// If `weights` is not a whole number of rows.
 pub fn encode_rows_measured(scheme: Scheme, weights: &[f32], cols: usize) -> (EncodedRows, SquareSums) {
     let mut sums = Sums::default();
-    let encoded = encode_each(scheme, weights, cols, |row, data, scales| sums.add_row(scheme, row, data, scales));
+    let encoded = encode(scheme, weights, cols, Some(&mut sums));
     (encoded, sums.total())
 }
 
-/// Encodes row by row. `encoded_row` takes each row with its data and scales, while they are in the processor's cache.
-fn encode_each(scheme: Scheme, weights: &[f32], cols: usize, mut encoded_row: impl FnMut(&[f32], &[u8], &[u8])) -> EncodedRows {
+/// Encodes row by row, and adds each row to `sums` while it is in the processor's cache.
+fn encode(scheme: Scheme, weights: &[f32], cols: usize, mut sums: Option<&mut Sums>) -> EncodedRows {
     assert!(cols > 0 && weights.len().is_multiple_of(cols), "{} weights are not rows of {cols}", weights.len());
     let rows = weights.len() / cols;
     let mut encoded = EncodedRows {
@@ -195,7 +195,9 @@ fn encode_each(scheme: Scheme, weights: &[f32], cols: usize, mut encoded_row: im
             None => encoded.data.extend(row_padded.iter().flat_map(|value| value.to_le_bytes())),
         }
         encoded.scales.resize(encoded.scales.len().next_multiple_of(4), 0);
-        encoded_row(row, &encoded.data[data_at..], &encoded.scales[scales_at..]);
+        if let Some(sums) = &mut sums {
+            sums.add_row(scheme, row, &encoded.data[data_at..], &encoded.scales[scales_at..]);
+        }
     }
     encoded
 }

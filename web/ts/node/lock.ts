@@ -4,7 +4,7 @@ import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 
 /**
- * Takes the lock of a folder. Each process has a file of its own next to the folder, and writes it before it looks for those of others: of two
+ * Takes the lock of a folder. Each process writes its own file next to the folder before it looks for those of others: of two
  * that come at the same time at least one fails. The file of a process that was killed does not count.
  *
  * @returns releases the lock
@@ -44,7 +44,7 @@ async function isRunning(pid: number, start: string): Promise<boolean> {
   return start === "" || found === "" || start === found;
 }
 
-/** Returns the time at which a process began, in ticks since the system did; nothing where the system does not tell. */
+/** Returns the time at which a process began, in ticks since the system did; nothing where the system does not report it. */
 async function startOf(pid: number): Promise<string> {
   const status = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
   // The name of the program, in parentheses, can have spaces. The time is the 22nd value, and the 20th after the name.
