@@ -4,6 +4,7 @@
 //   QWEN_VL_VULKAN_ICD       description of the software Vulkan driver, for Firefox
 //   QWEN_VL_PACKAGE          the unpacked tarball
 //   QWEN_VL_CHECKPOINTS      web checkpoints and golden.json
+//   QWEN_VL_CASES            conversions of the native tests: see `cases.mjs`
 //   QWEN_VL_TEST             optional: run only the tests whose name holds this text
 
 import assert from "node:assert/strict";
@@ -39,15 +40,18 @@ const checkpoints = setting("QWEN_VL_CHECKPOINTS");
 const { sets, families, missing } = JSON.parse(await readFile(join(checkpoints, "golden.json"), "utf8"));
 const repository = fileURLToPath(new URL("..", import.meta.url));
 
+const casesFolder = process.env.QWEN_VL_CASES ?? join(repository, "target/convert-cases");
+
 /** Optional features of the adapters that the tests use. */
 const features = name === "chromium" ? ["subgroups"] : ["shader-f16"];
-const bed = new Bed({ name, sets, families, missingSets: missing, features, repository, checkpoints, packageFolder });
+const bed = new Bed({ name, sets, families, missingSets: missing, features, repository, checkpoints, packageFolder, casesFolder });
 let browser;
 let server;
 
 before(async () => {
   const folders = {
     "/checkpoints/": checkpoints,
+    "/cases/": casesFolder,
     "/nano/": join(repository, "models/nano"),
     "/sample/": join(repository, "models/sample"),
     "/page/": join(repository, "www/dist"),
