@@ -37,8 +37,8 @@ export async function convertLoadTests(bed) {
       },
       { expected: FAILED_REQUEST },
     );
-  const run = (page, options = {}, { name, load, settings } = ON_CPU) =>
-    page.evaluate(loadInPage, sourceOf({ name }), {
+  const run = (page, { source, ...options } = {}, { name, load, settings } = ON_CPU) =>
+    page.evaluate(loadInPage, source ?? sourceOf({ name }), {
       hubUrl: hub.origin,
       retries: 1,
       ids: golden.get(name).input_ids,
@@ -147,6 +147,15 @@ export async function convertLoadTests(bed) {
     Object.assign(hub, { beforeStorage: () => undefined, replaced: new Map() });
     await answers(page);
     await stored(page);
+  });
+
+  loadTest("a folder of a server", async (page) => {
+    const source = `/golden/${ON_CPU.name}/checkpoints/${ON_CPU.name}/`;
+    const { error } = await run(page, { source, settings: false });
+    assert.equal(error?.code, "NOT_CONVERTED", JSON.stringify(error));
+    await answers(page, { source });
+    const { progress } = await answers(page, { source, settings: false });
+    assert.equal(progress.at(-1).restoredBytes, progress.at(-1).totalBytes);
   });
 
   loadTest("on the page's own thread, whose loads have another store", async (page) => {

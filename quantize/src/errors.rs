@@ -3,8 +3,8 @@
 //! Every host encodes the same slices of rows in the same order, and adds their sums in that order, so that all get the same bits. The sums of
 //! a shard are kept next to it: a run that resumes begins with them.
 
-use crate::options::describe_scheme;
 use crate::plan::{Plan, PlannedPart, ShardPlan};
+use crate::scheme::describe_scheme;
 use anyhow::{Context, Result, ensure};
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::SquareSums;

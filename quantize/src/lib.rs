@@ -30,6 +30,7 @@ mod pictures;
 mod plan;
 mod remote;
 mod rows;
+mod scheme;
 pub mod source;
 mod template;
 mod tokenizer;

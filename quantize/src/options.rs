@@ -2,6 +2,7 @@
 
 use crate::errors::Errors;
 use crate::plan::{Plan, SHARD_BYTES};
+use crate::scheme::describe_scheme;
 use anyhow::{Context, Result, bail, ensure};
 use qwen_vl_format::block::GROUP_SIZES;
 use qwen_vl_format::tensors::tensor_table;
@@ -176,17 +177,6 @@ impl Settings {
             text += &format!(", {} as {}", rule.module, describe_scheme(rule.scheme.with_group_size(self.group_size)));
         }
         text
-    }
-}
-
-/// A scheme in words: `q4 in groups of 32`.
-pub(crate) fn describe_scheme(scheme: Scheme) -> String {
-    match scheme {
-        Scheme::F32 => "f32".to_owned(),
-        Scheme::F16 => "f16".to_owned(),
-        Scheme::Q8 { group_size } => format!("q8 in groups of {group_size}"),
-        Scheme::Q4 { group_size } => format!("q4 in groups of {group_size}"),
-        Scheme::Int4 { group_size } => format!("int4 in groups of {group_size}"),
     }
 }
 

@@ -50,7 +50,18 @@ export class UrlSource implements Source {
     if (this.#options.manifest !== undefined) return this.#options.manifest;
     const requestInit: RequestInit = { cache: "no-cache", ...this.#options.requestInit };
     const limits = quick ? { retries: 0, stallMs: QUICK_TIMEOUT_MS } : {};
-    return new TextDecoder().decode(await downloadWhole(this.url, { ...this.#options, ...hooks, requestInit, ...limits }));
+    const options = { ...this.#options, ...hooks, requestInit, ...limits };
+    try {
+      return new TextDecoder().decode(await downloadWhole(this.url, options));
+    } catch (error) {
+      const isMissing = error instanceof QwenVLError && error.details?.["status"] === 404;
+      const config =
+        isMissing && (await downloadWhole(new URL("config.json", this.url).href, { ...options, retries: 0 }).catch(() => undefined));
+      hooks.signal.throwIfAborted();
+      if (!config) throw error;
+      const problem = "there is a config.json and no manifest.json: the folder holds a checkpoint that is not converted";
+      throw new QwenVLError("NOT_CONVERTED", problem, { details: { url: this.url }, cause: error });
+    }
   }
 
   read(entry: FileEntry, from: number, hooks: ReadHooks): AsyncIterable<Uint8Array> {
