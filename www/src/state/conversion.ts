@@ -30,8 +30,10 @@ export const KNOWN: readonly KnownModel[] = [
   { repository: "Qwen/Qwen3-VL-2B-Instruct", source: 4.3e9, kept: 1.6e9, licence: "Apache-2.0" },
   { repository: "Qwen/Qwen3-VL-4B-Instruct", source: 8.9e9, kept: 2.9e9, licence: "Apache-2.0" },
   { repository: "Qwen/Qwen3-VL-8B-Instruct", source: 17.5e9, kept: 5.5e9, licence: "Apache-2.0" },
+  { repository: "Qwen/Qwen2.5-VL-7B-Instruct", source: 16.6e9, kept: 5.0e9, licence: "Apache-2.0" },
+  { repository: "Qwen/Qwen2.5-VL-3B-Instruct", source: 7.5e9, kept: 2.6e9, licence: "Qwen Research" },
   { repository: "Qwen/Qwen2-VL-2B-Instruct", source: 4.4e9, kept: 1.7e9, licence: "Apache-2.0" },
-  { repository: "Qwen/Qwen2-VL-7B-Instruct", source: 16.6e9, kept: 5.5e9, licence: "Apache-2.0" },
+  { repository: "Qwen/Qwen2-VL-7B-Instruct", source: 16.6e9, kept: 5.0e9, licence: "Apache-2.0" },
   { repository: "Qwen/Qwen-VL-Chat", source: 19.3e9, kept: 5.5e9, licence: "Tongyi Qianwen" },
 ];
 
