@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-const MODELS: [&str; 2] = ["q2-a", "q3-a"];
+const MODELS: [&str; 3] = ["q2-a", "q25-a", "q3-a"];
 
 /// A copy of a fixture as transformers 5 saves it.
 fn copy_v5(name: &str) -> tempfile::TempDir {
@@ -39,6 +39,12 @@ fn converted(source: &Path, notes: usize) -> (Vec<String>, Vec<u8>) {
 
 fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Vec<Tensor>)) {
     let mut all = tensors(folder);
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("safetensors") {
+            fs::remove_file(path).unwrap();
+        }
+    }
     edit(&mut all);
     write_tensors(&folder.join("model.safetensors"), &all);
 }
@@ -50,7 +56,8 @@ fn text_config(config: &mut Value) -> &mut Value {
 
 #[test]
 fn saves_of_transformers_5_give_the_same_result() {
-    for model in MODELS {
+    // No fixture of Qwen2.5-VL was saved by transformers 5.
+    for model in ["q2-a", "q3-a"] {
         let (old_out, old_summary, old) = web(&checkpoint(model));
         let saved = copy_v5(model);
         let (new_out, new_summary, new) = web(saved.path());
@@ -592,8 +599,7 @@ fn qwen2_5_vl_is_converted() {
 
 #[test]
 fn other_models_are_refused_by_name() {
-    let architecture = "Qwen3VLMoeForConditionalGeneration";
-    let source = copy("q3-a");
+    let (source, architecture) = (copy("q3-a"), "Qwen3VLMoeForConditionalGeneration");
     edit_json(&source.path().join("config.json"), |json| json["architectures"] = json!([architecture]));
     assert_names(&refusal(source.path()), &[architecture, "mixture of experts", "Qwen3VLForConditionalGeneration"]);
 }
