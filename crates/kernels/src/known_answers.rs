@@ -24,12 +24,14 @@ pub enum Checked {
     },
     /// The product of one row; true with a fused RMS norm.
     Matvec(Scheme, bool),
-    /// Unmasked attention of many rows; `group` query heads share one key head.
+    /// Attention of many rows that is not causal; `group` query heads share one key head.
     Attention {
         /// Width of a head.
         head_dim: usize,
         /// Heads of the queries for each head of the keys.
         group: usize,
+        /// True if rows attend to their segments, false if to all keys.
+        segments: bool,
     },
     /// LayerNorm.
     Norm,
@@ -64,6 +66,8 @@ const ROWS: usize = 5;
 const COLS: usize = 154;
 const OUT: usize = 46;
 const HEADS: usize = 2;
+/// Rows of the first of two segments.
+const SEGMENT: usize = 2;
 const EPSILON: f32 = 1e-6;
 
 /// Largest difference to a known result, relative to the largest result, with which a kernel counts as correct. It is chosen: on
@@ -78,12 +82,19 @@ pub async fn difference(gpu: &Gpu, checked: &Checked) -> Result<Difference, GpuE
     match *checked {
         Checked::Matmul { scheme, epilogue, exact } => product(gpu, &step, scheme, epilogue, Rows::Many { exact }).await,
         Checked::Matvec(scheme, normed) => product(gpu, &step, scheme, Epilogue::Gelu, Rows::One { normed }).await,
-        Checked::Attention { head_dim, group } => {
+        Checked::Attention { head_dim, group, segments } => {
             let shape = Shape { heads: HEADS * group, kv_heads: HEADS, head_dim };
             let width = shape.heads * head_dim;
             let [q, k, v] = [(1, width), (2, HEADS * head_dim), (3, HEADS * head_dim)].map(|(seed, width)| noise(seed, ROWS * width));
             let [queries, keys, values] = [rows(gpu, ROWS, &q)?, rows(gpu, ROWS, &k)?, rows(gpu, ROWS, &v)?];
             let output = gpu.temporary("known answers", ROWS, width)?;
+            let span = |row: usize| match row {
+                _ if !segments => 0..ROWS,
+                0..SEGMENT => 0..SEGMENT,
+                _ => SEGMENT..ROWS,
+            };
+            let words: Vec<u32> = (0..ROWS).map(span).flat_map(|span| [span.start as u32, span.end as u32]).collect();
+            let spans = bytes(gpu, bytemuck::cast_slice(&words))?;
             let heads = |rows| Heads { rows, first_col: 0 };
             let launch = Attention {
                 queries: heads(&queries),
@@ -93,9 +104,9 @@ pub async fn difference(gpu: &Gpu, checked: &Checked) -> Result<Difference, GpuE
                 heads: shape.heads,
                 kv_heads: HEADS,
                 head_dim,
-                span: Span::All,
+                span: if segments { Span::Segments(&spans.buffer) } else { Span::All },
             };
-            let want = attention::oracle::attention(&q, &k, &v, shape, |_| 0..ROWS);
+            let want = attention::oracle::attention(&q, &k, &v, shape, span);
             compare(gpu, &[attention::attention(gpu, &step, launch)], &output, ROWS, &want).await
         }
         Checked::Norm => {

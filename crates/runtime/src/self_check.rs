@@ -63,6 +63,7 @@ fn name(kernel: &Checked) -> String {
         Checked::Rotary { .. } => "the rotary embedding of the decoder".to_owned(),
         Checked::RotaryRows(head_dim) => format!("the rotary embedding of heads of {head_dim}"),
         Checked::Taps => "the position table".to_owned(),
+        Checked::Attention { head_dim, segments: true, .. } => format!("the attention in windows with heads of {head_dim}"),
         Checked::Attention { head_dim, .. } => format!("the attention with heads of {head_dim}"),
         Checked::Matvec(scheme, _) => format!("the product of one row with {} weights", weights(*scheme)),
         Checked::Matmul { scheme, .. } => format!("the product of many rows with {} weights", weights(*scheme)),
@@ -87,9 +88,13 @@ fn checked_kernels(manifest: &Manifest, kv: KvFormat) -> Vec<Checked> {
             kernels.push(kernel);
         }
     };
-    add(Checked::Attention { head_dim: config.vision.head_dim(), group: 1 });
+    let attention = |head_dim, segments| Checked::Attention { head_dim, group: 1, segments };
+    add(attention(config.vision.head_dim(), false));
+    if config.vision.windows.is_some() {
+        add(attention(config.vision.head_dim(), true));
+    }
     if let Some(resampler) = &config.vision.resampler {
-        add(Checked::Attention { head_dim: config.decoder.width / resampler.heads, group: 1 });
+        add(attention(config.decoder.width / resampler.heads, false));
     }
     if config.vision.rotary_base.is_some() {
         add(Checked::RotaryRows(config.vision.head_dim()));

@@ -238,8 +238,9 @@ fn check_known_answers(kernels: Kernels, rounded: f32) {
     ]);
     let rotary = |norms, logn| Checked::Rotary { shape: HeadShape { heads: 6, kv_heads: 2, head_dim: 24 }, kv: KvFormat::F32, norms, logn };
     let others = [
-        Checked::Attention { head_dim: 104, group: 1 },
-        Checked::Attention { head_dim: 128, group: 7 },
+        Checked::Attention { head_dim: 104, group: 1, segments: false },
+        Checked::Attention { head_dim: 128, group: 7, segments: false },
+        Checked::Attention { head_dim: 80, group: 1, segments: true },
         Checked::Norm,
         rotary(true, false),
         rotary(false, true),

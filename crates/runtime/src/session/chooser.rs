@@ -197,7 +197,7 @@ mod tests {
             (Vec::new(), false),
         ] {
             assert_eq!(is_loop(&tokens), expected, "{} tokens that begin with {:?}", tokens.len(), &tokens[..tokens.len().min(4)]);
-            // What is before the loop does not matter, and what is behind it ends it.
+            // Text before a loop changes nothing. A different token after it ends the loop.
             let before = [&[9, 8, 9][..], &tokens].concat();
             assert_eq!(is_loop(&before), expected);
             assert!(!is_loop(&[&before[..], &[1000]].concat()));
