@@ -67,7 +67,7 @@ test("calls are found wherever the answer is cut", () => {
     // Keys in another order, and a name with an escape: the arguments are written anew.
     [`<tool_call>{"arguments": {"b":1}, "name": "a"}</tool_call>`, "", [["a", `{"b": 1}`]]],
     [`<tool_call>{"name": "\\u0061", "arguments": {}}</tool_call>`, "", [["a", "{}"]]],
-    // What is not a call stays.
+    // Malformed calls stay text.
     ["<tool_call>nothing</tool_call> x", "<tool_call>nothing</tool_call> x", []],
     [`<tool_call>{"name": 1, "arguments": {}}</tool_call>`, `<tool_call>{"name": 1, "arguments": {}}</tool_call>`, []],
     [`<tool_call>{"name": "a", "arguments": 1}</tool_call>`, `<tool_call>{"name": "a", "arguments": 1}</tool_call>`, []],

@@ -156,7 +156,7 @@ impl Target {
         match marker.try_lock() {
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => {
-                // Where a locked file cannot be read, the number is unknown.
+                // Some systems do not let others read a locked file. The number is unknown there.
                 let text = fs::read_to_string(folder.join(MARKER)).unwrap_or_default();
                 let owner = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
                 let process = owner.map_or("another process".to_owned(), |Owner { pid }| format!("another process (pid {pid})"));

@@ -14,7 +14,7 @@ import {
   type SourceOptions,
 } from "../weights/spec.js";
 import { convert, type ConvertOptions, type ConvertSettings } from "./convert.js";
-import { Feed } from "./feed.js";
+import { ConvertingModel } from "./converting.js";
 import type { ImageOptions } from "./image.js";
 import { memoryOptions, MEMORY_CHECKS, type MemoryOptions } from "./memory.js";
 import {
@@ -163,7 +163,7 @@ function waysToRun({ backend = "auto", worker = true }: LoadOptions): Way[] {
 
 /** Loads a model in the first way that this machine offers. */
 export async function loadIntoWorker(
-  source: ModelSource | Feed,
+  source: ModelSource | ConvertingModel,
   options: LoadOptions,
   onStart: OnStart = () => undefined,
 ): Promise<LoadedWorker> {
@@ -187,7 +187,7 @@ export async function loadIntoWorker(
 
 /** Loads a model. If its kernels compute incorrectly on this GPU, loads it again with the plain kernels. */
 async function loadWithCheckedKernels(
-  source: ModelSource | Feed,
+  source: ModelSource | ConvertingModel,
   options: LoadOptions,
   way: Way,
   attempts: Attempts,
@@ -202,7 +202,7 @@ async function loadWithCheckedKernels(
 }
 
 async function loadOnce(
-  source: ModelSource | Feed,
+  source: ModelSource | ConvertingModel,
   options: LoadOptions,
   { backend, worker }: Way,
   attempts: Attempts,
@@ -210,8 +210,8 @@ async function loadOnce(
   const { signal, onProgress } = options;
   await attempts.freed;
   signal?.throwIfAborted();
-  const feed = source instanceof Feed ? await source.attempt(options) : undefined;
-  const from = feed?.from ?? sourceSpec(source as ModelSource, options);
+  const converting = source instanceof ConvertingModel ? await source.attempt(options) : undefined;
+  const from = converting?.from ?? sourceSpec(source as ModelSource, options);
   // Only workers can read files of the private file system piece by piece.
   const store = worker === false ? "cache-api" : "opfs";
   // A conversion writes to the cache itself.
@@ -235,7 +235,7 @@ async function loadOnce(
     let restoredBytes = 0;
     const onEvent = (progress: LoadProgress) => {
       restoredBytes = progress.restoredBytes;
-      if (progress.phase === "convert") feed?.onTaking();
+      if (progress.phase === "convert") converting?.onTaking();
       onProgress?.(progress);
     };
     const call = { transfer: [...from.transfer, ...cache.transfer], onEvent, ...(signal ? { signal } : {}) };
@@ -275,7 +275,7 @@ export async function convertIntoWorker(
   let loading: Promise<LoadedWorker> | undefined;
   const converting = convert(source, conversionOf({ ...options, cache: options.cache ?? store, signal }), (url, manifest, workers) => {
     return new Promise((resolve) => {
-      loading = loadIntoWorker(new Feed(url, manifest, workers, converting, resolve), { ...options, signal }, onStart);
+      loading = loadIntoWorker(new ConvertingModel(url, manifest, workers, converting, resolve), { ...options, signal }, onStart);
       // A load that fails ends the conversion, and the other way round.
       loading.catch((error: unknown) => failure.abort(error));
     });

@@ -71,7 +71,7 @@ pub(super) fn file(folder: &Path, model: &str, part: &Part, shard: Option<Shard>
 pub(super) fn resume(path: &Path, header: &Header) -> Result<(HashMap<String, Prediction>, File)> {
     let what = || format!("reading `{}`", path.display());
     let mut known = HashMap::new();
-    // What is kept: whole lines. The last one is cut short if the run before was ended while it was written.
+    // Only whole lines are kept. An interrupted run can leave part of a line at the end.
     let mut kept = String::new();
     if path.exists() {
         let text = read(path)?;

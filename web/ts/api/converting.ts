@@ -3,7 +3,7 @@
 import { sourceSpec, type HubOptions, type Posted, type SourceOptions, type SourceSpec } from "../weights/spec.js";
 
 /** A model that is being converted, as the source of a load. */
-export class Feed {
+export class ConvertingModel {
   readonly #url: string;
   readonly #manifest: string;
   readonly #workers: number;
