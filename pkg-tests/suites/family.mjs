@@ -9,20 +9,19 @@ const logitsBound = (tokens) => (tokens <= 350 ? 3e-4 : 2e-3);
 const LOAD = { kernels: "cpu", selfCheck: false };
 
 /** Cases for browsers, whose software adapters are slow: pictures that are reduced or enlarged, history, Chinese. */
-const IN_BROWSERS = ["large", "multi_turn"];
+const IN_BROWSERS = ["large", "multi_turn", "picture_and_video"];
 
-/** Reads the cases of a golden model without those that have videos, with the logits of the last step where they are here. */
+/** Reads the cases of a golden model, with the logits of the last step where they are here. */
 async function cases(set) {
   const folder = join(set.root, "golden", set.name);
   const files = (await readdir(folder)).filter((file) => file.endsWith(".json")).sort();
-  const all = await Promise.all(
+  return Promise.all(
     files.map(async (file) => {
       const golden = JSON.parse(await readFile(join(folder, file), "utf8"));
       const tensors = await readFile(join(folder, file.replace(/json$/, "safetensors"))).catch(() => undefined);
       return { ...golden, case: file.replace(/\.json$/, ""), lastLogits: tensors && lastRow(tensors, "decode_logits_step_1_2_last") };
     }),
   );
-  return all.filter(({ video_grid_thw }) => !video_grid_thw);
 }
 
 /** Returns the last row of an f32 tensor of a safetensors file. */
@@ -39,7 +38,13 @@ function lastRow(file, name) {
 function conversation(set, messages) {
   const content = (parts) => {
     if (typeof parts === "string") return [parts];
-    return parts.map((part) => (part.type === "image" ? { image: `/golden/${set.name}/${part.image}` } : part.text));
+    const place = (file) => `/golden/${set.name}/${file}`;
+    return parts.map((part) => {
+      if (part.type === "image") return { image: place(part.image) };
+      if (part.type !== "video") return part.text;
+      // Without a minimum frames keep their size, as in the golden data.
+      return { video: part.video.map((frame, index) => ({ image: place(frame), time: index / part.fps })), minStepTokens: 1 };
+    });
   };
   const written = messages.map(({ role, content: parts }) => ({ role, content: content(parts) }));
   const system = written[0].role === "system" ? written.shift().content.join("") : undefined;

@@ -76,7 +76,9 @@ impl From<RuntimeError> for EdgeError {
             | RuntimeError::InvalidOption { .. }
             | RuntimeError::NoCandidates
             | RuntimeError::EmptyCandidate { .. }
+            | RuntimeError::VideoFrames { .. }
             | RuntimeError::ImageCount { .. } => ErrorCode::InvalidArgument,
+            RuntimeError::NoVideo => ErrorCode::UnsupportedModel,
             RuntimeError::TooLargeForCpu { .. } | RuntimeError::NoCpuKernels => ErrorCode::WebgpuUnavailable,
             RuntimeError::NotFinite { .. } | RuntimeError::Incorrect { .. } => ErrorCode::GpuIncorrect,
             _ => ErrorCode::Internal,

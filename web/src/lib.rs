@@ -27,7 +27,7 @@ use backend::ModelLoader;
 use error::EdgeError;
 use js_sys::{Float32Array, Function, Promise};
 use qwen_vl_format::{Manifest, ShardHash};
-use qwen_vl_processor::{Colors, DecodeOptions, Orientation};
+use qwen_vl_processor::{Colors, DecodeOptions, Orientation, Picture, VideoOptions, VideoSource};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{self, Event, ImageInput, PictureLimits, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{Backend, RuntimeError};
@@ -237,6 +237,64 @@ impl Images {
     pub fn push_rgba(&mut self, width: u32, height: u32, pixels: Vec<u8>, original: Option<bool>) {
         self.0.push(ImageInput::Rgba { width, height, pixels, colors: colors(original) });
     }
+
+    /// Adds a video of frames in the size of [`Engine::plan_video`], three bytes a pixel, one frame after the other. `times` are those of the
+    /// frames in seconds.
+    #[wasm_bindgen(js_name = pushVideo)]
+    pub fn push_video(&mut self, width: u32, height: u32, rgb: &[u8], times: Vec<f64>, fps: Option<f64>) -> Result<(), JsValue> {
+        let frame_bytes = width as usize * height as usize * 3;
+        if frame_bytes == 0 || rgb.len() != frame_bytes * times.len() {
+            let problem = format!("the video has {} bytes, expected {} frames of {width}×{height}×3", rgb.len(), times.len());
+            return Err(EdgeError::invalid_argument(problem).into());
+        }
+        let frames = rgb.chunks_exact(frame_bytes).map(|frame| Picture::from_rgb(width, height, frame.to_vec()));
+        let frames = frames.collect::<Result<_, _>>().map_err(RuntimeError::from).map_err(EdgeError::from)?;
+        self.0.push(ImageInput::Video { frames, times, fps });
+        Ok(())
+    }
+
+    /// Decodes the first of the pictures and stretches it to this size, or keeps its own.
+    pub fn frame(&self, size: Option<Vec<u32>>) -> Result<Frame, JsValue> {
+        let picture = match self.0.first() {
+            Some(ImageInput::Encoded { bytes, options }) => Picture::decode(bytes, *options),
+            Some(ImageInput::Rgba { width, height, pixels, colors }) => Picture::from_rgba(*width, *height, pixels, *colors),
+            _ => return Err(EdgeError::invalid_argument("a frame is a picture").into()),
+        };
+        let picture = picture.map_err(RuntimeError::from).map_err(EdgeError::from)?;
+        let source = [picture.width(), picture.height()];
+        let picture = match size.as_deref() {
+            Some([width, height]) if *width > 0 && *height > 0 => picture.resize(*width, *height),
+            _ => picture,
+        };
+        Ok(Frame { source, picture })
+    }
+}
+
+/// A decoded frame.
+#[wasm_bindgen]
+pub struct Frame {
+    source: [u32; 2],
+    picture: Picture,
+}
+
+#[wasm_bindgen]
+impl Frame {
+    /// Width before it was stretched, pixels.
+    #[wasm_bindgen(getter, js_name = sourceWidth)]
+    pub fn source_width(&self) -> u32 {
+        self.source[0]
+    }
+
+    /// Height before it was stretched, pixels.
+    #[wasm_bindgen(getter, js_name = sourceHeight)]
+    pub fn source_height(&self) -> u32 {
+        self.source[1]
+    }
+
+    /// The pixels, three bytes each.
+    pub fn rgb(&self) -> Vec<u8> {
+        self.picture.rgb().to_vec()
+    }
 }
 
 fn colors(original: Option<bool>) -> Colors {
@@ -331,6 +389,15 @@ impl Engine {
         let prompt: PromptInput = from_js("prompt", prompt)?;
         let limits: PictureLimits = from_js("picture limits", limits)?;
         self.shared.with(|session| session.count(&prompt, &images.0, &limits))
+    }
+
+    /// Chooses the frames of a video and their size, a `VideoPlan`.
+    #[wasm_bindgen(js_name = planVideo)]
+    pub fn plan_video(&self, source: JsValue, options: JsValue) -> Result<JsValue, JsValue> {
+        let source: VideoSource = from_js("video", source)?;
+        let options: VideoOptions = from_js("video options", options)?;
+        let plan = self.shared.with(|session| session.plan_video(&source, &options))?;
+        to_js(&plan)
     }
 
     /// Measures the model; `null` if `on_step` or `signal` stopped it.

@@ -244,7 +244,9 @@ impl From<String> for LengthOrHash {
 mod typescript {
     use super::*;
     use quantize::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteFile};
-    use qwen_vl_processor::{Content, GroundedObject, Message, ObjectKind, Part, Role, Shape, ToolCall};
+    use qwen_vl_processor::{
+        Content, GroundedObject, Message, ObjectKind, Part, Role, Shape, ToolCall, VideoOptions, VideoPlan, VideoSource,
+    };
     use qwen_vl_runtime::KvReuse;
     use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
     use qwen_vl_runtime::session::{
@@ -296,6 +298,9 @@ mod typescript {
             FinishReason,
             Timings,
             PictureInfo,
+            VideoOptions,
+            VideoSource,
+            VideoPlan,
             GroundedObject,
             ObjectKind,
             Shape,

@@ -12,15 +12,8 @@ export type { ConvertProgress } from "./api/conversion.js";
 export type { CheckpointPlan, ConvertedModel, ConvertOptions, ConvertSettings, PlanOptions, Scheme } from "./api/convert.js";
 export { drawBoxes, type DrawStyle } from "./api/draw.js";
 export { parse } from "./api/grounding.js";
-export {
-  sampleFrames,
-  type ImageColors,
-  type ImageOptions,
-  type ImageOrientation,
-  type ImageSize,
-  type ImageSource,
-  type VideoSource,
-} from "./api/image.js";
+export type { ImageColors, ImageOptions, ImageOrientation, ImageSize, ImageSource } from "./api/image.js";
+export { sampleFrames, type TimedImage, type VideoInput, type VideoOptions, type VideoSource } from "./api/video.js";
 export type { LoadOptions } from "./api/load.js";
 export type { MemoryOptions } from "./api/memory.js";
 export {

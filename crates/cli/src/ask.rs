@@ -5,14 +5,15 @@ use crate::gpu::GpuArgs;
 use crate::preprocess::{Pixels, check_is_path, decode_options, read_picture};
 use crate::sampling::SamplingArgs;
 use crate::values::tokens;
-use anyhow::{Context, Result};
+use crate::video::{VideoArgs, read_fitting, read_video};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use qwen_vl_processor::{Content, DecodeOptions, Family, Message, Part, Picture, PictureGrid, Prompt, Tokenizer};
+use qwen_vl_processor::{Content, DecodeOptions, Family, Part, Picture, PictureGrid, ProcessorError, Prompt, Tokenizer};
 use qwen_vl_runtime::session::{Answer, Engine, Event, ImageInput, Overflow, PictureLimits, PromptInput, Request};
 use qwen_vl_runtime::{Backend, KvFormat, ModelOptions, Trace};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -35,13 +36,16 @@ pub struct AskArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["chat", "case"])]
     image: Vec<PathBuf>,
     /// A conversation: {"system": …, "history": [[query, answer], …], "query": …}. A query is a string, in which `<img>path</img>` is a
-    /// picture, or a list of {"text": …}, {"image": path} and {"ref": name, "boxes": [[x1, y1, x2, y2], …]}, in which text is text.
+    /// picture, or a list of {"text": …}, {"image": path}, {"video": folder} and {"ref": name, "boxes": [[x1, y1, x2, y2], …]}, in which text
+    /// is text.
     #[arg(long, value_name = "FILE")]
     chat: Option<PathBuf>,
     /// A golden case: its token ids with its pictures, read as the original reads them, and as many greedy steps as it has, past stop
     /// tokens.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["max_new_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "pixels"])]
     case: Option<PathBuf>,
+    #[command(flatten)]
+    videos: VideoArgs,
     /// Folder that the paths of pictures in texts and cases are relative to.
     #[arg(long, value_name = "DIR", default_value = ".")]
     root: PathBuf,
@@ -90,7 +94,7 @@ struct CaseFile {
     #[serde(default)]
     images: Vec<CaseImage>,
     #[serde(default)]
-    messages: Vec<Message>,
+    messages: Vec<CaseMessage>,
     image_size_limits: Option<SizeLimits>,
     decode: CaseDecode,
 }
@@ -98,6 +102,38 @@ struct CaseFile {
 #[derive(Deserialize)]
 struct CaseImage {
     path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct CaseMessage {
+    content: CaseContent,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum CaseContent {
+    Parts(Vec<CasePart>),
+    Text(IgnoredAny),
+}
+
+/// A part of a message as `transformers` takes it: a video is a list of frames.
+#[derive(Deserialize)]
+struct CasePart {
+    image: Option<PathBuf>,
+    video: Option<Vec<String>>,
+    fps: Option<f64>,
+}
+
+/// A picture or a video of a prompt.
+enum Seen {
+    Picture(PathBuf),
+    /// A folder of frames.
+    Folder(PathBuf),
+    /// Frames in their size for the model.
+    Frames {
+        names: Vec<String>,
+        fps: f64,
+    },
 }
 
 /// Limits of the size of a picture, pixels in all.
@@ -108,17 +144,29 @@ struct SizeLimits {
 }
 
 impl CaseFile {
-    fn pictures(&self) -> Vec<PathBuf> {
-        let listed = self.images.iter().map(|image| image.path.clone());
-        listed.chain(self.messages.iter().flat_map(|message| picture_names(&message.content)).map(PathBuf::from)).collect()
+    fn seen(self) -> Vec<Seen> {
+        let parts = self.messages.into_iter().filter_map(|message| match message.content {
+            CaseContent::Parts(parts) => Some(parts),
+            CaseContent::Text(_) => None,
+        });
+        let seen = |part: CasePart| match part {
+            CasePart { image: Some(path), .. } => Some(Seen::Picture(path)),
+            CasePart { video: Some(names), fps, .. } => Some(Seen::Frames { names, fps: fps.unwrap_or(2.0) }),
+            _ => None,
+        };
+        self.images.into_iter().map(|image| Seen::Picture(image.path)).chain(parts.flatten().filter_map(seen)).collect()
     }
 }
 
-/// Returns the names of the pictures among the parts of a content.
-fn picture_names<'a>(content: &'a Content) -> Vec<&'a str> {
+/// Returns the pictures and videos among the parts of a content.
+fn seen_in(content: &Content) -> Vec<Seen> {
     let Content::Parts(parts) = content else { return Vec::new() };
-    let name = |part: &'a Part| if let Part::Image { image } = part { Some(image.as_str()) } else { None };
-    parts.iter().filter_map(name).collect()
+    let seen = |part: &Part| match part {
+        Part::Image { image } => Some(Seen::Picture(image.into())),
+        Part::Video { video } => Some(Seen::Folder(video.into())),
+        Part::Text { .. } | Part::Region { .. } => None,
+    };
+    parts.iter().filter_map(seen).collect()
 }
 
 #[derive(Deserialize)]
@@ -175,10 +223,10 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
     let chat_model = checkpoint.manifest().generation.chat_format == "chatml";
     let mut generation = args.sampling.options();
     let mut max_picture_tokens = args.max_picture_tokens;
-    let mut paths = args.image.clone();
+    let folders = || args.videos.video.iter().cloned().map(Seen::Folder);
+    let mut seen: Vec<Seen> = args.image.iter().cloned().map(Seen::Picture).chain(folders()).collect();
     let input = if let Some(path) = &args.case {
         let case: CaseFile = read_json(path)?;
-        paths = case.pictures();
         if let Some(limits) = &case.image_size_limits {
             checkpoint.limit_pictures(limits.shortest_edge, limits.longest_edge);
         }
@@ -190,15 +238,18 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
         generation.repetition_penalty = Some(1.0);
         generation.presence_penalty = Some(0.0);
         generation.max_new_tokens = Some(case.decode.tokens.len());
-        PromptInput::Ids { ids: case.input_ids }
+        let ids = case.input_ids.clone();
+        seen = case.seen();
+        PromptInput::Ids { ids }
     } else if let Some(path) = &args.chat {
         let ChatFile { system, history, query } = read_json(path)?;
         let contents = history.iter().flat_map(|(query, answer)| [query, answer]).chain([&query]);
-        paths = contents.flat_map(picture_names).map(PathBuf::from).collect();
+        seen = contents.flat_map(seen_in).collect();
         PromptInput::Chat { system, history, query, overflow: Overflow::DropOldest }
     } else if let (Some(question), true) = (&args.question, chat_model) {
         let name = |path: &PathBuf| Part::Image { image: name_in_prompt(path, &tokenizer) };
-        let mut parts: Vec<Part> = args.image.iter().map(name).collect();
+        let videos = args.videos.video.iter().map(|folder| Part::Video { video: folder.display().to_string() });
+        let mut parts: Vec<Part> = args.image.iter().map(name).chain(videos).collect();
         parts.push(Part::Text { text: question.clone() });
         PromptInput::Chat { system: None, history: Vec::new(), query: Content::Parts(parts), overflow: Overflow::DropOldest }
     } else {
@@ -206,6 +257,7 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
             Family::QwenVl => format!("<img>{}</img>", name_in_prompt(path, &tokenizer)),
             Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => "<|vision_start|><|image_pad|><|vision_end|>".to_owned(),
         };
+        ensure!(args.videos.video.is_empty(), "a text to continue takes no videos: ask a question of a chat model");
         let mut text: String = args.image.iter().map(picture).collect();
         text.push_str(args.prompt.as_ref().or(args.question.as_ref()).map_or("", String::as_str));
         PromptInput::Raw { text }
@@ -220,17 +272,28 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
         let prompt = input.encode(&tokenizer, &[], manifest.generation.max_window_size, None)?.prompt;
         if args.case.is_none() {
             // Pictures of `--image` are the first of the prompt; their names in it may differ from their paths.
-            let named = prompt.images.iter().skip(args.image.len()).map(|image| PathBuf::from(&image.path));
-            paths = args.image.iter().cloned().chain(named).collect();
+            let named = prompt.images.iter().skip(args.image.len()).map(|image| Seen::Picture(PathBuf::from(&image.path)));
+            seen = args.image.iter().cloned().map(Seen::Picture).chain(named).collect();
         }
-        (paths.iter().map(|path| Ok(picture(&args.root, path, options)?.0)).collect::<Result<_>>()?, prompt)
+        let images = seen.iter().map(|seen| match seen {
+            Seen::Picture(path) => Ok(picture(&args.root, path, options)?.0),
+            Seen::Folder(_) | Seen::Frames { .. } => bail!(ProcessorError::Video),
+        });
+        (images.collect::<Result<_>>()?, prompt)
     } else {
         let (mut images, mut grids) = (Vec::new(), Vec::new());
-        for path in &paths {
-            let (image, decoded) = picture(&args.root, path, options)?;
+        for seen in &seen {
+            let (image, steps) = match seen {
+                Seen::Picture(path) => {
+                    let (image, decoded) = picture(&args.root, path, options)?;
+                    let grid = pictures.grid(manifest, max_picture_tokens, decoded.width(), decoded.height());
+                    (image, vec![grid.with_context(|| format!("picture `{}`", path.display()))?])
+                }
+                Seen::Folder(path) => read_video(&args.root.join(path), &args.videos, manifest, max_picture_tokens, options)?,
+                Seen::Frames { names, fps } => read_fitting(&args.root, names, *fps, manifest, options)?,
+            };
             images.push(image);
-            let grid = pictures.grid(manifest, max_picture_tokens, decoded.width(), decoded.height());
-            grids.push(grid.with_context(|| format!("picture `{}`", path.display()))?);
+            grids.extend(steps);
         }
         if args.case.is_some() {
             // Memory for these pictures, not for the largest. Only one near the limit can have been reduced to it, and needs the limit itself.
@@ -285,7 +348,14 @@ fn print_json(answer: &Answer, prompt: &Prompt, engine: &Engine, load_ms: f64) -
         let axis = |axis: usize| positions.ids.iter().map(|position| position[axis]).collect::<Vec<_>>();
         object["position_ids"] = json!([axis(0), axis(1), axis(2)]);
         object["rope_delta"] = json!(positions.rope_delta());
-        object["image_grid_thw"] = prompt.images.iter().filter_map(|image| image.grid).map(|grid| grid.thw()).collect();
+        let (mut images, mut videos) = (Vec::new(), Vec::<[usize; 3]>::new());
+        for grid in prompt.images.iter().filter_map(|image| image.grid) {
+            match videos.last_mut().filter(|_| grid.continues()) {
+                Some(video) => video[0] += 1,
+                None => if grid.step.is_some() { &mut videos } else { &mut images }.push([1, grid.rows, grid.columns]),
+            }
+        }
+        (object["image_grid_thw"], object["video_grid_thw"]) = (json!(images), json!(videos));
     }
     object["adapter"] = json!({
         "name": info.name,

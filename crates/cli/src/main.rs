@@ -10,6 +10,7 @@ mod preprocess;
 mod sampling;
 mod tokenize;
 mod values;
+mod video;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

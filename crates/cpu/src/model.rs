@@ -133,7 +133,7 @@ impl Backend for CpuModel {
         self.sequence.reused()
     }
 
-    async fn encode_image(&mut self, patches: &[f32], grid: &PictureGrid) -> Result<CpuFeatures, RuntimeError> {
+    async fn encode_image(&mut self, patches: &[f32], _change: Option<&[f32]>, grid: &PictureGrid) -> Result<CpuFeatures, RuntimeError> {
         let vision = &self.config.visual;
         let shape = [1, vision.patches(), vision.patch_values()];
         let patches = Tensor::from_data(TensorData::new(patches.to_vec(), shape), &Device::flex());
@@ -142,6 +142,10 @@ impl Backend for CpuModel {
         self.encodings += 1;
         let image = ImageRows { encoding: self.encodings, rows: self.config.visual.n_queries, grid: *grid };
         Ok(CpuFeatures { rows, image })
+    }
+
+    fn begin_answer(&mut self, presence_penalty: Option<f32>) -> Result<bool, RuntimeError> {
+        Ok(presence_penalty.is_none())
     }
 
     async fn read_features(&self, features: &CpuFeatures) -> Result<Vec<f32>, RuntimeError> {

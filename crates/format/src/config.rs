@@ -83,6 +83,19 @@ pub struct VisionConfig {
     /// Image features by merging neighbouring patches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merger: Option<MergerConfig>,
+    /// Videos. Absent if the model takes none; also in checkpoints that were converted before videos were supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<VideoConfig>,
+}
+
+/// Videos: two frames make a step of time, which the tower encodes like a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VideoConfig {
+    /// The token at the positions of a video, `<|video_pad|>`.
+    pub token: u32,
+    /// Positions in time that a second takes (`tokens_per_second`). Absent if every step takes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions_per_second: Option<u32>,
 }
 
 /// Activation function of an MLP.
@@ -236,6 +249,12 @@ impl ModelConfig {
         if self.image_token as usize + after >= self.decoder.vocab_size {
             let largest = self.decoder.vocab_size.saturating_sub(after);
             return Err(unsupported("image_token", self.image_token, format!("below {largest}, by decoder.vocab_size")));
+        }
+        if let Some(video) = &self.vision.video
+            && (video.token as usize >= self.decoder.vocab_size || self.vision.merger.is_none())
+        {
+            let expected = format!("below {}, by decoder.vocab_size, and absent without `merger`", self.decoder.vocab_size);
+            return Err(unsupported("vision.video.token", video.token, expected));
         }
         let deepstack = self.vision.deepstack().len();
         if deepstack > self.decoder.layers {

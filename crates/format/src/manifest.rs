@@ -534,7 +534,11 @@ impl Manifest {
             Ok(special) if special.imgpad != config.image_token => {
                 Some((format!("`<|image_pad|>` with id {}", special.imgpad), format!("config.image_token = {}", config.image_token)))
             }
-            Ok(_) => None,
+            Ok(special) => {
+                let token = config.vision.video.filter(|video| special.video_pad != Some(video.token))?.token;
+                let found = special.video_pad.map_or("no `<|video_pad|>`".to_owned(), |id| format!("`<|video_pad|>` with id {id}"));
+                Some((found, format!("config.vision.video.token = {token}")))
+            }
         }
     }
 

@@ -219,6 +219,7 @@ impl QwenVlConfig {
                 image_size: Some(vision.image_size),
                 resampler: Some(ResamplerConfig { queries: vision.n_queries, heads: vision.resampler_heads() }),
                 merger: None,
+                video: None,
             },
             decoder: DecoderConfig {
                 vocab_size: self.vocab_size,

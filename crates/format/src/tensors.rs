@@ -4,6 +4,8 @@
 //! original checkpoints (`quantize` makes them):
 //! - `vision.patch_embedding` has a column for each channel, row and column of a patch; the two frames of the later generations' convolution
 //!   are added, which is exact for still pictures;
+//! - `vision.frame_change` is the convolution of the second frame alone. With frames a and b, `patch_embedding·a + frame_change·(b − a)` is the
+//!   convolution of both;
 //! - `attn.qkv` is `[all q; all k; all v]`, each head by head (the 2023 tower interleaves per head, the later decoders store three matrices);
 //! - `mlp.gate_up` interleaves the rows of the two branches of a gated MLP: row 2i is the branch that is multiplied, row 2i+1 is the one that
 //!   passes SiLU, so that one kernel writes `up(x) * silu(gate(x))`;
@@ -49,6 +51,9 @@ impl Table {
         self.matrix("vision.patch_embedding.weight", width, vision.patch_values());
         if vision.patch_bias {
             self.rows("vision.patch_embedding.bias", 1, width);
+        }
+        if vision.video.is_some() {
+            self.matrix("vision.frame_change.weight", width, vision.patch_values());
         }
         if let Some(side) = vision.position_side {
             self.rows("vision.position_embedding", side * side, width);

@@ -26,6 +26,7 @@ mod kv;
 pub mod matmul;
 pub mod norm;
 mod pipelines;
+pub mod presence;
 mod readback;
 pub mod rotary;
 pub mod sample;

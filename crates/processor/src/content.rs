@@ -91,7 +91,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 }
 
-/// A part of a message. In JSON the key says which: `text`, `image` or `ref`.
+/// A part of a message. In JSON the key says which: `text`, `image`, `video` or `ref`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(rename = "MessagePart"))]
 #[serde(untagged)]
@@ -107,8 +107,7 @@ pub enum Part {
         /// Its name. In the 2023 model, 1 byte of UTF-8 takes one of the picture's positions.
         image: String,
     },
-    /// A video. No model takes it yet.
-    #[cfg_attr(feature = "typescript", ts(skip))]
+    /// A video, for the later generations.
     Video {
         /// Its name.
         video: String,

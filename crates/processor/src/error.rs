@@ -63,7 +63,7 @@ pub enum ProcessorError {
         grids: usize,
     },
     /// The placeholders of pictures in token ids are not those of the pictures.
-    #[error("the prompt contains `<|image_pad|>` {pads} times, expected {features} for its {pictures} picture(s)")]
+    #[error("the prompt contains `<|image_pad|>` or `<|video_pad|>` {pads} times, expected {features} for its {pictures} picture(s)")]
     PadCount {
         /// Placeholders in the prompt.
         pads: usize,
@@ -73,7 +73,7 @@ pub enum ProcessorError {
         pictures: usize,
     },
     /// The placeholders of one picture are not in a row.
-    #[error("the prompt contains `<|image_pad|>` {pads} times in a row at position {at}, expected {features} for the picture there")]
+    #[error("the prompt contains its placeholder {pads} times in a row at position {at}, expected {features} for the picture there")]
     PadRun {
         /// Position of the first.
         at: usize,
@@ -82,9 +82,23 @@ pub enum ProcessorError {
         /// Tokens of the picture.
         features: usize,
     },
-    /// A video in a prompt.
-    #[error("the prompt has a video, which no model takes yet: pass single frames as pictures")]
+    /// A video in a prompt of the 2023 model.
+    #[error("the 2023 model takes no videos: pass single frames as pictures")]
     Video,
+    /// Pictures and videos of a prompt are not in the order of those passed.
+    #[error("the prompt has a {named} where a {given} was passed: pass pictures and videos in the order of the prompt")]
+    VisionOrder {
+        /// Kind in the prompt.
+        named: &'static str,
+        /// Kind passed.
+        given: &'static str,
+    },
+    /// A video whose frames or times cannot be used.
+    #[error("the video cannot be used: {problem}")]
+    VideoTimes {
+        /// The problem.
+        problem: String,
+    },
     /// A part of a conversation that the chat template does not write.
     #[error("the chat template of this model has no {what}")]
     Unsupported {

@@ -4,7 +4,7 @@
 //! order too, or window by window if the tower has windows of attention.
 
 use crate::rotary::{cos_sin, frequencies};
-use crate::{PictureSize, ProcessorError};
+use crate::{PictureSize, ProcessorError, VideoStep};
 use std::ops::Range;
 
 /// The longer side of a picture has at most this many times the pixels of the shorter.
@@ -69,14 +69,8 @@ impl PictureSizing {
 /// Returns the height and width that a picture has for the model: multiples of `factor`, and a number of pixels near the limits
 /// (`image_processing_qwen2_vl.py`, `smart_resize`). The ratio of the sides changes a little.
 pub fn smart_resize(height: u32, width: u32, factor: usize, min_pixels: u64, max_pixels: u64) -> Result<[u32; 2], ProcessorError> {
-    let refused = |problem| Err(ProcessorError::PictureShape { width, height, problem });
+    check_shape(height, width)?;
     let (h, w, f) = (f64::from(height), f64::from(width), factor as f64);
-    if h.min(w) == 0.0 {
-        return Err(ProcessorError::EmptyPicture { width, height });
-    }
-    if h.max(w) / h.min(w) > MAX_RATIO {
-        return refused("its longer side has more than 200 times the pixels of the shorter: cut it into parts");
-    }
     // Python rounds halves to even.
     let mut sides = [h, w].map(|side| (side / f).round_ties_even() * f);
     let pixels = sides[0] * sides[1];
@@ -87,18 +81,32 @@ pub fn smart_resize(height: u32, width: u32, factor: usize, min_pixels: u64, max
         let beta = (min_pixels as f64 / (h * w)).sqrt();
         sides = [h, w].map(|side| (side * beta / f).ceil() * f);
     }
-    let [height, width] = sides.map(|side| side as u32);
-    if height == 0 || width == 0 {
-        return refused("a side rounds to 0 pixels: enlarge it, or set a minimum of tokens for pictures");
+    let resized = sides.map(|side| side as u32);
+    if resized.contains(&0) {
+        let problem = "a side rounds to 0 pixels: enlarge it, or set a minimum of tokens for pictures";
+        return Err(ProcessorError::PictureShape { width, height, problem });
     }
-    Ok([height, width])
+    Ok(resized)
 }
 
-/// Size of a picture in patches.
+/// Refuses a picture without pixels and one that is too long.
+pub(crate) fn check_shape(height: u32, width: u32) -> Result<(), ProcessorError> {
+    let (h, w) = (f64::from(height), f64::from(width));
+    if h.min(w) == 0.0 {
+        return Err(ProcessorError::EmptyPicture { width, height });
+    }
+    if h.max(w) / h.min(w) > MAX_RATIO {
+        let problem = "its longer side has more than 200 times the pixels of the shorter: cut it into parts";
+        return Err(ProcessorError::PictureShape { width, height, problem });
+    }
+    Ok(())
+}
+
+/// Size of a picture, or of a step of a video, in patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PictureGrid {
-    /// Steps of time: 1 for a still picture.
-    pub steps: usize,
+    /// Place in its video; `None` for a still picture.
+    pub step: Option<VideoStep>,
     /// Rows of patches.
     pub rows: usize,
     /// Columns of patches.
@@ -114,7 +122,12 @@ pub struct PictureGrid {
 impl PictureGrid {
     /// Creates the grid of a still picture, without windows.
     pub fn still([rows, columns]: [usize; 2], merge: usize, patch_size: usize) -> Self {
-        Self { steps: 1, rows, columns, merge, patch_size, window: None }
+        Self { step: None, rows, columns, merge, patch_size, window: None }
+    }
+
+    /// True for the steps of a video after its first.
+    pub fn continues(&self) -> bool {
+        self.step.is_some_and(|step| step.index > 0)
     }
 
     /// Size of the picture for the model.
@@ -125,7 +138,7 @@ impl PictureGrid {
 
     /// Number of patches.
     pub fn patches(&self) -> usize {
-        self.steps * self.rows * self.columns
+        self.rows * self.columns
     }
 
     /// Number of tokens.
@@ -133,12 +146,7 @@ impl PictureGrid {
         self.patches() / (self.merge * self.merge)
     }
 
-    /// Steps, rows and columns, as `image_grid_thw` has them.
-    pub fn thw(&self) -> [usize; 3] {
-        [self.steps, self.rows, self.columns]
-    }
-
-    /// Row and column of each patch of a step, in merge-block order.
+    /// Row and column of each patch, in merge-block order.
     pub fn places(&self) -> impl Iterator<Item = [usize; 2]> {
         let merge = self.merge;
         let patches =
@@ -146,8 +154,8 @@ impl PictureGrid {
         self.windows().flat_map(cells).flat_map(patches)
     }
 
-    /// Rows and columns of tokens of each window of a step: windows are in reading order, those at the right and the lower border may be
-    /// smaller. Without windows there is one, the whole step.
+    /// Rows and columns of tokens of each window: windows are in reading order, those at the right and the lower border may be
+    /// smaller. Without windows there is one, the whole picture.
     fn windows(&self) -> impl Iterator<Item = [Range<usize>; 2]> {
         let [rows, columns] = [self.rows / self.merge, self.columns / self.merge];
         let side = self.window.unwrap_or(rows.max(columns)).max(1);
@@ -155,7 +163,7 @@ impl PictureGrid {
         along(rows).flat_map(move |down| along(columns).map(move |across| [down.clone(), across]))
     }
 
-    /// First patch and end of the window of each patch of a step, in merge-block order. A patch attends to the patches of its window.
+    /// First patch and end of the window of each patch, in merge-block order. A patch attends to the patches of its window.
     ///
     /// # Shapes
     /// - returns: `[rows · columns]`
@@ -169,13 +177,13 @@ impl PictureGrid {
         segments
     }
 
-    /// The place in reading order of each token of a step.
+    /// The place in reading order of each token.
     pub fn reading_order(&self) -> impl Iterator<Item = usize> {
         let columns = self.columns / self.merge;
         self.windows().flat_map(cells).map(move |[row, column]| row * columns + column)
     }
 
-    /// Returns `(cos, sin)` of the rotary embedding of the vision tower, for the patches of a step in merge-block order. A quarter of the head
+    /// Returns `(cos, sin)` of the rotary embedding of the vision tower, for the patches in merge-block order. A quarter of the head
     /// follows the row, the next quarter the column; the other half has the same angles.
     ///
     /// # Shapes
@@ -213,7 +221,7 @@ fn cells([down, across]: [Range<usize>; 2]) -> impl Iterator<Item = [usize; 2]> 
     down.flat_map(move |row| across.clone().map(move |column| [row, column]))
 }
 
-/// The rows of a position table that make the position of each patch of a step, in merge-block order.
+/// The rows of a position table that make the position of each patch, in merge-block order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PositionTaps {
     /// Rows of the table: `[rows · columns, 4]`

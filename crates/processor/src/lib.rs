@@ -5,7 +5,8 @@
 //! - [`Tokenizer`]: byte-level BPE of `qwen.tiktoken`, special tokens, spans of pictures; [`StreamDecoder`] for one token at a time;
 //! - [`Prompt`]: the base format and the chat templates of messages ([`Content`]), with the places of the pictures and [`Positions`];
 //! - [`Picture`]: decoding, the original's resize, normalized pixels and rows of patches;
-//! - [`PictureSizing`], [`PictureGrid`]: the size of a picture for the later generations; [`Rotary`]: the angles of their decoders;
+//! - [`PictureSizing`], [`PictureGrid`]: the size of a picture for the later generations; [`VideoSizing`], [`VideoStep`]: the frames of a video;
+//!   [`Rotary`]: the angles of their decoders;
 //! - [`GroundingParser`]: boxes, quads and points of answers as [`GroundedObject`]s, and text without their markup; [`AnswerStream`] from token
 //!   ids.
 
@@ -33,6 +34,7 @@ mod split;
 mod tags;
 mod template;
 mod tokenizer;
+mod video;
 
 pub use added::{KeepSpecials, SpecialTokens};
 pub use answer::AnswerStream;
@@ -50,3 +52,4 @@ pub use rotary::Rotary;
 pub use split::words;
 pub use template::DEFAULT_SYSTEM;
 pub use tokenizer::{DEFAULT_QUERIES, StreamDecoder, Tokenizer};
+pub use video::{VideoOptions, VideoPlan, VideoSizing, VideoSource, VideoStep, smart_resize_volume};

@@ -3,9 +3,10 @@
 use crate::content::{Content, Message, Part, Role};
 use crate::mention::label;
 use crate::template::{Piece, Template, Turn};
-use crate::{KeepSpecials, NumberedPicture, PictureGrid, PictureSize, Positions, ProcessorError, SpecialTokens, Tokenizer};
+use crate::{KeepSpecials, NumberedPicture, PictureGrid, PictureSize, Positions, ProcessorError, SpecialIds, SpecialTokens, Tokenizer};
 use qwen_vl_format::Family;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::iter::repeat_n;
 
 /// `max_window_size` of the published `generation_config.json`.
@@ -13,10 +14,10 @@ pub const DEFAULT_MAX_WINDOW_SIZE: usize = 6144;
 /// Tokens before a picture that can hold its label, `Picture N: `.
 const LABEL_TOKENS: usize = 16;
 
-/// One picture in a prompt.
+/// One picture in a prompt, or one step of a video.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpan {
-    /// Its name: in the 2023 model the text between the tags, in later generations that of [`Part::Image`] or empty.
+    /// Its name: in the 2023 model the text between the tags, in later generations that of [`Part::Image`] or [`Part::Video`], or empty.
     pub path: String,
     /// Position of `<img>` or `<|vision_start|>`.
     #[serde(rename = "img_token_at")]
@@ -93,13 +94,13 @@ pub struct ChatPrompt {
     pub prompt: Prompt,
     /// Number of oldest turns that were dropped.
     pub dropped_turns: usize,
-    /// Number of pictures in the dropped turns: the first ones of the conversation.
+    /// Number of pictures and steps of videos in the dropped turns: the first ones of the conversation.
     pub dropped_images: usize,
 }
 
 impl Prompt {
     /// Tokenizes the base format: the text as it is. Pictures in it are `<img>path</img>` in the 2023 model and `<|image_pad|>` in later
-    /// generations, where it becomes as many as the next of `grids` has tokens.
+    /// generations, where it becomes as many as the next of `grids` has tokens. `<|video_pad|>` stands for a video, in Qwen3-VL for one step.
     pub fn raw(tokenizer: &Tokenizer, text: &str, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
         let mut writer = Writer::new(tokenizer, SpecialTokens::All, false, grids);
         let mut sections = [writer.section(vec![Piece::Text(text.into())])?];
@@ -109,7 +110,7 @@ impl Prompt {
 
     /// Applies the chat template of the tokenizer's family.
     ///
-    /// `grids` are those of all pictures of the conversation in order; the 2023 model needs none. Special tokens in texts are text, except the
+    /// `grids` are those of all pictures and steps of videos of the conversation in order; the 2023 model needs none. Special tokens in texts are text, except the
     /// tags of regions and, for the 2023 model, the picture tags in [`Content::Tagged`].
     ///
     /// The newest turns are kept while system text, kept turns and the turn in question are fewer than [`Chat::max_window_size`] tokens; the
@@ -150,7 +151,7 @@ impl Prompt {
 
     /// Applies the chat template of the tokenizer's family to a list of messages.
     ///
-    /// `grids` are those of all pictures in order; the 2023 model needs none.
+    /// `grids` are those of all pictures and steps of videos in order; the 2023 model needs none.
     pub fn messages(tokenizer: &Tokenizer, messages: &Messages, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
         let turns: Vec<_> = messages.messages.iter().map(Turn::of).collect();
         let typed = if messages.live_specials { SpecialTokens::All } else { SpecialTokens::Grounding };
@@ -177,8 +178,8 @@ impl Prompt {
         Ok(prompt)
     }
 
-    /// Finds the pictures in token ids. 2023 model: `<img>`, the positions of a picture, `</img>`. Later generations: as many `<|image_pad|>` in
-    /// a row as each of `grids` has tokens.
+    /// Finds the pictures in token ids. 2023 model: `<img>`, the positions of a picture, `</img>`. Later generations: as many `<|image_pad|>`, or
+    /// `<|video_pad|>` for a step of a video, in a row as each of `grids` has tokens.
     pub fn from_ids(tokenizer: &Tokenizer, ids: Vec<u32>, grids: &[PictureGrid]) -> Result<Self, ProcessorError> {
         let find = if tokenizer.family() == Family::QwenVl { find_tagged } else { find_pads };
         Ok(Self { images: find(tokenizer, &ids, grids)?, ids })
@@ -191,20 +192,21 @@ impl Prompt {
     }
 
     /// Returns the numbers by which texts name the pictures of the prompt: those of their labels (`Picture N: `), or, if no picture has a
-    /// label, their places in the conversation, of which `dropped_images` are not in the prompt.
-    pub fn numbered(&self, tokenizer: &Tokenizer, sizes: &[PictureSize], dropped_images: usize) -> Vec<NumberedPicture> {
+    /// label, their places in the conversation, of which the first `dropped` are not in the prompt. A video counts as one picture.
+    pub fn numbered(&self, tokenizer: &Tokenizer, sizes: &[PictureSize], dropped: usize) -> Vec<NumberedPicture> {
         let label = |image: &ImageSpan| {
             let before = &self.ids[image.start.saturating_sub(LABEL_TOKENS)..image.start];
             label(&tokenizer.decode(before, KeepSpecials::All))
         };
-        let labels: Vec<Option<usize>> = self.images.iter().map(label).collect();
+        let images: Vec<_> = self.images.iter().filter(|image| !image.grid.is_some_and(|grid| grid.continues())).collect();
+        let labels: Vec<Option<usize>> = images.iter().copied().map(label).collect();
         let any_label = labels.iter().any(Option::is_some);
         let pictures = labels.into_iter().zip(sizes).enumerate();
         pictures
             .map(|(index, (label, size))| {
                 // 0 is the number of no picture.
-                let number = if any_label { label.unwrap_or(0) } else { dropped_images + index + 1 };
-                let seen = self.images[index].grid.map_or(*size, |grid| grid.size());
+                let number = if any_label { label.unwrap_or(0) } else { dropped + index + 1 };
+                let seen = images[index].grid.map_or(*size, |grid| grid.size());
                 NumberedPicture { number, size: *size, seen }
             })
             .collect()
@@ -230,10 +232,7 @@ fn find_tagged(tokenizer: &Tokenizer, ids: &[u32], _: &[PictureGrid]) -> Result<
 
 fn find_pads(tokenizer: &Tokenizer, ids: &[u32], grids: &[PictureGrid]) -> Result<Vec<ImageSpan>, ProcessorError> {
     let special = tokenizer.special();
-    if ids.iter().any(|id| Some(*id) == special.video_pad) {
-        return Err(ProcessorError::Video);
-    }
-    let is_pad = |id: &u32| *id == special.imgpad;
+    let is_pad = |id: &u32| *id == special.imgpad || Some(*id) == special.video_pad;
     let (pads, features) = (ids.iter().filter(|id| is_pad(id)).count(), grids.iter().map(PictureGrid::tokens).sum());
     if pads != features {
         return Err(ProcessorError::PadCount { pads, features, pictures: grids.len() });
@@ -242,8 +241,9 @@ fn find_pads(tokenizer: &Tokenizer, ids: &[u32], grids: &[PictureGrid]) -> Resul
     let mut at = 0;
     for grid in grids {
         at += ids[at..].iter().position(is_pad).unwrap_or(0);
+        check_kind(&special, ids[at], grid)?;
         let end = at + grid.tokens();
-        let run = ids[at..].iter().take_while(|id| is_pad(id)).count();
+        let run = ids[at..].iter().take_while(|id| **id == ids[at]).count();
         if run < grid.tokens() {
             return Err(ProcessorError::PadRun { at, pads: run, features: grid.tokens() });
         }
@@ -254,11 +254,21 @@ fn find_pads(tokenizer: &Tokenizer, ids: &[u32], grids: &[PictureGrid]) -> Resul
     Ok(images)
 }
 
+/// Refuses a picture at the placeholder of a video, and the reverse.
+fn check_kind(special: &SpecialIds, pad: u32, grid: &PictureGrid) -> Result<(), ProcessorError> {
+    let kind = |is_video| if is_video { "video" } else { "picture" };
+    let (named, given) = (Some(pad) == special.video_pad, grid.step.is_some());
+    if named != given {
+        return Err(ProcessorError::VisionOrder { named: kind(named), given: kind(given) });
+    }
+    Ok(())
+}
+
 /// Token ids of a part of a prompt, such as a message.
 #[derive(Default)]
 struct Section<'a> {
     ids: Vec<u32>,
-    /// Names of its pictures; empty where the ids hold the name.
+    /// Names of its pictures and steps of videos; empty where the ids hold the name.
     pictures: Vec<&'a str>,
 }
 
@@ -268,17 +278,25 @@ struct Writer<'a> {
     template: Template,
     /// The special tokens that texts may contain.
     typed: SpecialTokens,
+    /// Those of the pictures and steps of videos that are not written yet.
+    grids: VecDeque<PictureGrid>,
 }
 
 impl<'a> Writer<'a> {
-    /// `grids` are those of the pictures of the conversation in order.
+    /// `grids` are those of the pictures and steps of videos of the conversation in order.
     fn new(tokenizer: &'a Tokenizer, typed: SpecialTokens, add_vision_id: bool, grids: &[PictureGrid]) -> Self {
-        let sizes = grids.iter().map(PictureGrid::size).collect();
-        Self { tokenizer, template: Template::new(tokenizer.family(), add_vision_id, sizes), typed }
+        let sizes = grids.iter().filter(|grid| !grid.continues()).map(PictureGrid::size).collect();
+        Self { tokenizer, template: Template::new(tokenizer.family(), add_vision_id, sizes), typed, grids: grids.iter().copied().collect() }
+    }
+
+    /// Takes the steps of the next video.
+    fn next_video(&mut self) -> Vec<PictureGrid> {
+        let count = usize::from(!self.grids.is_empty()) + self.grids.iter().skip(1).take_while(|grid| grid.continues()).count();
+        self.grids.drain(..count).collect()
     }
 
     /// Returns the part before the first message, each message, and, if there is to be an answer, its beginning. Pictures of later generations
-    /// have one `<|image_pad|>`.
+    /// have one `<|image_pad|>`, videos one `<|video_pad|>`, in Qwen3-VL one for each step.
     fn sections(&mut self, turns: &[Turn<'a>], tools: &'a [String], answer: bool) -> Result<Vec<Section<'a>>, ProcessorError> {
         let unsupported = |what| Err(ProcessorError::Unsupported { what });
         if self.template.family != Family::Qwen3Vl && (!tools.is_empty() || turns.iter().any(|turn| !turn.tool_calls.is_empty())) {
@@ -312,6 +330,19 @@ impl<'a> Writer<'a> {
                 text.push_str(more);
                 continue;
             }
+            if let (Piece::Video(name), Family::Qwen3Vl, Some(video_pad)) = (&piece, self.template.family, special.video_pad) {
+                // The time of a step is one text with what is before it.
+                let steps = self.next_video();
+                // Without steps the count of pictures is reported.
+                section.pictures.extend(steps.is_empty().then_some(*name));
+                for grid in steps {
+                    text.extend(grid.step.map(|step| step.label()));
+                    self.text(&std::mem::take(&mut text), self.typed, &mut section)?;
+                    section.pictures.push(name);
+                    section.ids.extend([special.img_start, video_pad, special.img_end]);
+                }
+                continue;
+            }
             self.text(&std::mem::take(&mut text), self.typed, &mut section)?;
             match piece {
                 Piece::Text(_) | Piece::Break => {}
@@ -323,10 +354,15 @@ impl<'a> Writer<'a> {
                     if has_spans {
                         self.tokenizer.encode_image(name, &mut section.ids)?;
                     } else {
+                        self.grids.pop_front();
                         section.ids.extend([special.img_start, special.imgpad, special.img_end]);
                     }
                 }
-                Piece::Video => return Err(ProcessorError::Video),
+                Piece::Video(name) => {
+                    let Some(video_pad) = special.video_pad.filter(|_| !has_spans) else { return Err(ProcessorError::Video) };
+                    section.pictures.extend(repeat_n(name, self.next_video().len().max(1)));
+                    section.ids.extend([special.img_start, video_pad, special.img_end]);
+                }
             }
         }
         Ok(section)
@@ -336,16 +372,26 @@ impl<'a> Writer<'a> {
     fn text(&mut self, text: &str, allowed: SpecialTokens, section: &mut Section<'a>) -> Result<(), ProcessorError> {
         let special = self.tokenizer.special();
         let ids = self.tokenizer.encode(text, allowed)?;
-        let numbered = self.template.family == Family::QwenVl;
-        let picture = if numbered { special.img_start } else { special.imgpad };
-        let pictures = ids.iter().filter(|id| **id == picture).count();
-        self.template.pictures += if numbered { pictures } else { 0 };
+        let mut pictures = 0;
+        if self.template.family == Family::QwenVl {
+            pictures = ids.iter().filter(|id| **id == special.img_start).count();
+            self.template.pictures += pictures;
+        } else {
+            for id in &ids {
+                if *id == special.imgpad || (Some(*id) == special.video_pad && self.template.family == Family::Qwen3Vl) {
+                    self.grids.pop_front();
+                    pictures += 1;
+                } else if Some(*id) == special.video_pad {
+                    pictures += self.next_video().len().max(1);
+                }
+            }
+        }
         section.pictures.extend(repeat_n("", pictures));
         section.ids.extend(ids);
         Ok(())
     }
 
-    /// Repeats the `<|image_pad|>` of each picture of later generations.
+    /// Repeats the placeholders of later generations.
     fn expand(&self, sections: &mut [Section], grids: &[PictureGrid]) -> Result<(), ProcessorError> {
         if self.template.family == Family::QwenVl {
             return Ok(());
@@ -354,12 +400,20 @@ impl<'a> Writer<'a> {
         if pictures != grids.len() {
             return Err(ProcessorError::PictureCount { pictures, grids: grids.len() });
         }
-        let imgpad = self.tokenizer.special().imgpad;
-        let mut grids = grids.iter();
+        let special = self.tokenizer.special();
+        let mut grids = grids.iter().peekable();
         for section in sections.iter_mut().filter(|section| !section.pictures.is_empty()) {
             let ids = std::mem::take(&mut section.ids);
             for id in ids {
-                let count = if id == imgpad { grids.next().map_or(0, PictureGrid::tokens) } else { 1 };
+                let mut count = 1;
+                if id == special.imgpad || Some(id) == special.video_pad {
+                    count = grids.next().map_or(0, PictureGrid::tokens);
+                    // The steps of a video are in a row, except in Qwen3-VL, where each has its own placeholder.
+                    while Some(id) == special.video_pad && self.template.family != Family::Qwen3Vl {
+                        let Some(grid) = grids.next_if(|grid| grid.continues()) else { break };
+                        count += grid.tokens();
+                    }
+                }
                 section.ids.extend(repeat_n(id, count));
             }
         }

@@ -32,8 +32,8 @@ pub(crate) enum Piece<'a> {
     End,
     /// A picture of this name, with its tags.
     Picture(&'a str),
-    /// A video, with its tags.
-    Video,
+    /// A video of this name, with its tags.
+    Video(&'a str),
 }
 
 /// A message by reference.
@@ -59,7 +59,7 @@ pub(crate) struct Template {
     pub(crate) family: Family,
     /// True to number pictures and videos.
     add_vision_id: bool,
-    /// Sizes that the pictures have for the model.
+    /// Sizes that the pictures and videos have for the model.
     sizes: Vec<PictureSize>,
     /// Pictures so far.
     pub(crate) pictures: usize,
@@ -205,10 +205,10 @@ impl Template {
                     pieces.push(Piece::Picture(image));
                     pieces.extend((self.family == Family::QwenVl).then(|| text("\n")));
                 }
-                Part::Video { .. } => {
+                Part::Video { video } => {
                     self.videos += 1;
                     pieces.extend(self.add_vision_id.then(|| text(format!("Video {}: ", self.videos))));
-                    pieces.push(Piece::Video);
+                    pieces.push(Piece::Video(video));
                 }
             }
         }
@@ -219,14 +219,14 @@ impl Template {
         self.family != Family::Qwen3Vl || matches!(role, Role::User | Role::Tool)
     }
 
-    /// Returns a region of the latest picture in the form of the family's answers. Qwen2.5-VL and Qwen3-VL have no form for a name without boxes.
+    /// Returns a region of the latest picture or video in the form of the family's answers. Qwen2.5-VL and Qwen3-VL have no form for a name without boxes.
     ///
     /// # Arguments
     /// * `boxes` - in thousandths of the picture
     fn region(&self, name: &str, boxes: &[[i32; 4]]) -> String {
         let mut region = String::new();
         // Qwen2.5-VL counts pixels.
-        let latest = self.pictures.checked_sub(1).and_then(|latest| self.sizes.get(latest));
+        let latest = (self.pictures + self.videos).checked_sub(1).and_then(|latest| self.sizes.get(latest));
         let unit = latest.filter(|_| self.family == Family::Qwen25Vl).map_or([1000; 2], |size| [size.width, size.height]);
         let scaled = |value: i32, unit: u32| (f64::from(value) / 1000.0 * f64::from(unit)).round() as i32;
         // Writing to a string cannot fail.
@@ -297,7 +297,7 @@ mod tests {
             Piece::Start => "<|im_start|>".into(),
             Piece::End => "<|im_end|>".into(),
             Piece::Picture(_) => "<|vision_start|><|image_pad|><|vision_end|>".into(),
-            Piece::Video => "<|vision_start|><|video_pad|><|vision_end|>".into(),
+            Piece::Video(_) => "<|vision_start|><|video_pad|><|vision_end|>".into(),
             Piece::Tagged(_) | Piece::Break => panic!("a piece of the 2023 model"),
         });
         text.collect()

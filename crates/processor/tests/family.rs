@@ -3,15 +3,17 @@
 mod common;
 
 use common::{data_folders, read, read_json, root};
+use qwen_vl_format::config::VideoConfig;
 use qwen_vl_processor::{
     AddedToken, AnswerStream, Chat, Content, DecodeOptions, Family, Grounded, GroundingEvent, KeepSpecials, Message, Messages,
     NumberedPicture, Part, Picture, PictureGrid, PictureSize, PictureSizing, Positions, ProcessorError, Prompt, Shape, SpecialTokens,
-    StreamDecoder, Tokenizer, smart_resize,
+    StreamDecoder, Tokenizer, VideoOptions, VideoSizing, VideoSource, VideoStep, smart_resize, smart_resize_volume,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::iter::repeat;
 use std::path::{Path, PathBuf};
 
 /// Mean and standard deviation of the later generations.
@@ -180,12 +182,58 @@ struct Case {
     image_size_limits: Option<BTreeMap<String, u64>>,
     #[serde(default)]
     video_grid_thw: Vec<[usize; 3]>,
+    #[serde(default)]
+    video_metadata: Vec<VideoMetadata>,
     pixel_values_sha256: Option<String>,
     pixel_values_shape: Option<[usize; 2]>,
+    pixel_values_videos_sha256: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct VideoMetadata {
+    frames: usize,
+    fps: f64,
+}
+
+impl Case {
+    /// The messages, with a name in place of the frames of a video.
+    fn messages(&self) -> Vec<Message> {
+        let mut messages = self.messages.clone();
+        for part in messages.as_array_mut().unwrap().iter_mut().flat_map(|message| message["content"].as_array_mut().into_iter().flatten())
+        {
+            if part["type"] == "video" {
+                *part = json!({"video": "clip"});
+            }
+        }
+        serde_json::from_value(messages).unwrap()
+    }
+
+    /// The grids of its pictures and steps of videos. A video is the last of its prompt.
+    fn grids(&self, checkpoint: &str) -> Vec<PictureGrid> {
+        let mut all = grids(&self.image_grid_thw, if checkpoint == "q3-a" { 16 } else { 14 });
+        for (thw, VideoMetadata { frames, fps }) in self.video_grid_thw.iter().zip(&self.video_metadata) {
+            let config = VideoConfig { token: 0, positions_per_second: (checkpoint == "q25-a").then_some(2) };
+            let times: Vec<f64> = (0..*frames).map(|frame| frame as f64 / fps).collect();
+            let steps = VideoStep::all(config, &times, Some(*fps)).unwrap();
+            assert_eq!(steps, VideoStep::all(config, &times, None).unwrap(), "from the times alone");
+            let still = grids(&[*thw], if checkpoint == "q3-a" { 16 } else { 14 })[0];
+            all.extend(steps.into_iter().map(|step| PictureGrid { step: Some(step), ..still }));
+        }
+        all
+    }
 }
 
 fn grids(thw: &[[usize; 3]], patch_size: usize) -> Vec<PictureGrid> {
-    thw.iter().map(|[steps, rows, columns]| PictureGrid { steps: *steps, ..PictureGrid::still([*rows, *columns], 2, patch_size) }).collect()
+    thw.iter().map(|[_, rows, columns]| PictureGrid::still([*rows, *columns], 2, patch_size)).collect()
+}
+
+/// Returns the steps of a video whose steps are some seconds apart.
+fn video(checkpoint: &str, [steps, rows, columns]: [usize; 3], seconds: f64) -> Vec<PictureGrid> {
+    let config = VideoConfig { token: 0, positions_per_second: checkpoint.starts_with("q25").then_some(2) };
+    let patch_size = if checkpoint.starts_with("q3") { 16 } else { 14 };
+    let times: Vec<f64> = (0..2 * steps).map(|frame| frame as f64 * seconds / 2.0).collect();
+    let steps = VideoStep::all(config, &times, Some(2.0 / seconds)).unwrap().into_iter();
+    steps.map(|step| PictureGrid { step: Some(step), ..PictureGrid::still([rows, columns], 2, patch_size) }).collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -205,26 +253,23 @@ fn golden_cases_have_the_original_s_input() {
             {
                 let case: Case = read_json(&path);
                 let place = path.display();
-                if !case.video_grid_thw.is_empty() {
-                    let ids = Prompt::from_ids(&tokenizer, case.input_ids, &[]);
-                    assert!(matches!(ids, Err(ProcessorError::Video)), "{place}");
-                    count += 1;
-                    continue;
-                }
-                let messages: Vec<Message> = serde_json::from_value(case.messages.clone()).unwrap();
-                let grids = grids(&case.image_grid_thw, if checkpoint == "q3-a" { 16 } else { 14 });
+                let messages = case.messages();
+                let grids = case.grids(checkpoint);
                 let live = Messages { messages: messages.clone(), live_specials: true, ..Messages::default() };
                 let prompt = Prompt::messages(&tokenizer, &live, &grids).unwrap();
                 assert_eq!(prompt.ids, case.input_ids, "{place}");
                 let names: Vec<_> = prompt.images.iter().map(|image| image.path.as_str()).collect();
-                assert_eq!(names, pictures(&messages), "{place}");
+                let stills = names.iter().copied().filter(|name| *name != "clip").collect::<Vec<_>>();
+                assert_eq!(stills, pictures(&messages), "{place}");
+                assert_eq!(stills.len() + grids.iter().filter(|grid| grid.step.is_some()).count(), names.len(), "{place}");
                 // No text has special tokens but the tags of regions.
                 assert_eq!(Prompt::messages(&tokenizer, &Messages { messages, ..Messages::default() }, &grids).unwrap(), prompt, "{place}");
                 assert_eq!(prompt.positions().rope_delta(), case.rope_delta, "{place}");
                 let spans =
                     |prompt: &Prompt| prompt.images.iter().map(|image| (image.start, image.features_from, image.end)).collect::<Vec<_>>();
                 assert_eq!(spans(&Prompt::from_ids(&tokenizer, case.input_ids.clone(), &grids).unwrap()), spans(&prompt), "{place}");
-                check_pixels(folder, checkpoint, &case, &names, &grids);
+                check_pixels(folder, checkpoint, &case, &stills, &grids);
+                check_frames(folder, checkpoint, &case, &grids);
                 count += 1;
             }
         }
@@ -249,10 +294,11 @@ fn check_pixels(folder: &Path, checkpoint: &str, case: &Case, names: &[&str], ex
     let sizing = PictureSizing { patch_size, merge: 2, min_pixels, max_pixels, window: None };
     let mut hash = Sha256::new();
     let channel = patch_size * patch_size;
-    for (name, expected) in names.iter().zip(expected) {
+    let expected: Vec<_> = expected.iter().filter(|grid| grid.step.is_none()).collect();
+    for (name, expected) in names.iter().zip(&expected) {
         let picture = Picture::decode(&read(&folder.join(name)), DecodeOptions::ORIGINAL).unwrap();
         let grid = sizing.grid(picture.width(), picture.height()).unwrap();
-        assert_eq!(grid, *expected, "{name}");
+        assert_eq!(grid, **expected, "{name}");
         let stride = 3 * channel + 4;
         let rows = picture.patches(&grid, patch_size, mean, std, stride);
         assert_eq!(rows.len(), grid.patches() * stride);
@@ -266,9 +312,67 @@ fn check_pixels(folder: &Path, checkpoint: &str, case: &Case, names: &[&str], ex
         }
     }
     let (Some(sha256), Some([patches, values])) = (&case.pixel_values_sha256, case.pixel_values_shape) else { return };
-    assert_eq!([expected.iter().map(PictureGrid::patches).sum(), 6 * channel], [patches, values]);
+    assert_eq!([expected.iter().map(|grid| grid.patches()).sum(), 6 * channel], [patches, values]);
     let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(&found, sha256, "{names:?}");
+}
+
+/// Checks the pixel values of the frames of a video, which have their size for the model already. The original normalizes frames by other
+/// roundings than pictures: the mean and the standard deviation are multiplied by 255 first.
+fn check_frames(folder: &Path, checkpoint: &str, case: &Case, grids: &[PictureGrid]) {
+    let Some(sha256) = &case.pixel_values_videos_sha256 else { return };
+    let (patch_size, [mean, std]) = if checkpoint == "q3-a" { (16, HALF) } else { (14, CLIP) };
+    let channel = patch_size * patch_size;
+    let whole = [mean, std].map(|values| values.map(|value| value * 255.0));
+    let parts = case.messages.as_array().unwrap().iter().flat_map(|message| message["content"].as_array().into_iter().flatten());
+    let names: Vec<_> = parts.flat_map(|part| part["video"].as_array().into_iter().flatten()).map(|name| name.as_str().unwrap()).collect();
+    let grids: Vec<_> = grids.iter().filter(|grid| grid.step.is_some()).collect();
+    assert_eq!(names.len().div_ceil(2), grids.len());
+    let mut hash = Sha256::new();
+    for (grid, pair) in grids.iter().zip(names.chunks(2)) {
+        // The last of an odd number of frames is repeated.
+        let frames = [pair[0], pair[pair.len() - 1]].map(|name| {
+            let frame = Picture::decode(&read(&folder.join(name)), DecodeOptions::ORIGINAL).unwrap();
+            assert_eq!(PictureSize { width: frame.width(), height: frame.height() }, grid.size(), "{name}");
+            let values = frame.patches(grid, patch_size, mean, std, 3 * channel);
+            let byte = |value: f32, part: usize| ((value * std[part] + mean[part]) * 255.0).round();
+            let original = |(at, value): (usize, &f32)| {
+                let part = at / channel % 3;
+                (byte(*value, part) - whole[0][part]) / whole[1][part]
+            };
+            let original: Vec<f32> = values.iter().enumerate().map(original).collect();
+            assert!(original.iter().zip(&values).all(|(original, found)| (original - found).abs() < 1e-6), "{name}");
+            original
+        });
+        for patch in 0..grid.patches() {
+            for part in 0..3 {
+                for frame in &frames {
+                    let values = &frame[(3 * patch + part) * channel..][..channel];
+                    hash.update(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(&found, sha256, "{names:?}");
+}
+
+#[test]
+fn frames_of_qwen3_vl_are_resized_by_the_volume_of_their_video() {
+    /// Frames, height, width, factor, frames of a step, limits of the volume, and the result.
+    type Row = (usize, u32, u32, usize, usize, f64, f64, [u32; 2]);
+    #[derive(Deserialize)]
+    struct File {
+        video_qwen3: Vec<Row>,
+    }
+    for (folder, least) in family_folders().iter().zip([32, 100]) {
+        let rows = read_json::<File>(&folder.join("preprocess/smart_resize.json")).video_qwen3;
+        assert!(rows.len() >= least, "{} rows in {}", rows.len(), folder.display());
+        for (frames, height, width, factor, _, min, max, expected) in rows {
+            let found = smart_resize_volume(frames, height, width, factor, [min, max]).unwrap();
+            assert_eq!(found, expected, "{frames} frames of {height}×{width}");
+        }
+    }
 }
 
 #[test]
@@ -340,7 +444,7 @@ fn limits_in_tokens() {
     assert_eq!(limits(sizing.with_tokens(None, Some(30)).unwrap()), [30, 30]);
     let capped = sizing.with_tokens(None, Some(1280)).unwrap();
     let grid = capped.grid(4000, 3000).unwrap();
-    assert_eq!((grid.thw(), grid.tokens()), ([1, 60, 82], 1230));
+    assert_eq!(([grid.rows, grid.columns], grid.tokens()), ([60, 82], 1230));
     for (min, max, expected) in [
         (Some(20), Some(10), "minimum 20, maximum 10"),
         (Some(20_000), None, "minimum 20000, maximum 16384"),
@@ -364,13 +468,16 @@ fn positions_are_the_original_s() {
         input_ids: Vec<u32>,
         image_grid_thw: Vec<[usize; 3]>,
         video_grid_thw: Vec<[usize; 3]>,
+        /// Of Qwen2.5-VL.
+        #[serde(default)]
+        second_per_grid_ts: Vec<f64>,
         position_ids: [Vec<u32>; 3],
         rope_delta: i64,
         /// Of the releases up to 4.57, where they differ.
         position_ids_max_plus_1: Option<[Vec<u32>; 3]>,
         rope_delta_max_plus_1: Option<i64>,
     }
-    for (folder, least) in family_folders().iter().zip([10, 125]) {
+    for (folder, least) in family_folders().iter().zip([20, 150]) {
         let mut count = 0;
         for set in ["q2", "q25", "q3"] {
             let path = folder.join("positions").join(format!("{set}.json"));
@@ -379,15 +486,9 @@ fn positions_are_the_original_s() {
             }
             let File { image_token_id, video_token_id, layouts } = read_json(&path);
             for layout in layouts {
-                // Qwen2.5-VL scales the time of videos.
-                if set == "q25" && !layout.video_grid_thw.is_empty() {
-                    continue;
-                }
                 let mut pictures = grids(&layout.image_grid_thw, 14).into_iter();
-                // In Qwen3-VL each step of a video is a picture.
-                let videos = grids(&layout.video_grid_thw, 14).into_iter();
-                let step = |grid: PictureGrid| std::iter::repeat_n(PictureGrid { steps: 1, ..grid }, grid.steps);
-                let mut videos: Box<dyn Iterator<Item = _>> = if set == "q3" { Box::new(videos.flat_map(step)) } else { Box::new(videos) };
+                let seconds = layout.second_per_grid_ts.iter().copied().chain(repeat(1.0));
+                let mut videos = layout.video_grid_thw.iter().zip(seconds).flat_map(|(thw, seconds)| video(set, *thw, seconds));
                 let mut places = Vec::new();
                 let mut at = 0;
                 while at < layout.input_ids.len() {
@@ -418,7 +519,7 @@ fn positions_are_the_original_s() {
 #[test]
 fn patches_come_block_by_block() {
     let grid = PictureGrid::still([4, 6], 2, 14);
-    assert_eq!((grid.patches(), grid.tokens(), grid.thw()), (24, 6, [1, 4, 6]));
+    assert_eq!((grid.patches(), grid.tokens()), (24, 6));
     let places: Vec<_> = grid.places().collect();
     let first = [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3], [1, 2], [1, 3]];
     assert_eq!(places[..8], first);
@@ -595,10 +696,16 @@ fn bad_input_is_named() {
     let picture = user(json!([{"image": "a"}, {"text": "?"}]));
     assert_eq!(error(&q2, &picture, &[]), "the prompt has 1 picture(s), but 0 were passed");
     assert_eq!(error(&q3, &picture, &[grid; 2]), "the prompt has 1 picture(s), but 2 were passed");
-    let video = "the prompt has a video, which no model takes yet: pass single frames as pictures";
-    assert_eq!(error(&q3, &user(json!([{"video": "v"}])), &[]), video);
-    let live = Messages { live_specials: true, ..user(json!("<|video_pad|>")) };
-    assert_eq!(error(&q2, &live, &[]), video);
+    let clip = user(json!([{"video": "v"}]));
+    for tokenizer in [&q2, &q3] {
+        assert_eq!(error(tokenizer, &clip, &[]), "the prompt has 1 picture(s), but 0 were passed");
+        let order = "the prompt has a video where a picture was passed: pass pictures and videos in the order of the prompt";
+        assert_eq!(error(tokenizer, &clip, &[grid]), order);
+    }
+    let steps = video("q2", [2, 4, 4], 1.0);
+    assert_eq!(error(&q2, &picture, &steps), "the prompt has 1 picture(s), but 2 were passed");
+    let order = "the prompt has a picture where a video was passed: pass pictures and videos in the order of the prompt";
+    assert_eq!(error(&q2, &picture, &steps[..1]), order);
     let in_answer = messages(json!([{"role": "assistant", "content": [{"image": "a"}]}]));
     assert_eq!(error(&q3, &in_answer, &[grid]), "the chat template of this model has no pictures in system messages and answers");
     assert_eq!(Prompt::messages(&q2, &in_answer, &[grid]).unwrap().images.len(), 1);
@@ -609,13 +716,146 @@ fn bad_input_is_named() {
     let special = q3.special();
     let ids = |pads: usize| [vec![special.img_start], vec![special.imgpad; pads], vec![special.img_end]].concat();
     let error = |ids: Vec<u32>, grids: &[PictureGrid]| Prompt::from_ids(&q3, ids, grids).unwrap_err().to_string();
-    assert_eq!(error(ids(3), &[grid]), "the prompt contains `<|image_pad|>` 3 times, expected 4 for its 1 picture(s)");
-    assert_eq!(error(ids(9), &[grid; 2]), "the prompt contains `<|image_pad|>` 9 times, expected 8 for its 2 picture(s)");
+    assert_eq!(error(ids(3), &[grid]), "the prompt contains `<|image_pad|>` or `<|video_pad|>` 3 times, expected 4 for its 1 picture(s)");
+    assert_eq!(
+        error(ids(9), &[grid; 2]),
+        "the prompt contains `<|image_pad|>` or `<|video_pad|>` 9 times, expected 8 for its 2 picture(s)"
+    );
     let torn = [ids(3), ids(5)].concat();
     assert_eq!(
         error(torn, &[grid; 2]),
-        "the prompt contains `<|image_pad|>` 3 times in a row at position 1, expected 4 for the picture there"
+        "the prompt contains its placeholder 3 times in a row at position 1, expected 4 for the picture there"
     );
     // Two pictures without tags between them.
     assert_eq!(Prompt::from_ids(&q3, ids(8), &[grid; 2]).unwrap().images[1].start, 5);
+}
+
+/// A live placeholder in a text of Qwen2-VL stands for a whole video, and one of Qwen3-VL for a step.
+#[test]
+fn placeholders_of_videos_in_texts() {
+    for (checkpoint, pads) in [("q2-a", 1), ("q3-a", 2)] {
+        let tokenizer = tokenizer(checkpoint);
+        let steps = video(&checkpoint[..2], [2, 4, 4], 1.0);
+        let text = "<|vision_start|><|video_pad|><|vision_end|>".repeat(pads);
+        let prompt = Prompt::raw(&tokenizer, &text, &steps).unwrap();
+        assert_eq!(prompt.images.len(), 2, "{checkpoint}");
+        assert_eq!(prompt.ids.iter().filter(|id| Some(**id) == tokenizer.special().video_pad).count(), 8);
+    }
+}
+
+/// The label of a step joins the text before it, a video counts as one picture, and turns are dropped with the steps of their videos.
+#[test]
+fn videos_in_a_conversation() {
+    for checkpoint in ["q2-a", "q3-a"] {
+        let tokenizer = tokenizer(checkpoint);
+        let clip = video(&checkpoint[..2], [3, 4, 4], 1.0);
+        let still = PictureGrid::still([4, 4], 2, clip[0].patch_size);
+        let parts = |json: Value| serde_json::from_value::<Content>(json).unwrap();
+        let chat = Chat {
+            history: vec![(parts(json!([{"video": "a"}, {"text": "One?"}])), "Yes.".into())],
+            query: parts(json!([{"image": "b"}, {"video": "c"}, {"text": "Two?"}])),
+            ..Chat::default()
+        };
+        let grids = [&clip[..], &[still], &clip[..2]].concat();
+        let whole = Prompt::chat(&tokenizer, &chat, &grids).unwrap();
+        let names: Vec<_> = whole.prompt.images.iter().map(|image| image.path.as_str()).collect();
+        assert_eq!(names, ["a", "a", "a", "b", "c", "c"]);
+        let sizes = [PictureSize { width: 100, height: 50 }; 3];
+        let numbers: Vec<_> = whole.prompt.numbered(&tokenizer, &sizes, 0).iter().map(|picture| picture.number).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        let text = tokenizer.decode(&whole.prompt.ids, KeepSpecials::None);
+        assert_eq!(text.contains("user\n<0.2 seconds>"), checkpoint == "q3-a", "{text}");
+
+        let limited = Chat { context: Some(whole.prompt.ids.len() - 1), ..chat };
+        let short = Prompt::chat(&tokenizer, &limited, &grids).unwrap();
+        assert_eq!((short.dropped_turns, short.dropped_images, short.prompt.images.len()), (1, 3, 3));
+        let numbers: Vec<_> = short.prompt.numbered(&tokenizer, &sizes[1..], 1).iter().map(|picture| picture.number).collect();
+        assert_eq!(numbers, [2, 3]);
+    }
+}
+
+fn video_sizing(family: Family) -> VideoSizing {
+    let patch_size = if family == Family::Qwen3Vl { 16 } else { 14 };
+    let most = 1280 * (2 * patch_size as u64).pow(2);
+    VideoSizing { family, pictures: PictureSizing { patch_size, merge: 2, min_pixels: 1, max_pixels: most, window: None } }
+}
+
+#[test]
+fn frames_of_a_video_are_chosen_as_in_the_original() {
+    let film = |duration: f64, frames: Option<usize>| VideoSource { width: 640, height: 360, duration: Some(duration), frames };
+    let options = VideoOptions::default();
+    let (q2, q3) = (video_sizing(Family::Qwen2Vl), video_sizing(Family::Qwen3Vl));
+    // Ten seconds at 30 frames a second: `round(linspace(0, 299, 20))`.
+    let plan = q2.plan(&film(10.0, Some(300)), &options).unwrap();
+    let indices = [0, 16, 31, 47, 63, 79, 94, 110, 126, 142, 157, 173, 189, 205, 220, 236, 252, 268, 283, 299];
+    assert_eq!(plan.frames, indices.map(f64::from));
+    assert_eq!((plan.fps, plan.width, plan.height), (Some(2.0), 644, 364));
+    assert_eq!(plan.tokens, 10 * 23 * 13);
+    // An odd number stays in Qwen3-VL alone.
+    let odd = film(4.6, Some(138));
+    assert_eq!([q2, q3].map(|sizing| sizing.plan(&odd, &options).unwrap().frames.len()), [8, 9]);
+    // At least four frames, if there are so many.
+    for (duration, frames, expected) in [(0.5, Some(15), 4), (0.1, Some(3), 2), (0.1, Some(1), 1)] {
+        assert_eq!(q2.plan(&film(duration, frames), &options).unwrap().frames.len(), expected);
+    }
+    assert_eq!(q3.plan(&film(0.1, Some(3)), &options).unwrap().frames, [0.0, 1.0, 2.0]);
+    // Times within a film.
+    let plan = q3.plan(&film(8.0, None), &options).unwrap();
+    assert_eq!((plan.frames.len(), plan.frames[0]), (16, 0.0));
+    assert!(plan.frames.is_sorted() && plan.frames[15] < 8.0 && plan.frames[15] > 7.5, "{:?}", plan.frames);
+    // Frames that were chosen before stay.
+    let list = VideoSource { width: 64, height: 64, duration: None, frames: Some(7) };
+    let plan = q2.plan(&list, &options).unwrap();
+    assert_eq!((plan.frames.len(), plan.fps, plan.width), (7, None, 336));
+}
+
+#[test]
+fn a_limit_of_tokens_shrinks_frames_and_then_leaves_some_out() {
+    let film = VideoSource { width: 1920, height: 1080, duration: Some(60.0), frames: None };
+    for family in [Family::Qwen2Vl, Family::Qwen25Vl, Family::Qwen3Vl] {
+        let sizing = video_sizing(family);
+        let mut before = usize::MAX;
+        for max_tokens in [100_000, 40_000, 12_000, 4096, 1000, 140] {
+            let plan = sizing.plan(&film, &VideoOptions { max_tokens: Some(max_tokens), ..Default::default() }).unwrap();
+            assert!(plan.tokens <= max_tokens && plan.tokens <= before, "{family:?}, {max_tokens}: {plan:?}");
+            assert!(plan.tokens * 3 >= max_tokens.min(12_000), "{family:?}, {max_tokens}: {plan:?}");
+            // Frames of Qwen3-VL may shrink to 64 tokens a step, those of the others to 128.
+            let all = if family == Family::Qwen3Vl { 4096 } else { 12_000 };
+            assert_eq!(plan.frames.len() == 120, max_tokens >= all, "{family:?}, {max_tokens}: {} frames", plan.frames.len());
+            before = plan.tokens;
+        }
+        let none = sizing.plan(&film, &VideoOptions { max_tokens: Some(10), ..Default::default() }).unwrap_err();
+        assert!(matches!(none, ProcessorError::PictureTokens { max: 10, .. }), "{none}");
+        let small = VideoOptions { max_tokens: Some(64), min_step_tokens: Some(4), ..Default::default() };
+        assert!(sizing.plan(&film, &small).unwrap().tokens <= 64);
+    }
+}
+
+#[test]
+fn videos_that_cannot_be_used_are_refused() {
+    let sizing = video_sizing(Family::Qwen3Vl);
+    let film = VideoSource { width: 640, height: 360, duration: Some(10.0), frames: None };
+    for (source, options, problem) in [
+        (VideoSource { duration: Some(f64::NAN), ..film }, VideoOptions::default(), "the duration is NaN"),
+        (VideoSource { duration: Some(0.0), ..film }, VideoOptions::default(), "the duration is 0"),
+        (VideoSource { duration: None, ..film }, VideoOptions::default(), "there are no frames"),
+        (VideoSource { frames: Some(0), ..film }, VideoOptions::default(), "there are no frames"),
+        (VideoSource { width: 0, ..film }, VideoOptions::default(), "no pixels"),
+        (film, VideoOptions { fps: Some(0.0), ..Default::default() }, "the frames a second are 0"),
+        (film, VideoOptions { max_frames: Some(0), ..Default::default() }, "the most frames are 0"),
+    ] {
+        let error = sizing.plan(&source, &options).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+    let config = VideoConfig { token: 0, positions_per_second: Some(2) };
+    for (times, fps, problem) in [
+        (&[][..], None, "there are no frames"),
+        (&[0.0, f64::NAN], None, "time 1 is NaN"),
+        (&[0.0, 2.0, 1.0], None, "time 2 is 1, before the 2 of the frame before it"),
+        (&[-1.0], None, "time 0 is -1"),
+        (&[0.0], Some(0.0), "the frames a second are 0"),
+    ] {
+        let error = VideoStep::all(config, times, fps).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
 }

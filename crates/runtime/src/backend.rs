@@ -33,7 +33,8 @@ pub trait Backend {
     ///
     /// # Shapes
     /// - `patches`: `[patches, 3·patch²]`, normalised, in the order of [`PictureGrid::places`]
-    async fn encode_image(&mut self, patches: &[f32], grid: &PictureGrid) -> Result<Self::Features, RuntimeError>;
+    /// - `change`: the patches of the second frame of a step of a video, minus `patches`; absent for a still picture
+    async fn encode_image(&mut self, patches: &[f32], change: Option<&[f32]>, grid: &PictureGrid) -> Result<Self::Features, RuntimeError>;
     /// Reads image features, `[tokens, hidden]`.
     async fn read_features(&self, features: &Self::Features) -> Result<Vec<f32>, RuntimeError>;
 
@@ -50,6 +51,9 @@ pub trait Backend {
         on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
         trace: Option<&mut Trace>,
     ) -> Result<ControlFlow<()>, RuntimeError>;
+    /// Sets the presence penalty of an answer, which begins now; `None` for no penalty. Returns false if the backend has none: the caller then
+    /// subtracts it from [`Self::logits`].
+    fn begin_answer(&mut self, presence_penalty: Option<f32>) -> Result<bool, RuntimeError>;
     /// Runs one token after the sequence so far. [`Self::logits`] are then those of its position.
     fn decode(&mut self, token: u32) -> Result<(), RuntimeError>;
     /// Returns the token after the sequence so far: the most likely one, or a sampler's. With `ahead`, also runs it, as

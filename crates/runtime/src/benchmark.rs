@@ -1,7 +1,8 @@
 //! Benchmark of a loaded model on this machine, the source of `model.benchmark()`.
 
 use crate::clock::{millis, per_second};
-use crate::{Backend, KvReuse, Measured, RuntimeError};
+use crate::sequence::text_tokens;
+use crate::{KvReuse, Measured, RuntimeError};
 use qwen_vl_format::VisionConfig;
 use qwen_vl_processor::PictureGrid;
 use serde::{Deserialize, Serialize};
@@ -118,12 +119,12 @@ pub async fn benchmark<B: Measured>(
     let mut encode = Vec::with_capacity(runs);
     if options.picture {
         // The first picture compiles the pipelines.
-        model.encode_image(&patches, &grid).await?;
+        model.encode_image(&patches, None, &grid).await?;
         model.settle().await?;
     }
     for _ in 0..if options.picture { runs } else { 0 } {
         let started = Instant::now();
-        model.encode_image(&patches, &grid).await?;
+        model.encode_image(&patches, None, &grid).await?;
         model.settle().await?;
         encode.push(millis(started));
         if step().is_break() {
@@ -133,7 +134,7 @@ pub async fn benchmark<B: Measured>(
 
     let picture_parts = if options.picture { model.time_picture_parts().await? } else { None };
 
-    let ids = ids(model, limit);
+    let ids = text_tokens(&model.manifest().config, limit);
     let mut on_chunk = |_| ControlFlow::Continue(());
     let _ = model.prefill(&ids[..limit.min(9) - 1], &[], KvReuse::Exact, &mut on_chunk, None).await?;
     let mut prefill = Vec::with_capacity(prompts.len());
@@ -197,13 +198,6 @@ fn benchmark_grid(vision: &VisionConfig, max_tokens: usize) -> PictureGrid {
             PictureGrid::still([side, side], merger.size, vision.patch_size)
         }
     }
-}
-
-/// Arbitrary tokens without pictures.
-fn ids<B: Backend>(model: &B, count: usize) -> Vec<u32> {
-    let image_start = model.manifest().config.image_token;
-    let vocab = model.manifest().config.decoder.vocab_size as u32;
-    (0..vocab).filter(|id| *id != image_start).cycle().step_by(37).take(count).collect()
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {

@@ -13,6 +13,7 @@ use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, Span, att
 use qwen_vl_kernels::embedding::embedding;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
+use qwen_vl_kernels::presence::PresencePenalty;
 use qwen_vl_kernels::rotary::{HeadNorms, PositionTables, rotary};
 use qwen_vl_kernels::sample::{DrawBuffer, sample};
 use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, StepBuffer, argmax, size};
@@ -50,6 +51,8 @@ pub(crate) struct Decoder {
     pub(crate) draw: DrawBuffer,
     /// `logits` → sampled `token`; compiled at its first use.
     sample: OnceCell<Dispatch>,
+    /// Compiled at its first use.
+    presence: OnceCell<PresencePenalty>,
 }
 
 /// An addition of image features after a layer.
@@ -218,6 +221,7 @@ impl Decoder {
             argmax: argmax::argmax(gpu, &logits, &token),
             draw: DrawBuffer::new(gpu),
             sample: OnceCell::new(),
+            presence: OnceCell::new(),
             ids,
             hidden,
             normed,
@@ -228,6 +232,15 @@ impl Decoder {
             deepstack,
             layers,
         })
+    }
+
+    /// The launches of the presence penalty.
+    pub(crate) fn presence(&self, gpu: &Gpu) -> Result<&PresencePenalty, RuntimeError> {
+        if let Some(presence) = self.presence.get() {
+            return Ok(presence);
+        }
+        let made = PresencePenalty::new(gpu, &self.logits, &self.token)?;
+        Ok(self.presence.get_or_init(|| made))
     }
 
     /// The launch that samples a token.

@@ -55,7 +55,7 @@ pub enum RuntimeError {
         queries: usize,
     },
     /// The prompt has more or fewer positions for pictures than the pictures have.
-    #[error("the prompt has {pads} `<|image_pad|>` tokens, expected {needed}, one unbroken run per picture")]
+    #[error("the prompt has {pads} tokens for pictures and videos, expected {needed}, one unbroken run per picture")]
     ImagePads {
         /// Number of these tokens in the prompt.
         pads: usize,
@@ -69,6 +69,15 @@ pub enum RuntimeError {
         patches: usize,
         /// Number of patches of the model's pictures: the largest, or the only one.
         limit: usize,
+    },
+    /// A video for a model that takes none.
+    #[error("this checkpoint takes no videos: it was converted before they were supported, convert it again")]
+    NoVideo,
+    /// The frames of a video have different sizes, or one that the model cannot take.
+    #[error("the frames of the video cannot be used: {problem}")]
+    VideoFrames {
+        /// The problem.
+        problem: String,
     },
     /// The prompt names more or fewer pictures than were passed.
     #[error("the prompt names {}, but {given} {} given", pictures(*.spans), if *.given == 1 { "was" } else { "were" })]

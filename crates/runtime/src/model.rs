@@ -11,6 +11,7 @@ use crate::vision::VisionTower;
 use crate::weights::Weights;
 use crate::{Backend, Budget, Gpu, KvReuse, Measured, RuntimeError, Sampler, SamplingOptions};
 use qwen_vl_format::{Manifest, ModelConfig};
+use qwen_vl_kernels::presence::PresencePenalty;
 use qwen_vl_kernels::sample::Draw;
 use qwen_vl_kernels::timing::{AdapterSpeed, adapter_speed};
 use qwen_vl_kernels::{Activation, PendingRead, StepBuffer, Temporary, argmax::NOT_FINITE, encode};
@@ -50,6 +51,8 @@ pub struct Model {
     step: StepBuffer,
     angles: AngleTable,
     sequence: Sequence,
+    /// True if the answer in progress has a presence penalty.
+    penalizes: bool,
     /// Number of encodings so far.
     encodings: u64,
     /// Time of one row in one layer of the decoder at the latest chunk of a prompt, milliseconds; absent before the first.
@@ -115,6 +118,7 @@ impl Model {
             step,
             angles,
             sequence: Sequence::default(),
+            penalizes: false,
             encodings: 0,
             row_millis: None,
         })
@@ -134,15 +138,17 @@ impl Model {
     pub async fn encode_image_traced(
         &mut self,
         patches: &[f32],
+        change: Option<&[f32]>,
         grid: &PictureGrid,
         trace: &mut Trace,
     ) -> Result<ImageFeatures, RuntimeError> {
-        self.run_vision(patches, grid, Some(trace)).await
+        self.run_vision(patches, change, grid, Some(trace)).await
     }
 
     async fn run_vision(
         &mut self,
         patches: &[f32],
+        change: Option<&[f32]>,
         grid: &PictureGrid,
         mut trace: Option<&mut Trace>,
     ) -> Result<ImageFeatures, RuntimeError> {
@@ -166,6 +172,15 @@ impl Model {
         vision.encode_positions(&mut encoder, rows);
         encode(&mut encoder, &vision.embed, rows);
         self.gpu.queue().submit([encoder.finish()]);
+        if let Some(change) = change {
+            assert_eq!(change.len(), patches.len(), "patches of the second frame");
+            if config.vision.video.is_none() {
+                return Err(RuntimeError::NoVideo);
+            }
+            // After the submission that reads the first frame.
+            self.gpu.write_rows(&vision.patches, change);
+            self.submit(&vision.embed_change, rows);
+        }
         self.record(&mut trace, "patch_embed", &vision.embedded, rows).await?;
         self.submit(&vision.place, rows);
         if config.vision.pre_norm {
@@ -235,7 +250,7 @@ impl Model {
         self.sequence.check_room(self.options.context_length)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&self.decoder.token, 0, &self.decoder.ids, 0, 4);
-        self.decode_step(encoder);
+        self.decode_step(encoder)?;
         self.sequence.push(Cached::Chosen);
         Ok(())
     }
@@ -268,16 +283,19 @@ impl Model {
         Ok(token)
     }
 
-    /// Appends one decode step for the token in `ids` to `encoder` and submits it.
-    fn decode_step(&mut self, mut encoder: wgpu::CommandEncoder) {
+    /// Appends one decode step for the token in `ids`, the one chosen last, to `encoder` and submits it.
+    fn decode_step(&mut self, mut encoder: wgpu::CommandEncoder) -> Result<(), RuntimeError> {
         let length = self.length();
         let position = self.sequence.next();
         self.angles.write(&self.gpu, &self.decoder.tables.angles, self.options.context_length, length, &[position]);
         let decoder = &self.decoder;
         self.step.write(&self.gpu, 1, length, length + 1);
+        let presence = if self.penalizes { Some(decoder.presence(&self.gpu)?) } else { None };
+        encode(&mut encoder, presence.iter().map(|presence| &presence.mark), 1);
         encode(&mut encoder, decoder.embed.iter().chain(decoder.layers.iter().flat_map(|layer| layer.decode(length + 1))), 1);
-        self.encode_head(&mut encoder, 0);
+        self.encode_head(&mut encoder, 0, presence);
         self.gpu.queue().submit([encoder.finish()]);
+        Ok(())
     }
 
     /// Runs one chunk of a prompt, after the positions that the cache holds.
@@ -328,7 +346,7 @@ impl Model {
                 let next = self.gpu.device().create_command_encoder(&Default::default());
                 self.gpu.queue().submit([std::mem::replace(&mut encoder, next).finish()]);
             }
-            self.encode_head(&mut encoder, rows - 1);
+            self.encode_head(&mut encoder, rows - 1, None);
             self.gpu.queue().submit([encoder.finish()]);
         } else {
             self.gpu.queue().submit([encoder.finish()]);
@@ -342,7 +360,7 @@ impl Model {
             self.record(trace, "hidden.ln_f", &decoder.normed, rows).await?;
             for row in 0..rows {
                 let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-                self.encode_head(&mut encoder, row);
+                self.encode_head(&mut encoder, row, None);
                 self.gpu.queue().submit([encoder.finish()]);
                 self.record(trace, "logits", &decoder.logits, 1).await?;
             }
@@ -357,11 +375,11 @@ impl Model {
         Ok(())
     }
 
-    /// Appends final norm, head and argmax for one row of the hidden states.
-    fn encode_head(&self, encoder: &mut wgpu::CommandEncoder, row: usize) {
+    /// Appends final norm, head, presence penalty and argmax for one row of the hidden states.
+    fn encode_head(&self, encoder: &mut wgpu::CommandEncoder, row: usize, presence: Option<&PresencePenalty>) {
         let decoder = &self.decoder;
         encoder.copy_buffer_to_buffer(&decoder.hidden.buffer, decoder.hidden.bytes(row), &decoder.last.buffer, 0, decoder.last.bytes(1));
-        encode(encoder, decoder.head.iter().chain([&decoder.argmax]), 1);
+        encode(encoder, decoder.head.iter().chain(presence.map(|presence| &presence.penalize)).chain([&decoder.argmax]), 1);
     }
 
     fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a qwen_vl_kernels::Dispatch>, rows: usize) {
@@ -402,8 +420,8 @@ impl Backend for Model {
         self.sequence.reused()
     }
 
-    async fn encode_image(&mut self, patches: &[f32], grid: &PictureGrid) -> Result<ImageFeatures, RuntimeError> {
-        self.run_vision(patches, grid, None).await
+    async fn encode_image(&mut self, patches: &[f32], change: Option<&[f32]>, grid: &PictureGrid) -> Result<ImageFeatures, RuntimeError> {
+        self.run_vision(patches, change, grid, None).await
     }
 
     async fn read_features(&self, features: &ImageFeatures) -> Result<Vec<f32>, RuntimeError> {
@@ -418,6 +436,7 @@ impl Backend for Model {
         on_chunk: &mut dyn FnMut(usize) -> ControlFlow<()>,
         mut trace: Option<&mut Trace>,
     ) -> Result<ControlFlow<()>, RuntimeError> {
+        self.penalizes = false;
         let pictures: Vec<ImageRows> = images.iter().map(|features| features.image).collect();
         let plan = self.sequence.plan(&self.manifest.config, self.options.context_length, ids, &pictures, kv_reuse, trace.is_some())?;
         self.angles.set_alpha(&self.manifest.config.decoder, plan.alpha);
@@ -441,10 +460,20 @@ impl Backend for Model {
         Ok(ControlFlow::Continue(()))
     }
 
+    fn begin_answer(&mut self, presence_penalty: Option<f32>) -> Result<bool, RuntimeError> {
+        self.penalizes = presence_penalty.is_some();
+        if let Some(penalty) = presence_penalty {
+            self.decoder.presence(&self.gpu)?.begin(&self.gpu, penalty);
+        }
+        Ok(true)
+    }
+
     fn decode(&mut self, token: u32) -> Result<(), RuntimeError> {
         self.sequence.check_next(&self.manifest.config, self.options.context_length, token)?;
-        self.gpu.queue().write_buffer(&self.decoder.ids, 0, bytemuck::bytes_of(&token));
-        self.decode_step(self.gpu.device().create_command_encoder(&Default::default()));
+        for buffer in [&self.decoder.ids, &self.decoder.token] {
+            self.gpu.queue().write_buffer(buffer, 0, bytemuck::bytes_of(&token));
+        }
+        self.decode_step(self.gpu.device().create_command_encoder(&Default::default()))?;
         self.sequence.push(Cached::Token(token));
         Ok(())
     }

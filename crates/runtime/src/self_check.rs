@@ -1,5 +1,6 @@
 //! The self-check of a loaded model: detects drivers that compute incorrectly.
 
+use crate::sequence::text_tokens;
 use crate::vision::{epilogue, needs_f32};
 use crate::{Backend, KvFormat, KvReuse, Model, RuntimeError};
 use qwen_vl_format::tensors::tensor_table;
@@ -29,9 +30,7 @@ impl Model {
         if self.context_length() <= TOKENS {
             return Ok(());
         }
-        let vocab = self.manifest().config.decoder.vocab_size;
-        let image_start = self.manifest().config.image_token;
-        let ids: Vec<u32> = (0..vocab as u32).filter(|id| *id != image_start).cycle().step_by(37).take(TOKENS).collect();
+        let ids = text_tokens(&self.manifest().config, TOKENS);
         let mut on_chunk = |_| ControlFlow::Continue(());
         self.rewind(0);
         let _ = self.prefill(&ids, &[], KvReuse::Exact, &mut on_chunk, None).await?;

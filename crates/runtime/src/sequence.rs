@@ -192,11 +192,18 @@ impl Sequence {
     }
 }
 
+/// Returns `count` arbitrary tokens without pictures and videos, for measurements and checks.
+pub(crate) fn text_tokens(config: &ModelConfig, count: usize) -> Vec<u32> {
+    let video = config.vision.video.map(|video| video.token);
+    let is_text = |id: &u32| *id != config.image_token && Some(*id) != video;
+    (0..config.decoder.vocab_size as u32).filter(is_text).cycle().step_by(37).take(count).collect()
+}
+
 /// Returns the position of the first feature of each picture.
 fn image_spans(config: &ModelConfig, ids: &[u32], images: &[ImageRows]) -> Result<Vec<usize>, RuntimeError> {
     match &config.vision.resampler {
         Some(resampler) => tagged_spans(config.image_token, resampler.queries, ids),
-        None => padded_spans(config.image_token, ids, images),
+        None => padded_spans(config, ids, images),
     }
 }
 
@@ -217,14 +224,16 @@ fn tagged_spans(open: u32, queries: usize, ids: &[u32]) -> Result<Vec<usize>, Ru
     Ok(spans)
 }
 
-/// The pictures take the places of the tokens `<|image_pad|>`, in order and without gaps.
-fn padded_spans(pad: u32, ids: &[u32], images: &[ImageRows]) -> Result<Vec<usize>, RuntimeError> {
-    let pads = ids.iter().filter(|id| **id == pad).count();
+/// The pictures take the places of the tokens `<|image_pad|>`, and steps of videos those of `<|video_pad|>`, in order and without gaps.
+fn padded_spans(config: &ModelConfig, ids: &[u32], images: &[ImageRows]) -> Result<Vec<usize>, RuntimeError> {
+    let video_token = config.vision.video.map(|video| video.token);
+    let pads = ids.iter().filter(|id| **id == config.image_token || Some(**id) == video_token).count();
     let needed = images.iter().map(|image| image.grid.tokens()).sum();
     let mut spans = Vec::with_capacity(images.len());
     let mut position = 0;
     for image in images {
         let tokens = image.grid.tokens();
+        let pad = image.grid.step.and(video_token).unwrap_or(config.image_token);
         let begin = ids[position..].iter().position(|id| *id == pad).map_or(ids.len(), |offset| position + offset);
         let run = ids[begin..].iter().take(tokens).take_while(|id| **id == pad).count();
         if pads != needed || run != tokens {

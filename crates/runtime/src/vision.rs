@@ -27,6 +27,8 @@ pub(crate) struct VisionTower {
     pub(crate) embedded: Activation,
     /// Patch embedding.
     pub(crate) embed: Vec<Dispatch>,
+    /// Adds the embedding of the change to a second frame, after `embed`; empty without videos. Its input is in `patches` too.
+    pub(crate) embed_change: Vec<Dispatch>,
     /// Position embedding and norm, after `embed`.
     pub(crate) place: Vec<Dispatch>,
     /// The blocks in order.
@@ -95,6 +97,13 @@ impl VisionTower {
         let embedded = if vision.pre_norm { &normed } else { &hidden };
         let onto = if matches!(positions, Positions::Fixed(_)) { Epilogue::Accumulate } else { Epilogue::Store };
         let embed = matmul(gpu, step, weights.linear("vision.patch_embedding").exact(exact).product(&patches, embedded, onto));
+        let embed_change = match vision.video {
+            Some(_) => {
+                let change = weights.linear("vision.frame_change").exact(exact);
+                matmul(gpu, step, change.product(&patches, embedded, Epilogue::Accumulate))
+            }
+            None => Vec::new(),
+        };
         let mut place = Vec::new();
         if let Positions::Sampled(taps) = &positions {
             place.push(add_taps(gpu, step, &weights.rows("vision.position_embedding"), taps, embedded));
@@ -141,7 +150,7 @@ impl VisionTower {
             })
             .collect();
         let embedded = embedded.clone();
-        Ok(Self { patches, hidden, normed, attended, embedded, embed, place, blocks, positions, angles, segments })
+        Ok(Self { patches, hidden, normed, attended, embedded, embed, embed_change, place, blocks, positions, angles, segments })
     }
 
     /// Writes the tables of a picture of this grid.

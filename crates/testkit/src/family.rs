@@ -43,14 +43,13 @@ impl FamilySet {
         self.root.join("checkpoints").join(&self.name)
     }
 
-    /// All cases without videos, by name. (The fixtures have prompts without results too, which are left out.)
+    /// All cases, by name. (The fixtures have prompts without results too, which are left out.)
     pub fn cases(&self) -> Result<Vec<FamilyCase>> {
         let folder = self.root.join("golden").join(&self.name);
         let mut paths: Vec<PathBuf> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "json") && path.with_extension("safetensors").is_file());
         paths.sort();
-        let cases = paths.iter().map(|path| FamilyCase::read(path)).collect::<Result<Vec<_>>>()?;
-        Ok(cases.into_iter().filter(|case| case.video_grid_thw.is_none()).collect())
+        paths.iter().map(|path| FamilyCase::read(path)).collect()
     }
 }
 
@@ -67,8 +66,9 @@ pub struct FamilyCase {
     /// Steps, rows and columns of each picture.
     #[serde(default)]
     pub image_grid_thw: Option<Vec<[usize; 3]>>,
+    /// Steps, rows and columns of each video.
     #[serde(default)]
-    video_grid_thw: Option<Value>,
+    pub video_grid_thw: Option<Vec<[usize; 3]>>,
     /// Limits of the size of a picture, if they differ from those of the checkpoint.
     #[serde(default)]
     pub image_size_limits: Option<SizeLimits>,
@@ -114,9 +114,31 @@ impl FamilyCase {
         Ok(case)
     }
 
-    /// Paths of the pictures, relative to [`FamilySet::root`].
-    pub fn images(&self) -> Vec<String> {
+    /// The pictures and videos in order.
+    pub fn seen(&self) -> Vec<Seen> {
         let parts = self.messages.iter().filter_map(|message| message["content"].as_array()).flatten();
-        parts.filter_map(|part| part["image"].as_str().map(str::to_owned)).collect()
+        let path = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let seen = |part: &Value| match (&part["image"], &part["video"]) {
+            (Value::String(image), _) => Some(Seen::Picture(image.clone())),
+            (_, Value::Array(frames)) => {
+                Some(Seen::Video { frames: frames.iter().map(path).collect(), fps: part["fps"].as_f64().unwrap_or(2.0) })
+            }
+            _ => None,
+        };
+        parts.filter_map(seen).collect()
     }
+}
+
+/// A picture or a video of a case, by paths relative to [`FamilySet::root`].
+#[derive(Debug, Clone)]
+pub enum Seen {
+    /// A picture.
+    Picture(String),
+    /// A video.
+    Video {
+        /// Its frames, in their size for the model.
+        frames: Vec<String>,
+        /// Frames a second.
+        fps: f64,
+    },
 }

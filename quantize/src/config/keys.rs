@@ -57,9 +57,12 @@ impl<'a> Keys<'a> {
         self.optional_size(key)?.ok_or_else(|| self.missing(key))
     }
 
+    pub(super) fn optional_token(&self, key: &str) -> Result<Option<u32>, ConfigError> {
+        self.read(key, "the id of a token", |value| value.as_u64().and_then(|id| u32::try_from(id).ok()))
+    }
+
     pub(super) fn token(&self, key: &str) -> Result<u32, ConfigError> {
-        let token = self.read(key, "the id of a token", |value| value.as_u64().and_then(|id| u32::try_from(id).ok()))?;
-        token.ok_or_else(|| self.missing(key))
+        self.optional_token(key)?.ok_or_else(|| self.missing(key))
     }
 
     pub(super) fn number(&self, key: &str) -> Result<Option<f64>, ConfigError> {

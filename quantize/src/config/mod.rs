@@ -8,7 +8,7 @@ mod qwen2_vl;
 mod qwen3_vl;
 
 use keys::Keys;
-use qwen_vl_format::config::{Activation, RotaryConfig, SUPPORTED, unsupported};
+use qwen_vl_format::config::{Activation, RotaryConfig, SUPPORTED, VideoConfig, unsupported};
 use qwen_vl_format::tensors::tensor_table;
 use qwen_vl_format::{ConfigError, Family, ModelConfig, QwenVlConfig};
 use serde_json::Value;
@@ -120,9 +120,19 @@ fn check_vision(vision: Keys<'_>) -> Result<usize, ConfigError> {
     for key in ["in_channels", "in_chans"] {
         vision.only(key, 3)?;
     }
-    // The two frames of a still picture are added at conversion.
+    // The weights of the two frames are added for still pictures at conversion.
     vision.only("temporal_patch_size", 2)?;
     Ok(vision.optional_size("spatial_merge_size")?.unwrap_or(2))
+}
+
+/// How the model takes videos; `None` if it has no token for them.
+fn video(root: Keys<'_>, positions_per_second: Option<usize>) -> Result<Option<VideoConfig>, ConfigError> {
+    let Some(token) = root.optional_token("video_token_id")? else { return Ok(None) };
+    let positions_per_second = match positions_per_second.map(u32::try_from).transpose() {
+        Ok(positions) => positions,
+        Err(_) => return Err(unsupported("vision_config.tokens_per_second", positions_per_second.unwrap_or(0), "a number below 2³²")),
+    };
+    Ok(Some(VideoConfig { token, positions_per_second }))
 }
 
 /// Base of the rotary frequencies of the vision tower.

@@ -1,6 +1,6 @@
 //! Qwen2.5-VL: `configuration_qwen2_5_vl.py` and `modeling_qwen2_5_vl.py` of transformers.
 
-use super::{Keys, VISION_NORM_EPSILON, activation, check_vision, qwen2_vl, vision_rotary};
+use super::{Keys, VISION_NORM_EPSILON, activation, check_vision, qwen2_vl, video, vision_rotary};
 use qwen_vl_format::config::{Activation, MergerConfig, WindowConfig, unsupported};
 use qwen_vl_format::{ConfigError, Family, ModelConfig, VisionConfig};
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub(super) fn read(config: &Value) -> Result<ModelConfig, ConfigError> {
     if activation != Activation::GatedSilu {
         return Err(unsupported(vision.path("hidden_act"), format!("{activation:?}"), "silu"));
     }
+    // The default of `Qwen2_5_VLVisionConfig` is 4.
+    let positions_per_second = vision.optional_size("tokens_per_second")?.unwrap_or(4);
     let vision = VisionConfig {
         patch_size,
         width: vision.size("hidden_size")?,
@@ -46,6 +48,7 @@ pub(super) fn read(config: &Value) -> Result<ModelConfig, ConfigError> {
         image_size: None,
         resampler: None,
         merger: Some(MergerConfig { size: merge, deepstack: Vec::new() }),
+        video: video(root, Some(positions_per_second))?,
     };
     Ok(ModelConfig { family: Family::Qwen25Vl, image_token: root.token("image_token_id")?, vision, decoder })
 }

@@ -2,7 +2,7 @@
 //!
 //! The published files have the decoder's keys at the top and `rope_scaling`, newer saves have `text_config` and `rope_parameters`.
 
-use super::{Keys, VISION_NORM_EPSILON, activation, check_text, check_vision, rotary, text_keys, tied_head, vision_rotary};
+use super::{Keys, VISION_NORM_EPSILON, activation, check_text, check_vision, rotary, text_keys, tied_head, video, vision_rotary};
 use qwen_vl_format::config::{Activation, MergerConfig, unsupported};
 use qwen_vl_format::{ConfigError, DecoderConfig, Family, ModelConfig, VisionConfig};
 use serde_json::Value;
@@ -38,6 +38,7 @@ pub(super) fn read(config: &Value) -> Result<ModelConfig, ConfigError> {
         image_size: None,
         resampler: None,
         merger: Some(MergerConfig { size: merge, deepstack: Vec::new() }),
+        video: video(root, None)?,
     };
     Ok(ModelConfig { family: Family::Qwen2Vl, image_token: root.token("image_token_id")?, vision, decoder })
 }

@@ -1,6 +1,6 @@
 //! Qwen3-VL, dense: `configuration_qwen3_vl.py` and `modeling_qwen3_vl.py` of transformers.
 
-use super::{Keys, VISION_NORM_EPSILON, activation, check_text, check_vision, rotary, text_keys, tied_head, vision_rotary};
+use super::{Keys, VISION_NORM_EPSILON, activation, check_text, check_vision, rotary, text_keys, tied_head, video, vision_rotary};
 use qwen_vl_format::config::{MergerConfig, unsupported};
 use qwen_vl_format::{ConfigError, DecoderConfig, Family, ModelConfig, VisionConfig};
 use serde_json::Value;
@@ -57,6 +57,7 @@ pub(super) fn read(config: &Value) -> Result<ModelConfig, ConfigError> {
         image_size: None,
         resampler: None,
         merger: Some(MergerConfig { size: merge, deepstack }),
+        video: video(root, None)?,
     };
     Ok(ModelConfig { family: Family::Qwen3Vl, image_token: root.token("image_token_id")?, vision, decoder })
 }

@@ -1,6 +1,7 @@
 //! Tensors of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 //!
-//! - The patch embedding is a convolution over two frames, which are equal in a still picture: their weights are added in f32;
+//! - The patch embedding is a convolution over two frames, which are equal in a still picture: their weights are added in f32, and those of the
+//!   second are stored once more for videos;
 //! - `attn.qkv` of the vision tower is `[all q; all k; all v]` already; the decoder stores three matrices;
 //! - the gate of an MLP is `gate_proj`.
 
@@ -86,9 +87,11 @@ pub(super) fn recipe(config: &ModelConfig, spec: &TensorSpec) -> Recipe {
         return merger(&format!("deepstack_merger_list.{index}"), part);
     }
     match module {
-        "vision.patch_embedding" if leaf == "weight" => {
+        "vision.patch_embedding" | "vision.frame_change" if leaf == "weight" => {
             let side = config.vision.patch_size;
-            Recipe::Folded { source: Original::new(format!("{visual}patch_embed.proj.{leaf}"), [rows, 3, FRAMES, side, side]) }
+            let source = Original::new(format!("{visual}patch_embed.proj.{leaf}"), [rows, 3, FRAMES, side, side]);
+            // The change from the first frame to the second meets the weights of the second alone.
+            Recipe::Folded { source, first: if module == "vision.frame_change" { 1 } else { 0 } }
         }
         "vision.patch_embedding" => same(format!("{visual}patch_embed.proj.{leaf}")),
         "vision" => same(format!("{visual}pos_embed.weight")),

@@ -161,9 +161,9 @@ impl RowSource for Converter {
                 let row = |row: usize| &blocks[row % 2][(row / 2 - first) * width..][..width];
                 range.flat_map(|at| row(at).iter().copied()).collect()
             }
-            Recipe::Folded { source } => {
+            Recipe::Folded { source, first } => {
                 let (frames, area) = folded(source);
-                let pixel = |channel: &[f32], at: usize| channel.iter().skip(at).step_by(area).copied().sum();
+                let pixel = |channel: &[f32], at: usize| channel.iter().skip(*first * area + at).step_by(area).copied().sum();
                 let channels = blocks[0].chunks_exact(frames * area);
                 channels.flat_map(|channel| (0..area).map(move |at| pixel(channel, at))).collect()
             }
@@ -191,7 +191,8 @@ impl RowSource for Converter {
             }
             Recipe::Interleaved { even, odd } => at(if row.is_multiple_of(2) { even } else { odd }, format!("{kind} {}", row / 2)),
             // Computed from several weights.
-            Recipe::Folded { source } => at(source, format!("row {row} after adding the frames")),
+            Recipe::Folded { source, first: 0 } => at(source, format!("row {row} after adding the frames")),
+            Recipe::Folded { source, .. } => at(source, format!("row {row}")),
             Recipe::Transposed { source } => at(source, format!("column {row}")),
             Recipe::Resized { source, .. } => at(source, format!("row {row} after resizing")),
             Recipe::Query([query, ..]) => at(query, format!("row {row} after the norm")),

@@ -44,8 +44,8 @@ pub(super) enum Recipe {
     PerHead { source: Original, heads: usize, head_dim: usize },
     /// Row 2i from `even`, row 2i + 1 from `odd`.
     Interleaved { even: Original, odd: Original },
-    /// `[rows, channels, frames, height, width]`, added over the frames.
-    Folded { source: Original },
+    /// `[rows, channels, frames, height, width]`, added over the frames from `first` on.
+    Folded { source: Original, first: usize },
     /// Rows from columns.
     Transposed { source: Original },
     /// A position table resized from `from`×`from` to `to`×`to`.
@@ -70,7 +70,7 @@ impl Recipe {
             Self::Query(sources) => sources.iter().collect(),
             Self::Rows { source, .. }
             | Self::PerHead { source, .. }
-            | Self::Folded { source }
+            | Self::Folded { source, .. }
             | Self::Transposed { source }
             | Self::Resized { source, .. } => vec![source],
         }
@@ -102,7 +102,7 @@ impl Recipe {
                 let pairs = rows.start / 2..rows.end.div_ceil(2);
                 vec![even.block(pairs.clone(), width), odd.block(pairs, width)]
             }
-            Self::Folded { source } => vec![source.block(rows, source.shape[1..].iter().product())],
+            Self::Folded { source, .. } => vec![source.block(rows, source.shape[1..].iter().product())],
             Self::Transposed { source } => vec![Block { name: &source.name, rows: 0..source.shape[0], cols: rows }],
             Self::Resized { source, .. } => vec![source.whole()],
             Self::Query(sources) => sources.iter().map(Original::whole).collect(),

@@ -102,6 +102,14 @@ fn read_merges(input: &Files, config: &ModelConfig, notes: &mut Vec<String>) -> 
         config.image_token,
         special.imgpad
     );
+    if let Some(video) = config.vision.video {
+        let found = special.video_pad.map_or("no `<|video_pad|>`".to_owned(), |id| format!("`<|video_pad|>` as {id}"));
+        ensure!(
+            special.video_pad == Some(video.token),
+            "config.json: `video_token_id` is {}, and the tokenizer has {found}: one of the files is of another model",
+            video.token
+        );
+    }
     check_rows(&added, config)?;
     Ok(Tokenizer { vocabulary: vocabulary.to_bytes(), added_tokens: added })
 }

@@ -90,6 +90,7 @@ def later_tensors(config, tensors):
     area = shape[3] * shape[4]
     channels = [values[at : at + 2 * area] for at in range(0, len(values), 2 * area)]
     out = {"vision.patch_embedding.weight": array.array("f", (channel[i] + channel[area + i] for channel in channels for i in range(area)))}
+    out["vision.frame_change.weight"] = join(channel[area:] for channel in channels)
     if third:
         out["vision.patch_embedding.bias"] = take(visual + "patch_embed.proj.bias")
         out["vision.position_embedding"] = take(visual + "pos_embed.weight")

@@ -4,21 +4,31 @@ import { QwenVLError } from "../wire/errors.js";
 import { describe } from "../wire/quote.js";
 import type { EnginePart } from "../wire/engine.js";
 import type { Box } from "../wire/types.js";
-import { DISPLAY, imageView, sampleFrames, type ImageOptions, type ImageSize, type ImageView, type VideoSource } from "./image.js";
-import { anyString, checkArgument, checkBox, IMAGE_CHECKS, oneOf, whole, type Check } from "./options.js";
-import { Picture, type ImageInput } from "./picture.js";
+import { DISPLAY, imageView, type ImageOptions, type ImageSize, type ImageView } from "./image.js";
+import { anyString, checkArgument, checkBox, checkOptions, IMAGE_CHECKS, oneOf, whole, type Check } from "./options.js";
+import { ImageRef, Picture, type ImageInput } from "./picture.js";
+import {
+  checkPlayable,
+  readVideo,
+  sampleFrames,
+  VIDEO_CHECKS,
+  type VideoInput,
+  type VideoOptions,
+  type VideoSource,
+  type VideoTools,
+} from "./video.js";
 
 /** A part of a question. */
 export type Part =
   | string
   | { text: string }
   | ({ image: ImageInput } & ImageOptions)
-  | {
-      /** A video, of which the model sees frames, as in the paper. */
-      video: VideoSource;
-      /** Number of frames; 4 by default. */
+  | ({
+      /** A video, or a reference to an encoded one. The 2023 model sees frames of a video as pictures, as in the paper. */
+      video: VideoInput | ImageRef;
+      /** Number of frames that the model sees as pictures; 4 by default for the 2023 model. */
       frames?: number;
-    }
+    } & VideoOptions)
   | {
       /** Name of a region. */
       ref: string;
@@ -33,6 +43,9 @@ export type Content = string | readonly Part[];
 
 /** A question, or an answer with its tags (`Answer.raw`). */
 export type Message = { role: "user"; content: Content } | { role: "assistant"; content: string };
+
+/** The way in which pictures and videos that have no options themselves are read. `videos` is absent if the model takes no videos. */
+export type QuestionView = ImageView & { readonly videos?: VideoTools | undefined };
 
 /** A part of a question whose pictures are captured. */
 type Stored = { text: string } | { picture: Picture } | { ref: string; boxes: readonly Box[]; unit: "norm" | "pixels" };
@@ -50,7 +63,7 @@ export class Question {
   readonly #parts: Stored[];
 
   /** @param name the argument's place, for error messages */
-  constructor(content: Content, view: ImageView, signal?: AbortSignal, name = "content") {
+  constructor(content: Content, view: QuestionView, signal?: AbortSignal, name = "content") {
     checkArgument(name, content, anyContent);
     const parts = typeof content === "string" ? [content] : content;
     this.#parts = parts.flatMap((part, index) => stored(`${name}[${index}]`, part, view, signal));
@@ -76,7 +89,10 @@ export class Question {
     const pictures = [...earlier];
     return this.#parts.map((part) => {
       if ("text" in part) return { text: part.text };
-      if ("picture" in part) return { image: `picture-${pictures.push(part.picture)}` };
+      if ("picture" in part) {
+        const name = `picture-${pictures.push(part.picture)}`;
+        return part.picture.video ? { video: name } : { image: name };
+      }
       const toNorm = (box: Box) => (part.unit === "norm" ? rounded(box) : toThousandths(box, pictures.at(-1)?.info));
       return { ref: part.ref, boxes: part.boxes.map(toNorm) };
     });
@@ -85,8 +101,9 @@ export class Question {
   /** Returns the question for asking it again. */
   content(): Content {
     const parts = this.#parts.map((part): Part => {
-      if ("picture" in part) return { image: part.picture.input, ...part.picture.view };
-      return part;
+      if (!("picture" in part)) return part;
+      const { input, video, view } = part.picture;
+      return video ? { video: input as VideoInput | ImageRef, ...video } : { image: input as ImageInput, ...view };
     });
     return simplified(parts);
   }
@@ -94,15 +111,17 @@ export class Question {
   /** Returns {@link content} with pictures as data URLs. */
   toJSON(): Content {
     const parts = this.#parts.map((part): Part => {
-      if ("picture" in part) return { image: part.picture.toJSON(), ...part.picture.view };
-      return part;
+      if (!("picture" in part)) return part;
+      const { video, view } = part.picture;
+      const data = part.picture.toJSON();
+      return video ? { video: data, ...video } : { image: data as string, ...view };
     });
     return simplified(parts);
   }
 }
 
 /** Checks a part and captures its pictures. `name` is its place, for error messages. */
-function stored(name: string, part: Part, view: ImageView, signal?: AbortSignal): Stored[] {
+function stored(name: string, part: Part, view: QuestionView, signal?: AbortSignal): Stored[] {
   if (typeof part === "string") return [{ text: part }];
   if (typeof part === "object" && part !== null) {
     if ("text" in part) {
@@ -116,9 +135,17 @@ function stored(name: string, part: Part, view: ImageView, signal?: AbortSignal)
       return [{ picture: Picture.of(part.image, asked, signal, `${name}.image`) }];
     }
     if ("video" in part) {
-      const frames = part.frames ?? FRAMES;
-      checkArgument(`${name}.frames`, frames, whole(1));
-      return framesOf(part.video, frames, signal);
+      const { video, frames, ...rest } = part;
+      if (video instanceof ImageRef) return [{ picture: video.picture }];
+      if (view.videos && frames === undefined) {
+        const options = videoOptions(rest);
+        checkOptions(options, VIDEO_CHECKS);
+        return [{ picture: Picture.ofVideo(video, readVideo(video, options, view.videos, signal, `${name}.video`), options) }];
+      }
+      const count = frames ?? FRAMES;
+      checkArgument(`${name}.frames`, count, whole(1));
+      checkPlayable(`${name}.video`, video);
+      return framesOf(video, count, signal);
     }
     if ("ref" in part) {
       const { ref, boxes = [], unit = "norm" } = part;
@@ -133,6 +160,15 @@ function stored(name: string, part: Part, view: ImageView, signal?: AbortSignal)
     "INVALID_ARGUMENT",
     `\`${name}\` is ${describe(part)}, expected a string, { text }, { image }, { video } or { ref }`,
   );
+}
+
+function videoOptions({ fps, maxFrames, minStepTokens, maxTokens }: VideoOptions): VideoOptions {
+  return {
+    ...(fps === undefined ? {} : { fps }),
+    ...(maxFrames === undefined ? {} : { maxFrames }),
+    ...(minStepTokens === undefined ? {} : { minStepTokens }),
+    ...(maxTokens === undefined ? {} : { maxTokens }),
+  };
 }
 
 /** Returns a single text as a string. */

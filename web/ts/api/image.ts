@@ -38,9 +38,6 @@ export function imageView({ imageOrientation, imageColors }: ImageOptions, defau
   return { imageOrientation: imageOrientation ?? defaults.imageOrientation, imageColors: imageColors ?? defaults.imageColors };
 }
 
-/** A video: a file, an address, or an element of the page. */
-export type VideoSource = Blob | string | URL | HTMLVideoElement;
-
 /** Size in pixels. */
 export interface ImageSize {
   width: number;
@@ -291,70 +288,4 @@ function bitmapFile({ width, height, data }: ImageData): Uint8Array<ArrayBuffer>
     }
   }
   return file;
-}
-
-/**
- * Returns frames of a video as pictures for a question. The video is divided into `count` equal parts; each frame is from the middle of
- * one part.
- *
- * @param count 4 by default, as in the original
- */
-export async function sampleFrames(video: VideoSource, count = 4, options: { signal?: AbortSignal } = {}): Promise<ImageBitmap[]> {
-  if (typeof document === "undefined") throw new QwenVLError("IMAGE_DECODE", "videos can only be read on pages, not in workers");
-  if (!Number.isInteger(count) || count < 1)
-    throw new QwenVLError("INVALID_ARGUMENT", `\`count\` is ${describe(count)}, expected a whole number from 1`);
-  const { signal } = options;
-  const url =
-    video instanceof Blob ? URL.createObjectURL(video) : video instanceof HTMLVideoElement ? video.currentSrc || video.src : String(video);
-  // A separate player, so that an element of the page does not change its position.
-  const player = Object.assign(document.createElement("video"), { muted: true, preload: "auto", crossOrigin: "anonymous" });
-  try {
-    await arrival(player, "loadeddata", signal, () => (player.src = url));
-    const seek = async (time: number) => {
-      await arrival(player, "seeked", signal, () => (player.currentTime = time));
-      if (player.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) await arrival(player, "canplay", signal);
-    };
-    // A recorded video has an unknown duration until the player has reached its end.
-    if (!Number.isFinite(player.duration)) await arrival(player, "seeked", signal, () => (player.currentTime = Number.MAX_SAFE_INTEGER));
-    const frames: ImageBitmap[] = [];
-    for (let frame = 0; frame < count; frame++) {
-      await seek(((frame + 0.5) / count) * player.duration);
-      frames.push(await createImageBitmap(player, EXACT));
-    }
-    return frames;
-  } catch (cause) {
-    signal?.throwIfAborted();
-    if (cause instanceof QwenVLError) throw cause;
-    throw new QwenVLError("IMAGE_DECODE", `could not read the video's frames: ${String(cause)}`, { cause });
-  } finally {
-    player.removeAttribute("src");
-    player.load();
-    if (video instanceof Blob) URL.revokeObjectURL(url);
-  }
-}
-
-/** Resolves at the next `event` of the player. */
-function arrival(player: HTMLVideoElement, event: string, signal?: AbortSignal, start?: () => void): Promise<void> {
-  return new Promise((resolve, reject) => {
-    signal?.throwIfAborted();
-    const over = new AbortController();
-    const listening = { signal: over.signal };
-    const end = (settle: () => void) => () => {
-      over.abort();
-      settle();
-    };
-    player.addEventListener(event, end(resolve), listening);
-    const failed = () => new QwenVLError("IMAGE_DECODE", `the browser cannot play the video: ${player.error?.message ?? "unknown reason"}`);
-    player.addEventListener(
-      "error",
-      end(() => reject(failed())),
-      listening,
-    );
-    signal?.addEventListener(
-      "abort",
-      end(() => reject(signal.reason)),
-      listening,
-    );
-    start?.();
-  });
 }

@@ -6,8 +6,8 @@ import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score } from "..
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "../wire/abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
-import { Question, toThousandths, type Content } from "./content.js";
-import { imageView, type ImageOptions, type ImageView } from "./image.js";
+import { Question, toThousandths, type Content, type QuestionView } from "./content.js";
+import { imageView, type ImageOptions } from "./image.js";
 import { loadIntoWorker, type LoadedWorker, type LoadOptions } from "./load.js";
 import {
   abortSignal,
@@ -26,6 +26,7 @@ import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from
 import { Run, RunState } from "./run.js";
 import { Session, type EncodingOptions, type PreparedRequest, type SessionOptions } from "./session.js";
 import { taskPictureTokens, taskPrompt, taskTokens, type CaptionStyle, type Task } from "./tasks.js";
+import { readVideo, VIDEO_CHECKS, type VideoInput, type VideoOptions, type VideoTools } from "./video.js";
 
 /** A text to continue, with its pictures, in the format of {@link QwenVLModel.complete}. */
 export interface RawPrompt {
@@ -81,6 +82,13 @@ export class QwenVLModel extends EventTarget {
   #disposed: QwenVLError | undefined;
   /** Number of runs in progress. */
   #running = 0;
+  readonly #videos: VideoTools = {
+    plan: async (source, options) => (await this.#ready()).client.call("planVideo", { source, options }).result,
+    frame: async (image, size) => {
+      const { client } = await this.#ready();
+      return client.call("frame", { image, ...(size ? { size } : {}) }, { transfer: transferables([image]) }).result;
+    },
+  };
 
   /** @internal */
   constructor(loaded: LoadedWorker, source: ModelSource, options: LoadOptions) {
@@ -96,8 +104,8 @@ export class QwenVLModel extends EventTarget {
   }
 
   /** @internal Options of pictures that have none themselves. */
-  get imageView(): ImageView {
-    return imageView(this.#options);
+  get imageView(): QuestionView {
+    return { ...imageView(this.#options), videos: this.info.family === "qwen_vl" ? undefined : this.#videos };
   }
 
   /** Starts a conversation, or continues one: `createSession(JSON.parse(JSON.stringify(session)))`. */
@@ -192,6 +200,17 @@ export class QwenVLModel extends EventTarget {
     checkOptions(options, ENCODE_CHECKS);
     options.signal?.throwIfAborted();
     return untilAborted(options.signal, this.hold(this.#picture(image, options), options));
+  }
+
+  /** Reads a video ahead of its question, encodes its frames and keeps them until the reference is disposed of. */
+  async encodeVideo(video: VideoInput, options: VideoOptions & { signal?: AbortSignal } = {}): Promise<ImageRef> {
+    checkOptions(options, { ...VIDEO_CHECKS, signal: abortSignal });
+    const { signal, ...rest } = options;
+    signal?.throwIfAborted();
+    const { videos } = this.imageView;
+    if (!videos) throw new QwenVLError("UNSUPPORTED_MODEL", "the 2023 model takes no videos: ask about frames of it, see `sampleFrames`");
+    const picture = Picture.ofVideo(video, readVideo(video, rest, videos, signal), rest);
+    return untilAborted(signal, this.hold(picture, signal ? { signal } : {}));
   }
 
   /** @internal */
@@ -367,7 +386,8 @@ export class QwenVLModel extends EventTarget {
       const pictures = (content.images ?? []).map((image) => this.#picture(image, options));
       return { prompt: { kind: "raw", text: content.prompt }, pictures };
     }
-    const question = new Question(content, imageView(options, this.imageView), options.signal);
+    const view = { ...this.imageView, ...imageView(options, this.imageView) };
+    const question = new Question(content, view, options.signal);
     for (const picture of question.picturesWithPixelBoxes([])) await this.encode(picture, false, options);
     return { prompt: { kind: "chat", history: [], query: question.parts([]), overflow: "error" }, pictures: question.pictures };
   }

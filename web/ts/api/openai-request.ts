@@ -3,8 +3,8 @@
 import type { EngineMessage } from "../wire/engine.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { AskOptions } from "../wire/types.js";
-import { Question, type Message, type Part } from "./content.js";
-import { checkImage, type ImageView } from "./image.js";
+import { Question, type Message, type Part, type QuestionView } from "./content.js";
+import { checkImage } from "./image.js";
 import { anyBoolean, anyNumber, anyString, arrayOf, checkArgument, either, oneOf, whole, type Check } from "./options.js";
 import { checkCalls, toolTexts, type ChatTool, type ChatToolCall } from "./openai-tools.js";
 import { ImageRef, type ImageInput, type Picture } from "./picture.js";
@@ -93,7 +93,7 @@ export function hasTools(params: ChatCompletionParams): boolean {
 }
 
 /** Reads the messages and tools of a request with tools. The template joins nothing: each message stays one. */
-export function toolConversation(params: ChatCompletionParams, view: ImageView, signal?: AbortSignal): PreparedRequest {
+export function toolConversation(params: ChatCompletionParams, view: QuestionView, signal?: AbortSignal): PreparedRequest {
   const pictures: Picture[] = [];
   const called = new Set<string>();
   const messages = params.messages.map((message, index): EngineMessage => {

@@ -4,33 +4,41 @@ import type { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { EngineLimits, PictureInfo } from "../wire/engine.js";
 import type { ImagePayload } from "../wire/protocol.js";
-import { capture, dataUrl, EXACT, type CapturedImage, type ImageSource, type ImageView } from "./image.js";
+import { capture, dataUrl, DISPLAY, EXACT, type CapturedImage, type ImageSource, type ImageView } from "./image.js";
+import { framesAsImages, type CapturedVideo, type VideoInput, type VideoOptions } from "./video.js";
 
-/** A picture, or a reference to an encoded one from {@link QwenVLModel.encodeImage}. */
+/** A picture, or a reference to an encoded one from {@link QwenVLModel.encodeImage} or {@link QwenVLModel.encodeVideo}. */
 export type ImageInput = ImageSource | ImageRef;
 
-/** A picture of a conversation. It is captured once, and sent to the worker until the worker keeps it. */
+/** A picture or a video of a conversation. It is captured once, and sent to the worker until the worker keeps it. */
 export class Picture {
   /** The original input. Once the picture is captured, an input that can change is replaced by an immutable copy. */
-  input: ImageInput;
+  input: ImageInput | VideoInput;
+  /** Options of a video; absent for a picture. */
+  readonly video: VideoOptions | undefined;
   /** Options that were asked for. */
   readonly view: ImageView;
   #info: PictureInfo | undefined;
   /** Limits of the size in which it was encoded. */
   #limits: EngineLimits = {};
-  readonly #captured: Promise<CapturedImage>;
-  #ready: CapturedImage | undefined;
+  readonly #captured: Promise<CapturedImage | CapturedVideo>;
+  #ready: CapturedImage | CapturedVideo | undefined;
 
-  constructor(input: ImageInput, captured: Promise<CapturedImage>, view: ImageView) {
+  constructor(
+    input: ImageInput | VideoInput,
+    captured: Promise<CapturedImage | CapturedVideo>,
+    view: ImageView,
+    video?: VideoOptions,
+  ) {
     this.input = input;
     this.view = view;
+    this.video = video;
     this.#captured = captured;
     captured.then(
       (image) => {
         this.#ready = image;
         if (input instanceof ImageRef) return;
-        this.input =
-          image.kind === "encoded" ? new Blob([image.bytes], { type: image.type }) : image.kind === "data" ? image.data : image.bitmap;
+        this.input = image.kind === "video" ? (input instanceof Blob ? input : framesAsImages(image)) : immutable(image);
       },
       // `payload` rejects with the same error.
       () => undefined,
@@ -41,6 +49,12 @@ export class Picture {
   static of(input: ImageInput, view: ImageView, signal?: AbortSignal, name = "image"): Picture {
     if (input instanceof ImageRef) return input.picture;
     return new Picture(input, capture(input, view.imageOrientation, signal, name), view);
+  }
+
+  /** A video of a conversation. */
+  static ofVideo(input: VideoInput, captured: Promise<CapturedVideo>, options: VideoOptions): Picture {
+    // A frame has no EXIF orientation and no transparent pixels.
+    return new Picture(input, captured, DISPLAY, options);
   }
 
   /** Id and size; known once the worker has encoded the picture. */
@@ -57,7 +71,8 @@ export class Picture {
   /** Returns the picture for the worker: its id if the worker should keep it in the size of these limits, unless `whole` is true. */
   async payload(whole: boolean, limits: EngineLimits): Promise<ImagePayload> {
     const image = await this.#captured;
-    const same = this.#limits.min_tokens === limits.min_tokens && this.#limits.max_tokens === limits.max_tokens;
+    // The size of a video was chosen when it was captured.
+    const same = this.video !== undefined || (this.#limits.min_tokens === limits.min_tokens && this.#limits.max_tokens === limits.max_tokens);
     if (this.#info && same && !whole) return { kind: "kept", id: this.#info.id };
     const original = this.view.imageColors === "original";
     switch (image.kind) {
@@ -67,11 +82,16 @@ export class Picture {
         return { kind: "rgba", width: image.data.width, height: image.data.height, pixels: new Uint8Array(image.data.data), original };
       case "bitmap":
         return { kind: "bitmap", bitmap: await createImageBitmap(image.bitmap, EXACT), original };
+      case "video":
+        return { ...image, rgb: image.rgb.slice() };
     }
   }
 
-  /** Returns the picture as an address that holds or names all of it. */
-  toJSON(): string {
+  /** Returns the picture as an address that holds or names all of it, or the frames of a video so. */
+  toJSON(): string | { image: string; time: number }[] {
+    if (this.#ready?.kind === "video") {
+      return framesAsImages(this.#ready).map(({ image, time }) => ({ image: dataUrl({ kind: "data", data: image }), time }));
+    }
     if (this.#ready) return dataUrl(this.#ready);
     if (typeof this.input === "string" || this.input instanceof URL) return String(this.input);
     throw new QwenVLError("INVALID_ARGUMENT", "a picture of the history is not read yet: ask a question first");
@@ -88,14 +108,21 @@ export function transferables(images: readonly ImagePayload[]): Transferable[] {
         return [image.pixels.buffer];
       case "bitmap":
         return [image.bitmap];
+      case "video":
+        return [image.rgb.buffer];
       case "kept":
         return [];
     }
   });
 }
 
+/** Returns a captured picture as an input. */
+function immutable(image: CapturedImage): ImageInput {
+  return image.kind === "encoded" ? new Blob([image.bytes], { type: image.type }) : image.kind === "data" ? image.data : image.bitmap;
+}
+
 /**
- * A reference to an encoded picture. Can be used wherever a picture can; a question about it with the same limits of pictures does not encode
+ * A reference to an encoded picture or video. Can be used wherever one can; a question about it with the same limits of pictures does not encode
  * it again.
  */
 export class ImageRef {

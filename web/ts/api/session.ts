@@ -3,8 +3,8 @@ import type { EnginePart, PictureInfo, PromptInput } from "../wire/engine.js";
 import type { ModelInfo } from "../wire/protocol.js";
 import type { AskOptions, GenerationOptions, PictureLimits } from "../wire/types.js";
 import { untilAborted } from "../wire/abort.js";
-import { Question, type Content, type Message } from "./content.js";
-import { imageView, type ImageOptions, type ImageView } from "./image.js";
+import { Question, type Content, type Message, type QuestionView } from "./content.js";
+import { imageView, type ImageOptions } from "./image.js";
 import {
   abortSignal,
   anyString,
@@ -46,7 +46,7 @@ export interface SessionOptions extends ImageOptions, PictureLimits {
 /** Functions of a model that its sessions use. */
 export interface SessionModel {
   readonly info: ModelInfo;
-  readonly imageView: ImageView;
+  readonly imageView: QuestionView;
   start(prepare: () => Promise<PreparedRequest>, options: AskOptions): Run;
   encode(picture: Picture, hold: boolean, options: EncodingOptions): Promise<PictureInfo>;
   count(request: PreparedRequest, options: EncodingOptions): Promise<number>;
@@ -174,8 +174,9 @@ export class Session {
     return { ...options, onContextOverflow: this.onContextOverflow, history };
   }
 
-  get #view(): ImageView {
-    return imageView(this.#options, this.#model.imageView);
+  get #view(): QuestionView {
+    const defaults = this.#model.imageView;
+    return { ...imageView(this.#options, defaults), videos: defaults.videos };
   }
 
   get #limits(): PictureLimits {
@@ -231,7 +232,7 @@ export class Session {
   }
 }
 
-function turnsOf(history: readonly Message[], view: ImageView): Turn[] {
+function turnsOf(history: readonly Message[], view: QuestionView): Turn[] {
   const turns: Turn[] = [];
   for (let index = 0; index < history.length; index += 2) {
     const [question, answer] = [history[index], history[index + 1]];

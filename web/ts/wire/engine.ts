@@ -19,6 +19,9 @@ export type {
   PictureLimits as EngineLimits,
   PromptInput,
   Score as EngineScore,
+  VideoOptions as EngineVideoOptions,
+  VideoPlan,
+  VideoSource as VideoFacts,
 } from "./generated.js";
 
 /** Translates generation options. Absent options stay absent, so that the engine takes the checkpoint's. */

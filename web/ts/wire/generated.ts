@@ -193,7 +193,7 @@ pictures?: PictureLimits, };
 export type MessageContent = string | Array<MessagePart>;
 
 /**
- * A part of a message. In JSON the key says which: `text`, `image` or `ref`.
+ * A part of a message. In JSON the key says which: `text`, `image`, `video` or `ref`.
  */
 export type MessagePart = {
 /**
@@ -204,6 +204,10 @@ text: string, } | {
  * Its name. In the 2023 model, 1 byte of UTF-8 takes one of the picture's positions.
  */
 image: string, } | {
+/**
+ * Its name.
+ */
+video: string, } | {
 /**
  * The name.
  */
@@ -500,7 +504,7 @@ decode_ms: number,
 decode_tokens_per_second: number, };
 
 /**
- * Identity and size of a picture.
+ * Identity and size of a picture or a video.
  */
 export type PictureInfo = {
 /**
@@ -521,6 +525,77 @@ height: number,
 seen: [number, number],
 /**
  * Positions in the prompt.
+ */
+tokens: number,
+/**
+ * Number of frames of a video; 1 for a picture.
+ */
+frames: number, };
+
+/**
+ * The way from a video to the frames that the model sees.
+ */
+export type VideoOptions = {
+/**
+ * Frames a second; 2 by default, as the models were trained.
+ */
+fps?: number,
+/**
+ * Most frames; 768 by default.
+ */
+max_frames?: number,
+/**
+ * Fewest tokens of two frames; absent for the rule of the generation.
+ */
+min_step_tokens?: number,
+/**
+ * Most tokens of the whole video. Frames are reduced, and if that is not enough, left out.
+ */
+max_tokens?: number, };
+
+/**
+ * What is known about a video before its frames are read.
+ */
+export type VideoSource = {
+/**
+ * Width of a frame, pixels.
+ */
+width: number,
+/**
+ * Height of a frame, pixels.
+ */
+height: number,
+/**
+ * Duration, seconds. Absent if the frames were chosen before: all are kept, as far as they fit.
+ */
+duration?: number,
+/**
+ * Number of frames; absent if any time can be read.
+ */
+frames?: number, };
+
+/**
+ * The frames that the model sees, and their size.
+ */
+export type VideoPlan = {
+/**
+ * Place of each frame: its index if [`VideoSource::frames`] is set, otherwise its time in seconds.
+ */
+frames: Array<number>,
+/**
+ * Frames a second; absent for frames that were chosen before.
+ */
+fps: number | null,
+/**
+ * Width of a frame for the model, pixels.
+ */
+width: number,
+/**
+ * Height of a frame for the model, pixels.
+ */
+height: number,
+/**
+ * Tokens of the whole video.
  */
 tokens: number, };
 

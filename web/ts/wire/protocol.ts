@@ -7,8 +7,11 @@ import type {
   EngineOptions,
   EngineRequest,
   EngineScore,
+  EngineVideoOptions,
   PictureInfo,
   PromptInput,
+  VideoFacts,
+  VideoPlan,
 } from "./engine.js";
 import type { Adapter, Family, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
@@ -66,8 +69,22 @@ export type ImagePayload =
   | { kind: "encoded"; bytes: Uint8Array<ArrayBuffer>; upright: boolean; original: boolean }
   | { kind: "rgba"; width: number; height: number; pixels: Uint8Array<ArrayBuffer>; original: boolean }
   | { kind: "bitmap"; bitmap: ImageBitmap; original: boolean }
-  /** A picture that the engine has kept. */
+  /** Frames in the size that the engine planned, three bytes a pixel, one after the other. `times` are in seconds. */
+  | { kind: "video"; width: number; height: number; rgb: Uint8Array<ArrayBuffer>; times: Float64Array; fps?: number }
+  /** A picture or a video that the engine has kept. */
   | { kind: "kept"; id: string };
+
+/** A picture with its pixels. */
+export type FramePayload = Exclude<ImagePayload, { kind: "kept" | "video" }>;
+
+/** A decoded frame. */
+export interface FrameReply {
+  /** Width and height before the frame was stretched. */
+  width: number;
+  height: number;
+  /** Three bytes a pixel. */
+  rgb: Uint8Array<ArrayBuffer>;
+}
 
 /** Result of a run. */
 export interface AnswerReply {
@@ -164,6 +181,10 @@ export interface Calls {
     result: EngineScore[] | "missing";
   };
   encode: { params: { image: ImagePayload; limits: EngineLimits; hold: boolean }; event: never; result: PictureInfo | "missing" };
+  /** Chooses the frames of a video and their size. */
+  planVideo: { params: { source: VideoFacts; options: EngineVideoOptions }; event: never; result: VideoPlan };
+  /** Decodes a frame of a video and stretches it to `size`, width and height. */
+  frame: { params: { image: FramePayload; size?: [number, number] }; event: never; result: FrameReply };
   release: { params: { image: string }; event: never; result: undefined };
   count: { params: { prompt: PromptInput; images: ImagePayload[]; limits: EngineLimits }; event: never; result: number | "missing" };
   benchmark: { params: { options: EngineBenchmark }; event: Steps; result: EngineBenchmarkReport };

@@ -1,7 +1,7 @@
 /** The worker's side of the connection to the page: answers calls with the engine, one after the other. */
 
 import { answerFromEngine, eventFromEngine } from "../wire/engine.js";
-import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, ModelFacts, PictureInfo } from "../wire/engine.js";
+import type { EngineAnswer, EngineBenchmarkReport, EngineEvent, EngineScore, ModelFacts, PictureInfo, VideoPlan } from "../wire/engine.js";
 import { errorData, QwenVLError } from "../wire/errors.js";
 import type { Estimate } from "../wire/generated.js";
 import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
@@ -14,7 +14,7 @@ import { ProgressCounter } from "../weights/progress.js";
 import { makeSource, openStore, type CacheSpec } from "../weights/spec.js";
 import type { Engine } from "../wasm/qwen_vl_web.js";
 import type { Edge } from "./edge.js";
-import { engineImages } from "./images.js";
+import { engineImages, frameOf } from "./images.js";
 import { Gate, Model } from "./model.js";
 
 /** The parts of a worker's global scope that are used; a message port has them, too. */
@@ -101,6 +101,10 @@ class Server {
         return this.#score(call, signal);
       case "encode":
         return this.#encode(call);
+      case "planVideo":
+        return this.#engine.planVideo(call.source, call.options) as VideoPlan;
+      case "frame":
+        return frameOf(this.#edge, call.image, call.size);
       case "release":
         // After the model is freed there is nothing to release.
         if (this.#model && !this.#model.isFreed) this.#model.engine.releaseImage(call.image);

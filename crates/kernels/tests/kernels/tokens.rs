@@ -2,6 +2,7 @@
 
 use crate::support::{for_each_scheme, gpu, read, read_u32, rows, run, weight};
 use qwen_vl_format::Scheme;
+use qwen_vl_kernels::presence::PresencePenalty;
 use qwen_vl_kernels::sample::{self, Draw, DrawBuffer};
 use qwen_vl_kernels::{Kernels, StepBuffer, argmax, embedding};
 use qwen_vl_testkit::closeness::noise;
@@ -112,4 +113,26 @@ fn draws_come_from_the_likeliest_tokens_in_their_proportions() {
     buffer.write(&gpu, Draw { temperature: 1.0, top_p: 1.0, top_k: 0, random: 0.5 });
     run(&gpu, &[sample::sample(&gpu, &broken, &buffer, &token)], 1);
     assert_eq!(read_u32(&gpu, &token), argmax::NOT_FINITE);
+}
+
+#[test]
+fn tokens_of_the_answer_are_penalized_each_once() {
+    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+        let gpu = gpu(kernels);
+        let values = noise(3, 4099);
+        let logits = rows(&gpu, 1, values.len(), &values);
+        let token = gpu.storage("token", 4).unwrap();
+        let presence = PresencePenalty::new(&gpu, &logits, &token).unwrap();
+        for (penalty, answer) in [(1.5, vec![0, 31, 32, 33, 4098, 31, 2000, argmax::NOT_FINITE, 4099]), (-0.5, vec![7]), (1.0, vec![])] {
+            presence.begin(&gpu, penalty);
+            for id in &answer {
+                gpu.queue().write_buffer(&token, 0, bytemuck::bytes_of(id));
+                run(&gpu, std::slice::from_ref(&presence.mark), 1);
+            }
+            gpu.queue().write_buffer(&logits.buffer, 0, bytemuck::cast_slice(&values));
+            run(&gpu, std::slice::from_ref(&presence.penalize), 1);
+            let want = (0..).zip(&values).map(|(id, logit)| if answer.contains(&id) { logit - penalty } else { *logit });
+            assert_eq!(read(&gpu, &logits, 1), want.collect::<Vec<f32>>(), "{penalty}");
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use super::request::{GenerationOptions, TokenLogprob, TokenLogprobs};
 use crate::sampler::{largest, log_sum_exp, most_likely, penalize};
 use crate::{Backend, RuntimeError, Sampler, SamplingOptions, Trace};
-use qwen_vl_format::SpecialIds;
 use qwen_vl_format::manifest::GenerationConfig;
+use qwen_vl_format::{Family, SpecialIds};
 use qwen_vl_processor::{KeepSpecials, Tokenizer};
 use std::collections::BTreeSet;
 
@@ -22,12 +22,17 @@ pub(super) struct Chooser {
     presence_penalty: Option<f32>,
     /// Tokens of the answer, if there is a presence penalty.
     answered: BTreeSet<u32>,
+    /// True if the model subtracts the presence penalty.
+    penalized: bool,
     /// Number of alternatives to report, if log-probabilities were requested.
     logprobs: Option<usize>,
     /// True if an answer that repeats itself ends.
     ends_loops: bool,
 }
 
+/// Presence penalty of sampled answers of Qwen3-VL, unless the checkpoint has one: its makers recommend it (`README.md`, "Generation
+/// Hyperparameters"), and without it small models repeat themselves. The published files leave it out.
+const QWEN3_VL_PRESENCE_PENALTY: f32 = 1.5;
 /// Longest passage whose repetition is a loop, tokens.
 const LONGEST_PASSAGE: usize = 64;
 /// Times that a passage is repeated in a loop, at least.
@@ -54,7 +59,7 @@ pub(super) struct Choice {
 }
 
 impl Chooser {
-    pub(super) fn new(options: &GenerationOptions, defaults: &GenerationConfig, special: SpecialIds) -> Self {
+    pub(super) fn new(options: &GenerationOptions, defaults: &GenerationConfig, family: Family, special: SpecialIds) -> Self {
         let sampler = options.samples(defaults).then(|| {
             Sampler::new(SamplingOptions {
                 temperature: options.temperature.or(defaults.temperature).unwrap_or(1.0),
@@ -66,6 +71,8 @@ impl Chooser {
                 }),
             })
         });
+        // A greedy answer is often JSON, in which keys repeat.
+        let of_family = (family == Family::Qwen3Vl && sampler.is_some()).then_some(QWEN3_VL_PRESENCE_PENALTY);
         Self {
             sampler,
             max_new_tokens: options.longest_answer(0, defaults),
@@ -77,8 +84,9 @@ impl Chooser {
                 .collect(),
             penalty: options.repetition_penalty.or(defaults.repetition_penalty).filter(|penalty| *penalty != 1.0),
             seen: BTreeSet::new(),
-            presence_penalty: options.presence_penalty.or(defaults.presence_penalty).filter(|penalty| *penalty != 0.0),
+            presence_penalty: options.presence_penalty.or(defaults.presence_penalty).or(of_family).filter(|penalty| *penalty != 0.0),
             answered: BTreeSet::new(),
+            penalized: false,
             logprobs: options.logprobs,
             ends_loops: !options.allow_loops && !options.ignore_stop,
         }
@@ -92,6 +100,13 @@ impl Chooser {
     /// True if the answer repeats itself.
     pub(super) fn loops(&self, answer: &[u32]) -> bool {
         self.ends_loops && is_loop(answer)
+    }
+
+    /// Begins the answer. Where no other option needs the logits, the model subtracts the presence penalty.
+    pub(super) fn begin<B: Backend>(&mut self, model: &mut B, traced: bool) -> Result<(), RuntimeError> {
+        let needs_logits = self.penalty.is_some() || self.logprobs.is_some() || traced;
+        self.penalized = model.begin_answer(self.presence_penalty.filter(|_| !needs_logits))? && !needs_logits;
+        Ok(())
     }
 
     /// Records tokens for the repetition penalty.
@@ -111,7 +126,8 @@ impl Chooser {
         trace: Option<&mut Trace>,
     ) -> Result<Choice, RuntimeError> {
         let too_early = generated < self.min_new_tokens;
-        if self.penalty.is_none() && self.presence_penalty.is_none() && self.logprobs.is_none() && !too_early && trace.is_none() {
+        let penalized = self.penalized || self.presence_penalty.is_none();
+        if self.penalty.is_none() && penalized && self.logprobs.is_none() && !too_early && trace.is_none() {
             let queued = generated + 1 < self.max_new_tokens && model.length() < model.context_length();
             let token = model.next_token(self.sampler.as_mut(), queued).await?;
             return Ok(Choice { token, logprobs: None, queued });
@@ -124,7 +140,7 @@ impl Chooser {
         if let Some(penalty) = self.penalty {
             penalize(&mut logits, &self.seen, penalty);
         }
-        if let Some(penalty) = self.presence_penalty {
+        if let Some(penalty) = self.presence_penalty.filter(|_| !penalized) {
             for token in &self.answered {
                 logits[*token as usize] -= penalty;
             }
@@ -208,7 +224,7 @@ mod tests {
     fn the_checkpoint_has_the_defaults_and_the_request_overrides_them() {
         let defaults = defaults();
         let special = SpecialIds::after(320);
-        let chooser = Chooser::new(&GenerationOptions::default(), &defaults, special);
+        let chooser = Chooser::new(&GenerationOptions::default(), &defaults, Family::QwenVl, special);
         let sampling = *chooser.sampler.as_ref().unwrap().options();
         assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.6, 7, 0.3));
         assert_eq!((chooser.penalty, chooser.presence_penalty, chooser.min_new_tokens), (Some(1.25), Some(0.5), 3));
@@ -229,11 +245,19 @@ mod tests {
             stop_tokens: vec![53],
             ..GenerationOptions::default()
         };
-        let chooser = Chooser::new(&options, &defaults, special);
+        let chooser = Chooser::new(&options, &defaults, Family::Qwen3Vl, special);
         let sampling = *chooser.sampler.as_ref().unwrap().options();
         assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (2.0, 0, 1.0));
         assert_eq!((chooser.penalty, chooser.presence_penalty, chooser.min_new_tokens), (None, None, 2));
         assert_eq!(options.stops(&defaults), ["\n", "</answer>"]);
+        // The penalty of the generation holds for sampled answers, unless the checkpoint or the request has one.
+        let unset = GenerationConfig { presence_penalty: None, ..defaults.clone() };
+        let penalty = |family, options: &GenerationOptions| Chooser::new(options, &unset, family, special).presence_penalty;
+        let none = GenerationOptions::default();
+        assert_eq!(penalty(Family::Qwen3Vl, &none), Some(1.5));
+        assert_eq!(penalty(Family::Qwen3Vl, &options), None);
+        assert_eq!(penalty(Family::Qwen25Vl, &none), None);
+        assert_eq!(penalty(Family::Qwen3Vl, &GenerationOptions { greedy: Some(true), ..none }), None);
         let past_stops = GenerationOptions { ignore_stop: true, ..options };
         assert_eq!((past_stops.shortest_answer(&defaults), past_stops.stops(&defaults)), (0, vec!["\n".to_owned()]));
         assert!(chooser.stops_at(50) && chooser.stops_at(53));

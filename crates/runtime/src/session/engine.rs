@@ -4,7 +4,7 @@ use super::chooser::{Choice, Chooser};
 use super::pictures::{EncodedImage, Pictures};
 use super::request::{
     Answer, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PictureLimits, PromptInput, Request, Score, ScoreRequest,
-    Timings,
+    Timings, plan_video,
 };
 use crate::clock::{millis, per_second};
 use crate::error::{Counted, RuntimeError, TextOf};
@@ -12,7 +12,8 @@ use crate::sampler::log_sum_exp;
 use crate::{Backend, KvReuse, Model, Trace};
 use qwen_vl_format::{Manifest, ModelConfig, ShardHash};
 use qwen_vl_processor::{
-    AnswerStream, ChatPrompt, Grounded, GroundingEvent, NumberedPicture, Picture, PictureGrid, PictureSize, SpecialTokens, Tokenizer,
+    AnswerStream, ChatPrompt, Grounded, GroundingEvent, NumberedPicture, Picture, PictureGrid, PictureSize, ProcessorError, SpecialTokens,
+    Tokenizer, VideoOptions, VideoPlan, VideoSource, VideoStep,
 };
 use std::ops::ControlFlow;
 use web_time::Instant;
@@ -75,8 +76,8 @@ impl<B: Backend> Engine<B> {
         let started = Instant::now();
         let manifest = self.model.manifest();
         request.generation.check(&manifest.generation, manifest.config.decoder.vocab_size)?;
-        let mut chooser = Chooser::new(&request.generation, &manifest.generation, self.tokenizer.special());
-        let (encoded, prepared) =
+        let mut chooser = Chooser::new(&request.generation, &manifest.generation, manifest.config.family, self.tokenizer.special());
+        let (encoded, dropped, prepared) =
             self.prepare_request(&request.prompt, images, &request.pictures, chooser.max_new_tokens, trace.is_some())?;
         let defaults = &self.model.manifest().generation;
         chooser.max_new_tokens = request.generation.longest_answer(encoded.prompt.ids.len(), defaults);
@@ -110,8 +111,8 @@ impl<B: Backend> Engine<B> {
         }
 
         let sizes: Vec<_> = answer.images.iter().map(|info| PictureSize { width: info.width, height: info.height }).collect();
-        let numbered = encoded.prompt.numbered(&self.tokenizer, &sizes, encoded.dropped_images);
-        let mut writer = AnswerWriter::new(request, self.model.manifest(), &numbered, encoded.dropped_images, on_event);
+        let numbered = encoded.prompt.numbered(&self.tokenizer, &sizes, dropped);
+        let mut writer = AnswerWriter::new(request, self.model.manifest(), &numbered, dropped, on_event);
         self.generate(&request.generation, chooser, &mut answer, &mut writer, started, trace).await?;
         writer.finish(&mut answer);
         Ok(answer)
@@ -129,6 +130,7 @@ impl<B: Backend> Engine<B> {
     ) -> Result<(), RuntimeError> {
         let mut decode_started = started;
         chooser.record(&answer.prompt_ids);
+        chooser.begin(&mut self.model, trace.is_some())?;
         answer.finish_reason = loop {
             let generated = answer.tokens.len();
             let Choice { token, logprobs, queued } =
@@ -205,7 +207,7 @@ impl<B: Backend> Engine<B> {
             }
         }
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(1);
-        let (encoded, prepared) = self.prepare_request(&request.prompt, images, &request.pictures, longest, false)?;
+        let (encoded, _, prepared) = self.prepare_request(&request.prompt, images, &request.pictures, longest, false)?;
         let used = encoded.prompt.ids.len() + longest;
         if used > self.model.context_length() {
             let counted = Counted::PromptAndCandidate;
@@ -238,7 +240,8 @@ impl<B: Backend> Engine<B> {
     /// a release.
     pub async fn hold_image(&mut self, image: &ImageInput, limits: &PictureLimits) -> Result<PictureInfo, RuntimeError> {
         let prepared = self.prepare(image, limits, false)?;
-        let encoded = self.encode(0, prepared, None).await?;
+        let (mut encoded, _) = self.encode_all(vec![prepared], &mut |_| ControlFlow::Continue(()), None).await?;
+        let encoded = encoded.remove(0);
         let info = encoded.info.clone();
         self.pictures.hold(encoded);
         Ok(info)
@@ -266,6 +269,12 @@ impl<B: Backend> Engine<B> {
         Ok(prompt.encode(&self.tokenizer, &grids(&prepared), usize::MAX, None)?.prompt.ids.len())
     }
 
+    /// Chooses the frames of a video and their size, for [`ImageInput::Video`].
+    pub fn plan_video(&self, source: &VideoSource, options: &VideoOptions) -> Result<VideoPlan, RuntimeError> {
+        let model = &self.model;
+        plan_video(model.manifest(), model.max_picture_tokens(), model.context_length(), source, options)
+    }
+
     /// Discards the sequence after a failure of the GPU: the KV cache may hold anything. The next run starts from its first position.
     fn discard_after_failure<T>(&mut self, result: Result<T, RuntimeError>) -> Result<T, RuntimeError> {
         if let Err(RuntimeError::Gpu(_) | RuntimeError::NotFinite { .. }) = result {
@@ -274,7 +283,8 @@ impl<B: Backend> Engine<B> {
         result
     }
 
-    /// Tokenizes a prompt so that an answer has room, and prepares the pictures that are still in it.
+    /// Tokenizes a prompt so that an answer has room, and prepares the pictures and videos that are still in it. Returns the number of the others
+    /// too.
     fn prepare_request(
         &mut self,
         input: &PromptInput,
@@ -282,7 +292,7 @@ impl<B: Backend> Engine<B> {
         limits: &PictureLimits,
         max_new_tokens: usize,
         encode_again: bool,
-    ) -> Result<(ChatPrompt, PreparedImages<B>), RuntimeError> {
+    ) -> Result<(ChatPrompt, usize, PreparedImages<B>), RuntimeError> {
         // Pictures of any size decide about the length of the prompt. Others are decoded after it, without those of dropped turns.
         let any_size = self.model.manifest().config.vision.merger.is_some();
         let mut prepared = if any_size { self.prepare_all(images, limits, encode_again)? } else { Vec::new() };
@@ -291,16 +301,19 @@ impl<B: Backend> Engine<B> {
         let room = max_new_tokens.min(context / 4).max(1);
         let max_window_size = self.model.manifest().generation.max_window_size;
         let encoded = input.encode(&self.tokenizer, &grids(&prepared), max_window_size, Some(context - room))?;
-        let (spans, dropped) = (encoded.prompt.images.len(), encoded.dropped_images);
-        if images.len() != spans + dropped {
-            return Err(RuntimeError::ImageCount { spans: spans + dropped, given: images.len() });
-        }
+        // The dropped pictures and videos. A video has several spans; those of later generations were counted with their grids.
+        let mut dropped = encoded.dropped_images;
         if any_size {
+            dropped = grids(&prepared)[..dropped].iter().filter(|grid| !grid.continues()).count();
             prepared.drain(..dropped);
         } else {
+            let spans = encoded.prompt.images.len() + dropped;
+            if images.len() != spans {
+                return Err(RuntimeError::ImageCount { spans, given: images.len() });
+            }
             prepared = self.prepare_all(&images[dropped..], limits, encode_again)?;
         }
-        Ok((encoded, prepared))
+        Ok((encoded, dropped, prepared))
     }
 
     async fn prefill(
@@ -311,7 +324,7 @@ impl<B: Backend> Engine<B> {
         on_event: OnEvent<'_>,
         trace: Option<&mut Trace>,
     ) -> Result<ControlFlow<()>, RuntimeError> {
-        let features: Vec<_> = pictures.iter().map(|image| image.features.clone()).collect();
+        let features: Vec<_> = pictures.iter().flat_map(|image| &image.steps).map(|(_, features)| features.clone()).collect();
         let mut on_chunk = |done| on_event(Event::Prefill { done, total: ids.len() });
         self.model.prefill(ids, &features, kv_reuse, &mut on_chunk, trace).await
     }
@@ -323,13 +336,27 @@ impl<B: Backend> Engine<B> {
         on_event: OnEvent<'_>,
         mut trace: Option<&mut Trace>,
     ) -> Result<(Vec<EncodedImage<B::Features>>, ControlFlow<()>), RuntimeError> {
-        let total = pictures.len();
-        let mut all = Vec::with_capacity(total);
-        for (done, picture) in pictures.into_iter().enumerate() {
-            if on_event(Event::Encode { done, total }).is_break() {
-                return Ok((all, ControlFlow::Break(())));
+        let total = pictures.iter().map(|picture| picture.grids().len()).sum();
+        let mut all = Vec::with_capacity(pictures.len());
+        let mut done = 0;
+        for picture in pictures {
+            let (info, steps) = match picture {
+                Prepared::Kept(encoded) => {
+                    done += encoded.steps.len();
+                    all.push(encoded);
+                    continue;
+                }
+                Prepared::New { info, steps } => (info, steps),
+            };
+            let mut encoded = EncodedImage { info, steps: Vec::with_capacity(steps.len()) };
+            for step in steps {
+                if on_event(Event::Encode { done, total }).is_break() {
+                    return Ok((all, ControlFlow::Break(())));
+                }
+                let features = self.encode(done, &step, trace.as_deref_mut()).await?;
+                encoded.steps.push((step.grid, features));
+                done += 1;
             }
-            let encoded = self.encode(done, picture, trace.as_deref_mut()).await?;
             self.pictures.insert(encoded.clone());
             all.push(encoded);
         }
@@ -352,6 +379,7 @@ impl<B: Backend> Engine<B> {
         let picture = match image {
             ImageInput::Encoded { bytes, options } => Picture::decode(bytes, *options)?,
             ImageInput::Rgba { width, height, pixels, colors } => Picture::from_rgba(*width, *height, pixels, *colors)?,
+            ImageInput::Video { frames, times, fps } => return self.prepare_video(frames, times, *fps, encode_again),
             ImageInput::Kept { id } => {
                 let kept = self.pictures.get(id).ok_or_else(|| RuntimeError::UnknownImage { id: id.clone() })?;
                 return Ok(Prepared::Kept(kept));
@@ -365,48 +393,94 @@ impl<B: Backend> Engine<B> {
         hash.update(picture.rgb());
         if vision.merger.is_some() {
             // The same picture has other features in another size.
-            grid.thw().iter().for_each(|side| hash.update(&(*side as u64).to_le_bytes()));
+            [grid.rows, grid.columns].iter().for_each(|side| hash.update(&(*side as u64).to_le_bytes()));
         }
         let seen = [grid.columns, grid.rows].map(|patches| (patches * vision.patch_size) as u32);
         let tokens = if vision.merger.is_some() { grid.tokens() } else { vision.queries() };
-        let info = PictureInfo { id: hash.finish(), width, height, seen, tokens };
-        let picture = picture.resize(seen[0], seen[1]);
+        let info = PictureInfo { id: hash.finish(), width, height, seen, tokens, frames: 1 };
         match self.pictures.get(&info.id) {
             Some(kept) if !encode_again => Ok(Prepared::Kept(kept)),
-            _ => Ok(Prepared::New { info, grid, picture }),
+            _ => Ok(Prepared::New { info, steps: vec![Step { grid, first: picture.resize(seen[0], seen[1]), second: None }] }),
         }
     }
 
-    /// Returns the features of a picture; encodes it unless they are kept.
-    async fn encode(
+    /// Splits a video into its steps, unless its features are kept.
+    fn prepare_video(
         &mut self,
-        index: usize,
-        picture: Prepared<B::Features>,
-        mut trace: Option<&mut Trace>,
-    ) -> Result<EncodedImage<B::Features>, RuntimeError> {
-        let (info, grid, picture) = match picture {
-            Prepared::Kept(encoded) => return Ok(encoded),
-            Prepared::New { info, grid, picture } => (info, grid, picture),
-        };
+        frames: &[Picture],
+        times: &[f64],
+        fps: Option<f64>,
+        encode_again: bool,
+    ) -> Result<Prepared<B::Features>, RuntimeError> {
+        let manifest = self.model.manifest();
+        let refused = |problem| Err(RuntimeError::VideoFrames { problem });
+        if manifest.config.vision.merger.is_none() {
+            return Err(ProcessorError::Video.into());
+        }
+        let Some(video) = manifest.config.vision.video else { return Err(RuntimeError::NoVideo) };
+        if frames.len() != times.len() {
+            return refused(format!("{} frames have {} times", frames.len(), times.len()));
+        }
+        let steps = VideoStep::all(video, times, fps)?;
+        let size = |frame: &Picture| [frame.width(), frame.height()];
+        let seen @ [width, height] = size(&frames[0]);
+        if let Some(index) = frames.iter().position(|frame| size(frame) != seen) {
+            let [other_width, other_height] = size(&frames[index]);
+            return refused(format!("frame {index} is {other_width}×{other_height}, and the first is {width}×{height}"));
+        }
+        let limits = PictureLimits { min_tokens: Some(1), max_tokens: None };
+        let grid = limits.grid(manifest, self.model.max_picture_tokens(), width, height)?;
+        if grid.size() != (PictureSize { width, height }) {
+            let PictureSize { width: whole_width, height: whole_height } = grid.size();
+            return refused(format!("they are {width}×{height}, expected the size of a plan, such as {whole_width}×{whole_height}"));
+        }
+        let mut hash = ShardHash::new();
+        hash.update(&width.to_le_bytes());
+        frames.iter().for_each(|frame| hash.update(frame.rgb()));
+        times.iter().chain(&fps).for_each(|time| hash.update(&time.to_le_bytes()));
+        let tokens = steps.len() * grid.tokens();
+        let info = PictureInfo { id: hash.finish(), width, height, seen, tokens, frames: frames.len() };
+        match self.pictures.get(&info.id) {
+            Some(kept) if !encode_again => return Ok(Prepared::Kept(kept)),
+            _ => {}
+        }
+        let steps = steps.into_iter().zip(frames.chunks(2)).map(|(step, pair)| {
+            let grid = PictureGrid { step: Some(step), ..grid };
+            // A frame that is repeated changes nothing.
+            let second = pair.get(1).filter(|second| **second != pair[0]);
+            Step { grid, first: pair[0].clone(), second: second.cloned() }
+        });
+        Ok(Prepared::New { info, steps: steps.collect() })
+    }
+
+    /// Encodes a picture or a step of a video.
+    async fn encode(&mut self, index: usize, step: &Step, mut trace: Option<&mut Trace>) -> Result<B::Features, RuntimeError> {
+        let Step { grid, first, second } = step;
         let Manifest { config: ModelConfig { vision, .. }, processor, .. } = self.model.manifest();
         let (mean, std) = (processor.image_mean, processor.image_std);
+        let patches_of = |picture: &Picture| picture.patches(grid, vision.patch_size, mean, std, vision.patch_values());
         let patches = match vision.image_size {
             Some(side) => {
-                let pixels = picture.pixels(side, mean, std);
+                let pixels = first.pixels(side, mean, std);
                 if let Some(trace) = &mut trace {
                     trace.insert(format!("pixels.{index}"), pixels.values().to_vec());
                 }
                 pixels.patches(vision.patch_size, vision.patch_values())
             }
-            None => picture.patches(&grid, vision.patch_size, mean, std, vision.patch_values()),
+            None => patches_of(first),
         };
-        let features = self.model.encode_image(&patches, &grid).await?;
+        let change = second.as_ref().map(|second| {
+            let mut change = patches_of(second);
+            change.iter_mut().zip(&patches).for_each(|(second, first)| *second -= first);
+            change
+        });
+        let features = self.model.encode_image(&patches, change.as_deref(), grid).await?;
         if let Some(trace) = &mut trace {
             trace.insert(format!("image_features.{index}"), self.model.read_features(&features).await?);
         }
         // Wait here so that encoding is timed as encoding, and so that a cancelled run leaves at most one picture in flight.
         self.model.settle().await?;
-        Ok(EncodedImage { info, grid, features })
+        Ok(features)
     }
 }
 
@@ -414,27 +488,34 @@ impl<B: Backend> Engine<B> {
 type PreparedImages<B> = Vec<Prepared<<B as Backend>::Features>>;
 
 fn grids<F>(pictures: &[Prepared<F>]) -> Vec<PictureGrid> {
-    pictures.iter().map(Prepared::grid).collect()
+    pictures.iter().flat_map(Prepared::grids).collect()
 }
 
-/// A picture of a request whose size for the model is known.
+/// A picture or video of a request whose size for the model is known.
 enum Prepared<F> {
     /// Its features are kept.
     Kept(EncodedImage<F>),
     /// It has to be encoded.
     New {
         info: PictureInfo,
-        grid: PictureGrid,
-        /// In its size for the model.
-        picture: Picture,
+        /// One for a picture.
+        steps: Vec<Step>,
     },
 }
 
+/// A picture, or two frames of a video, in their size for the model.
+struct Step {
+    grid: PictureGrid,
+    first: Picture,
+    /// Absent if it is the same as the first.
+    second: Option<Picture>,
+}
+
 impl<F> Prepared<F> {
-    fn grid(&self) -> PictureGrid {
+    fn grids(&self) -> Vec<PictureGrid> {
         match self {
-            Self::Kept(encoded) => encoded.grid,
-            Self::New { grid, .. } => *grid,
+            Self::Kept(encoded) => encoded.steps.iter().map(|(grid, _)| *grid).collect(),
+            Self::New { steps, .. } => steps.iter().map(|step| step.grid).collect(),
         }
     }
 }

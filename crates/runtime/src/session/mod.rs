@@ -10,5 +10,5 @@ mod request;
 pub use engine::Engine;
 pub use request::{
     Answer, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PictureInfo, PictureLimits, PromptInput, Request, Score,
-    ScoreRequest, Timings, TokenLogprob, TokenLogprobs,
+    ScoreRequest, Timings, TokenLogprob, TokenLogprobs, plan_video,
 };

@@ -3,18 +3,19 @@
 use super::request::PictureInfo;
 use qwen_vl_processor::PictureGrid;
 
-/// Number of pictures that are kept by default, in addition to held ones: 4 MiB each at the published size.
+/// Number of pictures that are kept by default, in addition to held ones: 4 MiB each at the published size. A step of a video counts as one.
 const KEPT: usize = 16;
 
-/// A picture with its features.
+/// A picture or a video with its features.
 #[derive(Debug, Clone)]
 pub(super) struct EncodedImage<F> {
     pub(super) info: PictureInfo,
-    pub(super) grid: PictureGrid,
-    pub(super) features: F,
+    /// One entry for a picture, the steps of a video.
+    pub(super) steps: Vec<(PictureGrid, F)>,
 }
 
-/// Pictures by their id. Held ones stay until they are released; of the others, the latest `kept` stay.
+/// Pictures and videos by their id. Held ones stay until they are released; of the others, the latest stay, up to `kept` pictures and steps, but
+/// at least one if any is kept.
 #[derive(Debug)]
 pub(super) struct Pictures<F> {
     /// The latest picture is the last.
@@ -80,10 +81,14 @@ impl<F: Clone> Pictures<F> {
 
     /// Drops the oldest pictures that are not held.
     fn forget(&mut self) {
-        let mut surplus = self.entries.iter().filter(|entry| entry.holds == 0).count().saturating_sub(self.kept);
+        let size = |entry: &Entry<F>| if entry.holds == 0 { entry.image.steps.len() } else { 0 };
+        let latest = self.entries.iter().rposition(|entry| entry.holds == 0).filter(|_| self.kept > 0);
+        let mut surplus = self.entries.iter().map(size).sum::<usize>().saturating_sub(self.kept);
+        let mut index = 0;
         self.entries.retain(|entry| {
-            let dropped = entry.holds == 0 && surplus > 0;
-            surplus -= usize::from(dropped);
+            let dropped = size(entry) > 0 && surplus > 0 && Some(index) != latest;
+            surplus = surplus.saturating_sub(if dropped { size(entry) } else { 0 });
+            index += 1;
             !dropped
         });
     }
@@ -94,8 +99,12 @@ mod tests {
     use super::*;
 
     fn image(id: &str) -> EncodedImage<()> {
-        let info = PictureInfo { id: id.to_owned(), width: 1, height: 1, seen: [14, 14], tokens: 1 };
-        EncodedImage { info, grid: PictureGrid::still([1, 1], 1, 14), features: () }
+        video(id, 1)
+    }
+
+    fn video(id: &str, steps: usize) -> EncodedImage<()> {
+        let info = PictureInfo { id: id.to_owned(), width: 1, height: 1, seen: [14, 14], tokens: steps, frames: 2 * steps };
+        EncodedImage { info, steps: vec![(PictureGrid::still([1, 1], 1, 14), ()); steps] }
     }
 
     fn ids(pictures: &Pictures<()>) -> Vec<&str> {
@@ -143,5 +152,18 @@ mod tests {
         assert!(pictures.get("a").is_some() && pictures.get("z").is_none());
         pictures.insert(image("c"));
         assert_eq!(ids(&pictures), ["a", "c"]);
+    }
+
+    #[test]
+    fn the_steps_of_a_video_count_and_the_latest_one_always_stays() {
+        let mut pictures = Pictures::new();
+        pictures.keep(4);
+        ["a", "b"].into_iter().for_each(|id| pictures.insert(image(id)));
+        pictures.insert(video("c", 3));
+        assert_eq!(ids(&pictures), ["b", "c"]);
+        pictures.insert(video("d", 9));
+        assert_eq!(ids(&pictures), ["d"]);
+        pictures.insert(image("e"));
+        assert_eq!(ids(&pictures), ["e"]);
     }
 }

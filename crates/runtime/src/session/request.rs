@@ -4,8 +4,8 @@ use crate::{KvReuse, RuntimeError};
 use qwen_vl_format::manifest::GenerationConfig;
 use qwen_vl_format::{Manifest, ModelConfig};
 use qwen_vl_processor::{
-    Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, Message, Messages, PictureGrid, PictureSizing, ProcessorError,
-    Prompt, Role, Tokenizer,
+    Chat, ChatPrompt, Colors, Content, DecodeOptions, GroundedObject, Message, Messages, Picture, PictureGrid, PictureSizing,
+    ProcessorError, Prompt, Role, Tokenizer, VideoOptions, VideoPlan, VideoSizing, VideoSource,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,26 @@ fn sizing(manifest: &Manifest) -> Option<PictureSizing> {
         max_pixels: processor.max_pixels.unwrap_or(u64::MAX),
         window: vision.windows.as_ref().map(|windows| windows.size),
     })
+}
+
+/// Chooses the frames of a video and their size, for a model that was loaded with `max_picture_tokens` and a context of `context_length`
+/// tokens ([`ModelOptions`](crate::ModelOptions)). Without a limit of tokens, a video takes at most half of the context.
+pub fn plan_video(
+    manifest: &Manifest,
+    max_picture_tokens: usize,
+    context_length: usize,
+    source: &VideoSource,
+    options: &VideoOptions,
+) -> Result<VideoPlan, RuntimeError> {
+    let config = &manifest.config;
+    let Some(pictures) = sizing(manifest) else { return Err(ProcessorError::Video.into()) };
+    if config.vision.video.is_none() {
+        return Err(RuntimeError::NoVideo);
+    }
+    let most = (max_picture_tokens as u64).saturating_mul((pictures.factor() as u64).pow(2));
+    let pictures = PictureSizing { max_pixels: pictures.max_pixels.min(most), ..pictures };
+    let options = VideoOptions { max_tokens: Some(options.max_tokens.unwrap_or(context_length / 2)), ..*options };
+    Ok(VideoSizing { family: config.family, pictures }.plan(source, &options)?)
 }
 
 /// The text of a request. It names its pictures; the pictures themselves are passed separately, in the same order.
@@ -325,8 +345,8 @@ impl GenerationOptions {
     }
 }
 
-/// A picture of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A picture or a video of a request.
+#[derive(Debug, Clone, PartialEq)]
 pub enum ImageInput {
     /// A file: PNG, JPEG, WebP, GIF or BMP.
     Encoded {
@@ -346,14 +366,23 @@ pub enum ImageInput {
         /// Handling of transparent pixels.
         colors: Colors,
     },
-    /// A picture whose features are kept, see [`Engine::keeps_image`](super::Engine::keeps_image).
+    /// A video, for the later generations.
+    Video {
+        /// Its frames, in the size of [`VideoPlan`](qwen_vl_processor::VideoPlan): they are not resized.
+        frames: Vec<Picture>,
+        /// Time of each frame, seconds.
+        times: Vec<f64>,
+        /// Frames a second; absent for the mean distance of the times.
+        fps: Option<f64>,
+    },
+    /// A picture or video whose features are kept, see [`Engine::keeps_image`](super::Engine::keeps_image).
     Kept {
         /// [`PictureInfo::id`]
         id: String,
     },
 }
 
-/// Identity and size of a picture.
+/// Identity and size of a picture or a video.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct PictureInfo {
@@ -367,6 +396,8 @@ pub struct PictureInfo {
     pub seen: [u32; 2],
     /// Positions in the prompt.
     pub tokens: usize,
+    /// Number of frames of a video; 1 for a picture.
+    pub frames: usize,
 }
 
 /// Progress of a run.

@@ -5,6 +5,7 @@ use quantize::SchemeName;
 use qwen_vl_format::{Scheme, TensorSpec};
 use qwen_vl_processor::{
     Colors, Content, DecodeOptions, Message, Messages, Orientation, Part, Picture, PictureGrid, PictureSizing, Prompt, Role, Tokenizer,
+    VideoStep,
 };
 use qwen_vl_runtime::session::{
     Answer, Engine, FinishReason, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
@@ -13,7 +14,7 @@ use qwen_vl_runtime::{
     Backend, Budget, Gpu, GpuOptions, ImageFeatures, Kernels, KvFormat, KvReuse, Model, ModelOptions, RuntimeError, Trace, synthetic,
 };
 use qwen_vl_testkit::closeness::{assert_close, worst};
-use qwen_vl_testkit::family::{FamilyCase, FamilySet};
+use qwen_vl_testkit::family::{FamilyCase, FamilySet, Seen};
 use qwen_vl_testkit::golden::fixtures;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -50,7 +51,14 @@ fn loaded(set: FamilySet, folder: &tempfile::TempDir, kernels: Kernels) -> Loade
 }
 
 fn messages(case: &FamilyCase) -> Messages {
-    let messages = case.messages.iter().map(|message| serde_json::from_value(message.clone()).unwrap()).collect();
+    let mut messages = serde_json::Value::Array(case.messages.clone());
+    for part in messages.as_array_mut().unwrap().iter_mut().flat_map(|message| message["content"].as_array_mut().into_iter().flatten()) {
+        // Frames of a video are a list in the original.
+        if part["type"] == "video" {
+            *part = serde_json::json!({"video": "clip"});
+        }
+    }
+    let messages = serde_json::from_value(messages).unwrap();
     // Answers in the history have live tags of objects.
     Messages { messages, live_specials: true, ..Messages::default() }
 }
@@ -75,15 +83,43 @@ impl Loaded {
         let window = vision.windows.as_ref().map(|windows| windows.size);
         let sizing = PictureSizing { patch_size: vision.patch_size, merge, min_pixels, max_pixels, window };
         let (mut grids, mut features, mut traces) = (Vec::new(), Vec::new(), Vec::new());
-        for path in case.images() {
-            let bytes = std::fs::read(self.set.root.join(path)).unwrap();
-            let picture = Picture::decode(&bytes, DecodeOptions { orientation: Orientation::Apply, colors: Colors::Original }).unwrap();
-            let grid = sizing.grid(picture.width(), picture.height()).unwrap();
-            let patches = picture.patches(&grid, vision.patch_size, processor.image_mean, processor.image_std, vision.patch_values());
-            let mut trace = Trace::new();
-            features.push(pollster::block_on(self.model.encode_image_traced(&patches, &grid, &mut trace)).unwrap());
-            grids.push(grid);
-            traces.push(trace);
+        let root = self.set.root.clone();
+        let decoded = |path: &String| {
+            let bytes = std::fs::read(root.join(path)).unwrap();
+            Picture::decode(&bytes, DecodeOptions { orientation: Orientation::Apply, colors: Colors::Original }).unwrap()
+        };
+        let patches_of = |picture: &Picture, grid: &PictureGrid| {
+            picture.patches(grid, vision.patch_size, processor.image_mean, processor.image_std, vision.patch_values())
+        };
+        for seen in case.seen() {
+            let steps: Vec<(PictureGrid, Vec<f32>, Option<Vec<f32>>)> = match seen {
+                Seen::Picture(path) => {
+                    let picture = decoded(&path);
+                    let grid = sizing.grid(picture.width(), picture.height()).unwrap();
+                    vec![(grid, patches_of(&picture, &grid), None)]
+                }
+                Seen::Video { frames, fps } => {
+                    let frames: Vec<_> = frames.iter().map(decoded).collect();
+                    let times: Vec<f64> = (0..frames.len()).map(|index| index as f64 / fps).collect();
+                    let steps = VideoStep::all(vision.video.unwrap(), &times, Some(fps)).unwrap();
+                    let still = PictureSizing { min_pixels: 1, ..sizing }.grid(frames[0].width(), frames[0].height()).unwrap();
+                    let step = |(step, pair): (VideoStep, &[Picture])| {
+                        let grid = PictureGrid { step: Some(step), ..still };
+                        let first = patches_of(&pair[0], &grid);
+                        let change = pair
+                            .get(1)
+                            .map(|frame| patches_of(frame, &grid).iter().zip(&first).map(|(second, first)| second - first).collect());
+                        (grid, first, change)
+                    };
+                    steps.into_iter().zip(frames.chunks(2)).map(step).collect()
+                }
+            };
+            for (grid, patches, change) in steps {
+                let mut trace = Trace::new();
+                features.push(pollster::block_on(self.model.encode_image_traced(&patches, change.as_deref(), &grid, &mut trace)).unwrap());
+                grids.push(grid);
+                traces.push(trace);
+            }
         }
         (grids, features, traces)
     }
@@ -92,22 +128,31 @@ impl Loaded {
     fn features(&mut self, case: &FamilyCase) -> (Vec<PictureGrid>, Vec<ImageFeatures>) {
         let (grids, features, traces) = self.encode(case);
         let what = |part: &str| format!("{}/{}: {part}", self.set.name, case.name);
-        let want: Vec<_> = case.image_grid_thw.clone().unwrap_or_default();
-        assert_eq!(grids.iter().map(PictureGrid::thw).collect::<Vec<_>>(), want, "{}", what("grids"));
+        let is_step = |grid: &&PictureGrid| grid.step.is_some();
+        let stills: Vec<_> = grids.iter().filter(|grid| !is_step(grid)).map(|grid| [1, grid.rows, grid.columns]).collect();
+        assert_eq!(stills, case.image_grid_thw.clone().unwrap_or_default(), "{}", what("grids"));
+        let want = case.video_grid_thw.clone().unwrap_or_default();
+        assert_eq!(grids.iter().filter(is_step).count(), want.iter().map(|[steps, ..]| *steps).sum::<usize>(), "{}", what("steps"));
+        for (grid, [_, rows, columns]) in grids.iter().filter(is_step).zip(&want) {
+            assert_eq!([grid.rows, grid.columns], [*rows, *columns], "{}", what("frames"));
+        }
 
         for (name, want) in &case.tensors {
             let (stage, step) = match name.strip_suffix("_every_4th") {
                 Some(stage) => (stage, 4),
                 None => (name.as_str(), 1),
             };
-            let stage = match stage.strip_prefix("vision.") {
-                Some(stage) => stage,
-                None if stage.starts_with("image_") => stage,
-                None => continue,
+            // All pictures of a prompt in a row, and all videos.
+            let of_videos = stage.strip_prefix("video_").map(|stage| format!("image_{stage}"));
+            let stage = match (stage.strip_prefix("vision."), &of_videos) {
+                (Some(stage), _) => stage,
+                (None, Some(stage)) => stage,
+                (None, None) if stage.starts_with("image_") => stage,
+                (None, None) => continue,
             };
-            // All pictures of a prompt in a row.
             let cols = want.shape[1];
-            let mut all: Vec<f32> = traces.iter().flat_map(|trace| trace[stage].iter().copied()).collect();
+            let among = grids.iter().zip(&traces).filter(|(grid, _)| grid.step.is_some() == of_videos.is_some());
+            let mut all: Vec<f32> = among.flat_map(|(_, trace)| trace[stage].iter().copied()).collect();
             if stage == "patch_embed" && grids.iter().any(|grid| grid.window.is_some()) {
                 // The original embeds patches before it puts them in the order of windows.
                 all = grids.iter().zip(&traces).flat_map(|(grid, trace)| without_windows(grid, &trace[stage], cols)).collect();
@@ -193,8 +238,8 @@ fn every_case_gives_the_tokens_of_the_original() {
     }
 }
 
-/// The cases that stand for all where kernels or weights change: text and a picture after earlier turns.
-const CHOSEN: [&str; 2] = ["multi_turn", "text_zh"];
+/// The cases that stand for all where kernels or weights change: text, a picture after earlier turns, and a video.
+const CHOSEN: [&str; 3] = ["multi_turn", "text_zh", "picture_and_video"];
 
 /// Covers the plain kernels at WebGPU's default limits and those with subgroups. Rounding sets keep the towers exact: their features are
 /// those of the original.
@@ -447,7 +492,7 @@ fn bad_input_is_named() {
     let error = fails(chat(&[], vec![image(), text("?")]), &[stripe]);
     assert!(error.contains("1005×5") && error.contains("200"), "{error}");
     let error = fails(chat(&[], vec![Part::Video { video: "clip".to_owned() }, text("?")]), &[]);
-    assert!(error.contains("video"), "{error}");
+    assert!(error.contains("1 picture") && error.contains('0'), "{error}");
     let error = fails(chat(&[], vec![image(), text("?")]), &[]);
     assert!(error.contains("1 picture") && error.contains('0'), "{error}");
     // Placeholders without pictures, as ids.
@@ -456,6 +501,87 @@ fn bad_input_is_named() {
     // Typed placeholders are text.
     let typed = ask(&mut engine, chat(&[], vec![text("What does <|image_pad|> mean, and <|im_end|>?")]), &[]);
     assert!(!typed.prompt_ids.contains(&3012) && typed.prompt_ids.iter().filter(|id| **id == 3002).count() == 2);
+}
+
+fn frame(number: usize) -> Picture {
+    let bytes = std::fs::read(fixtures().join(format!("family/images/p_clip_{number}.png"))).unwrap();
+    Picture::decode(&bytes, DecodeOptions::ORIGINAL).unwrap()
+}
+
+/// A question about a picture and a video gives the original's prompt and tokens; the next question encodes neither again.
+#[test]
+fn an_engine_answers_about_videos() {
+    for set in FamilySet::all() {
+        let mut engine = engine(&set.name, 1280);
+        let case = set.cases().unwrap().into_iter().find(|case| case.name == "picture_and_video").unwrap();
+        let [Seen::Picture(picture), Seen::Video { fps, .. }] = &case.seen()[..] else { panic!("{}", case.name) };
+        let bytes = std::fs::read(set.root.join(picture)).unwrap();
+        let still = ImageInput::Encoded { bytes, options: DecodeOptions::ORIGINAL };
+        let times: Vec<f64> = (0..5).map(|index| index as f64 / fps).collect();
+        let clip = ImageInput::Video { frames: (1..6).map(frame).collect(), times, fps: Some(*fps) };
+        let question = case.messages[0]["content"][2]["text"].as_str().unwrap();
+        let query = vec![image(), Part::Video { video: "clip".to_owned() }, text(question)];
+        let plain = GenerationOptions {
+            greedy: Some(true),
+            ignore_stop: true,
+            repetition_penalty: Some(1.0),
+            max_new_tokens: Some(case.decode.tokens.len()),
+            ..GenerationOptions::default()
+        };
+        let images = [still, clip];
+        let first = try_ask(&mut engine, chat(&[], query.clone()), plain.clone(), PictureLimits::default(), &images).unwrap();
+        assert_eq!((&first.prompt_ids, &first.tokens), (&case.input_ids, &case.decode.tokens), "{}", set.name);
+        assert_eq!(first.images.iter().map(|info| info.frames).collect::<Vec<_>>(), [1, 5]);
+        let kept: Vec<_> = first.images.iter().map(|info| ImageInput::Kept { id: info.id.clone() }).collect();
+        let again = try_ask(&mut engine, chat(&[], query), plain, PictureLimits::default(), &kept).unwrap();
+        assert_eq!(again.tokens, first.tokens, "{}", set.name);
+        assert_eq!(again.reused_tokens, first.prompt_ids.len() - 1, "{}", set.name);
+    }
+}
+
+#[test]
+fn videos_that_cannot_be_used_are_refused() {
+    let mut engine = engine("q2-a", 64);
+    let mut refusal = |frames: Vec<Picture>, times: Vec<f64>| {
+        let clip = ImageInput::Video { frames, times, fps: None };
+        let query = vec![Part::Video { video: "clip".to_owned() }, text("?")];
+        try_ask(&mut engine, chat(&[], query), GenerationOptions::default(), PictureLimits::default(), &[clip]).unwrap_err().to_string()
+    };
+    for (frames, times, problem) in [
+        (vec![], vec![], "there are no frames"),
+        (vec![frame(0)], vec![0.0, 1.0], "1 frames have 2 times"),
+        (vec![frame(0), frame(1)], vec![1.0, 0.0], "time 1 is 0, before the 1"),
+        (vec![frame(0), frame(1).resize(196, 224)], vec![0.0, 1.0], "frame 1 is 196×224, and the first is 224×224"),
+        (vec![frame(0).resize(230, 224)], vec![0.0], "they are 230×224, expected the size of a plan, such as 224×224"),
+        (vec![frame(0).resize(280, 280)], vec![0.0], "they are 280×280, expected the size of a plan"),
+    ] {
+        let error = refusal(frames, times);
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+/// The GPU subtracts the presence penalty as the processor does, which needs the logits that a report of log-probabilities reads.
+#[test]
+fn a_presence_penalty_on_the_gpu_gives_the_same_answer() {
+    let mut engine = engine("q3-a", 64);
+    let mut answer = |presence_penalty, logprobs, temperature| {
+        let generation = GenerationOptions {
+            presence_penalty: Some(presence_penalty),
+            temperature,
+            seed: Some(5),
+            greedy: temperature.is_none().then_some(true),
+            ignore_stop: true,
+            logprobs,
+            max_new_tokens: Some(40),
+            ..GenerationOptions::default()
+        };
+        try_ask(&mut engine, chat(&[], vec![text("Count.")]), generation, PictureLimits::default(), &[]).unwrap().tokens
+    };
+    let plain = answer(0.0, None, None);
+    let penalized = answer(2.0, None, None);
+    assert_eq!(penalized, answer(2.0, Some(0), None));
+    assert_ne!(penalized, plain, "the penalty changes this answer");
+    assert_eq!(plain, answer(0.0, None, None), "a penalty ends with its answer");
 }
 
 /// The published sizes in the converter's default schemes, without weights: what a load takes, and what a token reads.

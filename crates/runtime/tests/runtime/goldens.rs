@@ -97,7 +97,7 @@ fn check_case(set: &GoldenSet, case: &Case, model: &mut Model, encoded: &mut BTr
         if !encoded.contains_key(path) {
             let mut trace = Trace::new();
             let patches = patches(set, path, model);
-            let features = pollster::block_on(model.encode_image_traced(&patches, &grid(model), &mut trace)).unwrap();
+            let features = pollster::block_on(model.encode_image_traced(&patches, None, &grid(model), &mut trace)).unwrap();
             let (layers, stages) = (model.manifest().config.vision.layers, set.image_stages(path).unwrap());
             check_image(&set.name, path, &stages, &trace, layers);
             encoded.insert(path.clone(), Checked { features, stages: stages.len() });

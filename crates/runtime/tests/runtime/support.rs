@@ -71,5 +71,5 @@ pub fn grid(model: &Model) -> PictureGrid {
 /// Encodes a picture of a model that takes one size.
 pub fn encode(model: &mut Model, patches: &[f32]) -> ImageFeatures {
     let grid = grid(model);
-    pollster::block_on(model.encode_image(patches, &grid)).unwrap()
+    pollster::block_on(model.encode_image(patches, None, &grid)).unwrap()
 }

@@ -1,0 +1,8 @@
+// Sets the bit of token[0] in `answered`; none if the token is no token.
+
+@compute @workgroup_size(1)
+fn main() {
+  if (token[0] < sizes.cols) {
+    answered[token[0] / 32u] |= 1u << (token[0] % 32u);
+  }
+}
