@@ -21,3 +21,18 @@ test("prompts of tasks are those that models are trained and evaluated with", ()
   assert.equal(prompt({ kind: "ground", phrase: "the cat" }), filled(prompts.ground, "the cat"));
   assert.equal(prompt({ kind: "region", box: [1, 2, 30, 400] }), filled(prompts.region, "<box>(1,2),(30,400)</box>"));
 });
+
+test("prompts of later generations are those of the evaluation", () => {
+  for (const family of ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]) {
+    // A text is one part; other prompts are lists of parts.
+    const check = (task, template, value = "") => {
+      const parts = typeof template === "string" ? [{ text: template }] : template;
+      const filled = JSON.parse(JSON.stringify(parts).replace("{}", value));
+      assert.deepEqual(taskPrompt(task, family).query, [{ image: "picture" }, ...filled], family);
+    };
+    const { caption, vqa, ground } = prompts[family];
+    for (const lang of ["en", "zh"]) check({ kind: "caption", lang }, caption[lang]);
+    check({ kind: "vqa", question: "What is it?" }, vqa, "What is it?");
+    check({ kind: "ground", phrase: "the cat" }, ground, "the cat");
+  }
+});

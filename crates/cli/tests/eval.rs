@@ -1,4 +1,4 @@
-//! `qwenvl eval` on a small checkpoint. Needs a GPU adapter; a software one does.
+//! `qwenvl eval` on small checkpoints. Needs a GPU adapter; a software one does.
 
 mod common;
 
@@ -74,7 +74,7 @@ fn answers_are_kept_and_scored() {
     let questions = folder.path().join("questions.jsonl");
     fs::write(&questions, fs::read_to_string(&questions).unwrap().replace("Where", "When")).unwrap();
     let error = fails(eval(folder.path(), &args));
-    assert!(error.contains("mini-questions.jsonl` has answers of another model, data file or prompt"), "{error}");
+    assert!(error.contains("mini-questions.jsonl` has answers of another model, data file, prompt or limit of pictures"), "{error}");
 }
 
 /// A suite of a file with 10 questions and one with 3.
@@ -139,7 +139,7 @@ fn shards_give_the_table_of_one_run() {
     // Answers of another model.
     fs::write(&path, text.replacen("\"model\":\"", "\"model\":\"0", 1)).unwrap();
     let error = fails(merge(&["--predictions", &odd, "--predictions", &even]));
-    assert!(error.contains("has answers of another model, data file or prompt"), "{error}");
+    assert!(error.contains("has answers of another model, data file, prompt or limit of pictures"), "{error}");
     fs::write(&path, &text).unwrap();
     // Answers to other questions, and a question of another shard.
     let questions = folder.path().join("questions.jsonl");
@@ -188,4 +188,123 @@ fn says_what_is_wrong() {
     fs::write(data, fs::read_to_string(data).unwrap().replace(".png", ".nothing").replace(".jpg", ".nothing")).unwrap();
     let error = fails(eval(folder.path(), &["--task", "exact", "--data", data]));
     assert!(error.contains("questions: question `1`") && error.contains(".nothing"), "{error}");
+}
+
+const TASKS: [&str; 11] = ["caption", "vqa", "exact", "gqa", "anls", "relaxed", "grounding", "choice", "seed", "mme", "dialogue"];
+
+/// A folder with a converted model of a later generation and a suite of tasks.
+fn later_folder(name: &str, tasks: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let family = fixtures().join("family");
+    let source = family.join("checkpoints").join(name);
+    quantize::convert(&Options::new(source, folder.path().join("web")).scheme(SchemeName::F32), &mut |_| ()).unwrap();
+    // Pictures of several sizes.
+    let [cell, tiny, wide] =
+        ["p_cell.png", "p_tiny_9x7.png", "p_wide.png"].map(|name| family.join("images").join(name).display().to_string());
+    let question = json!({ "image": cell, "question": "What is it?", "answer": "a cell" });
+    let lines = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let questions = lines(&[question.clone(), json!({ "image": tiny, "question": "Where?", "answer": "left" })]);
+    let question = lines(&[question]);
+    let phrase = json!({ "image": cell, "sent": "the left", "bbox": [0, 0, 118, 141], "width": 236, "height": 141 });
+    let choice = json!({ "image": wide, "hint": "It is wide.", "question": "Which?", "choices": ["cat", "dog", "bird"], "answer": 1 });
+    let seed = json!({ "question_id": 1, "prompt": format!("<img>{tiny}</img>\n<img>{cell}</img>\nWhich?\nAnswer:"), "answer": "C" });
+    let caption = json!({ "images": [{ "id": 1, "image": cell }], "annotations": [{ "image_id": 1, "caption": "A cell." }] });
+    let dialogue = json!({ "id": 0, "turns": [
+        { "images": [tiny], "ask": "Hi", "answer": "Hello" },
+        { "images": [cell, wide], "ask": "And these?", "answer": "Bye" },
+    ] });
+    let text = |task: &str| match task {
+        "caption" => caption.to_string(),
+        "vqa" => questions.clone(),
+        "grounding" => phrase.to_string(),
+        "choice" => choice.to_string(),
+        "seed" => seed.to_string(),
+        "mme" => format!("{cell}\tIs it? Please answer yes or no.\tYes\n{cell}\tIs it not? Please answer yes or no.\tNo\n"),
+        "dialogue" => dialogue.to_string(),
+        _ => question.clone(),
+    };
+    tasks.iter().for_each(|task| fs::write(folder.path().join(task), text(task)).unwrap());
+    let tasks: Vec<Value> = tasks.iter().map(|task| json!({ "name": task, "task": task, "data": task })).collect();
+    fs::write(folder.path().join("suite.json"), json!({ "tasks": tasks }).to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_later_generation_answers_all_tasks() {
+    let folder = later_folder("q25-a", &TASKS);
+    let suite = folder.path().to_str().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let run = |more: &[&str]| eval(folder.path(), &[&["--suite", suite, "--kernels", "cpu"], more].concat());
+    let (kept, parts) = (place("kept"), place("parts"));
+    let whole = succeeds(run(&["--predictions", &kept]));
+    for number in [3, 7, 1, 6, 2, 5, 4] {
+        succeeds(run(&["--predictions", &parts, "--shard", &format!("{number}/7")]));
+    }
+    let merge = || qwenvl(["eval", "merge", "--suite", suite, "--predictions", &parts], b"");
+    assert_eq!(succeeds(merge()), whole);
+    for task in TASKS {
+        assert!(whole.lines().any(|line| line.starts_with(&format!("{task} "))), "{task}: {whole}");
+    }
+    // The answers themselves, not only their scores.
+    let answers = |path: &str| fs::read_to_string(path).unwrap().lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    let shard = |number: usize| answers(&format!("{parts}/mini-dialogue.shard-{number}-of-7.jsonl"));
+    assert_eq!(answers(&format!("{kept}/mini-dialogue.jsonl")), [shard(1), shard(2)].concat());
+
+    // The template is that of a chat in any case.
+    assert_eq!(succeeds(run(&["--predictions", &kept, "--chat"])), whole);
+
+    // The box is scored, not the text.
+    let path = format!("{kept}/mini-grounding.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"box\":[0,0,0,0]"), "{text}");
+    fs::write(&path, text.replace("\"box\":[0,0,0,0]", "\"box\":[0,0,500,1000]")).unwrap();
+    let scores: Value = serde_json::from_str(&succeeds(run(&["--predictions", &kept, "--json"]))).unwrap();
+    let grounding = &scores["models"]["mini"]["grounding"];
+    assert_eq!((&grounding["n"], &grounding["original"], &grounding["corrected"]), (&json!(1), &json!(100.0), &json!(100.0)));
+
+    // Other sizes of pictures are other questions.
+    for limit in [["--max-picture-tokens", "30"], ["--min-picture-tokens", "50"]] {
+        let error = fails(run(&[&["--predictions", &kept][..], &limit].concat()));
+        assert!(error.contains("mini-caption.jsonl` has answers of another model, data file, prompt or limit of pictures"), "{error}");
+    }
+    let (caption, other, shard) = (place("caption"), place("other"), "mini-caption.shard-2-of-7.jsonl");
+    let args = ["--task", "caption", "--data", &caption, "--predictions", &other, "--shard", "2/7", "--max-picture-tokens", "30"];
+    succeeds(eval(folder.path(), &[&args[..], &["--kernels", "cpu"]].concat()));
+    fs::copy(format!("{other}/{shard}"), format!("{parts}/{shard}")).unwrap();
+    let error = fails(merge());
+    assert!(error.contains(&format!("{shard}` has answers of another model")) && error.contains("shard-1-of-7"), "{error}");
+}
+
+#[test]
+fn answers_of_the_other_later_generations() {
+    for name in ["q2-a", "q3-a"] {
+        let folder = later_folder(name, &["exact", "grounding", "choice"]);
+        let (suite, kept) = (folder.path().to_str().unwrap(), folder.path().join("kept"));
+        let args = ["--suite", suite, "--kernels", "cpu", "--max-picture-tokens", "70", "--predictions", kept.to_str().unwrap()];
+        succeeds(eval(folder.path(), &args));
+        let answer = |task: &str| -> Value {
+            let text = fs::read_to_string(kept.join(format!("mini-{task}.jsonl"))).unwrap();
+            serde_json::from_str(text.lines().nth(1).unwrap()).unwrap()
+        };
+        assert!(answer("exact")["answer"].is_string() && answer("exact")["box"].is_null(), "{name}");
+        assert_eq!(answer("grounding")["box"].as_array().unwrap().len(), 4, "{name}");
+        assert_eq!(answer("choice")["candidates"].as_array().unwrap().len(), 3, "{name}");
+    }
+}
+
+#[test]
+fn says_what_is_wrong_with_a_later_generation() {
+    let folder = later_folder("q3-a", &["exact"]);
+    let data = folder.path().join("exact");
+    let data = data.to_str().unwrap();
+    let ask = |more: &[&str]| eval(folder.path(), &[&["--task", "exact", "--data", data, "--kernels", "cpu"], more].concat());
+    let error = fails(ask(&["--few-shot", "1", "--train", data]));
+    assert!(error.contains("is a chat model of a later generation, and `--few-shot` is for base models"), "{error}");
+    let error = fails(ask(&["--max-picture-tokens", "3"]));
+    assert!(error.contains("max picture tokens is 3"), "{error}");
+    let error = fails(ask(&["--min-picture-tokens", "9", "--max-picture-tokens", "8"]));
+    assert!(error.contains("exact: question `0`: picture `") && error.contains("picture tokens: minimum 9, maximum 8"), "{error}");
+    fs::write(data, fs::read_to_string(data).unwrap().replace("p_cell", "p_nothing")).unwrap();
+    let error = fails(ask(&[]));
+    assert!(error.contains("exact: question `0`") && error.contains("p_nothing"), "{error}");
 }

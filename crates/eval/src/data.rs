@@ -1,14 +1,11 @@
 //! The data files that `eval_mm` of the original repository reads.
 
-use crate::{EvalError, Task};
+use crate::question::{picture_tag, short_names};
+use crate::{EvalError, Question, Task};
+use qwen_vl_processor::{Content, Family};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::HashMap;
-
-/// Returns the name of the n-th picture in a prompt. Its features replace the name, which has to be short.
-fn picture_tag(number: usize) -> String {
-    format!("<img>{number}.png</img>")
-}
 
 /// A picture of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,25 +34,48 @@ pub enum Truth {
     Unknown,
 }
 
-/// One question.
+/// One question with its pictures and its right answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
     /// Id, unique in its file.
     pub id: String,
-    /// The pictures, in the order of their tags.
+    /// The pictures, in the order of the prompt.
     pub pictures: Vec<Picture>,
-    /// The prompt in the base format.
-    pub prompt: String,
-    /// The earlier turns of the conversation (chat only).
-    pub history: Vec<(String, String)>,
-    /// The question for the chat template.
-    pub query: String,
-    /// The candidates that are scored, for choices.
-    pub candidates: Vec<String>,
+    /// Examples with their answers, in the base format, which stand before the question.
+    pub examples: String,
+    /// The earlier turns of the conversation, with the true answers (chat only).
+    pub history: Vec<(Question, String)>,
+    /// The question.
+    pub question: Question,
+    /// The letters whose likelihood is compared, for choices.
+    pub letters: Vec<char>,
     /// The right answer.
     pub truth: Truth,
     /// Kind of the question, for a table by kinds.
     pub group: Option<String>,
+}
+
+impl Item {
+    /// Returns the prompt of the 2023 model in the base format.
+    pub fn text(&self) -> String {
+        format!("{}{}", self.examples, self.question.text())
+    }
+
+    /// Returns the earlier turns and the question for the chat template: texts with tags for the 2023 model, parts for the later generations.
+    pub fn chat(&self, family: Family) -> (Vec<(Content, Content)>, Content) {
+        let content = |question: &Question| match family {
+            Family::QwenVl => Content::Tagged(question.tagged()),
+            Family::Qwen2Vl | Family::Qwen25Vl | Family::Qwen3Vl => Content::Parts(question.parts(family)),
+        };
+        let history = self.history.iter().map(|(question, answer)| (content(question), answer.as_str().into()));
+        (history.collect(), content(&self.question))
+    }
+
+    /// Returns the texts whose likelihood is compared, for choices. The prompts of the 2023 model end without the blank before a letter.
+    pub fn candidates(&self, family: Family) -> Vec<String> {
+        let blank = if family == Family::QwenVl { " " } else { "" };
+        self.letters.iter().map(|letter| format!("{blank}{letter}")).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -206,32 +226,24 @@ pub fn read_items(task: Task, name: &str, text: &str, annotations: Option<(&str,
         Task::Vqa | Task::Exact | Task::Gqa | Task::Anls | Task::Relaxed => lines(name, text, |line: QuestionLine, number| {
             let truth = line.answer.map_or(Truth::Unknown, |answer| Truth::Answers(answer.into_vec()));
             let id = line.question_id.map_or_else(|| number.to_string(), |id| plain(&id));
-            let prompt = format!("{}{} Answer:", picture_tag(1), line.question);
-            vec![item(id, vec![line.image], prompt, line.question, truth, line.group)]
+            vec![item(id, vec![line.image], Question::Short(line.question), truth, line.group)]
         })?,
         Task::Grounding => lines(name, text, |line: BoxLine, number| {
             let truth = Truth::Box { corners: line.bbox, width: line.width, height: line.height };
-            let prompt = format!("{}<ref>{}</ref><box>", picture_tag(1), line.sent);
-            let query = format!("Find {}.", line.sent);
-            vec![item(number.to_string(), vec![line.image], prompt, query, truth, line.group)]
+            vec![item(number.to_string(), vec![line.image], Question::Locate(line.sent), truth, line.group)]
         })?,
         Task::Choice => lines(name, text, |line: ChoiceLine, number| {
-            let letters = || ('A'..='Z').map(String::from).zip(&line.choices);
-            let options = letters().map(|(letter, choice)| format!("{letter}. {choice}")).collect::<Vec<_>>().join("\n");
-            let hint = line.hint.as_deref().filter(|hint| !hint.is_empty()).unwrap_or("N/A");
-            let question = format!("Context: {hint}\nQuestion: {}\nOptions: {options}\nAnswer:", line.question);
-            let candidates = letters().map(|(letter, _)| format!(" {letter}")).collect();
+            let letters = ('A'..='Z').take(line.choices.len()).collect();
             let truth = line.answer.map_or(Truth::Unknown, Truth::Choice);
-            let prompt = format!("{}{question}", picture_tag(1));
-            vec![Item { candidates, ..item(number.to_string(), vec![line.image], prompt, question, truth, line.group) }]
+            let question = Question::Choice { hint: line.hint.unwrap_or_default(), question: line.question, choices: line.choices };
+            vec![Item { letters, ..item(number.to_string(), vec![line.image], question, truth, line.group) }]
         })?,
         Task::Seed => lines(name, text, |line: SeedLine, _| {
-            let (prompt, pictures) = short_pictures(&line.prompt);
-            let letters = ["A", "B", "C", "D"];
-            let truth = line.answer.and_then(|answer| letters.iter().position(|letter| *letter == answer));
-            let candidates = letters.map(|letter| format!(" {letter}")).to_vec();
+            let (prompt, pictures) = short_names(&line.prompt, 1);
+            let letters = vec!['A', 'B', 'C', 'D'];
+            let truth = line.answer.and_then(|answer| letters.iter().position(|letter| answer.chars().eq([*letter])));
             let truth = truth.map_or(Truth::Unknown, Truth::Choice);
-            vec![Item { candidates, ..item(plain(&line.question_id), pictures, prompt.clone(), prompt, truth, line.group) }]
+            vec![Item { letters, ..item(plain(&line.question_id), pictures, Question::Written(prompt), truth, line.group) }]
         })?,
         Task::Mme => mme(name, text)?,
         Task::Dialogue => lines(name, text, |line: DialogueLine, _| dialogue(line))?,
@@ -246,12 +258,9 @@ pub fn read_items(task: Task, name: &str, text: &str, annotations: Option<(&str,
     Ok(items)
 }
 
-fn item(id: String, pictures: Vec<String>, prompt: String, query: String, truth: Truth, group: Option<String>) -> Item {
-    let tags: String = (1..=pictures.len()).map(|number| format!("Picture {number}: {}\n", picture_tag(number))).collect();
-    // A prompt that names its pictures has their tags already.
-    let query = if query.contains("<img>") { query } else { tags + &query };
+fn item(id: String, pictures: Vec<String>, question: Question, truth: Truth, group: Option<String>) -> Item {
     let pictures = pictures.into_iter().map(|path| Picture { path }).collect();
-    Item { id, pictures, prompt, history: vec![], query, candidates: vec![], truth, group }
+    Item { id, pictures, examples: String::new(), history: vec![], question, letters: vec![], truth, group }
 }
 
 /// Ids are numbers in some files and texts in others.
@@ -278,11 +287,10 @@ fn captions(name: &str, text: &str) -> Result<Vec<Item>, EvalError> {
     for annotation in file.annotations {
         references.entry(plain(&annotation.image_id)).or_default().push(annotation.caption);
     }
-    let question = "Describe the image in English:";
     let items = file.images.into_iter().map(|image| {
         let id = plain(&image.id);
         let truth = references.remove(&id).map_or(Truth::Unknown, Truth::Answers);
-        item(id, vec![image.image], format!("{}{question}", picture_tag(1)), question.to_owned(), truth, image.group)
+        item(id, vec![image.image], Question::Caption, truth, image.group)
     });
     Ok(items.collect())
 }
@@ -297,51 +305,29 @@ fn mme(name: &str, text: &str) -> Result<Vec<Item>, EvalError> {
             return Err(EvalError::Line { file: name.to_owned(), line: index + 1, reason });
         };
         // The script asks without a number before the picture.
-        let query = format!("{}\n{question}", picture_tag(1));
-        let truth = Truth::Answers(vec![answer.to_owned()]);
-        items.push(item(index.to_string(), vec![picture.to_owned()], query.clone(), query, truth, None));
+        let written = Question::Written(format!("{}\n{question}", picture_tag(1)));
+        items.push(item(index.to_string(), vec![picture.to_owned()], written, Truth::Answers(vec![answer.to_owned()]), None));
     }
     Ok(items)
 }
 
 /// One item for each turn, with the turns before it.
 fn dialogue(line: DialogueLine) -> Vec<Item> {
-    let (mut history, mut pictures, mut items): (Vec<(String, String)>, Vec<Picture>, Vec<Item>) = (vec![], vec![], vec![]);
+    let (mut history, mut pictures, mut items): (Vec<(Question, String)>, Vec<String>, Vec<Item>) = (vec![], vec![], vec![]);
     for (number, turn) in line.turns.into_iter().enumerate() {
-        let mut query = String::new();
-        for path in turn.images {
-            pictures.push(Picture { path });
-            query += &format!("Picture {}: {}\n", pictures.len(), picture_tag(pictures.len()));
-        }
-        query += &turn.ask;
-        let made = Item {
-            id: format!("{}.{number}", plain(&line.id)),
-            pictures: pictures.clone(),
-            prompt: query.clone(),
-            history: history.clone(),
-            query: query.clone(),
-            candidates: vec![],
-            truth: Truth::Answers(vec![turn.answer.clone()]),
-            group: turn.group,
-        };
+        let first = pictures.len() + 1;
+        pictures.extend(turn.images);
+        let end = pictures.len() + 1;
+        let (text, in_text) = short_names(&turn.ask, end);
+        pictures.extend(in_text);
+        let question = Question::Turn { pictures: first..end, text };
+        let id = format!("{}.{number}", plain(&line.id));
+        let truth = Truth::Answers(vec![turn.answer.clone()]);
+        let made = Item { history: history.clone(), ..item(id, pictures.clone(), question.clone(), truth, turn.group) };
         items.extend(turn.scored.then_some(made));
-        history.push((query, turn.answer));
+        history.push((question, turn.answer));
     }
     items
-}
-
-/// Replaces the paths in a prompt by short names.
-fn short_pictures(prompt: &str) -> (String, Vec<String>) {
-    let (mut short, mut paths, mut rest) = (String::new(), Vec::new(), prompt);
-    while let Some((before, after)) = rest.split_once("<img>")
-        && let Some((path, tail)) = after.split_once("</img>")
-    {
-        paths.push(path.to_owned());
-        short += before;
-        short += &picture_tag(paths.len());
-        rest = tail;
-    }
-    (short + rest, paths)
 }
 
 fn read_annotations(name: &str, text: &str) -> Result<HashMap<String, Vec<String>>, EvalError> {
@@ -362,8 +348,8 @@ fn read_annotations(name: &str, text: &str) -> Result<HashMap<String, Vec<String
     })
 }
 
-/// Puts examples with their answers before every prompt, without separators, as `--few-shot` of the original does. They are drawn separately
-/// for every question, and not as Python draws them.
+/// Puts examples with their answers before every prompt in the base format, without separators, as `--few-shot` of the original does. They are
+/// drawn separately for every question, and not as Python draws them.
 pub fn few_shot_prompts(items: &mut [Item], examples: &[Item], count: usize, seed: u64) -> Result<(), EvalError> {
     let answered: Vec<(&Item, &String)> = examples
         .iter()
@@ -383,13 +369,12 @@ pub fn few_shot_prompts(items: &mut [Item], examples: &[Item], count: usize, see
     };
     for item in items {
         let mut left: Vec<&(&Item, &String)> = answered.iter().collect();
-        let (mut prompt, mut pictures) = (String::new(), Vec::new());
+        let mut pictures = Vec::new();
         for _ in 0..count {
             let (example, answer) = left.swap_remove(draw(left.len()));
-            prompt += &format!("{} {answer}", example.prompt);
+            item.examples += &format!("{} {answer}", example.question.text());
             pictures.extend(example.pictures.iter().cloned());
         }
-        item.prompt.insert_str(0, &prompt);
         pictures.append(&mut item.pictures);
         item.pictures = pictures;
     }

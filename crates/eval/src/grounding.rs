@@ -1,8 +1,10 @@
 //! Accuracy of boxes (`evaluate_grounding.py`).
 
 use crate::Variant;
+use qwen_vl_processor::{GroundedObject, Shape};
 
-/// True if the predicted box overlaps the true one by at least half. `[x1, y1, x2, y2]` is in pixels of a picture of that width and height.
+/// True if the box in an answer of the 2023 model overlaps the true one by at least half. `[x1, y1, x2, y2]` is in pixels of a picture of that
+/// width and height.
 ///
 /// The coordinates of an answer are thousandths. The original divides them by 999; corrected: by 1000. Both count an answer without a box as an
 /// empty box at the corner.
@@ -13,6 +15,22 @@ pub fn grounding_match(answer: &str, truth: [f64; 4], width: f64, height: f64, v
     };
     let [x1, y1, x2, y2] = predicted_box(answer).unwrap_or_default().map(|value| value / whole);
     iou([x1 * width, y1 * height, x2 * width, y2 * height], truth) >= 0.5
+}
+
+/// True if a box in thousandths of the picture overlaps the true one by at least half, for answers of the later generations. The original scripts
+/// are of the 2023 model, so this function has no [`Variant`].
+pub fn box_match(corners: [u32; 4], truth: [f64; 4], width: f64, height: f64) -> bool {
+    let [x1, y1, x2, y2] = corners.map(|value| f64::from(value) / 1000.0);
+    iou([x1 * width, y1 * height, x2 * width, y2 * height], truth) >= 0.5
+}
+
+/// Returns the first box among the objects of an answer, in thousandths of the picture. An answer without a box has an empty one at the corner.
+pub fn first_box(objects: &[GroundedObject]) -> [u32; 4] {
+    let corners = |object: &GroundedObject| match object.norm {
+        Shape::Box(corners) => Some(corners),
+        Shape::Quad(_) | Shape::Point(_) => None,
+    };
+    objects.iter().find_map(corners).unwrap_or_default()
 }
 
 /// Returns the first `(x,y),(x,y)` of an answer.
@@ -44,6 +62,40 @@ pub fn iou(a: [f64; 4], b: [f64; 4]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qwen_vl_processor::{Family, NumberedPicture, PictureSize, parse_grounding};
+
+    /// A picture of 1000×500 pixels that the model sees as 560×280: its left half is the true box.
+    #[test]
+    fn boxes_of_later_generations() {
+        let (size, seen) = (PictureSize { width: 1000, height: 500 }, PictureSize { width: 560, height: 280 });
+        let truth = [0.0, 0.0, 500.0, 500.0];
+        let found = |family, answer: &str| {
+            let picture = NumberedPicture { number: 1, size, seen };
+            let corners = first_box(&parse_grounding(family, answer, &[picture], "").objects);
+            (corners, box_match(corners, truth, 1000.0, 500.0))
+        };
+        // Pixels of the picture that the model sees.
+        let answer =
+            "```json\n[{\"bbox_2d\": [0, 0, 280, 280], \"label\": \"left\"}, {\"bbox_2d\": [280, 0, 560, 280], \"label\": \"right\"}]\n```";
+        assert_eq!(found(Family::Qwen25Vl, answer), ([0, 0, 500, 1000], true));
+        // The same numbers are thousandths for Qwen3-VL, and less than a fifth of the box.
+        assert_eq!(found(Family::Qwen3Vl, answer), ([0, 0, 280, 280], false));
+        // Half of the box, and a little less.
+        for (right, matches) in [(250, true), (249, false)] {
+            let answer = format!("[{{\"bbox_2d\": [0, 0, {right}, 1000], \"label\": \"left\"}}]");
+            assert_eq!(found(Family::Qwen3Vl, &answer), ([0, 0, right, 1000], matches));
+            let answer = format!("<|object_ref_start|>left<|object_ref_end|><|box_start|>(0,0),({right},1000)<|box_end|>");
+            assert_eq!(found(Family::Qwen2Vl, &answer), ([0, 0, right, 1000], matches));
+        }
+        // A point is not a box.
+        let answer = "[{\"point_2d\": [5, 5], \"label\": \"left\"}, {\"bbox_2d\": [0, 0, 500, 1000], \"label\": \"left\"}]";
+        assert_eq!(found(Family::Qwen3Vl, answer), ([0, 0, 500, 1000], true));
+        for family in [Family::Qwen2Vl, Family::Qwen25Vl, Family::Qwen3Vl] {
+            for answer in ["", "There is none.", "[{\"bbox_2d\": [0, 0, 50", "(0,0),(500,1000)"] {
+                assert_eq!(found(family, answer), ([0; 4], false), "{family:?}: {answer}");
+            }
+        }
+    }
 
     #[test]
     fn finds_the_box() {

@@ -1,7 +1,7 @@
 //! Quality of answers: the metrics of the paper's table 9 and the data files that `eval_mm` of the original repository reads.
 //!
-//! Every metric is a function of texts; nothing here knows a model. Where the original scripts deviate from the definition, a [`Variant`]
-//! selects one of the two:
+//! Every metric is a function of texts or boxes, and nothing here computes a model. [`Question`] has the prompts of each generation of models.
+//! Where the original scripts deviate from the definition, a [`Variant`] selects one of the two:
 //!
 //! | metric | function | deviation of the original |
 //! | --- | --- | --- |
@@ -11,7 +11,7 @@
 //! | ANLS | [`anls`] | divides by lengths before blanks are collapsed |
 //! | relaxed accuracy | [`relaxed_match`] | the 5 % are relative to the prediction |
 //! | CIDEr-D | [`cider_d`] | the length penalty counts pairs of words |
-//! | grounding accuracy | [`grounding_match`] | coordinates are divided by 999 |
+//! | grounding accuracy | [`grounding_match`], [`box_match`] | coordinates are divided by 999; later generations: – |
 //! | scored choice | [`best_choice`], [`circular_strict`], [`circular_majority`] | – |
 //! | MME | [`mme_scores`] | – |
 
@@ -25,6 +25,7 @@ mod data;
 mod error;
 mod exact;
 mod grounding;
+mod question;
 mod relaxed;
 mod task;
 mod vqa;
@@ -35,7 +36,8 @@ pub use cider::{caption_words, cider_d};
 pub use data::{Item, Picture, Suite, SuiteEntry, Truth, few_shot_prompts, read_items};
 pub use error::EvalError;
 pub use exact::{exact_match, gqa_answer};
-pub use grounding::{grounding_match, iou, predicted_box};
+pub use grounding::{box_match, first_box, grounding_match, iou, predicted_box};
+pub use question::Question;
 pub use relaxed::relaxed_match;
 pub use task::{Settings, Task};
 pub use vqa::{clean_prediction, vqa_score};

@@ -1,5 +1,6 @@
-//! The tasks of `eval_mm`: prompt, length of an answer, metric.
+//! The tasks of `eval_mm`: length of an answer, metric.
 
+use qwen_vl_processor::Family;
 use serde::{Deserialize, Serialize};
 
 /// A kind of data file with its prompt and metric (part D of the paper's appendix; `eval_mm`).
@@ -44,10 +45,21 @@ pub struct Settings {
 }
 
 impl Task {
-    /// Returns the settings of the original scripts. Where the data sets of a task differ, the longest answers are allowed: a model that stops
-    /// is not affected.
-    pub fn settings(self) -> Settings {
+    /// Returns the settings for a generation of models.
+    ///
+    /// Those of the 2023 model are of the original scripts. Where the data sets of a task differ, the longest answers are allowed: a model that
+    /// stops is not affected. Later generations always have the chat template, and longer answers. VLMEvalKit lets them answer questions with
+    /// choices and searches the answer for a letter; here the likelihood of the letters is compared, as for the 2023 model.
+    pub fn settings(self, family: Family) -> Settings {
         let settings = |max_new_tokens, min_new_tokens| Settings { max_new_tokens, min_new_tokens, chat: false, scored: false };
+        if family != Family::QwenVl {
+            let of_task = match self {
+                Self::Choice | Self::Seed => Settings { scored: true, ..settings(0, 0) },
+                Self::Grounding => settings(512, 1),
+                _ => settings(128, 1),
+            };
+            return Settings { chat: true, ..of_task };
+        }
         match self {
             Self::Caption => settings(30, 8),
             Self::Vqa | Self::Gqa => settings(10, 1),

@@ -6,14 +6,14 @@ mod scores;
 use crate::checkpoint::Checkpoint;
 use crate::gpu::GpuArgs;
 use crate::preprocess::read_picture;
-use crate::values::count;
+use crate::values::{count, tokens};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use predictions::{Header, Prediction, Shard, shard};
-use qwen_vl_eval::{Item, Settings, Suite, SuiteEntry, Task, few_shot_prompts, read_items};
+use qwen_vl_eval::{Item, Picture, Settings, Suite, SuiteEntry, Task, few_shot_prompts, first_box, read_items};
 use qwen_vl_format::ShardHash;
-use qwen_vl_processor::{Content, DecodeOptions, Family, KeepSpecials};
+use qwen_vl_processor::{DecodeOptions, Family, KeepSpecials, Tokenizer};
 use qwen_vl_runtime::session::{Engine, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest};
 use qwen_vl_runtime::{ModelOptions, Precision};
 use scores::{Column, print_json, print_table, score};
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 /// Measure models on the data files of the original's `eval_mm`.
 ///
 /// Prints, for each task and kind of question, the metric as the original scripts compute it, and corrected in brackets where that
-/// differs.
+/// differs. Qwen-VL (2023) gets the prompts of these scripts, later generations those of their published evaluation, VLMEvalKit.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct EvalArgs {
@@ -36,9 +36,15 @@ pub struct EvalArgs {
     models: Vec<String>,
     #[command(flatten)]
     data: Option<DataArgs>,
-    /// Use the chat template. The original scripts use it only for MME, with chat models too.
+    /// Use the chat template. The original scripts use it only for MME, with chat models too. No effect on later generations, which always use it.
     #[arg(long)]
     chat: bool,
+    /// Fewest tokens of a picture, where pictures have any size: smaller ones are enlarged [default: the checkpoint's].
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    min_picture_tokens: Option<usize>,
+    /// Most tokens of a picture, where pictures have any size: larger ones are reduced.
+    #[arg(long, value_name = "N", value_parser = tokens, default_value_t = ModelOptions::default().max_picture_tokens)]
+    max_picture_tokens: usize,
     /// Folder for the answers, one file for each model and task. Answers that it holds already are not computed again.
     #[arg(long, value_name = "DIR")]
     predictions: Option<PathBuf>,
@@ -92,7 +98,7 @@ struct DataArgs {
     /// Folder that the paths of pictures are relative to [default: that of the data file].
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Examples before each question.
+    /// Examples before each question, for base models of Qwen-VL (2023).
     #[arg(long, value_name = "N", default_value_t = 0, requires = "train")]
     few_shot: usize,
     /// The data file to take examples from.
@@ -154,13 +160,25 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         return merge(args);
     }
     let parts = parts(args.data.as_ref())?;
-    let mut columns = Vec::new();
+    // What is wrong with the last model shows before the first one runs.
+    let mut models = Vec::new();
     for model in &args.models {
         let (name, folder) = model.split_once('=').unwrap_or_else(|| {
             let name = Path::new(model).file_name().and_then(|name| name.to_str());
             (name.unwrap_or(model), model)
         });
-        let answers = answers(args, name, Path::new(folder), &parts)?;
+        let checkpoint = Checkpoint::open(Path::new(folder))?;
+        let has_examples = args.data.as_ref().is_some_and(|data| data.few_shot > 0);
+        ensure!(
+            !has_examples || checkpoint.manifest().config.family == Family::QwenVl,
+            "`{folder}` is a chat model of a later generation, and `--few-shot` is for base models of Qwen-VL (2023): leave it out"
+        );
+        models.push((name, checkpoint));
+    }
+    let mut sizes = Sizes::default();
+    let mut columns = Vec::new();
+    for (name, checkpoint) in models {
+        let answers = answers(args, name, checkpoint, &parts, &mut sizes)?;
         match args.shard {
             // Scores of a part of the questions would be taken for those of all.
             Some(shard) => println!("shard {shard} of {name}: {} answers", answers.iter().map(Vec::len).sum::<usize>()),
@@ -231,41 +249,80 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("could not read `{}`", path.display()))
 }
 
+/// Sizes of pictures, which are read once for all models.
+#[derive(Default)]
+struct Sizes(HashMap<PathBuf, [u32; 2]>);
+
+impl Sizes {
+    /// Returns width and height of a picture, pixels.
+    fn of(&mut self, path: PathBuf) -> Result<[u32; 2]> {
+        if let Some(size) = self.0.get(&path) {
+            return Ok(*size);
+        }
+        let (_, picture) = read_picture(&path, DecodeOptions::ORIGINAL)?;
+        let size = [picture.width(), picture.height()];
+        self.0.insert(path, size);
+        Ok(size)
+    }
+}
+
+/// The way in which a model is asked.
+#[derive(Clone, Copy)]
+struct Style {
+    family: Family,
+    /// True if the chat template is used for all tasks.
+    chat: bool,
+    pictures: PictureLimits,
+    /// The limit that the model is loaded with.
+    max_picture_tokens: usize,
+}
+
+impl Style {
+    fn settings(self, part: &Part) -> Settings {
+        let settings = part.task.settings(self.family);
+        Settings { chat: settings.chat || self.chat, ..settings }
+    }
+
+    fn prompt(self, part: &Part, item: &Item) -> PromptInput {
+        if !self.settings(part).chat {
+            return PromptInput::Raw { text: item.text() };
+        }
+        let (history, query) = item.chat(self.family);
+        PromptInput::Chat { system: None, history, query, overflow: Overflow::Error }
+    }
+}
+
 /// Asks one model all questions, or those of the shard. Returns the answers of each part.
-fn answers(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Result<Vec<Vec<Prediction>>> {
-    let checkpoint = Checkpoint::open(folder)?;
+fn answers(args: &EvalArgs, name: &str, checkpoint: Checkpoint, parts: &[Part], sizes: &mut Sizes) -> Result<Vec<Vec<Prediction>>> {
     let vocabulary = checkpoint.vocabulary()?;
     let tokenizer = checkpoint.tokenizer()?;
-    ensure!(
-        tokenizer.family() == Family::QwenVl,
-        "`{}` is of a later generation than the prompts of this evaluation, which are those of the 2023 Qwen-VL",
-        folder.display()
-    );
+    let family = tokenizer.family();
+    let pictures = PictureLimits { min_tokens: args.min_picture_tokens, max_tokens: None };
+    let style = Style { family, chat: args.chat, pictures, max_picture_tokens: args.max_picture_tokens };
     let gpu = args.gpu.request(false)?;
     let mut answers_as = serde_json::to_vec(checkpoint.manifest())?;
     // Kernels that round change answers.
     if gpu.kernels().precision != Precision::F32 {
         answers_as.extend(format!("{:?}", gpu.kernels().precision).bytes());
     }
-    let model_hash = ShardHash::of(&answers_as).to_string();
-    let chat = |part: &Part| args.chat || part.task.settings().chat;
-
-    // The context has to hold the longest question with its answer.
-    let mut context_length = 0;
-    for part in parts {
-        for item in &part.items {
-            let prompt = prompt(item, chat(part)).encode(&tokenizer, &[], usize::MAX, None);
-            let tokens = prompt.with_context(|| format!("{}: question `{}`", part.name, item.id))?.prompt.ids.len();
-            let candidates = item.candidates.iter().map(String::len).max().unwrap_or(0);
-            context_length = context_length.max(tokens + part.task.settings().max_new_tokens.max(candidates) + 1);
+    let model_hash = |part: &Part| -> Result<String> {
+        let mut answers_as = answers_as.clone();
+        // Where pictures have any size, their limits change answers. The first prompt has the words of all.
+        if family != Family::QwenVl {
+            let Settings { max_new_tokens, min_new_tokens, .. } = style.settings(part);
+            let limits = (pictures, style.max_picture_tokens, max_new_tokens, min_new_tokens);
+            answers_as.extend(serde_json::to_vec(&(limits, style.prompt(part, &part.items[0])))?);
         }
-    }
-    let options = ModelOptions { context_length, ..ModelOptions::default() };
+        Ok(ShardHash::of(&answers_as).to_string())
+    };
+
+    let context_length = context_length(&checkpoint, &tokenizer, style, parts, sizes)?;
+    let options = ModelOptions { context_length, max_picture_tokens: args.max_picture_tokens, ..ModelOptions::default() };
     let mut engine = Engine::new(checkpoint.load(gpu, options)?, &vocabulary)?;
 
     let mut answers = Vec::new();
     for part in parts {
-        let header = Header { model: model_hash.clone(), data: part.hash.clone(), chat: chat(part), shard: args.shard };
+        let header = Header { model: model_hash(part)?, data: part.hash.clone(), chat: style.settings(part).chat, shard: args.shard };
         let (mut known, mut file) = match &args.predictions {
             Some(folder) => {
                 fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()))?;
@@ -275,17 +332,15 @@ fn answers(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Result
             }
             None => (HashMap::new(), None),
         };
-        let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {per_sec}, {eta} left")?;
         let of_shard = |(index, _): &(usize, &Item)| args.shard.is_none_or(|shard| shard.has(*index));
         let items: Vec<&Item> = part.items.iter().enumerate().filter(of_shard).map(|(_, item)| item).collect();
-        let progress = ProgressBar::new(items.len() as u64).with_style(style).with_message(format!("{name}: {}", part.name));
+        let progress = progress(items.len(), format!("{name}: {}", part.name))?;
         let mut predictions = Vec::with_capacity(items.len());
         for item in items {
             let prediction = match known.remove(&item.id) {
                 Some(prediction) => prediction,
                 None => {
-                    let made =
-                        predict(&mut engine, item, part, chat(part)).with_context(|| format!("{}: question `{}`", part.name, item.id))?;
+                    let made = predict(&mut engine, item, part, style).with_context(|| format!("{}: question `{}`", part.name, item.id))?;
                     if let Some((path, file)) = &mut file {
                         predictions::append(path, file, &made)?;
                     }
@@ -301,36 +356,69 @@ fn answers(args: &EvalArgs, name: &str, folder: &Path, parts: &[Part]) -> Result
     Ok(answers)
 }
 
-fn prompt(item: &Item, chat: bool) -> PromptInput {
-    match chat {
-        true => PromptInput::Chat { system: None, history: history(item), query: item.query.as_str().into(), overflow: Overflow::Error },
-        false => PromptInput::Raw { text: item.prompt.clone() },
+/// Returns the tokens of the longest question with its answer, which the context has to hold.
+fn context_length(checkpoint: &Checkpoint, tokenizer: &Tokenizer, style: Style, parts: &[Part], sizes: &mut Sizes) -> Result<usize> {
+    let mut longest = 0;
+    for part in parts {
+        let Settings { max_new_tokens, .. } = style.settings(part);
+        let progress = progress(part.items.len(), format!("measuring {}", part.name))?;
+        for item in &part.items {
+            let what = || format!("{}: question `{}`", part.name, item.id);
+            let mut grids = Vec::new();
+            // The pictures of the 2023 model all have one size.
+            let sized = if style.family == Family::QwenVl { &[][..] } else { &item.pictures };
+            for picture in sized {
+                let [width, height] = sizes.of(part.root.join(&picture.path)).with_context(what)?;
+                let grid = style.pictures.grid(checkpoint.manifest(), style.max_picture_tokens, width, height);
+                grids.push(grid.with_context(|| format!("{}: picture `{}`", what(), picture.path))?);
+            }
+            let prompt = style.prompt(part, item).encode(tokenizer, &grids, usize::MAX, None).with_context(what)?.prompt;
+            let candidates = item.candidates(style.family).iter().map(String::len).max().unwrap_or(0);
+            longest = longest.max(prompt.ids.len() + max_new_tokens.max(candidates) + 1);
+            progress.inc(1);
+        }
+        progress.finish_and_clear();
     }
+    Ok(longest)
 }
 
-fn history(item: &Item) -> Vec<(Content, Content)> {
-    item.history.iter().map(|(query, answer)| (query.as_str().into(), answer.as_str().into())).collect()
+fn progress(count: usize, what: String) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {per_sec}, {eta} left")?;
+    Ok(ProgressBar::new(count as u64).with_style(style).with_message(what))
 }
 
-fn predict(engine: &mut Engine, item: &Item, part: &Part, chat: bool) -> Result<Prediction> {
-    let image = |picture: &qwen_vl_eval::Picture| -> Result<ImageInput> {
+fn predict(engine: &mut Engine, item: &Item, part: &Part, style: Style) -> Result<Prediction> {
+    let image = |picture: &Picture| -> Result<ImageInput> {
         let (bytes, _) = read_picture(&part.root.join(&picture.path), DecodeOptions::ORIGINAL)?;
         Ok(ImageInput::Encoded { bytes, options: DecodeOptions::ORIGINAL })
     };
     let images = item.pictures.iter().map(image).collect::<Result<Vec<_>>>()?;
-    let Settings { max_new_tokens, min_new_tokens, scored, .. } = part.task.settings();
+    let Style { family, pictures, .. } = style;
+    let Settings { max_new_tokens, min_new_tokens, scored, .. } = style.settings(part);
+    let prompt = style.prompt(part, item);
     let mut on_event = |_| ControlFlow::Continue(());
-    let mut prediction = Prediction { id: item.id.clone(), answer: String::new(), candidates: Vec::new() };
+    let mut prediction = Prediction { id: item.id.clone(), ..Prediction::default() };
     if scored {
-        let request = ScoreRequest { prompt: prompt(item, chat), candidates: item.candidates.clone(), pictures: PictureLimits::default() };
+        let request = ScoreRequest { prompt, candidates: item.candidates(family), pictures };
         let scores = pollster::block_on(engine.score(&request, &images, &mut on_event))?;
         prediction.candidates = scores.unwrap_or_default().into_iter().map(|score| score.logprobs).collect();
     } else {
-        let generation =
-            GenerationOptions { max_new_tokens: Some(max_new_tokens), min_new_tokens, greedy: Some(true), ..GenerationOptions::default() };
-        let request = Request { prompt: prompt(item, chat), generation, pictures: PictureLimits::default() };
+        // Checkpoints of later generations have penalties as defaults. VLMEvalKit evaluates without them.
+        let (repetition_penalty, presence_penalty) = if family == Family::QwenVl { (None, None) } else { (Some(1.0), Some(0.0)) };
+        let generation = GenerationOptions {
+            max_new_tokens: Some(max_new_tokens),
+            min_new_tokens,
+            greedy: Some(true),
+            repetition_penalty,
+            presence_penalty,
+            ..GenerationOptions::default()
+        };
+        let request = Request { prompt, generation, pictures };
         let answer = pollster::block_on(engine.ask(&request, &images, &mut on_event, None))?;
         prediction.answer = engine.tokenizer().decode(&answer.tokens, KeepSpecials::None).trim().to_owned();
+        if part.task == Task::Grounding && family != Family::QwenVl {
+            prediction.corners = Some(first_box(&answer.objects));
+        }
     }
     Ok(prediction)
 }

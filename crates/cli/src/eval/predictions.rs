@@ -10,11 +10,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// An answer of a model, a line of a file of predictions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Prediction {
     pub(super) id: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) answer: String,
+    /// The first box of an answer of a later generation to something to locate, in thousandths of the picture: `[x1, y1, x2, y2]`.
+    #[serde(default, rename = "box", skip_serializing_if = "Option::is_none")]
+    pub(super) corners: Option<[u32; 4]>,
     /// Log-probabilities of each candidate's tokens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) candidates: Vec<Vec<f64>>,
@@ -23,6 +26,7 @@ pub(super) struct Prediction {
 /// The first line of a file of predictions: the model and the questions of its answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
+    /// Hash of the model; for later generations also of the limits of pictures and answers and of the words of prompts.
     pub(super) model: String,
     pub(super) data: String,
     pub(super) chat: bool,
@@ -82,7 +86,7 @@ pub(super) fn resume(path: &Path, header: &Header) -> Result<(HashMap<String, Pr
                 let path = path.display();
                 ensure!(
                     found == *header,
-                    "`{path}` has answers of another model, data file or prompt: delete it or give another `--predictions`"
+                    "`{path}` has answers of another model, data file, prompt or limit of pictures: delete it or give another `--predictions`"
                 );
             } else {
                 let prediction: Prediction = serde_json::from_str(line).with_context(what)?;
@@ -166,7 +170,10 @@ pub(super) fn merge(folders: &[PathBuf], model: &str, part: &Part) -> Result<Vec
         let path = path.display();
         ensure!(shard.of == of, "`{path}` is one of {} shards, `{first_path}` one of {of}", shard.of);
         let header = Header { shard: first_header.shard, ..header.clone() };
-        ensure!(header == first_header, "`{path}` has answers of another model, data file or prompt than `{first_path}`");
+        ensure!(
+            header == first_header,
+            "`{path}` has answers of another model, data file, prompt or limit of pictures than `{first_path}`"
+        );
         let wanted = part.items.iter().enumerate().filter(|(index, _)| shard.has(*index)).map(|(_, item)| item.id.as_str());
         let wanted: BTreeSet<&str> = wanted.collect();
         for prediction in predictions {

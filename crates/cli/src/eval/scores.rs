@@ -4,7 +4,7 @@ use super::Part;
 use super::predictions::Prediction;
 use anyhow::Result;
 use qwen_vl_eval::{
-    Item, Task, Truth, Variant, anls, best_choice, caption_words, cider_d, exact_match, gqa_answer, grounding_match, mme_scores,
+    Item, Task, Truth, Variant, anls, best_choice, box_match, caption_words, cider_d, exact_match, gqa_answer, grounding_match, mme_scores,
     relaxed_match, vqa_score, yes_no,
 };
 use serde_json::json;
@@ -78,7 +78,10 @@ fn item_scores(part: &Part, predictions: &[Prediction], variant: Variant) -> Vec
                 Task::Mme => truth(answers.iter().any(|right| yes_no(right) == yes_no(answer))),
                 _ => truth(exact_match(answer, answers)),
             },
-            Truth::Box { corners, width, height } => truth(grounding_match(answer, *corners, *width, *height, variant)),
+            Truth::Box { corners, width, height } => truth(match prediction.corners {
+                Some(found) => box_match(found, *corners, *width, *height),
+                None => grounding_match(answer, *corners, *width, *height, variant),
+            }),
             Truth::Choice(right) => truth(best_choice(&prediction.candidates) == Some(*right)),
         })
     };
