@@ -99,31 +99,48 @@ mod tests {
 
     const SIZES: [PictureSize; 2] = [PictureSize { width: 10, height: 10 }, PictureSize { width: 640, height: 333 }];
 
+    /// A case of `tests/*.json`, see `tests/README.md`.
     #[derive(Deserialize)]
     struct Case {
+        family: Option<Family>,
         raw: String,
         pictures: Vec<[u32; 2]>,
+        seen: Option<Vec<[u32; 2]>>,
         #[serde(default)]
         question: String,
         text: String,
         objects: Vec<GroundedObject>,
     }
 
-    fn check(family: Family, cases: Vec<Case>) {
-        assert!(cases.len() >= 50, "{} cases", cases.len());
-        for case in cases {
-            let sizes: Vec<_> = case.pictures.iter().map(|[width, height]| PictureSize { width: *width, height: *height }).collect();
-            let grounded = parse_grounding(family, &case.raw, &NumberedPicture::in_order(&sizes), &case.question).stripped();
-            assert_eq!(grounded, Grounded { text: case.text, objects: case.objects }, "{}", case.raw);
+    impl Case {
+        fn pictures(&self) -> Vec<NumberedPicture> {
+            let size = |[width, height]: [u32; 2]| PictureSize { width, height };
+            let seen = self.seen.as_ref().unwrap_or(&self.pictures);
+            assert_eq!(seen.len(), self.pictures.len(), "{}", self.raw);
+            let sizes = self.pictures.iter().zip(seen);
+            (1..).zip(sizes).map(|(number, (own, seen))| NumberedPicture { number, size: size(*own), seen: size(*seen) }).collect()
+        }
+
+        fn check(&self, family: Family) {
+            let grounded = parse_grounding(family, &self.raw, &self.pictures(), &self.question).stripped();
+            assert_eq!((&grounded.text, &grounded.objects), (&self.text, &self.objects), "{family:?}: {}", self.raw);
         }
     }
 
-    fn tag_cases() -> Vec<Case> {
-        serde_json::from_str(include_str!("../tests/grounding.json")).unwrap()
+    /// The cases of all generations, which the TypeScript parser is held to as well.
+    fn cases() -> Vec<(Family, Case)> {
+        let files =
+            [(Family::QwenVl, include_str!("../tests/grounding.json")), (Family::Qwen3Vl, include_str!("../tests/grounding_json.json"))];
+        let read = |(family, file): (Family, &str)| {
+            let cases: Vec<Case> = serde_json::from_str(file).unwrap();
+            cases.into_iter().map(move |case| (case.family.unwrap_or(family), case))
+        };
+        files.into_iter().flat_map(read).collect()
     }
 
-    fn json_cases() -> Vec<Case> {
-        serde_json::from_str(include_str!("../tests/grounding_json.json")).unwrap()
+    /// The cases without a family: they hold for both generations with tags, or for both with JSON.
+    fn shared_cases(family: Family) -> impl Iterator<Item = Case> {
+        cases().into_iter().filter(move |(of, case)| *of == family && case.family.is_none()).map(|(_, case)| case)
     }
 
     /// Replaces the tags of Qwen-VL by those of Qwen2-VL.
@@ -136,45 +153,43 @@ mod tests {
         text
     }
 
-    /// The cases that the TypeScript parser is held to as well.
     #[test]
-    fn cases_of_qwen_vl() {
-        check(Family::QwenVl, tag_cases());
+    fn cases_of_all_generations() {
+        let cases = cases();
+        for family in [Family::QwenVl, Family::Qwen2Vl, Family::Qwen25Vl, Family::Qwen3Vl] {
+            let count = cases.iter().filter(|(of, _)| *of == family).count();
+            assert!(count >= 60, "{count} cases of {family:?}");
+        }
+        for (family, case) in cases {
+            case.check(family);
+        }
     }
 
     #[test]
-    fn cases_of_qwen2_vl() {
-        let cases = tag_cases().into_iter().map(|case| Case { raw: retagged(&case.raw), ..case });
-        check(Family::Qwen2Vl, cases.collect());
+    fn cases_with_the_other_tags() {
+        for case in shared_cases(Family::QwenVl) {
+            Case { raw: retagged(&case.raw), ..case }.check(Family::Qwen2Vl);
+        }
     }
 
-    /// The markup is that of Qwen3-VL. Pixels of pictures that it sees with sides of 1000 are thousandths.
+    /// Pixels of pictures that Qwen2.5-VL sees with sides of 1000 are thousandths.
     #[test]
-    fn cases_of_qwen2_5_vl() {
+    fn cases_of_qwen3_vl_in_pixels() {
         let mut unnamed = 0;
-        for case in json_cases() {
-            let picture = |(number, [width, height]): (usize, &[u32; 2])| {
-                let size = PictureSize { width: *width, height: *height };
-                NumberedPicture { number, size, seen: PictureSize { width: 1000, height: 1000 } }
-            };
-            let pictures: Vec<_> = (1..).zip(&case.pictures).map(picture).collect();
-            let Grounded { text, objects } = parse_grounding(Family::Qwen25Vl, &case.raw, &pictures, &case.question).stripped();
+        for mut case in shared_cases(Family::Qwen3Vl) {
+            case.seen = Some(vec![[1000; 2]; case.pictures.len()]);
+            let Grounded { text, objects } = parse_grounding(Family::Qwen25Vl, &case.raw, &case.pictures(), &case.question).stripped();
             assert_eq!((text, objects.len()), (case.text, case.objects.len()), "{}", case.raw);
             for (object, expected) in objects.into_iter().zip(case.objects) {
-                if expected.image.is_none() && !pictures.is_empty() {
+                if expected.image.is_none() && !case.pictures.is_empty() {
                     unnamed += 1;
-                    assert_eq!((object.image, object.norm), (Some(pictures.len() - 1), expected.norm), "{}", case.raw);
+                    assert_eq!((object.image, object.norm), (Some(case.pictures.len() - 1), expected.norm), "{}", case.raw);
                 } else {
                     assert_eq!(object, expected, "{}", case.raw);
                 }
             }
         }
         assert!(unnamed > 0, "no case has several pictures and names none");
-    }
-
-    #[test]
-    fn cases_of_qwen3_vl() {
-        check(Family::Qwen3Vl, json_cases());
     }
 
     #[test]
@@ -245,8 +260,7 @@ mod tests {
     }
 
     /// Reads an answer in pieces. Returns each event, neighbouring texts joined.
-    fn in_pieces<'a>(family: Family, pieces: impl IntoIterator<Item = &'a str>, pictures: &[NumberedPicture]) -> Vec<GroundingEvent> {
-        let mut parser = GroundingParser::new(family, pictures);
+    fn in_pieces<'a>(mut parser: GroundingParser, pieces: impl IntoIterator<Item = &'a str>) -> Vec<GroundingEvent> {
         let mut events: Vec<GroundingEvent> = pieces.into_iter().flat_map(|piece| parser.push(piece)).collect();
         events.extend(parser.finish());
         let mut joined: Vec<GroundingEvent> = Vec::new();
@@ -261,31 +275,36 @@ mod tests {
 
     /// Every cut of a text in two, in single characters and at random places gives the same events as the whole text.
     fn check_pieces(family: Family, raw: &str, random: &mut fastrand::Rng) {
-        let pictures = NumberedPicture::in_order(&SIZES);
-        let whole = in_pieces(family, [raw], &pictures);
+        check_pieces_with(&GroundingParser::new(family, &NumberedPicture::in_order(&SIZES)), raw, random);
+    }
+
+    fn check_pieces_with(parser: &GroundingParser, raw: &str, random: &mut fastrand::Rng) {
+        let whole = in_pieces(parser.clone(), [raw]);
         let places: Vec<usize> = raw.char_indices().map(|(at, _)| at).chain([raw.len()]).collect();
         let characters = || places.windows(2).map(|pair| &raw[pair[0]..pair[1]]);
-        assert_eq!(in_pieces(family, characters(), &pictures), whole, "{raw}");
+        assert_eq!(in_pieces(parser.clone(), characters()), whole, "{raw}");
         for at in &places {
-            assert_eq!(in_pieces(family, [&raw[..*at], &raw[*at..]], &pictures), whole, "{raw} cut at {at}");
+            assert_eq!(in_pieces(parser.clone(), [&raw[..*at], &raw[*at..]]), whole, "{raw} cut at {at}");
         }
         for _ in 0..4 {
             let cuts: Vec<usize> = places.iter().copied().filter(|at| *at == 0 || *at == raw.len() || random.u8(..4) == 0).collect();
             let pieces: Vec<&str> = cuts.windows(2).map(|pair| &raw[pair[0]..pair[1]]).collect();
-            assert_eq!(in_pieces(family, pieces.iter().copied(), &pictures), whole, "{pieces:?}");
+            assert_eq!(in_pieces(parser.clone(), pieces.iter().copied()), whole, "{pieces:?}");
         }
     }
 
+    /// With [`cases_of_all_generations`], which checks the whole answers: pieces give the expected texts and objects too.
     #[test]
     fn pieces_give_what_the_whole_gives() {
         let mut random = fastrand::Rng::with_seed(1);
-        for case in tag_cases() {
-            check_pieces(Family::QwenVl, &case.raw, &mut random);
+        for (family, case) in cases() {
+            check_pieces_with(&GroundingParser::new(family, &case.pictures()).asked(&case.question), &case.raw, &mut random);
+        }
+        for case in shared_cases(Family::QwenVl) {
             check_pieces(Family::Qwen2Vl, &retagged(&case.raw), &mut random);
         }
-        for case in json_cases() {
+        for case in shared_cases(Family::Qwen3Vl) {
             check_pieces(Family::Qwen25Vl, &case.raw, &mut random);
-            check_pieces(Family::Qwen3Vl, &case.raw, &mut random);
         }
     }
 
@@ -495,6 +514,13 @@ mod tests {
         let grounded = parse_grounding(Family::Qwen3Vl, &late, &[], "");
         assert_eq!(grounded.text, late.replace(", {\"bbox_2d\": [5, 6, 7, 8]}", ""));
         assert_eq!(grounded.objects.len(), 1);
+        // The limit counts bytes of UTF-8.
+        for (length, count) in [(4096, 1), (4097, 0)] {
+            let before = format!("{{\"label\": \"猫{}\", \"bbox_2d\"", "x".repeat(length - "{\"label\": \"猫\", \"bbox_2d\"".len()));
+            assert_eq!(before.len(), length);
+            let record = format!("[{before}: [1, 2, 3, 4]}}]");
+            assert_eq!(parse_grounding(Family::Qwen3Vl, &record, &[], "").objects.len(), count, "{length} bytes");
+        }
         // After the coordinates a name may be long.
         let name = format!("{{\"bbox_2d\": [1, 2, 3, 4], \"text_content\": \"{}\"}}", "é ".repeat(3000));
         assert_eq!(parse_grounding(Family::Qwen3Vl, &name, &[], "").objects.len(), 1);

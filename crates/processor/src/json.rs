@@ -491,6 +491,8 @@ fn is_word(word: &str) -> bool {
 /// Reads `[x, …]` or `[[x, …], …]` of N numbers.
 fn coordinates<const N: usize>(value: &str) -> Option<Vec<[u32; N]>> {
     let one = |list: &str| -> Option<[u32; N]> {
+        let list = list.trim_end();
+        let list = list.strip_suffix(',').unwrap_or(list);
         let numbers: Option<Vec<u32>> = list.split(',').map(|number| whole(number.trim())).collect();
         numbers?.try_into().ok()
     };

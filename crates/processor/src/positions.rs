@@ -5,8 +5,8 @@ use crate::PictureGrid;
 /// Positions of the tokens of a prompt.
 ///
 /// Text counts up in all three. The tokens of a picture have the position of its start plus their row and column; those of a video also the time
-/// of their step. The text behind continues after the largest of these, as `transformers` up to 4.57 and the models' release have it. (5.24 goes
-/// on after the larger side of the picture, which differs for long videos: there, text and video would share positions.)
+/// of their step. The text behind continues after the largest of these, as `transformers` up to 4.57 and the models' release have it. (5.24
+/// continues after the larger side of the picture, which differs for long videos: there, text and video would share positions.)
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Positions {
     /// Time, height and width of each token.

@@ -41,7 +41,7 @@ pub struct VideoOptions {
     pub max_tokens: Option<usize>,
 }
 
-/// What is known about a video before its frames are read.
+/// Facts about a video before its frames are read.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(optional_fields))]
 pub struct VideoSource {

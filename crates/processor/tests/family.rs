@@ -794,7 +794,7 @@ fn frames_of_a_video_are_chosen_as_in_the_original() {
     // An odd number stays in Qwen3-VL alone.
     let odd = film(4.6, Some(138));
     assert_eq!([q2, q3].map(|sizing| sizing.plan(&odd, &options).unwrap().frames.len()), [8, 9]);
-    // At least four frames, if there are so many.
+    // At least four frames, if the video has them.
     for (duration, frames, expected) in [(0.5, Some(15), 4), (0.1, Some(3), 2), (0.1, Some(1), 1)] {
         assert_eq!(q2.plan(&film(duration, frames), &options).unwrap().frames.len(), expected);
     }
