@@ -91,10 +91,13 @@ async function inChromium(kind, round, native) {
     const { page, problems } = await openPage(browser, server.origin);
     const urls = names.map((name) => `${server.origin}/source/${name}`);
     if (measured.drain.length <= round) measured.drain.push(await page.evaluate(drain, urls));
+    await page.evaluate(async () => void (await import("qwen-vl-web")));
+    const base = await heapBytes([await page.createCDPSession()]);
     const memory = watch(page);
     const options = { url: `${server.origin}/source/`, workers: Number(values.workers) };
     measured[kind].push(await page.evaluate(kind === "chromium" ? convert : load, options));
-    console.log(`${kind}: ${mib(await memory.end())} MiB of memory of the page and its workers at most, garbage included`);
+    const most = mib(await memory.end());
+    console.log(`${kind}: ${most} MiB of memory of the page and its workers at most, garbage included; ${mib(base)} MiB before`);
     report(`Chromium (${kind})`, native, (await page.evaluate(stored)).join(" "));
     if (kind === "chromium" && wanted.has("onepass")) measured.load.push(await page.evaluate(load, options));
     if (problems.length > 0) throw new Error(problems.join("\n"));
@@ -110,12 +113,7 @@ function watch(page) {
     const session = await page.createCDPSession();
     while (running) {
       const clients = [session, ...page.workers().map((worker) => worker.client)];
-      // A worker that has just started or ended answers with an error.
-      const heaps = await Promise.all(clients.map((client) => client.send("Runtime.getHeapUsage").catch(() => undefined)));
-      most = Math.max(
-        most,
-        heaps.reduce((sum, heap) => sum + (heap ? heap.usedSize + heap.backingStorageSize : 0), 0),
-      );
+      most = Math.max(most, await heapBytes(clients));
       await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
     }
   })();
@@ -126,6 +124,13 @@ function watch(page) {
       return most;
     },
   };
+}
+
+/** Bytes of the JavaScript heaps and array buffers of pages and workers. */
+async function heapBytes(clients) {
+  // A worker that has just started or ended answers with an error.
+  const heaps = await Promise.all(clients.map((client) => client.send("Runtime.getHeapUsage").catch(() => undefined)));
+  return heaps.reduce((sum, heap) => sum + (heap ? heap.usedSize + heap.backingStorageSize : 0), 0);
 }
 
 function middle(numbers) {

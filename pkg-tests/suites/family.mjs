@@ -96,10 +96,9 @@ export async function familyTests(bed) {
         assert.deepEqual(found.seen, seen, "sizes of the pictures");
         assert.equal(found.counted, golden.input_ids.length, "counted tokens");
         assert.equal(found.usage.promptTokens, golden.input_ids.length, "prompt tokens");
-        assert.equal(
-          found.usage.imageTokens,
-          seen.reduce((sum, [, count]) => sum + count, 0),
-        );
+        const tokensOf = ([steps, rows, columns]) => (steps * rows * columns) / 4;
+        const tokensOfAll = [...grids, ...(golden.video_grid_thw ?? [])].reduce((sum, thw) => sum + tokensOf(thw), 0);
+        assert.equal(found.usage.imageTokens, tokensOfAll);
         assert.deepEqual(found.tokens, golden.decode.tokens);
         if (!golden.lastLogits) return;
         const worst = Math.max(...golden.lastLogits.map((logit, at) => Math.abs(logit - found.logits[at])));
@@ -107,6 +106,22 @@ export async function familyTests(bed) {
         assert.ok(worst <= logitsBound(golden.input_ids.length), `logits off by ${worst}`);
       });
     }
+    bed.modelTest(model, `${set.name}: videos`, async (page) => {
+      if (bed.name === "dawn") return "Node has no video players";
+      const { tokens, kept, list, stream, frames, stored, errors } = await page.evaluate(videosInPage);
+      // A recorder on a busy machine leaves frames out, so that the length of the film is known only roughly.
+      assert.ok(tokens.file > 0 && tokens.file <= 200, JSON.stringify(tokens));
+      assert.equal(tokens.element, tokens.file, "an element is read like its file");
+      assert.deepEqual(kept, { imageTokens: tokens.file, encodes: 0 }, "a reference needs no encoding");
+      assert.ok(tokens.few < tokens.file, JSON.stringify(tokens));
+      assert.deepEqual(list, stored, "a list of frames survives JSON");
+      assert.equal(stream.half, stream.list, "a stream at half of its rate has half of its frames");
+      assert.ok(frames > 0, "frames as pictures");
+      assert.match(errors[0], /`content\[0\]\.video\[1\]` is 64×64, and the first is 96×64/);
+      assert.match(errors[1], /`content\[0\]\.video` is an empty array/);
+      assert.match(errors[2], /`fps` is 0, expected a number above 0/);
+      assert.match(errors[3], /the browser cannot play the video/);
+    });
     bed.modelTest(model, `${set.name}: limits of pictures`, async (page) => {
       const { family, limits, errors, kept } = await page.evaluate(limitsInPage, `/golden/${set.name}/images/p_cell.png`);
       assert.equal(family, { "q2-a": "qwen2_vl", "q25-a": "qwen2_5_vl", "q3-a": "qwen3_vl" }[set.name]);
@@ -118,6 +133,75 @@ export async function familyTests(bed) {
       assert.match(errors[1], /300.*100|100.*300/);
     });
   }
+}
+
+/** Runs in the page: asks about videos of every kind. */
+async function videosInPage() {
+  const { model } = window;
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [96, 64];
+  const context = canvas.getContext("2d");
+  const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
+  const pieces = [];
+  recorder.ondataavailable = ({ data }) => pieces.push(data);
+  const ended = new Promise((resolve) => (recorder.onstop = resolve));
+  recorder.start();
+  for (let frame = 0; frame < 50; frame++) {
+    context.fillStyle = `rgb(${frame * 5} 100 50)`;
+    context.fillRect(0, 0, 96, 64);
+    await new Promise((resolve) => setTimeout(resolve, 40));
+  }
+  recorder.stop();
+  await ended;
+  const file = new Blob(pieces, { type: "video/webm" });
+  const element = Object.assign(document.createElement("video"), { src: URL.createObjectURL(file), muted: true });
+
+  const small = { minStepTokens: 1, maxTokens: 200 };
+  const once = { greedy: true, maxTokens: 1 };
+  const imageTokens = async (part) => (await model.createSession().ask([part, "What moves?"], once)).usage.imageTokens;
+  const tokens = {
+    file: await imageTokens({ video: file, ...small }),
+    element: await imageTokens({ video: element, ...small }),
+    few: await imageTokens({ video: file, ...small, maxFrames: 2 }),
+  };
+  const reference = await model.encodeVideo(file, small);
+  let encodes = -1;
+  const run = model.createSession().ask([{ video: reference }, "What moves?"], once);
+  for await (const event of run) if (event.type === "encode") encodes += 1;
+  const kept = { imageTokens: (await run).usage.imageTokens, encodes };
+  reference.dispose();
+
+  const still = (number, width = 96) => new ImageData(new Uint8ClampedArray(width * 64 * 4).fill(40 * number + 20), width, 64);
+  const timed = [0, 1, 2, 3, 4].map((number) => ({ image: still(number), time: number / 2 }));
+  const session = model.createSession();
+  const answer = ({ tokens, usage }) => ({ tokens, imageTokens: usage.imageTokens });
+  const options = { greedy: true, maxTokens: 4 };
+  await session.ask([{ video: timed, ...small }, "What moves?"], { greedy: true, maxTokens: 2 });
+  const copy = model.createSession(JSON.parse(JSON.stringify(session)));
+  const [list, stored] = [answer(await session.ask("And then?", options)), answer(await copy.ask("And then?", options))];
+
+  const moments = async function* (count, seconds) {
+    for (let number = 0; number < count; number++) {
+      yield new VideoFrame(await createImageBitmap(still(number % 5)), { timestamp: number * seconds * 1e6 });
+    }
+  };
+  const stream = {
+    half: await imageTokens({ video: moments(8, 0.25), ...small }),
+    list: await imageTokens({ video: timed.slice(0, 4), ...small }),
+  };
+  const frames = await imageTokens({ video: file, frames: 2 });
+  const failure = (part) => imageTokens(part).then(String, (error) => error.message);
+  const mixed = [timed[0], { image: still(1, 64), time: 1 }];
+  const errors = [
+    await failure({ video: mixed, ...small }),
+    await failure({ video: [] }),
+    await Promise.resolve()
+      .then(() => imageTokens({ video: file, fps: 0 }))
+      .then(String, (error) => error.message),
+    await failure({ video: new Blob(["no video"]) }),
+  ];
+  URL.revokeObjectURL(element.src);
+  return { tokens, kept, list, stored, stream, frames, errors };
 }
 
 /** Runs in the page. */

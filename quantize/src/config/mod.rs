@@ -125,7 +125,7 @@ fn check_vision(vision: Keys<'_>) -> Result<usize, ConfigError> {
     Ok(vision.optional_size("spatial_merge_size")?.unwrap_or(2))
 }
 
-/// How the model takes videos; `None` if it has no token for them.
+/// The part of videos; `None` if the model has no token for them.
 fn video(root: Keys<'_>, positions_per_second: Option<usize>) -> Result<Option<VideoConfig>, ConfigError> {
     let Some(token) = root.optional_token("video_token_id")? else { return Ok(None) };
     let positions_per_second = match positions_per_second.map(u32::try_from).transpose() {

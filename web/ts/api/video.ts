@@ -275,7 +275,7 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
   });
 }
 
-/** Opens a video in a player of its own, so that an element of the page does not change its position. */
+/** Opens a video in a separate player, so that an element of the page does not change its position. */
 async function withPlayer<T>(
   video: VideoSource,
   signal: AbortSignal | undefined,

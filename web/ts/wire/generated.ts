@@ -554,7 +554,7 @@ min_step_tokens?: number,
 max_tokens?: number, };
 
 /**
- * What is known about a video before its frames are read.
+ * Facts about a video before its frames are read.
  */
 export type VideoSource = {
 /**

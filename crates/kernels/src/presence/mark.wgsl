@@ -1,4 +1,4 @@
-// Sets the bit of token[0] in `answered`; none if the token is no token.
+// Sets the bit of token[0] in `answered`, unless it is above all tokens: NOT_FINITE.
 
 @compute @workgroup_size(1)
 fn main() {
