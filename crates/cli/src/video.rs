@@ -48,7 +48,12 @@ pub fn read_video(
     let (_, first) = read_picture(&paths[0], decoding)?;
     let (width, height) = (first.width(), first.height());
     let source = VideoSource { width, height, duration: Some(paths.len() as f64 / rate), frames: Some(paths.len()) };
-    let options = VideoOptions { fps: Some(args.video_fps), max_frames: args.max_frames, max_tokens: Some(args.max_video_tokens), ..Default::default() };
+    let options = VideoOptions {
+        fps: Some(args.video_fps),
+        max_frames: args.max_frames,
+        max_tokens: Some(args.max_video_tokens),
+        ..Default::default()
+    };
     let plan = plan_video(manifest, max_picture_tokens, args.max_video_tokens, &source, &options).with_context(what)?;
     let frame = |place: &f64| -> Result<Picture> {
         let path = &paths[*place as usize];
@@ -71,7 +76,13 @@ pub fn read_video(
 }
 
 /// Reads frames of these names that have their size for the model already, as golden cases have them.
-pub fn read_fitting(root: &Path, names: &[String], fps: f64, manifest: &Manifest, decoding: DecodeOptions) -> Result<(ImageInput, Vec<PictureGrid>)> {
+pub fn read_fitting(
+    root: &Path,
+    names: &[String],
+    fps: f64,
+    manifest: &Manifest,
+    decoding: DecodeOptions,
+) -> Result<(ImageInput, Vec<PictureGrid>)> {
     let frames = names.iter().map(|name| Ok(read_picture(&root.join(name), decoding)?.1)).collect::<Result<Vec<_>>>()?;
     let size = frames.first().map(|frame| [frame.width(), frame.height()]).context("a video of the case has no frames")?;
     let times: Vec<f64> = (0..frames.len()).map(|index| index as f64 / fps).collect();
@@ -94,7 +105,8 @@ fn frames(folder: &Path) -> Result<Vec<PathBuf>> {
         bail!("it is a file, expected a folder of frames: `ffmpeg -i {} FOLDER/%05d.png` writes one", folder.display());
     }
     let mut paths = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let ending = |path: &Path| path.extension().is_some_and(|ending| ENDINGS.contains(&ending.to_string_lossy().to_ascii_lowercase().as_str()));
+    let ending =
+        |path: &Path| path.extension().is_some_and(|ending| ENDINGS.contains(&ending.to_string_lossy().to_ascii_lowercase().as_str()));
     paths.retain(|path| ending(path) && path.is_file());
     ensure!(!paths.is_empty(), "the folder has no picture files ({})", ENDINGS.join(", "));
     alphanumeric_sort::sort_path_slice(&mut paths);

@@ -32,7 +32,7 @@ fn cases_give_tokens_positions_and_features_of_the_original() {
     for name in ["q2-a", "q25-a", "q3-a"] {
         let model = model(name);
         // `large` has another limit of its picture than the checkpoint.
-        for case in ["large", "multi_turn"] {
+        for case in ["large", "multi_turn", "picture_and_video"] {
             let path = root().join("golden").join(name).join(case).with_extension("json");
             let golden: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
             let dump = model.path().join("dump.safetensors");
@@ -44,6 +44,8 @@ fn cases_give_tokens_positions_and_features_of_the_original() {
             for key in ["rope_delta", "image_grid_thw"] {
                 assert_eq!(answer[key], golden[key], "{name}/{case}: {key}");
             }
+            let no_videos = json!([]);
+            assert_eq!(answer["video_grid_thw"], *golden.get("video_grid_thw").unwrap_or(&no_videos), "{name}/{case}: videos");
             let positions = answer["position_ids"].as_array().unwrap();
             assert!(
                 positions.len() == 3
@@ -87,6 +89,50 @@ fn a_plain_question_is_a_chat() {
     assert!(small["prompt_ids"].as_array().unwrap().len() < ids.len());
     let error = fails(run("ask", &model, &["--max-picture-tokens", "3", "?"], ""));
     assert!(error.contains("max picture tokens is 3"), "{error}");
+}
+
+/// Frames are in the order of their numbers, and as many of them are read as the model is to see.
+#[test]
+fn a_folder_of_frames_is_a_video() {
+    let model = model("q3-a");
+    let folder = tempfile::tempdir().unwrap();
+    let frame = |number: usize| std::fs::read(root().join(format!("images/p_clip_{}.png", number % 6))).unwrap();
+    for number in 1..=12 {
+        std::fs::write(folder.path().join(format!("frame{number}.png")), frame(number)).unwrap();
+    }
+    std::fs::write(folder.path().join("notes.txt"), "not a frame").unwrap();
+    let path = folder.path().to_str().unwrap();
+    let answer = |more: &[&str]| -> Value {
+        let args = [&["--video", path, "--greedy", "--max-new-tokens", "2", "--json"], more, &["What moves?"]].concat();
+        serde_json::from_str(&succeeds(run("ask", &model, &args, ""))).unwrap()
+    };
+    // Twelve frames are six seconds at two a second, and two at six: four frames of them.
+    assert_eq!(answer(&[])["video_grid_thw"], json!([[6, 14, 14]]));
+    let fast = answer(&["--frame-rate", "6"]);
+    assert_eq!(fast["video_grid_thw"], json!([[2, 14, 14]]));
+    // A chat names a folder, too. The frames chosen above are those of these numbers, at other times.
+    let chosen = tempfile::tempdir().unwrap();
+    for (index, number) in [1, 5, 8, 12].into_iter().enumerate() {
+        std::fs::write(chosen.path().join(format!("{index}.png")), frame(number)).unwrap();
+    }
+    let chat = model.path().join("chat.json");
+    std::fs::write(&chat, json!({"query": [{"video": chosen.path()}, {"text": "What moves?"}]}).to_string()).unwrap();
+    let file = ["--chat", chat.to_str().unwrap(), "--greedy", "--max-new-tokens", "2", "--json"];
+    let written: Value = serde_json::from_str(&succeeds(run("ask", &model, &file, ""))).unwrap();
+    assert_eq!((&written["video_grid_thw"], &written["images"][0]["frames"]), (&fast["video_grid_thw"], &json!(4)));
+    let prompt = |answer: &Value| answer["prompt_ids"].as_array().unwrap().len();
+    assert_eq!(prompt(&written), prompt(&fast));
+    assert!(answer(&["--max-video-tokens", "160"])["images"][0]["tokens"].as_u64().unwrap() <= 160);
+
+    let refused = |args: &[&str]| fails(run("ask", &model, &[args, &["What?"]].concat(), ""));
+    let (empty, first) = (tempfile::tempdir().unwrap(), folder.path().join("frame1.png"));
+    assert!(refused(&["--video", empty.path().to_str().unwrap()]).contains("no picture files"));
+    assert!(refused(&["--video", first.to_str().unwrap()]).contains("expected a folder of frames"));
+    assert!(refused(&["--video", path, "--frame-rate", "0"]).contains("--frame-rate is 0, expected a number above 0"));
+    assert!(refused(&["--video", path, "--max-video-tokens", "5"]).contains("maximum 5"));
+    std::fs::copy(root().join("images/p_cell.png"), folder.path().join("frame12.png")).unwrap();
+    let error = refused(&["--video", path]);
+    assert!(error.contains("frame12.png") && error.contains("the frames of a video have one size"), "{error}");
 }
 
 #[test]

@@ -1,16 +1,21 @@
 //! Questions, and their prompts for each generation of models.
 //!
 //! The 2023 model gets the words of `eval_mm`. The later generations get those of VLMEvalKit, the program behind their published scores
-//! (`vlmeval/vlm/qwen2_vl/prompt.py`), and for captions and boxes those of the package's tasks (`web/ts/api/tasks.ts`).
-//!
-//! VLMEvalKit has another file for Qwen3-VL since 2025 (`vlmeval/vlm/qwen3_vl/prompt.py`), which asks for a short answer and for a letter in other
-//! words. The words here are the same for all later generations.
+//! (`vlmeval/vlm/qwen2_vl/prompt.py`, `vlmeval/vlm/qwen3_vl/prompt.py`), and for captions and boxes those of the package's tasks
+//! (`web/ts/api/tasks.ts`).
 
 use qwen_vl_processor::{Family, Part};
 use std::ops::Range;
 
-/// The end of a question with a short answer (`_build_vqa_prompt`).
-const SHORT: &str = "\nPlease try to answer the question with short words or phrases if possible.";
+/// Returns the end of a question with a short answer (`_build_vqa_prompt`).
+fn short(family: Family) -> &'static str {
+    match family {
+        Family::Qwen3Vl => "\nPlease answer concisely with short words or phrases when possible.",
+        Family::QwenVl | Family::Qwen2Vl | Family::Qwen25Vl => {
+            "\nPlease try to answer the question with short words or phrases if possible."
+        }
+    }
+}
 
 /// The number of a single picture.
 const ONE: Range<usize> = 1..2;
@@ -98,9 +103,9 @@ impl Question {
     pub fn parts(&self, family: Family) -> Vec<Part> {
         let (pictures, rest) = match self {
             Self::Caption => (ONE, vec![text("Describe this image in English.")]),
-            Self::Short(question) => (ONE, vec![text(format!("{question}{SHORT}"))]),
+            Self::Short(question) => (ONE, vec![text(format!("{question}{}", short(family)))]),
             Self::Locate(name) => (ONE, locate(name, family)),
-            Self::Choice { hint, question, choices } => (ONE, vec![text(choice(hint, question, choices))]),
+            Self::Choice { hint, question, choices } => (ONE, vec![text(choice(hint, question, choices, family))]),
             Self::Written(tagged) => (1..1, tagged_parts(tagged)),
             Self::Turn { pictures, text } => (pictures.clone(), tagged_parts(text)),
         };
@@ -124,7 +129,7 @@ fn locate(name: &str, family: Family) -> Vec<Part> {
 }
 
 /// Returns the prompt of a question with choices (`_build_mcq_prompt`).
-fn choice(hint: &str, question: &str, choices: &[String]) -> String {
+fn choice(hint: &str, question: &str, choices: &[String], family: Family) -> String {
     let mut prompt = String::new();
     if !hint.is_empty() {
         prompt += &format!("Hint: {hint}\n");
@@ -133,7 +138,11 @@ fn choice(hint: &str, question: &str, choices: &[String]) -> String {
     if !choices.is_empty() {
         prompt += &format!("Options:\n{}\n", lettered(choices).join("\n"));
         let is_chinese = prompt.contains(|c: char| ('\u{4e00}'..='\u{9fff}').contains(&c));
-        prompt += if is_chinese { "请直接回答选项字母。" } else { "Please select the correct answer from the options above." };
+        prompt += match family {
+            Family::Qwen3Vl => "Answer with the option letter only.",
+            _ if is_chinese => "请直接回答选项字母。",
+            _ => "Please select the correct answer from the options above.",
+        };
     }
     prompt.trim_end().to_owned()
 }

@@ -31,6 +31,7 @@ mod prompt;
 mod resize;
 mod rotary;
 mod split;
+mod step;
 mod tags;
 mod template;
 mod tokenizer;
@@ -50,6 +51,7 @@ pub use prompt::{Chat, ChatPrompt, DEFAULT_MAX_WINDOW_SIZE, ImageSpan, Messages,
 pub use qwen_vl_format::{AddedToken, Family, IMAGE_MEAN, IMAGE_STD, SpecialIds};
 pub use rotary::Rotary;
 pub use split::words;
+pub use step::VideoStep;
 pub use template::DEFAULT_SYSTEM;
 pub use tokenizer::{DEFAULT_QUERIES, StreamDecoder, Tokenizer};
-pub use video::{VideoOptions, VideoPlan, VideoSizing, VideoSource, VideoStep, smart_resize_volume};
+pub use video::{VideoOptions, VideoPlan, VideoSizing, VideoSource, smart_resize_volume};

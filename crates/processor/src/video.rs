@@ -1,17 +1,15 @@
-//! Videos: the frames that a model sees, their size, and the steps of time that they make.
+//! Videos: the frames that a model sees, and their size.
 //!
 //! Two frames make a step, which the vision tower encodes like a picture. Frames are chosen as `qwen-vl-utils` does for Qwen2-VL and Qwen2.5-VL
 //! (`vision_process.py`, `smart_nframes` and `fetch_video`), and as `video_processing_qwen3_vl.py` does for Qwen3-VL. In addition, a video has a
 //! limit of tokens, so that it fits a small context.
 
 use crate::grid::{check_shape, smart_resize};
+use crate::step::{FRAMES, LONGEST};
 use crate::{PictureGrid, PictureSize, PictureSizing, ProcessorError};
 use qwen_vl_format::Family;
-use qwen_vl_format::config::VideoConfig;
 use serde::{Deserialize, Serialize};
 
-/// Frames of a step.
-const FRAMES: usize = 2;
 /// Frames a second that the models were trained on.
 const FPS: f64 = 2.0;
 /// Fewest and most frames of a video.
@@ -23,8 +21,6 @@ const STEP_TOKENS: [usize; 2] = [128, 768];
 const VOLUME: [f64; 2] = [4096.0, 25_165_824.0];
 /// Fewest tokens of a step of Qwen3-VL to which a limit of tokens shrinks frames, before it leaves frames out: those of its smallest picture.
 const SHRUNK_TOKENS: usize = 64;
-/// Longest video, seconds: times are positions in 32 bits.
-const LONGEST: f64 = 1e7;
 
 /// The way from a video to the frames that the model sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -69,57 +65,6 @@ pub struct VideoPlan {
     pub height: u32,
     /// Tokens of the whole video.
     pub tokens: usize,
-}
-
-/// Place of a step in its video.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VideoStep {
-    /// Index of the step.
-    pub index: u32,
-    /// Its position in time, after that of the first step.
-    pub time: u32,
-    /// Mean time of its frames, tenths of a second.
-    pub tenths: u32,
-}
-
-impl VideoStep {
-    /// Returns the steps of a video. The last frame is repeated if the number of frames is odd.
-    ///
-    /// # Arguments
-    /// * `times` - of the frames, seconds, ascending
-    /// * `fps` - frames a second; absent for the mean distance of the times
-    pub fn all(config: VideoConfig, times: &[f64], fps: Option<f64>) -> Result<Vec<Self>, ProcessorError> {
-        let refused = |problem: String| Err(ProcessorError::VideoTimes { problem });
-        let [Some(first), Some(last)] = [times.first(), times.last()] else { return refused("there are no frames".to_owned()) };
-        if let Some(index) = times.iter().position(|time| !(0.0..=LONGEST).contains(time)) {
-            return refused(format!("time {index} is {}, expected seconds from 0 to {LONGEST}", times[index]));
-        }
-        if let Some(index) = (1..times.len()).find(|index| times[*index] < times[index - 1]) {
-            return refused(format!("time {index} is {}, before the {} of the frame before it", times[index], times[index - 1]));
-        }
-        if let Some(fps) = fps.filter(|fps| !(fps.is_finite() && *fps > 0.0)) {
-            return refused(format!("the frames a second are {fps}, expected a number above 0"));
-        }
-        let distance = fps.map_or((last - first) / (times.len() - 1).max(1) as f64, |fps| 1.0 / fps);
-        let seconds = (FRAMES as f64 * distance) as f32;
-        let steps = times.chunks(FRAMES).enumerate().map(|(index, pair)| Self {
-            index: index as u32,
-            // In f32, as in `get_rope_index`.
-            time: config.positions_per_second.map_or(index as u32, |positions| (index as f32 * seconds * positions as f32) as u32),
-            tenths: tenths((pair[0] + pair[pair.len() - 1]) / 2.0),
-        });
-        Ok(steps.collect())
-    }
-
-    /// The text before a step in the prompts of Qwen3-VL.
-    pub(crate) fn label(&self) -> String {
-        format!("<{}.{} seconds>", self.tenths / 10, self.tenths % 10)
-    }
-}
-
-/// Rounds like `"%.1f"`, which sees all digits of the number: 0.35 is below its decimal value.
-fn tenths(seconds: f64) -> u32 {
-    format!("{seconds:.1}").replace('.', "").parse().unwrap_or(u32::MAX)
 }
 
 /// Rules of a model's videos.

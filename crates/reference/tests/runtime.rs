@@ -89,7 +89,7 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
         for patches in &prompt.pictures {
             let mut trace = Trace::new();
             let grid = PictureGrid::still([config.visual.grid(), config.visual.grid()], 1, config.visual.patch_size);
-            theirs.push(pollster::block_on(runtime.encode_image_traced(patches, &grid, &mut trace)).unwrap());
+            theirs.push(pollster::block_on(runtime.encode_image_traced(patches, None, &grid, &mut trace)).unwrap());
             let shape = [1, config.visual.patches(), config.visual.patch_values()];
             let patches = Tensor::from_data(TensorData::new(patches.clone(), shape), &device);
             let features = reference.transformer.visual.forward(patches, &mut ignore);

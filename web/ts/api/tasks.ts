@@ -5,7 +5,7 @@
  * published examples. The sources, as repository and file:
  *
  * - caption: QwenLM/Qwen3-VL, `README.md` and `qwen-vl-utils/README.md` ("Describe this image.")
- * - vqa: open-compass/VLMEvalKit, `vlmeval/vlm/qwen2_vl/prompt.py`, `_build_vqa_prompt`
+ * - vqa: open-compass/VLMEvalKit, `vlmeval/vlm/qwen2_vl/prompt.py` and `vlmeval/vlm/qwen3_vl/prompt.py`, `_build_vqa_prompt`
  * - read, Qwen2-VL: the prompt of `qwen-vl-ocr` in Alibaba Cloud's documentation, also in QwenLM/Qwen3-VL, `cookbooks/ocr.ipynb`
  * - read, Qwen2.5-VL: QwenLM/Qwen2.5-VL, `cookbooks/ocr.ipynb`, its line-level prompt; Qwen3-VL: the same notebook of QwenLM/Qwen3-VL
  * - ground, Qwen2-VL: modelscope/ms-swift, `docs/source/Multi-Modal/qwen2-vl最佳实践.md` (release 2), "Specific format for qwen2-vl-chat"; the
@@ -86,6 +86,7 @@ const WORDS: Record<Exclude<Family, "qwen_vl">, Words<EnginePart[]>> = {
   },
   qwen3_vl: {
     ...LATER,
+    vqa: (question) => `${question}\nPlease answer concisely with short words or phrases when possible.`,
     groundedCaption: JSON_CAPTION,
     read: "Spotting all the text in the image with line-level, and output in JSON format as [{'bbox_2d': [x1, y1, x2, y2], 'text_content': 'text'}, ...].",
     ground: (phrase) => [
