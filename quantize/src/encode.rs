@@ -4,7 +4,11 @@ use crate::errors::Errors;
 use crate::plan::{Plan, ShardPlan};
 use crate::rows::{RowSource, Target, chunks, encode};
 use anyhow::Result;
+use std::collections::VecDeque;
 use std::ops::Range;
+
+/// Scales to write at once.
+const SCALES_BYTES: usize = 1 << 20;
 
 /// The position in a shard that is being made.
 #[derive(Debug, Default)]
@@ -14,8 +18,8 @@ pub(crate) struct Cursor {
     part: usize,
     /// Rows of the part that are done.
     rows: usize,
-    /// Scales of these rows: they follow the data of the whole part.
-    scales: Vec<u8>,
+    /// Scales of these rows, slice by slice: they follow the data of the whole part. Not one vector, which would take twice the memory as it grows.
+    scales: VecDeque<Vec<u8>>,
     /// The sums over the weights of the shard so far.
     errors: Errors,
 }
@@ -41,19 +45,37 @@ impl Cursor {
             self.begun = true;
             return Ok(Some(Piece { bytes: shard.header.clone(), weights: 0 }));
         }
+        let rows_of = |part: usize| shard.parts.get(part).map(|part| part.rows.len());
+        if rows_of(self.part) == Some(self.rows) {
+            return Ok(Some(Piece { bytes: self.next_scales(), weights: 0 }));
+        }
         let Some((tensor, rows)) = self.ahead(plan, shard).next() else { return Ok(None) };
         let target = Target::of(plan, tensor);
         let weights = (rows.len() * target.shape[1]) as u64;
         let (encoded, sums) = encode(source, &target, rows.clone(), allow_nonfinite)?;
         self.errors.add(target.scheme, sums);
         self.rows += rows.len();
-        self.scales.extend(encoded.scales);
-        let mut bytes = encoded.data;
-        if self.rows == shard.parts[self.part].rows.len() {
-            bytes.append(&mut self.scales);
-            (self.part, self.rows) = (self.part + 1, 0);
+        self.scales.extend((!encoded.scales.is_empty()).then_some(encoded.scales));
+        if rows_of(self.part) == Some(self.rows) && self.scales.is_empty() {
+            self.end_part();
         }
-        Ok(Some(Piece { bytes, weights }))
+        Ok(Some(Piece { bytes: encoded.data, weights }))
+    }
+
+    /// Takes the next scales of a part whose data is done.
+    fn next_scales(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(SCALES_BYTES);
+        while let Some(scales) = self.scales.pop_front_if(|scales| bytes.is_empty() || bytes.len() + scales.len() <= SCALES_BYTES) {
+            bytes.extend(scales);
+        }
+        if self.scales.is_empty() {
+            self.end_part();
+        }
+        bytes
+    }
+
+    fn end_part(&mut self) {
+        (self.part, self.rows) = (self.part + 1, 0);
     }
 
     /// True if the last piece ended a part.

@@ -153,9 +153,9 @@ struct OpenShard {
 }
 
 /// Bytes of the source that may be fetched ahead. Larger reads are fetched alone.
-const AHEAD_BYTES: u64 = 12 << 20;
+const AHEAD_BYTES: u64 = 5 << 20;
 /// Bytes that are asked for at once, unless the next step needs fewer.
-const REFILL_BYTES: u64 = 4 << 20;
+const REFILL_BYTES: u64 = 2 << 20;
 /// Ranges that are closer to each other than this are fetched as one.
 const GAP_BYTES: u64 = 64 << 10;
 

@@ -55,7 +55,7 @@ export interface ConvertOptions extends PlanOptions {
   cache?: Exclude<CacheChoice, "none">;
   /** Address under which `load` finds the model in the cache. By default the address of the source, or `local:NAME/` for files. */
   url?: string | URL;
-  /** Number of workers; by default up to three. Each takes some 30 MB of memory. */
+  /** Number of workers; by default up to two. Each takes some 90 MB of memory, wasm included. */
   workers?: number;
   onProgress?: (progress: ConvertProgress) => void;
 }
@@ -116,7 +116,7 @@ const CHECKS: Checks<ConvertOptions> = {
 };
 
 /** Most workers if the caller does not say. */
-const WORKERS = 3;
+const WORKERS = 2;
 
 /** Reads everything but the weights, and returns what a conversion will do. */
 export async function plan(source: ConvertSource, options: PlanOptions = {}): Promise<CheckpointPlan> {

@@ -27,7 +27,7 @@ export interface ConverterHooks extends ReadHooks {
 /** Stored bytes to read at a time. */
 const RESTORE_BYTES = 2 << 20;
 /** Largest request. A larger need is fetched in several at once, whose bytes arrive while one step is encoded. */
-const REQUEST_BYTES = 4 << 20;
+const REQUEST_BYTES = 2 << 20;
 
 /** A conversion that is open. */
 export class Converter {
@@ -156,6 +156,8 @@ class Feed {
   readonly #source: RangeSource;
   readonly #files: readonly RemoteFile[];
   readonly #running = new Set<Promise<void>>();
+  /** Memory of requests that have ended. */
+  readonly #memory: Uint8Array<ArrayBuffer>[] = [];
   /** Ends the other requests when one fails. */
   #failure = new AbortController();
 
@@ -219,9 +221,12 @@ class Feed {
   }
 
   async #fetch(index: number, start: number, end: number, hooks: ConverterHooks, supplies: Supply[] | undefined): Promise<void> {
-    const bytes = await this.#source.read(this.#files[index] as RemoteFile, start, end, hooks);
+    const memory = supplies ? undefined : (this.#memory.pop() ?? new Uint8Array(REQUEST_BYTES));
+    const bytes = await this.#source.read(this.#files[index] as RemoteFile, start, end, { ...hooks, ...(memory ? { memory } : {}) });
     hooks.onBytes?.(bytes.byteLength);
+    // The converter has a copy.
     this.#conversion.supply(index, start, bytes);
+    if (memory) this.#memory.push(memory);
     supplies?.push({ file: index, start, bytes });
   }
 }

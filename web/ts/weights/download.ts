@@ -100,10 +100,10 @@ export async function downloadRange(
   url: string,
   start: number,
   end: number,
-  options: DownloadOptions,
+  options: DownloadOptions & { memory?: Uint8Array<ArrayBuffer> },
   served: ServedFile,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const whole = new Uint8Array(end - start);
+  const whole = options.memory?.subarray(0, end - start) ?? new Uint8Array(end - start);
   let at = 0;
   for await (const piece of download(url, end, start, { ...options, exactRange: true }, served)) {
     whole.set(piece, at);
