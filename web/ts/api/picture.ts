@@ -24,12 +24,7 @@ export class Picture {
   readonly #captured: Promise<CapturedImage | CapturedVideo>;
   #ready: CapturedImage | CapturedVideo | undefined;
 
-  constructor(
-    input: ImageInput | VideoInput,
-    captured: Promise<CapturedImage | CapturedVideo>,
-    view: ImageView,
-    video?: VideoOptions,
-  ) {
+  constructor(input: ImageInput | VideoInput, captured: Promise<CapturedImage | CapturedVideo>, view: ImageView, video?: VideoOptions) {
     this.input = input;
     this.view = view;
     this.video = video;
@@ -72,7 +67,8 @@ export class Picture {
   async payload(whole: boolean, limits: EngineLimits): Promise<ImagePayload> {
     const image = await this.#captured;
     // The size of a video was chosen when it was captured.
-    const same = this.video !== undefined || (this.#limits.min_tokens === limits.min_tokens && this.#limits.max_tokens === limits.max_tokens);
+    const same =
+      this.video !== undefined || (this.#limits.min_tokens === limits.min_tokens && this.#limits.max_tokens === limits.max_tokens);
     if (this.#info && same && !whole) return { kind: "kept", id: this.#info.id };
     const original = this.view.imageColors === "original";
     switch (image.kind) {
