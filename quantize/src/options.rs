@@ -141,7 +141,11 @@ impl Settings {
         }
         match (self.scheme, exact) {
             (SchemeName::Q4, Some(exact)) => exact,
-            (SchemeName::Q4 | SchemeName::Q8, _) if spec.name == "vision.patch_embedding.weight" => Scheme::F16,
+            (SchemeName::Q4 | SchemeName::Q8, _)
+                if ["vision.patch_embedding.weight", "vision.frame_change.weight"].contains(&spec.name.as_str()) =>
+            {
+                Scheme::F16
+            }
             (scheme, _) => {
                 let rule = self.quality_rules(config).into_iter().find(|rule| rule.applies_to(&spec.name));
                 rule.map_or(scheme, |rule| rule.scheme).with_group_size(self.group_size)

@@ -240,6 +240,7 @@ mod tests {
             let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
             // The fixture's vocabulary has 4096 ranks.
             config["image_token_id"] = 4108.into();
+            config["video_token_id"] = 4109.into();
             let text = if name == "q3-a" { &mut config["text_config"] } else { &mut config };
             text["vocab_size"] = 4128.into();
             let folder = tempfile::tempdir().unwrap();

@@ -105,7 +105,11 @@ fn every_scheme_holds_what_its_code_allows() {
             for (tensor, spec) in web.manifest().tensors.iter().zip(tensor_table(&web.manifest().config)) {
                 let want = match (spec.kind, tensor.name.as_str()) {
                     (TensorKind::Table, _) => Scheme::F32,
-                    (_, "vision.patch_embedding.weight") if matches!(scheme, SchemeName::Q4 | SchemeName::Q8) => Scheme::F16,
+                    (_, "vision.patch_embedding.weight" | "vision.frame_change.weight")
+                        if matches!(scheme, SchemeName::Q4 | SchemeName::Q8) =>
+                    {
+                        Scheme::F16
+                    }
                     // The later generations keep more bits where they cost little.
                     (_, name) if scheme == SchemeName::Q4 && model.starts_with('q') && !name.starts_with("decoder.layers.") => {
                         Scheme::Q8 { group_size: 32 }
