@@ -124,6 +124,15 @@ export async function familyTests(bed) {
         assert.match(errors[2], /`fps` is 0, expected a number above 0/);
         assert.match(errors[3], /the browser cannot play the video/);
       });
+    bed.modelTest(model, `${set.name}: two pictures, and tools through OpenAI's API`, async (page) => {
+      const { plain, withTools, calls, refusal, two } = await page.evaluate(toolsInPage, `/golden/${set.name}/images/p_cell.png`);
+      assert.ok(two.imageTokens > 0 && two.imageTokens % 2 === 0 && two.tokens === 3, JSON.stringify(two));
+      if (set.name !== "q3-a") return assert.match(refusal, /the chat template of this model has no tools/);
+      // The template describes the tool and the call before; random weights call nothing.
+      assert.equal(refusal, undefined);
+      assert.ok(withTools > plain + 50, `${withTools} tokens with tools, ${plain} without`);
+      assert.equal(calls, undefined);
+    });
     bed.modelTest(model, `${set.name}: limits of pictures`, async (page) => {
       const { family, limits, errors, kept } = await page.evaluate(limitsInPage, `/golden/${set.name}/images/p_cell.png`);
       assert.equal(family, { "q2-a": "qwen2_vl", "q25-a": "qwen2_5_vl", "q3-a": "qwen3_vl" }[set.name]);
@@ -135,6 +144,31 @@ export async function familyTests(bed) {
       assert.match(errors[1], /300.*100|100.*300/);
     });
   }
+}
+
+/** Runs in the page: asks about two pictures, and with a tool. */
+async function toolsInPage(url) {
+  const { createOpenAI } = await import("qwen-vl-web/openai");
+  const options = { greedy: true, maxTokens: 3, ignoreStop: true };
+  const { usage, tokens } = await window.model.createSession().ask([{ image: url }, { image: url }, "Are they alike?"], options);
+  const { completions } = createOpenAI(window.model).chat;
+  const parameters = { type: "object", properties: { city: { type: "string" } } };
+  const tools = [{ type: "function", function: { name: "weather", description: "The weather of a city", parameters } }];
+  const call = { id: "call_1", type: "function", function: { name: "weather", arguments: '{"city": "Basel"}' } };
+  const question = { role: "user", content: "What is the weather?" };
+  const called = [
+    question,
+    { role: "assistant", content: null, tool_calls: [call] },
+    { role: "tool", tool_call_id: "call_1", content: "Rain" },
+  ];
+  const common = { max_tokens: 3, temperature: 0 };
+  const plain = (await completions.create({ messages: [question], ...common })).usage.prompt_tokens;
+  const asked = completions.create({ messages: called, tools, ...common });
+  const answered = await asked.then(
+    ({ usage, choices }) => ({ withTools: usage.prompt_tokens, calls: choices[0].message.tool_calls }),
+    (error) => ({ refusal: error.message }),
+  );
+  return { plain, two: { imageTokens: usage.imageTokens, tokens: tokens.length }, ...answered };
 }
 
 /** Runs in the page: asks about videos of every kind. */

@@ -12,8 +12,7 @@ export type ImageInput = ImageSource | ImageRef;
 
 /** A picture or a video of a conversation. It is captured once, and sent to the worker until the worker keeps it. */
 export class Picture {
-  /** The original input. Once the picture is captured, an input that can change is replaced by an immutable copy. */
-  input: ImageInput | VideoInput;
+  #input: ImageInput | VideoInput;
   /** Options of a video; absent for a picture. */
   readonly video: VideoOptions | undefined;
   /** Options that were asked for. */
@@ -25,15 +24,14 @@ export class Picture {
   #ready: CapturedImage | CapturedVideo | undefined;
 
   constructor(input: ImageInput | VideoInput, captured: Promise<CapturedImage | CapturedVideo>, view: ImageView, video?: VideoOptions) {
-    this.input = input;
+    this.#input = input;
     this.view = view;
     this.video = video;
     this.#captured = captured;
     captured.then(
       (image) => {
         this.#ready = image;
-        if (input instanceof ImageRef) return;
-        this.input = image.kind === "video" ? (input instanceof Blob ? input : framesAsImages(image)) : immutable(image);
+        if (image.kind !== "video" && !(input instanceof ImageRef)) this.#input = immutable(image);
       },
       // `payload` rejects with the same error.
       () => undefined,
@@ -50,6 +48,13 @@ export class Picture {
   static ofVideo(input: VideoInput, captured: Promise<CapturedVideo>, options: VideoOptions): Picture {
     // A frame has no EXIF orientation and no transparent pixels.
     return new Picture(input, captured, DISPLAY, options);
+  }
+
+  /** The original input. Once it is captured, an input that can change is replaced by an immutable copy. */
+  get input(): ImageInput | VideoInput {
+    // Files do not change, and are smaller than their frames.
+    if (this.#ready?.kind === "video" && !(this.#input instanceof Blob)) this.#input = framesAsImages(this.#ready);
+    return this.#input;
   }
 
   /** Id and size; known once the worker has encoded the picture. */
@@ -89,7 +94,7 @@ export class Picture {
       return framesAsImages(this.#ready).map(({ image, time }) => ({ image: dataUrl({ kind: "data", data: image }), time }));
     }
     if (this.#ready) return dataUrl(this.#ready);
-    if (typeof this.input === "string" || this.input instanceof URL) return String(this.input);
+    if (typeof this.#input === "string" || this.#input instanceof URL) return String(this.#input);
     throw new QwenVLError("INVALID_ARGUMENT", "a picture of the history is not read yet: ask a question first");
   }
 }

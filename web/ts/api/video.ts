@@ -251,8 +251,11 @@ export function withAlpha(rgb: Uint8Array): Uint8Array<ArrayBuffer> {
 export function framesAsImages({ width, height, rgb, times }: CapturedVideo): { image: ImageData; time: number }[] {
   const bytes = width * height * 3;
   return [...times].map((time, index) => {
-    const pixels = new Uint8ClampedArray(withAlpha(rgb.subarray(index * bytes, (index + 1) * bytes)).buffer);
-    return { image: new ImageData(pixels, width, height), time };
+    const data = new Uint8ClampedArray(withAlpha(rgb.subarray(index * bytes, (index + 1) * bytes)).buffer);
+    // Node has no such class.
+    const image =
+      typeof ImageData === "undefined" ? ({ data, width, height, colorSpace: "srgb" } as ImageData) : new ImageData(data, width, height);
+    return { image, time };
   });
 }
 
