@@ -3,20 +3,24 @@
 import assert from "node:assert/strict";
 import { click, until } from "./site.mjs";
 
-/** Width and height in CSS pixels: a small and a common phone, a tablet, a laptop. */
+/** Width and height in CSS pixels: phones, the smallest on its side too, a tablet both ways, a laptop, a large screen. */
 export const SCREENS = [
-  [360, 640],
-  [390, 844],
+  [320, 568],
+  [375, 667],
+  [480, 854],
+  [640, 360],
   [768, 1024],
+  [1024, 768],
   [1280, 800],
+  [1920, 1080],
 ];
 
 /** A viewport with touch emulation. A page gets it before it is opened, because turning it on reloads the page. */
 export const touchScreen = ([width, height]) => ({ width, height, isMobile: true, hasTouch: true });
 
 /**
- * Asserts in both languages and on all screens that the page does not scroll sideways, that no dialog does, and that dialogs and elements
- * with a fixed position are inside the screen.
+ * Asserts in both languages and on all screens that the page does not scroll, that picture, conversation and form are in view and apart, that no
+ * button is cut, that no dialog scrolls sideways, and that dialogs, menus and elements with a fixed position are inside the screen.
  *
  * @param {string} state name of the page's state, for the message
  */
@@ -54,13 +58,24 @@ async function measure(width) {
     const wide = [...document.querySelectorAll("body *")].filter((element) => element.getBoundingClientRect().right > width);
     problems.push(`scrollWidth is ${scrollWidth}; beyond the edge: ${wide.map(name).join(" ")}`);
   }
+  const { scrollHeight } = document.documentElement;
+  if (scrollHeight > innerHeight) problems.push(`scrollHeight is ${scrollHeight}`);
+  const areas = [".stage", ".stage > :first-child", ".talk", ".composer"].map((area) => document.querySelector(area));
   for (const element of document.querySelectorAll("body *")) {
     const isDialog = element.matches("dialog[open]");
-    if (!isDialog && getComputedStyle(element).position !== "fixed") continue;
+    const isMenu = element.matches("details[open] > .menu-items");
+    if (!isDialog && !isMenu && !areas.includes(element) && getComputedStyle(element).position !== "fixed") continue;
     const { left, top, right, bottom } = element.getBoundingClientRect();
     const place = [left, top, right, bottom].map(Math.round).join(", ");
-    if (left < 0 || top < 0 || right > width || bottom > innerHeight) problems.push(`${name(element)} is at ${place}`);
+    if (left < 0 || top < 0 || right > width || bottom > innerHeight + 0.5) problems.push(`${name(element)} is at ${place}`);
     if (isDialog && element.scrollWidth > element.clientWidth) problems.push(`${name(element)} scrolls sideways`);
+  }
+  const [stage, , talk, form] = areas.map((area) => area.getBoundingClientRect());
+  if (talk.height < 72) problems.push(`the conversation is ${talk.height} pixels high`);
+  const apart = (a, b) => a.bottom <= b.top + 0.5 || a.right <= b.left + 0.5;
+  if (!apart(stage, talk) || !apart(stage, form) || !apart(talk, form)) problems.push("picture, conversation and form overlap");
+  for (const button of document.querySelectorAll("button, summary, select")) {
+    if (button.scrollWidth > button.clientWidth + 1) problems.push(`${name(button)} is cut: ${button.textContent}`);
   }
   return problems;
 }

@@ -29,8 +29,14 @@ export const textOf = (page, id) => page.$eval(part(id), (element) => element.te
 /** Waits until a model is loaded and no answer is running. */
 export const ready = (page) => until(page, () => document.querySelector('[data-testid="ask"]')?.disabled === false);
 
-/** Clicks by script, which works even if another element covers this one. */
-export const click = (page, selector) => page.$eval(selector.startsWith("[") ? selector : part(selector), (element) => element.click());
+/** Clicks by script, which works even if another element covers this one. A menu is opened first: in the same step, because any focus closes it. */
+export const click = (page, selector) =>
+  page.$eval(selector.startsWith("[") ? selector : part(selector), (element) => {
+    const summary = element.closest("details.menu:not([open])")?.querySelector("summary");
+    if (summary && summary !== element) summary.click();
+    if (element.closest("details.menu") && !element.checkVisibility()) throw new Error(`hidden in its menu: ${element.outerHTML}`);
+    element.click();
+  });
 
 /** Replaces the text of the question field. */
 export async function write(page, text) {

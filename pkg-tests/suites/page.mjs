@@ -18,13 +18,12 @@ const NORM = [12, 34, 567, 890];
 const JSON_RAW = `${ANSWER}\n\n[{"bbox_2d"\n: [13,4 ,567,\n890],"label": "person"\n\n} ]`;
 const JSON_NORM = [13, 4, 567, 890];
 const FIRST_COLOR = "230,25,75,255";
+const VIEWPORT = { width: 1200, height: 900 };
 
 /** Tests the demo page as a visitor uses it. */
 export function pageTests(bed) {
   const site = join(bed.repository, "www/dist");
   const model = join(bed.checkpoints, "scripted");
-  const VIEWPORT = { width: 1200, height: 900 };
-
   /** Reports requests to other hosts than these. */
   function watchRequests(page, problems, origins) {
     page.on("request", (request) => {
@@ -123,6 +122,8 @@ export function pageTests(bed) {
   chat("pictures from all sources", pictureSources);
   chat("a picture that is too large or unreadable", difficultPictures);
   chat("no violations of accessibility rules", accessibleChat);
+  chat("menus by keyboard and by pointer", menus);
+  chat("the conversation follows its end, unless the reader has scrolled up", following);
   chat("stored models", keptModels);
   visit("the first visit invites, and answers", firstVisit);
 
@@ -185,8 +186,10 @@ export function pageTests(bed) {
       const long = "a-word-that-does-not-fit-into-a-line-".repeat(4);
       assert.equal(await ask(page, `What is ${long}?`), ANSWER);
       await until(page, () => {
-        const answer = [...document.querySelectorAll('[data-testid="answer"]')].at(-1).getBoundingClientRect();
-        return answer.top >= 0 && answer.bottom <= document.querySelector('[data-testid="form"]').getBoundingClientRect().top;
+        const [pane, answer] = ["talk", "answer"].map((id) => {
+          return [...document.querySelectorAll(`[data-testid="${id}"]`)].at(-1).getBoundingClientRect();
+        });
+        return answer.top >= pane.top && answer.bottom <= pane.bottom;
       });
       await page.$eval(part("panel"), (panel) => (panel.open = true));
       await fitsScreens(page, "an answer with a box");
@@ -201,6 +204,11 @@ export function pageTests(bed) {
       await page.keyboard.press("Enter");
       await present(page, "region-chip");
       await fitsScreens(page, "a region and two pictures");
+      for (const name of ["attach", "tasks", "chat"]) {
+        await click(page, `menu-${name}`);
+        await fitsScreens(page, `the menu ${name}`);
+        await click(page, `menu-${name}`);
+      }
 
       for (const name of ["models", "settings", "gallery", "scene", "camera"]) {
         await click(page, name);
@@ -518,6 +526,8 @@ async function firstVisit(page) {
   assert.equal(await textOf(page, "answer"), ANSWER);
   assert.match(await textOf(page, "timings"), /tokens per second/);
   await boxIsDrawn(page, 448, 448);
+  // Pictures have one size.
+  assert.equal(await page.$(part("resolution")), null);
 }
 
 /** Attaches pictures: the name of one of the gallery, or files of `tests/fixtures/images`. */
@@ -579,7 +589,9 @@ async function saved(page, id, read) {
           HTMLAnchorElement.prototype.click = click;
           resolve({ name: this.download, url: this.href });
         };
-        document.querySelector(selector).click();
+        const element = document.querySelector(selector);
+        element.closest("details.menu")?.querySelector("summary").click();
+        element.click();
       });
       const blob = await (await fetch(link.url)).blob();
       const content = source === "text" ? await blob.text() : await window[source](blob);
@@ -636,14 +648,19 @@ const set = (page, selector, value) =>
     value,
   );
 
-/** Lets the page keep the requests to the model in `window.asked`: the models of these tests give one answer to every question. */
+/**
+ * Lets the page keep the requests to the model in `window.asked`, because the models of these tests give one answer to every question, and the
+ * limits of encodings ahead in `window.encoded`.
+ */
 const recordRequests = (page) =>
   page.evaluate(() => {
     const { prototype } = Worker;
     const { postMessage } = prototype;
     window.asked = [];
+    window.encoded = [];
     prototype.postMessage = function (message, ...rest) {
       if (message.kind === "ask") window.asked.push(message.request);
+      if (message.kind === "encode") window.encoded.push(message.limits);
       return postMessage.call(this, message, ...rest);
     };
   });
@@ -699,6 +716,7 @@ async function laterModel(page) {
   await recordRequests(page);
   const question = () => page.$eval(part("question"), (field) => field.value);
   const panel = (text) => until(page, (text) => document.querySelector('[data-testid="model"]').textContent.includes(text), text);
+  const seen = (text) => until(page, (text) => document.querySelector('[data-testid="seen"]').textContent === text, text);
 
   await page.$eval(part("panel"), (panel) => (panel.open = true));
   await panel("Qwen3-VL");
@@ -715,7 +733,7 @@ async function laterModel(page) {
 
   // 300 tokens of 32×32 pixels.
   await give(page, "drop", "wide.png", "image/png", [...blackPng(640, 480)]);
-  await panel("640 × 480; the model sees 640 × 480, 300 tokens");
+  await seen("The model sees 640×480: 300 tokens");
   assert.equal(await ask(page, "What is in the picture?"), ANSWER);
   await boxIsDrawn(page, 640, 480, JSON_NORM);
   const [{ ref, image, range }] = await objects(page);
@@ -723,6 +741,23 @@ async function laterModel(page) {
   assert.deepEqual([ref, image, range], ["person", 0, [ANSWER.length + 2, ANSWER.length + 2]]);
   await panel("300 of them from pictures");
   await fitsScreens(page, "an answer of Qwen3-VL");
+
+  // The next question has the limits in which its pictures are encoded already.
+  for (const { resolution, size, tokens, limits } of [
+    { resolution: "low", size: "576×416", tokens: 234, limits: { max_tokens: 256 } },
+    { resolution: "medium", size: "928×672", tokens: 609, limits: { min_tokens: 640, max_tokens: 640 } },
+    { resolution: "auto", size: "640×480", tokens: 300, limits: {} },
+  ]) {
+    await page.evaluate(() => (window.encoded = []));
+    await page.select(part("resolution"), resolution);
+    await seen(`The model sees ${size}: ${tokens} tokens`);
+    assert.equal(await ask(page, "What is in the picture?"), ANSWER);
+    await panel(`${tokens} of them from pictures`);
+    const [encoded, { pictures }] = await page.evaluate(() => [window.encoded, window.asked.at(-1)]);
+    assert.deepEqual([encoded, pictures], [[limits], limits]);
+    await click(page, "edit");
+    await write(page, "");
+  }
 
   await click(page, "settings");
   await present(page, "system");
@@ -744,7 +779,7 @@ async function laterModel(page) {
   await click(page, "load-embedded");
   await until(page, () => document.querySelector('[data-testid="ask"]')?.disabled === true);
   await ready(page);
-  await panel("640 × 480; the model sees 576 × 416, 234 tokens");
+  await seen("The model sees 576×416: 234 tokens");
   assert.equal(await ask(page, "Where?"), ANSWER);
   await panel("234 of them from pictures");
   const { prompt, generation } = await page.evaluate(() => window.asked.at(-1));
@@ -868,6 +903,7 @@ async function newChats(page, bed) {
         if (held.length > 0 || message[0].kind === "ask") held.push([this, message]);
         else postMessage.apply(this, message);
       };
+      window.waiting = held;
       window.release = () => {
         prototype.postMessage = postMessage;
         for (const [worker, message] of held) worker.postMessage(...message);
@@ -876,6 +912,7 @@ async function newChats(page, bed) {
     });
     await click(page, "ask");
     await present(page, "stop");
+    await until(page, () => window.waiting.length > 0);
     await close();
     await until(
       page,
@@ -1295,6 +1332,80 @@ async function hasTheme(page, theme) {
   );
 }
 
+async function menus(page) {
+  const focused = (id) => until(page, (id) => document.activeElement.dataset.testid === id, id);
+  const open = () => page.$$eval("details.menu[open] summary", (buttons) => buttons.map((button) => button.dataset.testid));
+  await page.focus(part("menu-tasks"));
+  await page.keyboard.press("Enter");
+  assert.deepEqual(await open(), ["menu-tasks"]);
+  await page.keyboard.press("ArrowDown");
+  await focused("task-captionEn");
+  await page.keyboard.press("ArrowUp");
+  await page.keyboard.press("ArrowUp");
+  await focused("task-compare");
+  await page.keyboard.press("Escape");
+  await focused("menu-tasks");
+  assert.deepEqual(await open(), []);
+
+  // The item closes the menu, and the focus returns to the button after the dialog.
+  await page.click(part("menu-attach"));
+  await page.click(part("gallery"));
+  await until(page, () => document.querySelector("dialog[open]") !== null);
+  assert.deepEqual(await open(), []);
+  await page.keyboard.press("Escape");
+  await until(page, () => document.querySelector("dialog") === null);
+  await focused("menu-attach");
+
+  await page.click(part("menu-chat"));
+  assert.deepEqual(await open(), ["menu-chat"]);
+  assert.ok(await page.$eval(part("export"), (item) => item.disabled));
+  await page.click(part("question"));
+  assert.deepEqual(await open(), []);
+
+  await ask(page, "What is this?");
+  const copied = page.evaluate(() => new Promise((resolve) => (navigator.clipboard.writeText = async (text) => resolve(text))));
+  await click(page, "copy-answer");
+  assert.equal(await copied, ANSWER);
+  await click(page, "details");
+  assert.ok(await page.$eval(part("panel"), (panel) => panel.open));
+  await page.$eval(part("panel"), (panel) => (panel.open = false));
+}
+
+async function following(page) {
+  await page.setViewport({ ...VIEWPORT, height: 480 });
+  for (const question of ["One?", "Two?", "Three?"]) await ask(page, question);
+  /** Scrolls the pane, lets the latest answer or the technical details grow, and returns the distances from its start and from its end. */
+  const after = (move, grow) =>
+    page.$eval(
+      part("talk"),
+      async (pane, move, grow) => {
+        const drawn = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+        if (move !== undefined) pane.scrollTop = move;
+        await drawn();
+        const panel = document.querySelector('[data-testid="panel"]');
+        const answer = [...document.querySelectorAll('[data-testid="answer"]')].at(-1);
+        if (grow === "panel") panel.open = true;
+        if (grow === "answer") answer.style.height = "20rem";
+        for (let frame = 0; frame < 3; frame++) await drawn();
+        const distances = { start: pane.scrollTop, end: pane.scrollHeight - pane.clientHeight - pane.scrollTop };
+        panel.open = false;
+        answer.style.height = "";
+        return distances;
+      },
+      move,
+      grow,
+    );
+  const newest = await after();
+  assert.ok(newest.start > 0 && newest.end < 2, JSON.stringify(newest));
+  assert.equal((await after(0, "answer")).start, 0);
+  assert.equal((await after(0, "panel")).start, 0);
+  assert.ok((await after(1e6, "answer")).end < 2);
+  await after(0);
+  await ask(page, "Four?");
+  assert.ok((await after()).end < 2);
+  await page.setViewport(VIEWPORT);
+}
+
 /** Checks a page with pictures, an answer and its objects. */
 async function accessibleChat(page, bed) {
   await attach(page, bed, "scene");
@@ -1322,6 +1433,11 @@ async function accessible(page) {
     await hasTheme(page, theme);
     await check(`page, ${theme}`);
     if ((await page.$("dialog")) !== null) continue;
+    for (const name of ["attach", "tasks", "chat"]) {
+      await click(page, `menu-${name}`);
+      await check(`${name}, ${theme}`);
+      await click(page, `menu-${name}`);
+    }
     for (const name of ["models", "settings", "gallery", "scene"]) {
       await click(page, name);
       await present(page, `dialog-${name}`);

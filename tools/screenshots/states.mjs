@@ -66,8 +66,15 @@ try {
   await shoot("boxes");
   for (const question of ["Is there a dog?", "猫在哪里？", "What color is the circle?"])
     console.log(`${question} ${await ask(page, question)}`);
-  await page.$eval(`${part("panel")}`, (panel) => (panel.open = true));
   await shoot("answer");
+  await click(page, "details");
+  await shoot("details");
+  await page.$eval(part("panel"), (panel) => (panel.open = false));
+  for (const name of ["attach", "tasks", "chat"]) {
+    await click(page, `menu-${name}`);
+    await shoot(name);
+    await click(page, `menu-${name}`);
+  }
   await click(page, "task-region");
   await shoot("region");
   await page.keyboard.press("Escape");

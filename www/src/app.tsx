@@ -1,5 +1,4 @@
 import { announcement } from "./state/notices";
-import { kind } from "./state/model";
 import { texts } from "./texts";
 import "./app.css";
 import { Camera } from "./parts/camera";
@@ -11,7 +10,6 @@ import { Gallery } from "./parts/gallery";
 import { Header } from "./parts/header";
 import { Models } from "./parts/models";
 import { ErrorMessage, Notices } from "./parts/notices";
-import { Panel } from "./parts/panel";
 import { SceneComposer } from "./parts/scene";
 import { SettingsDialog } from "./parts/settings";
 import { Stage } from "./parts/stage";
@@ -33,23 +31,12 @@ export function App() {
       {opened.value !== "models" && <Conversion />}
       <main>
         <Stage />
-        <section class="side" aria-label={t.conversation}>
-          <Talk />
+        <div class="side">
           {/* An open dialog shows the error itself. */}
-          {!Open && <ErrorMessage />}
+          <Talk>{!Open && <ErrorMessage />}</Talk>
           <Composer />
-        </section>
+        </div>
       </main>
-      <footer>
-        <p>{t.about[kind.value]}</p>
-        <Panel />
-        <p>
-          {t.privacy}{" "}
-          <a href="https://github.com/qwen-vl-web/qwen-vl-web" rel="noreferrer">
-            {t.source}
-          </a>
-        </p>
-      </footer>
       <p class="visually-hidden" role="status">
         {announcement.value}
       </p>

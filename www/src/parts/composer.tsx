@@ -1,8 +1,23 @@
-/** The form for questions: tasks, pictures of the question, text field, tools. */
+/** The form for questions: pictures of the question, text field, menus. */
 
 import { signal } from "@preact/signals";
 import { useRef } from "preact/hooks";
-import { askDraft, choosingRegion, detach, draft, newChat, pending, pictures, region, run, stage, stop, turns } from "../state/chat";
+import {
+  askDraft,
+  choosingRegion,
+  detach,
+  draft,
+  editLast,
+  newChat,
+  pending,
+  pictures,
+  regenerate,
+  region,
+  run,
+  stage,
+  stop,
+  turns,
+} from "../state/chat";
 import { kind, model } from "../state/model";
 import { announcement, fail, failure, type Explanation } from "../state/notices";
 import { exportChat } from "../state/store";
@@ -13,6 +28,8 @@ import "./composer.css";
 import { opened } from "./dialog";
 import { save, take } from "./files";
 import { Icon } from "./icons";
+import { Item, Menu } from "./menu";
+import { showPanel } from "./panel";
 
 const field = signal<HTMLTextAreaElement | null>(null);
 
@@ -20,7 +37,6 @@ export const focusQuestion = (): void => field.value?.focus();
 
 export function Composer() {
   const t = texts.value;
-  const chatFile = useRef<HTMLInputElement>(null);
   const busy = run.value !== undefined;
   const ready = model.value !== undefined && !busy;
   return (
@@ -33,14 +49,13 @@ export function Composer() {
         if (ready) askDraft();
       }}
     >
-      <Tasks />
       {(pending.value.length > 0 || region.value) && (
         <ul class="list pending">
           {pending.value.map((picture) => {
             const number = pictures.value.indexOf(picture) + 1;
             return (
-              <li key={picture.id} data-testid="pending">
-                <img src={picture.url} alt={t.pictureNamed(number, picture.name)} width="44" height="44" />
+              <li key={picture.id} data-testid="pending" data-video={picture.video ? "" : undefined}>
+                <img src={picture.url} alt={t.pictureNamed(number, picture.name)} width="36" height="36" />
                 <button type="button" class="plain" aria-label={t.remove(t.picture(number))} onClick={() => detach(picture)}>
                   <Icon name="close" />
                 </button>
@@ -57,25 +72,28 @@ export function Composer() {
           )}
         </ul>
       )}
-      <div class="field">
-        <textarea
-          ref={(element) => {
-            field.value = element;
-          }}
-          id="question"
-          rows={2}
-          required
-          placeholder={t.questionPlaceholder}
-          aria-label={t.question}
-          data-testid="question"
-          value={draft.value}
-          onInput={(event) => (draft.value = event.currentTarget.value)}
-          onKeyDown={(event) => {
-            if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-            event.preventDefault();
-            event.currentTarget.form?.requestSubmit();
-          }}
-        />
+      <textarea
+        ref={(element) => {
+          field.value = element;
+        }}
+        id="question"
+        rows={2}
+        required
+        placeholder={t.questionPlaceholder}
+        aria-label={t.question}
+        data-testid="question"
+        value={draft.value}
+        onInput={(event) => (draft.value = event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+          event.preventDefault();
+          event.currentTarget.form?.requestSubmit();
+        }}
+      />
+      <div class="tools">
+        <Attach />
+        <Tasks />
+        <Chat />
         {busy ? (
           <button type="button" class="main" data-testid="stop" onClick={stop}>
             <Icon name="stop" /> {t.stop}
@@ -86,58 +104,95 @@ export function Composer() {
           </button>
         )}
       </div>
-      <div class="row tools">
-        <div class="row" role="group" aria-label={t.add}>
-          <label class="button quiet" title={t.fromFileLong}>
-            <Icon name="add" /> {t.fromFile}
-            <input
-              type="file"
-              class="hidden-input"
-              accept="image/*,video/*"
-              multiple
-              aria-label={t.fromFileLong}
-              data-testid="picture"
-              onChange={(event) => takeInput(event.currentTarget)}
-            />
-          </label>
-          <button type="button" class="quiet" data-testid="camera" onClick={() => (opened.value = "camera")}>
-            <Icon name="camera" /> {t.camera}
-          </button>
-          <button type="button" class="quiet" data-testid="gallery" onClick={() => (opened.value = "gallery")}>
-            <Icon name="gallery" /> {t.gallery}
-          </button>
-          <button type="button" class="quiet" data-testid="scene" onClick={() => (opened.value = "scene")}>
-            <Icon name="scene" /> {t.scene}
-          </button>
-        </div>
-        <div class="row">
-          <button
-            type="button"
-            class="quiet"
-            data-testid="export"
-            disabled={turns.value.length === 0 || busy}
-            onClick={() => exportChat().then((file) => save(file, "chat.json"), fail)}
-          >
-            <Icon name="download" /> {t.exportChat}
-          </button>
-          <label class="button quiet">
-            <Icon name="upload" /> {t.importChat}
-            <input
-              ref={chatFile}
-              type="file"
-              class="hidden-input"
-              accept=".json,application/json"
-              aria-label={t.importChat}
-              data-testid="import"
-              onChange={(event) => takeInput(event.currentTarget)}
-            />
-          </label>
-          <button type="button" class="quiet" data-testid="reset" onClick={newChat}>
-            {t.newChat}
-          </button>
-        </div>
-      </div>
     </form>
+  );
+}
+
+function Attach() {
+  const t = texts.value;
+  const file = useRef<HTMLInputElement>(null);
+  return (
+    <>
+      <input
+        ref={file}
+        hidden
+        type="file"
+        accept="image/*,video/*"
+        multiple
+        data-testid="picture"
+        onChange={(event) => takeInput(event.currentTarget)}
+      />
+      <Menu name="attach" label={t.attach} icon="add">
+        <Item id="file" icon="upload" onClick={() => file.current?.click()}>
+          {t.fromFile}
+        </Item>
+        <Item id="camera" icon="camera" onClick={() => (opened.value = "camera")}>
+          {t.camera}
+        </Item>
+        <Item id="gallery" icon="gallery" onClick={() => (opened.value = "gallery")}>
+          {t.gallery}
+        </Item>
+        <Item id="scene" icon="scene" onClick={() => (opened.value = "scene")}>
+          {t.scene}
+        </Item>
+      </Menu>
+    </>
+  );
+}
+
+function Chat() {
+  const t = texts.value;
+  const file = useRef<HTMLInputElement>(null);
+  const last = turns.value[turns.value.length - 1];
+  const disabled = last === undefined || run.value !== undefined;
+  const copy = async () => navigator.clipboard.writeText(last?.progress.value.text ?? "");
+  return (
+    <>
+      <input
+        ref={file}
+        hidden
+        type="file"
+        accept=".json,application/json"
+        data-testid="import"
+        onChange={(event) => takeInput(event.currentTarget)}
+      />
+      <Menu name="chat" label={t.chat} icon="chat" end>
+        <Item id="reset" icon="add" onClick={newChat}>
+          {t.newChat}
+        </Item>
+        <Item id="regenerate" icon="again" disabled={disabled} onClick={regenerate}>
+          {t.regenerate}
+        </Item>
+        <Item
+          id="edit"
+          icon="edit"
+          disabled={disabled}
+          onClick={() => {
+            editLast();
+            focusQuestion();
+          }}
+        >
+          {t.edit}
+        </Item>
+        <Item id="copy-answer" icon="copy" disabled={disabled} onClick={() => void copy().catch(fail)}>
+          {t.copyAnswer}
+        </Item>
+        <Item
+          id="export"
+          icon="download"
+          disabled={disabled}
+          onClick={() => void exportChat().then((file) => save(file, "chat.json"), fail)}
+        >
+          {t.exportChat}
+        </Item>
+        <Item id="open" icon="upload" onClick={() => file.current?.click()}>
+          {t.importChat}
+        </Item>
+        <Item id="details" icon="model" disabled={!model.value} onClick={showPanel}>
+          {t.panel}
+        </Item>
+      </Menu>
+    </>
   );
 }
 
@@ -168,7 +223,6 @@ function Tasks() {
   const tasks: [keyof typeof t.task, () => void][] = [
     ["captionEn", withPicture(() => write(questions.captionEn))],
     ["captionZh", withPicture(() => write(questions.captionZh))],
-    ["question", () => write("")],
     ["read", withPicture(() => write(questions.read))],
     ["find", withPicture(() => write(questions.find))],
     [
@@ -182,18 +236,18 @@ function Tasks() {
     ["compare", () => (pictures.value.length < 2 ? ask((t) => [t.needsTwo]) : write(questions.compare(...numbers())))],
   ];
   return (
-    <div class="tasks" role="group" aria-label={t.tasks}>
+    <Menu name="tasks" label={t.tasks} icon="tasks">
       {tasks.map(([name, action]) => (
-        <button type="button" key={name} class="task" data-testid={`task-${name}`} lang={taskLanguage(name)} onClick={action}>
+        <Item key={name} id={`task-${name}`} onClick={action} {...taskLanguage(name)}>
           {t.task[name]}
-        </button>
+        </Item>
       ))}
-    </div>
+    </Menu>
   );
 }
 
 /** Two labels are in the language of the answer. */
-const taskLanguage = (name: string): string | undefined => ({ captionEn: "en", captionZh: "zh-CN" })[name];
+const taskLanguage = (name: string) => ({ captionEn: { lang: "en" }, captionZh: { lang: "zh-CN" } })[name];
 
 /** Asks the visitor for something that is missing. */
 function ask(explain: Explanation): void {

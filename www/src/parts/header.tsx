@@ -20,7 +20,7 @@ export function Header() {
   return (
     <header class="top">
       <h1>
-        <img src="./icon.svg" alt="" width="28" height="28" /> {t.title}
+        <img src="./icon.svg" alt="" width="28" height="28" /> <span>{t.title}</span>
       </h1>
       <p class="tagline">{t.tagline}</p>
       <div class="row">

@@ -3,6 +3,7 @@
 const PATHS = {
   add: "M12 5v14M5 12h14",
   camera: "M4 8h3l2-3h6l2 3h3v11H4zM12 16.5a3.5 3.5 0 1 0 0-7 3.5 3.5 0 0 0 0 7z",
+  chat: "M4 5h16v11h-9l-4 4v-4H4z",
   close: "M6 6l12 12M18 6L6 18",
   copy: "M9 9h11v11H9zM15 9V4H4v11h5",
   download: "M12 4v11M7 10.5l5 5 5-5M5 20h14",
@@ -14,6 +15,7 @@ const PATHS = {
   scene: "M4 4h7v7H4zM16.5 11.5a3.5 3.5 0 1 0 0-7 3.5 3.5 0 0 0 0 7zM12 21l4.5-8 4.5 8zM4 14h6M7 14v7",
   send: "M5 12h13M12 5.5l6.5 6.5-6.5 6.5",
   stop: "M7 7h10v10H7z",
+  tasks: "M4 6h2M10 6h10M4 12h2M10 12h10M4 18h2M10 18h10",
   upload: "M12 16V5M7 9.5l5-5 5 5M5 20h14",
 } as const;
 

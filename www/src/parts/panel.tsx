@@ -1,10 +1,21 @@
+import { createRef } from "preact";
 import { useState } from "preact/hooks";
-import { encoded } from "../state/ahead";
-import { pictures, run, turns } from "../state/chat";
-import { adapter, isLater, model } from "../state/model";
+import { run, turns } from "../state/chat";
+import { adapter, model } from "../state/model";
 import { fail } from "../state/notices";
 import { formatBytes, formatMillis, formatNumber, texts } from "../texts";
 import "./panel.css";
+
+const place = createRef<HTMLDetailsElement>();
+
+/** Opens the technical details and scrolls to them. */
+export function showPanel(): void {
+  const panel = place.current;
+  if (!panel) return;
+  panel.open = true;
+  panel.scrollIntoView({ block: "start" });
+  panel.querySelector("summary")?.focus({ preventScroll: true });
+}
 
 /** Technical details: the model, the device, and the times of the latest answer. */
 export function Panel() {
@@ -22,10 +33,6 @@ export function Panel() {
     [t.panelAdapter, info.backend === "cpu" ? t.panelCpu : gpu],
   ];
   if (info.backend === "webgpu") rows.push([t.panelKernels, info.adapter.kernels]);
-  for (const [index, { id, width, height }] of isLater.value ? pictures.value.entries() : []) {
-    const reference = encoded.value.get(id);
-    if (reference) rows.push([t.picture(index + 1), t.panelSeen([width, height], reference.seen, reference.tokens)]);
-  }
   if (facts) {
     const { usage, timings } = facts;
     rows.push(
@@ -42,7 +49,7 @@ export function Panel() {
     );
   }
   return (
-    <details class="panel" data-testid="panel">
+    <details ref={place} class="panel" data-testid="panel">
       <summary>{t.panel}</summary>
       <dl data-testid="model">
         {rows.map(([name, value]) => (

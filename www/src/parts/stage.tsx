@@ -2,6 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { drawBoxes, type Box, type Grounded } from "qwen-vl-web";
+import { encoded } from "../state/ahead";
 import {
   chooseRegion,
   choosingRegion,
@@ -14,8 +15,10 @@ import {
   stage,
   type ShownObject,
 } from "../state/chat";
+import { isLater, model } from "../state/model";
 import { fail } from "../state/notices";
 import { encode, type Picture } from "../state/pictures";
+import { change, resolution, RESOLUTIONS, resolutionTokens, type Resolution } from "../state/settings";
 import { texts } from "../texts";
 import { focusQuestion } from "./composer";
 import { save } from "./files";
@@ -27,36 +30,76 @@ export function Stage() {
   const t = texts.value;
   const { picture, number, objects } = stage.value;
   return (
-    <section class={`stage ${picture ? "" : "vacant"}`} aria-label={t.stage}>
+    <section class="stage" aria-label={t.stage}>
       {picture ? (
-        <figure>
-          <Canvas key={picture.id} picture={picture} number={number} objects={objects} />
-          {choosingRegion.value && <figcaption class="hint">{t.regionHint}</figcaption>}
-          {!choosingRegion.value && exampleId.value === picture.id && <figcaption class="hint">{t.example}</figcaption>}
-        </figure>
+        <div class="frame">
+          <figure>
+            <div class="view">
+              <Canvas key={picture.id} picture={picture} number={number} objects={objects} />
+            </div>
+            {choosingRegion.value && <figcaption class="hint">{t.regionHint}</figcaption>}
+            {!choosingRegion.value && exampleId.value === picture.id && <figcaption class="hint">{t.example}</figcaption>}
+          </figure>
+          {pictures.value.length > 1 && <Thumbnails shown={picture} />}
+        </div>
       ) : (
         <p class="invitation">{t.drop}</p>
       )}
-      {pictures.value.length > 1 && (
-        <ol class="list thumbs" aria-label={t.pictures}>
-          {pictures.value.map((other, index) => (
-            <li key={other.id}>
-              <button
-                type="button"
-                class="thumbnail"
-                aria-label={t.pictureNamed(index + 1, other.name)}
-                aria-current={other === picture}
-                onClick={() => showPicture(other)}
-              >
-                <img src={other.url} alt="" width="56" height="56" />
-                <span aria-hidden="true">{index + 1}</span>
-              </button>
-            </li>
-          ))}
-        </ol>
-      )}
+      {picture && isLater.value && <Size picture={picture} />}
       {picture && objects.length > 0 && <Objects picture={picture} objects={objects} />}
     </section>
+  );
+}
+
+function Thumbnails({ shown }: { shown: Picture }) {
+  const t = texts.value;
+  return (
+    <ol class="list thumbs" aria-label={t.pictures}>
+      {pictures.value.map((picture, index) => (
+        <li key={picture.id}>
+          <button
+            type="button"
+            class="thumbnail"
+            data-video={picture.video ? "" : undefined}
+            aria-label={t.pictureNamed(index + 1, picture.name)}
+            aria-current={picture === shown}
+            onClick={() => showPicture(picture)}
+          >
+            <img src={picture.url} alt="" width="48" height="48" />
+            <span aria-hidden="true">{index + 1}</span>
+          </button>
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+/** The size in which the model sees a picture, and the choice of the resolution for the next questions. */
+function Size({ picture }: { picture: Picture }) {
+  const t = texts.value;
+  const info = model.value!.info;
+  const made = encoded.value.get(picture.id);
+  return (
+    <div class="size">
+      <span data-testid="seen">{made ? t.seen(made.seen, made.tokens) : "…"}</span>
+      {/* Videos have their own size. */}
+      {!picture.video && (
+        <label>
+          <span class="wide-only">{t.resolution}</span>
+          <select
+            data-testid="resolution"
+            value={resolution.value}
+            onChange={(event) => change({ resolution: event.currentTarget.value as Resolution })}
+          >
+            {RESOLUTIONS.map((name) => (
+              <option key={name} value={name}>
+                {name === "auto" ? t.resolutions.auto : t.resolutionTokens(t.resolutions[name], resolutionTokens(name, info))}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+    </div>
   );
 }
 
@@ -184,11 +227,17 @@ function Objects({ picture, objects }: { picture: Picture; objects: readonly Sho
         ))}
       </ul>
       <div class="row">
-        <button type="button" class="quiet" data-testid="copy-json" onClick={() => copy().catch(fail)}>
-          <Icon name="copy" /> {copied ? t.copied : t.copyJson}
+        <button type="button" class="quiet" title={t.copyJson} data-testid="copy-json" onClick={() => copy().catch(fail)}>
+          <Icon name="copy" /> <span class="wide-only">{copied ? t.copied : t.copyJson}</span>
         </button>
-        <button type="button" class="quiet" data-testid="download" onClick={() => download(picture, grounded(objects)).catch(fail)}>
-          <Icon name="download" /> {t.download}
+        <button
+          type="button"
+          class="quiet"
+          title={t.download}
+          data-testid="download"
+          onClick={() => download(picture, grounded(objects)).catch(fail)}
+        >
+          <Icon name="download" /> <span class="wide-only">{t.download}</span>
         </button>
       </div>
     </div>

@@ -1,25 +1,74 @@
-/** Questions and answers. */
+/** Questions and answers, in a pane that follows the newest. */
 
+import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import type { Grounded } from "qwen-vl-web";
-import { editLast, highlighted, regenerate, run, showPicture, showTurn, stage, turns, type Turn } from "../state/chat";
-import { announcement } from "../state/notices";
+import { highlighted, showPicture, showTurn, stage, turns, type Turn } from "../state/chat";
+import { kind } from "../state/model";
+import { announcement, failure } from "../state/notices";
 import { formatMillis, formatNumber, texts } from "../texts";
-import { Icon } from "./icons";
+import { Panel } from "./panel";
 import "./talk.css";
 
-export function Talk() {
+/** Distance from the end, in pixels, at which a reader is at the end. */
+const NEAR = 32;
+
+/** @param children shown after the last answer */
+export function Talk({ children }: { children: ComponentChildren }) {
   const t = texts.value;
   const list = turns.value;
+  const pane = useRef<HTMLElement>(null);
+  const atEnd = useRef(false);
+  useEffect(() => {
+    const element = pane.current!;
+    let before = 0;
+    const distance = () => element.scrollHeight - element.scrollTop - element.clientHeight;
+    const scrolled = () => {
+      const { scrollTop } = element;
+      if (distance() < NEAR) atEnd.current = true;
+      // Further down, but not at the end: the answer has grown since the pane was scrolled.
+      else if (scrollTop < before) atEnd.current = false;
+      before = scrollTop;
+    };
+    // The technical details open above the answers, and the reader stays there.
+    const unfolded = () => (atEnd.current = distance() < NEAR);
+    const resized = new ResizeObserver(() => {
+      if (atEnd.current) element.scrollTop = element.scrollHeight;
+    });
+    element.addEventListener("scroll", scrolled);
+    element.addEventListener("toggle", unfolded, true);
+    for (const watched of [element, ...element.querySelectorAll(":scope > :not(.intro)")]) resized.observe(watched);
+    return () => {
+      element.removeEventListener("scroll", scrolled);
+      element.removeEventListener("toggle", unfolded, true);
+      resized.disconnect();
+    };
+  }, []);
+  // A new question, another conversation and an error are shown, without them the introduction.
+  useEffect(() => {
+    atEnd.current = list.length > 0 || failure.value !== undefined;
+    pane.current!.scrollTop = atEnd.current ? pane.current!.scrollHeight : 0;
+  }, [list.length, failure.value]);
   return (
-    <div class="talk">
-      {list.length === 0 && <p class="empty">{t.empty}</p>}
-      <ol class="list turns" data-testid="turns" aria-label={t.conversation}>
+    <section ref={pane} class={list.length === 0 ? "talk blank" : "talk"} data-testid="talk" aria-label={t.conversation} tabIndex={0}>
+      <div class="intro">
+        {list.length === 0 && <p class="empty">{t.empty}</p>}
+        <p>{t.about[kind.value]}</p>
+        <p>
+          {t.privacy}{" "}
+          <a href="https://github.com/qwen-vl-web/qwen-vl-web" rel="noreferrer">
+            {t.source}
+          </a>
+        </p>
+        <Panel />
+      </div>
+      <ol class="list turns" data-testid="turns">
         {list.map((turn, index) => (
-          <TurnItem key={turn.id} turn={turn} first={firstPicture(list, index)} last={index === list.length - 1} />
+          <TurnItem key={turn.id} turn={turn} first={firstPicture(list, index)} />
         ))}
       </ol>
-    </div>
+      <div>{children}</div>
+    </section>
   );
 }
 
@@ -27,22 +76,16 @@ export function Talk() {
 const firstPicture = (list: readonly Turn[], index: number): number =>
   list.slice(0, index).reduce((sum, { question }) => sum + question.pictures.length, 1);
 
-function TurnItem({ turn, first, last }: { turn: Turn; first: number; last: boolean }) {
+function TurnItem({ turn, first }: { turn: Turn; first: number }) {
   const t = texts.value;
   const { question, progress } = turn;
   const { stage: at, done, total, objects, text, facts } = progress.value;
   const running = at !== "done";
-  const item = useRef<HTMLLIElement>(null);
-  const asked = useRef(running);
-  // On a phone the picture is above the conversation, so the list of its objects pushes the answer out of sight.
-  useEffect(() => {
-    if (asked.current) item.current?.scrollIntoView({ block: "nearest" });
-  }, [objects.length, running]);
   useEffect(() => {
     if (facts) announcement.value = t.answered(text);
   }, [facts]);
   return (
-    <li ref={item} class={stage.value.turn === turn ? "shown" : ""}>
+    <li class={stage.value.turn === turn ? "shown" : ""}>
       <div class="asked">
         {question.pictures.length > 0 && (
           <span class="asked-pictures">
@@ -51,6 +94,7 @@ function TurnItem({ turn, first, last }: { turn: Turn; first: number; last: bool
                 type="button"
                 key={picture.id}
                 class="thumbnail"
+                data-video={picture.video ? "" : undefined}
                 aria-label={t.pictureNamed(first + index, picture.name)}
                 onClick={() => showPicture(picture)}
               >
@@ -73,16 +117,6 @@ function TurnItem({ turn, first, last }: { turn: Turn; first: number; last: bool
         <p class="facts" data-testid="timings" data-finished={facts?.finishReason}>
           {facts && <Facts facts={facts} />}
         </p>
-        {last && !running && (
-          <div class="row">
-            <button type="button" class="quiet" data-testid="regenerate" disabled={run.value !== undefined} onClick={regenerate}>
-              <Icon name="again" /> {t.regenerate}
-            </button>
-            <button type="button" class="quiet" data-testid="edit" disabled={run.value !== undefined} onClick={editLast}>
-              <Icon name="edit" /> {t.edit}
-            </button>
-          </div>
-        )}
       </div>
     </li>
   );

@@ -2,9 +2,9 @@
 
 import { computed, effect, signal, untracked, type Signal } from "@preact/signals";
 import { parse, type Answer, type Box, type Grounded, type Message, type Part, type Quad, type Run } from "qwen-vl-web";
-import { model } from "./model";
-import type { Picture } from "./pictures";
-import { generation, settings } from "./settings";
+import { isLater, model } from "./model";
+import { readVideos, type Picture } from "./pictures";
+import { generation, pictureLimits, settings } from "./settings";
 import { fail } from "./notices";
 import { REGION_MARK } from "./world";
 
@@ -146,7 +146,10 @@ export function chooseRegion(box: Box): void {
 }
 
 function parts({ pictures, region, text }: Question): Part[] {
-  const images = pictures.map(({ blob }): Part => ({ image: blob }));
+  // The 2023 model sees one frame of a video that was added for another model, so that pictures keep their numbers.
+  const images = pictures.map(({ id, blob, video }): Part => {
+    return video && isLater.peek() ? { video: readVideos.get(id) ?? video } : { image: blob };
+  });
   if (!region) return [...images, { text }];
   const marked: Part = { ref: "this", boxes: [region] };
   const at = text.indexOf(REGION_MARK);
@@ -193,7 +196,7 @@ export async function ask(question: Question, options: { seed?: number } = {}): 
   const { system } = settings.value;
   try {
     const session = engine.createSession({ history, onContextOverflow: "drop-oldest", ...(system ? { system } : {}) });
-    const started = session.ask(parts(question), { ...generation(engine.info.family), ...options });
+    const started = session.ask(parts(question), { ...generation(engine.info.family), ...pictureLimits(engine.info), ...options });
     run.value = started;
     for await (const event of started) {
       if (event.type === "encode" || event.type === "prefill") update({ stage: event.type, done: event.done, total: event.total });

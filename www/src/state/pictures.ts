@@ -1,7 +1,8 @@
-/** Pictures of the visitor, as files that both the browser and the model can decode. */
+/** Pictures and videos of the visitor, as files that both the browser and the model can decode. */
 
-import { sampleFrames } from "qwen-vl-web";
+import { sampleFrames, type ImageRef } from "qwen-vl-web";
 import { texts } from "../texts";
+import { isLater } from "./model";
 import { PageError } from "./notices";
 
 export interface Picture {
@@ -9,12 +10,17 @@ export interface Picture {
   /** Name of the file. Untrusted text. */
   name: string;
   blob: Blob;
+  /** The file of a video, of which `blob` is a frame. */
+  video?: Blob;
   /** Pixels of the upright picture. */
   width: number;
   height: number;
   /** Address for `<img>`, valid as long as the page. */
   url: string;
 }
+
+/** Videos that the model in use has read, by the id of their picture. */
+export const readVideos = new Map<string, ImageRef>();
 
 /** Formats that the package decodes. The browser decodes other formats, which are passed on as PNG. */
 const DECODED_BY_PACKAGE = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
@@ -23,12 +29,12 @@ const MOST_PIXELS = 8192 * 8192;
 const SCALED_PIXELS = 2048 * 2048;
 const VIDEO_FRAMES = 4;
 
-/** Makes one picture of each picture file, and four of each video. */
+/** Makes one picture of each picture file. The 2023 model sees four frames of a video as pictures, later generations the video. */
 export async function picturesOf(files: readonly File[]): Promise<Picture[]> {
   const pictures: Picture[] = [];
   for (const file of files) {
     try {
-      if (file.type.startsWith("video/")) pictures.push(...(await videoFrames(file)));
+      if (file.type.startsWith("video/")) pictures.push(...(isLater.peek() ? [await makeVideo(file, file.name)] : await videoFrames(file)));
       else pictures.push(await makePicture(file, file.name));
     } catch (cause) {
       throw new PageError((t) => (isHeic(file) ? [t.heic(file.name), t.heicStep] : [t.notAPicture(file.name), t.notAPictureStep]), {
@@ -51,6 +57,15 @@ export async function makePicture(blob: Blob, name: string, id: string = crypto.
   if (scale < 1 || !DECODED_BY_PACKAGE.includes(blob.type)) blob = await encode(bitmap, width, height);
   bitmap.close();
   return { id, name, blob, width, height, url: URL.createObjectURL(blob) };
+}
+
+/** Makes a picture that stands for a video: the frame in its middle. */
+export async function makeVideo(video: Blob, name: string, id?: string): Promise<Picture> {
+  const [frame] = await sampleFrames(video, 1);
+  if (!frame) throw new Error("the video has no frames");
+  const blob = await encode(frame);
+  frame.close();
+  return { ...(await makePicture(blob, name, id)), video };
 }
 
 /** Fetches a picture that is part of this page. */

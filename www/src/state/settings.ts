@@ -1,5 +1,5 @@
-import { effect, signal } from "@preact/signals";
-import type { AskOptions, Family } from "qwen-vl-web";
+import { computed, effect, signal } from "@preact/signals";
+import type { AskOptions, Family, ModelInfo, PictureLimits } from "qwen-vl-web";
 
 export interface Settings {
   language: "en" | "zh";
@@ -16,11 +16,16 @@ export interface Settings {
   contextLength: number;
   /** Most tokens of a picture, for models that take pictures of any size. */
   maxPictureTokens: number;
+  /** Of pictures, for the same models. */
+  resolution: Resolution;
   /** For later models than that of 2023. */
   presencePenalty: number;
   /** Address of the Hugging Face Hub, or of a mirror of it. */
   hubUrl: string;
 }
+
+/** Resolution of pictures: as they are, or by a number of tokens. */
+export type Resolution = "auto" | "low" | "medium" | "high";
 
 /** Valid values of a number. A step of 1 means an integer. */
 export interface Range {
@@ -40,6 +45,9 @@ export const RANGES = {
 
 export const CONTEXT_LENGTHS: readonly number[] = [1024, 2048, 4096, 8192];
 export const PICTURE_TOKENS: readonly number[] = [256, 512, 1280, 2560, 5120];
+/** Tokens of a picture in each resolution, as far as the load allows. */
+const RESOLUTION_TOKENS = { low: 256, medium: 640, high: Infinity };
+export const RESOLUTIONS: readonly Resolution[] = ["auto", "low", "medium", "high"];
 
 const KEY = "qwen-vl-web-settings";
 export const DEFAULTS: Settings = {
@@ -54,6 +62,7 @@ export const DEFAULTS: Settings = {
   maxTokens: null,
   contextLength: 2048,
   maxPictureTokens: 1280,
+  resolution: "auto",
   presencePenalty: 0,
   hubUrl: "https://huggingface.co",
 };
@@ -77,6 +86,7 @@ const VALID: Record<keyof Settings, (value: unknown) => boolean> = {
   maxTokens: (value) => value === null || within(RANGES.maxTokens)(value),
   contextLength: oneOf(CONTEXT_LENGTHS),
   maxPictureTokens: oneOf(PICTURE_TOKENS),
+  resolution: oneOf(RESOLUTIONS),
   presencePenalty: within(RANGES.presencePenalty),
   hubUrl: (value) => typeof value === "string" && URL.canParse(value),
 };
@@ -97,6 +107,20 @@ export function generation(family: Family): Omit<AskOptions, "signal"> {
     ...(maxTokens === null ? {} : { maxTokens }),
     ...(family === "qwen_vl" || presencePenalty === 0 ? {} : { presencePenalty }),
   };
+}
+
+export const resolution = computed(() => settings.value.resolution);
+
+/** Returns the tokens of a picture in a resolution, or those of the load if they are fewer. */
+export const resolutionTokens = (resolution: Exclude<Resolution, "auto">, { pictureTokens }: ModelInfo): number =>
+  Math.min(RESOLUTION_TOKENS[resolution], pictureTokens.max);
+
+/** Returns the limits of pictures that the chosen resolution stands for. The low one leaves small pictures as they are. */
+export function pictureLimits(info: ModelInfo): PictureLimits {
+  const chosen = resolution.value;
+  if (info.family === "qwen_vl" || chosen === "auto") return {};
+  const tokens = resolutionTokens(chosen, info);
+  return { maxPictureTokens: tokens, ...(chosen === "low" ? {} : { minPictureTokens: tokens }) };
 }
 
 effect(() => {

@@ -20,6 +20,7 @@ interface StoredPicture {
   id: string;
   name: string;
   blob: Blob;
+  video?: Blob;
 }
 
 interface FilePicture {
@@ -27,10 +28,13 @@ interface FilePicture {
   name: string;
   /** A data URL. */
   data: string;
+  /** A data URL. */
+  video?: string;
 }
 
 const KEY = "chat";
 const IMAGE_DATA = /^data:image\/(png|jpeg|webp|gif|bmp);base64,/;
+const VIDEO_DATA = /^data:video\/[\w-]+;/;
 
 /** False if the browser cannot store the conversation. */
 const storable = signal(true);
@@ -40,7 +44,7 @@ export async function restore(): Promise<boolean> {
   try {
     const stored = await get<StoredChat<StoredPicture>>(KEY);
     if (stored?.version !== 1) return false;
-    await show(stored, ({ blob, name, id }) => makePicture(blob, name, id));
+    await show(stored, async ({ blob, video, name, id }) => ({ ...(await makePicture(blob, name, id)), ...(video ? { video } : {}) }));
     return stored.turns.length > 0;
   } catch {
     // Private windows can lack storage. The conversation then lasts as long as the page.
@@ -54,7 +58,7 @@ export async function restore(): Promise<boolean> {
 effect(() => {
   const done = turns.value.filter(({ progress }) => progress.value.stage === "done");
   if (!restored.value || !storable.value || run.value) return;
-  const pictures = picturesOf(done).map(({ id, name, blob }) => ({ id, name, blob }));
+  const pictures = picturesOf(done).map(({ id, name, blob, video }) => ({ id, name, blob, ...(video ? { video } : {}) }));
   void set(KEY, stored(done, pictures)).catch(() => {
     storable.value = false;
   });
@@ -63,7 +67,11 @@ effect(() => {
 /** Writes the conversation as a file. */
 export async function exportChat(): Promise<Blob> {
   const done = turns.value.filter(({ progress }) => progress.value.stage === "done");
-  const pictures = await Promise.all(picturesOf(done).map(async ({ id, name, blob }) => ({ id, name, data: await dataUrl(blob) })));
+  const pictures = await Promise.all(
+    picturesOf(done).map(async ({ id, name, blob, video }) => {
+      return { id, name, data: await dataUrl(blob), ...(video ? { video: await dataUrl(video) } : {}) };
+    }),
+  );
   return new Blob([JSON.stringify(stored<FilePicture>(done, pictures), null, 1)], { type: "application/json" });
 }
 
@@ -74,7 +82,10 @@ export async function importChat(file: Blob): Promise<void> {
   } catch (cause) {
     throw notAChat(cause);
   }
-  await show(chat, async ({ data, name, id }) => makePicture(await (await fetch(data)).blob(), name, id));
+  const blobOf = async (data: string) => (await fetch(data)).blob();
+  await show(chat, async ({ data, video, name, id }) => {
+    return { ...(await makePicture(await blobOf(data), name, id)), ...(video ? { video: await blobOf(video) } : {}) };
+  });
 }
 
 function stored<P>(done: readonly Turn[], pictures: P[]): StoredChat<P> {
@@ -134,7 +145,10 @@ function checked(value: unknown): StoredChat<FilePicture> {
     chat.format === "qwen-vl-web-chat" &&
     chat.version === 1 &&
     strings(chat.system) &&
-    chat.pictures.every(({ id, name, data }) => strings(id, name, data) && IMAGE_DATA.test(data)) &&
+    chat.pictures.every(
+      ({ id, name, data, video }) =>
+        strings(id, name, data) && IMAGE_DATA.test(data) && (video === undefined || (strings(video) && VIDEO_DATA.test(video))),
+    ) &&
     chat.turns.every(
       ({ text, pictures, region, raw, answer }) =>
         strings(text, raw, ...pictures) &&

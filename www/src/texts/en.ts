@@ -17,7 +17,7 @@ export const en = {
   updateReady: "A new version of this page is ready.",
   update: "Update now",
 
-  status: { none: "No model", checking: "Checking the model …", loading: "Loading …", ready: "Ready", thinking: "Answering …" },
+  status: { none: "No model", checking: "Checking …", loading: "Loading …", ready: "Ready", thinking: "Answering …" },
   phases: {
     manifest: "Reading the model description",
     wait: "Waiting for another tab that loads this model",
@@ -39,7 +39,7 @@ export const en = {
 
   about: {
     random: "The embedded model is a placeholder with random weights. It shows how everything works; its answers have no meaning.",
-    nano: "The embedded model is tiny and was trained on pictograms and words. It knows nothing else: make a picture for it with “Scene”.",
+    nano: "The embedded model is tiny and was trained on pictograms and words. It knows nothing else: make a picture for it with “Attach”, “Scene”.",
     full: "Answers can be wrong. Check what matters.",
   },
 
@@ -47,7 +47,7 @@ export const en = {
   drop: "Drop pictures, a video or a model folder anywhere on this page, or paste a picture.",
   picture: (number: number) => `Picture ${number}`,
   pictureNamed: (number: number, name: string) => `Picture ${number}: ${name}`,
-  example: "Try the example, or add a picture of your own.",
+  example: "Try the example, or add your own picture.",
   pictures: "Pictures in this conversation",
   objects: "Objects in the answer",
   objectKinds: { box: "box", quad: "outline", point: "point" },
@@ -56,19 +56,25 @@ export const en = {
   download: "Save picture",
   copyJson: "Copy as JSON",
   copied: "Copied",
-  regionHint: "Drag a box on the picture. With the keyboard: arrows move it, Shift with arrows changes its size, Enter confirms.",
+  regionHint: "Drag a box on the picture, or use arrows, Shift with arrows, and Enter.",
   regionBox: "Region: arrows move it, Shift with arrows changes its size, Enter confirms, Escape cancels",
   region: (box: string) => `Region ${box}`,
+  seen: ([width, height]: readonly number[], tokens: number) => `The model sees ${width}×${height}: ${tokens} tokens`,
+  resolution: "Resolution",
+  resolutions: { auto: "Automatic", low: "Low", medium: "Medium", high: "High" },
+  resolutionTokens: (name: string, tokens: number) => `${name} (${tokens})`,
 
   conversation: "Conversation",
   empty: "Ask a question about the picture, or choose a task.",
   question: "Question",
-  questionPlaceholder: "Ask about the pictures, in English or Chinese",
+  questionPlaceholder: "Ask in English or Chinese",
   ask: "Ask",
   stop: "Stop",
+  chat: "Chat",
   newChat: "New chat",
   regenerate: "Answer again",
   edit: "Edit the question",
+  copyAnswer: "Copy the answer",
   exportChat: "Save chat",
   importChat: "Open chat",
   answered: (text: string) => `Answer: ${text}`,
@@ -84,9 +90,8 @@ export const en = {
   } satisfies Record<FinishReason, string>,
   dropped: (turns: number) => `left out the ${turns === 1 ? "oldest turn" : `${turns} oldest turns`} to make room`,
 
-  add: "Add pictures",
-  fromFile: "File",
-  fromFileLong: "Add pictures or a video from a file",
+  attach: "Attach",
+  fromFile: "Picture or video",
   camera: "Camera",
   gallery: "Examples",
   scene: "Scene",
@@ -94,7 +99,6 @@ export const en = {
   task: {
     captionEn: "Describe",
     captionZh: "描述",
-    question: "Ask",
     read: "Read text",
     find: "Find …",
     region: "Region …",
@@ -248,8 +252,6 @@ export const en = {
   panelTokens: (count: number) => `${count} ${count === 1 ? "token" : "tokens"}`,
   panelPrompt: (count: number, images: number, reused: number) =>
     `${count} tokens, ${images} of them from pictures${reused > 0 ? `, ${reused} reused` : ""}`,
-  panelSeen: ([width, height]: readonly number[], [seenWidth, seenHeight]: readonly number[], tokens: number) =>
-    `${width} × ${height}; the model sees ${seenWidth} × ${seenHeight}, ${tokens} tokens`,
   panelRate: (rate: string) => `${rate} tokens per second`,
   panelNone: "Times appear here after the next answer.",
   panelMeasure: "Measure this device",

@@ -17,7 +17,7 @@ export const zh: Texts = {
   updateReady: "本页面有新版本。",
   update: "立即更新",
 
-  status: { none: "没有模型", checking: "正在检查模型……", loading: "加载中……", ready: "就绪", thinking: "正在回答……" },
+  status: { none: "没有模型", checking: "正在检查……", loading: "加载中……", ready: "就绪", thinking: "正在回答……" },
   phases: {
     manifest: "读取模型说明",
     wait: "等待另一个正在加载此模型的标签页",
@@ -39,7 +39,7 @@ export const zh: Texts = {
 
   about: {
     random: "内置模型只是随机权重的占位模型：它展示整个流程，回答没有意义。",
-    nano: "内置模型很小，只用图标和文字训练过，不懂别的：请用“场景”给它做一张图。",
+    nano: "内置模型很小，只用图标和文字训练过，不懂别的：请用“添加”里的“场景”给它做一张图。",
     full: "回答可能有误，重要的内容请核实。",
   },
 
@@ -56,19 +56,25 @@ export const zh: Texts = {
   download: "保存图片",
   copyJson: "复制为 JSON",
   copied: "已复制",
-  regionHint: "在图片上拖出一个框。键盘：方向键移动，Shift 加方向键改变大小，回车确认。",
+  regionHint: "在图片上拖出一个框，或使用方向键、Shift 加方向键和回车键。",
   regionBox: "区域：方向键移动，Shift 加方向键改变大小，回车确认，Esc 取消",
   region: (box) => `区域 ${box}`,
+  seen: ([width, height], tokens) => `模型看到 ${width}×${height}：${tokens} 个词元`,
+  resolution: "分辨率",
+  resolutions: { auto: "自动", low: "低", medium: "中", high: "高" },
+  resolutionTokens: (name, tokens) => `${name}（${tokens}）`,
 
   conversation: "对话",
   empty: "对图片提问，或选择一个任务。",
   question: "问题",
-  questionPlaceholder: "用中文或英文对图片提问",
+  questionPlaceholder: "用中文或英文提问",
   ask: "提问",
   stop: "停止",
+  chat: "对话",
   newChat: "新对话",
   regenerate: "重新回答",
   edit: "修改问题",
+  copyAnswer: "复制回答",
   exportChat: "保存对话",
   importChat: "打开对话",
   answered: (text) => `回答：${text}`,
@@ -84,14 +90,13 @@ export const zh: Texts = {
   },
   dropped: (turns) => `为腾出空间省略了最早的 ${turns} 轮`,
 
-  add: "添加图片",
-  fromFile: "文件",
-  fromFileLong: "从文件添加图片或视频",
+  attach: "添加",
+  fromFile: "图片或视频",
   camera: "相机",
   gallery: "示例",
   scene: "场景",
   tasks: "任务",
-  task: { captionEn: "Describe", captionZh: "描述", question: "提问", read: "读文字", find: "查找……", region: "区域……", compare: "比较" },
+  task: { captionEn: "Describe", captionZh: "描述", read: "读文字", find: "查找……", region: "区域……", compare: "比较" },
   questions: {
     first: "图中有什么？",
     captionZh: "用中文描述这张图片。",
@@ -234,8 +239,6 @@ export const zh: Texts = {
   panelDecode: "回答",
   panelTokens: (count) => `${count} 个词元`,
   panelPrompt: (count, images, reused) => `${count} 个词元，其中图片 ${images} 个${reused > 0 ? `，复用 ${reused} 个` : ""}`,
-  panelSeen: ([width, height], [seenWidth, seenHeight], tokens) =>
-    `${width} × ${height}，模型看到 ${seenWidth} × ${seenHeight}，${tokens} 个词元`,
   panelRate: (rate) => `每秒 ${rate} 个词元`,
   panelNone: "下一次回答后，这里会显示用时。",
   panelMeasure: "测量本机",
