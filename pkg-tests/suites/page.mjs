@@ -786,6 +786,40 @@ async function laterModel(page) {
   assert.deepEqual([prompt.history.length, prompt.history[0][1], generation.presence_penalty], [1, JSON_RAW, 1.5]);
   assert.equal((await page.$$(part("answer"))).length, 2);
   await boxIsDrawn(page, 640, 480, JSON_NORM);
+
+  // A video stays one, and its next question reads it from the model's memory.
+  await click(page, "reset");
+  await addFilm(page);
+  await until(page, () => document.querySelectorAll('[data-testid="pending"][data-video]').length === 1);
+  for (const question of ["What happens?", "And then?"]) assert.equal(await ask(page, question), ANSWER);
+  const { prompt: asked } = await page.evaluate(() => window.asked.at(-1));
+  assert.deepEqual([Object.keys(asked.history[0][0][0]), asked.query.length], [["video"], 1]);
+}
+
+/** Attaches a film of a second by the picker of files. */
+async function addFilm(page) {
+  await page.evaluate(async () => {
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 64;
+    const context = canvas.getContext("2d");
+    const recorder = new MediaRecorder(canvas.captureStream(25));
+    const pieces = [];
+    recorder.ondataavailable = ({ data }) => pieces.push(data);
+    const ended = new Promise((resolve) => (recorder.onstop = resolve));
+    recorder.start();
+    for (let frame = 0; frame < 25; frame++) {
+      context.fillStyle = `rgb(${frame * 10} 100 50)`;
+      context.fillRect(0, 0, 64, 64);
+      await new Promise((resolve) => setTimeout(resolve, 40));
+    }
+    recorder.stop();
+    await ended;
+    const transfer = new DataTransfer();
+    transfer.items.add(new File(pieces, "film.webm", { type: "video/webm" }));
+    const input = document.querySelector('[data-testid="picture"]');
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
 }
 
 async function comparison(page, bed) {
@@ -1018,28 +1052,7 @@ async function pictureSources(page) {
   await until(page, () => document.querySelector('[data-testid="error"]')?.textContent.includes("<img src=x onerror=alert(1)>.png"));
 
   // Four frames of a video.
-  await page.evaluate(async () => {
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = 64;
-    const context = canvas.getContext("2d");
-    const recorder = new MediaRecorder(canvas.captureStream(25));
-    const pieces = [];
-    recorder.ondataavailable = ({ data }) => pieces.push(data);
-    const ended = new Promise((resolve) => (recorder.onstop = resolve));
-    recorder.start();
-    for (let frame = 0; frame < 25; frame++) {
-      context.fillStyle = `rgb(${frame * 10} 100 50)`;
-      context.fillRect(0, 0, 64, 64);
-      await new Promise((resolve) => setTimeout(resolve, 40));
-    }
-    recorder.stop();
-    await ended;
-    const transfer = new DataTransfer();
-    transfer.items.add(new File(pieces, "film.webm", { type: "video/webm" }));
-    const input = document.querySelector('[data-testid="picture"]');
-    input.files = transfer.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  });
+  await addFilm(page);
   await pending(8);
 
   // A camera that shows a canvas.

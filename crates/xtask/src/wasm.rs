@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::ErrorKind;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::SystemTime;
 use wasmparser::{KnownCustom, Name, Parser, Payload, TypeRef};
 
@@ -29,21 +31,26 @@ const CONVERTER: &str = "qwen_vl_web_convert";
 /// Builds `web/dist/wasm`. Does nothing except calling cargo if nothing changed.
 pub fn build(backends: Backends) -> Result<()> {
     system::wasm_target()?;
-    compile(WEBGPU)?;
-    compile(CONVERTER)?;
-    if backends == Backends::WebGpu {
-        return stand_in_for_fallback();
-    }
-    compile(FALLBACK)
+    let modules = match backends {
+        Backends::WebGpu => &[WEBGPU, CONVERTER][..],
+        Backends::All => &[WEBGPU, CONVERTER, FALLBACK],
+    };
+    thread::scope(|scope| -> Result<()> {
+        let mut binding = Vec::new();
+        for name in modules {
+            compile(name)?;
+            // While cargo compiles the next module, most of the time on one core.
+            binding.push(scope.spawn(|| bind(name)));
+        }
+        binding.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
+    if backends == Backends::WebGpu { stand_in_for_fallback() } else { Ok(()) }
 }
 
-/// Compiles one package and binds it. Two in one call of cargo would share the features of their dependencies: the WebGPU module would depend
-/// on the call.
+/// Compiles one package. Two in one call of cargo would share the features of their dependencies: the WebGPU module would depend on the call.
 fn compile(name: &str) -> Result<()> {
     let (package, profile) = (name.replace('_', "-"), profile(name));
-    let build = format!("cargo build --quiet --profile {profile} --target wasm32-unknown-unknown --package {package}");
-    run(&mut command(&build))?;
-    bind(name)
+    run(&mut command(&format!("cargo build --quiet --profile {profile} --target wasm32-unknown-unknown --package {package}")))
 }
 
 /// The profile of a module: small for those that every page fetches, fast for the converter.
