@@ -12,6 +12,11 @@ const LOAD = { kernels: "cpu", selfCheck: false };
 const IN_BROWSERS = ["multi_turn", "picture_and_video"];
 /** The model of the tests of all kinds of videos, which are the same for all. */
 const OF_VIDEOS = "q3-a";
+/**
+ * Pixels of the box in the answers of `scripted-q2` …, whose text is in crates/testkit/examples/test_checkpoints/scripted.rs, on a picture of
+ * 640×480. Qwen2.5-VL counts pixels of the 644×476 that it sees, and its box ends below them.
+ */
+const BOXES = { "q2-a": [7, 16, 362, 427], "q25-a": [12, 4, 563, 480], "q3-a": [8, 1, 362, 427] };
 
 /** Reads the cases of a golden model, with the logits of the last step where they are here. */
 async function cases(set) {
@@ -124,6 +129,19 @@ export async function familyTests(bed) {
         assert.match(errors[2], /`fps` is 0, expected a number above 0/);
         assert.match(errors[3], /the browser cannot play the video/);
       });
+    const scripted = {
+      url: `/checkpoints/scripted-${set.name.replace("-a", "")}/`,
+      load: { ...bed.loadOptions, ...LOAD, contextLength: 600 },
+    };
+    if (bed.name !== "dawn")
+      bed.modelTest(scripted, `${set.name}: boxes are drawn where they belong`, async (page) => {
+        const { text, object, edges, inside } = await page.evaluate(boxInPage);
+        assert.match(text, /^This is a person\.$/);
+        const { ref, kind, pixels } = object;
+        assert.deepEqual([ref, kind, pixels], ["person", "box", BOXES[set.name]]);
+        assert.deepEqual(edges, Array(3).fill("0,255,0,255"));
+        assert.equal(inside, "0,0,0,255");
+      });
     bed.modelTest(model, `${set.name}: two pictures, and tools through OpenAI's API`, async (page) => {
       const { plain, withTools, calls, refusal, two } = await page.evaluate(toolsInPage, `/golden/${set.name}/images/p_cell.png`);
       assert.ok(two.imageTokens > 0 && two.imageTokens % 2 === 0 && two.tokens === 3, JSON.stringify(two));
@@ -144,6 +162,22 @@ export async function familyTests(bed) {
       assert.match(errors[1], /300.*100|100.*300/);
     });
   }
+}
+
+/** Runs in the page: draws the box of an answer on a black picture. Returns the colours of its left, right and upper edge, and inside. */
+async function boxInPage() {
+  const { drawBoxes } = await import("qwen-vl-web");
+  const black = new ImageData(640, 480);
+  for (let alpha = 3; alpha < black.data.length; alpha += 4) black.data[alpha] = 255;
+  const options = { greedy: true, repetitionPenalty: 1 };
+  const { text, objects } = await window.model.createSession().ask([{ image: black }, "Who?\n"], options);
+  const canvas = document.createElement("canvas");
+  drawBoxes(canvas, await createImageBitmap(black), objects, { colors: ["#00ff00"], lineWidth: 5 });
+  const at = (x, y) => canvas.getContext("2d").getImageData(x, y, 1, 1).data.join();
+  const [object] = objects;
+  const [x1, y1, x2, y2] = object.pixels;
+  const [x, y] = [Math.round((x1 + x2) / 2), Math.round((y1 + Math.min(y2, 479)) / 2)];
+  return { text, object, edges: [at(x1, y), at(x2, y), at(x, y1)], inside: at(x, y) };
 }
 
 /** Runs in the page: asks about two pictures, and with a tool. */

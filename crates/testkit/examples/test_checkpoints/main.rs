@@ -1,7 +1,7 @@
 //! Writes the web checkpoints of the browser tests: `test_checkpoints FOLDER`.
 //!
 //! For every golden model `NAME`: `NAME-f32`, `NAME-q4`, and `NAME-q4-dequantized`, whose f32 weights are the values that the 4-bit codes
-//! stand for. For those of the later generations: `NAME-f32`. `scripted` and `scripted-q3` (of Qwen3-VL) are models whose answer is known.
+//! stand for. For those of the later generations: `NAME-f32`. `scripted`, `scripted-q2`, `scripted-q25` and `scripted-q3` are models whose answer is known.
 //! `golden.json` lists the golden models, and those that are not on this machine.
 
 mod scripted;
@@ -34,9 +34,12 @@ fn main() -> Result<()> {
     random(&folder.join("random"))?;
     convert(&folder.join("random"), &folder.join("scripted"), SchemeName::F32)?;
     scripted::rewrite(&folder.join("scripted"), scripted::QWEN_VL)?;
-    let q3 = families.iter().find(|set| set.name == "q3-a").context("no fixture q3-a")?;
-    convert(&q3.checkpoint(), &folder.join("scripted-q3"), SchemeName::F32)?;
-    scripted::rewrite(&folder.join("scripted-q3"), scripted::QWEN3_VL)?;
+    for (name, script) in [("q2", scripted::QWEN2_VL), ("q25", scripted::QWEN2_5_VL), ("q3", scripted::QWEN3_VL)] {
+        let set = families.iter().find(|set| set.name == format!("{name}-a")).with_context(|| format!("no fixture {name}-a"))?;
+        let out = folder.join(format!("scripted-{name}"));
+        convert(&set.checkpoint(), &out, SchemeName::F32)?;
+        scripted::rewrite(&out, script)?;
+    }
 
     let found: Vec<_> = sets.iter().map(|set| json!({ "name": set.name, "root": set.root, "golden": set.golden() })).collect();
     let later: Vec<_> = families.iter().map(|set| json!({ "name": set.name, "root": set.root })).collect();

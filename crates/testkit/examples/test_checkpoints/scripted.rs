@@ -22,6 +22,16 @@ pub const QWEN3_VL: &[usize] = &[
     60, 1335, 1502, 788, 330, 712, 930, 1837, 92, 2279, 3102,
 ];
 
+/// [`QWEN_VL`] for the first 3000 ranks and the special tokens of `q2-a`.
+pub const QWEN2_VL: &[usize] =
+    &[198, 1986, 374, 264, 3003, 1697, 3004, 3005, 7, 16, 17, 11, 18, 19, 701, 320, 20, 21, 22, 1154, 23, 24, 15, 8, 3006, 13, 3002];
+
+/// [`QWEN3_VL`] for the first 2900 ranks and the special tokens of `q25-a`.
+pub const QWEN2_5_VL: &[usize] = &[
+    198, 1986, 374, 264, 1697, 13, 271, 58, 90, 1, 65, 2011, 62, 17, 67, 698, 25, 508, 16, 18, 11, 19, 1154, 20, 21, 22, 345, 23, 24, 15,
+    60, 1335, 1502, 788, 330, 712, 930, 1837, 92, 2279, 2902,
+];
+
 /// Rewrites a web checkpoint of f32 weights so that it says `script`.
 pub fn rewrite(folder: &Path, script: &[usize]) -> Result<()> {
     let path = folder.join(MANIFEST_FILE);
