@@ -27,6 +27,7 @@ const EXPOSED = "X-Repo-Commit,X-Error-Code,X-Error-Message,ETag,Link,Accept-Ran
  * @property {string} path of the address; for the storage host, of the file
  * @property {string | undefined} origin of the page
  * @property {import("node:http").IncomingHttpHeaders} headers
+ * @property {number} at time of its arrival, ms
  * @property {number} sent bytes of a file that the answer had
  *
  * @typedef {object} Stall an answer that does not end
@@ -65,6 +66,8 @@ export async function startHub(repositories) {
     expireAfter: Infinity,
     /** Requests to the Hub that it still answers with status 429. */
     busy: 0,
+    /** True if pages may read how long to wait then. Those of the real Hub may not. */
+    exposesRetryAfter: false,
     /** Content that the storage host sends in place of a file, with another ETag. @type {Map<string, Buffer>} */
     replaced: new Map(),
     /** Called before the storage host answers. @type {(path: string, nth: number) => Stall | void | Promise<Stall | void>} */
@@ -98,7 +101,7 @@ export async function startHub(repositories) {
 
   const authorized = ({ headers }) => headers.authorization === `Bearer ${TOKEN}`;
   const see = (host, { method, headers }, path) => {
-    const seen = { host, method, path, origin: headers.origin, headers, sent: 0 };
+    const seen = { host, method, path, origin: headers.origin, headers, at: performance.now(), sent: 0 };
     hub.requests.push(seen);
     return seen;
   };
@@ -110,7 +113,7 @@ export async function startHub(repositories) {
     see("hub", request, decodeURIComponent(url.pathname));
     if (hub.cors) {
       response.setHeader("access-control-allow-origin", request.headers.origin ?? hub.origin);
-      response.setHeader("access-control-expose-headers", EXPOSED);
+      response.setHeader("access-control-expose-headers", hub.exposesRetryAfter ? `${EXPOSED},Retry-After` : EXPOSED);
       response.setHeader("vary", "Origin");
     }
     if (request.method === "OPTIONS") {

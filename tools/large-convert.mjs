@@ -2,7 +2,8 @@
 // bytes. In Chromium once more while it is loaded (`onepass`), next to the load of what was converted before (`load`). Prints rates, memory,
 // and whether the bytes are equal:
 //   node tools/large-convert.mjs --source FOLDER --package target/package/package --chromium PROGRAM --quantize target/release/quantize
-//     [--workers 1] [--rounds 1] [--only native,node,chromium,onepass]
+//     [--workers 1] [--rounds 1] [--only native,node,chromium,onepass] [--wasm]
+// With --wasm it watches the wasm memory of the workers in place of heaps and array buffers, whose garbage that collects.
 // A checkpoint of the published size with random weights is FOLDER/source of:
 //   cargo run --release -p qwen-vl-testkit --example full_size -- CONFIG.json QWEN.TIKTOKEN FOLDER
 
@@ -13,9 +14,11 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { serveBlank } from "../pkg-tests/blank.mjs";
 import { launch, openPage } from "../pkg-tests/browser.mjs";
-import { mib } from "../pkg-tests/weights/memory-watch.mjs";
+import { mib, wasmBytes } from "../pkg-tests/weights/memory-watch.mjs";
 
 const INTERVAL_MS = 200;
+/** Measuring wasm memory stops the workers, and it never shrinks. */
+const WASM_INTERVAL_MS = 5000;
 
 const text = { type: "string" };
 const { values } = parseArgs({
@@ -27,6 +30,7 @@ const { values } = parseArgs({
     workers: { ...text, default: "1" },
     rounds: { ...text, default: "1" },
     only: { ...text, default: "native,node,chromium,onepass" },
+    wasm: { type: "boolean", default: false },
   },
 });
 const names = (await readdir(values.source)).filter((name) => /\.(safetensors|bin)$/.test(name));
@@ -97,7 +101,8 @@ async function inChromium(kind, round, native) {
     const options = { url: `${server.origin}/source/`, workers: Number(values.workers) };
     measured[kind].push(await page.evaluate(kind === "chromium" ? convert : load, options));
     const most = mib(await memory.end());
-    console.log(`${kind}: ${most} MiB of memory of the page and its workers at most, garbage included; ${mib(base)} MiB before`);
+    const what = values.wasm ? "wasm memory of the workers" : `heaps and array buffers, garbage included; ${mib(base)} MiB before`;
+    console.log(`${kind}: at most ${most} MiB of ${what}`);
     report(`Chromium (${kind})`, native, (await page.evaluate(stored)).join(" "));
     if (kind === "chromium" && wanted.has("onepass")) measured.load.push(await page.evaluate(load, options));
     if (problems.length > 0) throw new Error(problems.join("\n"));
@@ -106,15 +111,15 @@ async function inChromium(kind, round, native) {
   }
 }
 
-/** Samples the JavaScript heap and the array buffers, wasm memory among them, of the page and its workers. */
+/** Samples heaps and array buffers of the page and its workers, where the protocol leaves wasm memory out, or the latter alone. */
 function watch(page) {
   let [most, running] = [0, true];
   const sampling = (async () => {
     const session = await page.createCDPSession();
     while (running) {
-      const clients = [session, ...page.workers().map((worker) => worker.client)];
-      most = Math.max(most, await heapBytes(clients));
-      await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
+      const workers = page.workers().map((worker) => worker.client);
+      most = Math.max(most, values.wasm ? await wasmOf(workers) : await heapBytes([session, ...workers]));
+      await new Promise((resolve) => setTimeout(resolve, values.wasm ? WASM_INTERVAL_MS : INTERVAL_MS));
     }
   })();
   return {
@@ -131,6 +136,12 @@ async function heapBytes(clients) {
   // A worker that has just started or ended answers with an error.
   const heaps = await Promise.all(clients.map((client) => client.send("Runtime.getHeapUsage").catch(() => undefined)));
   return heaps.reduce((sum, heap) => sum + (heap ? heap.usedSize + heap.backingStorageSize : 0), 0);
+}
+
+/** Bytes of the wasm memories of workers. */
+async function wasmOf(clients) {
+  const bytes = await Promise.all(clients.map((client) => wasmBytes(client).catch(() => 0)));
+  return bytes.reduce((sum, each) => sum + each, 0);
 }
 
 function middle(numbers) {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { recordFilm } from "../film.mjs";
 
 /** Largest difference of logits: long prompts add up more roundings. */
 const logitsBound = (tokens) => (tokens <= 350 ? 3e-4 : 2e-3);
@@ -115,6 +116,7 @@ export async function familyTests(bed) {
     }
     if (set.name === OF_VIDEOS && bed.name !== "dawn")
       bed.modelTest(model, `${set.name}: videos`, async (page) => {
+        await recordFilm(page, 96, 64);
         const { tokens, kept, list, stream, frames, stored, errors } = await page.evaluate(videosInPage);
         // A recorder on a busy machine leaves frames out, so that the length of the film is known only roughly.
         assert.ok(tokens.file > 0 && tokens.file <= 200, JSON.stringify(tokens));
@@ -142,6 +144,11 @@ export async function familyTests(bed) {
         assert.deepEqual(edges, Array(3).fill("0,255,0,255"));
         assert.equal(inside, "0,0,0,255");
       });
+    bed.modelTest(model, `${set.name}: a presence penalty on the GPU gives the tokens of one on the processor`, async (page) => {
+      const { plain, onGpu, onProcessor } = await page.evaluate(penaltyInPage);
+      assert.deepEqual(onGpu, onProcessor);
+      assert.notDeepEqual(onGpu, plain, "the penalty changes this answer");
+    });
     bed.modelTest(model, `${set.name}: two pictures, and tools through OpenAI's API`, async (page) => {
       const { plain, withTools, calls, refusal, two } = await page.evaluate(toolsInPage, `/golden/${set.name}/images/p_cell.png`);
       assert.ok(two.imageTokens > 0 && two.imageTokens % 2 === 0 && two.tokens === 3, JSON.stringify(two));
@@ -180,6 +187,19 @@ async function boxInPage() {
   return { text, object, edges: [at(x1, y), at(x2, y), at(x, y1)], inside: at(x, y) };
 }
 
+/** Runs in the page. A report of log-probabilities needs all logits, so that the penalty is subtracted on the processor. */
+async function penaltyInPage() {
+  const ask = async (options) => {
+    const fixed = { greedy: true, ignoreStop: true, repetitionPenalty: 1, maxTokens: 30 };
+    return (await window.model.createSession().ask("Count.", { ...fixed, ...options })).tokens;
+  };
+  return {
+    plain: await ask({ presencePenalty: 0 }),
+    onGpu: await ask({ presencePenalty: 2 }),
+    onProcessor: await ask({ presencePenalty: 2, logprobs: 0 }),
+  };
+}
+
 /** Runs in the page: asks about two pictures, and with a tool. */
 async function toolsInPage(url) {
   const { createOpenAI } = await import("qwen-vl-web/openai");
@@ -208,22 +228,7 @@ async function toolsInPage(url) {
 /** Runs in the page: asks about videos of every kind. */
 async function videosInPage() {
   const { model } = window;
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [96, 64];
-  const context = canvas.getContext("2d");
-  const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
-  const pieces = [];
-  recorder.ondataavailable = ({ data }) => pieces.push(data);
-  const ended = new Promise((resolve) => (recorder.onstop = resolve));
-  recorder.start();
-  for (let frame = 0; frame < 50; frame++) {
-    context.fillStyle = `rgb(${frame * 5} 100 50)`;
-    context.fillRect(0, 0, 96, 64);
-    await new Promise((resolve) => setTimeout(resolve, 40));
-  }
-  recorder.stop();
-  await ended;
-  const file = new Blob(pieces, { type: "video/webm" });
+  const file = window.film;
   const element = Object.assign(document.createElement("video"), { src: URL.createObjectURL(file), muted: true });
 
   const small = { minStepTokens: 1, maxTokens: 200 };

@@ -10,6 +10,7 @@ import { crc32, deflateSync } from "node:zlib";
 import { filesOf, startHub } from "../hub.mjs";
 import { fitsScreens, SCREENS, touchScreen } from "../page/layout.mjs";
 import { ask, click, giveFiles, part, present, ready, serveSite, textOf, until, write } from "../page/site.mjs";
+import { recordFilm } from "../film.mjs";
 
 /** Answer of the models of these tests: `crates/testkit/examples/test_checkpoints/scripted.rs`. */
 const ANSWER = "This is a person.";
@@ -764,7 +765,7 @@ async function laterModel(page) {
   assert.equal(await page.$eval(part("system"), (field) => field.placeholder), "");
   const [penalty] = (await page.$$(".number input")).slice(-1);
   await penalty.evaluate((field) => {
-    field.value = "1.5";
+    field.value = "0";
     field.dispatchEvent(new Event("change", { bubbles: true }));
   });
   await page.keyboard.press("Escape");
@@ -783,7 +784,7 @@ async function laterModel(page) {
   assert.equal(await ask(page, "Where?"), ANSWER);
   await panel("234 of them from pictures");
   const { prompt, generation } = await page.evaluate(() => window.asked.at(-1));
-  assert.deepEqual([prompt.history.length, prompt.history[0][1], generation.presence_penalty], [1, JSON_RAW, 1.5]);
+  assert.deepEqual([prompt.history.length, prompt.history[0][1], generation.presence_penalty], [1, JSON_RAW, 0]);
   assert.equal((await page.$$(part("answer"))).length, 2);
   await boxIsDrawn(page, 640, 480, JSON_NORM);
 
@@ -796,26 +797,12 @@ async function laterModel(page) {
   assert.deepEqual([Object.keys(asked.history[0][0][0]), asked.query.length], [["video"], 1]);
 }
 
-/** Attaches a film of a second by the picker of files. */
+/** Attaches a film by the picker of files. */
 async function addFilm(page) {
-  await page.evaluate(async () => {
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = 64;
-    const context = canvas.getContext("2d");
-    const recorder = new MediaRecorder(canvas.captureStream(25));
-    const pieces = [];
-    recorder.ondataavailable = ({ data }) => pieces.push(data);
-    const ended = new Promise((resolve) => (recorder.onstop = resolve));
-    recorder.start();
-    for (let frame = 0; frame < 25; frame++) {
-      context.fillStyle = `rgb(${frame * 10} 100 50)`;
-      context.fillRect(0, 0, 64, 64);
-      await new Promise((resolve) => setTimeout(resolve, 40));
-    }
-    recorder.stop();
-    await ended;
+  await recordFilm(page, 64, 64);
+  await page.evaluate(() => {
     const transfer = new DataTransfer();
-    transfer.items.add(new File(pieces, "film.webm", { type: "video/webm" }));
+    transfer.items.add(new File([window.film], "film.webm", { type: "video/webm" }));
     const input = document.querySelector('[data-testid="picture"]');
     input.files = transfer.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));

@@ -36,7 +36,8 @@ export class MemoryWatch {
       const heap = await Promise.race([asked, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
       if (heap) {
         this.#note("JavaScript heap of the worker", heap.usedSize);
-        this.#note("its array buffers, wasm memory among them", heap.backingStorageSize);
+        // The protocol leaves wasm memory out.
+        this.#note("its array buffers", heap.backingStorageSize);
         this.#note("heap and array buffers together", heap.usedSize + heap.backingStorageSize);
       }
       for (const [type, bytes] of Object.entries(await processes(session))) this.#note(`resident, ${type}`, bytes);
@@ -68,8 +69,8 @@ export async function residentBytes(browser) {
   return GPU + renderer;
 }
 
-/** Size of all wasm memories of a worker. */
-async function wasmBytes(client) {
+/** Size of all wasm memories of a worker. Collects its garbage. */
+export async function wasmBytes(client) {
   const { result: prototype } = await client.send("Runtime.evaluate", { expression: "WebAssembly.Memory.prototype" });
   const { objects } = await client.send("Runtime.queryObjects", { prototypeObjectId: prototype.objectId });
   const functionDeclaration = "function () { return this.reduce((sum, { buffer }) => sum + buffer.byteLength, 0); }";

@@ -13,7 +13,7 @@ export type { CheckpointPlan, ConvertedModel, ConvertOptions, ConvertSettings, P
 export { drawBoxes, type DrawStyle } from "./api/draw.js";
 export { parse } from "./api/grounding.js";
 export type { ImageColors, ImageOptions, ImageOrientation, ImageSize, ImageSource } from "./api/image.js";
-export { sampleFrames, type TimedImage, type VideoInput, type VideoOptions, type VideoSource } from "./api/video.js";
+export { sampleFrames, type TimedImage, type VideoInput, type VideoSource } from "./api/video.js";
 export type { LoadOptions } from "./api/load.js";
 export type { MemoryOptions } from "./api/memory.js";
 export {
@@ -55,4 +55,5 @@ export type {
   Timings,
   TokenLogprob,
   Usage,
+  VideoOptions,
 } from "./wire/types.js";

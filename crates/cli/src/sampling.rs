@@ -26,7 +26,8 @@ pub struct SamplingArgs {
     /// Seed of the random numbers of sampling [default: from the clock].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Subtracted from the logits of tokens that the answer has already: it ends loops [default: 0].
+    /// Subtracted from the logits of tokens that the answer has already: it ends loops [default: the
+    /// checkpoint's, and without one 1.5 for sampled answers of Qwen3-VL].
     #[arg(long, value_name = "P", value_parser = penalty, allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
     /// Continue an answer that repeats itself, which otherwise ends.

@@ -12,6 +12,26 @@ pub struct Shader {
     pub source: Arc<str>,
 }
 
+impl Shader {
+    /// Compiles the shader as for a launch. Errors are the device's.
+    pub fn compile(&self, device: &wgpu::Device) -> wgpu::ComputePipeline {
+        let (label, source) = (Some(self.label.as_str()), wgpu::ShaderSource::Wgsl(self.source.as_ref().into()));
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        })
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Pipelines {
     device: wgpu::Device,
@@ -19,7 +39,7 @@ pub(crate) struct Pipelines {
 }
 
 struct Entry {
-    label: String,
+    shader: Shader,
     /// Compiled lazily, because compilation is slow. In browsers `compile.ts` may have compiled the same source asynchronously.
     pipeline: Option<wgpu::ComputePipeline>,
 }
@@ -40,15 +60,15 @@ impl Pipelines {
             return known.clone();
         }
         let source: Arc<str> = source.into();
-        entries.insert(source.clone(), Entry { label, pipeline: None });
+        entries.insert(source.clone(), Entry { shader: Shader { label, source: source.clone() }, pipeline: None });
         source
     }
 
     /// Returns the pipeline of a registered source; compiles it first if necessary.
     pub(crate) fn get(&self, source: &str) -> wgpu::ComputePipeline {
         let mut entries = self.lock();
-        let Entry { label, pipeline } = entries.get_mut(source).expect("the source is registered");
-        pipeline.get_or_insert_with(|| compile(&self.device, label, source)).clone()
+        let Entry { shader, pipeline } = entries.get_mut(source).expect("the source is registered");
+        pipeline.get_or_insert_with(|| shader.compile(&self.device)).clone()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -58,28 +78,10 @@ impl Pipelines {
     /// Returns the registered shaders without a pipeline.
     pub(crate) fn uncompiled(&self) -> Vec<Shader> {
         let entries = self.lock();
-        let uncompiled = entries.iter().filter(|(_, entry)| entry.pipeline.is_none());
-        uncompiled.map(|(source, entry)| Shader { label: entry.label.clone(), source: source.clone() }).collect()
+        entries.values().filter(|entry| entry.pipeline.is_none()).map(|entry| entry.shader.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
         self.by_source.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn compile(device: &wgpu::Device, label: &str, source: &str) -> wgpu::ComputePipeline {
-    let module =
-        device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) });
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(label),
-        layout: None,
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            // Every kernel writes its workgroup memory before it reads it.
-            zero_initialize_workgroup_memory: false,
-            ..Default::default()
-        },
-        cache: None,
-    })
 }

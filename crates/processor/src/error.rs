@@ -151,6 +151,14 @@ pub enum ProcessorError {
         /// Maximum.
         max: u64,
     },
+    /// A limit of a video's tokens that no video can keep.
+    #[error("the video may have {limit} tokens, and two frames have at least {fewest}: allow more, or set a lower minimum for a step")]
+    VideoTokens {
+        /// Fewest tokens of a step.
+        fewest: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// Raw pixels of the wrong length.
     #[error("a picture of {width}×{height} has {expected} bytes, found {found}")]
     PictureBytes {

@@ -206,7 +206,7 @@ impl JsonReader {
                     self.leave(output)
                 }
             }
-            // What is not JSON is text.
+            // Anything but JSON is text.
             State::Json => self.json(c, output) || self.leave(output),
         }
     }

@@ -99,7 +99,7 @@ impl VideoSizing {
             Some(duration) => {
                 let wanted = ((duration * fps) as usize).clamp(FEWEST_FRAMES.min(most), most).min(available);
                 // Qwen3-VL repeats the last of an odd number of frames.
-                if self.family == Family::Qwen3Vl { wanted } else { (wanted / FRAMES * FRAMES).max(FRAMES.min(available)) }
+                if self.family == Family::Qwen3Vl || wanted < FRAMES { wanted } else { wanted / FRAMES * FRAMES }
             }
             None => available.min(most),
         };
@@ -121,8 +121,7 @@ impl VideoSizing {
         let steps = options.max_tokens.map_or(usize::MAX, |tokens| tokens / roomy(fewest));
         let most = most.min(steps.saturating_mul(FRAMES));
         if most == 0 {
-            let max = options.max_tokens.unwrap_or(0) as u64;
-            return Err(ProcessorError::PictureTokens { min: roomy(fewest) as u64, max });
+            return Err(ProcessorError::VideoTokens { fewest: roomy(fewest), limit: options.max_tokens.unwrap_or(0) });
         }
         Ok(most)
     }
@@ -145,7 +144,7 @@ impl VideoSizing {
         let pixels = |tokens: usize| (tokens as u64).saturating_mul((factor as u64).pow(2));
         let steps = frames.div_ceil(FRAMES);
         let fewest = self.fewest_tokens(options);
-        // What the limit of tokens leaves for a step.
+        // The most tokens of a step: its part of the video's limit.
         let share = options.max_tokens.map_or(usize::MAX, |tokens| tokens / steps).min(self.most_step_tokens());
         let [height, width] = if self.family == Family::Qwen3Vl {
             let volume = |tokens: usize| pixels(tokens) as f64 * frames as f64;

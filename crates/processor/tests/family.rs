@@ -799,6 +799,10 @@ fn frames_of_a_video_are_chosen_as_in_the_original() {
         assert_eq!(q2.plan(&film(duration, frames), &options).unwrap().frames.len(), expected);
     }
     assert_eq!(q3.plan(&film(0.1, Some(3)), &options).unwrap().frames, [0.0, 1.0, 2.0]);
+    for (most, expected) in [(1, [1, 1]), (2, [2, 2]), (3, [2, 3])] {
+        let few = VideoOptions { max_frames: Some(most), ..Default::default() };
+        assert_eq!([q2, q3].map(|sizing| sizing.plan(&odd, &few).unwrap().frames.len()), expected);
+    }
     // Times within a film.
     let plan = q3.plan(&film(8.0, None), &options).unwrap();
     assert_eq!((plan.frames.len(), plan.frames[0]), (16, 0.0));
@@ -825,7 +829,7 @@ fn a_limit_of_tokens_shrinks_frames_and_then_leaves_some_out() {
             before = plan.tokens;
         }
         let none = sizing.plan(&film, &VideoOptions { max_tokens: Some(10), ..Default::default() }).unwrap_err();
-        assert!(matches!(none, ProcessorError::PictureTokens { max: 10, .. }), "{none}");
+        assert!(matches!(none, ProcessorError::VideoTokens { limit: 10, .. }), "{none}");
         let small = VideoOptions { max_tokens: Some(64), min_step_tokens: Some(4), ..Default::default() };
         assert!(sizing.plan(&film, &small).unwrap().tokens <= 64);
     }

@@ -2,21 +2,12 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import { describe } from "../wire/quote.js";
-import type { EnginePart } from "../wire/engine.js";
-import type { Box } from "../wire/types.js";
+import { present, type EnginePart } from "../wire/engine.js";
+import type { Box, VideoOptions } from "../wire/types.js";
 import { DISPLAY, imageView, type ImageOptions, type ImageSize, type ImageView } from "./image.js";
 import { anyString, checkArgument, checkBox, checkOptions, IMAGE_CHECKS, oneOf, whole, type Check } from "./options.js";
 import { ImageRef, Picture, type ImageInput } from "./picture.js";
-import {
-  checkPlayable,
-  readVideo,
-  sampleFrames,
-  VIDEO_CHECKS,
-  type VideoInput,
-  type VideoOptions,
-  type VideoSource,
-  type VideoTools,
-} from "./video.js";
+import { checkPlayable, readVideo, sampleFrames, VIDEO_CHECKS, type VideoInput, type VideoSource, type VideoTools } from "./video.js";
 
 /** A part of a question. */
 export type Part =
@@ -135,10 +126,10 @@ function stored(name: string, part: Part, view: QuestionView, signal?: AbortSign
       return [{ picture: Picture.of(part.image, asked, signal, `${name}.image`) }];
     }
     if ("video" in part) {
-      const { video, frames, ...rest } = part;
+      const { video, frames, fps, maxFrames, minStepTokens, maxTokens } = part;
       if (video instanceof ImageRef) return [{ picture: video.picture }];
       if (view.videos && frames === undefined) {
-        const options = videoOptions(rest);
+        const options: VideoOptions = present({ fps, maxFrames, minStepTokens, maxTokens });
         checkOptions(options, VIDEO_CHECKS);
         return [{ picture: Picture.ofVideo(video, readVideo(video, options, view.videos, signal, `${name}.video`), options) }];
       }
@@ -160,15 +151,6 @@ function stored(name: string, part: Part, view: QuestionView, signal?: AbortSign
     "INVALID_ARGUMENT",
     `\`${name}\` is ${describe(part)}, expected a string, { text }, { image }, { video } or { ref }`,
   );
-}
-
-function videoOptions({ fps, maxFrames, minStepTokens, maxTokens }: VideoOptions): VideoOptions {
-  return {
-    ...(fps === undefined ? {} : { fps }),
-    ...(maxFrames === undefined ? {} : { maxFrames }),
-    ...(minStepTokens === undefined ? {} : { minStepTokens }),
-    ...(maxTokens === undefined ? {} : { maxTokens }),
-  };
 }
 
 /** Returns a single text as a string. */

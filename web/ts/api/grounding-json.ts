@@ -216,7 +216,7 @@ export function readJson(raw: string, output: Output): void {
         }
       } else break;
     }
-    // What is not JSON is text.
+    // Anything but JSON is text.
     settle(false);
     return false;
   };

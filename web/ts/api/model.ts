@@ -2,7 +2,7 @@ import { QwenVLError } from "../wire/errors.js";
 import { BACKGROUND_MS, DISPOSAL_MS, type WorkerClient } from "../wire/client.js";
 import { generationForEngine, limitsForEngine, type EngineLimits, type PictureInfo } from "../wire/engine.js";
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
-import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score } from "../wire/types.js";
+import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score, VideoOptions } from "../wire/types.js";
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "../wire/abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
@@ -26,7 +26,7 @@ import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from
 import { Run, RunState } from "./run.js";
 import { Session, type EncodingOptions, type PreparedRequest, type SessionOptions } from "./session.js";
 import { taskPictureTokens, taskPrompt, taskTokens, type CaptionStyle, type Task } from "./tasks.js";
-import { readVideo, VIDEO_CHECKS, type VideoInput, type VideoOptions, type VideoTools } from "./video.js";
+import { readVideo, VIDEO_CHECKS, type VideoInput, type VideoTools } from "./video.js";
 
 /** A text to continue, with its pictures, in the format of {@link QwenVLModel.complete}. */
 export interface RawPrompt {

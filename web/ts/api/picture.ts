@@ -4,8 +4,9 @@ import type { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { EngineLimits, PictureInfo } from "../wire/engine.js";
 import type { ImagePayload } from "../wire/protocol.js";
+import type { VideoOptions } from "../wire/types.js";
 import { capture, dataUrl, DISPLAY, EXACT, type CapturedImage, type ImageSource, type ImageView } from "./image.js";
-import { framesAsImages, type CapturedVideo, type VideoInput, type VideoOptions } from "./video.js";
+import { framesAsImages, type CapturedVideo, type VideoInput } from "./video.js";
 
 /** A picture, or a reference to an encoded one from {@link QwenVLModel.encodeImage} or {@link QwenVLModel.encodeVideo}. */
 export type ImageInput = ImageSource | ImageRef;

@@ -1,9 +1,10 @@
 /** Videos: frames of files and elements of the page, lists of pictures, and streams of frames. */
 
-import type { EngineVideoOptions, VideoFacts, VideoPlan } from "../wire/engine.js";
+import { videoForEngine, type EngineVideoOptions, type VideoFacts, type VideoPlan } from "../wire/engine.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { FramePayload, FrameReply } from "../wire/protocol.js";
 import { describe } from "../wire/quote.js";
+import type { VideoOptions } from "../wire/types.js";
 import { capture, EXACT, type ImageSource } from "./image.js";
 import { anyNumber, checkArgument, whole, type Check, type Checks } from "./options.js";
 
@@ -21,18 +22,6 @@ export interface TimedImage {
  * stream of frames, such as the `readable` of a `MediaStreamTrackProcessor`, which is read to its end and whose frames are closed.
  */
 export type VideoInput = VideoSource | readonly TimedImage[] | AsyncIterable<VideoFrame> | ReadableStream<VideoFrame>;
-
-/** The way from a video to the frames that the model sees. */
-export interface VideoOptions {
-  /** Frames a second; 2 by default, as the models were trained. */
-  fps?: number;
-  /** Most frames; 768 by default. */
-  maxFrames?: number;
-  /** Fewest tokens of two frames, which the model sees as one; by default the generation decides. */
-  minStepTokens?: number;
-  /** Most tokens of the whole video; half of the context by default. Frames are reduced, and if that is not enough, left out. */
-  maxTokens?: number;
-}
 
 /** The frames of a video in their size for the model. */
 export interface CapturedVideo {
@@ -77,12 +66,7 @@ export async function readVideo(
   signal?: AbortSignal,
   name = "video",
 ): Promise<CapturedVideo> {
-  const wanted: EngineVideoOptions = {
-    ...(options.fps === undefined ? {} : { fps: options.fps }),
-    ...(options.maxFrames === undefined ? {} : { max_frames: options.maxFrames }),
-    ...(options.minStepTokens === undefined ? {} : { min_step_tokens: options.minStepTokens }),
-    ...(options.maxTokens === undefined ? {} : { max_tokens: options.maxTokens }),
-  };
+  const wanted = videoForEngine(options);
   if (Array.isArray(video)) return readList(video as readonly TimedImage[], wanted, tools, signal, name);
   if (isStream(video)) return readStream(video, wanted, tools, signal);
   return withPlayer(video as VideoSource, signal, async (player, seek) => {

@@ -1,7 +1,7 @@
 /** Translation between the engine's data (`generated.ts`) and the package's types. */
 
 import type * as Engine from "./generated.js";
-import type { Answer, AnswerEvent, GenerationOptions, Grounded, PictureLimits } from "./types.js";
+import type { Answer, AnswerEvent, GenerationOptions, Grounded, PictureLimits, VideoOptions } from "./types.js";
 
 /** Request of a run, with all of its parts. */
 export type EngineRequest = Required<Engine.Request>;
@@ -52,8 +52,13 @@ export function limitsForEngine({ minPictureTokens, maxPictureTokens }: PictureL
   return present({ min_tokens: minPictureTokens, max_tokens: maxPictureTokens });
 }
 
+/** Translates options of videos. */
+export function videoForEngine({ fps, maxFrames, minStepTokens, maxTokens }: VideoOptions): Engine.VideoOptions {
+  return present({ fps, max_frames: maxFrames, min_step_tokens: minStepTokens, max_tokens: maxTokens });
+}
+
 /** Returns the properties that are not `undefined`. */
-function present<T extends object>(settings: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+export function present<T extends object>(settings: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined)) as ReturnType<typeof present<T>>;
 }
 

@@ -338,8 +338,8 @@ min_new_tokens?: number,
  */
 repetition_penalty?: number,
 /**
- * Subtracted from the logits of tokens that occur in the answer; absent or 0 changes nothing. It ends loops: the makers of Qwen3-VL
- * evaluate it with 1.5.
+ * Subtracted from the logits of tokens that occur in the answer; 0 changes nothing. It ends loops. Absent for the checkpoint's, and
+ * without one 1.5 for sampled answers of Qwen3-VL, as its makers recommend.
  */
 presence_penalty?: number,
 /**

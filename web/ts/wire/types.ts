@@ -48,7 +48,7 @@ export interface GenerationOptions {
   repetitionPenalty?: number;
   /**
    * Lowers the likelihood of tokens that occur in the answer: this is subtracted from their logits, -2 to 2; 0 changes nothing. It ends
-   * loops: the makers of Qwen3-VL evaluate it with 1.5.
+   * loops. By default 1.5 for sampled answers of Qwen3-VL, as its makers recommend, unless the checkpoint has another.
    */
   presencePenalty?: number;
   /**
@@ -82,6 +82,18 @@ export interface PictureLimits {
   maxPictureTokens?: number;
 }
 
+/** The way from a video to the frames that the model sees. */
+export interface VideoOptions {
+  /** Frames a second; 2 by default, as the models were trained. */
+  fps?: number;
+  /** Most frames; 768 by default. */
+  maxFrames?: number;
+  /** Fewest tokens of two frames, which the model sees as one; by default the generation decides. */
+  minStepTokens?: number;
+  /** Most tokens of the whole video; half of the context by default. Frames are reduced, and if that is not enough, left out. */
+  maxTokens?: number;
+}
+
 /** Options of a run. */
 export interface AskOptions extends GenerationOptions, PictureLimits {
   /** Aborts the run, also while it waits. Its promise and its iterator then reject with the signal's reason. */
@@ -99,7 +111,7 @@ export type FinishReason = "stop" | "length" | "stop-string" | "context" | "loop
 /** Tokens of a run. */
 export interface Usage {
   promptTokens: number;
-  /** Prompt tokens of pictures. */
+  /** Prompt tokens of pictures and videos. */
   imageTokens: number;
   /** Prompt tokens that the previous run had computed already. */
   reusedTokens: number;

@@ -18,8 +18,8 @@ export interface Settings {
   maxPictureTokens: number;
   /** Of pictures, for the same models. */
   resolution: Resolution;
-  /** For later models than that of 2023. */
-  presencePenalty: number;
+  /** For later models than that of 2023. `null`: the model's default. */
+  presencePenalty: number | null;
   /** Address of the Hugging Face Hub, or of a mirror of it. */
   hubUrl: string;
 }
@@ -63,7 +63,7 @@ export const DEFAULTS: Settings = {
   contextLength: 2048,
   maxPictureTokens: 1280,
   resolution: "auto",
-  presencePenalty: 0,
+  presencePenalty: null,
   hubUrl: "https://huggingface.co",
 };
 
@@ -87,7 +87,7 @@ const VALID: Record<keyof Settings, (value: unknown) => boolean> = {
   contextLength: oneOf(CONTEXT_LENGTHS),
   maxPictureTokens: oneOf(PICTURE_TOKENS),
   resolution: oneOf(RESOLUTIONS),
-  presencePenalty: within(RANGES.presencePenalty),
+  presencePenalty: (value) => value === null || within(RANGES.presencePenalty)(value),
   hubUrl: (value) => typeof value === "string" && URL.canParse(value),
 };
 
@@ -105,7 +105,7 @@ export function generation(family: Family): Omit<AskOptions, "signal"> {
     ...(sampling === "own" ? { greedy: false, temperature, topP, topK } : {}),
     ...(seed === null ? {} : { seed }),
     ...(maxTokens === null ? {} : { maxTokens }),
-    ...(family === "qwen_vl" || presencePenalty === 0 ? {} : { presencePenalty }),
+    ...(family === "qwen_vl" || presencePenalty === null ? {} : { presencePenalty }),
   };
 }
 

@@ -230,7 +230,7 @@ export const en = {
   topK: "Top k (0: all)",
   seed: "Seed (empty: random)",
   maxTokens: "Longest answer in tokens (empty: default)",
-  presencePenalty: "Presence penalty (0: none)",
+  presencePenalty: "Presence penalty (0: none, empty: default)",
   theme: "Colours",
   themes: { system: "System", light: "Light", dark: "Dark" },
   languageLabel: "Language",

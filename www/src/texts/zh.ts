@@ -218,7 +218,7 @@ export const zh: Texts = {
   topK: "Top k（0：全部）",
   seed: "随机种子（空：随机）",
   maxTokens: "回答最大词元数（空：默认）",
-  presencePenalty: "存在惩罚（0：无）",
+  presencePenalty: "存在惩罚（0：无，留空为默认值）",
   theme: "颜色",
   themes: { system: "跟随系统", light: "浅色", dark: "深色" },
   languageLabel: "语言",

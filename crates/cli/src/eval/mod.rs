@@ -160,7 +160,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         return merge(args);
     }
     let parts = parts(args.data.as_ref())?;
-    // What is wrong with the last model shows before the first one runs.
+    // All models are opened before the first one runs, so that an error of the last one comes at once.
     let mut models = Vec::new();
     for model in &args.models {
         let (name, folder) = model.split_once('=').unwrap_or_else(|| {
@@ -307,7 +307,7 @@ fn answers(args: &EvalArgs, name: &str, checkpoint: Checkpoint, parts: &[Part], 
     }
     let model_hash = |part: &Part| -> Result<String> {
         let mut answers_as = answers_as.clone();
-        // Where pictures have any size, their limits change answers. The first prompt has the words of all.
+        // The limits of pictures and the words of the prompts change answers. All prompts of a part have the same words.
         if family != Family::QwenVl {
             let Settings { max_new_tokens, min_new_tokens, .. } = style.settings(part);
             let limits = (pictures, style.max_picture_tokens, max_new_tokens, min_new_tokens);

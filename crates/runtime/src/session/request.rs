@@ -267,8 +267,8 @@ pub struct GenerationOptions {
     pub min_new_tokens: usize,
     /// Makes tokens that occur in the prompt or the answer less likely; 1 changes nothing.
     pub repetition_penalty: Option<f32>,
-    /// Subtracted from the logits of tokens that occur in the answer; absent or 0 changes nothing. It ends loops: the makers of Qwen3-VL
-    /// evaluate it with 1.5.
+    /// Subtracted from the logits of tokens that occur in the answer; 0 changes nothing. It ends loops. Absent for the checkpoint's, and
+    /// without one 1.5 for sampled answers of Qwen3-VL, as its makers recommend.
     pub presence_penalty: Option<f32>,
     /// Continue an answer that repeats itself. By default it ends once its last tokens are a passage of up to 64 tokens, four times and at least
     /// 128 tokens in all.

@@ -59,6 +59,9 @@ export async function use(
     "Look: ",
     { image: ref, imageOrientation: "none" },
     { video, frames: 2 },
+    { video: file, fps: 1, maxTokens: 500 },
+    { video: [{ image: canvas, time: 0.5 }], minStepTokens: 16 },
+    { video: await model.encodeVideo("/film.mp4", { maxFrames: 8 }) },
     { ref: "this", boxes: [[1, 2, 3, 4]] },
   ];
   const history: Message[] = [
