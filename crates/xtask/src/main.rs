@@ -4,6 +4,7 @@ mod cases;
 mod checkpoints;
 mod demo;
 mod evaluate;
+mod isa;
 mod lint;
 mod packages;
 mod page;
@@ -43,18 +44,24 @@ enum Task {
     Evaluate(evaluate::Options),
     /// Run Lighthouse on the demo page and print its table; fails below 95
     Audit,
+    /// Compile every kernel for AMD and NVIDIA without a GPU, print registers, spills and instructions, and compare them with
+    /// crates/kernels/isa.tsv; ends with 3 if that file is of other compilers
+    Isa(isa::Options),
     /// Build the npm package and pack it into target/package
     Package,
     /// Build the wasm and the TypeScript of the npm package into web/dist, and print where the bytes come from
     Web,
 }
 
+/// Exit code of `isa` if it could not compare.
+const OTHER_VERSIONS: u8 = 3;
+
 fn main() -> ExitCode {
     match run(Cli::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<isa::OtherVersions>() { ExitCode::from(OTHER_VERSIONS) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -67,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Screenshots { out } => page::screenshots(&out),
         Task::Evaluate(options) => evaluate::run(&options),
         Task::Audit => page::audit(),
+        Task::Isa(options) => isa::run(&options),
         Task::Package => {
             packages::build(Backends::All)?;
             println!("{}", packages::pack()?.display());

@@ -60,8 +60,14 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 /// True if a program is on the path.
 pub fn installed(program: &str) -> bool {
+    path_of(program).is_some()
+}
+
+/// Returns the file of a program on the path.
+pub fn path_of(program: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&paths).any(|dir| dir.join(program).is_file() || dir.join(format!("{program}.exe")).is_file())
+    let files = |dir: PathBuf| [dir.join(program), dir.join(format!("{program}.exe"))];
+    env::split_paths(&paths).flat_map(files).find(|file| file.is_file())
 }
 
 /// Processor time, user and system, of all child processes that have ended, with their children. `None` where `/proc` does not say.

@@ -21,6 +21,8 @@ fn start() {
 #[wasm_bindgen]
 pub struct Conversion {
     conversion: RemoteConversion,
+    /// The piece that was made last, until it is taken.
+    piece: Vec<u8>,
 }
 
 #[wasm_bindgen]
@@ -31,7 +33,7 @@ impl Conversion {
         let request: ConversionRequest =
             serde_wasm_bindgen::from_value(request).map_err(|error| coded("INVALID_ARGUMENT", &error.to_string()))?;
         let conversion = RemoteConversion::new(&request).map_err(|error| coded("INVALID_ARGUMENT", &format!("{error:#}")))?;
-        Ok(Self { conversion })
+        Ok(Self { conversion, piece: Vec::new() })
     }
 
     /// Reads everything but the weights. Returns a `ConversionPlan`, or `undefined` if bytes are missing.
@@ -84,14 +86,28 @@ impl Conversion {
         self.conversion.progress().map_err(internal)
     }
 
-    /// Returns the next bytes of the shard, `null` after the last, or `undefined` if bytes of the source are missing.
-    #[wasm_bindgen(js_name = nextPiece, unchecked_return_type = "Uint8Array<ArrayBuffer> | null | undefined")]
+    /// Makes the next bytes of the shard and returns their number, `null` after the last, or `undefined` if bytes of the source are missing.
+    #[wasm_bindgen(js_name = nextPiece, unchecked_return_type = "number | null | undefined")]
     pub fn next_piece(&mut self) -> Result<JsValue, JsValue> {
         Ok(match self.conversion.next_piece().map_err(refused)? {
-            Step::Done(Some(bytes)) => Uint8Array::from(bytes.as_slice()).into(),
+            Step::Done(Some(bytes)) => {
+                self.piece = bytes;
+                JsValue::from(self.piece.len())
+            }
             Step::Done(None) => JsValue::NULL,
             Step::Needs => JsValue::UNDEFINED,
         })
+    }
+
+    /// Copies the bytes that [`Self::next_piece`] has made to an array of their number.
+    #[wasm_bindgen(js_name = takePiece)]
+    pub fn take_piece(&mut self, into: &Uint8Array) -> Result<(), JsValue> {
+        let piece = std::mem::take(&mut self.piece);
+        if into.length() as usize != piece.len() {
+            return Err(coded("INTERNAL", &format!("an array of {} bytes for a piece of {}", into.length(), piece.len())));
+        }
+        into.copy_from(&piece);
+        Ok(())
     }
 
     /// The record of the shard, after its last piece: JSON with the keys of its manifest entry, and others.

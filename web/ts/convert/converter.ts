@@ -4,6 +4,7 @@ import { QwenVLError } from "../wire/errors.js";
 import type { ConversionPlan, ConversionRequest, Need, RemoteFile } from "../wire/generated.js";
 import type { ConversionSettings, FinishedShard, Supply } from "../wire/protocol.js";
 import type { Listing, RangeSource } from "../weights/ranges.js";
+import { collect } from "../weights/download.js";
 import { nextTask } from "../weights/transfer.js";
 import type { ReadHooks } from "../weights/source.js";
 import type { Conversion } from "../wasm/qwen_vl_web_convert.js";
@@ -35,6 +36,8 @@ export class Converter {
   readonly plan: ConversionPlan;
   readonly #conversion: Conversion;
   readonly #feed: Feed;
+  /** Memory of pieces of shards. */
+  #memory = new Uint8Array(0);
 
   private constructor(listing: Listing, plan: ConversionPlan, conversion: Conversion, feed: Feed) {
     this.listing = listing;
@@ -80,10 +83,11 @@ export class Converter {
         hooks.signal.throwIfAborted();
         // Bytes of later steps are fetched while this one is encoded.
         this.#feed.fetchAhead(hooks);
-        const bytes = this.#conversion.nextPiece();
-        if (bytes === null) return JSON.parse(this.#conversion.finish()) as FinishedShard;
-        if (bytes === undefined) await this.#feed.arrival(hooks);
+        const length = this.#conversion.nextPiece();
+        if (length === null) return JSON.parse(this.#conversion.finish()) as FinishedShard;
+        if (length === undefined) await this.#feed.arrival(hooks);
         else {
+          const bytes = this.#piece(length);
           await file.append(bytes);
           hooks.onWritten?.(bytes.byteLength);
           await hooks.pass?.(bytes);
@@ -96,6 +100,14 @@ export class Converter {
     } finally {
       await this.#feed.settle();
     }
+  }
+
+  /** The piece of a shard that was made last. The next one overwrites it: the browser collects buffers late. */
+  #piece(length: number): Uint8Array<ArrayBuffer> {
+    if (length > this.#memory.byteLength) this.#memory = new Uint8Array(length);
+    const bytes = this.#memory.subarray(0, length);
+    this.#conversion.takePiece(bytes);
+    return bytes;
   }
 
   /** True if a record is whole and of that finished shard. */
@@ -156,8 +168,6 @@ class Feed {
   readonly #source: RangeSource;
   readonly #files: readonly RemoteFile[];
   readonly #running = new Set<Promise<void>>();
-  /** Memory of requests that have ended. */
-  readonly #memory: Uint8Array<ArrayBuffer>[] = [];
   /** Ends the other requests when one fails. */
   #failure = new AbortController();
 
@@ -221,12 +231,22 @@ class Feed {
   }
 
   async #fetch(index: number, start: number, end: number, hooks: ConverterHooks, supplies: Supply[] | undefined): Promise<void> {
-    const memory = supplies ? undefined : (this.#memory.pop() ?? new Uint8Array(REQUEST_BYTES));
-    const bytes = await this.#source.read(this.#files[index] as RemoteFile, start, end, { ...hooks, ...(memory ? { memory } : {}) });
-    hooks.onBytes?.(bytes.byteLength);
-    // The converter has a copy.
-    this.#conversion.supply(index, start, bytes);
-    if (memory) this.#memory.push(memory);
-    supplies?.push({ file: index, start, bytes });
+    const supply = (at: number, bytes: Uint8Array<ArrayBuffer>) => {
+      hooks.onBytes?.(bytes.byteLength);
+      // The converter makes a copy.
+      this.#conversion.supply(index, at, bytes);
+    };
+    const body = this.#source.read(this.#files[index] as RemoteFile, start, end, hooks);
+    if (supplies) {
+      const bytes = await collect(body);
+      supply(start, bytes);
+      supplies.push({ file: index, start, bytes });
+      return;
+    }
+    let at = start;
+    for await (const piece of body) {
+      supply(at, piece);
+      at += piece.byteLength;
+    }
   }
 }

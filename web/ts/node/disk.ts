@@ -8,6 +8,9 @@ import type { Listing, RangeSource } from "../weights/ranges.js";
 import type { ReadHooks } from "../weights/source.js";
 import type { CacheFile, CacheStore, StoredFile } from "../weights/store.js";
 
+/** Bytes to read at a time. */
+const PIECE_BYTES = 256 << 10;
+
 /** A folder in the published layout. */
 export class DiskRanges implements RangeSource {
   readonly #folder: string;
@@ -32,18 +35,23 @@ export class DiskRanges implements RangeSource {
     return { name: basename(this.#folder), place: this.#folder, files };
   }
 
-  async read({ path }: RemoteFile, start: number, end: number, { signal }: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
-    signal.throwIfAborted();
+  async *read(
+    { path }: RemoteFile,
+    start: number,
+    end: number,
+    { signal }: ReadHooks,
+  ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
     const opened = this.#open.get(path) ?? open(join(this.#folder, path));
     this.#open.set(path, opened);
     const file = await opened;
-    const bytes = new Uint8Array(end - start);
-    for (let at = 0; at < bytes.byteLength;) {
-      const { bytesRead } = await file.read(bytes, at, bytes.byteLength - at, start + at);
+    const memory = new Uint8Array(Math.min(PIECE_BYTES, end - start));
+    for (let at = start; at < end;) {
+      signal.throwIfAborted();
+      const { bytesRead } = await file.read(memory, 0, Math.min(memory.byteLength, end - at), at);
       if (bytesRead === 0) throw new QwenVLError("INTEGRITY", `${join(this.#folder, path)} became shorter`);
       at += bytesRead;
+      yield memory.subarray(0, bytesRead);
     }
-    return bytes;
   }
 }
 

@@ -2,6 +2,8 @@
 
 /** Bytes to collect at a time if the caller does not name a piece size. */
 const PIECE_BYTES = 256 << 10;
+/** Buffers of bodies that have ended, for the next ones: the browser collects buffers late. */
+const spare: ArrayBuffer[] = [];
 /**
  * A piece that took longer than this came over a slow link. After it, every chunk is passed on at once, so that progress moves and a broken
  * connection loses nothing.
@@ -35,7 +37,7 @@ export async function* readBody(
   const reader = bytesReader(stream);
   if (!reader) return yield* readChunks(stream.getReader(), wait);
   let { at } = options;
-  let memory = new ArrayBuffer(pieceBytes);
+  let memory = pieceBytes === PIECE_BYTES ? (spare.pop() ?? new ArrayBuffer(PIECE_BYTES)) : new ArrayBuffer(pieceBytes);
   let fast = false;
   try {
     for (;;) {
@@ -61,6 +63,8 @@ export async function* readBody(
     }
   } finally {
     cancel(reader);
+    // A read that has not ended keeps the buffer: this one has no bytes then.
+    if (memory.byteLength === PIECE_BYTES) spare.push(memory);
   }
 }
 

@@ -91,34 +91,11 @@ function shorterFile(url: string, expected: number, found: number): QwenVLError 
   return new QwenVLError("INTEGRITY", message, { details: { shard: url, expected, found } });
 }
 
-/**
- * Downloads the bytes `start..end` of a file.
- *
- * @param served what earlier requests for the file have shown; a file that changes between them is an error
- */
-export async function downloadRange(
-  url: string,
-  start: number,
-  end: number,
-  options: DownloadOptions & { memory?: Uint8Array<ArrayBuffer> },
-  served: ServedFile,
-): Promise<Uint8Array<ArrayBuffer>> {
-  const whole = options.memory?.subarray(0, end - start) ?? new Uint8Array(end - start);
-  let at = 0;
-  for await (const piece of download(url, end, start, { ...options, exactRange: true }, served)) {
-    whole.set(piece, at);
-    at += piece.byteLength;
-  }
-  return whole;
-}
-
 /** Downloads a small file of unknown size. */
 export async function downloadWhole(url: string, options: DownloadOptions): Promise<Uint8Array<ArrayBuffer>> {
   for (let failures = 1; ; failures++) {
     try {
-      const pieces: Uint8Array<ArrayBuffer>[] = [];
-      for await (const piece of openBody(url, 0, Infinity, { etag: null, ranges: false }, options)) pieces.push(piece.slice());
-      return concat(pieces);
+      return await collect(openBody(url, 0, Infinity, { etag: null, ranges: false }, options));
     } catch (error) {
       await waitToRetry(url, error, failures, options);
     }
@@ -275,6 +252,13 @@ function sleep(millis: number, signal: AbortSignal): Promise<void> {
     }, millis);
     signal.addEventListener("abort", abort, { once: true });
   });
+}
+
+/** Joins the pieces of a body, whose memory is used again. */
+export async function collect(body: AsyncIterable<Uint8Array>): Promise<Uint8Array<ArrayBuffer>> {
+  const pieces: Uint8Array[] = [];
+  for await (const piece of body) pieces.push(piece.slice());
+  return concat(pieces);
 }
 
 /** Joins pieces. */

@@ -8,7 +8,7 @@
 import { QwenVLError } from "../wire/errors.js";
 import type { RemoteFile } from "../wire/generated.js";
 import { sha256 } from "./cache.js";
-import { download, downloadWhole, type DownloadOptions, type Fetch } from "./download.js";
+import { collect, download, downloadWhole, type DownloadOptions, type Fetch } from "./download.js";
 import type { FileEntry } from "./manifest.js";
 import type { ReadHooks, Source } from "./source.js";
 import { RangeReader, type Listing, type RangeSource, type Requests } from "./ranges.js";
@@ -114,7 +114,7 @@ export class HubSource implements Source {
       const problem = `the repository ${name} holds no web checkpoint`;
       throw new QwenVLError("NOT_CONVERTED", `${problem}: it has no manifest.json`, { details: { repository: name } });
     }
-    return new TextDecoder().decode(await this.#ranges.read(manifest, 0, manifest.bytes, hooks));
+    return new TextDecoder().decode(await collect(this.#ranges.read(manifest, 0, manifest.bytes, hooks)));
   }
 
   async *read(entry: FileEntry, from: number, hooks: ReadHooks): AsyncGenerator<Uint8Array, void, undefined> {
@@ -169,14 +169,16 @@ export class HubRanges implements RangeSource {
     if (served) this.#reader.served = served;
   }
 
-  async read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+  async *read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
     const url = await this.address(file.path, hooks);
-    const bytes = await this.#reader.read(url, start, end, hooks).catch((error: unknown) => {
+    try {
+      const pieces = this.#reader.read(url, start, end, hooks);
+      // The version of a large file is its SHA-256.
+      if (start === 0 && end === file.bytes && /^[\da-f]{64}$/.test(file.version)) yield await verified(file, await collect(pieces));
+      else yield* pieces;
+    } catch (error) {
       throw this.refusal(error) ?? error;
-    });
-    // The version of a large file is its SHA-256.
-    if (start === 0 && end === file.bytes && /^[\da-f]{64}$/.test(file.version)) await verify(file, bytes);
-    return bytes;
+    }
   }
 
   /** Returns the address of a file at the commit that was listed. */
@@ -232,9 +234,9 @@ function statusOf(error: unknown): unknown {
 }
 
 /** Checks a file that was read whole. */
-async function verify({ path, version }: RemoteFile, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+async function verified({ path, version }: RemoteFile, bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
   const found = await sha256(bytes);
-  if (found === version) return;
+  if (found === version) return bytes;
   const details = { shard: path, expected: version, found };
   throw new QwenVLError("INTEGRITY", `\`${path}\`: expected SHA-256 ${version} as the Hub lists it, found ${found}`, { details });
 }

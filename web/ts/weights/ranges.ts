@@ -2,7 +2,8 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import type { RemoteFile } from "../wire/generated.js";
-import { downloadRange, downloadWhole, type DownloadOptions, type Fetch, type ServedFile } from "./download.js";
+import { readBody } from "./body.js";
+import { collect, download, downloadWhole, type DownloadOptions, type Fetch, type ServedFile } from "./download.js";
 import type { ReadHooks } from "./source.js";
 
 /** A checkpoint in the published layout. */
@@ -27,8 +28,8 @@ export interface RangeSource {
   list(hooks: ReadHooks): Promise<Listing>;
   /** Reads the files that another worker has listed: the same commit, and no file that changed since. */
   adopt?(listing: Listing): void;
-  /** Reads the bytes `start..end` of a listed file. */
-  read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>>;
+  /** Yields the bytes `start..end` of a listed file. The next step of the iterator overwrites the bytes that the last one yielded. */
+  read(file: RemoteFile, start: number, end: number, hooks: ReadHooks): AsyncIterable<Uint8Array<ArrayBuffer>>;
 }
 
 /** A file on this machine. */
@@ -57,16 +58,28 @@ export class LocalRanges implements RangeSource {
     return { name: this.#name, place: this.#name, files };
   }
 
-  async read({ path }: RemoteFile, start: number, end: number, { signal }: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
-    signal.throwIfAborted();
-    const found = (await this.#files).find((file) => file.path === path);
+  async *read(
+    { path }: RemoteFile,
+    start: number,
+    end: number,
+    { signal }: ReadHooks,
+  ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
+    const body = (await this.#files)
+      .find((file) => file.path === path)
+      ?.file.slice(start, end)
+      .stream();
+    let at = start;
     try {
-      const bytes = await found?.file.slice(start, end).arrayBuffer();
-      if (bytes?.byteLength === end - start) return new Uint8Array(bytes);
+      for await (const piece of body ? readBody(body, { at, bytes: end, wait: (work) => work }) : []) {
+        signal.throwIfAborted();
+        at += piece.byteLength;
+        yield piece;
+      }
     } catch (cause) {
+      signal.throwIfAborted();
       throw new QwenVLError("INTEGRITY", `could not read \`${path}\` (${String(cause)}): choose the folder again`, { cause });
     }
-    throw new QwenVLError("INTEGRITY", `\`${path}\` became shorter: choose the folder again`);
+    if (at < end) throw new QwenVLError("INTEGRITY", `\`${path}\` became shorter: choose the folder again`);
   }
 }
 
@@ -116,13 +129,17 @@ export class RangeReader {
     this.#requests = requests;
   }
 
-  /** @param fetch used instead of that of the requests */
-  async read(url: string, start: number, end: number, hooks: ReadHooks, fetch = this.#requests.fetch): Promise<Uint8Array<ArrayBuffer>> {
+  /**
+   * Yields the bytes `start..end` of a file, as {@link RangeSource.read} does.
+   *
+   * @param fetch used instead of that of the requests
+   */
+  read(url: string, start: number, end: number, hooks: ReadHooks, fetch = this.#requests.fetch): AsyncIterable<Uint8Array<ArrayBuffer>> {
     const served = this.served.get(url) ?? { etag: null, ranges: true };
     this.served.set(url, served);
     // The browser's HTTP cache would keep a second copy of the weights.
     const requestInit: RequestInit = { cache: "no-store", ...this.#requests.requestInit };
-    return downloadRange(url, start, end, { ...this.#requests, ...hooks, fetch, requestInit }, served);
+    return download(url, end, start, { ...this.#requests, ...hooks, fetch, requestInit, exactRange: true }, served);
   }
 
   /** Downloads a small file. */
@@ -160,7 +177,7 @@ export class UrlRanges implements RangeSource {
     if (served) this.#reader.served = served;
   }
 
-  read({ path }: RemoteFile, start: number, end: number, hooks: ReadHooks): Promise<Uint8Array<ArrayBuffer>> {
+  read({ path }: RemoteFile, start: number, end: number, hooks: ReadHooks): AsyncIterable<Uint8Array<ArrayBuffer>> {
     return this.#reader.read(this.#address(path), start, end, hooks);
   }
 
@@ -190,7 +207,7 @@ export class UrlRanges implements RangeSource {
     const fetch: Fetch = async (address, init) => (response = await this.#requests.fetch(address, init));
     try {
       // Not a HEAD request: its answer has no length where the server compresses.
-      await this.#reader.read(url, 0, 1, hooks, fetch);
+      await collect(this.#reader.read(url, 0, 1, hooks, fetch));
     } catch (error) {
       const { code, details } = error instanceof QwenVLError ? error : new QwenVLError("INTERNAL", "");
       // `INTEGRITY`: the file is empty.

@@ -12,8 +12,6 @@ export interface ReadHooks {
   onRetry?(): void;
   /** Called with the number of bytes that were received a second time. */
   onRefetched?(bytes: number): void;
-  /** Memory for the bytes of a read, at least as long. The browser collects large buffers late, so they are used again. */
-  memory?: Uint8Array<ArrayBuffer>;
 }
 
 export interface Source {
