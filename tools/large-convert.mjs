@@ -140,7 +140,9 @@ async function heapBytes(clients) {
 
 /** Bytes of the wasm memories of workers. */
 async function wasmOf(clients) {
-  const bytes = await Promise.all(clients.map((client) => wasmBytes(client).catch(() => 0)));
+  // A worker that has just ended answers with an error, or never.
+  const late = new Promise((resolve) => setTimeout(resolve, WASM_INTERVAL_MS, 0));
+  const bytes = await Promise.all(clients.map((client) => Promise.race([wasmBytes(client).catch(() => 0), late])));
   return bytes.reduce((sum, each) => sum + each, 0);
 }
 

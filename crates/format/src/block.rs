@@ -492,17 +492,18 @@ fn q4_scale(group: &[f32]) -> f16 {
         return best.1;
     }
     for end in [Q4_VALUES[0], Q4_VALUES[15]] {
-        for start in STARTS {
-            let mut scale = largest / f32::from(end) * start;
-            for _ in 0..ROUNDS {
-                let (products, squares) = fit(group, inverse_scale(scale));
+        let mut scales = STARTS.map(|start| largest / f32::from(end) * start);
+        for _ in 0..ROUNDS {
+            let found = fits(group, scales.map(inverse_scale));
+            for (scale, (products, squares)) in scales.iter_mut().zip(found) {
                 if squares > 0.0 {
-                    scale = products / squares;
+                    *scale = products / squares;
                 }
             }
-            let rounded = to_f16_finite(scale);
-            let scale = rounded.to_f32();
-            let (products, squares) = fit(group, inverse_scale(scale));
+        }
+        let rounded = scales.map(to_f16_finite);
+        let scales = rounded.map(f16::to_f32);
+        for ((rounded, scale), (products, squares)) in rounded.into_iter().zip(scales).zip(fits(group, scales.map(inverse_scale))) {
             // The sum of (weight - value * scale)², less the sum of weight², which is the same for every start.
             let error = scale * (scale * squares - 2.0 * products);
             if error < best.0 {
@@ -513,7 +514,13 @@ fn q4_scale(group: &[f32]) -> f16 {
     best.1
 }
 
-/// Returns the sums of weight · value and of value², for the values nearest to the weights in units of a scale.
+/// Returns the sums of weight · value and of value², for the values nearest to the weights in units of each scale.
+#[cfg(not(target_arch = "wasm32"))]
+#[inline(always)]
+fn fits<const SCALES: usize>(group: &[f32], inverses: [f32; SCALES]) -> [(f32, f32); SCALES] {
+    inverses.map(|inverse| fit(group, inverse))
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 #[inline(always)]
 fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
@@ -530,35 +537,75 @@ fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
     (products.iter().sum(), squares.iter().sum())
 }
 
-/// The same in vector instructions of wasm, which the compiler does not find itself. Lanes and additions are those of the function above, so
-/// that the results are equal bit for bit.
+/// The same in vector instructions of wasm, which the compiler does not find itself. Values are looked up as bytes, 16 at a time, of magnitudes:
+/// weight · value has the sign of the scale. Lanes and additions are those of the functions above, so that the results are equal bit for bit.
+/// Sums of value² are integers below 2²⁴, which are exact in any order.
 #[cfg(target_arch = "wasm32")]
 #[inline(always)]
-fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
-    use std::arch::wasm32::{
-        f32x4, f32x4_abs, f32x4_add, f32x4_extract_lane, f32x4_gt, f32x4_mul, f32x4_neg, f32x4_splat, v128, v128_and, v128_bitselect,
+fn fits<const SCALES: usize>(group: &[f32], inverses: [f32; SCALES]) -> [(f32, f32); SCALES] {
+    use std::arch::wasm32::*;
+    /// Added to a small whole number, it makes the number the lowest bits of the sum.
+    const TO_BITS: f32 = (1 << 23) as f32;
+    /// Comparisons of signed bytes are the fast ones.
+    const SIGN: u8 = 0x80;
+    const MAGNITUDES: v128 = {
+        const fn magnitude(steps: usize) -> u8 {
+            Q4_VALUES[8 - steps].unsigned_abs()
+        }
+        let m =
+            [magnitude(0), magnitude(1), magnitude(2), magnitude(3), magnitude(4), magnitude(5), magnitude(6), magnitude(7), magnitude(8)];
+        u8x16(m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], 0, 0, 0, 0, 0, 0, 0)
     };
-    let nearest = |scaled: v128| {
-        let magnitude = f32x4_abs(scaled);
-        let step = |above: v128, (midpoint, step): (f32, f32)| v128_and(f32x4_gt(above, f32x4_splat(midpoint)), f32x4_splat(step));
-        let values = Q4_STEPS[..7].iter().fold(f32x4_splat(0.0), |value, next| f32x4_add(value, step(magnitude, *next)));
-        let values = f32x4_add(values, step(f32x4_neg(scaled), Q4_STEPS[7]));
-        v128_bitselect(scaled, values, f32x4_splat(-0.0))
+    // Engines make constants anew wherever they stand. From memory, as the black box forces here, they are read once.
+    let midpoints = std::hint::black_box(Q4_STEPS.map(|(midpoint, _)| u8x16_splat((2.0 * midpoint) as u8 ^ SIGN)));
+    let [zero, magnitudes, sign, largest, to_bits] =
+        std::hint::black_box([u8x16_splat(0), MAGNITUDES, u8x16_splat(SIGN), f32x4_splat(255.0), f32x4_splat(TO_BITS)]);
+    // One byte of each lane, by shuffles that engines have instructions for.
+    let lower_halves = |a: v128, b: v128| i16x8_shuffle::<0, 2, 4, 6, 8, 10, 12, 14>(a, b);
+    let lowest_bytes = |[a, b, c, d]: [v128; 4]| {
+        i8x16_shuffle::<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(lower_halves(a, b), lower_halves(c, d))
     };
-    let (inverse, zero) = (f32x4_splat(inverse), f32x4_splat(0.0));
-    let (mut products, mut squares) = ([zero; 2], [zero; 2]);
-    for weights in group.as_chunks::<8>().0 {
-        for half in 0..2 {
-            let [a, b, c, d] = std::array::from_fn(|lane| weights[half * 4 + lane]);
-            let weights = f32x4(a, b, c, d);
-            let values = nearest(f32x4_mul(weights, inverse));
-            products[half] = f32x4_add(products[half], f32x4_mul(weights, values));
-            squares[half] = f32x4_add(squares[half], f32x4_mul(values, values));
+    let upper_halves = |a: v128, b: v128| i16x8_shuffle::<1, 3, 5, 7, 9, 11, 13, 15>(a, b);
+    let highest_bytes = |[a, b, c, d]: [v128; 4]| {
+        i8x16_shuffle::<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(upper_halves(a, b), upper_halves(c, d))
+    };
+    let four = |weights: &[f32; 16], at: usize| f32x4(weights[at], weights[at + 1], weights[at + 2], weights[at + 3]);
+    let is_negative = |bytes: v128| i8x16_gt(zero, bytes);
+
+    let doubled = inverses.map(|inverse| f32x4_splat(inverse.abs() * 2.0));
+    let negative_scales = inverses.map(|inverse| i8x16_splat(if inverse.is_sign_negative() { -1 } else { 0 }));
+    let (mut products, mut squares) = ([[f32x4_splat(0.0); 2]; SCALES], [i32x4_splat(0); SCALES]);
+    for weights in group.as_chunks::<16>().0 {
+        let weights: [v128; 4] = std::array::from_fn(|quarter| four(weights, quarter * 4));
+        // The highest byte of a negative number is a negative one.
+        let negative_weights = is_negative(highest_bytes(weights));
+        let weights = weights.map(|weights| f32x4_abs(weights));
+        for scale in 0..SCALES {
+            // Twice the weight in units of the scale: midpoints are whole numbers then, and `x > midpoint` if and only if
+            // `ceil(2 x) > 2 midpoint`. NaN, of a weight 0 by an infinite inverse, stays, and has 0 in the lowest bits.
+            let bits = weights.map(|weights| f32x4_add(f32x4_ceil(f32x4_pmin(f32x4_mul(weights, doubled[scale]), largest)), to_bits));
+            let scaled = v128_xor(lowest_bytes(bits), sign);
+            let mut steps = zero;
+            for midpoint in &midpoints[..7] {
+                steps = i8x16_sub(steps, i8x16_gt(scaled, *midpoint));
+            }
+            let negative = v128_xor(negative_weights, negative_scales[scale]);
+            let steps = i8x16_sub(steps, v128_and(i8x16_gt(scaled, midpoints[7]), negative));
+            let values = i8x16_swizzle(magnitudes, steps);
+            for (eight, values) in [i16x8_extend_low_i8x16(values), i16x8_extend_high_i8x16(values)].into_iter().enumerate() {
+                squares[scale] = i32x4_add(squares[scale], i32x4_dot_i16x8(values, values));
+                for (half, values) in [i32x4_extend_low_i16x8(values), i32x4_extend_high_i16x8(values)].into_iter().enumerate() {
+                    let product = f32x4_mul(weights[eight * 2 + half], f32x4_convert_i32x4(values));
+                    products[scale][half] = f32x4_add(products[scale][half], product);
+                }
+            }
         }
     }
     let lanes = |v: v128| [f32x4_extract_lane::<0>(v), f32x4_extract_lane::<1>(v), f32x4_extract_lane::<2>(v), f32x4_extract_lane::<3>(v)];
-    let sum = |halves: [v128; 2]| halves.into_iter().flat_map(lanes).sum();
-    (sum(products), sum(squares))
+    std::array::from_fn(|scale| {
+        let product: f32 = products[scale].into_iter().flat_map(lanes).sum();
+        (product.copysign(inverses[scale]), lanes(f32x4_convert_i32x4(squares[scale])).iter().sum())
+    })
 }
 
 /// Converts a scale to f16 and clamps it to the finite range. No checkpoint has weights that need larger scales.
