@@ -2,8 +2,7 @@
 // bytes. In Chromium once more while it is loaded (`onepass`), next to the load of what was converted before (`load`). Prints rates, memory,
 // and whether the bytes are equal:
 //   node tools/large-convert.mjs --source FOLDER --package target/package/package --chromium PROGRAM --quantize target/release/quantize
-//     [--workers 1] [--rounds 1] [--only native,node,chromium,onepass] [--wasm]
-// With --wasm it watches the wasm memory of the workers in place of heaps and array buffers, whose garbage that collects.
+//     [--workers 1] [--rounds 1] [--only native,node,chromium,onepass]
 // A checkpoint of the published size with random weights is FOLDER/source of:
 //   cargo run --release -p qwen-vl-testkit --example full_size -- CONFIG.json QWEN.TIKTOKEN FOLDER
 
@@ -14,11 +13,23 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { serveBlank } from "../pkg-tests/blank.mjs";
 import { launch, openPage } from "../pkg-tests/browser.mjs";
-import { mib, wasmBytes } from "../pkg-tests/weights/memory-watch.mjs";
+import { mib } from "../pkg-tests/weights/memory-watch.mjs";
 
 const INTERVAL_MS = 200;
-/** Measuring wasm memory stops the workers, and it never shrinks. */
-const WASM_INTERVAL_MS = 5000;
+const PATIENCE_MS = 2000;
+/** Answers with the size of a worker's wasm memories, which the protocol leaves out. Runs before the worker's own script. */
+const WASM_MEMORIES = `
+  const memories = [];
+  globalThis.wasmBytes = () => memories.reduce((sum, { buffer }) => sum + buffer.byteLength, 0);
+  for (const name of ["instantiate", "instantiateStreaming"]) {
+    const original = WebAssembly[name];
+    WebAssembly[name] = async (...parameters) => {
+      const result = await original(...parameters);
+      const { exports } = result.instance ?? result;
+      if (exports.memory) memories.push(exports.memory);
+      return result;
+    };
+  }`;
 
 const text = { type: "string" };
 const { values } = parseArgs({
@@ -30,7 +41,6 @@ const { values } = parseArgs({
     workers: { ...text, default: "1" },
     rounds: { ...text, default: "1" },
     only: { ...text, default: "native,node,chromium,onepass" },
-    wasm: { type: "boolean", default: false },
   },
 });
 const names = (await readdir(values.source)).filter((name) => /\.(safetensors|bin)$/.test(name));
@@ -38,7 +48,8 @@ const sizes = await Promise.all(names.map(async (name) => (await stat(join(value
 const bytes = sizes.reduce((sum, size) => sum + size, 0);
 console.log(`${names.length} weight files of ${mib(bytes)} MiB; ${values.workers} threads or workers`);
 
-const server = await serveBlank(values.package, { "/source/": values.source });
+const folders = { "/source/": values.source, "/original/": values.package };
+const server = await serveBlank(values.package, folders, { handle: watchWorkers });
 const scratch = await mkdtemp(join(tmpdir(), "qwen-vl-convert-"));
 const wanted = new Set(values.only.split(","));
 const measured = { native: [], node: [], chromium: [], load: [], onepass: [], drain: [] };
@@ -96,13 +107,13 @@ async function inChromium(kind, round, native) {
     const urls = names.map((name) => `${server.origin}/source/${name}`);
     if (measured.drain.length <= round) measured.drain.push(await page.evaluate(drain, urls));
     await page.evaluate(async () => void (await import("qwen-vl-web")));
-    const base = await heapBytes([await page.createCDPSession()]);
+    const base = await memoryOf([await page.createCDPSession()]);
     const memory = watch(page);
     const options = { url: `${server.origin}/source/`, workers: Number(values.workers) };
     measured[kind].push(await page.evaluate(kind === "chromium" ? convert : load, options));
-    const most = mib(await memory.end());
-    const what = values.wasm ? "wasm memory of the workers" : `heaps and array buffers, garbage included; ${mib(base)} MiB before`;
-    console.log(`${kind}: at most ${most} MiB of ${what}`);
+    const { all, wasm } = await memory.end();
+    const parts = `heaps, array buffers and wasm memories, garbage included; wasm at most ${mib(wasm)}; ${mib(base.all)} before`;
+    console.log(`${kind}: at most ${mib(all)} MiB of ${parts}`);
     report(`Chromium (${kind})`, native, (await page.evaluate(stored)).join(" "));
     if (kind === "chromium" && wanted.has("onepass")) measured.load.push(await page.evaluate(load, options));
     if (problems.length > 0) throw new Error(problems.join("\n"));
@@ -111,15 +122,25 @@ async function inChromium(kind, round, native) {
   }
 }
 
-/** Samples heaps and array buffers of the page and its workers, where the protocol leaves wasm memory out, or the latter alone. */
+/** Serves the script of a worker so that its wasm memories are known. */
+function watchWorkers(path, response) {
+  const [, name] = /^\/package\/dist\/(worker[\w-]*)\.js$/.exec(path) ?? [];
+  if (path !== "/wasm-memories.js" && name === undefined) return false;
+  const script = name === undefined ? WASM_MEMORIES : `import "/wasm-memories.js"; import "/original/dist/${name}.js";`;
+  response.writeHead(200, { "content-type": "text/javascript" }).end(script);
+  return true;
+}
+
+/** Samples the memory of the page and its workers. */
 function watch(page) {
-  let [most, running] = [0, true];
+  const most = { all: 0, wasm: 0 };
+  let running = true;
   const sampling = (async () => {
     const session = await page.createCDPSession();
     while (running) {
-      const workers = page.workers().map((worker) => worker.client);
-      most = Math.max(most, values.wasm ? await wasmOf(workers) : await heapBytes([session, ...workers]));
-      await new Promise((resolve) => setTimeout(resolve, values.wasm ? WASM_INTERVAL_MS : INTERVAL_MS));
+      const { all, wasm } = await memoryOf([session, ...page.workers().map((worker) => worker.client)]);
+      Object.assign(most, { all: Math.max(most.all, all), wasm: Math.max(most.wasm, wasm) });
+      await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
     }
   })();
   return {
@@ -131,19 +152,20 @@ function watch(page) {
   };
 }
 
-/** Bytes of the JavaScript heaps and array buffers of pages and workers. */
-async function heapBytes(clients) {
-  // A worker that has just started or ended answers with an error.
-  const heaps = await Promise.all(clients.map((client) => client.send("Runtime.getHeapUsage").catch(() => undefined)));
-  return heaps.reduce((sum, heap) => sum + (heap ? heap.usedSize + heap.backingStorageSize : 0), 0);
-}
-
-/** Bytes of the wasm memories of workers. */
-async function wasmOf(clients) {
-  // A worker that has just ended answers with an error, or never.
-  const late = new Promise((resolve) => setTimeout(resolve, WASM_INTERVAL_MS, 0));
-  const bytes = await Promise.all(clients.map((client) => Promise.race([wasmBytes(client).catch(() => 0), late])));
-  return bytes.reduce((sum, each) => sum + each, 0);
+/** Bytes of the JavaScript heaps, array buffers and wasm memories of pages and workers. */
+async function memoryOf(clients) {
+  const sum = { all: 0, wasm: 0 };
+  // A worker that has just started or ended answers with an error, or never.
+  const late = new Promise((resolve) => setTimeout(resolve, PATIENCE_MS));
+  const ask = (client, method, parameters) => Promise.race([late, client.send(method, parameters).catch(() => undefined)]);
+  const expression = "globalThis.wasmBytes?.() ?? 0";
+  for (const client of clients) {
+    const heap = await ask(client, "Runtime.getHeapUsage");
+    const wasm = (await ask(client, "Runtime.evaluate", { expression, returnByValue: true }))?.result.value ?? 0;
+    sum.all += wasm + (heap ? heap.usedSize + heap.backingStorageSize : 0);
+    sum.wasm += wasm;
+  }
+  return sum;
 }
 
 function middle(numbers) {

@@ -12,28 +12,35 @@ interface PieceMessage {
 }
 
 /** Bytes that may be on their way to the load, so that they do not pile up there. */
-const IN_FLIGHT_BYTES = 4 << 20;
+const IN_FLIGHT_BYTES = 2 << 20;
+/** Least size of a buffer. */
+const BUFFER_BYTES = 256 << 10;
 
 /** The converter's end of a pipe. */
 export class PipeSender {
   readonly #port: MessagePort;
+  /** Buffers that have come back: the browser collects them late. */
+  readonly #spare: ArrayBuffer[] = [];
   #inFlight = 0;
   #onTaken: () => void = () => undefined;
 
   constructor(port: MessagePort) {
     this.#port = port;
-    port.onmessage = ({ data: taken }: MessageEvent<number>) => {
-      this.#inFlight -= taken;
+    port.onmessage = ({ data: taken }: MessageEvent<Uint8Array<ArrayBuffer>>) => {
+      this.#inFlight -= taken.byteLength;
+      this.#spare.push(taken.buffer);
       this.#onTaken();
     };
   }
 
-  /** Sends the next bytes of a file, which the caller must not use afterwards. Waits until the load has taken enough of those before them. */
+  /** Sends a copy of the next bytes of a file. Waits until the load has taken enough of those before them. */
   async send(file: string, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
-    // A view would take its whole buffer along.
-    const own = (bytes.byteLength === bytes.buffer.byteLength ? bytes : bytes.slice()) as Uint8Array<ArrayBuffer>;
-    this.#inFlight += own.byteLength;
-    this.#port.postMessage({ file, bytes: own } satisfies PieceMessage, [own.buffer]);
+    const spare = this.#spare.pop();
+    const fits = spare && spare.byteLength >= bytes.byteLength;
+    const copy = new Uint8Array(fits ? spare : new ArrayBuffer(Math.max(bytes.byteLength, BUFFER_BYTES)), 0, bytes.byteLength);
+    copy.set(bytes);
+    this.#inFlight += copy.byteLength;
+    this.#port.postMessage({ file, bytes: copy } satisfies PieceMessage, [copy.buffer]);
     while (this.#inFlight > IN_FLIGHT_BYTES) await untilAborted(signal, new Promise<void>((resolve) => (this.#onTaken = resolve)));
   }
 
@@ -56,7 +63,7 @@ export class PipedSource implements Source {
     this.#manifest = manifest;
     for (const port of ports) {
       port.onmessage = ({ data: { file, bytes } }: MessageEvent<PieceMessage>) => {
-        this.#queue(file).push({ bytes, taken: () => port.postMessage(bytes?.byteLength ?? 0) });
+        this.#queue(file).push({ bytes, taken: () => bytes && port.postMessage(bytes, [bytes.buffer]) });
       };
     }
   }
@@ -86,7 +93,7 @@ export class PipedSource implements Source {
 interface Piece {
   /** Absent if the file starts over. */
   bytes: Uint8Array<ArrayBuffer> | undefined;
-  /** Tells the sender that the bytes have been used. */
+  /** Gives the sender its buffer back. */
   taken(): void;
 }
 
