@@ -125,6 +125,41 @@ function sameButName(found, expected, name) {
 let outputs = 0;
 const output = () => join(folder, `out-${outputs++}`);
 
+/** Weights in bfloat16 by the index of their group of 32: zeros, the smallest and the largest numbers, halves of whole numbers, any finite bits. */
+const ODD_WEIGHTS = [
+  () => 0,
+  () => 0x8000,
+  (index) => index % 3,
+  () => 0x7f7f,
+  (index) => (index % 2 ? 0xff7f : 0x7f7f),
+  (index) => (index % 32 ? 0x0080 : 0xc2fc),
+  (index) => bfloat16((((index * 37) % 512) - 256) / 2),
+  (index) => (((index * 40_503) & 0xffff) % 0x7f80) | ((index & 4) << 13),
+];
+
+const bfloat16 = (value) => new Uint32Array(new Float32Array([value]).buffer)[0] >>> 16;
+
+test("weights of all magnitudes: vector code of wasm gives the bytes of the native converter", async () => {
+  const source = join(folder, "odd");
+  await cp(Q3_A, source, { recursive: true });
+  const bytes = await readFile(join(source, WEIGHTS));
+  const headerBytes = Number(bytes.readBigUInt64LE());
+  const header = JSON.parse(bytes.subarray(8, 8 + headerBytes));
+  const {
+    dtype,
+    shape,
+    data_offsets: [begin, end],
+  } = header["model.language_model.embed_tokens.weight"];
+  assert.deepEqual([dtype, shape[1] % 32], ["BF16", 0]);
+  for (let index = 0; index < (end - begin) / 2; index++) {
+    const odd = ODD_WEIGHTS[Math.floor(index / 32) % ODD_WEIGHTS.length];
+    bytes.writeUInt16LE(odd(index), 8 + headerBytes + begin + index * 2);
+  }
+  await writeFile(join(source, WEIGHTS), bytes);
+  for (const options of [SETTINGS.q4, ["--group-size", "128"], SETTINGS.q8])
+    same(await converts(source, output(), options), await native(source, options));
+});
+
 for (const source of FIXTURES) {
   const name = basename(source);
   for (const [setting, options] of Object.entries(SETTINGS)) {

@@ -38,6 +38,9 @@ pub struct Kernels {
     /// True if the product of one row with f16 or f32 weights loops over quarters of a block. This cuts code and compile time to a third and
     /// costs a seventh more run time. (Quantized blocks compile faster, and would run a quarter longer.)
     pub matvec_float_quarters: bool,
+    /// True if the product of one row loads the codes of 4 bits of its eight rows before it decodes the first. GPUs then wait once for the
+    /// memory; processors have too few registers for it.
+    pub matvec_early_loads: bool,
     /// Rows and columns that one invocation of the product of many rows computes from weights that it decodes itself; columns are a
     /// multiple of 4. `None` stages decoded weights for 64 invocations in workgroup memory.
     pub matmul_registers: Option<[u32; 2]>,
@@ -61,6 +64,7 @@ impl Kernels {
     pub const PLAIN: Self = Self {
         matvec_lanes: 64,
         matvec_float_quarters: false,
+        matvec_early_loads: true,
         matmul_registers: None,
         attention_rows: 64,
         attention_of_any_width: false,
@@ -74,6 +78,7 @@ impl Kernels {
     pub const CPU: Self = Self {
         matvec_lanes: 8,
         matvec_float_quarters: true,
+        matvec_early_loads: false,
         matmul_registers: Some([16, 16]),
         attention_rows: 16,
         attention_of_any_width: true,

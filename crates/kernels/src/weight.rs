@@ -65,7 +65,8 @@ impl Weight {
     }
 
     /// Returns WGSL that declares this weight at bindings `binding` and `binding + 1` and defines `load_block(row, block, blocks)`,
-    /// `load_quarter(row, block, blocks, quarter)` and `block_dot(row, block, blocks, x0 … x7)`.
+    /// `load_quarter(row, block, blocks, quarter)`, and in two steps the inner product of a block and vectors: `stored_block(row, block, blocks)`
+    /// and `stored_dot(stored, sum of x, x0 … x7)`, times `block_scale(row, block, blocks)`.
     pub(crate) fn wgsl(&self, binding: u32) -> String {
         let (name, source, group_size) = match self.scheme {
             Scheme::F32 => ("f32", wgsl!("weight_f32.wgsl"), 32),
@@ -89,7 +90,8 @@ impl Weight {
             Scheme::Q4 { .. } | Scheme::Int4 { .. } => {
                 wgsl += &format!("const EVEN: bool = {};\n", matches!(self.scheme, Scheme::Int4 { .. }))
             }
-            _ => wgsl += wgsl!("weight_dot.wgsl"),
+            Scheme::Q8 { .. } => {}
+            Scheme::F32 | Scheme::F16 => wgsl += wgsl!("weight_dot.wgsl"),
         }
         wgsl += source;
         wgsl

@@ -1,9 +1,20 @@
-// Inner product of 32 consecutive weights of a row with eight vectors.
-fn block_dot(
-  row: u32, block: u32, blocks: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>,
-  x6: vec4<f32>, x7: vec4<f32>
+// Inner product of 32 consecutive weights of a row with eight vectors: see matvec.wgsl.
+alias Stored = u32;
+
+// Floats are many bytes: a lane would hold too many registers of them.
+fn stored_block(row: u32, block: u32, blocks: u32) -> Stored {
+  return row * blocks + block;
+}
+
+fn stored_dot(
+  at: Stored, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
+  x7: vec4<f32>
 ) -> f32 {
-  let w = load_block(row, block, blocks);
+  let w = load_block(0u, at, 0u);
   let sum = w[0] * x0 + w[1] * x1 + w[2] * x2 + w[3] * x3 + w[4] * x4 + w[5] * x5 + w[6] * x6 + w[7] * x7;
   return sum.x + sum.y + sum.z + sum.w;
+}
+
+fn block_scale(row: u32, block: u32, blocks: u32) -> f32 {
+  return 1.0;
 }

@@ -1,12 +1,12 @@
 // Eight nibbles to a word (low nibbles of the four bytes first), four words to an element: a block is one element.
-// EVEN (int4): the value of a nibble n is t = n - 8. Otherwise (q4) it is floor(t * (10.75 + 0.078125 t^2) + 0.5), the format's Q4_VALUES;
-// every step of this is exact in f32. The scale multiplies it.
+// EVEN (int4): the value of a nibble n is t = n - 8. Otherwise (q4) it is floor(t * (10.75 + 0.078125 t^2) + 0.5), the format's Q4_VALUES,
+// multiplied out and evaluated by Horner's rule; every step of this is exact in f32, fused or not. The scale multiplies it.
 fn values(nibbles: u32) -> vec4<f32> {
-  let t = vec4<f32>(unpack4xU8(nibbles)) - 8.0;
+  let n = vec4<f32>(unpack4xU8(nibbles));
   if (EVEN) {
-    return t;
+    return n - 8.0;
   }
-  return floor(t * (10.75 + 0.078125 * t * t) + 0.5);
+  return floor(((0.078125 * n - 1.875) * n + 25.75) * n - 125.5);
 }
 
 fn load_block(row: u32, block: u32, blocks: u32) -> array<vec4<f32>, 8> {
@@ -26,17 +26,33 @@ fn load_quarter(row: u32, block: u32, blocks: u32, quarter: u32) -> array<vec4<f
   return array<vec4<f32>, 2>(values(codes & 0x0f0f0f0fu) * scale, values((codes >> 4u) & 0x0f0f0f0fu) * scale);
 }
 
-// Inner product of a block with eight vectors; the scale multiplies the sum.
-fn block_dot(
-  row: u32, block: u32, blocks: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>,
-  x6: vec4<f32>, x7: vec4<f32>
+alias Stored = vec4<u32>;
+
+fn stored_block(row: u32, block: u32, blocks: u32) -> Stored {
+  return weight_data[row * blocks + block];
+}
+
+// Inner product of a block without its scale and eight vectors, whose sum is x_sum. That takes the 8 of EVEN's values out of the products.
+fn stored_dot(
+  codes: Stored, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
+  x7: vec4<f32>
 ) -> f32 {
-  let codes = weight_data[row * blocks + block];
   let low = codes & vec4<u32>(0x0f0f0f0fu);
   let high = (codes >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
-  let sum = values(low.x) * x0 + values(high.x) * x1 + values(low.y) * x2 + values(high.y) * x3
-    + values(low.z) * x4 + values(high.z) * x5 + values(low.w) * x6 + values(high.w) * x7;
-  return (sum.x + sum.y + sum.z + sum.w) * block_scale(row, block, blocks);
+  let sum = factors(low.x) * x0 + factors(high.x) * x1 + factors(low.y) * x2 + factors(high.y) * x3
+    + factors(low.z) * x4 + factors(high.z) * x5 + factors(low.w) * x6 + factors(high.w) * x7;
+  let product = sum.x + sum.y + sum.z + sum.w;
+  if (EVEN) {
+    return product - 8.0 * x_sum;
+  }
+  return product;
+}
+
+fn factors(nibbles: u32) -> vec4<f32> {
+  if (EVEN) {
+    return vec4<f32>(unpack4xU8(nibbles));
+  }
+  return values(nibbles);
 }
 
 // A block as 32 signed codes, four to a word, without the factor block_scale.

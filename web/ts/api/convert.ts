@@ -55,7 +55,7 @@ export interface ConvertOptions extends PlanOptions {
   cache?: Exclude<CacheChoice, "none">;
   /** Address under which `load` finds the model in the cache. By default the address of the source, or `local:NAME/` for files. */
   url?: string | URL;
-  /** Number of workers; by default up to two. Each takes some 90 MB of memory, wasm included. */
+  /** Number of workers; by default up to two. Each takes some 50 MB of memory, wasm included. */
   workers?: number;
   onProgress?: (progress: ConvertProgress) => void;
 }

@@ -7,6 +7,7 @@
 // QUARTERS: a loop over quarters of a block, a third of the code, for adapters that are slow to compile.
 // Lines with $i are repeated for the 8 vectors of a block, those with $r for the 8 rows. Dispatch: ceil(rows / 8) workgroups, folded into
 // x and y. Workgroup memory: 36 bytes per lane, see reduce.wgsl.
+// EARLY_LOADS: codes of 4 bits of all rows are loaded before the first is decoded, so that one latency of the memory passes for all.
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -34,7 +35,16 @@ fn main(
       let at = block * 8u;
       var x$i = input[at + $iu];
       if (NORM) { squares += dot(x$i, x$i); x$i *= norm_at(at + $iu); }
-      acc$r += block_dot(row$r, block, sizes.blocks, x0, x1, x2, x3, x4, x5, x6, x7);
+      var x_sums = vec4<f32>(0.0);
+      x_sums += x$i;
+      let x_sum = x_sums.x + x_sums.y + x_sums.z + x_sums.w;
+      if (EARLY_LOADS) {
+        let stored$r = stored_block(row$r, block, sizes.blocks);
+        let scale$r = block_scale(row$r, block, sizes.blocks);
+        acc$r += stored_dot(stored$r, x_sum, x0, x1, x2, x3, x4, x5, x6, x7) * scale$r;
+      } else {
+        acc$r += stored_dot(stored_block(row$r, block, sizes.blocks), x_sum, x0, x1, x2, x3, x4, x5, x6, x7) * block_scale(row$r, block, sizes.blocks);
+      }
     }
   }
   let summed = workgroup_sums(vec4<f32>(acc0, acc1, acc2, acc3), vec4<f32>(acc4, acc5, acc6, acc7), squares, lane);

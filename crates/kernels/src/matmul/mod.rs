@@ -142,10 +142,13 @@ pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispa
     product.check();
     assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");
     let kernel = unroll(wgsl!("matvec.wgsl"), &[('i', 8), ('r', 8)]);
-    let Kernels { matvec_lanes, matvec_float_quarters, .. } = gpu.kernels();
+    let Kernels { matvec_lanes, matvec_float_quarters, matvec_early_loads, .. } = gpu.kernels();
     let quarters = matvec_float_quarters && product.weight.scheme.group_size().is_none();
     let reductions = gpu.kernels().reductions(matvec_lanes);
-    let source = product.source(norm, &format!("const QUARTERS: bool = {quarters};\n{reductions}{kernel}"));
+    let source = product.source(
+        norm,
+        &format!("const QUARTERS: bool = {quarters};\nconst EARLY_LOADS: bool = {matvec_early_loads};\n{reductions}{kernel}"),
+    );
     product
         .weight
         .parts_from()
