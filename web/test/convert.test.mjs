@@ -432,6 +432,7 @@ const CUTS = [
   { phase: "while a shard is recorded", at: "-12.done 0", again: ({ part }) => part },
   { phase: "while the last files are written", at: "NOTICE 0", again: () => 0 },
   { phase: "while the manifest is written", at: "manifest.json 0", again: () => 0 },
+  { phase: "before the folder gets its name", at: ".partial rename", again: () => 0 },
   // Everything is fetched ahead here. What was made before the last commit, at most one MiB earlier, is not fetched again.
   { phase: "late in the only shard", args: [], at: "shard-00000.safetensors 3000000", again: ({ whole }) => 0.8 * whole },
 ];

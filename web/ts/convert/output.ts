@@ -246,6 +246,8 @@ export class FolderOutput extends StoreOutput {
   async finish(manifest: string, smallFiles: readonly [string, Uint8Array][]): Promise<void> {
     for (const [name, bytes] of smallFiles) await writeFile(this.store, name, bytes);
     await writeFile(this.store, MANIFEST, new TextEncoder().encode(manifest));
+    // A folder for this conversion alone is renamed first: without them, a run after a crash would not know it.
+    if (this.#path !== undefined) return;
     await this.deleteAll((name) => name.startsWith(this.#records));
     await this.store.delete(this.#marker);
   }
@@ -256,6 +258,11 @@ export class FolderOutput extends StoreOutput {
     await this.deleteAll((name) => this.#names.includes(name) || name.startsWith(this.#records));
     await this.store.delete(this.#marker);
   }
+}
+
+/** True for the marker and the records that a conversion keeps in a folder until it is complete. */
+export function isRecordOf(fingerprint: string, name: string): boolean {
+  return name.startsWith(`.${fingerprint}`);
 }
 
 /** Returns the number of bytes that the record of a commit names; 0 for a record that a crash has cut off. */

@@ -3,8 +3,10 @@
 
 import { readFile, readdir, rename, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
+import { isRecordOf } from "../convert/output.js";
 import { runConversion, type ConvertProgress, type OpenWorker } from "../api/conversion.js";
 import { WorkerClient, type Remote } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
@@ -93,6 +95,7 @@ async function convert(args: Arguments): Promise<void> {
     ({ plan } = await runConversion((signal, like) => start(args, partial, signal, like), run));
     await rm(out, { recursive: true, force: true });
     await rename(partial, out);
+    for (const name of await readdir(out)) if (isRecordOf(plan.fingerprint, name)) await rm(join(out, name));
   } finally {
     await release();
   }
