@@ -68,7 +68,7 @@ fn note(gpu: &Gpu, model: &ModelConfig, scheme: Scheme, kv: KvFormat) -> Result<
 }
 
 /// The published models whose kernels differ. Of the others the widths alone differ, which no kernel knows.
-fn models() -> Result<Vec<ModelConfig>> {
+pub fn models() -> Result<Vec<ModelConfig>> {
     let configurations = [
         include_str!("../models/Qwen-VL-Chat.config.json"),
         include_str!("../../../tests/fixtures/family/facts/Qwen2-VL-2B-Instruct.config.json"),

@@ -1,5 +1,6 @@
 //! Writes the kernels that the runtime makes, and compiles them as the runtime does: `cargo xtask isa` runs it on the driver of this package.
 
+mod estimate;
 mod kernels;
 
 use anyhow::{Context, Result, ensure};
@@ -26,12 +27,15 @@ enum Task {
     },
     /// Compile the kernels of a folder; append each one's name to a file before
     Compile { folder: PathBuf, out: PathBuf },
+    /// Print the page `docs/estimates.md`, from the figures in `crates/kernels/isa.tsv`
+    Estimate,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::List { folder, text } => list(&folder, &text),
         Task::Compile { folder, out } => compile(&folder, &out),
+        Task::Estimate => estimates(include_str!("../../kernels/isa.tsv")).map(|page| print!("{page}")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +74,12 @@ fn compile(folder: &Path, out: &Path) -> Result<()> {
         gpu.check().with_context(|| format!("could not compile `{}`", shader.label))?;
     }
     Ok(())
+}
+
+fn estimates(tsv: &str) -> Result<String> {
+    let names = ["Qwen-VL (2023)", "Qwen2-VL-2B", "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-4B", "Qwen2.5-VL-7B"];
+    let models: Vec<_> = names.into_iter().zip(kernels::models()?).collect();
+    estimate::page(&models, tsv)
 }
 
 /// Requests a device that runs the given kernels.
