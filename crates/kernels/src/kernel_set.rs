@@ -38,8 +38,8 @@ pub struct Kernels {
     /// True if the product of one row with f16 or f32 weights loops over quarters of a block. This cuts code and compile time to a third and
     /// costs a seventh more run time. (Quantized blocks compile faster, and would run a quarter longer.)
     pub matvec_float_quarters: bool,
-    /// True if the product of one row loads the codes of 4 bits of its eight rows before it decodes the first. GPUs then wait once for the
-    /// memory; processors have too few registers for it.
+    /// True if the product of one row loads the codes of 4 bits of its eight rows before it decodes the first, so that a GPU waits once for the
+    /// memory. On a software adapter it takes 6 to 9 % longer so.
     pub matvec_early_loads: bool,
     /// Rows and columns that one invocation of the product of many rows computes from weights that it decodes itself; columns are a
     /// multiple of 4. `None` stages decoded weights for 64 invocations in workgroup memory.

@@ -90,8 +90,8 @@ impl Weight {
             Scheme::Q4 { .. } | Scheme::Int4 { .. } => {
                 wgsl += &format!("const EVEN: bool = {};\n", matches!(self.scheme, Scheme::Int4 { .. }))
             }
-            Scheme::Q8 { .. } => {}
-            Scheme::F32 | Scheme::F16 => wgsl += wgsl!("weight_dot.wgsl"),
+            Scheme::Q8 { .. } => wgsl += wgsl!("weight_late.wgsl"),
+            Scheme::F32 | Scheme::F16 => wgsl += &[wgsl!("weight_late.wgsl"), wgsl!("weight_dot.wgsl")].concat(),
         }
         wgsl += source;
         wgsl

@@ -1,11 +1,4 @@
-// Inner product of 32 consecutive weights of a row with eight vectors: see matvec.wgsl.
-alias Stored = u32;
-
-// Floats are many bytes: a lane would hold too many registers of them.
-fn stored_block(row: u32, block: u32, blocks: u32) -> Stored {
-  return row * blocks + block;
-}
-
+// Inner product of a block of floats with eight vectors.
 fn stored_dot(
   at: Stored, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
   x7: vec4<f32>

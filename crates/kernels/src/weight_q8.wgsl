@@ -26,13 +26,6 @@ fn load_codes(row: u32, block: u32, blocks: u32) -> array<vec4<u32>, 2> {
   return array<vec4<u32>, 2>(weight_data[at], weight_data[at + 1u]);
 }
 
-// As for floats, a lane would hold too many registers of codes.
-alias Stored = u32;
-
-fn stored_block(row: u32, block: u32, blocks: u32) -> Stored {
-  return row * blocks + block;
-}
-
 // Inner product of a block without its scale and eight vectors.
 fn stored_dot(
   at: Stored, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
