@@ -1,4 +1,5 @@
-// Starts Chromium or Firefox without a screen, on a software GPU, so that results do not depend on the machine.
+// Starts Chromium or Firefox without a screen, on a software adapter unless the machine's GPU is asked for: results of tests must not depend
+// on the machine.
 
 import { access, constants } from "node:fs/promises";
 import { delimiter, isAbsolute, join } from "node:path";
@@ -6,18 +7,24 @@ import puppeteer from "puppeteer-core";
 
 /** A whole golden on a software adapter may take minutes. */
 const PROTOCOL_TIMEOUT_MS = 15 * 60_000;
+const SOFTWARE_FLAGS = ["--use-webgpu-adapter=swiftshader"];
+/** Without a screen, Chromium on Linux takes no GPU by default (https://developer.chrome.com/blog/supercharge-web-ai-testing). */
+const HARDWARE_FLAGS =
+  process.platform === "linux"
+    ? ["--use-angle=vulkan", "--enable-features=Vulkan", "--disable-vulkan-surface", "--ignore-gpu-blocklist"]
+    : [];
 
 /**
- * @param {{ name: "chromium" | "firefox", program: string, vulkanIcd?: string, flags?: string[], extensions?: string[] }} options
- *   for Chromium: more `flags`, and folders of `extensions`
+ * @param {{ name: "chromium" | "firefox", program: string, vulkanIcd?: string, hardware?: boolean, flags?: string[], extensions?: string[] }}
+ *   options for Chromium: the machine's GPU (`hardware`), more `flags`, and folders of `extensions`
  */
-export async function launch({ name, program, vulkanIcd, flags = [], extensions = [] }) {
+export async function launch({ name, program, vulkanIcd, hardware = false, flags = [], extensions = [] }) {
   const common = { executablePath: await which(program), headless: true, protocolTimeout: PROTOCOL_TIMEOUT_MS };
   if (name === "chromium") {
     const args = [
       "--no-sandbox",
       "--enable-unsafe-webgpu",
-      "--use-webgpu-adapter=swiftshader",
+      ...(hardware ? HARDWARE_FLAGS : SOFTWARE_FLAGS),
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",

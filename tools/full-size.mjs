@@ -1,11 +1,13 @@
-// A question, with or without a picture, put to a large model on a software adapter: in Node on Dawn, or in Chromium.
+// A question, with or without a picture, put to a large model: in Node on Dawn, or in Chromium on its software adapter.
 //   VK_DRIVER_FILES=ICD node tools/full-size.mjs --model FOLDER --image FILE
 //   node tools/full-size.mjs --model FOLDER --chromium PROGRAM
+// --json prints one JSON object and nothing else. Its rate is of decoding alone, where the answer's includes reading all logits back.
 // A model of the published size with random weights is made by (19 GB on the way):
 //   cargo run --release -p qwen-vl-testkit --example full_size -- CONFIG.json QWEN.TIKTOKEN FOLDER    # and lies in FOLDER/web then
 
 import { readFile } from "node:fs/promises";
-import { basename, dirname } from "node:path";
+import { basename, dirname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { serveBlank } from "../pkg-tests/blank.mjs";
 import { launch, openPage } from "../pkg-tests/browser.mjs";
@@ -21,12 +23,14 @@ const { values } = parseArgs({
     prompt: { ...text, default: "What is in the picture? Answer:" },
     tokens: { ...text, default: "4" },
     kv: { ...text, default: "f16" },
+    json: { type: "boolean" },
   },
 });
 
 const server = await serveBlank(values.package, { "/model/": values.model, ...(values.image ? { "/image/": dirname(values.image) } : {}) });
 const image = values.image && `${server.origin}/image/${basename(values.image)}`;
 const job = {
+  library: "qwen-vl-web",
   url: `${server.origin}/model/`,
   prompt: values.prompt,
   image,
@@ -45,13 +49,14 @@ try {
   } else {
     const { becomePage } = await import("../pkg-tests/dawn/page.mjs");
     job.options.worker = false;
+    job.library = await packageModule(values.package);
     print(await becomePage(server.origin).evaluate(answer, job));
-    const status = await readFile("/proc/self/status", "utf8");
-    resident = Number(/VmHWM:\s+(\d+) kB/.exec(status)[1]) * 1024;
+    resident = process.resourceUsage().maxRSS * 1024;
   }
-  console.log(
-    `resident memory    ${(resident / 1024 ** 3).toFixed(2)} GiB${browser ? " (GPU process and renderers, at the end)" : " at most"}`,
-  );
+  if (!values.json) {
+    const of = browser ? "(GPU process and renderers, at the end)" : "at most";
+    console.log(`resident memory    ${(resident / 1024 ** 3).toFixed(2)} GiB ${of}`);
+  }
 } finally {
   await browser?.close();
   server.close();
@@ -59,7 +64,26 @@ try {
 // Dawn would wait for what nobody needs any more.
 process.exit();
 
-function print({ loadMs, info, tokens, text, usage, timings, perToken }) {
+/** Returns the address of a package's main module. */
+async function packageModule(folder) {
+  const { exports } = JSON.parse(await readFile(resolve(folder, "package.json"), "utf8"));
+  return pathToFileURL(resolve(folder, exports["."].default)).href;
+}
+
+function print(result) {
+  if (values.json) printJson(result);
+  else printLines(result);
+}
+
+function printJson({ loadMs, info, usage, timings, perToken }) {
+  const { encodeMs, prefillMs } = timings;
+  const { promptTokens } = usage;
+  console.log(
+    JSON.stringify({ adapter: info.adapter.name, loadMs, gpuBytes: info.gpuBytes, promptTokens, encodeMs, prefillMs, ...perToken }),
+  );
+}
+
+function printLines({ loadMs, info, tokens, text, usage, timings, perToken }) {
   const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
   console.log(`adapter            ${info.adapter.name}`);
   console.log(`loaded             ${(info.downloadBytes / 1024 ** 3).toFixed(2)} GiB in ${seconds(loadMs)}`);
@@ -72,8 +96,8 @@ function print({ loadMs, info, tokens, text, usage, timings, perToken }) {
 }
 
 /** Runs in the page. The later generations get a chat; the 2023 model, which may be a base model, a text to continue. */
-async function answer({ url, prompt, image, tokens, options }) {
-  const { QwenVL } = await import("qwen-vl-web");
+async function answer({ library, url, prompt, image, tokens, options }) {
+  const { QwenVL } = await import(library);
   const began = performance.now();
   const model = await QwenVL.load(url, options);
   const loadMs = performance.now() - began;
@@ -83,7 +107,9 @@ async function answer({ url, prompt, image, tokens, options }) {
       ? model.complete(`${image ? "<img>a</img>" : ""}${prompt}`, image ? [image] : [], sampling)
       : model.createSession().ask([...(image ? [{ image }] : []), prompt], sampling);
   const { tokens: ids, text, usage, timings } = await run;
-  const { dispatchesPerToken, decode } = await model.benchmark({ contexts: [64], prompts: [], decodeTokens: 2, runs: 1, picture: false });
-  const perToken = { dispatches: dispatchesPerToken, bytes: (decode[0].gigabytesPerSecond * 1e9) / decode[0].tokensPerSecond };
+  const lengths = { contexts: [64 + tokens], prompts: [], decodeTokens: tokens };
+  const { dispatchesPerToken, decode } = await model.benchmark({ ...lengths, runs: 1, picture: false });
+  const { tokensPerSecond, gigabytesPerSecond } = decode[0];
+  const perToken = { tokensPerSecond, dispatches: dispatchesPerToken, bytes: (gigabytesPerSecond * 1e9) / tokensPerSecond };
   return { loadMs, info: model.info, tokens: ids, text, usage, timings, perToken };
 }

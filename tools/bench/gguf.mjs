@@ -143,6 +143,7 @@ function file(metadata, tensors) {
   for (const [key, type, value] of metadata) head.push(string(key), uint32(type), encoded(type, value));
   let offset = 0;
   const placed = tensors.map(([name, type, shape]) => {
+    if (type !== F32 && type !== F16 && shape[0] % 32 !== 0) throw new Error(`${name}: rows of ${shape[0]} values are not blocks of 32`);
     const bytes = (shape.reduce((a, b) => a * b) / 32) * BLOCK_BYTES[type];
     head.push(string(name), uint32(shape.length), ...shape.map(uint64), uint32(type), uint64(offset));
     const tensor = { name, type, bytes, offset, shape };

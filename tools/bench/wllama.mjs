@@ -1,9 +1,10 @@
 // Compares a converted model with llama.cpp's build for browsers (@wllama/wllama), which gets random weights of the same geometry. They run
-// in turns, in one page of Chromium on its software adapter:
+// in turns, in one page of Chromium on its software adapter, or with --hardware on the machine's GPU:
 //   node tools/bench/wllama.mjs --model FOLDER --chromium PROGRAM [--rounds N] [--threads N] [--tokens N] [--side N] [--native "PROGRAM …"]
 // A Qwen3-VL is asked about a picture of --side pixels, another one in each round. Of other models only the decoder is compared.
 // wllama may use threads (the page is isolated from other origins), and its WebGPU build if the adapter has shader-f16.
-// --native: `qwenvl` has its turn, too, on the machine's own adapter.
+// --config FILE in place of --model: wllama alone runs a decoder of this configuration, which `qwenvl bench --geometry … --json` prints.
+// --native: `qwenvl` has its turn, too, on the machine's own adapter. --json: print one JSON object and nothing else.
 
 import { execFileSync } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -23,6 +24,7 @@ const text = { type: "string" };
 const { values } = parseArgs({
   options: {
     model: text,
+    config: text,
     package: { ...text, default: "web" },
     chromium: { ...text, default: "chromium" },
     rounds: { ...text, default: "5" },
@@ -30,20 +32,25 @@ const { values } = parseArgs({
     tokens: { ...text, default: "8" },
     side: { ...text, default: "448" },
     native: text,
+    hardware: { type: "boolean" },
+    json: { type: "boolean" },
   },
 });
-if (!values.model) throw new Error("--model is missing: the folder of a converted model");
-const manifest = JSON.parse(await readFile(join(values.model, "manifest.json"), "utf8"));
+if (!values.model === !values.config) throw new Error("expected --model with the folder of a converted model, or --config with a file");
+const readJson = async (path) => JSON.parse(await readFile(path, "utf8"));
+const manifest = values.model
+  ? await readJson(join(values.model, "manifest.json"))
+  : { config: await readJson(values.config), processor: {}, generation: { eos_token_id: 0 } };
 const { config } = manifest;
 if (!config.decoder) throw new Error(`${values.model} was written by an older version: convert the model again`);
-const withPicture = config.family === "qwen3_vl";
+const withPicture = values.model !== undefined && config.family === "qwen3_vl";
 const files = { "/decoder.gguf": randomDecoder(manifest), ...(withPicture ? { "/vision.gguf": randomVision(manifest) } : {}) };
 const tokens = Number(values.tokens);
 
 const wllama = fileURLToPath(new URL("node_modules/@wllama/wllama/esm/", import.meta.url));
 const server = await serveBlank(
   values.package,
-  { "/model/": values.model, "/wllama/": wllama },
+  { "/wllama/": wllama, ...(values.model ? { "/model/": values.model } : {}) },
   {
     isolated: true,
     handle(path, response) {
@@ -56,22 +63,32 @@ const server = await serveBlank(
 );
 const scratch = await mkdtemp(join(tmpdir(), "qwen-vl-wllama-"));
 // A launch of hundreds of rows takes a software adapter longer than the watchdog waits.
-const browser = await launch({ name: "chromium", program: values.chromium, flags: ["--disable-gpu-watchdog"] });
-const results = { ours: [], wllama: [], ...(values.native ? { native: [] } : {}) };
+const flags = ["--disable-gpu-watchdog"];
+const browser = await launch({ name: "chromium", program: values.chromium, hardware: values.hardware, flags });
+const print = values.json ? () => {} : console.log;
+let loaded;
+const results = { ...(values.model ? { ours: [] } : {}), wllama: [], ...(values.native ? { native: [] } : {}) };
 try {
   const { page, problems } = await openPage(browser, server.origin);
   const paths = Object.keys(files);
-  const log = await page.evaluate(load, { origin: server.origin, paths, threads: Number(values.threads) });
+  loaded = await page.evaluate(load, {
+    origin: server.origin,
+    paths,
+    threads: Number(values.threads),
+    ours: values.model !== undefined,
+    hardware: values.hardware,
+  });
   const megabytes = paths.map((path) => `${(files[path].length / 1e6).toFixed(0)} MB`).join(" and ");
-  console.log(`${config.decoder.layers} layers of ${config.decoder.width}, ${megabytes} of random weights; wllama: ${log}`);
+  const weights = `${config.decoder.layers} layers of ${config.decoder.width}, ${megabytes} of random weights`;
+  print(`${weights}; adapter: ${loaded.adapter}; wllama: ${loaded.runsOn}`);
   for (let round = 0; round < Number(values.rounds); round++) {
     const picture = withPicture && join(scratch, `${round}.png`);
     if (picture) await writeFile(picture, Buffer.from(await page.evaluate(drawPicture, Number(values.side), round), "base64"));
     const job = { withPicture, prompt: PROMPT_TOKENS, tokens, round, questions: [QUESTION, SAME_LENGTH] };
     if (values.native) results.native.push(picture ? askNative(values.native, picture) : benchNative(values.native));
-    results.ours.push(await page.evaluate(runOurs, job));
+    if (values.model) results.ours.push(await page.evaluate(runOurs, job));
     results.wllama.push(await page.evaluate(runWllama, job));
-    for (const [name, of] of Object.entries(results)) console.log(`round ${round + 1}  ${describe(name, of.at(-1))}`);
+    for (const [name, of] of Object.entries(results)) print(`round ${round + 1}  ${describe(name, of.at(-1))}`);
   }
   problems.forEach((problem) => console.error(problem));
 } finally {
@@ -93,8 +110,9 @@ const medians = Object.fromEntries(
 for (const [name, of] of Object.entries(medians)) {
   const { firstMs, rate } = medians.wllama;
   const ratios = `  ${(firstMs / of.firstMs).toFixed(2)}x and ${(of.rate / rate).toFixed(2)}x as fast as wllama`;
-  console.log(`medians  ${describe(name, of)}${name === "wllama" ? "" : ratios}`);
+  print(`medians  ${describe(name, of)}${name === "wllama" ? "" : ratios}`);
 }
+if (values.json) console.log(JSON.stringify({ ...loaded, medians }));
 
 function describe(name, { prompt, firstMs, rate }) {
   const what = `${withPicture ? "picture and " : ""}prompt of ${prompt}`;
@@ -120,17 +138,27 @@ function benchNative(command) {
 
 // What follows runs in the page.
 
-/** Loads both; returns what wllama runs on. */
-async function load({ origin, paths, threads }) {
+/** Loads wllama, and ours if asked; returns the adapter, and what wllama runs on. */
+async function load({ origin, paths, threads, ours, hardware }) {
+  const adapter = await navigator.gpu?.requestAdapter();
+  if (!adapter) throw new Error("the browser has no WebGPU adapter");
+  const { vendor, architecture, description, isFallbackAdapter } = adapter.info;
+  const name = [vendor, architecture, description].filter(Boolean).join(" ");
+  if (hardware && isFallbackAdapter) throw new Error(`the browser takes a software adapter (${name}) and not the machine's GPU`);
   const { Wllama } = await import("/wllama/index.js");
-  const { QwenVL } = await import("qwen-vl-web");
   window.wllama = new Wllama({ default: `${origin}/wllama/wasm/wllama.wasm` });
   const files = await Promise.all(paths.map(async (path) => (await fetch(path)).blob()));
   await window.wllama.loadModel(files, { n_ctx: 512, n_gpu_layers: 999, n_threads: threads });
-  window.model = await QwenVL.load(`${origin}/model/`, { cache: "none", contextLength: 512, kv: "f16", selfCheck: false });
+  if (ours) {
+    const { QwenVL } = await import("qwen-vl-web");
+    window.model = await QwenVL.load(`${origin}/model/`, { cache: "none", contextLength: 512, kv: "f16", selfCheck: false });
+  }
   // Its WebGPU build needs f16 in shaders, and it says nothing where it does without.
-  const f16 = (await navigator.gpu.requestAdapter())?.features.has("shader-f16");
-  return `${window.wllama.getNumThreads()} threads, ${f16 ? "WebGPU" : "no WebGPU, as the adapter has no shader-f16"}`;
+  const webgpu = adapter.features.has("shader-f16") ? "WebGPU" : "no WebGPU, as the adapter has no shader-f16";
+  return {
+    adapter: name,
+    runsOn: `${window.wllama.getNumThreads()} threads, ${webgpu}`,
+  };
 }
 
 /** Draws squares of random colours and keeps them; returns a PNG in base64. */

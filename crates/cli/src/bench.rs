@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use qwen_vl_kernels::timing::{self, published};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::{Backend, Budget, Gpu, KvFormat, ModelOptions, synthetic};
+use qwen_vl_runtime::{Backend, Budget, Gpu, KvFormat, Measured, ModelOptions, synthetic};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -78,9 +78,24 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let cases = pollster::block_on(published::run(&gpu, &args.only, &mut print))?;
     if args.json {
-        println!("{}", serde_json::json!({ "adapter": info.name, "driver": info.driver_info, "cases": cases }));
+        let mut json = adapter_json(&gpu);
+        json["gpu_clock"] = timing::has_timestamps(&gpu).into();
+        json["cases"] = serde_json::to_value(cases)?;
+        println!("{json}");
     }
     Ok(())
+}
+
+/// Returns the part of the JSON that both kinds of measurements share.
+fn adapter_json(gpu: &Gpu) -> serde_json::Value {
+    let info = gpu.info();
+    serde_json::json!({
+        "adapter": info.name,
+        "driver": info.driver_info,
+        "backend": info.backend.to_string(),
+        "device_type": format!("{:?}", info.device_type),
+        "kernels": gpu.kernels().to_string(),
+    })
 }
 
 /// Times a whole model and the limits of the adapter.
@@ -111,9 +126,13 @@ fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
     let report = pollster::block_on(benchmark(&mut model, &cases, &mut |_, _| ControlFlow::Continue(())))?;
     let report = report.context("the benchmark was stopped")?;
     if args.json {
-        let json = serde_json::json!({
-            "adapter": info.name, "driver": info.driver_info, "budget": budget, "allocated": allocated, "report": report
-        });
+        let mut json = adapter_json(model.gpu());
+        json["config"] = serde_json::to_value(&model.manifest().config)?;
+        json["budget"] = serde_json::to_value(budget)?;
+        json["allocated"] = allocated.into();
+        // In the order of the report's `decode`: a long context takes more than a short one.
+        json["decode_dispatches"] = report.decode.iter().map(|speed| model.decode_dispatches(speed.context)).collect();
+        json["report"] = serde_json::to_value(report)?;
         println!("{json}");
         return Ok(());
     }

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result};
 use qwen_vl_format::{ModelConfig, Scheme};
+use qwen_vl_kernels::Kernels;
+use qwen_vl_kernels::attention::{SPLIT_KEYS, keys_in_turn};
 use std::fmt::Write;
 
 /// Published figures of a GPU.
@@ -36,11 +38,9 @@ const ATTENTION: f64 = 0.3;
 const TEXT: usize = 30;
 /// Width and height of the picture, except for the 2023 model, which has its own size.
 const PICTURE: [usize; 2] = [1024, 768];
-/// Keys of a tile of the attention of one row, of which each lane sums every fourth value, and slices of a long context.
-const TILE: usize = 128;
-const STEPS: f64 = 32.0;
-const LONG: usize = 1024;
-const SLICES: usize = 8;
+/// Keys of a tile of the attention of one row, and the loads that wait for each other in it: 8 of keys and 8 of values, each of four at once.
+const TILE: usize = 64;
+const STEPS: f64 = 16.0;
 /// Multiplications and additions of a block of `matmul`, in 8 passes of its inner loop.
 const BLOCK: f64 = 2048.0;
 const PASSES: f64 = 8.0;
@@ -112,9 +112,9 @@ fn token(model: &ModelConfig, gpu: &GpuFacts, listings: &Listings, keys: usize) 
     let bytes = weights / 256.0 * (scheme.row_data_bytes(256) + scheme.row_scale_bytes(256)) as f64;
     let products = (bytes / gpu.bandwidth).max(weights / 256.0 * listings.one_row / gpu.instructions);
     let cache = (2 * 2 * keys * decoder.layers * decoder.kv_heads * decoder.head_dim) as f64 / gpu.bandwidth;
-    let (keys_in_turn, launches) = if keys < LONG { (keys, 6) } else { (keys.div_ceil(SLICES), 7) };
-    let waits = (decoder.layers * keys_in_turn.div_ceil(TILE)) as f64 * STEPS * LOAD;
-    products / REACHED + cache.max(waits) + (launches * decoder.layers + 3) as f64 * LAUNCH
+    let launches = if keys < SPLIT_KEYS { 6 } else { 7 };
+    let waits = (decoder.layers * keys_in_turn(Kernels::SUBGROUPS, decoder.kv_heads, keys).div_ceil(TILE)) as f64 * STEPS * LOAD;
+    products / REACHED + cache.max(waits) + (launches * decoder.layers + 4) as f64 * LAUNCH
 }
 
 /// Returns the page with the estimates of named models.
@@ -149,9 +149,9 @@ pub fn page(models: &[(&str, ModelConfig)], tsv: &str) -> Result<String> {
          | GPU | 10¹² instructions of a lane a second | GB/s |\n| --- | --- | --- |\n{}\n\n\
          - Products of one row take the longer of two times, divided by {REACHED}: that of reading their weights (4.5 bits each), and that of {:.0}\n  \
          vector instructions for 256 weights.\n\
-         - Attention of one row waits {STEPS:.0} times {:.1} µs for each {TILE} keys, one layer after the other; from {LONG} keys on {SLICES} slices wait\n  \
-         at once.\n\
-         - A launch costs {:.0} µs: six or seven a layer, and three.\n\
+         - Attention of one row waits {STEPS:.0} times {:.1} µs for each {TILE} keys, one layer after the other; from {SPLIT_KEYS} keys on\n  \
+         its slices wait at once.\n\
+         - A launch costs {:.0} µs: six or seven a layer, and four.\n\
          - Products of many rows execute {:.0} vector instructions for {BLOCK:.0} multiplications, and issue in {:.0} % of the time.\n\
          - Attention of many rows reaches {:.0} % of the peak.\n\n\
          The instruction counts are those of RDNA3. They flatter NVIDIA, where conversions and roundings are slower, and Apple.\n",

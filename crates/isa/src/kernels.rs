@@ -2,14 +2,16 @@
 
 use anyhow::{Result, ensure};
 use qwen_vl_format::{ModelConfig, Scheme};
+use qwen_vl_kernels::argmax::Best;
 use qwen_vl_kernels::presence::PresencePenalty;
-use qwen_vl_kernels::sample::{DrawBuffer, sample};
+use qwen_vl_kernels::sample::{DrawBuffer, Scratch, sample};
 use qwen_vl_kernels::{Gpu, GpuError, Kernels, KvFormat, Shader};
 use qwen_vl_runtime::{Model, ModelOptions, synthetic};
 use std::collections::{BTreeMap, HashSet};
 
 /// The kernel sets. A combination, such as `subgroups` with `f16`, has no kernel that these lack.
-const SETS: [Kernels; 5] = [Kernels::PLAIN, Kernels::SUBGROUPS, Kernels::F16, Kernels::PACKED, Kernels::CPU];
+const SETS: [Kernels; 6] =
+    [Kernels::PLAIN, Kernels::SUBGROUPS, Kernels { matvec_table: true, ..Kernels::SUBGROUPS }, Kernels::F16, Kernels::PACKED, Kernels::CPU];
 
 /// The schemes of matrices that `quantize` writes, except f32.
 const SCHEMES: [Scheme; 4] = [Scheme::Q4 { group_size: 32 }, Scheme::Q8 { group_size: 32 }, Scheme::Int4 { group_size: 32 }, Scheme::F16];
@@ -58,7 +60,7 @@ fn of_set(set: Kernels, models: &[ModelConfig]) -> Result<Vec<Shader>> {
 /// Notes the kernels that a model makes when an answer first needs them.
 fn note_drawing(gpu: &Gpu) -> Result<(), GpuError> {
     let (logits, token) = (gpu.activation("logits", 1, 32)?, gpu.storage("token", 4)?);
-    sample(gpu, &logits, &DrawBuffer::new(gpu), &token);
+    sample(gpu, &logits, &Best::new(gpu)?, &Scratch::new(gpu, logits.cols)?, &DrawBuffer::new(gpu), &token);
     PresencePenalty::new(gpu, &logits, &token).map(|_| ())
 }
 

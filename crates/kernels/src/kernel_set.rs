@@ -41,18 +41,32 @@ pub struct Kernels {
     /// True if the product of one row loads the codes of 4 bits of its eight rows before it decodes the first, so that a GPU waits once for the
     /// memory. On a software adapter it takes 6 to 9 % longer so.
     pub matvec_early_loads: bool,
+    /// True if the product of one row looks up the values of q4 weights, two at a time, in workgroup memory. That takes half of the instructions
+    /// that computing them takes, but as many reads as there are pairs of weights.
+    pub matvec_table: bool,
     /// Rows and columns that one invocation of the product of many rows computes from weights that it decodes itself; columns are a
     /// multiple of 4. `None` stages decoded weights for 64 invocations in workgroup memory.
     pub matmul_registers: Option<[u32; 2]>,
-    /// Rows of a workgroup in the attention of many rows, one per invocation: a multiple of 8 up to 64.
+    /// Rows of a workgroup in the attention of many rows: a multiple of 8 up to 64.
     pub attention_rows: u32,
+    /// Rows that an invocation of the attention of many rows scores, and sums values for: 4 or 8. With 8 it needs more than 200 registers of a
+    /// GPU, and there are half as many workgroups.
+    pub attention_lane_rows: u32,
     /// True if the width of a head is a run-time value in the attention kernels. The kernel of many rows then serves all widths, and loops over
     /// a head are not unrolled: unrolling takes most of the compile time on Mesa's software adapter.
     pub attention_of_any_width: bool,
-    /// Invocations of a workgroup in the attention of one row: a power of two from 32 to 256.
+    /// Invocations of a workgroup in the attention of one row: a power of two from 4 to 256.
     pub decode_lanes: u32,
-    /// Invocations of the one workgroup of argmax: a power of two up to 256.
+    /// Invocations side by side along a key in the attention of one row: a power of two. They read whole cache lines of a GPU. A software
+    /// adapter gains nothing by them.
+    pub decode_key_lanes: u32,
+    /// Workgroups that the attention of one row divides 512 keys among, if its slices then have from 16 to 64 keys.
+    pub decode_workgroups: u32,
+    /// Invocations of a workgroup of argmax: a power of two up to 256.
     pub argmax_lanes: u32,
+    /// Most workgroups over which argmax and sampling divide the logits: up to 256. GPUs need many to hide the latency of loads. A software
+    /// adapter runs as many at a time as the processor has cores.
+    pub logit_slices: u32,
     /// True if norms and the kernels of decoding reduce across a workgroup by subgroup operations. Needs the adapter's `subgroups`.
     pub subgroups: bool,
     /// Precision of the products of many rows. [`Precision::F16`] needs the adapter's `shader-f16`.
@@ -65,11 +79,16 @@ impl Kernels {
         matvec_lanes: 64,
         matvec_float_quarters: false,
         matvec_early_loads: true,
+        matvec_table: false,
         matmul_registers: None,
-        attention_rows: 64,
+        attention_rows: 32,
+        attention_lane_rows: 4,
         attention_of_any_width: false,
-        decode_lanes: 128,
+        decode_lanes: 64,
+        decode_key_lanes: 8,
+        decode_workgroups: 128,
         argmax_lanes: 256,
+        logit_slices: 128,
         subgroups: false,
         precision: Precision::F32,
     };
@@ -79,11 +98,16 @@ impl Kernels {
         matvec_lanes: 8,
         matvec_float_quarters: true,
         matvec_early_loads: false,
+        matvec_table: false,
         matmul_registers: Some([16, 16]),
         attention_rows: 16,
+        attention_lane_rows: 8,
         attention_of_any_width: true,
-        decode_lanes: 32,
+        decode_lanes: 8,
+        decode_key_lanes: 1,
+        decode_workgroups: 16,
         argmax_lanes: 32,
+        logit_slices: 4,
         subgroups: false,
         precision: Precision::F32,
     };
@@ -100,15 +124,16 @@ impl Kernels {
 
     /// Returns the suffix of a pipeline's label: the set without features and precision, then these, as in `plain+subgroups+f16`.
     pub(crate) fn label(self) -> String {
-        let exact = Self { subgroups: false, precision: Precision::F32, ..self };
+        let exact = Self { subgroups: false, matvec_table: false, precision: Precision::F32, ..self };
         let name = Self::NAMED.iter().find(|(_, named)| *named == exact).map_or("custom", |(name, _)| name);
         let subgroups = if self.subgroups { "+subgroups" } else { "" };
+        let table = if self.matvec_table { "+table" } else { "" };
         let precision = match self.precision {
             Precision::F32 => "",
             Precision::F16 => "+f16",
             Precision::Q8 => "+packed",
         };
-        [name, subgroups, precision].concat()
+        [name, subgroups, table, precision].concat()
     }
 
     /// Returns the `enable` directives of the set's shaders.
@@ -152,7 +177,8 @@ impl FromStr for Kernels {
 impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quarters = if self.matvec_float_quarters { " (floats by quarters of a block)" } else { "" };
-        write!(f, "matvec of {} lanes{quarters}, matmul ", self.matvec_lanes)?;
+        let table = if self.matvec_table { " (4-bit values from a table)" } else { "" };
+        write!(f, "matvec of {} lanes{quarters}{table}, matmul ", self.matvec_lanes)?;
         match (self.precision, self.matmul_registers) {
             (Precision::Q8, _) => write!(f, "with 8-bit activations")?,
             (Precision::F16, _) => write!(f, "in halves")?,
@@ -160,8 +186,11 @@ impl fmt::Display for Kernels {
             (Precision::F32, Some([rows, columns])) => write!(f, "of {rows} x {columns} an invocation")?,
         }
         let heads = if self.attention_of_any_width { " and heads of any width" } else { "" };
-        let Self { attention_rows, decode_lanes, argmax_lanes, .. } = self;
-        write!(f, ", attention of {attention_rows} rows{heads}, or of one by {decode_lanes} lanes, argmax of {argmax_lanes} lanes")?;
+        let Self { attention_rows, decode_lanes, argmax_lanes, logit_slices, .. } = self;
+        write!(
+            f,
+            ", attention of {attention_rows} rows{heads}, or of one by {decode_lanes} lanes, argmax of {logit_slices} times {argmax_lanes} lanes"
+        )?;
         if self.subgroups { write!(f, ", subgroups") } else { Ok(()) }
     }
 }
@@ -177,8 +206,9 @@ mod tests {
             (Kernels::CPU, "cpu"),
             (Kernels::SUBGROUPS, "plain+subgroups"),
             (Kernels { precision: Precision::F16, ..Kernels::SUBGROUPS }, "plain+subgroups+f16"),
+            (Kernels { matvec_table: true, ..Kernels::F16 }, "plain+table+f16"),
             (Kernels { precision: Precision::Q8, ..Kernels::CPU }, "cpu+packed"),
-            (Kernels { decode_lanes: 64, ..Kernels::PLAIN }, "custom"),
+            (Kernels { decode_lanes: 128, ..Kernels::PLAIN }, "custom"),
         ];
         for (kernels, label) in labels {
             assert_eq!(kernels.label(), label);

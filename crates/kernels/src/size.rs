@@ -50,7 +50,7 @@ mod tests {
         assert_eq!(rows(262_144, 4095), 4_294_967_296);
         assert_eq!(product(&[300_000, 4096, 4]), 4_915_200_000);
         assert_eq!(weight(Scheme::F32, 1 << 20, 11_008), [46_170_898_432, 0]);
-        assert_eq!(split_bytes(1 << 24, 128), 70_866_960_384);
+        assert_eq!(split_bytes(1 << 24, 128), 283_467_841_536);
     }
 
     /// The same one word further up, where native `usize` would wrap as it does in wasm at 32 bits.

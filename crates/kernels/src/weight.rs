@@ -66,8 +66,9 @@ impl Weight {
 
     /// Returns WGSL that declares this weight at bindings `binding` and `binding + 1` and defines `load_block(row, block, blocks)`,
     /// `load_quarter(row, block, blocks, quarter)`, and in two steps the inner product of a block and vectors: `stored_block(row, block, blocks)`
-    /// and `stored_dot(stored, sum of x, x0 … x7)`, times `block_scale(row, block, blocks)`.
-    pub(crate) fn wgsl(&self, binding: u32) -> String {
+    /// and `stored_dot(stored, sum of x, x0 … x7)`, times `block_scale(row, block, blocks)`. With `table` the values of q4 come from a table in
+    /// workgroup memory, which `prepare_products(lane)` fills.
+    pub(crate) fn wgsl(&self, binding: u32, table: bool) -> String {
         let (name, source, group_size) = match self.scheme {
             Scheme::F32 => ("f32", wgsl!("weight_f32.wgsl"), 32),
             Scheme::F16 => ("f16", wgsl!("weight_f16.wgsl"), 32),
@@ -88,7 +89,9 @@ impl Weight {
         }
         match self.scheme {
             Scheme::Q4 { .. } | Scheme::Int4 { .. } => {
-                wgsl += &format!("const EVEN: bool = {};\n", matches!(self.scheme, Scheme::Int4 { .. }))
+                let even = matches!(self.scheme, Scheme::Int4 { .. });
+                wgsl += &format!("const EVEN: bool = {even};\n");
+                wgsl += if table && !even { wgsl!("weight_q4_table.wgsl") } else { wgsl!("weight_q4_words.wgsl") };
             }
             Scheme::Q8 { .. } => wgsl += wgsl!("weight_late.wgsl"),
             Scheme::F32 | Scheme::F16 => wgsl += &[wgsl!("weight_late.wgsl"), wgsl!("weight_dot.wgsl")].concat(),

@@ -37,22 +37,15 @@ fn stored_dot(
   codes: Stored, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
   x7: vec4<f32>
 ) -> f32 {
-  let low = codes & vec4<u32>(0x0f0f0f0fu);
-  let high = (codes >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
-  let sum = factors(low.x) * x0 + factors(high.x) * x1 + factors(low.y) * x2 + factors(high.y) * x3
-    + factors(low.z) * x4 + factors(high.z) * x5 + factors(low.w) * x6 + factors(high.w) * x7;
+  var sum = add_products(vec4<f32>(0.0), codes.x, x0, x1);
+  sum = add_products(sum, codes.y, x2, x3);
+  sum = add_products(sum, codes.z, x4, x5);
+  sum = add_products(sum, codes.w, x6, x7);
   let product = sum.x + sum.y + sum.z + sum.w;
   if (EVEN) {
     return product - 8.0 * x_sum;
   }
   return product;
-}
-
-fn factors(nibbles: u32) -> vec4<f32> {
-  if (EVEN) {
-    return vec4<f32>(unpack4xU8(nibbles));
-  }
-  return values(nibbles);
 }
 
 // A block as 32 signed codes, four to a word, without the factor block_scale.

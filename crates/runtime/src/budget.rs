@@ -2,7 +2,9 @@
 
 use crate::ModelOptions;
 use qwen_vl_format::Manifest;
+use qwen_vl_kernels::argmax::Best;
 use qwen_vl_kernels::attention::split_bytes;
+use qwen_vl_kernels::sample::Scratch;
 use qwen_vl_kernels::{KvCache, KvFormat, size};
 use serde::Serialize;
 
@@ -90,6 +92,10 @@ impl Budget {
         scratch.add(1, rows(1, hidden));
         scratch.add(1, rows(1, decoder.vocab_size));
         scratch.add(1, words(&[1]));
+        scratch.add(1, size::storage(Best::BYTES));
+        for bytes in Scratch::sizes(decoder.vocab_size) {
+            scratch.add(1, size::storage(bytes));
+        }
         scratch.add(1, words(&[context, decoder.head_dim]));
         if decoder.rotary.logn {
             scratch.add(1, words(&[context]));

@@ -9,14 +9,15 @@ use crate::weights::Weights;
 use crate::{ModelOptions, RuntimeError};
 use qwen_vl_format::ModelConfig;
 use qwen_vl_kernels::add::accumulate;
+use qwen_vl_kernels::argmax::{Best, argmax};
 use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, Span, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::embedding::embedding;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
 use qwen_vl_kernels::presence::PresencePenalty;
 use qwen_vl_kernels::rotary::{HeadNorms, PositionTables, rotary};
-use qwen_vl_kernels::sample::{DrawBuffer, sample};
-use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, StepBuffer, argmax, size};
+use qwen_vl_kernels::sample::{DrawBuffer, Scratch, sample};
+use qwen_vl_kernels::{Activation, Dispatch, Gpu, KvCache, StepBuffer, size};
 use std::cell::OnceCell;
 
 /// The decoder with its buffers.
@@ -46,11 +47,15 @@ pub(crate) struct Decoder {
     /// `ln_f` and head: `last` → `logits`.
     pub(crate) head: Vec<Dispatch>,
     /// `logits` → `token`.
-    pub(crate) argmax: Dispatch,
+    pub(crate) argmax: [Dispatch; 2],
+    /// Results of argmax that `sample` reads.
+    best: Best,
     /// Parameters of `sample`.
     pub(crate) draw: DrawBuffer,
-    /// `logits` → sampled `token`; compiled at its first use.
-    sample: OnceCell<Dispatch>,
+    /// Intermediate results of `sample`.
+    scratch: Scratch,
+    /// `logits` → sampled `token`, after argmax; compiled at its first use.
+    sample: OnceCell<[Dispatch; 3]>,
     /// Compiled at its first use.
     presence: OnceCell<PresencePenalty>,
 }
@@ -203,6 +208,7 @@ impl Decoder {
         let last = gpu.activation("decoder.last", 1, config.decoder.width)?;
         let logits = gpu.activation("decoder.logits", 1, config.decoder.vocab_size)?;
         let token = gpu.storage("decoder.token", 4)?;
+        let (best, scratch) = (Best::new(gpu)?, Scratch::new(gpu, config.decoder.vocab_size)?);
         let planner = Planner { gpu, config, weights, step, buffers: &buffers, options };
         let layers = (0..config.decoder.layers).map(|index| planner.layer(index)).collect::<Result<_, _>>()?;
         let final_norm = planner.rms_norm("decoder.norm.weight");
@@ -218,8 +224,10 @@ impl Decoder {
             embed: embedding(gpu, step, weights.matrix("decoder.embedding.weight"), &ids, &hidden),
             final_norm: norm(gpu, step, &final_norm, &hidden, &normed),
             head: matvec(gpu, weights.head(config.decoder.tied_head).product(&last, &logits, Epilogue::Store), Some(&final_norm)),
-            argmax: argmax::argmax(gpu, &logits, &token),
+            argmax: argmax(gpu, &logits, &best, &token),
+            best,
             draw: DrawBuffer::new(gpu),
+            scratch,
             sample: OnceCell::new(),
             presence: OnceCell::new(),
             ids,
@@ -243,8 +251,8 @@ impl Decoder {
         Ok(self.presence.get_or_init(|| made))
     }
 
-    /// The launch that samples a token.
-    pub(crate) fn sample(&self, gpu: &Gpu) -> &Dispatch {
-        self.sample.get_or_init(|| sample(gpu, &self.logits, &self.draw, &self.token))
+    /// The launches that sample a token.
+    pub(crate) fn sample(&self, gpu: &Gpu) -> &[Dispatch; 3] {
+        self.sample.get_or_init(|| sample(gpu, &self.logits, &self.best, &self.scratch, &self.draw, &self.token))
     }
 }

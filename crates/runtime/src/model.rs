@@ -264,7 +264,7 @@ impl Model {
             random: random as f32,
         };
         self.decoder.draw.write(&self.gpu, draw);
-        self.submit([self.decoder.sample(&self.gpu)], 1);
+        self.submit(self.decoder.sample(&self.gpu), 1);
     }
 
     /// Begins to read back the token that the GPU chose: the most likely one, or that of [`Self::sample`].
@@ -379,7 +379,7 @@ impl Model {
     fn encode_head(&self, encoder: &mut wgpu::CommandEncoder, row: usize, presence: Option<&PresencePenalty>) {
         let decoder = &self.decoder;
         encoder.copy_buffer_to_buffer(&decoder.hidden.buffer, decoder.hidden.bytes(row), &decoder.last.buffer, 0, decoder.last.bytes(1));
-        encode(encoder, decoder.head.iter().chain(presence.map(|presence| &presence.penalize)).chain([&decoder.argmax]), 1);
+        encode(encoder, decoder.head.iter().chain(presence.map(|presence| &presence.penalize)).chain(&decoder.argmax), 1);
     }
 
     fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a qwen_vl_kernels::Dispatch>, rows: usize) {
@@ -557,6 +557,7 @@ impl Measured for Model {
 
     fn decode_dispatches(&self, context: usize) -> usize {
         let decoder = &self.decoder;
-        decoder.embed.len() + decoder.layers.iter().map(|layer| layer.decode(context).count()).sum::<usize>() + decoder.head.len() + 1
+        let layers = decoder.layers.iter().map(|layer| layer.decode(context).count()).sum::<usize>();
+        decoder.embed.len() + layers + decoder.head.len() + decoder.argmax.len()
     }
 }

@@ -40,6 +40,8 @@ enum Part {
     Node,
     /// The package in Node, on Dawn (Chromium's WebGPU) with a newer lavapipe than that of the native tests
     Dawn,
+    /// The benchmark of a GPU (`tools/bench/gpu.mjs`) with small sizes, on the lavapipe of `Dawn`
+    Bench,
     /// The package and the page in Chromium
     Chromium,
     /// The package and the page in Firefox
@@ -60,6 +62,7 @@ impl Part {
             Self::Format | Self::Native | Self::Package | Self::Checkpoints | Self::Cases | Self::Audit | Self::BurnWgpu => &[Self::Setup],
             // The linter of TypeScript reads the types of the built wasm.
             Self::Lint => &[Self::Setup, Self::Package],
+            Self::Bench => &[Self::Setup, Self::Package],
             Self::Node => &[Self::Setup, Self::Package, Self::Cases],
             Self::Dawn | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
             Self::Chromium | Self::Firefox => &[Self::Setup, Self::Package, Self::Checkpoints, Self::Cases],
@@ -73,8 +76,8 @@ impl Part {
 
     /// True if `--test` can choose from the part's tests.
     fn has_named_tests(self) -> bool {
-        use Part::{BurnWgpu, Chromium, Dawn, Firefox, Native, Node, Packaging};
-        matches!(self, Native | Node | Dawn | Chromium | Firefox | Packaging | BurnWgpu)
+        use Part::{Bench, BurnWgpu, Chromium, Dawn, Firefox, Native, Node, Packaging};
+        matches!(self, Native | Node | Dawn | Bench | Chromium | Firefox | Packaging | BurnWgpu)
     }
 
     /// Runs the part, or only the tests whose name contains `name`.
@@ -100,6 +103,7 @@ impl Part {
             Self::Cases => cases::write(),
             Self::Node => node(name),
             Self::Dawn => dawn(name),
+            Self::Bench => bench(name),
             Self::Chromium => browser("chromium", system::chromium_program(), name),
             Self::Firefox => browser("firefox", system::firefox_program(), name),
             Self::Packaging => packaging(name),
@@ -224,19 +228,30 @@ fn burn_wgpu(name: Option<&str>) -> Result<()> {
 fn node(name: Option<&str>) -> Result<()> {
     // Tests compare the converter in wasm with the native one. Without `--package` cargo reuses what the native tests compiled.
     run_command(&mut command("cargo build --quiet --bin quantize"))?;
+    let mut node = node_tests(&["pkg-tests/node", "web/test", "tools/lint"], name)?;
+    run_command(node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder()))
+}
+
+fn bench(name: Option<&str>) -> Result<()> {
+    run_command(&mut command("cargo build --quiet --bin qwenvl"))?;
+    let mut node = node_tests(&["tools/bench/gpu"], name)?;
+    run_command(node.env("QWEN_VL_PROGRAM", target_dir().join("debug/qwenvl")).env("VK_DRIVER_FILES", system::dawn_icd()?))
+}
+
+/// Returns the command that runs the tests of folders, or only those whose name contains `name`.
+fn node_tests(folders: &[&str], name: Option<&str>) -> Result<Command> {
     let mut node = command("node --test --test-reporter=dot");
-    node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder());
     if let Some(name) = name {
         node.arg(format!("--test-name-pattern={}", escaped(name)));
     }
-    for folder in ["pkg-tests/node", "web/test", "tools/lint"] {
+    for folder in folders {
         // Listed here, because versions of Node differ in the patterns and folders that they accept.
         let mut files = fs::read_dir(root().join(folder))?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         files.retain(|file| file.to_string_lossy().ends_with(".test.mjs"));
         ensure!(!files.is_empty(), "{folder} has no tests");
         node.args(files);
     }
-    run_command(&mut node)
+    Ok(node)
 }
 
 /// A text as a regular expression that matches it alone.

@@ -1,14 +1,25 @@
 // Attention of one row: output = softmax(q · kᵀ * sizes.scale) · v over all step.keys keys.
 //
-// A workgroup of LANES computes GROUP heads of q that share a head of k and v, or one of SPLITS slices of the context for them. For LANES
-// keys at a time each lane scores one key for all heads; then lanes (team, vector) sum the values of every TEAMS-th key, and if a head has
-// more vectors than LANES, a lane sums PARTS of them. With several slices the output is an intermediate result: for each head and slice
-// VECTORS sums, then the largest score and the total (see merge.wgsl).
-// Lines with $h, $p are repeated for GROUP heads, PARTS vectors. Dispatch: x = heads / GROUP, y = SPLITS.
-// Workgroup memory: (16 bytes * VECTORS + 4 * LANES) * GROUP + 16 * LANES.
+// A workgroup of LANES computes GROUP heads of q that share a head of k and v, for one of sizes.splits slices of the context. A slice has at
+// least sizes.shortest keys, so that the last slices of a short context are empty; their workgroups end at once. For TILE keys at a time:
+// 1. ALONG lanes side by side share the vectors of a key, and score 4 keys at a time for all heads.
+// 2. Each lane takes the maximum and the exponential of its keys' scores, TILE / LANES for each head.
+// 3. Lanes (team, vector) sum the values of every TEAMS-th key, VALUES keys at a time. If a head has more vectors than LANES, a lane sums
+//    PARTS of them.
+// The loads of 4 keys, and of VALUES keys or PARTS vectors, are independent, so that a GPU waits once for the memory.
+// With several slices the output is an intermediate result: for each head and slice VECTORS sums, then the largest score and the total (see
+// merge.wgsl).
+// Lines with $h, $k, $v, $p are repeated for GROUP heads, 4 keys, VALUES keys, PARTS vectors. Dispatch: x = sizes.splits,
+// y = heads / GROUP: a software adapter gives the first half of the workgroups to one core, and empty slices must not be all in one half.
+// Workgroup memory: (16 * VECTORS + 4 * TILE + 4 * SCRATCH) * GROUP + 16 * LANES bytes.
+
+// Keys that are scored at a time.
+const STRIP: u32 = LANES / ALONG * 4u;
 
 var<workgroup> query: array<vec4<f32>, GROUP * VECTORS>;
-var<workgroup> scores: array<f32, GROUP * LANES>;  // [GROUP][LANES]: scores, then probabilities, then totals
+var<workgroup> scores: array<f32, GROUP * TILE>;     // [GROUP][TILE]: scores, then probabilities
+// [GROUP][STRIP][PITCH]: a lane's part of a score. Later [GROUP][LANES]: maxima, then totals.
+var<workgroup> scratch: array<f32, GROUP * SCRATCH>;
 var<workgroup> sums: array<vec4<f32>, LANES>;
 
 // The sum over the teams, in the lanes of the first team.
@@ -26,80 +37,120 @@ fn sum_of_teams(value: vec4<f32>, lane: u32) -> vec4<f32> {
 }
 
 fn total_of_teams(head: u32) -> f32 {
-  var total = scores[head * LANES];
+  var total = scratch[head * LANES];
   for (var team = 1u; team < TEAMS; team++) {
-    total += scores[head * LANES + team * VECTORS];
+    total += scratch[head * LANES + team * VECTORS];
   }
   return total;
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, lane: Lane) {
-  let first_head = workgroup.x * GROUP;
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let slice = max((step.keys + sizes.splits - 1u) / sizes.splits, sizes.shortest);
+  let first = workgroup.x * slice;
+  if (first >= step.keys) {
+    return;
+  }
+  let last = min(first + slice, step.keys);
+  let first_head = workgroup.y * GROUP;
   let kv_head = first_head / sizes.group;
-  for (var i = lane.index; i < GROUP * VECTORS; i += LANES) {
+  for (var i = lane; i < GROUP * VECTORS; i += LANES) {
     query[i] = q[sizes.q_offset + first_head * VECTORS + i] * sizes.scale;
   }
   workgroupBarrier();
-  let team = lane.index / VECTORS;
-  let vector$p = min(lane.index % VECTORS + $pu * LANES, VECTORS - 1u);
+  let along = lane % ALONG;
+  let row = lane / ALONG * 4u;
+  let team = lane / VECTORS;
+  let vector$p = min(lane % VECTORS + $pu * LANES, VECTORS - 1u);
   var largest$h = -3.0e38;
   var total$h = 0.0;
   var acc$h_$p = vec4<f32>(0.0);
-  let slice = (step.keys + SPLITS - 1u) / SPLITS;
-  let last = min((workgroup.y + 1u) * slice, step.keys);
-  for (var tile = workgroup.y * slice; tile < last; tile += LANES) {
-    let key = tile + lane.index;
-    var score$h = -3.0e38;
-    if (key < last) {
-      let at = key * sizes.k_stride + sizes.k_offset + kv_head * VECTORS;
-      var sum$h = vec4<f32>(0.0);
-      for (var i = 0u; i < head_vectors(); i++) {
-        let k = k_vector(at + i);
-        sum$h += query[$hu * VECTORS + i] * k;
+  for (var tile = first; tile < last; tile += TILE) {
+    let count = min(TILE, last - tile);
+    for (var strip = 0u; strip < count; strip += STRIP) {
+      let at = strip + row;
+      var score$h_$k = 0.0;
+      if (at < count) {
+        let key$k = min(tile + at + $ku, last - 1u);
+        let key_at$k = key$k * sizes.k_stride + sizes.k_offset + kv_head * VECTORS;
+        for (var i = along; i < head_vectors(); i += ALONG) {
+          let k$k = k_vector(key_at$k + i);
+          let q$h = query[$hu * VECTORS + i];
+          score$h_$k += dot(q$h, k$k);
+        }
+        score$h_$k *= k_scale(key$k, kv_head);
       }
-      let scale = k_scale(key, kv_head);
-      score$h = (sum$h.x + sum$h.y + sum$h.z + sum$h.w) * scale;
+      if (ALONG == 1u) {
+        scores[$hu * TILE + at + $ku] = score$h_$k;
+      } else {
+        scratch[($hu * STRIP + row + $ku) * PITCH + along] = score$h_$k;
+        workgroupBarrier();
+        for (var i = lane; i < GROUP * STRIP; i += LANES) {
+          var score = 0.0;
+          for (var part = 0u; part < ALONG; part++) {
+            score += scratch[i * PITCH + part];
+          }
+          scores[i / STRIP * TILE + strip + i % STRIP] = score;
+        }
+        workgroupBarrier();
+      }
     }
-    let maxima = workgroup_maxima(
-      score$h,
-      lane
-    );
-    let tile_largest$h = max(largest$h, maxima[$h]);
+    if (ALONG == 1u) {
+      workgroupBarrier();
+    }
+
+    var lane_largest$h = -3.0e38;
+    for (var j = lane; j < count; j += LANES) {
+      lane_largest$h = max(lane_largest$h, scores[$hu * TILE + j]);
+    }
+    scratch[$hu * LANES + lane] = lane_largest$h;
+    workgroupBarrier();
+    for (var i = lane; i < GROUP * 4u; i += LANES) {
+      // Lane (head, quarter) reads every fourth maximum; the first of them is its own to write.
+      let at = i / 4u * LANES + i % 4u;
+      var quarter = scratch[at];
+      for (var other = 4u; other < LANES; other += 4u) {
+        quarter = max(quarter, scratch[at + other]);
+      }
+      scratch[at] = quarter;
+    }
+    workgroupBarrier();
+    let maxima$h = $hu * LANES;
+    let tile_largest$h = max(max(max(scratch[maxima$h], scratch[maxima$h + 1u]), max(scratch[maxima$h + 2u], scratch[maxima$h + 3u])), largest$h);
     let correction$h = exp(largest$h - tile_largest$h);
     largest$h = tile_largest$h;
-    var probability$h = 0.0;
-    if (key < last) {
-      probability$h = exp(score$h - largest$h);
+    for (var j = lane; j < count; j += LANES) {
+      scores[$hu * TILE + j] = exp(scores[$hu * TILE + j] - largest$h);
     }
-    scores[$hu * LANES + lane.index] = probability$h;
     workgroupBarrier();
+
     total$h *= correction$h;
     acc$h_$p *= correction$h;
     if (team < TEAMS) {
-      let count = min(LANES, last - tile);
-      for (var j = team; j < count; j += TEAMS) {
-        let at = (tile + j) * sizes.v_stride + sizes.v_offset + kv_head * VECTORS;
-        let scale = v_scale(tile + j, kv_head);
-        let v$p = v_vector(at + vector$p) * scale;
-        let p$h = scores[$hu * LANES + j];
-        total$h += p$h;
-        acc$h_$p += p$h * v$p;
+      for (var j = team; j < count; j += TEAMS * VALUES) {
+        let j$v = j + $vu * TEAMS;
+        let key$v = min(tile + j$v, last - 1u);
+        let at$v = key$v * sizes.v_stride + sizes.v_offset + kv_head * VECTORS;
+        let v$v_$p = v_vector(at$v + vector$p);
+        let scale$v = v_scale(key$v, kv_head);
+        let p$h_$v = select(0.0, scores[$hu * TILE + j$v], j$v < count);
+        total$h += p$h_$v;
+        acc$h_$p += p$h_$v * scale$v * v$v_$p;
       }
     }
     workgroupBarrier();
   }
-  scores[$hu * LANES + lane.index] = total$h;
-  acc$h_$p = sum_of_teams(acc$h_$p, lane.index);
+  scratch[$hu * LANES + lane] = total$h;
+  acc$h_$p = sum_of_teams(acc$h_$p, lane);
   total$h = total_of_teams($hu);
-  if (lane.index < VECTORS) {
-    if (SPLITS == 1u) {
-      let at = first_head * VECTORS + lane.index;
-      if ($pu * LANES + lane.index < VECTORS) { output[at + $hu * VECTORS + $pu * LANES] = acc$h_$p / total$h; }
+  if (lane < VECTORS) {
+    if (sizes.splits == 1u) {
+      let at = first_head * VECTORS + lane;
+      if ($pu * LANES + lane < VECTORS) { output[at + $hu * VECTORS + $pu * LANES] = acc$h_$p / total$h; }
     } else {
-      let at = (first_head * SPLITS + workgroup.y) * (VECTORS + 1u) + lane.index;
-      if ($pu * LANES + lane.index < VECTORS) { output[at + $hu * SPLITS * (VECTORS + 1u) + $pu * LANES] = acc$h_$p; }
-      if (lane.index == 0u) { output[at + $hu * SPLITS * (VECTORS + 1u) + VECTORS] = vec4<f32>(largest$h, total$h, 0.0, 0.0); }
+      let at = (first_head * sizes.splits + workgroup.x) * (VECTORS + 1u) + lane;
+      if ($pu * LANES + lane < VECTORS) { output[at + $hu * sizes.splits * (VECTORS + 1u) + $pu * LANES] = acc$h_$p; }
+      if (lane == 0u) { output[at + $hu * sizes.splits * (VECTORS + 1u) + VECTORS] = vec4<f32>(largest$h, total$h, 0.0, 0.0); }
     }
   }
 }

@@ -160,13 +160,13 @@ impl Attention<'_> {
 
 /// Prepares the attention of all rows of the step.
 pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let rows = gpu.kernels().attention_rows;
-    let (group, passes) = (attention.group(), attention.head_dim.div_ceil(MAX_PARTS * 32));
+    let Kernels { attention_rows: rows, attention_lane_rows: lane_rows, .. } = gpu.kernels();
+    let (group, passes) = (attention.group(), attention.head_dim.div_ceil(PASS_WIDTH));
     let parts = attention.head_dim.div_ceil(32).div_ceil(passes);
     let vectors = head_vectors(gpu.kernels(), attention.head_dim);
-    let kernel = unroll(wgsl!("attention.wgsl"), &[('r', 8), ('k', 4), ('p', parts)]);
+    let kernel = unroll(wgsl!("attention.wgsl"), &[('r', lane_rows as usize), ('k', 4), ('p', parts)]);
     let source = attention.source(&format!(
-        "const ROWS: u32 = {rows}u;\nconst PARTS: u32 = {parts}u;\nconst GROUP: u32 = {group}u;\n\
+        "const ROWS: u32 = {rows}u;\nconst LANE_ROWS: u32 = {lane_rows}u;\nconst PARTS: u32 = {parts}u;\nconst GROUP: u32 = {group}u;\n\
          fn head_vectors() -> u32 {{ return {vectors}; }}\n{}{kernel}",
         attention.segments(),
     ));
@@ -179,46 +179,101 @@ fn head_vectors(kernels: Kernels, head_dim: usize) -> String {
     if kernels.attention_of_any_width { "sizes.vectors".to_owned() } else { format!("{}u", head_dim / 4) }
 }
 
-/// Vectors of a row that an invocation of [`attention`] sums, at a distance of 8: with 8 rows, 128 registers. Workgroups along z compute the
-/// vectors of wider heads.
-const MAX_PARTS: usize = 4;
+/// Width of a head that a workgroup of [`attention`] computes. Workgroups along z compute the rest of wider heads.
+const PASS_WIDTH: usize = 128;
 
 /// Prepares the attention of row 0, at the last position of the step.
 pub fn attention_decode(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Dispatch {
-    let OneRow { source, heads } = OneRow::new(gpu, &attention, 1);
-    let grid = Grid::Fixed([(attention.heads / heads) as u32, 1, 1]);
-    Dispatch::new(gpu, "attention_decode", &attention.source(&source), attention.sizes(), Some(step), attention.row_buffers(), grid)
+    let one_row = OneRow::new(gpu.kernels(), &attention);
+    one_row.dispatch(gpu, "attention_decode", step, attention, 1, &attention.output.buffer)
 }
 
-/// The kernel of one row.
+/// The shape of the kernel of one row.
 struct OneRow {
-    source: String,
+    /// Vectors of four values of a head.
+    vectors: usize,
     /// Heads of a workgroup.
     heads: usize,
+    /// Workgroups of a slice of the context.
+    groups: u32,
+    /// Fewest keys of a slice.
+    shortest: usize,
 }
 
 impl OneRow {
-    fn new(gpu: &Gpu, attention: &Attention<'_>, splits: usize) -> Self {
+    fn new(kernels: Kernels, attention: &Attention<'_>) -> Self {
         assert!(!matches!(attention.span, Span::Segments(_)), "the kernel of one row has no segments");
-        let kernels = gpu.kernels();
-        let (lanes, vectors) = (kernels.decode_lanes as usize, attention.head_dim / 4);
-        let (teams, parts) = ((lanes / vectors).max(1), vectors.div_ceil(lanes));
+        let vectors = attention.head_dim / 4;
         // All heads of a group, or a part of a group that would need more registers or workgroup memory.
-        let memory = |heads: usize| (16 * vectors + 4 * lanes) * heads + 16 * lanes;
+        let Tile { lanes, tile, scratch, .. } = Tile::new(kernels);
+        let memory = |heads: usize| (16 * vectors + 4 * tile + 4 * scratch) * heads + 16 * lanes;
         let fits = |heads: &usize| attention.group().is_multiple_of(*heads) && memory(*heads) <= MAX_WORKGROUP_MEMORY;
         let heads = (1..=MAX_HEADS).rev().find(fits).expect("one head fits the workgroup memory");
-        let maxima = if kernels.subgroups { wgsl!("maxima_subgroups.wgsl") } else { wgsl!("maxima_tree.wgsl") };
-        let kernel = unroll(&[wgsl!("decode.wgsl"), maxima].concat(), &[('h', heads), ('p', parts)]);
-        let reductions = kernels.reductions(kernels.decode_lanes);
-        let source = format!(
-            "fn head_vectors() -> u32 {{ return {}; }}\nconst VECTORS: u32 = {vectors}u;\nconst GROUP: u32 = {heads}u;\nconst TEAMS: u32 = {teams}u;\nconst SPLITS: u32 = {splits}u;\n\
-             {reductions}{kernel}",
-            head_vectors(kernels, attention.head_dim),
-        );
-        Self { source, heads }
+        let groups = attention.heads / heads;
+        Self { vectors, heads, groups: groups as u32, shortest: shortest_slice(kernels, groups) }
+    }
+
+    /// Appends the number of slices of the context and the fewest keys of one to `sizes`.
+    fn slices(&self, sizes: Sizes, splits: usize) -> Sizes {
+        sizes.u32("splits", splits).u32("shortest", self.shortest)
+    }
+
+    fn dispatch(
+        &self,
+        gpu: &Gpu,
+        label: &'static str,
+        step: &StepBuffer,
+        attention: Attention<'_>,
+        splits: usize,
+        output: &wgpu::Buffer,
+    ) -> Dispatch {
+        let source = attention.source(&self.source(gpu.kernels()));
+        let buffers = attention.row_buffers().map(|(binding, buffer)| (binding, if binding == 4 { output } else { buffer }));
+        let grid = Grid::Fixed([splits as u32, self.groups, 1]);
+        Dispatch::new(gpu, label, &source, self.slices(attention.sizes(), splits), Some(step), buffers, grid)
+    }
+
+    fn source(&self, kernels: Kernels) -> String {
+        let Self { vectors, heads, .. } = *self;
+        let Tile { lanes, along, tile, pitch, scratch } = Tile::new(kernels);
+        let (teams, parts) = ((lanes / vectors).max(1), vectors.div_ceil(lanes));
+        let values = (KEYS_AT_A_TIME / parts).max(1);
+        let kernel = unroll(wgsl!("decode.wgsl"), &[('h', heads), ('k', KEYS_AT_A_TIME), ('v', values), ('p', parts)]);
+        let width = head_vectors(kernels, 4 * vectors);
+        format!(
+            "fn head_vectors() -> u32 {{ return {width}; }}\n\
+             const VECTORS: u32 = {vectors}u;\nconst GROUP: u32 = {heads}u;\nconst TEAMS: u32 = {teams}u;\nconst VALUES: u32 = {values}u;\n\
+             const LANES: u32 = {lanes}u;\nconst ALONG: u32 = {along}u;\nconst TILE: u32 = {tile}u;\n\
+             const PITCH: u32 = {pitch}u;\nconst SCRATCH: u32 = {scratch}u;\n{kernel}"
+        )
     }
 }
 
+/// What a workgroup of the kernel of one row has at a time.
+struct Tile {
+    /// Invocations.
+    lanes: usize,
+    /// Invocations side by side along a key.
+    along: usize,
+    /// Keys between two maxima.
+    tile: usize,
+    /// Distance of the partial scores of two keys: one more than `along`, so that lanes that each read a key use different memory banks.
+    pitch: usize,
+    /// Elements of the workgroup memory that partial scores, maxima and totals share, for each head.
+    scratch: usize,
+}
+
+impl Tile {
+    fn new(kernels: Kernels) -> Self {
+        let (lanes, along) = (kernels.decode_lanes as usize, kernels.decode_key_lanes as usize);
+        let (strip, pitch) = (lanes / along * KEYS_AT_A_TIME, along + 1);
+        let partial = if along > 1 { strip * pitch } else { 0 };
+        Self { lanes, along, tile: lanes.max(strip), pitch, scratch: partial.max(lanes) }
+    }
+}
+
+/// Keys that a lane of the kernel of one row takes at a time.
+const KEYS_AT_A_TIME: usize = 4;
 /// Most heads of a group that a workgroup of the kernel of one row computes.
 const MAX_HEADS: usize = 8;
 /// WebGPU's default limit of workgroup memory, bytes.
@@ -226,33 +281,39 @@ const MAX_WORKGROUP_MEMORY: usize = 16 << 10;
 
 /// Number of keys from which [`attention_split`] is faster than [`attention_decode`]: a launch more, but enough workgroups to fill a large
 /// GPU.
-pub const SPLIT_KEYS: usize = 1024;
+pub const SPLIT_KEYS: usize = 128;
 
-/// Number of slices of the context in [`attention_split`].
-const SPLITS: usize = 8;
+/// Largest number of slices of the context in [`attention_split`].
+const SPLITS: usize = 32;
+
+/// Returns the fewest keys of a slice if `groups` workgroups compute all heads.
+fn shortest_slice(kernels: Kernels, groups: usize) -> usize {
+    (groups * 512 / kernels.decode_workgroups as usize).clamp(16, 64)
+}
+
+/// Returns the number of keys that a workgroup of the attention of one row takes one after the other if `groups` workgroups compute all heads.
+pub fn keys_in_turn(kernels: Kernels, groups: usize, keys: usize) -> usize {
+    if keys < SPLIT_KEYS { keys } else { keys.div_ceil(SPLITS).max(shortest_slice(kernels, groups)) }
+}
 
 /// Returns the bytes of the scratch buffer of [`attention_split`] for `heads` of the queries.
 pub fn split_bytes(heads: usize, head_dim: usize) -> u64 {
     size::product(&[heads, SPLITS, head_dim / 4 + 1, 16])
 }
 
-/// Prepares [`attention_decode`] in slices of a long context, because one workgroup for each group does not fill a large GPU. `partial` has
+/// Prepares [`attention_decode`] in slices of the context, because one workgroup for each group does not fill a large GPU. `partial` has
 /// [`split_bytes`].
 pub fn attention_split(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>, partial: &wgpu::Buffer) -> [Dispatch; 2] {
-    let (heads, vectors) = (attention.heads as u32, attention.head_dim / 4);
-    let one_row = OneRow::new(gpu, &attention, SPLITS);
-    let buffers = attention.row_buffers().map(|(binding, buffer)| (binding, if binding == 4 { partial } else { buffer }));
-    let grid = Grid::Fixed([heads / one_row.heads as u32, SPLITS as u32, 1]);
-    let slices = Dispatch::new(gpu, "attention_slices", &attention.source(&one_row.source), attention.sizes(), Some(step), buffers, grid);
+    let one_row = OneRow::new(gpu.kernels(), &attention);
+    let slices = one_row.dispatch(gpu, "attention_slices", step, attention, SPLITS, partial);
     let source = format!(
-        "const VECTORS: u32 = {vectors}u;\n\
+        "const VECTORS: u32 = {}u;\n\
          @group(0) @binding(1) var<storage, read> partial: array<vec4<f32>>;\n\
          @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n{}",
+        one_row.vectors,
         wgsl!("merge.wgsl"),
     );
     let buffers = [(1, partial), (2, &attention.output.buffer)];
-    [
-        slices,
-        Dispatch::new(gpu, "attention_merge", &source, Sizes::default().u32("splits", SPLITS), None, buffers, Grid::Fixed([heads, 1, 1])),
-    ]
+    let (sizes, grid) = (one_row.slices(Sizes::default(), SPLITS), Grid::Fixed([attention.heads as u32, 1, 1]));
+    [slices, Dispatch::new(gpu, "attention_merge", &source, sizes, Some(step), buffers, grid)]
 }

@@ -15,6 +15,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   lane: Lane
 ) {
+  prepare_products(lane.index);
   let first = (workgroup.x + workgroup.y * workgroups.x) * 8u;
   let last = sizes.rows - 1u;
   let row$r = min(first + $ru, last);

@@ -88,7 +88,7 @@ fn cases(only: &str) -> Vec<(String, Shape)> {
     }
     let attention = |rows, keys, heads, head_dim, causal| Shape::Attention { rows, keys, heads, kv_heads: heads, head_dim, causal };
     let shared = |rows, keys, heads, kv_heads| Shape::Attention { rows, keys, heads, kv_heads, head_dim: 128, causal: true };
-    for keys in [512, 2048] {
+    for keys in [512, 1023, 2048] {
         cases.push((format!("decode: attention over {keys}, 32 heads of 128"), attention(1, keys, 32, 128, true)));
         for (heads, kv_heads) in [(16, 8), (28, 4)] {
             cases.push((format!("decode: attention over {keys}, {heads} heads of 128 on {kv_heads}"), shared(1, keys, heads, kv_heads)));

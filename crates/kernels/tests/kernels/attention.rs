@@ -260,20 +260,24 @@ fn check_segments(kernels: Kernels) {
     }
 }
 
-/// The workgroups of one row are those of the heads of keys, so that keys and values of a group are read once.
+/// The workgroups of one row are those of the heads of keys, so that keys and values of a group are read once. Large groups of wide heads do not
+/// fit the workgroup memory.
 #[test]
 fn a_workgroup_of_one_row_computes_a_whole_group() {
     for kernels in [Kernels::PLAIN, Kernels::CPU, Kernels::SUBGROUPS] {
         let gpu = gpu(kernels);
         let step = StepBuffer::new(&gpu);
-        for (heads, kv_heads) in [(4, 4), (16, 8), (32, 8), (12, 2), (28, 4), (16, 2)] {
-            for head_dim in [128, 256] {
+        for (head_dim, most_heads) in [(128, 8), (256, 6)] {
+            for (heads, kv_heads) in [(4, 4), (16, 8), (32, 8), (12, 2), (28, 4), (16, 2)] {
+                if heads / kv_heads > most_heads {
+                    continue;
+                }
                 let rows = |heads| gpu.activation("x", 1, heads * head_dim).unwrap();
                 let (q, k, v, output) = (rows(heads), rows(kv_heads), rows(kv_heads), rows(heads));
                 let (queries, keys, values) = (heads_of(&q), heads_of(&k).into(), heads_of(&v).into());
                 let launch = Attention { queries, keys, values, output: &output, heads, kv_heads, head_dim, span: Span::Causal };
                 let workgroups = attention::attention_decode(&gpu, &step, launch).describe(1).workgroups;
-                assert_eq!(workgroups, [kv_heads as u32, 1, 1], "{heads} heads of {head_dim} on {kv_heads}, {kernels}");
+                assert_eq!(workgroups, [1, kv_heads as u32, 1], "{heads} heads of {head_dim} on {kv_heads}, {kernels}");
             }
         }
     }

@@ -42,7 +42,7 @@ fn an_error_of_the_device_is_reported_once_by_the_call_that_it_belongs_to() {
     let gpu = gpu(Kernels::PLAIN);
     let logits = rows(&gpu, 1, 4, &[1.0, 5.0, 2.0, 0.0]);
     let token = gpu.storage("token", 4).unwrap();
-    let launch = [argmax::argmax(&gpu, &logits, &token)];
+    let launch = argmax::argmax(&gpu, &logits, &argmax::Best::new(&gpu).unwrap(), &token);
     // Past the end of the buffer: a validation error outside of any scope.
     gpu.queue().write_buffer(&token, 0, &[0; 64]);
     let error = pollster::block_on(gpu.read(&token, 0, 4)).unwrap_err();
@@ -80,7 +80,7 @@ fn drained_waits_for_submitted_work() {
     let gpu = gpu(Kernels::PLAIN);
     let logits = rows(&gpu, 1, 4, &[1.0, 5.0, 2.0, 0.0]);
     let token = gpu.storage("token", 4).unwrap();
-    run(&gpu, &[argmax::argmax(&gpu, &logits, &token)], 1);
+    run(&gpu, &argmax::argmax(&gpu, &logits, &argmax::Best::new(&gpu).unwrap(), &token), 1);
     let drained = gpu.drained();
     gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
     pollster::block_on(drained);
@@ -107,12 +107,12 @@ fn a_shader_is_labelled_by_its_kernel_and_its_kernel_set() {
             let weight = Weight::allocate(gpu, "w", Scheme::F32, 64, &[64]).unwrap();
             let (ids, output) = (gpu.storage("ids", 4).unwrap(), gpu.activation("out", 1, 64).unwrap());
             embedding::embedding(gpu, &step, &weight, &ids, &output);
-            argmax::argmax(gpu, &output, &ids);
+            argmax::argmax(gpu, &output, &argmax::Best::new(gpu).unwrap(), &ids);
         });
         let mut labels: Vec<String> = gpu.uncompiled().into_iter().map(|shader| shader.label).collect();
         labels.sort();
         labels
     };
-    assert_eq!(labels(Kernels::PLAIN), ["argmax plain", "embedding plain"]);
-    assert_eq!(labels(Kernels::CPU), ["argmax cpu", "embedding cpu"]);
+    assert_eq!(labels(Kernels::PLAIN), ["argmax_merge plain", "argmax_slices plain", "embedding plain"]);
+    assert_eq!(labels(Kernels::CPU), ["argmax_merge cpu", "argmax_slices cpu", "embedding cpu"]);
 }

@@ -161,6 +161,9 @@ fn check_matvec(scheme: Scheme) {
     if [Scheme::F16, Scheme::Q8 { group_size: 64 }, Q4].contains(&scheme) {
         sets.push(Kernels::SUBGROUPS);
     }
+    if scheme == Q4 {
+        sets.push(Kernels { matvec_table: true, ..Kernels::SUBGROUPS });
+    }
     let others = [shape("small", 1, 64, 64, 64), shape("more blocks than lanes", 1, 36, 2304, 36), shape("two parts", 1, 100, 96, 64)];
     for kernels in sets {
         let gpu = gpu(kernels);
