@@ -118,6 +118,8 @@ pub struct Dispatch {
     grid: Grid,
     pipelines: Pipelines,
     linked: OnceCell<Linked>,
+    /// A launch that replaces this one in steps of at most this many rows.
+    few_rows: Option<(usize, Box<Self>)>,
 }
 
 /// The device objects of a [`Dispatch`].
@@ -158,7 +160,25 @@ impl Dispatch {
         let buffers: Vec<_> = buffers.into_iter().map(|(binding, buffer)| (binding, buffer.clone())).collect();
         let mut uniforms: Vec<_> = step.map(|step| (0, step.0.clone())).into_iter().collect();
         uniforms.push((SIZES_BINDING, gpu.constant_uniform(&sizes.words)));
-        Self { label, source, sizes: sizes.words, buffers, uniforms, grid, pipelines, linked: OnceCell::new() }
+        Self { label, source, sizes: sizes.words, buffers, uniforms, grid, pipelines, linked: OnceCell::new(), few_rows: None }
+    }
+
+    /// Returns this launch with another one that replaces it in steps of at most `rows` rows.
+    pub(crate) fn with_few_rows(self, rows: usize, other: Self) -> Self {
+        Self { few_rows: Some((rows, Box::new(other))), ..self }
+    }
+
+    /// Returns the launch of steps of many rows alone, if another one replaces it in small steps.
+    pub(crate) fn without_few_rows(self) -> Option<Self> {
+        self.few_rows.is_some().then_some(Self { few_rows: None, ..self })
+    }
+
+    /// Returns the launch for a step of `rows` rows.
+    fn for_rows(&self, rows: usize) -> &Self {
+        match &self.few_rows {
+            Some((most, other)) if rows <= *most => other,
+            _ => self,
+        }
     }
 
     fn linked(&self) -> &Linked {
@@ -181,9 +201,9 @@ impl Dispatch {
 
     /// Returns this launch for `rows` rows as plain data.
     pub fn describe(&self, rows: usize) -> Launch {
-        let buffers = self.buffers.iter().map(|(binding, buffer)| (*binding, buffer.size())).collect();
-        let (sizes, workgroups) = (self.sizes.clone(), self.workgroups(rows));
-        Launch { label: self.label, source: self.source.to_string(), sizes, buffers, workgroups }
+        let Self { label, source, sizes, buffers, .. } = self.for_rows(rows);
+        let buffers = buffers.iter().map(|(binding, buffer)| (*binding, buffer.size())).collect();
+        Launch { label, source: source.to_string(), sizes: sizes.clone(), buffers, workgroups: self.for_rows(rows).workgroups(rows) }
     }
 
     /// Returns the name of the kernel.
@@ -204,6 +224,7 @@ impl Dispatch {
 pub fn encode<'a>(encoder: &mut wgpu::CommandEncoder, dispatches: impl IntoIterator<Item = &'a Dispatch>, rows: usize) {
     let mut pass = encoder.begin_compute_pass(&Default::default());
     for dispatch in dispatches {
+        let dispatch = dispatch.for_rows(rows);
         let [x, y, z] = dispatch.workgroups(rows);
         let Linked { pipeline, bind_group } = dispatch.linked();
         pass.set_pipeline(pipeline);

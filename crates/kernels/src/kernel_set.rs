@@ -47,6 +47,9 @@ pub struct Kernels {
     /// Rows and columns that one invocation of the product of many rows computes from weights that it decodes itself; columns are a
     /// multiple of 4. `None` stages decoded weights for 64 invocations in workgroup memory.
     pub matmul_registers: Option<[u32; 2]>,
+    /// Number of workgroups from which a product of many rows in f32 takes tiles of 64 x 64 rather than 32 x 32, if it stages tiles at all. Large GPUs
+    /// have some 100 compute units, which each need several workgroups.
+    pub matmul_workgroups: u32,
     /// Rows of a workgroup in the attention of many rows: a multiple of 8 up to 64.
     pub attention_rows: u32,
     /// Rows that an invocation of the attention of many rows scores, and sums values for: 4 or 8. With 8 it needs more than 200 registers of a
@@ -81,6 +84,7 @@ impl Kernels {
         matvec_early_loads: true,
         matvec_table: false,
         matmul_registers: None,
+        matmul_workgroups: 256,
         attention_rows: 32,
         attention_lane_rows: 4,
         attention_of_any_width: false,
@@ -100,6 +104,7 @@ impl Kernels {
         matvec_early_loads: false,
         matvec_table: false,
         matmul_registers: Some([16, 16]),
+        matmul_workgroups: 1,
         attention_rows: 16,
         attention_lane_rows: 8,
         attention_of_any_width: true,

@@ -207,7 +207,11 @@ async fn product(gpu: &Gpu, step: &StepBuffer, scheme: Scheme, epilogue: Epilogu
     let x = if normed { norm::oracle::norm(&x, &factors, None, EPSILON) } else { x };
     let mut want = vec![0.0; count * stored];
     matmul::oracle::product(&x, &decoded, Some(&b), COLS, epilogue, &mut want);
-    compare(gpu, &launches, &output, count, &want).await
+    let few_rows = compare(gpu, &launches, &output, count, &want).await?;
+    gpu.write_rows(&output, &vec![0.0; count * stored]);
+    let launches: Vec<Dispatch> = launches.into_iter().filter_map(Dispatch::without_few_rows).collect();
+    let many_rows = if launches.is_empty() { few_rows } else { compare(gpu, &launches, &output, count, &want).await? };
+    Ok(if many_rows.worst > few_rows.worst { many_rows } else { few_rows })
 }
 
 async fn compare(gpu: &Gpu, launches: &[Dispatch], output: &Activation, rows: usize, want: &[f32]) -> Result<Difference, GpuError> {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::env;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -46,6 +47,30 @@ pub fn wait(child: &mut Child, command: &Command) -> Result<()> {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
+}
+
+/// A command that runs while others do. Its output waits in a file until it ends.
+pub struct Background {
+    command: Command,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Background {
+    /// Starts a command.
+    pub fn start(mut command: Command) -> Result<Self> {
+        let log = target_dir().join("background.log");
+        let output = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
+        let child = start(command.stderr(output.try_clone()?).stdout(output))?;
+        Ok(Self { command, child, log })
+    }
+
+    /// Waits for the command and prints its output. Returns an error if it fails.
+    pub fn end(mut self) -> Result<()> {
+        let ended = wait(&mut self.child, &self.command);
+        print!("{}", fs::read_to_string(&self.log).with_context(|| format!("could not read {}", self.log.display()))?);
+        ended
+    }
 }
 
 /// Runs a command and returns its standard output.

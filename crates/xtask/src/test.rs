@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must pass, cheapest first.
 
-use crate::process::{command, installed, processor_time, root, run as run_command, target_dir};
+use crate::process::{Background, command, installed, processor_time, root, run as run_command, target_dir};
 use crate::wasm::Backends;
 use crate::{cases, checkpoints, lint, packages, page, system};
 use anyhow::{Context, Result, bail, ensure};
@@ -104,8 +104,8 @@ impl Part {
             Self::Node => node(name),
             Self::Dawn => dawn(name),
             Self::Bench => bench(name),
-            Self::Chromium => browser("chromium", system::chromium_program(), name),
-            Self::Firefox => browser("firefox", system::firefox_program(), name),
+            Self::Chromium => run_command(&mut browser("chromium", system::chromium_program(), name)?),
+            Self::Firefox => run_command(&mut browser("firefox", system::firefox_program(), name)?),
             Self::Packaging => packaging(name),
             Self::Audit => page::audit(),
             Self::BurnWgpu => burn_wgpu(name),
@@ -133,6 +133,9 @@ pub fn run(options: &Options) -> Result<()> {
         false => asked.contains(part) || asked.iter().any(|other| other.needs().contains(part)),
     };
     let mut rows: Vec<(Part, Duration, Option<Duration>, Outcome)> = Vec::new();
+    // Neither browser keeps two cores busy.
+    let both = [Part::Chromium, Part::Firefox].iter().all(chosen);
+    let mut firefox = None;
     for part in Part::value_variants().iter().copied().filter(chosen) {
         println!("\n== {part:?}");
         let failed = rows.iter().find(|(other, .., outcome)| part.needs().contains(other) && !matches!(outcome, Outcome::Passed));
@@ -143,7 +146,16 @@ pub fn run(options: &Options) -> Result<()> {
             continue;
         }
         let (started, processor) = (Instant::now(), processor_time());
-        let outcome = match part.run(options.test.as_deref().filter(|_| asked.contains(&part))) {
+        let name = options.test.as_deref().filter(|_| asked.contains(&part));
+        if part == Part::Chromium && both {
+            // An error here comes again when the part runs.
+            firefox = browser("firefox", system::firefox_program(), name).ok().map(Background::start).transpose()?;
+        }
+        let result = match firefox.take_if(|_| part == Part::Firefox) {
+            Some(running) => running.end(),
+            None => part.run(name),
+        };
+        let outcome = match result {
             Ok(()) => Outcome::Passed,
             Err(error) => {
                 println!("{part:?} failed: {error:#}");
@@ -263,15 +275,16 @@ fn dawn(name: Option<&str>) -> Result<()> {
     run_command(suite("pkg-tests/dawn/dawn.test.mjs", name).env("VK_DRIVER_FILES", system::dawn_icd()?))
 }
 
-fn browser(browser: &str, program: Option<&str>, name: Option<&str>) -> Result<()> {
-    run_command(
-        suite("pkg-tests/browser.test.mjs", name)
-            .env("QWEN_VL_BROWSER", browser)
-            .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{browser} is not installed"))?)
-            .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?)
-            .env("QWEN_VL_PACKAGE", target_dir().join("package/package"))
-            .env("QWEN_VL_CASES", cases::folder()),
-    )
+/// Returns the command that runs the tests of a browser.
+fn browser(browser: &str, program: Option<&str>, name: Option<&str>) -> Result<Command> {
+    let mut suite = suite("pkg-tests/browser.test.mjs", name);
+    suite
+        .env("QWEN_VL_BROWSER", browser)
+        .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{browser} is not installed"))?)
+        .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?)
+        .env("QWEN_VL_PACKAGE", target_dir().join("package/package"))
+        .env("QWEN_VL_CASES", cases::folder());
+    Ok(suite)
 }
 
 fn packaging(name: Option<&str>) -> Result<()> {

@@ -249,7 +249,7 @@ impl OneRow {
     }
 }
 
-/// What a workgroup of the kernel of one row has at a time.
+/// The lanes and the workgroup memory of the kernel of one row.
 struct Tile {
     /// Invocations.
     lanes: usize,

@@ -49,7 +49,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
   }
-  store_tile(first_m + ty, first_n + tx * 2u, array<vec4<f32>, 16>(
+  store_tile(first_m + ty, first_n + tx * 2u, array<vec4<f32>, LANE_ROWS * LANE_VECTORS>(
     acc$s_$q,
   ));
 }

@@ -57,7 +57,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     acc$s_$q += input_scales[ty + $su * 8u] * scales$q * vec4<f32>(packed_dot(a$s, b$s, d$q_0, e$q_0), packed_dot(a$s, b$s, d$q_1, e$q_1), packed_dot(a$s, b$s, d$q_2, e$q_2), packed_dot(a$s, b$s, d$q_3, e$q_3));
     workgroupBarrier();
   }
-  store_tile(first_m + ty, first_n + tx * 2u, array<vec4<f32>, 16>(
+  store_tile(first_m + ty, first_n + tx * 2u, array<vec4<f32>, LANE_ROWS * LANE_VECTORS>(
     acc$s_$q,
   ));
 }

@@ -100,23 +100,39 @@ impl Product<'_> {
     }
 }
 
-/// In the products that stage tiles in workgroup memory: rows of an invocation, its vectors of sums, and vectors of a block.
+/// In the products that stage tiles of 64 x 64 in workgroup memory: rows of an invocation, its vectors of sums, and vectors of a block.
 const STAGED: [(char, usize); 3] = [('s', 8), ('q', 2), ('k', 8)];
 /// In the f16 product: values along k that are summed in f16, and vectors of a quarter of a block.
 const IN_HALVES: [(char, usize); 2] = [('e', 8), ('v', 2)];
 
+/// Returns the WGSL of a product of tiles whose invocations compute `rows` x 4 * `vectors` each.
+fn tiled(rows: usize, vectors: usize, kernel: &str) -> String {
+    let constants = format!("const LANE_ROWS: u32 = {rows}u;\nconst LANE_VECTORS: u32 = {vectors}u;\nconst TILE: u32 = {}u;\n", 8 * rows);
+    [constants.as_str(), wgsl!("tile.wgsl"), kernel].concat()
+}
+
+/// Returns the product of tiles of 64 x 64 or of 32 x 32 in f32.
+fn staged(tile: usize) -> String {
+    let (rows, vectors) = (tile / 8, tile / 32);
+    let parts = 64 / tile;
+    tiled(rows, vectors, &unroll(wgsl!("matmul.wgsl"), &[('s', rows), ('q', vectors), ('k', 8 / parts), ('h', 4 / parts)]))
+}
+
 /// Prepares the product of all rows of the step: one launch for each slice of the weight.
 pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatch> {
     product.check();
-    let Kernels { matmul_registers, precision, .. } = gpu.kernels();
+    let Kernels { matmul_registers, matmul_workgroups, precision, .. } = gpu.kernels();
     let quantized = product.weight.scheme.group_size().is_some();
-    let tile = |kernel: String| (wgsl!("tile.wgsl").to_owned() + &kernel, [64, 64]);
     let label = if product.exact && precision != Precision::F32 { "matmul_exact" } else { "matmul" };
     let precision = if product.exact { Precision::F32 } else { precision };
+    let mut few_rows = None;
     let (kernel, [tile_rows, tile_columns]) = match (precision, matmul_registers) {
-        (Precision::Q8, _) if quantized => tile(unroll(wgsl!("matmul_packed.wgsl"), &STAGED)),
-        (Precision::F16, _) => tile(unroll(&unroll(wgsl!("matmul_f16.wgsl"), &STAGED), &IN_HALVES)),
-        (_, None) => tile(unroll(wgsl!("matmul.wgsl"), &STAGED)),
+        (Precision::Q8, _) if quantized => (tiled(8, 2, &unroll(wgsl!("matmul_packed.wgsl"), &STAGED)), [64, 64]),
+        (Precision::F16, _) => (tiled(8, 2, &unroll(&unroll(wgsl!("matmul_f16.wgsl"), &STAGED), &IN_HALVES)), [64, 64]),
+        (_, None) => {
+            few_rows = Some(product.source(None, false, &staged(32)));
+            (staged(64), [64, 64])
+        }
         (_, Some([rows, columns])) => {
             let kernel = unroll(wgsl!("matmul_registers.wgsl"), &[('s', rows as usize), ('q', columns as usize / 4)]);
             (format!("const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\n{kernel}"), [rows, 8 * columns])
@@ -127,9 +143,18 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
         .weight
         .parts_from()
         .map(|(first_row, part)| {
-            let sizes = product.sizes(first_row, part.rows, None);
-            let grid = Grid::Rows { tile: tile_rows, times: 1, x: (part.rows as u32).div_ceil(tile_columns), z: 1 };
-            Dispatch::new(gpu, label, &source, sizes, Some(step), product.bindings(gpu, part, None), grid)
+            let launch = |label, source: &str, tile_rows: u32, tile_columns: u32| {
+                let sizes = product.sizes(first_row, part.rows, None);
+                let grid = Grid::Rows { tile: tile_rows, times: 1, x: (part.rows as u32).div_ceil(tile_columns), z: 1 };
+                Dispatch::new(gpu, label, source, sizes, Some(step), product.bindings(gpu, part, None), grid)
+            };
+            let dispatch = launch(label, &source, tile_rows, tile_columns);
+            // Rows with which large tiles do not make enough workgroups.
+            let few = (matmul_workgroups - 1) / (part.rows as u32).div_ceil(64) * 64;
+            match &few_rows {
+                Some(source) if few > 0 => dispatch.with_few_rows(few as usize, launch("matmul_few_rows", source, 32, 32)),
+                _ => dispatch,
+            }
         })
         .collect()
 }

@@ -60,6 +60,10 @@ fn check_matmul(scheme: Scheme) {
     if [Scheme::Q8 { group_size: 32 }, Q4, Scheme::Int4 { group_size: 128 }].contains(&scheme) {
         sets.push(Kernels::PACKED);
     }
+    if [Scheme::F32, Q4].contains(&scheme) {
+        // Large tiles alone; `PLAIN` takes small ones for the few rows here.
+        sets.push(Kernels { matmul_workgroups: 1, ..Kernels::PLAIN });
+    }
     let others = [
         shape("one row", 1, 64, 64, 64),
         shape("rows past a workgroup", 67, 96, 128, 96),
