@@ -1,40 +1,18 @@
 //! The default 4-bit code against llama.cpp's at the same size. The errors of theirs come from `quantize/tests/independent/compare_codes.py`,
 //! which writes `codes.json`; the weights are made here again by the same formulas.
 
+mod weights;
+
 use qwen_vl_format::Scheme;
 use qwen_vl_format::block::{decode_rows, encode_rows};
 use serde_json::Value;
+use weights::{gaussian, heavy_tailed};
 
 const COUNT: u64 = 64 * 4096;
 
-/// Number `index` of a stream of splitmix64, in 0..1.
-fn uniform(seed: u64, index: u64) -> f64 {
-    let mut z = seed.wrapping_add(index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    ((z >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-}
-
-/// Box and Muller's bell curve.
-fn normal(seed: u64, index: u64) -> f64 {
-    let (radius, angle) = (uniform(seed, 2 * index), uniform(seed, 2 * index + 1));
-    (-2.0 * radius.ln()).sqrt() * (2.0 * std::f64::consts::PI * angle).cos()
-}
-
-fn gaussian(index: u64) -> f64 {
-    normal(0, index)
-}
-
-/// Student's t with five degrees of freedom.
-fn heavy_tailed(index: u64) -> f64 {
-    let squares: f64 = (1..6).map(|k| normal(1 << 40, 6 * index + k).powi(2)).sum();
-    normal(1 << 40, 6 * index) / (squares / 5.0).sqrt()
-}
-
 /// Root of the mean squared error over that of the mean squared weight.
 fn relative_error(scheme: Scheme, kind: fn(u64) -> f64) -> f64 {
-    let weights: Vec<f32> = (0..COUNT).map(|index| (0.02 * kind(index)) as f32).collect();
+    let weights = weights::weights(kind, COUNT);
     let decoded = decode_rows(scheme, &encode_rows(scheme, &weights, 4096), 4096);
     let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
     let error = squares(&mut weights.iter().zip(&decoded).map(|(weight, decoded)| weight - decoded));
