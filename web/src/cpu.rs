@@ -67,7 +67,12 @@ pub(crate) fn lost(_: &Model) -> impl Future<Output = String> + 'static {
 
 pub(crate) fn adapter(_: &Model) -> Adapter {
     let [name, driver, backend] = ["processor", "WebAssembly", "cpu"].map(str::to_owned);
-    Adapter { name, driver, backend, kernels: String::new(), max_binding_bytes: 0 }
+    Adapter { name, driver, backend, kernels: String::new(), kernel_choice: None, max_binding_bytes: 0 }
+}
+
+/// Returns nothing: no kernels are chosen.
+pub(crate) fn kernel_record(_: &ModelLoader) -> Option<String> {
+    None
 }
 
 pub(crate) fn memory_bytes(model: &Model) -> u64 {

@@ -1,9 +1,9 @@
 //! The model on the GPU.
 
-use crate::types::{Adapter, LoadOptions, parsed};
+use crate::types::{Adapter, KernelChoice, KernelTrial, LoadOptions, parsed};
 use js_sys::{Array, Function, Promise};
 use qwen_vl_format::Manifest;
-use qwen_vl_runtime::{DeviceHandle, Gpu, GpuOptions, RuntimeError, Shader, choose};
+use qwen_vl_runtime::{Choice, ChoiceOptions, ChoiceOrigin, DeviceHandle, Gpu, GpuOptions, RuntimeError, Shader, choose};
 use std::future::Future;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::future_to_promise;
@@ -29,13 +29,15 @@ pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, compile: &
         force_fallback: options.force_fallback_adapter,
         low_power: options.low_power,
         kernels: parsed("kernels", options.kernels.as_deref(), "plain, cpu, subgroups, f16 or packed")?,
-        precision: parsed("precision", options.precision.as_deref(), "f32, f16 or q8")?.unwrap_or_default(),
         browser_subgroups: options.subgroups,
+        software: options.software,
         ..GpuOptions::default()
     };
+    let precision = parsed("precision", options.precision.as_deref(), "f32, f16 or q8")?.unwrap_or_default();
     let mut gpu = Gpu::request(gpu_options).await?;
     if gpu_options.kernels.is_none() {
-        choose(&mut gpu, gpu_options.precision).await?;
+        let record = options.kernel_record.as_deref();
+        choose(&mut gpu, ChoiceOptions { precision, tuning: options.tuning.unwrap_or(true), record }).await?;
     }
     Model::note_kernels(&gpu, &manifest, model_options)?;
     // Pairs of label and WGSL.
@@ -90,8 +92,25 @@ pub(crate) fn adapter(model: &Model) -> Adapter {
         driver: info.driver.clone(),
         backend: info.backend.to_string(),
         kernels: model.gpu().kernels().to_string(),
+        kernel_choice: model.gpu().choice().map(kernel_choice),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
     }
+}
+
+fn kernel_choice(choice: &Choice) -> KernelChoice {
+    let origin = match choice.origin {
+        ChoiceOrigin::Adapter => "adapter",
+        ChoiceOrigin::Measured => "measured",
+        ChoiceOrigin::Restored => "restored",
+    };
+    let trials = choice.trials.iter().map(|trial| KernelTrial { kernels: trial.kernels.to_string(), work: trial.work, ms: trial.millis });
+    KernelChoice { origin, ms: choice.millis, trials: trials.collect() }
+}
+
+/// Returns the record of the kernels that were measured at this load, while the loader has its model.
+pub(crate) fn kernel_record(loader: &ModelLoader) -> Option<String> {
+    let choice = loader.model()?.gpu().choice()?;
+    (choice.origin == ChoiceOrigin::Measured).then(|| choice.record())
 }
 
 pub(crate) fn memory_bytes(model: &Model) -> u64 {

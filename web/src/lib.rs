@@ -130,6 +130,13 @@ impl Loader {
         Ok(Engine::new(session::Engine::new(model, vocabulary).map_err(EdgeError::from)?))
     }
 
+    /// The record of the kernels that were measured for this load, which `LoadOptions.kernelRecord` restores, until the engine exists; absent
+    /// if none were measured.
+    #[wasm_bindgen(getter, js_name = kernelRecord)]
+    pub fn kernel_record(&self) -> Option<String> {
+        backend::kernel_record(self.loader.as_ref()?)
+    }
+
     /// True if the shards that pictures need are complete.
     pub fn encodes(&self) -> bool {
         self.loader.as_ref().is_some_and(ModelLoader::encodes)

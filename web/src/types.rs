@@ -34,6 +34,12 @@ pub(crate) struct LoadOptions {
     /// True if the device will have the feature `subgroups`.
     #[cfg_attr(test, ts(as = "Option<_>", optional))]
     pub(crate) subgroups: bool,
+    /// True if the adapter is software, false if it is a GPU; absent if the browser does not say.
+    pub(crate) software: Option<bool>,
+    /// False to leave the kernels of decoding as they are, instead of tuning them to the GPU.
+    pub(crate) tuning: Option<bool>,
+    /// Record of kernels that an earlier load has measured on the same adapter and driver. Any other text is ignored.
+    pub(crate) kernel_record: Option<String>,
 }
 
 impl LoadOptions {
@@ -65,8 +71,39 @@ pub(crate) struct Adapter {
     pub(crate) backend: String,
     /// Kernel set in use.
     pub(crate) kernels: String,
+    /// Choice of the kernel set; absent if nothing was chosen, because the load named the set or there is no GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, ts(optional))]
+    pub(crate) kernel_choice: Option<KernelChoice>,
     /// Limit of one binding, bytes.
     pub(crate) max_binding_bytes: u64,
+}
+
+/// Choice of a kernel set.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[cfg_attr(feature = "cpu", allow(dead_code, reason = "kernels are of the GPU"))]
+pub(crate) struct KernelChoice {
+    /// Origin of the choice: known from the `adapter`, `measured` by this load, or by an earlier one and `restored`.
+    #[cfg_attr(test, ts(type = "\"adapter\" | \"measured\" | \"restored\""))]
+    pub(crate) origin: &'static str,
+    /// Duration of the choice, in milliseconds.
+    pub(crate) ms: f64,
+    /// The measurements, in order.
+    pub(crate) trials: Vec<KernelTrial>,
+}
+
+/// Measurement of a kernel set.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[cfg_attr(feature = "cpu", allow(dead_code, reason = "kernels are of the GPU"))]
+pub(crate) struct KernelTrial {
+    /// The set.
+    pub(crate) kernels: String,
+    /// Work that it did.
+    pub(crate) work: &'static str,
+    /// Time of the work, in milliseconds.
+    pub(crate) ms: f64,
 }
 
 /// The generation of a model, and the lengths it was loaded with.
@@ -276,6 +313,8 @@ mod typescript {
         let types = declarations![
             LoadOptions,
             Adapter,
+            KernelChoice,
+            KernelTrial,
             Family,
             ModelFacts,
             Steps,

@@ -69,6 +69,10 @@ export class FakeEdge {
   writing = () => undefined;
   engineMaking = () => undefined;
   drained = () => Promise.resolve();
+  /** Options of the latest load. */
+  loaded = {};
+  /** Record of the kernels that a load measures. */
+  kernelRecord = undefined;
   gpuBytes = 1000;
   facts = { family: "qwen_vl", contextLength: 2048, pictureTokens: [256, 256] };
   estimated = {
@@ -104,10 +108,12 @@ export class FakeEdge {
     this.Hasher = class {};
     this.Loader = class FakeLoader {
       #shared = new Shared();
-      static async create() {
+      static async create(_manifest, options) {
         edge.log.push("created");
+        edge.loaded = options;
         return new FakeLoader();
       }
+      kernelRecord = edge.kernelRecord;
       drained = () => this.#shared.sync(() => edge.drained());
       checkGpu = () => this.#shared.sync(() => undefined);
       write = (shard, bytes) => this.#shared.sync(() => edge.writing(shard, bytes));

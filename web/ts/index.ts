@@ -38,7 +38,7 @@ export { droppedFiles } from "./weights/dropped.js";
 export type { LoadPhase, LoadProgress } from "./weights/progress.js";
 export type { CacheChoice, ConvertSource, HubOptions, ManifestSource, ModelSource, SourceOptions } from "./weights/spec.js";
 export { QwenVLError, type ErrorCode, type ErrorData } from "./wire/errors.js";
-export type { Adapter, Backend, Family, ModelInfo, Precision, Steps } from "./wire/protocol.js";
+export type { Adapter, Backend, Family, KernelChoice, KernelTrial, ModelInfo, Precision, Steps } from "./wire/protocol.js";
 export type {
   Answer,
   AnswerEvent,

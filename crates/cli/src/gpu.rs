@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use qwen_vl_runtime::{Gpu, GpuOptions, Kernels, Precision, choose};
+use qwen_vl_runtime::{ChoiceOptions, Gpu, GpuOptions, Kernels, Precision, choose};
 
 /// Choice of kernels.
 #[derive(Args)]
@@ -18,11 +18,11 @@ pub struct GpuArgs {
 impl GpuArgs {
     /// Creates a device; with `timestamps`, one that reports times of the GPU's clock.
     pub fn request(&self, timestamps: bool) -> Result<Gpu> {
-        let options = GpuOptions { kernels: self.kernels, precision: self.precision, timestamps, ..GpuOptions::default() };
+        let options = GpuOptions { kernels: self.kernels, timestamps, ..GpuOptions::default() };
         pollster::block_on(async {
             let mut gpu = Gpu::request(options).await?;
             if self.kernels.is_none() {
-                choose(&mut gpu, self.precision).await?;
+                choose(&mut gpu, ChoiceOptions { precision: self.precision, ..ChoiceOptions::default() }).await?;
             }
             Ok(gpu)
         })

@@ -1,6 +1,7 @@
 //! The device with its queue, buffers and pipelines.
 
 use crate::buffers::{Activation, Buffers, LiveBuffers, Temporary};
+use crate::choice::Choice;
 use crate::error::{ErrorLog, GpuError};
 use crate::kernel_set::{Kernels, Precision};
 use crate::pipelines::{Pipelines, Shader};
@@ -21,10 +22,10 @@ pub struct GpuOptions {
     /// The kernel set; the device is refused if its adapter lacks a feature of the set. `None` starts with [`Kernels::PLAIN`], which
     /// [`choose`](crate::choose) replaces by a faster set.
     pub kernels: Option<Kernels>,
-    /// Coarsest precision that [`choose`](crate::choose) may take later: the device is requested with the features for it.
-    pub precision: Precision,
     /// In a browser: true if the device will have the feature `subgroups`, which wgpu cannot request there. Natively it is requested here.
     pub browser_subgroups: bool,
+    /// True if the adapter is software, false if it is a GPU; for browsers, where wgpu cannot say the latter. `None` asks the adapter.
+    pub software: Option<bool>,
     /// True to request [`Self::TIMESTAMPS`] if the adapter has them: for timing, not for browsers.
     pub timestamps: bool,
 }
@@ -48,6 +49,8 @@ pub struct Gpu {
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     kernels: Kernels,
+    choice: Option<Choice>,
+    software: Option<bool>,
     has_subgroups: bool,
     has_f16: bool,
     pipelines: Pipelines,
@@ -125,7 +128,7 @@ impl Gpu {
         let required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
         let kernels = options.kernels.unwrap_or_default();
         let offered = adapter.features();
-        let has_f16 = (options.precision.max(kernels.precision) != Precision::F32) && offered.contains(wgpu::Features::SHADER_F16);
+        let has_f16 = offered.contains(wgpu::Features::SHADER_F16);
         let has_subgroups =
             if cfg!(target_arch = "wasm32") { options.browser_subgroups } else { offered.contains(wgpu::Features::SUBGROUP) };
         for (feature, needed, has) in
@@ -144,6 +147,11 @@ impl Gpu {
             .await
             .map_err(|error| GpuError::NoDevice { adapter: info.name.clone(), reason: error.to_string() })?;
 
+        let software = options.software.or(match info.device_type {
+            wgpu::DeviceType::Cpu => Some(true),
+            wgpu::DeviceType::Other => None,
+            _ => Some(false),
+        });
         let (errors, loss) = (ErrorLog::default(), Loss::default());
         device.on_uncaptured_error(Arc::new({
             let errors = errors.clone();
@@ -159,12 +167,32 @@ impl Gpu {
         let buffers = Buffers::new(device.clone(), errors.clone());
         let pipelines = Pipelines::new(device.clone());
         let handle = DeviceHandle { device, live: buffers.live().clone(), maps: PendingMaps::default() };
-        Ok(Self { handle, queue, info, kernels, has_subgroups, has_f16, pipelines, buffers, errors, loss })
+        Ok(Self { handle, queue, info, kernels, choice: None, software, has_subgroups, has_f16, pipelines, buffers, errors, loss })
     }
 
     /// Returns the kernel set in use.
     pub fn kernels(&self) -> Kernels {
         self.kernels
+    }
+
+    /// Returns the latest [`choose`](crate::choose), if there was one.
+    pub fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
+    }
+
+    pub(crate) fn set_choice(&mut self, choice: Choice) -> &Choice {
+        self.choice.insert(choice)
+    }
+
+    /// True if the adapter is software, false if it is a GPU, `None` if it does not say.
+    pub fn is_software(&self) -> Option<bool> {
+        self.software
+    }
+
+    /// Replaces what the adapter says.
+    #[cfg(test)]
+    pub(crate) fn assume_software(&mut self, software: Option<bool>) {
+        self.software = software;
     }
 
     /// True if kernels may use subgroups.

@@ -37,7 +37,7 @@ mod weight;
 mod wgsl;
 
 pub use buffers::{Activation, Temporary};
-pub use choice::choose;
+pub use choice::{Choice, ChoiceOptions, ChoiceOrigin, Trial, choose};
 pub use device::{DeviceHandle, Gpu, GpuOptions};
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
 pub use error::GpuError;

@@ -32,6 +32,8 @@ pub use loader::ModelLoader;
 pub use model::{ImageFeatures, Model};
 pub use options::ModelOptions;
 pub use positions::{logn_factor, ntk_alpha, ntk_base};
-pub use qwen_vl_kernels::{DeviceHandle, Gpu, GpuError, GpuOptions, Kernels, KvFormat, Precision, Shader, choose};
+pub use qwen_vl_kernels::{
+    Choice, ChoiceOptions, ChoiceOrigin, DeviceHandle, Gpu, GpuError, GpuOptions, Kernels, KvFormat, Precision, Shader, choose,
+};
 pub use sampler::{Sampler, SamplingOptions, largest};
 pub use sequence::{Cached, ImageRows, KvReuse, PromptPlan, Sequence};

@@ -1,3 +1,4 @@
+import { isSoftware, namesSoftware } from "../wire/adapter.js";
 import type { EngineBenchmarkReport } from "../wire/engine.js";
 import type { ModelInfo, Steps } from "../wire/protocol.js";
 import { abortSignal, anyBoolean, anyFunction, arrayOf, whole, type Checks } from "./options.js";
@@ -91,7 +92,7 @@ export class BenchmarkReport {
     const { name, driver, backend } = info.adapter;
     this.adapter = [adapter?.vendor, adapter?.architecture, adapter?.description, name, driver].filter(Boolean).join(" ") || backend;
     this.browser = globalThis.navigator?.userAgent ?? "";
-    this.software = (adapter?.isFallbackAdapter ?? false) || /swiftshader|llvmpipe|lavapipe|basic render|software/i.test(this.adapter);
+    this.software = (isSoftware({ info: adapter }) ?? false) || namesSoftware(this.adapter);
     this.contextLength = info.contextLength;
     this.loadMs = load.ms;
     this.restoredBytes = load.restoredBytes;

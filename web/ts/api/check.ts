@@ -1,5 +1,6 @@
 /** Checks whether this machine can run a model, before the model is fetched. */
 
+import { isSoftware } from "../wire/adapter.js";
 import { QwenVLError, type ErrorCode } from "../wire/errors.js";
 import type { Estimate } from "../wire/generated.js";
 import type { Inspection } from "../weights/inspect.js";
@@ -160,12 +161,13 @@ async function inspect(source: ModelSource, options: CheckOptions): Promise<Insp
   }
 }
 
-function describeAdapter({ info, features, limits }: GPUAdapter): NonNullable<CheckReport["adapter"]> {
+function describeAdapter(adapter: GPUAdapter): NonNullable<CheckReport["adapter"]> {
+  const { info, features, limits } = adapter;
   return {
     // Browsers may hide all facts about the adapter.
     vendor: info?.vendor ?? "",
     architecture: info?.architecture ?? "",
-    isFallback: info?.isFallbackAdapter ?? false,
+    isFallback: isSoftware(adapter) ?? false,
     f16: features.has("shader-f16"),
     subgroups: features.has("subgroups"),
     maxBufferBytes: limits.maxBufferSize,

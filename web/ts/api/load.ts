@@ -45,6 +45,13 @@ export interface LoadOptions extends SourceOptions, HubOptions, FileLocations, I
   precision?: Precision;
   /** @internal Kernel set to use in place of the fastest: for tests. */
   kernels?: KernelSet;
+  /**
+   * True (default) if the load may tune the kernels that generate tokens to the GPU. It measures some variants of them, for about two seconds at
+   * most, and keeps the result in the cache store: later loads on the same GPU, driver and browser, with the same version of the package, take
+   * it from there. With `cache: "none"` nothing is kept. `false` compares only the features of the GPU, and keeps nothing. Software adapters are not
+   * tuned. `info.adapter.kernelChoice` has the measurements.
+   */
+  tuning?: boolean;
   /** Seed of answers that have no seed option. The same question then has the same answer. */
   seed?: number;
   /**
@@ -89,6 +96,7 @@ const CHECKS: Checks<LoadOptions> = {
   ...MEMORY_CHECKS,
   precision: anyString,
   kernels: anyString,
+  tuning: anyBoolean,
   seed: whole(0, Number.MAX_SAFE_INTEGER),
   backend: oneOf("auto", "webgpu", "cpu"),
   worker: {
@@ -248,13 +256,14 @@ async function loadOnce(
   }
 }
 
-function engineOptions({ forceFallbackAdapter, powerPreference, precision, kernels, ...options }: LoadOptions): EngineOptions {
+function engineOptions({ forceFallbackAdapter, powerPreference, precision, kernels, tuning, ...options }: LoadOptions): EngineOptions {
   return {
     ...memoryOptions(options),
     forceFallbackAdapter: forceFallbackAdapter ?? false,
     lowPower: powerPreference === "low-power",
     ...(precision === undefined ? {} : { precision }),
     ...(kernels === undefined ? {} : { kernels }),
+    ...(tuning === undefined ? {} : { tuning }),
   };
 }
 

@@ -14,6 +14,9 @@ const CONVERSION_PREFIX = "convert-";
 /** Ends the name of a conversion's record. */
 const CONVERSION_RECORD = ".conversion";
 
+/** Begins the names of the records of kernels, which belong to no model. */
+export const KERNELS_PREFIX = "kernels-";
+
 /** Begins the names of the files of one conversion. Each shard has this name with its number behind it. */
 export const conversionPrefix = (id: string): string => `${CONVERSION_PREFIX}${id}-`;
 
@@ -226,7 +229,8 @@ export class WeightCache {
       const { files, shards } = JSON.parse(manifest) as Manifest;
       for (const entry of [...files, ...shards]) used.add(dataName(entry)).add(recordName(entry));
     }
-    for (const { name } of await this.store.list()) if (name.startsWith(CONVERSION_PREFIX)) used.add(name);
+    const isOther = (name: string) => name.startsWith(CONVERSION_PREFIX) || name.startsWith(KERNELS_PREFIX);
+    for (const { name } of await this.store.list()) if (isOther(name)) used.add(name);
     // Longer names first: a record is deleted before its data.
     const unused = (await this.store.list()).map(({ name }) => name).filter((name) => !used.has(name));
     for (const name of unused.sort((a, b) => b.length - a.length)) await this.store.delete(name);

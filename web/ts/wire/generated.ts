@@ -38,7 +38,19 @@ kernels?: "plain" | "cpu" | "subgroups" | "f16" | "packed",
 /**
  * True if the device will have the feature `subgroups`.
  */
-subgroups?: boolean, };
+subgroups?: boolean,
+/**
+ * True if the adapter is software, false if it is a GPU; absent if the browser does not say.
+ */
+software?: boolean,
+/**
+ * False to leave the kernels of decoding as they are, instead of tuning them to the GPU.
+ */
+tuning?: boolean,
+/**
+ * Record of kernels that an earlier load has measured on the same adapter and driver. Any other text is ignored.
+ */
+kernelRecord?: string, };
 
 /**
  * Description of the adapter.
@@ -61,9 +73,47 @@ backend: string,
  */
 kernels: string,
 /**
+ * Choice of the kernel set; absent if nothing was chosen, because the load named the set or there is no GPU.
+ */
+kernelChoice?: KernelChoice,
+/**
  * Limit of one binding, bytes.
  */
 maxBindingBytes: number, };
+
+/**
+ * Choice of a kernel set.
+ */
+export type KernelChoice = {
+/**
+ * Origin of the choice: known from the `adapter`, `measured` by this load, or by an earlier one and `restored`.
+ */
+origin: "adapter" | "measured" | "restored",
+/**
+ * Duration of the choice, in milliseconds.
+ */
+ms: number,
+/**
+ * The measurements, in order.
+ */
+trials: Array<KernelTrial>, };
+
+/**
+ * Measurement of a kernel set.
+ */
+export type KernelTrial = {
+/**
+ * The set.
+ */
+kernels: string,
+/**
+ * Work that it did.
+ */
+work: string,
+/**
+ * Time of the work, in milliseconds.
+ */
+ms: number, };
 
 /**
  * Generation of a model: Qwen-VL (2023), Qwen2-VL, Qwen2.5-VL or Qwen3-VL.

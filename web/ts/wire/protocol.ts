@@ -13,7 +13,7 @@ import type {
   VideoFacts,
   VideoPlan,
 } from "./engine.js";
-import type { Adapter, Family, Steps } from "./generated.js";
+import type { Adapter, Family, KernelChoice, KernelTrial, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
 import type { ConversionPlan, ConversionRequest, Estimate } from "./generated.js";
 import type { Answer, AnswerEvent } from "./types.js";
@@ -60,7 +60,10 @@ export interface ModelInfo {
   downloadBytes: number;
   /** Bytes of all GPU buffers after loading; without a GPU, of the weights in memory. */
   gpuBytes: number;
-  /** Description of the adapter. `adapter.kernels` names the kernel variants that were chosen for it; it is empty without a GPU. */
+  /**
+   * Description of the adapter. `adapter.kernels` names the kernel variants that were chosen for it, and is empty without a GPU;
+   * `adapter.kernelChoice` says how they were chosen.
+   */
   adapter: Adapter;
 }
 
@@ -93,7 +96,7 @@ export interface AnswerReply {
   pictures: PictureInfo[];
 }
 
-export type { Adapter, EngineOptions, Family, Steps };
+export type { Adapter, EngineOptions, Family, KernelChoice, KernelTrial, Steps };
 
 /** Settings of a conversion. */
 export type ConversionSettings = Omit<ConversionRequest, "name" | "place" | "files">;

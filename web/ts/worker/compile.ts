@@ -5,11 +5,10 @@
 
 import type { EngineOptions } from "../wire/protocol.js";
 
-/** Returns whether the adapter that the engine will choose offers subgroups. */
-export async function offersSubgroups({ lowPower, forceFallbackAdapter }: EngineOptions): Promise<boolean> {
+/** Returns an adapter like the one that the engine will get, for the facts about it that wgpu does not pass on. */
+export async function similarAdapter({ lowPower, forceFallbackAdapter }: EngineOptions): Promise<GPUAdapter | null> {
   const powerPreference = lowPower ? "low-power" : "high-performance";
-  const adapter = await navigator.gpu.requestAdapter({ powerPreference, forceFallbackAdapter: forceFallbackAdapter ?? false });
-  return adapter?.features.has("subgroups") ?? false;
+  return navigator.gpu.requestAdapter({ powerPreference, forceFallbackAdapter: forceFallbackAdapter ?? false });
 }
 
 /**

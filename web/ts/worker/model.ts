@@ -1,11 +1,14 @@
 /** The model of a worker, from the allocation of its memory to the release. */
 
+import { isSoftware } from "../wire/adapter.js";
+import { present } from "../wire/engine.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Backend, EngineOptions } from "../wire/protocol.js";
 import type { Engine, Loader } from "../wasm/qwen_vl_web.js";
+import { kernelKey, type KernelRecords } from "../weights/kernels.js";
 import type { ShardSink } from "../weights/load.js";
 import type { Target } from "../weights/transfer.js";
-import { type Shader, compileAhead, offersSubgroups, withDeviceHook } from "./compile.js";
+import { type Shader, compileAhead, similarAdapter, withDeviceHook } from "./compile.js";
 import type { Edge } from "./edge.js";
 
 /** Work that waits for a gate to open, and then runs in order. */
@@ -36,15 +39,24 @@ export class Model implements ShardSink {
   readonly #loader: Loader;
   readonly #device: GPUDevice | undefined;
   readonly #compiled: Promise<void>;
+  /** Keeps the kernels that were measured. */
+  readonly #keepKernels: () => Promise<void>;
   /** Called when pictures can be encoded. */
   #onEncodes: (() => void) | undefined;
   #engine: Engine | undefined;
   #freed: Promise<number> | undefined;
 
-  private constructor(loader: Loader, device: GPUDevice | undefined, compiled: Promise<void>, onEncodes: () => void) {
+  private constructor(
+    loader: Loader,
+    device: GPUDevice | undefined,
+    compiled: Promise<void>,
+    keepKernels: () => Promise<void>,
+    onEncodes: () => void,
+  ) {
     this.#loader = loader;
     this.#device = device;
     this.#compiled = compiled;
+    this.#keepKernels = keepKernels;
     this.#onEncodes = onEncodes;
   }
 
@@ -52,16 +64,29 @@ export class Model implements ShardSink {
    * Creates the GPU device and allocates the model.
    *
    * @param manifest text of the checkpoint's manifest
+   * @param records kernels that earlier loads have measured; absent if none are to be used or kept
    * @param onEncodes called when pictures can be encoded, which is before all weights are loaded
    */
-  static async create(edge: Edge, backend: Backend, manifest: string, options: EngineOptions, onEncodes: () => void): Promise<Model> {
+  static async create(
+    edge: Edge,
+    backend: Backend,
+    manifest: string,
+    options: EngineOptions,
+    records: KernelRecords | undefined,
+    onEncodes: () => void,
+  ): Promise<Model> {
     const onGpu = backend === "webgpu";
-    const subgroups = onGpu && (await offersSubgroups(options));
+    const adapter = onGpu ? await similarAdapter(options) : null;
+    const subgroups = adapter?.features.has("subgroups") ?? false;
+    const software = adapter ? isSoftware(adapter) : undefined;
+    const key = adapter && records ? kernelKey(adapter, options.precision ?? "f32", navigator.userAgent ?? "") : undefined;
+    const kernelRecord = key && (await records?.read(key));
+    const found = { subgroups, ...present({ software, kernelRecord }) };
     let device: GPUDevice | undefined;
     let loader: Loader | undefined;
     let compiled = Promise.resolve();
     const createLoader = () =>
-      edge.Loader.create(manifest, { ...options, subgroups }, (shaders: readonly Shader[]) => {
+      edge.Loader.create(manifest, { ...options, ...found }, (shaders: readonly Shader[]) => {
         if (device) compiled = compileAhead(device, shaders);
       });
     try {
@@ -69,7 +94,11 @@ export class Model implements ShardSink {
       // Report allocation errors before any weights are fetched.
       await loader.drained();
       loader.checkGpu();
-      return new Model(loader, device, compiled, onEncodes);
+      const measured = loader.kernelRecord;
+      const keepKernels = async () => {
+        if (key && measured !== undefined) await records?.write(key, measured);
+      };
+      return new Model(loader, device, compiled, keepKernels, onEncodes);
     } catch (error) {
       loader?.destroy();
       // Without a loader, what was allocated so far.
@@ -117,6 +146,11 @@ export class Model implements ShardSink {
     this.engine.prepare();
     this.engine.checkGpu();
     if (keptImages !== undefined) this.engine.keepImages(keptImages);
+  }
+
+  /** Keeps the kernels that this load has measured, after they have been checked. Never rejects. */
+  keepKernels(): Promise<void> {
+    return this.#keepKernels();
   }
 
   /** True once {@link free} was called. */

@@ -6,6 +6,7 @@ import { errorData, QwenVLError } from "../wire/errors.js";
 import type { Estimate } from "../wire/generated.js";
 import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
 import { filesOf, WeightCache } from "../weights/cache.js";
+import { KernelRecords } from "../weights/kernels.js";
 import { cacheProblem, loadWeights } from "../weights/load.js";
 import { inspectModel } from "../weights/inspect.js";
 import { maintain, type CacheContents } from "../weights/maintain.js";
@@ -156,6 +157,7 @@ class Server {
         await model.engine.selfCheck();
         signal.throwIfAborted();
       }
+      await model.keepKernels();
       this.#watchLoss(model);
       progress.phase("ready");
       return this.#modelInfo(model.engine, manifest);
@@ -177,15 +179,17 @@ class Server {
     const started = this.#startModule(call.wasmUrl);
     // The manifest is fetched meanwhile. A failure is reported when `started` is awaited.
     started.catch(() => undefined);
+    const { concurrency, whenBusy, options } = call;
+    const cache = await this.#openCache(call.cache, progress);
+    const choosesKernels = options.tuning !== false && options.kernels === undefined;
+    const records = cache && choosesKernels ? new KernelRecords(cache.store) : undefined;
     const makeSink = async (text: string) => {
       await started;
-      this.#model = await Model.create(this.#edge, this.#backend, text, call.options, onEncodes);
+      this.#model = await Model.create(this.#edge, this.#backend, text, options, records, onEncodes);
       // The page begins the conversion now: it is known that the model can be allocated.
       if (call.source.kind === "conversion") progress.phase("convert");
       return this.#model;
     };
-    const { concurrency, whenBusy } = call;
-    const cache = await this.#openCache(call.cache, progress);
     const source = makeSource(call.source);
     const { manifest, sink: model } = await loadWeights({ source, cache, makeSink, progress, concurrency, whenBusy, signal });
     return { manifest, model };

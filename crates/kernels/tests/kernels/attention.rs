@@ -262,6 +262,17 @@ fn check_segments(kernels: Kernels) {
 
 /// The workgroups of one row are those of the heads of keys, so that keys and values of a group are read once. Large groups of wide heads do not
 /// fit the workgroup memory.
+/// Workgroups that [`choose`](qwen_vl_kernels::choose) can choose.
+#[test]
+fn other_workgroups_of_one_row_compute_the_same() {
+    for decode_lanes in [32, 128] {
+        let gpu = gpu(Kernels { decode_lanes, ..Kernels::PLAIN });
+        for (m, keys, shape, causal_start) in [(19, 150, shape(14, 2, 128), Some(131)), (2, 1100, shape(6, 1, 16), Some(1098))] {
+            check_attention_case(&gpu, m, keys, shape, causal_start);
+        }
+    }
+}
+
 #[test]
 fn a_workgroup_of_one_row_computes_a_whole_group() {
     for kernels in [Kernels::PLAIN, Kernels::CPU, Kernels::SUBGROUPS] {

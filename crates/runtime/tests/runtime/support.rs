@@ -4,7 +4,7 @@ use quantize::{Options, SchemeName, WriteOptions};
 use qwen_vl_format::Manifest;
 use qwen_vl_processor::PictureGrid;
 use qwen_vl_runtime::{
-    Backend, Gpu, GpuOptions, ImageFeatures, Kernels, KvReuse, Model, ModelLoader, ModelOptions, Precision, Trace, choose,
+    Backend, ChoiceOptions, Gpu, GpuOptions, ImageFeatures, Kernels, KvReuse, Model, ModelLoader, ModelOptions, Trace, choose,
 };
 use qwen_vl_testkit::golden::Case;
 use std::ops::ControlFlow;
@@ -43,7 +43,7 @@ pub fn load_with(folder: &tempfile::TempDir, options: ModelOptions, kernels: Opt
     let mut gpu = pollster::block_on(Gpu::request(GpuOptions { kernels, default_limits, ..Default::default() }))
         .expect("the tests need a Vulkan, Metal or DX12 adapter (Debian: mesa-vulkan-drivers)");
     if kernels.is_none() {
-        pollster::block_on(choose(&mut gpu, Precision::F32)).unwrap();
+        pollster::block_on(choose(&mut gpu, ChoiceOptions::default())).unwrap();
     }
     let manifest = Manifest::from_json(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
     let files: Vec<_> = manifest.shards.iter().map(|shard| shard.file.clone()).collect();
