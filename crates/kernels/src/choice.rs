@@ -1,6 +1,7 @@
 //! The choice of the kernel set: by what is known about the adapter, then by measurement.
 
 use crate::attention::{Attention, Heads, Span, attention_split, split_bytes};
+use crate::chosen::{Choice, ChoiceOrigin, Trial, record};
 use crate::matmul::{Epilogue, Product, matmul, matvec};
 use crate::{Dispatch, Gpu, GpuError, Kernels, Precision, StepBuffer, Temporary, Weight, WeightPart, encode};
 use qwen_vl_format::Scheme;
@@ -39,54 +40,6 @@ impl Default for ChoiceOptions<'_> {
     fn default() -> Self {
         Self { precision: Precision::F32, tuning: true, record: None }
     }
-}
-
-/// A kernel set that [`choose`] has chosen.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
-    /// The set.
-    pub kernels: Kernels,
-    /// Origin of the choice.
-    pub origin: ChoiceOrigin,
-    /// The measurements, in order; empty unless the origin is [`ChoiceOrigin::Measured`].
-    pub trials: Vec<Trial>,
-    /// Duration of the choice, in milliseconds: compiling the variants, and measuring them.
-    pub millis: f64,
-    /// Coarsest precision that was allowed.
-    precision: Precision,
-}
-
-/// Origin of a choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChoiceOrigin {
-    /// It follows from what is known about the adapter.
-    Adapter,
-    /// Sets were measured.
-    Measured,
-    /// It was measured before: [`ChoiceOptions::record`].
-    Restored,
-}
-
-/// The measurement of a kernel set.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Trial {
-    /// The set.
-    pub kernels: Kernels,
-    /// Work that it did.
-    pub work: &'static str,
-    /// Time of the work, in milliseconds: the best of several rounds.
-    pub millis: f64,
-}
-
-impl Choice {
-    /// Returns a text for [`ChoiceOptions::record`]. It names this version of the crate and all parameters of the set.
-    pub fn record(&self) -> String {
-        record(self.kernels, self.precision)
-    }
-}
-
-fn record(kernels: Kernels, coarsest: Precision) -> String {
-    format!("kernels {}, {coarsest:?} or finer: {kernels:?}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Sets the fastest kernel set of the device, and returns it.
@@ -387,7 +340,8 @@ async fn rejection(device: &wgpu::Device, work: impl FnOnce()) -> Option<GpuErro
 
 #[cfg(test)]
 mod tests {
-    use super::{CLEAR_WIN, Choice, ChoiceOptions, ChoiceOrigin, Trial, candidates, choose, record, restored, switches};
+    use super::{CLEAR_WIN, ChoiceOptions, candidates, choose, restored, switches};
+    use crate::chosen::{Choice, ChoiceOrigin, Trial, record};
     use crate::known_answers::{Checked, Difference, difference};
     use crate::{Gpu, GpuOptions, Kernels, Precision};
     use qwen_vl_format::Scheme;

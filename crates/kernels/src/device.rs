@@ -1,7 +1,7 @@
 //! The device with its queue, buffers and pipelines.
 
 use crate::buffers::{Activation, Buffers, LiveBuffers, Temporary};
-use crate::choice::Choice;
+use crate::chosen::Choice;
 use crate::error::{ErrorLog, GpuError};
 use crate::kernel_set::{Kernels, Precision};
 use crate::pipelines::{Pipelines, Shader};

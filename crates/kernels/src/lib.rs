@@ -16,6 +16,7 @@ pub mod argmax;
 pub mod attention;
 mod buffers;
 mod choice;
+mod chosen;
 mod device;
 mod dispatch;
 pub mod embedding;
@@ -37,7 +38,8 @@ mod weight;
 mod wgsl;
 
 pub use buffers::{Activation, Temporary};
-pub use choice::{Choice, ChoiceOptions, ChoiceOrigin, Trial, choose};
+pub use choice::{ChoiceOptions, choose};
+pub use chosen::{Choice, ChoiceOrigin, Trial};
 pub use device::{DeviceHandle, Gpu, GpuOptions};
 pub use dispatch::{Dispatch, Grid, Launch, Step, StepBuffer, encode};
 pub use error::GpuError;
