@@ -96,8 +96,18 @@ test("adapters are software by the browser's flag or by their name, or unknown",
   assert.equal(isSoftware({}), undefined);
 });
 
+// A page's ends of the channels to a store close with its worker. Node's would keep this process alive.
+const channels = [];
+globalThis.MessageChannel = class extends MessageChannel {
+  constructor() {
+    super();
+    channels.push(this);
+  }
+};
+
 const nodeNavigator = Object.getOwnPropertyDescriptor(globalThis, "navigator");
 afterEach(() => {
+  for (const { port1 } of channels.splice(0)) port1.close();
   if (nodeNavigator) Object.defineProperty(globalThis, "navigator", nodeNavigator);
   else delete globalThis.navigator;
 });
