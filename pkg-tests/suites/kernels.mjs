@@ -58,7 +58,6 @@ export function kernelTests(bed) {
     assert.match(found.kernels, /an invocation/);
   });
 
-  // Where it is not known that the adapter is software, these kernels win the measurement.
   kernelTest("what a load measures is restored by the next, and measured again where the record is damaged", undefined, async (page) => {
     const first = await page.evaluate(load, { workerUrl });
     assert.equal(first.origin, "measured", JSON.stringify(first));

@@ -279,8 +279,8 @@ const MAX_HEADS: usize = 8;
 /// WebGPU's default limit of workgroup memory, bytes.
 const MAX_WORKGROUP_MEMORY: usize = 16 << 10;
 
-/// Number of keys from which [`attention_split`] is faster than [`attention_decode`]: a launch more, but enough workgroups to fill a large
-/// GPU.
+/// Number of keys from which [`attention_split`] takes the place of [`attention_decode`]: a launch more, but enough workgroups to fill a large
+/// GPU. The number follows from the listings (`crates/kernels/README.md`), not from a measurement on a GPU.
 pub const SPLIT_KEYS: usize = 128;
 
 /// Largest number of slices of the context in [`attention_split`].

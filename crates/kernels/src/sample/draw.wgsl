@@ -1,4 +1,4 @@
-// What the kernels of a draw share.
+// Functions that all kernels of a draw use.
 
 const LANES: u32 = 256u;
 

@@ -1,11 +1,14 @@
 //! Times of the kernels at the shapes of the published model, and the same launches as plain data for other programs.
 //!
-//! Weights and inputs are zeros: the time of a kernel does not depend on the values.
+//! Weights and inputs are zeros: the time of a kernel does not depend on the values. A draw's does, so its logits are like those of a trained
+//! model.
 
 use super::Timer;
+use crate::argmax::{Best, argmax};
 use crate::attention::{Attention, Heads, SPLIT_KEYS, Span, attention, attention_decode, attention_split, split_bytes};
 use crate::matmul::{Epilogue, Product, matmul, matvec};
-use crate::{Dispatch, Gpu, GpuError, Launch, Weight};
+use crate::sample::{Draw, DrawBuffer, Scratch, sample};
+use crate::{Activation, Dispatch, Gpu, GpuError, Launch, Weight};
 use qwen_vl_format::{MAX_PART_BYTES, PART_ROW_ALIGN, Scheme};
 use serde::Serialize;
 
@@ -58,6 +61,20 @@ pub enum Shape {
         /// True if a query attends only to the keys up to its own position.
         causal: bool,
     },
+    /// The most likely of `vocab` tokens.
+    Argmax {
+        /// Logits.
+        vocab: usize,
+    },
+    /// A token drawn by top-k and top-p at temperature 1, with the argmax that comes before it.
+    Draw {
+        /// Logits.
+        vocab: usize,
+        /// See [`Draw::top_k`].
+        top_k: u32,
+        /// [`Draw::top_p`] in percent.
+        top_p_percent: u32,
+    },
 }
 
 /// A case as plain data, for a program with its own WebGPU device.
@@ -94,6 +111,11 @@ fn cases(only: &str) -> Vec<(String, Shape)> {
             cases.push((format!("decode: attention over {keys}, {heads} heads of 128 on {kv_heads}"), shared(1, keys, heads, kv_heads)));
         }
     }
+    let vocab = 151_936;
+    cases.push((format!("decode: argmax of {vocab}"), Shape::Argmax { vocab }));
+    for (name, top_k, top_p_percent) in [("all tokens", 0, 100), ("top-p 0.9", 0, 90), ("top-k 20 and top-p 0.8", 20, 80)] {
+        cases.push((format!("decode: draw from {vocab}, {name}"), Shape::Draw { vocab, top_k, top_p_percent }));
+    }
     for rows in [64, 128, 512] {
         let shape = Shape::Product { rows, cols: 4096, out: 4096, epilogue: Epilogue::Accumulate };
         cases.push((format!("prefill: {rows} × 4096 → 4096"), shape));
@@ -129,20 +151,21 @@ pub async fn run(gpu: &Gpu, only: &str, on_time: &mut dyn FnMut(&KernelTime)) ->
     Ok(times)
 }
 
-/// Returns the cases whose names contain `only` as plain data.
+/// Returns the cases whose names contain `only` as plain data, without the draws: another program would have to know their logits.
 pub fn export(gpu: &Gpu, only: &str) -> Result<Vec<ExportedCase>, GpuError> {
     let timer = Timer::new(gpu)?;
     let export = |(name, shape): (String, Shape)| {
         let launches = prepare(&timer, shape)?.iter().map(|launch| launch.describe(shape.rows())).collect();
         Ok(ExportedCase { name, shape, step: shape.step().map(|word| word as u32), launches })
     };
-    cases(only).into_iter().map(export).collect()
+    cases(only).into_iter().filter(|(_, shape)| !matches!(shape, Shape::Draw { .. })).map(export).collect()
 }
 
 impl Shape {
     fn rows(&self) -> usize {
         match *self {
             Self::Product { rows, .. } | Self::Attention { rows, .. } => rows,
+            Self::Argmax { .. } | Self::Draw { .. } => 1,
         }
     }
 
@@ -151,10 +174,11 @@ impl Shape {
         match *self {
             Self::Product { rows, .. } => [rows, 0, rows, 0],
             Self::Attention { rows, keys, .. } => [rows, keys - rows, keys, 0],
+            Self::Argmax { .. } | Self::Draw { .. } => [1, 0, 1, 0],
         }
     }
 
-    /// Returns the number of operations; a multiply-add counts as two.
+    /// Returns the number of operations; a multiply-add counts as two, a logit that is read as one.
     fn flop(&self) -> f64 {
         match *self {
             Self::Product { rows, cols, out, .. } => 2.0 * (rows * cols * out) as f64,
@@ -163,14 +187,20 @@ impl Shape {
                 let pairs = if causal && rows == keys { rows * (rows + 1) / 2 } else { rows * keys };
                 4.0 * (pairs * heads * head_dim) as f64
             }
+            Self::Argmax { .. } | Self::Draw { .. } => self.bytes() / 4.0,
         }
     }
 
-    /// Returns the bytes of weights, keys and values.
+    /// Returns the bytes of weights, keys and values, or of logits: argmax reads them once, a draw once or twice more.
     fn bytes(&self) -> f64 {
         match *self {
             Self::Product { cols, out, .. } => (out * (SCHEME.row_data_bytes(cols) + SCHEME.row_scale_bytes(cols))) as f64,
             Self::Attention { keys, kv_heads, head_dim, .. } => (2 * keys * kv_heads * head_dim * 4) as f64,
+            Self::Argmax { vocab } => (vocab * 4) as f64,
+            Self::Draw { vocab, top_k, top_p_percent } => {
+                let passes = if top_k == 0 && top_p_percent == 100 { 2 } else { 3 };
+                (passes * vocab * 4) as f64
+            }
         }
     }
 }
@@ -206,7 +236,27 @@ fn prepare(timer: &Timer<'_>, shape: Shape) -> Result<Vec<Dispatch>, GpuError> {
                 _ => vec![attention(gpu, step, launch)],
             })
         }
+        Shape::Argmax { vocab } => Ok(argmax(gpu, &logits(gpu, vocab)?, &Best::new(gpu)?, &gpu.storage("timing.token", 4)?).into()),
+        Shape::Draw { vocab, top_k, top_p_percent } => {
+            let (logits, best, token) = (logits(gpu, vocab)?, Best::new(gpu)?, gpu.storage("timing.token", 4)?);
+            let draw = DrawBuffer::new(gpu);
+            draw.write(gpu, Draw { temperature: 1.0, top_p: top_p_percent as f32 / 100.0, top_k, random: 0.5 });
+            let launches = sample(gpu, &logits, &best, &Scratch::new(gpu, vocab)?, &draw, &token);
+            Ok(argmax(gpu, &logits, &best, &token).into_iter().chain(launches).collect())
+        }
     }
+}
+
+/// Returns logits of which most are close together and thirty are far above.
+fn logits(gpu: &Gpu, vocab: usize) -> Result<Activation, GpuError> {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut values: Vec<f32> = (0..vocab).map(|_| 5.0 * random.f32() - 2.5).collect();
+    for (i, value) in values.iter_mut().step_by(vocab / 30).enumerate() {
+        *value = 16.0 - 0.4 * i as f32;
+    }
+    let logits = gpu.activation("timing.logits", 1, vocab)?;
+    gpu.write_rows(&logits, &values);
+    Ok(logits)
 }
 
 async fn measure(timer: &Timer<'_>, name: String, shape: Shape, dispatches: &[Dispatch]) -> Result<KernelTime, GpuError> {
