@@ -211,6 +211,11 @@ export function pageTests(bed) {
         await click(page, `menu-${name}`);
       }
 
+      await page.evaluate(() => {
+        window.dialogs = [];
+        const look = () => window.dialogs.push(...[...document.querySelectorAll("dialog")].map((dialog) => dialog.open));
+        new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
+      });
       for (const name of ["models", "settings", "gallery", "scene", "camera"]) {
         await click(page, name);
         await present(page, `dialog-${name}`);
@@ -221,6 +226,9 @@ export function pageTests(bed) {
         await click(page, "close");
         await until(page, () => document.querySelector("dialog") === null);
       }
+      // A dialog is open as soon as it exists: it takes the focus before the visitor can type.
+      const dialogs = await page.evaluate(() => window.dialogs);
+      assert.ok(dialogs.length >= 5 && dialogs.every(Boolean), dialogs.join());
 
       await give(page, "drop", `${long}.heic`, "", "icon.svg");
       await present(page, "error");

@@ -132,6 +132,9 @@ pub fn run(options: &Options) -> Result<()> {
         true => !part.only_if_named(),
         false => asked.contains(part) || asked.iter().any(|other| other.needs().contains(part)),
     };
+    for old in fs::read_dir(failures_dir()?)? {
+        fs::remove_file(old?.path())?;
+    }
     let mut rows: Vec<(Part, Duration, Option<Duration>, Outcome)> = Vec::new();
     // Neither browser keeps two cores busy.
     let both = [Part::Chromium, Part::Firefox].iter().all(chosen);
@@ -165,6 +168,7 @@ pub fn run(options: &Options) -> Result<()> {
         let processor = processor.zip(processor_time()).map(|(before, after)| after.saturating_sub(before));
         rows.push((part, started.elapsed(), processor, outcome));
     }
+    print_failed_tests()?;
     print_table(&rows);
     let failures: Vec<String> = rows.iter().filter_map(|(part, .., outcome)| failure(*part, outcome)).collect();
     ensure!(failures.is_empty(), "{} of {} parts did not pass:\n{}", failures.len(), rows.len(), failures.join("\n"));
@@ -177,6 +181,33 @@ fn failure(part: Part, outcome: &Outcome) -> Option<String> {
         Outcome::Failed(error) => Some(format!("  {part:?}: {error:#}")),
         Outcome::NotRun(needed) => Some(format!("  {part:?}: not run, because {needed:?} did not pass")),
     }
+}
+
+/// Prints what `tools/failures.mjs` wrote about the tests that failed in Node and in browsers.
+fn print_failed_tests() -> Result<()> {
+    for entry in fs::read_dir(failures_dir()?)? {
+        let entry = entry?;
+        let failed = fs::read_to_string(entry.path())?;
+        if !failed.is_empty() {
+            println!("\nFailed in {}:\n{failed}", entry.file_name().display());
+        }
+    }
+    Ok(())
+}
+
+/// The folder with a file of failed tests for each run of `node --test`.
+fn failures_dir() -> Result<PathBuf> {
+    let folder = target_dir().join("failures");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// Returns a run of `node --test`, which also lists its failed tests in a file of [`failures_dir`].
+fn node_test(reporter: &str, run: &str) -> Result<Command> {
+    let mut node = command("node --test --test-reporter=./tools/failures.mjs");
+    node.arg(format!("--test-reporter-destination={}", failures_dir()?.join(run).display()));
+    node.arg(format!("--test-reporter={reporter}")).arg("--test-reporter-destination=stdout");
+    Ok(node)
 }
 
 fn print_table(rows: &[(Part, Duration, Option<Duration>, Outcome)]) {
@@ -240,19 +271,19 @@ fn burn_wgpu(name: Option<&str>) -> Result<()> {
 fn node(name: Option<&str>) -> Result<()> {
     // Tests compare the converter in wasm with the native one. Without `--package` cargo reuses what the native tests compiled.
     run_command(&mut command("cargo build --quiet --bin quantize"))?;
-    let mut node = node_tests(&["pkg-tests/node", "web/test", "tools/lint"], name)?;
+    let mut node = node_tests("node", &["pkg-tests/node", "web/test", "tools/lint"], name)?;
     run_command(node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder()))
 }
 
 fn bench(name: Option<&str>) -> Result<()> {
     run_command(&mut command("cargo build --quiet --bin qwenvl"))?;
-    let mut node = node_tests(&["tools/bench/gpu"], name)?;
+    let mut node = node_tests("bench", &["tools/bench/gpu"], name)?;
     run_command(node.env("QWEN_VL_PROGRAM", target_dir().join("debug/qwenvl")).env("VK_DRIVER_FILES", system::dawn_icd()?))
 }
 
 /// Returns the command that runs the tests of folders, or only those whose name contains `name`.
-fn node_tests(folders: &[&str], name: Option<&str>) -> Result<Command> {
-    let mut node = command("node --test --test-reporter=dot");
+fn node_tests(run: &str, folders: &[&str], name: Option<&str>) -> Result<Command> {
+    let mut node = node_test("dot", run)?;
     if let Some(name) = name {
         node.arg(format!("--test-name-pattern={}", escaped(name)));
     }
@@ -272,12 +303,12 @@ fn escaped(text: &str) -> String {
 }
 
 fn dawn(name: Option<&str>) -> Result<()> {
-    run_command(suite("pkg-tests/dawn/dawn.test.mjs", name).env("VK_DRIVER_FILES", system::dawn_icd()?))
+    run_command(suite("dawn", "pkg-tests/dawn/dawn.test.mjs", name)?.env("VK_DRIVER_FILES", system::dawn_icd()?))
 }
 
 /// Returns the command that runs the tests of a browser.
 fn browser(browser: &str, program: Option<&str>, name: Option<&str>) -> Result<Command> {
-    let mut suite = suite("pkg-tests/browser.test.mjs", name);
+    let mut suite = suite(browser, "pkg-tests/browser.test.mjs", name)?;
     suite
         .env("QWEN_VL_BROWSER", browser)
         .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{browser} is not installed"))?)
@@ -290,7 +321,7 @@ fn browser(browser: &str, program: Option<&str>, name: Option<&str>) -> Result<C
 fn packaging(name: Option<&str>) -> Result<()> {
     packages::api_reference(&target_dir().join("api"), true)?;
     run_command(
-        suite("pkg-tests/packaging/packaging.test.mjs", name)
+        suite("packaging", "pkg-tests/packaging/packaging.test.mjs", name)?
             .env("QWEN_VL_TARBALL", packages::tarball()?)
             .env("QWEN_VL_SCRATCH", target_dir().join("packaging"))
             .env("QWEN_VL_CHROMIUM", system::chromium_program().context("Chromium is not installed")?)
@@ -300,11 +331,11 @@ fn packaging(name: Option<&str>) -> Result<()> {
 }
 
 /// A file of tests that `pkg-tests/bed.mjs` registers: they choose by `QWEN_VL_TEST`.
-fn suite(file: &str, name: Option<&str>) -> Command {
-    let mut node = command("node --test --test-concurrency=1 --test-reporter=spec");
-    node.arg(file).env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder());
+fn suite(run: &str, file: &str, name: Option<&str>) -> Result<Command> {
+    let mut node = node_test("spec", run)?;
+    node.arg("--test-concurrency=1").arg(file).env("QWEN_VL_CHECKPOINTS", checkpoints::test_folder());
     if let Some(name) = name {
         node.env("QWEN_VL_TEST", name);
     }
-    node
+    Ok(node)
 }

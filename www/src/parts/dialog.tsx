@@ -1,6 +1,6 @@
 import { signal, type Signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { texts } from "../texts";
 import "./dialog.css";
 import { Icon } from "./icons";
@@ -14,7 +14,8 @@ export const opened: Signal<DialogName | undefined> = signal();
 /** A modal dialog. The browser keeps the focus inside, closes it on Escape and restores the focus. */
 export function Dialog({ name, title, children }: { name: DialogName; title: string; children: ComponentChildren }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  // At once: what a visitor types before an element of the dialog has the focus would be lost.
+  useLayoutEffect(() => {
     dialog.current?.showModal();
   }, []);
   const close = () => (opened.value = undefined);
