@@ -154,10 +154,10 @@ mod tests {
 
     #[test]
     fn sums_pass_through_json_bit_for_bit() {
-        let (q4, f16) = (Scheme::Q4 { group_size: 32 }, Scheme::F16);
+        let (q4, f16) = (Scheme::Q4Z { group_size: 32 }, Scheme::F16);
         let sums = errors(&[(q4, 0.1 + 0.2, 1.0 / 3.0), (f16, f64::MIN_POSITIVE / 3.0, f64::MAX), (Scheme::F32, 0.0, 1.0)]);
         let json = serde_json::to_string(&sums).unwrap();
-        let q4 = r#"{"scheme":"q4 in groups of 32","error":"3fd3333333333334","weight":"3fd5555555555555"}"#;
+        let q4 = r#"{"scheme":"q4z in groups of 32","error":"3fd3333333333334","weight":"3fd5555555555555"}"#;
         let f16 = r#"{"scheme":"f16","error":"0005555555555555","weight":"7fefffffffffffff"}"#;
         assert_eq!(json, format!("[{q4},{f16}]"));
         assert_eq!(serde_json::from_str::<Errors>(&json).unwrap(), sums);
@@ -169,9 +169,9 @@ mod tests {
 
     #[test]
     fn relative_errors() {
-        let (q4, q8) = (Scheme::Q4 { group_size: 32 }, Scheme::Q8 { group_size: 32 });
+        let (q4, q8) = (Scheme::Q4Z { group_size: 32 }, Scheme::Q8 { group_size: 32 });
         let sums = errors(&[(q4, 1.0, 3.0), (q4, 0.5, 3.0), (q8, 0.0, 0.0), (Scheme::Int4 { group_size: 32 }, 1.0, 1.0)]);
-        let found = ["q4 in groups of 32", "q8 in groups of 32", "int4 in groups of 32", "f32"].map(|scheme| sums.relative(scheme));
+        let found = ["q4z in groups of 32", "q8 in groups of 32", "int4 in groups of 32", "f32"].map(|scheme| sums.relative(scheme));
         assert_eq!(found, [0.5, 0.0, 0.0, 0.0]);
     }
 }

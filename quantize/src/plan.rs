@@ -156,7 +156,7 @@ fn header(tensors: &[TensorEntry], parts: &[PlannedPart]) -> Vec<u8> {
             Scheme::F32 => ("F32", padded(cols)),
             Scheme::F16 => ("F16", padded(cols)),
             Scheme::Q8 { .. } => ("I8", padded(cols)),
-            Scheme::Q4 { .. } | Scheme::Int4 { .. } => ("U32", padded(cols) / 8),
+            Scheme::Q4 { .. } | Scheme::Int4 { .. } | Scheme::Q4Z { .. } => ("U32", padded(cols) / 8),
         };
         // Our own names need no escapes in JSON.
         let mut entry = |kind: &str, dtype: &str, width: usize, range: &Range<u64>| {

@@ -46,9 +46,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         kinds.push(matrices);
     }
     println!("{:<44} {:>23}  {:>23}  {:>23}  {:>8}", "", "exact", "in halves", "as bytes", "search");
-    for (name, scheme) in
-        [("q4 of the converter", Scheme::Q4 { group_size: 32 }), ("int4 of the converter", Scheme::Int4 { group_size: 32 })]
-    {
+    for (name, scheme) in [
+        ("q4 of versions 1 and 2", Scheme::Q4 { group_size: 32 }),
+        ("q4z of the converter", Scheme::Q4Z { group_size: 32 }),
+        ("int4 of the converter", Scheme::Int4 { group_size: 32 }),
+    ] {
         let started = Instant::now();
         let errors = kinds.iter().map(|kind| relative(kind, of_scheme(scheme, kind)));
         print_row(name, &[errors.collect()], started);
@@ -59,10 +61,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let column = |of: fn(&Errors) -> f64| kinds.iter().zip(&errors).map(|(kind, errors)| relative(kind, of(errors))).collect();
         print_row(code.name, &[column(|errors| errors.exact), column(|errors| errors.halves), column(|errors| errors.bytes)], started);
     }
-    let started = Instant::now();
-    let zeros = zero_points(32);
-    let errors = kinds.iter().map(|kind| relative(kind, kind.as_chunks().0.iter().map(|group| short_search(group, &zeros)).sum()));
-    print_row("even, 32 zero points, shorter search", &[errors.collect()], started);
     Ok(())
 }
 
@@ -212,48 +210,6 @@ fn fit(group: &[f32; GROUP], scale: f32, first: f32, midpoints: &[f32; 15], step
 fn nearest_nibbles(group: &[f32; GROUP], scale: f32, values: &Values) -> [usize; GROUP] {
     let distance = |weight: f32, nibble: usize| (weight - values[nibble] * scale).abs();
     group.map(|weight| (0..16).min_by(|a, b| distance(weight, *a).total_cmp(&distance(weight, *b))).unwrap_or(0))
-}
-
-/// Returns the squared error of evenly spaced values, by a shorter search: every fourth zero point, then those around the best.
-fn short_search(group: &[f32; GROUP], zeros: &[f32]) -> f64 {
-    const STARTS: [f32; 4] = [0.90, 0.96, 1.02, 1.08];
-    const STEP: usize = 4;
-    let largest = group.iter().fold(0.0f32, |largest, weight| if weight.abs() > largest.abs() { *weight } else { largest });
-    let nearest = |scale: f32, zero: f32| {
-        let inverse = 1.0 / scale;
-        group.map(|weight| (weight * inverse + zero + 0.5).clamp(0.0, 15.0) as i32 as f32)
-    };
-    let fit = |scale: f32, zero: f32| sums(group, &nearest(scale, zero), zero);
-    // The squared error less that of zeros, the choice, and the scale.
-    let refined = |choice: usize, start: f32| {
-        let (products, squares) = fit(start, zeros[choice]);
-        let scale = with_choice(if squares > 0.0 { products / squares } else { start }, choice, zeros.len());
-        let (products, squares) = fit(scale, zeros[choice]);
-        (scale * (scale * squares - 2.0 * products), choice, scale)
-    };
-    let best = |found: &mut dyn Iterator<Item = (f32, usize, f32)>| found.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
-    let ends = |choice: usize| [-zeros[choice], 15.0 - zeros[choice]];
-    let starts = |choice: usize| ends(choice).into_iter().flat_map(|end| STARTS.map(|start| largest / end * start));
-    let coarse = (STEP / 2..zeros.len()).step_by(STEP);
-    let (_, choice, scale) = best(&mut coarse.flat_map(|choice| starts(choice).map(move |start| refined(choice, start))));
-    let around = (choice + 1).saturating_sub(STEP)..(choice + STEP).min(zeros.len());
-    let (_, choice, scale) = best(&mut around.flat_map(|choice| [0.96, 1.0, 1.04].map(|factor| refined(choice, factor * scale))));
-    let zero = zeros[choice];
-    group.iter().zip(nearest(scale, zero)).map(|(weight, nibble)| f64::from(weight - (nibble - zero) * scale).powi(2)).sum()
-}
-
-/// Returns the sums of weight · (nibble − zero) and of (nibble − zero)².
-fn sums(group: &[f32; GROUP], nibbles: &[f32; GROUP], zero: f32) -> (f32, f32) {
-    const LANES: usize = 8;
-    let (mut products, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for (weights, nibbles) in group.as_chunks::<LANES>().0.iter().zip(nibbles.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            let value = nibbles[lane] - zero;
-            products[lane] += weights[lane] * value;
-            squares[lane] += value * value;
-        }
-    }
-    (products.iter().sum(), squares.iter().sum())
 }
 
 /// Returns the weights of all matrices of a file whose rows are whole groups.

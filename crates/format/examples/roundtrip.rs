@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "f16" => Scheme::F16,
         "q8" => Scheme::Q8 { group_size },
         "q4" => Scheme::Q4 { group_size },
+        "q4z" => Scheme::Q4Z { group_size },
         "int4" => Scheme::Int4 { group_size },
         other => return Err(format!("no scheme {other}").into()),
     };

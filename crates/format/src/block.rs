@@ -11,7 +11,8 @@
 //!         bits  31..28 27..24 23..20 19..16 15..12 11..8  7..4  3..0
 //!               w7     w3     w6     w2     w5     w1     w4    w0
 //! int4  codes:  as q4                                                  weight = (nibble - 8) * scale
-//! scales (q8, q4, int4): one f16 for each group of `group_size` weights of a row (the last group may be shorter),
+//! q4z   codes:  as q4                                                  weight = (nibble - z) * scale
+//! scales (q8, q4, int4, q4z): one f16 for each group of `group_size` weights of a row (the last group may be shorter),
 //!         each row of scales padded to an even count so that it begins at a word
 //! ```
 //!
@@ -19,12 +20,22 @@
 //! coarser ones at the ends save. They are `floor(t * (10.75 + 0.078125 t²) + 0.5)` for t = nibble - 8, so that a kernel needs no table (the
 //! formula is exact in f32), and they are bytes, so that integer dot products stay possible.
 //!
+//! The steps of `q4z` are even, and each group has a zero point z = 7.5 - k / 8, where k is the number in the five lowest bits of its scale.
+//! The scale is used with these bits in it, and may be negative, which mirrors the zero point. The converter writes `q4z`; it wrote `q4` before
+//! version 3 of the format. `quantize/README.md` compares the two. In a group with padding, z is 7, 6, 5 or 4, so that padding is zero.
+//!
 //! The nibble order lets a kernel take four consecutive weights with one mask: `w & 0x0f0f0f0f` is w0..w3 as bytes,
 //! `(w >> 4) & 0x0f0f0f0f` is w4..w7.
+
+mod q4;
+mod q4z;
+
+pub use q4z::zero_point;
 
 use crate::{ROW_ALIGN, padded};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use q4z::ZeroPoints;
 use serde::{Deserialize, Serialize};
 
 /// The encoding of a tensor's weights.
@@ -40,13 +51,19 @@ pub enum Scheme {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
-    /// Nibbles that stand for [`Q4_VALUES`], with one f16 scale a group: the 4-bit code of this project.
+    /// Nibbles that stand for [`Q4_VALUES`], with one f16 scale a group: the 4-bit code of versions 1 and 2 of the format.
     Q4 {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
     /// Nibbles that stand for even steps, with one f16 scale a group, as in GPTQ checkpoints, which are repacked without loss.
     Int4 {
+        /// Weights that share a scale: 32, 64 or 128.
+        group_size: u32,
+    },
+    /// Nibbles that stand for even steps, with one f16 scale a group, whose lowest bits choose a [`zero_point`]: the 4-bit code that the
+    /// converter writes.
+    Q4Z {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
@@ -68,6 +85,7 @@ enum SchemeKind {
     Q8,
     Q4,
     Int4,
+    Q4Z,
 }
 
 impl TryFrom<SchemeKeys> for Scheme {
@@ -81,6 +99,7 @@ impl TryFrom<SchemeKeys> for Scheme {
             SchemeKind::Q8 => Self::Q8 { group_size: group_size? },
             SchemeKind::Q4 => Self::Q4 { group_size: group_size? },
             SchemeKind::Int4 => Self::Int4 { group_size: group_size? },
+            SchemeKind::Q4Z => Self::Q4Z { group_size: group_size? },
         })
     }
 }
@@ -105,6 +124,7 @@ const _: () = {
     assert!(Scheme::Q8 { group_size: 32 }.row_data_bytes(cols) == cols);
     assert!(Scheme::Q4 { group_size: 32 }.row_data_bytes(cols) == cols / 2);
     assert!(Scheme::Int4 { group_size: 32 }.row_data_bytes(cols) == cols / 2);
+    assert!(Scheme::Q4Z { group_size: 32 }.row_data_bytes(cols) == cols / 2);
     // Every stored row, even of one column, begins at a word.
     assert!(Scheme::Q4 { group_size: 32 }.row_data_bytes(1).is_multiple_of(4));
     assert!(Scheme::Q4 { group_size: 128 }.row_scale_bytes(1) == 4 && Scheme::Q4 { group_size: 32 }.row_scale_bytes(33) == 4);
@@ -119,7 +139,7 @@ impl Scheme {
             Scheme::F32 => cols * 4,
             Scheme::F16 => cols * 2,
             Scheme::Q8 { .. } => cols,
-            Scheme::Q4 { .. } | Scheme::Int4 { .. } => cols / 2,
+            Scheme::Q4 { .. } | Scheme::Int4 { .. } | Scheme::Q4Z { .. } => cols / 2,
         }
     }
 
@@ -127,7 +147,9 @@ impl Scheme {
     pub const fn group_size(self) -> Option<usize> {
         match self {
             Scheme::F32 | Scheme::F16 => None,
-            Scheme::Q8 { group_size } | Scheme::Q4 { group_size } | Scheme::Int4 { group_size } => Some(group_size as usize),
+            Scheme::Q8 { group_size } | Scheme::Q4 { group_size } | Scheme::Int4 { group_size } | Scheme::Q4Z { group_size } => {
+                Some(group_size as usize)
+            }
         }
     }
 
@@ -187,7 +209,12 @@ fn encode(scheme: Scheme, weights: &[f32], cols: usize, mut sums: Option<&mut Su
         let (data_at, scales_at) = (encoded.data.len(), encoded.scales.len());
         row_padded[..cols].copy_from_slice(row);
         match scheme.group_size() {
-            Some(group_size) => row_padded.chunks(group_size).for_each(|group| encode_group(scheme, group, &mut encoded)),
+            Some(group_size) => {
+                for (index, group) in row_padded.chunks(group_size).enumerate() {
+                    let padding = index * group_size + group.len() > cols;
+                    encode_group(scheme, group, padding, &mut encoded);
+                }
+            }
             None if scheme == Scheme::F16 => {
                 halves.convert_from_f32_slice(&row_padded);
                 encoded.data.extend(halves.iter().flat_map(|value| value.to_le_bytes()));
@@ -217,14 +244,18 @@ pub fn decode_rows(scheme: Scheme, encoded: &EncodedRows, cols: usize) -> Vec<f3
         let scales = &encoded.scales[row * scale_bytes..][..scale_bytes];
         let scale = |col: usize, group_size: u32| {
             let at = col / group_size as usize * 2;
-            f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32()
+            f16::from_le_bytes([scales[at], scales[at + 1]])
         };
         weights.extend((0..cols).map(|col| match scheme {
             Scheme::F32 => f32::from_le_bytes(std::array::from_fn(|i| data[col * 4 + i])),
             Scheme::F16 => f16::from_le_bytes([data[col * 2], data[col * 2 + 1]]).to_f32(),
-            Scheme::Q8 { group_size } => f32::from(data[col] as i8) * scale(col, group_size),
-            Scheme::Q4 { group_size } => f32::from(Q4_VALUES[usize::from(nibble(data, col))]) * scale(col, group_size),
-            Scheme::Int4 { group_size } => f32::from(nibble(data, col) as i8 - 8) * scale(col, group_size),
+            Scheme::Q8 { group_size } => f32::from(data[col] as i8) * scale(col, group_size).to_f32(),
+            Scheme::Q4 { group_size } => f32::from(Q4_VALUES[usize::from(nibble(data, col))]) * scale(col, group_size).to_f32(),
+            Scheme::Int4 { group_size } => f32::from(nibble(data, col) as i8 - 8) * scale(col, group_size).to_f32(),
+            Scheme::Q4Z { group_size } => {
+                let scale = scale(col, group_size);
+                (f32::from(nibble(data, col)) - zero_point(scale)) * scale.to_f32()
+            }
         }));
     }
     weights
@@ -278,7 +309,7 @@ impl Sums {
         let mut scales = scales.as_chunks().0.iter();
         for (row, data) in row.chunks(DECODED).zip(data.chunks(bytes_of(DECODED))) {
             for (decoded, data) in decoded.chunks_mut(group_size).zip(data.chunks(bytes_of(group_size))) {
-                let scale = scales.next().map_or(1.0, |bytes| f16::from_le_bytes(*bytes).to_f32());
+                let scale = scales.next().map_or(f16::ONE, |bytes| f16::from_le_bytes(*bytes));
                 decode_group(scheme, data, scale, decoded);
             }
             // Two loops: of one, the compiler makes poor vector code.
@@ -319,7 +350,8 @@ fn sum_of_lanes([a, b, c, d, e, f, g, h]: &[f64; SUM_LANES]) -> f64 {
 
 /// Decodes weights that share a scale: as many as `decoded` and `data` hold.
 #[inline(always)]
-fn decode_group(scheme: Scheme, data: &[u8], scale: f32, decoded: &mut [f32]) {
+fn decode_group(scheme: Scheme, data: &[u8], stored_scale: f16, decoded: &mut [f32]) {
+    let scale = stored_scale.to_f32();
     match scheme {
         Scheme::F32 => {
             for (value, bytes) in decoded.iter_mut().zip(data.as_chunks().0) {
@@ -344,6 +376,10 @@ fn decode_group(scheme: Scheme, data: &[u8], scale: f32, decoded: &mut [f32]) {
             decode_nibbles(data, decoded, |nibble| value(nibble - 8) as f32 * scale);
         }
         Scheme::Int4 { .. } => decode_nibbles(data, decoded, |nibble| (nibble - 8) as f32 * scale),
+        Scheme::Q4Z { .. } => {
+            let zero = zero_point(stored_scale);
+            decode_nibbles(data, decoded, |nibble| (nibble as f32 - zero) * scale);
+        }
     }
 }
 
@@ -371,37 +407,6 @@ pub fn pack_q4(nibbles: [u8; 8]) -> u32 {
 /// Unpacks a word of eight nibbles; the inverse of [`pack_q4`].
 pub fn unpack_q4(word: u32) -> [u8; 8] {
     std::array::from_fn(|i| (word >> (i % 4 * 8 + i / 4 * 4) & 0xf) as u8)
-}
-
-/// Midpoints between neighbouring magnitudes of [`Q4_VALUES`], and the step over each; the last one exists below zero only.
-const Q4_STEPS: [(f32, f32); 8] =
-    [(5.5, 11.0), (16.5, 11.0), (28.0, 12.0), (41.0, 14.0), (56.0, 16.0), (72.5, 17.0), (91.5, 21.0), (114.0, 24.0)];
-
-/// Returns the value of [`Q4_VALUES`] nearest to `scaled`, a weight in units of its scale. It uses comparisons only, so that the compiler makes
-/// vector code of it.
-#[cfg(not(target_arch = "wasm32"))]
-#[inline(always)]
-fn nearest_value(scaled: f32) -> f32 {
-    let magnitude = scaled.abs();
-    let mut value = 0.0;
-    for (midpoint, step) in &Q4_STEPS[..7] {
-        value += if magnitude > *midpoint { *step } else { 0.0 };
-    }
-    let (midpoint, step) = Q4_STEPS[7];
-    value += if -scaled > midpoint { step } else { 0.0 };
-    value.copysign(scaled)
-}
-
-/// Returns the nibble of that value.
-#[inline(always)]
-fn nearest_nibble(scaled: f32) -> u8 {
-    let magnitude = scaled.abs();
-    let mut steps = 0i32;
-    for (midpoint, _) in &Q4_STEPS[..7] {
-        steps += i32::from(magnitude > *midpoint);
-    }
-    steps += i32::from(-scaled > Q4_STEPS[7].0);
-    (8 + if scaled < 0.0 { -steps } else { steps }) as u8
 }
 
 /// Returns the nearest code; of two, the one of larger magnitude. `f32::round` gives the same and is a function call in wasm.
@@ -434,31 +439,33 @@ fn int4_scale(group: &[f32]) -> f16 {
 
 /// Appends the scale and the codes of a group.
 #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the compiler cannot see that the processor has AVX2"))]
-fn encode_group(scheme: Scheme, group: &[f32], encoded: &mut EncodedRows) {
+fn encode_group(scheme: Scheme, group: &[f32], padding: bool, encoded: &mut EncodedRows) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has the feature that the function is compiled for.
-        return unsafe { encode_group_avx2(scheme, group, encoded) };
+        return unsafe { encode_group_avx2(scheme, group, padding, encoded) };
     }
-    encode_group_portable(scheme, group, encoded);
+    encode_group_portable(scheme, group, padding, encoded);
 }
 
 /// The same code for wider vectors. Results are equal bit for bit: the order of all additions is written down, and nothing is fused.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn encode_group_avx2(scheme: Scheme, group: &[f32], encoded: &mut EncodedRows) {
-    encode_group_portable(scheme, group, encoded);
+fn encode_group_avx2(scheme: Scheme, group: &[f32], padding: bool, encoded: &mut EncodedRows) {
+    encode_group_portable(scheme, group, padding, encoded);
 }
 
 #[inline(always)]
-fn encode_group_portable(scheme: Scheme, group: &[f32], encoded: &mut EncodedRows) {
+fn encode_group_portable(scheme: Scheme, group: &[f32], padding: bool, encoded: &mut EncodedRows) {
     let scale = match scheme {
         Scheme::Q8 { .. } => q8_scale(group),
-        Scheme::Q4 { .. } => q4_scale(group),
+        Scheme::Q4 { .. } => q4::q4_scale(group),
         Scheme::Int4 { .. } => int4_scale(group),
+        Scheme::Q4Z { .. } => q4z::q4z_scale(group, if padding { ZeroPoints::WHOLE } else { ZeroPoints::ALL }),
         Scheme::F32 | Scheme::F16 => unreachable!("float schemes have no groups"),
     };
     encoded.scales.extend(scale.to_le_bytes());
+    let zero = zero_point(scale);
     let scale = scale.to_f32();
     if let Scheme::Q8 { .. } = scheme {
         let at = encoded.data.len();
@@ -471,141 +478,12 @@ fn encode_group_portable(scheme: Scheme, group: &[f32], encoded: &mut EncodedRow
     let inverse = inverse_scale(scale);
     for eight in group.as_chunks::<8>().0 {
         let nibbles = match scheme {
-            Scheme::Q4 { .. } => eight.map(|weight| nearest_nibble(weight * inverse)),
+            Scheme::Q4 { .. } => eight.map(|weight| q4::nearest_nibble(weight * inverse)),
+            Scheme::Q4Z { .. } => eight.map(|weight| q4z::nearest_nibble(weight * inverse + zero) as u8),
             _ => eight.map(|weight| (nearest_code(weight, scale, -8, 7) + 8) as u8),
         };
         encoded.data.extend(pack_q4(nibbles).to_le_bytes());
     }
-}
-
-/// Returns the scale with the smallest squared error among a few starts, each refined by least squares.
-///
-/// A start puts the weight of largest magnitude near one end of the code, which has a coarse and a fine end: scales have signs. More starts
-/// and rounds gain less than 0.1 % of the error.
-#[inline(always)]
-fn q4_scale(group: &[f32]) -> f16 {
-    const STARTS: [f32; 4] = [0.90, 0.96, 1.02, 1.08];
-    const ROUNDS: usize = 2;
-    let largest = group.iter().fold(0.0f32, |largest, weight| if weight.abs() > largest.abs() { *weight } else { largest });
-    let mut best = (f32::INFINITY, f16::ZERO);
-    if largest == 0.0 {
-        return best.1;
-    }
-    for end in [Q4_VALUES[0], Q4_VALUES[15]] {
-        let mut scales = STARTS.map(|start| largest / f32::from(end) * start);
-        for _ in 0..ROUNDS {
-            let found = fits(group, scales.map(inverse_scale));
-            for (scale, (products, squares)) in scales.iter_mut().zip(found) {
-                if squares > 0.0 {
-                    *scale = products / squares;
-                }
-            }
-        }
-        let rounded = scales.map(to_f16_finite);
-        let scales = rounded.map(f16::to_f32);
-        for ((rounded, scale), (products, squares)) in rounded.into_iter().zip(scales).zip(fits(group, scales.map(inverse_scale))) {
-            // The sum of (weight - value * scale)², less the sum of weight², which is the same for every start.
-            let error = scale * (scale * squares - 2.0 * products);
-            if error < best.0 {
-                best = (error, rounded);
-            }
-        }
-    }
-    best.1
-}
-
-/// Returns the sums of weight · value and of value², for the values nearest to the weights in units of each scale.
-#[cfg(not(target_arch = "wasm32"))]
-#[inline(always)]
-fn fits<const SCALES: usize>(group: &[f32], inverses: [f32; SCALES]) -> [(f32, f32); SCALES] {
-    inverses.map(|inverse| fit(group, inverse))
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-#[inline(always)]
-fn fit(group: &[f32], inverse: f32) -> (f32, f32) {
-    const LANES: usize = 8;
-    let (mut products, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
-    // Groups are multiples of 32.
-    for weights in group.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            let value = nearest_value(weights[lane] * inverse);
-            products[lane] += weights[lane] * value;
-            squares[lane] += value * value;
-        }
-    }
-    (products.iter().sum(), squares.iter().sum())
-}
-
-/// The same in vector instructions of wasm, which the compiler does not find itself. Values are looked up as bytes, 16 at a time, of magnitudes:
-/// weight · value has the sign of the scale. Lanes and additions are those of the functions above, so that the results are equal bit for bit.
-/// Sums of value² are integers below 2²⁴, which are exact in any order.
-#[cfg(target_arch = "wasm32")]
-#[inline(always)]
-fn fits<const SCALES: usize>(group: &[f32], inverses: [f32; SCALES]) -> [(f32, f32); SCALES] {
-    use std::arch::wasm32::*;
-    /// Added to a small whole number, it makes the number the lowest bits of the sum.
-    const TO_BITS: f32 = (1 << 23) as f32;
-    /// Comparisons of signed bytes are the fast ones.
-    const SIGN: u8 = 0x80;
-    const MAGNITUDES: v128 = {
-        const fn magnitude(steps: usize) -> u8 {
-            Q4_VALUES[8 - steps].unsigned_abs()
-        }
-        let m =
-            [magnitude(0), magnitude(1), magnitude(2), magnitude(3), magnitude(4), magnitude(5), magnitude(6), magnitude(7), magnitude(8)];
-        u8x16(m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], 0, 0, 0, 0, 0, 0, 0)
-    };
-    // Engines make constants anew wherever they stand. From memory, as the black box forces here, they are read once.
-    let midpoints = std::hint::black_box(Q4_STEPS.map(|(midpoint, _)| u8x16_splat((2.0 * midpoint) as u8 ^ SIGN)));
-    let [zero, magnitudes, sign, largest, to_bits] =
-        std::hint::black_box([u8x16_splat(0), MAGNITUDES, u8x16_splat(SIGN), f32x4_splat(255.0), f32x4_splat(TO_BITS)]);
-    // One byte of each lane, by shuffles that engines have instructions for.
-    let lower_halves = |a: v128, b: v128| i16x8_shuffle::<0, 2, 4, 6, 8, 10, 12, 14>(a, b);
-    let lowest_bytes = |[a, b, c, d]: [v128; 4]| {
-        i8x16_shuffle::<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(lower_halves(a, b), lower_halves(c, d))
-    };
-    let upper_halves = |a: v128, b: v128| i16x8_shuffle::<1, 3, 5, 7, 9, 11, 13, 15>(a, b);
-    let highest_bytes = |[a, b, c, d]: [v128; 4]| {
-        i8x16_shuffle::<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(upper_halves(a, b), upper_halves(c, d))
-    };
-    let four = |weights: &[f32; 16], at: usize| f32x4(weights[at], weights[at + 1], weights[at + 2], weights[at + 3]);
-    let is_negative = |bytes: v128| i8x16_gt(zero, bytes);
-
-    let doubled = inverses.map(|inverse| f32x4_splat(inverse.abs() * 2.0));
-    let negative_scales = inverses.map(|inverse| i8x16_splat(if inverse.is_sign_negative() { -1 } else { 0 }));
-    let (mut products, mut squares) = ([[f32x4_splat(0.0); 2]; SCALES], [i32x4_splat(0); SCALES]);
-    for weights in group.as_chunks::<16>().0 {
-        let weights: [v128; 4] = std::array::from_fn(|quarter| four(weights, quarter * 4));
-        // The highest byte of a negative number is a negative one.
-        let negative_weights = is_negative(highest_bytes(weights));
-        let weights = weights.map(|weights| f32x4_abs(weights));
-        for scale in 0..SCALES {
-            // Twice the weight in units of the scale: midpoints are whole numbers then, and `x > midpoint` if and only if
-            // `ceil(2 x) > 2 midpoint`. NaN, of a weight 0 by an infinite inverse, stays, and has 0 in the lowest bits.
-            let bits = weights.map(|weights| f32x4_add(f32x4_ceil(f32x4_pmin(f32x4_mul(weights, doubled[scale]), largest)), to_bits));
-            let scaled = v128_xor(lowest_bytes(bits), sign);
-            let mut steps = zero;
-            for midpoint in &midpoints[..7] {
-                steps = i8x16_sub(steps, i8x16_gt(scaled, *midpoint));
-            }
-            let negative = v128_xor(negative_weights, negative_scales[scale]);
-            let steps = i8x16_sub(steps, v128_and(i8x16_gt(scaled, midpoints[7]), negative));
-            let values = i8x16_swizzle(magnitudes, steps);
-            for (eight, values) in [i16x8_extend_low_i8x16(values), i16x8_extend_high_i8x16(values)].into_iter().enumerate() {
-                squares[scale] = i32x4_add(squares[scale], i32x4_dot_i16x8(values, values));
-                for (half, values) in [i32x4_extend_low_i16x8(values), i32x4_extend_high_i16x8(values)].into_iter().enumerate() {
-                    let product = f32x4_mul(weights[eight * 2 + half], f32x4_convert_i32x4(values));
-                    products[scale][half] = f32x4_add(products[scale][half], product);
-                }
-            }
-        }
-    }
-    let lanes = |v: v128| [f32x4_extract_lane::<0>(v), f32x4_extract_lane::<1>(v), f32x4_extract_lane::<2>(v), f32x4_extract_lane::<3>(v)];
-    std::array::from_fn(|scale| {
-        let product: f32 = products[scale].into_iter().flat_map(lanes).sum();
-        (product.copysign(inverses[scale]), lanes(f32x4_convert_i32x4(squares[scale])).iter().sum())
-    })
 }
 
 /// Converts a scale to f16 and clamps it to the finite range. No checkpoint has weights that need larger scales.
@@ -629,6 +507,7 @@ mod tests {
             (r#"{"type":"q8","group_size":32}"#, Scheme::Q8 { group_size: 32 }),
             (r#"{"type":"q4","group_size":64}"#, Scheme::Q4 { group_size: 64 }),
             (r#"{"type":"int4","group_size":128}"#, Scheme::Int4 { group_size: 128 }),
+            (r#"{"type":"q4z","group_size":32}"#, Scheme::Q4Z { group_size: 32 }),
         ] {
             assert_eq!(serde_json::to_string(&scheme).unwrap(), json);
             assert_eq!(serde_json::from_str::<Scheme>(json).unwrap(), scheme);
@@ -659,20 +538,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn q4_takes_the_nearest_value() {
-        for step in -1400..1400 {
-            let scaled = step as f32 * 0.1 + 0.03;
-            let distance = |nibble: u8| (scaled - f32::from(Q4_VALUES[usize::from(nibble)])).abs();
-            let best = (0..16).map(distance).fold(f32::INFINITY, f32::min);
-            assert!(distance(nearest_nibble(scaled)) <= best, "{scaled}");
-            assert_eq!(nearest_value(scaled), f32::from(Q4_VALUES[usize::from(nearest_nibble(scaled))]), "{scaled}");
-        }
-    }
-
     /// All schemes with groups, in groups of all sizes.
     fn grouped() -> impl Iterator<Item = Scheme> {
-        let of_size = |group_size| [Scheme::Q8 { group_size }, Scheme::Q4 { group_size }, Scheme::Int4 { group_size }];
+        let of_size =
+            |group_size| [Scheme::Q8 { group_size }, Scheme::Q4 { group_size }, Scheme::Int4 { group_size }, Scheme::Q4Z { group_size }];
         GROUP_SIZES.into_iter().flat_map(of_size)
     }
 
@@ -681,8 +550,10 @@ mod tests {
         for scheme in grouped() {
             let (mut portable, mut chosen) = (EncodedRows::default(), EncodedRows::default());
             for group in wave(64 * 128).chunks(128).chain([[0.0; 128].as_slice(), &[1e-30; 128], &[6e4; 128], &[f32::MAX; 128]]) {
-                encode_group_portable(scheme, group, &mut portable);
-                encode_group(scheme, group, &mut chosen);
+                for padding in [false, true] {
+                    encode_group_portable(scheme, group, padding, &mut portable);
+                    encode_group(scheme, group, padding, &mut chosen);
+                }
             }
             assert_eq!(portable, chosen, "{scheme:?}");
         }
@@ -742,9 +613,12 @@ mod tests {
         for group_size in GROUP_SIZES {
             // Half a step of 127; the widest gap of the 4-bit values is 24 of 126, and the search may put its end 15 % inside.
             // Even steps of 8: half a step, and a whole one at the end without the code +8.
-            for (scheme, bound) in
-                [(Scheme::Q8 { group_size }, 0.5 / 127.0), (Scheme::Q4 { group_size }, 0.15), (Scheme::Int4 { group_size }, 1.0 / 8.0)]
-            {
+            for (scheme, bound) in [
+                (Scheme::Q8 { group_size }, 0.5 / 127.0),
+                (Scheme::Q4 { group_size }, 0.15),
+                (Scheme::Int4 { group_size }, 1.0 / 8.0),
+                (Scheme::Q4Z { group_size }, 0.15),
+            ] {
                 let encoded = encode_rows(scheme, &weights, cols);
                 assert_eq!(encoded.data.len(), 3 * scheme.row_data_bytes(cols));
                 assert_eq!(encoded.scales.len(), 3 * scheme.row_scale_bytes(cols));
@@ -765,7 +639,7 @@ mod tests {
 
     #[test]
     fn zero_groups_stay_zero() {
-        for scheme in [Scheme::Q8 { group_size: 32 }, Scheme::Q4 { group_size: 32 }, Scheme::Int4 { group_size: 32 }] {
+        for scheme in grouped() {
             assert!(decode_rows(scheme, &encode_rows(scheme, &[0.0; 64], 64), 64).iter().all(|weight| *weight == 0.0));
         }
     }

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 
 /// Value of [`Manifest::format`].
 pub const FORMAT_NAME: &str = "qwen-vl-web";
-/// [`Manifest::version`] that this code writes. It also reads version 1, whose `config` has the keys of the 2023 model.
-pub const FORMAT_VERSION: u32 = 2;
+/// [`Manifest::version`] that this code writes. It also reads version 1, whose `config` has the keys of the 2023 model, and
+/// version 2, which lacks the scheme `q4z`.
+pub const FORMAT_VERSION: u32 = 3;
 /// File name of the manifest in its folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
@@ -18,7 +19,7 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub struct Manifest {
     /// Always [`FORMAT_NAME`].
     pub format: String,
-    /// Version of this layout, [`FORMAT_VERSION`] also for a manifest that was read from version 1.
+    /// Version of this layout, [`FORMAT_VERSION`] also for a manifest that was read from an earlier version.
     pub version: u32,
     /// Sizes of the model.
     pub config: ModelConfig,
@@ -380,7 +381,7 @@ struct Envelope {
     version: u64,
 }
 
-/// The keys of versions 1 and 2. The version decides about the keys of `config`.
+/// The keys of versions 1 to 3. The version decides about the keys of `config`.
 #[derive(Deserialize)]
 struct Stored<'a> {
     #[serde(borrow)]

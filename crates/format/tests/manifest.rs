@@ -64,7 +64,7 @@ fn of(config: ModelConfig) -> Manifest {
     let tensors = tensor_table(&config)
         .into_iter()
         .map(|spec| {
-            let scheme = if spec.kind == TensorKind::Matrix { Scheme::Q4 { group_size: 32 } } else { Scheme::F32 };
+            let scheme = if spec.kind == TensorKind::Matrix { Scheme::Q4Z { group_size: 32 } } else { Scheme::F32 };
             let [rows, cols] = spec.shape;
             let rows_of_parts = if spec.name == "decoder.embedding.weight" { vec![64, rows - 64] } else { vec![rows] };
             let parts = rows_of_parts.into_iter().enumerate().map(|(index, rows)| {
@@ -162,9 +162,9 @@ fn every_truncation_is_an_error() {
 fn other_formats_and_versions() {
     assert_refused(|manifest| manifest["format"] = "gguf".into(), &["`gguf`", "`qwen-vl-web`"]);
     // A later version need not have our keys.
-    let error = Manifest::from_json(r#"{"format": "qwen-vl-web", "version": 3, "something": "new"}"#).unwrap_err();
-    assert!(matches!(error, ManifestError::Version { found: 3 }), "{error}");
-    assert_refused(|manifest| manifest["version"] = 0.into(), &["version 0", "versions 1 to 2"]);
+    let error = Manifest::from_json(r#"{"format": "qwen-vl-web", "version": 4, "something": "new"}"#).unwrap_err();
+    assert!(matches!(error, ManifestError::Version { found: 4 }), "{error}");
+    assert_refused(|manifest| manifest["version"] = 0.into(), &["version 0", "versions 1 to 3"]);
     assert!(matches!(Manifest::from_json("{}"), Err(ManifestError::Format { .. })));
     for json in ["", "null", "3", "{\"format\": 3}"] {
         assert!(matches!(Manifest::from_json(json), Err(ManifestError::Parse(_))), "{json}");
@@ -209,6 +209,21 @@ fn version_1_has_the_keys_of_the_2023_model() {
     // The keys of one version are not those of the other.
     assert!(matches!(version_1(|config| *config = serde_json::to_value(valid().config).unwrap()), Err(ManifestError::Parse(_))));
     assert!(matches!(refused(|manifest| manifest["config"] = published()), ManifestError::Parse(_)));
+}
+
+/// Version 2 differs in its number, and wrote the scheme `q4`.
+#[test]
+fn version_2_is_read() {
+    let mut value = serde_json::to_value(valid()).unwrap();
+    value["version"] = 2.into();
+    assert_eq!(Manifest::from_json(&value.to_string()).unwrap(), valid());
+    for tensor in value["tensors"].as_array_mut().unwrap() {
+        if tensor["scheme"]["type"] == "q4z" {
+            tensor["scheme"]["type"] = "q4".into();
+        }
+    }
+    let read = Manifest::from_json(&value.to_string()).unwrap();
+    assert!(read.tensors.iter().any(|tensor| tensor.scheme == Scheme::Q4 { group_size: 32 }));
 }
 
 #[test]
@@ -457,7 +472,7 @@ fn the_list_of_tensors() {
 #[test]
 fn schemes() {
     for group_size in [0u32, 1, 16, 48, 256, u32::MAX] {
-        for name in ["q4", "q8", "int4"] {
+        for name in ["q4", "q8", "int4", "q4z"] {
             assert_refused(
                 |manifest| tensor(manifest, FIRST)["scheme"] = json!({ "type": name, "group_size": group_size }),
                 &[FIRST, "32, 64 or 128"],

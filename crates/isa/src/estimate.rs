@@ -60,8 +60,8 @@ impl Listings {
             let row = tsv.lines().find_map(|line| line.strip_prefix(&*start)).with_context(|| format!("no row `{kernel}`"))?;
             row.split('\t').nth(column).and_then(|value| value.parse().ok()).with_context(|| format!("`{kernel}` has no column {column}"))
         };
-        let [outer, inner] = [figure("matmul plain q4", 5)?, figure("matmul plain q4", 6)?];
-        Ok(Self { one_row: figure("matvec plain+subgroups q4", 5)?, block: outer + (PASSES - 1.0) * inner })
+        let [outer, inner] = [figure("matmul plain q4z", 5)?, figure("matmul plain q4z", 6)?];
+        Ok(Self { one_row: figure("matvec plain+subgroups q4z", 5)?, block: outer + (PASSES - 1.0) * inner })
     }
 }
 
@@ -108,7 +108,7 @@ fn first_answer(model: &ModelConfig, gpu: &GpuFacts, listings: &Listings) -> f64
 fn token(model: &ModelConfig, gpu: &GpuFacts, listings: &Listings, keys: usize) -> f64 {
     let decoder = &model.decoder;
     let weights: f64 = decoder_weights(model).iter().sum();
-    let scheme = Scheme::Q4 { group_size: 32 };
+    let scheme = Scheme::Q4Z { group_size: 32 };
     let bytes = weights / 256.0 * (scheme.row_data_bytes(256) + scheme.row_scale_bytes(256)) as f64;
     let products = (bytes / gpu.bandwidth).max(weights / 256.0 * listings.one_row / gpu.instructions);
     let cache = (2 * 2 * keys * decoder.layers * decoder.kv_heads * decoder.head_dim) as f64 / gpu.bandwidth;
@@ -125,7 +125,7 @@ pub fn page(models: &[(&str, ModelConfig)], tsv: &str) -> Result<String> {
          **Nothing on this page was run.** It is arithmetic on what compilers make of the kernels ([isa.tsv](../crates/kernels/isa.tsv)) and on\n\
          published figures of GPUs, written by `cargo run -p qwen-vl-isa --bin isa -- estimate > docs/estimates.md`. Real figures can be half of\n\
          these, as a GPU also waits for what is not counted here.\n\n\
-         Each row: a picture with its question to the first token, then tokens a second after 512 and after 2048 tokens. Weights in q4, keys and\n\
+         Each row: a picture with its question to the first token, then tokens a second after 512 and after 2048 tokens. Weights in q4z, keys and\n\
          values in f16, kernels of `plain+subgroups`. The picture has {}×{} pixels; the 2023 model has its own 448×448.\n",
         PICTURE[0], PICTURE[1]
     );
@@ -181,6 +181,6 @@ mod tests {
     #[test]
     fn a_table_without_the_kernel_is_refused() {
         let error = crate::estimates("kernel\ttarget\tcompiler\n").unwrap_err();
-        assert!(format!("{error:#}").contains("no row `matmul plain q4`"), "{error:#}");
+        assert!(format!("{error:#}").contains("no row `matmul plain q4z`"), "{error:#}");
     }
 }

@@ -10,11 +10,16 @@ use qwen_vl_runtime::{Model, ModelOptions, synthetic};
 use std::collections::{BTreeMap, HashSet};
 
 /// The kernel sets. A combination, such as `subgroups` with `f16`, has no kernel that these lack.
-const SETS: [Kernels; 6] =
-    [Kernels::PLAIN, Kernels::SUBGROUPS, Kernels { matvec_table: true, ..Kernels::SUBGROUPS }, Kernels::F16, Kernels::PACKED, Kernels::CPU];
+const SETS: [Kernels; 5] = [Kernels::PLAIN, Kernels::SUBGROUPS, Kernels::F16, Kernels::PACKED, Kernels::CPU];
 
-/// The schemes of matrices that `quantize` writes, except f32.
-const SCHEMES: [Scheme; 4] = [Scheme::Q4 { group_size: 32 }, Scheme::Q8 { group_size: 32 }, Scheme::Int4 { group_size: 32 }, Scheme::F16];
+/// The schemes of matrices, except f32.
+const SCHEMES: [Scheme; 5] = [
+    Scheme::Q4Z { group_size: 32 },
+    Scheme::Q8 { group_size: 32 },
+    Scheme::Int4 { group_size: 32 },
+    Scheme::F16,
+    Scheme::Q4 { group_size: 32 },
+];
 
 /// Returns the WGSL of every kernel by its name: the kernel and its set, as in the label, and the values that are compiled in.
 pub fn all() -> Result<BTreeMap<String, String>> {

@@ -84,14 +84,8 @@ fn precisions(gpu: &Gpu, coarsest: Precision) -> Vec<Precision> {
     precisions
 }
 
-/// Returns the switches of the kernels of decoding that the device has: functions that turn one on.
-fn switches(gpu: &Gpu) -> Vec<fn(Kernels) -> Kernels> {
-    let mut switches: Vec<fn(Kernels) -> Kernels> = Vec::new();
-    if gpu.has_subgroups() {
-        switches.push(|kernels| Kernels { subgroups: true, ..kernels });
-    }
-    switches.push(|kernels| Kernels { matvec_table: true, ..kernels });
-    switches
+fn with_subgroups(kernels: Kernels) -> Kernels {
+    Kernels { subgroups: true, ..kernels }
 }
 
 /// Returns every set that [`choose`] can choose on this device. Only these are restored, so no text can set other parameters.
@@ -101,8 +95,8 @@ fn candidates(gpu: &Gpu, coarsest: Precision) -> Vec<Kernels> {
         for matvec_lanes in MATVEC_LANES {
             sets.extend(DECODE_LANES.map(|decode_lanes| Kernels { matvec_lanes, decode_lanes, ..Kernels::PLAIN }));
         }
-        for with in switches(gpu) {
-            sets.extend(sets.clone().into_iter().map(with));
+        if gpu.has_subgroups() {
+            sets.extend(sets.clone().into_iter().map(with_subgroups));
         }
     }
     if gpu.is_software() != Some(false) {
@@ -177,8 +171,8 @@ impl Trials {
     /// Returns the fastest variant of a set for GPUs.
     async fn tune(&mut self, gpu: &mut Gpu, mut kernels: Kernels, tuning: bool) -> Result<Kernels, GpuError> {
         let products = if tuning { &PRODUCTS[..] } else { &PRODUCTS[..1] };
-        for with in switches(gpu) {
-            kernels = self.fastest(gpu, products, &[kernels, with(kernels)], WIN).await?;
+        if gpu.has_subgroups() {
+            kernels = self.fastest(gpu, products, &[kernels, with_subgroups(kernels)], WIN).await?;
         }
         if tuning {
             let others = MATVEC_LANES.into_iter().filter(|lanes| *lanes != kernels.matvec_lanes);
@@ -237,7 +231,7 @@ fn prepare(gpu: &mut Gpu, shape: &Shape, variants: &[Kernels]) -> Result<Prepare
     let mut launches = Vec::with_capacity(variants.len());
     let (output, rows, runs) = match *shape {
         Shape::Product { rows, cols, out, parts } => {
-            let scheme = Scheme::Q4 { group_size: 32 };
+            let scheme = Scheme::Q4Z { group_size: 32 };
             let mut part = || {
                 let (data, scales) = (allocate(gpu, out, cols / 8)?.buffer, allocate(gpu, out, cols / 64)?.buffer);
                 Ok(WeightPart { rows: out, data, scales: Some(scales) })
@@ -340,7 +334,7 @@ async fn rejection(device: &wgpu::Device, work: impl FnOnce()) -> Option<GpuErro
 
 #[cfg(test)]
 mod tests {
-    use super::{CLEAR_WIN, ChoiceOptions, candidates, choose, restored, switches};
+    use super::{CLEAR_WIN, ChoiceOptions, candidates, choose, restored, with_subgroups};
     use crate::chosen::{Choice, ChoiceOrigin, Trial, record};
     use crate::known_answers::{Checked, Difference, difference};
     use crate::{Gpu, GpuOptions, Kernels, Precision};
@@ -376,10 +370,10 @@ mod tests {
         // The fewest and the most; 64 are those of the named sets.
         for matvec_lanes in [32, 256] {
             let plain = Kernels { matvec_lanes, ..Kernels::PLAIN };
-            let all_switches = switches(&gpu).into_iter().fold(plain, |kernels, with| with(kernels));
-            for kernels in [plain, all_switches] {
+            let subgroups = gpu.has_subgroups().then(|| with_subgroups(plain));
+            for kernels in std::iter::once(plain).chain(subgroups) {
                 gpu.set_kernels(kernels);
-                let checked = Checked::Matvec(Scheme::Q4 { group_size: 32 }, true);
+                let checked = Checked::Matvec(Scheme::Q4Z { group_size: 32 }, true);
                 let Difference { worst, largest } = pollster::block_on(difference(&gpu, &checked)).unwrap();
                 assert!(largest > 0.5 && worst < 1e-6 * largest, "{kernels}: {worst} of {largest}");
             }

@@ -41,9 +41,6 @@ pub struct Kernels {
     /// True if the product of one row loads the codes of 4 bits of its eight rows before it decodes the first, so that a GPU waits once for the
     /// memory. On a software adapter it takes 6 to 9 % longer so.
     pub matvec_early_loads: bool,
-    /// True if the product of one row looks up the values of q4 weights, two at a time, in workgroup memory. That takes half of the instructions
-    /// that computing them takes, but as many reads as there are pairs of weights.
-    pub matvec_table: bool,
     /// Rows and columns that one invocation of the product of many rows computes from weights that it decodes itself; columns are a
     /// multiple of 4. `None` stages decoded weights for 64 invocations in workgroup memory.
     pub matmul_registers: Option<[u32; 2]>,
@@ -82,7 +79,6 @@ impl Kernels {
         matvec_lanes: 64,
         matvec_float_quarters: false,
         matvec_early_loads: true,
-        matvec_table: false,
         matmul_registers: None,
         matmul_workgroups: 256,
         attention_rows: 32,
@@ -102,7 +98,6 @@ impl Kernels {
         matvec_lanes: 8,
         matvec_float_quarters: true,
         matvec_early_loads: false,
-        matvec_table: false,
         matmul_registers: Some([16, 16]),
         matmul_workgroups: 1,
         attention_rows: 16,
@@ -129,16 +124,15 @@ impl Kernels {
 
     /// Returns the suffix of a pipeline's label: the set without features and precision, then these, as in `plain+subgroups+f16`.
     pub(crate) fn label(self) -> String {
-        let exact = Self { subgroups: false, matvec_table: false, precision: Precision::F32, ..self };
+        let exact = Self { subgroups: false, precision: Precision::F32, ..self };
         let name = Self::NAMED.iter().find(|(_, named)| *named == exact).map_or("custom", |(name, _)| name);
         let subgroups = if self.subgroups { "+subgroups" } else { "" };
-        let table = if self.matvec_table { "+table" } else { "" };
         let precision = match self.precision {
             Precision::F32 => "",
             Precision::F16 => "+f16",
             Precision::Q8 => "+packed",
         };
-        [name, subgroups, table, precision].concat()
+        [name, subgroups, precision].concat()
     }
 
     /// Returns the `enable` directives of the set's shaders.
@@ -182,8 +176,7 @@ impl FromStr for Kernels {
 impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quarters = if self.matvec_float_quarters { " (floats by quarters of a block)" } else { "" };
-        let table = if self.matvec_table { " (4-bit values from a table)" } else { "" };
-        write!(f, "matvec of {} lanes{quarters}{table}, matmul ", self.matvec_lanes)?;
+        write!(f, "matvec of {} lanes{quarters}, matmul ", self.matvec_lanes)?;
         match (self.precision, self.matmul_registers) {
             (Precision::Q8, _) => write!(f, "with 8-bit activations")?,
             (Precision::F16, _) => write!(f, "in halves")?,
@@ -211,7 +204,6 @@ mod tests {
             (Kernels::CPU, "cpu"),
             (Kernels::SUBGROUPS, "plain+subgroups"),
             (Kernels { precision: Precision::F16, ..Kernels::SUBGROUPS }, "plain+subgroups+f16"),
-            (Kernels { matvec_table: true, ..Kernels::F16 }, "plain+table+f16"),
             (Kernels { precision: Precision::Q8, ..Kernels::CPU }, "cpu+packed"),
             (Kernels { decode_lanes: 128, ..Kernels::PLAIN }, "custom"),
         ];

@@ -66,15 +66,15 @@ impl Weight {
 
     /// Returns WGSL that declares this weight at bindings `binding` and `binding + 1` and defines `load_block(row, block, blocks)`,
     /// `load_quarter(row, block, blocks, quarter)`, and in two steps the inner product of a block and vectors: `stored_block(row, block, blocks)`
-    /// and `stored_dot(stored, sum of x, x0 … x7)`, times `block_scale(row, block, blocks)`. With `table` the values of q4 come from a table in
-    /// workgroup memory, which `prepare_products(lane)` fills.
-    pub(crate) fn wgsl(&self, binding: u32, table: bool) -> String {
+    /// and `stored_dot(stored, bits, sum of x, x0 … x7)`, times `scale_from(bits)` of `block_scale_bits(row, block, blocks)`.
+    pub(crate) fn wgsl(&self, binding: u32) -> String {
         let (name, source, group_size) = match self.scheme {
             Scheme::F32 => ("f32", wgsl!("weight_f32.wgsl"), 32),
             Scheme::F16 => ("f16", wgsl!("weight_f16.wgsl"), 32),
             Scheme::Q8 { group_size } => ("q8", wgsl!("weight_q8.wgsl"), group_size),
             Scheme::Q4 { group_size } => ("q4", wgsl!("weight_q4.wgsl"), group_size),
             Scheme::Int4 { group_size } => ("int4", wgsl!("weight_q4.wgsl"), group_size),
+            Scheme::Q4Z { group_size } => ("q4z", wgsl!("weight_q4.wgsl"), group_size),
         };
         let blocks_per_scale = group_size / 32;
         let element = match self.scheme {
@@ -88,10 +88,9 @@ impl Weight {
             wgsl += wgsl!("weight_scale.wgsl");
         }
         match self.scheme {
-            Scheme::Q4 { .. } | Scheme::Int4 { .. } => {
-                let even = matches!(self.scheme, Scheme::Int4 { .. });
-                wgsl += &format!("const EVEN: bool = {even};\n");
-                wgsl += if table && !even { wgsl!("weight_q4_table.wgsl") } else { wgsl!("weight_q4_words.wgsl") };
+            Scheme::Q4 { .. } | Scheme::Int4 { .. } | Scheme::Q4Z { .. } => {
+                let (even, zero_points) = (!matches!(self.scheme, Scheme::Q4 { .. }), matches!(self.scheme, Scheme::Q4Z { .. }));
+                wgsl += &format!("const EVEN: bool = {even};\nconst ZERO_POINTS: bool = {zero_points};\n");
             }
             Scheme::Q8 { .. } => wgsl += wgsl!("weight_late.wgsl"),
             Scheme::F32 | Scheme::F16 => wgsl += &[wgsl!("weight_late.wgsl"), wgsl!("weight_dot.wgsl")].concat(),

@@ -1,6 +1,6 @@
 // Inner product of a block of floats with eight vectors.
 fn stored_dot(
-  at: Stored, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
+  at: Stored, bits: u32, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
   x7: vec4<f32>
 ) -> f32 {
   let w = load_block(0u, at, 0u);
@@ -8,6 +8,10 @@ fn stored_dot(
   return sum.x + sum.y + sum.z + sum.w;
 }
 
-fn block_scale(row: u32, block: u32, blocks: u32) -> f32 {
+fn block_scale_bits(row: u32, block: u32, blocks: u32) -> u32 {
+  return 0u;
+}
+
+fn scale_from(bits: u32) -> f32 {
   return 1.0;
 }

@@ -4,5 +4,3 @@ alias Stored = u32;
 fn stored_block(row: u32, block: u32, blocks: u32) -> Stored {
   return row * blocks + block;
 }
-
-fn prepare_products(lane: u32) {}

@@ -3,7 +3,7 @@ fn load_block(row: u32, block: u32, blocks: u32) -> array<vec4<f32>, 8> {
   let at = (row * blocks + block) * 2u;
   let a = weight_data[at];
   let b = weight_data[at + 1u];
-  let scale = block_scale(row, block, blocks);
+  let scale = scale_from(block_scale_bits(row, block, blocks));
   return array<vec4<f32>, 8>(
     vec4<f32>(unpack4xI8(a.x)) * scale, vec4<f32>(unpack4xI8(a.y)) * scale,
     vec4<f32>(unpack4xI8(a.z)) * scale, vec4<f32>(unpack4xI8(a.w)) * scale,
@@ -15,20 +15,24 @@ fn load_block(row: u32, block: u32, blocks: u32) -> array<vec4<f32>, 8> {
 fn load_quarter(row: u32, block: u32, blocks: u32, quarter: u32) -> array<vec4<f32>, 2> {
   let at = (row * blocks + block) * 2u + quarter / 2u;
   let word = (quarter & 1u) * 2u;
-  let scale = block_scale(row, block, blocks);
+  let scale = scale_from(block_scale_bits(row, block, blocks));
   return array<vec4<f32>, 2>(
     vec4<f32>(unpack4xI8(weight_data[at][word])) * scale, vec4<f32>(unpack4xI8(weight_data[at][word + 1u])) * scale);
 }
 
-// A block as 32 signed codes, four to a word, without the factor block_scale.
+// A block as 32 signed codes, four to a word, without the factor code_scale.
 fn load_codes(row: u32, block: u32, blocks: u32) -> array<vec4<u32>, 2> {
   let at = (row * blocks + block) * 2u;
   return array<vec4<u32>, 2>(weight_data[at], weight_data[at + 1u]);
 }
 
+fn code_scale(row: u32, block: u32, blocks: u32) -> f32 {
+  return scale_from(block_scale_bits(row, block, blocks));
+}
+
 // Inner product of a block without its scale and eight vectors.
 fn stored_dot(
-  at: Stored, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
+  at: Stored, bits: u32, x_sum: f32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>,
   x7: vec4<f32>
 ) -> f32 {
   let a = weight_data[at * 2u];

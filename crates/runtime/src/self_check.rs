@@ -74,7 +74,7 @@ fn weights(scheme: Scheme) -> &'static str {
         Scheme::F32 => "f32",
         Scheme::F16 => "f16",
         Scheme::Q8 { .. } => "8-bit",
-        Scheme::Q4 { .. } | Scheme::Int4 { .. } => "4-bit",
+        Scheme::Q4 { .. } | Scheme::Int4 { .. } | Scheme::Q4Z { .. } => "4-bit",
     }
 }
 

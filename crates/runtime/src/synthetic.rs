@@ -12,7 +12,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Returns a manifest for this geometry, with matrices in 4 bits and every tensor in a separate shard. No files exist for it.
 pub fn manifest(config: ModelConfig) -> Manifest {
-    manifest_in(config, |_| Scheme::Q4 { group_size: 32 })
+    manifest_in(config, |_| Scheme::Q4Z { group_size: 32 })
 }
 
 /// Returns [`manifest`] with the matrices in the schemes of `scheme`.

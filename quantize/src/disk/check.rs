@@ -10,7 +10,7 @@ use crate::convert::Converter;
 use crate::rows::{RowSource, chunks};
 use crate::scheme::describe_scheme;
 use anyhow::{Context, Result, bail, ensure};
-use qwen_vl_format::block::EncodedRows;
+use qwen_vl_format::block::{EncodedRows, zero_point};
 use qwen_vl_format::manifest::{FileEntry, MANIFEST_FILE, TensorEntry};
 use qwen_vl_format::{Family, Scheme, ShardHash, TensorKind, Vocabulary, padded, tensors::tensor_table};
 use serde::Serialize;
@@ -222,10 +222,20 @@ fn check_values(tensor: &TensorEntry, encoded: &EncodedRows) -> Option<String> {
         let what = if encoded.scales.is_empty() { "values" } else { "scales" };
         return Some(format!("{not_finite} {what} are not finite"));
     }
-    // The code of zero is 0 in q8 and the nibble 8 in the 4-bit schemes, where eight columns are one word.
-    let zero = if matches!(scheme, Scheme::Q4 { .. } | Scheme::Int4 { .. }) { 0x88 } else { 0 };
+    // The code of zero is 0 in q8 and a nibble in the 4-bit schemes, where eight columns are one word.
+    let zero = |row: usize| match scheme {
+        Scheme::Q4 { .. } | Scheme::Int4 { .. } => Some(0x88),
+        Scheme::Q4Z { group_size } => {
+            let group = row * scheme.row_scales(cols) + cols / group_size as usize;
+            let zero = encoded.scales.as_chunks().0.get(group).map(|bytes| zero_point(half(bytes)))?;
+            // Only a whole zero point has a code for zero.
+            (zero.fract() == 0.0).then_some(0x11 * zero as u8)
+        }
+        _ => Some(0),
+    };
     let used = scheme.row_data_bytes(cols) * cols.next_multiple_of(8) / padded(cols);
-    let dirty = encoded.data.chunks_exact(scheme.row_data_bytes(cols)).position(|row| row[used..].iter().any(|byte| *byte != zero));
+    let mut rows = encoded.data.chunks_exact(scheme.row_data_bytes(cols)).enumerate();
+    let dirty = rows.find_map(|(index, row)| row[used..].iter().any(|byte| Some(*byte) != zero(index)).then_some(index));
     dirty.map(|row| format!("the padding of row {row} is not zero"))
 }
 

@@ -123,11 +123,11 @@ OURS = [
     ("q8, 32", 8.5, ("q8", 32), ["--scheme", "q8"]),
     ("q8, 64", 8.25, ("q8", 64), ["--scheme", "q8", "--group-size", "64"]),
     ("q8, 128", 8.125, ("q8", 128), ["--scheme", "q8", "--group-size", "128"]),
-    ("q4, 32 (default)", 4.5, ("q4", 32), []),
-    ("q4, 32, vision q8", 4.5, None, ["--vision", "q8"]),
-    ("q4, 32, head q8", 4.5, None, ["--keep", "lm_head=q8"]),
-    ("q4, 64", 4.25, ("q4", 64), ["--group-size", "64"]),
-    ("q4, 128", 4.125, ("q4", 128), ["--group-size", "128"]),
+    ("q4z, 32 (default)", 4.5, ("q4z", 32), []),
+    ("q4z, 32, vision q8", 4.5, None, ["--vision", "q8"]),
+    ("q4z, 32, head q8", 4.5, None, ["--keep", "lm_head=q8"]),
+    ("q4z, 64", 4.25, ("q4z", 64), ["--group-size", "64"]),
+    ("q4z, 128", 4.125, ("q4z", 128), ["--group-size", "128"]),
 ]
 
 
@@ -160,7 +160,7 @@ def relative(weights, coded):
 def weight_errors(write):
     kinds, kept, found = weights_of_kinds(), {}, {}
     print(f"{'code':<30} {'bits':>6} {'Gaussian':>9} {'Student 5':>9}")
-    rows = FOREIGN + [("int4, 32, plain rounding", 4.5, lambda w: ours("int4", 32, w))]
+    rows = FOREIGN + [(name, 4.5, lambda w, code=code: ours(code, 32, w)) for name, code in [("int4, 32, plain rounding", "int4"), ("q4, 32", "q4")]]
     rows += [(name, bits, lambda w, code=code: ours(*code, w)) for name, bits, code, _ in OURS if code]
     for name, bits, code in rows:
         coded = [code(weights) for weights in kinds]
@@ -217,8 +217,8 @@ def logit_errors(reference):
                 divergence = (np.exp(exact) * (exact - found)).sum(1).mean()
                 print(f"{checkpoint.name:<8} {name:<30} {divergence:>9.5f} {(exact.argmax(1) == found.argmax(1)).mean():>7.1%}", flush=True)
 
-            # The foreign codes store the matrices that q4 stores in 4 bits: all but the patch embedding.
-            coded = [tensor["name"] for tensor in converted([])[0]["tensors"] if tensor["scheme"]["type"] == "q4"]
+            # The foreign codes store the matrices that q4z stores in 4 bits: all but the patch embedding.
+            coded = [tensor["name"] for tensor in converted([])[0]["tensors"] if tensor["scheme"]["type"] == "q4z"]
             for name, _, code in FOREIGN:
                 changed = dict(weights)
                 changed["vision.patch_embedding.weight"] = half(weights["vision.patch_embedding.weight"])
@@ -232,12 +232,12 @@ def logit_errors(reference):
 
 def check(found):
     """Checks the bounds of our default, at 4.5 bits a weight."""
-    q4, q4_0, iq4_nl = found["q4, 32 (default)"], found["Q4_0 (gguf)"], found["IQ4_NL, least squared error"]
+    ours, others = found["q4z, 32 (default)"], ["Q4_0 (gguf)", "IQ4_NL, least squared error", "Q4_K"]
+    kinds = ["Gaussian", "heavy-tailed"]
     checks = [
-        (f"below Q4_0 on Gaussian weights: {q4[0]:.5f} < {q4_0[0]:.5f}", q4[0] < q4_0[0]),
-        (f"below Q4_0 on heavy-tailed weights: {q4[1]:.5f} < {q4_0[1]:.5f}", q4[1] < q4_0[1]),
-        (f"below IQ4_NL on heavy-tailed weights: {q4[1]:.5f} < {iq4_nl[1]:.5f}", q4[1] < iq4_nl[1]),
-        (f"at most 1 % above IQ4_NL on Gaussian weights: {q4[0] / iq4_nl[0]:.4f} <= 1.01", q4[0] <= 1.01 * iq4_nl[0]),
+        (f"below {name} on {kind} weights: {ours[at]:.5f} < {found[name][at]:.5f}", ours[at] < found[name][at])
+        for name in others
+        for at, kind in enumerate(kinds)
     ]
     print()
     for text, holds in checks:

@@ -34,9 +34,14 @@ def decode(tensor, shards):
         else:
             words = raw.view("<u4")
             nibbles = np.stack([words >> (i % 4 * 8 + i // 4 * 4) & 15 for i in range(8)], axis=2).reshape(part["rows"], -1)
-            codes = VALUES[nibbles] if kind == "q4" else nibbles.astype(np.float32) - 8
-        scales = np.frombuffer(shards[part["shard"]][slice(*part["scales"])], dtype="<f2").reshape(part["rows"], -1).astype(np.float32)
-        parts.append(codes * np.repeat(scales, tensor["scheme"]["group_size"], axis=1)[:, :padded])
+            codes = VALUES[nibbles] if kind == "q4" else nibbles.astype(np.float32)
+        scales = np.frombuffer(shards[part["shard"]][slice(*part["scales"])], dtype="<f2").reshape(part["rows"], -1)
+        of_weights = lambda values: np.repeat(values, tensor["scheme"]["group_size"], axis=1)[:, :padded]
+        if kind == "int4":
+            codes = codes - 8
+        if kind == "q4z":
+            codes = codes - of_weights(np.float32(7.5) - (scales.view("<u2") & 31).astype(np.float32) / 8)
+        parts.append(codes * of_weights(scales.astype(np.float32)))
     return np.concatenate(parts)[:, :cols]
 
 

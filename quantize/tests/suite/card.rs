@@ -116,6 +116,7 @@ fn computed_errors(web: &WebCheckpoint, source: &WebCheckpoint) -> BTreeMap<Stri
             Scheme::F16 => "f16".to_owned(),
             Scheme::Q8 { group_size } => format!("q8 in groups of {group_size}"),
             Scheme::Q4 { group_size } => format!("q4 in groups of {group_size}"),
+            Scheme::Q4Z { group_size } => format!("q4z in groups of {group_size}"),
             Scheme::Int4 { group_size } => format!("int4 in groups of {group_size}"),
         };
         let (error, weight) = sums.entry(scheme).or_default();
@@ -217,9 +218,12 @@ fn a_decoded_checkpoint_has_its_own_card() {
     let read = |out: &tempfile::TempDir, name: &str| fs::read_to_string(out.path().join("web").join(name)).unwrap();
     let (before, after) = (read(&out, "README.md"), read(&decoded, "README.md"));
     assert_eq!(front(&before), front(&after));
-    assert!(before.contains("| q4 in groups of 32 |") && !before.contains("| f32 | 1"));
+    assert!(before.contains("| q4z in groups of 32 |") && !before.contains("| f32 | 1"));
     assert!(before.contains("relative error") && !after.contains("relative error"), "{after}");
-    assert!(after.contains("| f32 |") && !after.contains("| q4 in groups of 32 |") && !after.contains("| q8 in groups of 32 |"), "{after}");
+    assert!(
+        after.contains("| f32 |") && !after.contains("| q4z in groups of 32 |") && !after.contains("| q8 in groups of 32 |"),
+        "{after}"
+    );
     let modifications = open(&decoded).manifest().provenance.modifications.clone();
     assert_names(&after, &[&modifications, "Decoded to f32 afterwards."]);
     assert_eq!(read(&decoded, "MODIFICATIONS"), format!("{modifications}\n"));

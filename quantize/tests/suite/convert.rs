@@ -145,7 +145,7 @@ fn shards_open_with_the_public_library() {
                     Scheme::F32 => (safetensors::Dtype::F32, cols),
                     Scheme::F16 => (safetensors::Dtype::F16, cols),
                     Scheme::Q8 { .. } => (safetensors::Dtype::I8, cols),
-                    Scheme::Q4 { .. } | Scheme::Int4 { .. } => (safetensors::Dtype::U32, cols / 8),
+                    Scheme::Q4 { .. } | Scheme::Int4 { .. } | Scheme::Q4Z { .. } => (safetensors::Dtype::U32, cols / 8),
                 };
                 assert_eq!((data.dtype(), data.shape()), (dtype, [part.rows, width].as_slice()), "{}", tensor.name);
                 // The ranges of manifest and header are equal.
@@ -241,7 +241,7 @@ fn rules_name_modules() {
     assert_eq!(scheme("vision.blocks.0.attn.qkv.weight"), Scheme::Q8 { group_size: 64 });
     assert_eq!(scheme("vision.blocks.1.mlp.fc1.weight"), Scheme::F32);
     assert_eq!(scheme("head.weight"), Scheme::F16);
-    assert_eq!(scheme("decoder.embedding.weight"), Scheme::Q4 { group_size: 64 });
+    assert_eq!(scheme("decoder.embedding.weight"), Scheme::Q4Z { group_size: 64 });
     assert_eq!(scheme("vision.blocks.0.attn.qkv.bias"), Scheme::F32);
     for wrong in ["vision", "vision=q5", "=q4"] {
         assert!(Rule::parse(wrong).is_err(), "{wrong}");

@@ -215,7 +215,7 @@ fn heads_that_are_the_embedding() {
         assert_eq!((summary.notes.len(), summary.unused_tensors.len()), (0, 0));
         // A head and an embedding that are apart are stored in 4 bits.
         for name in ["head.weight", "decoder.embedding.weight"] {
-            assert_eq!(web.manifest().tensor(name).unwrap().scheme, Scheme::Q4 { group_size: 32 }, "{model}: {name}");
+            assert_eq!(web.manifest().tensor(name).unwrap().scheme, Scheme::Q4Z { group_size: 32 }, "{model}: {name}");
         }
     }
     for (value, is_tied) in [(json!(false), false), (Value::Null, true)] {
@@ -254,7 +254,7 @@ fn defaults_keep_bits_where_they_cost_little() {
         let web = WebCheckpoint::open(&options.out).unwrap();
         move |name: &str| web.manifest().tensor(name).unwrap().scheme
     };
-    let (q4, q8) = (Scheme::Q4 { group_size: 32 }, Scheme::Q8 { group_size: 32 });
+    let (q4, q8) = (Scheme::Q4Z { group_size: 32 }, Scheme::Q8 { group_size: 32 });
     let folder = tempfile::tempdir().unwrap();
     let options = |name: &str| Options::new(checkpoint("q3-a"), folder.path().join(name));
     let scheme = scheme_of(options("default"));
@@ -287,7 +287,7 @@ fn defaults_keep_bits_where_they_cost_little() {
     assert_eq!(scheme("vision.blocks.0.attn.qkv.weight"), Scheme::F16);
 
     let read = |name: &str| fs::read_to_string(folder.path().join(name).join("MODIFICATIONS")).unwrap();
-    assert_names(&read("default"), &["q4 in groups of 32, vision as q8 in groups of 32, decoder.embedding as q8 in groups of 32"]);
+    assert_names(&read("default"), &["q4z in groups of 32, vision as q8 in groups of 32, decoder.embedding as q8 in groups of 32"]);
     assert_names(&read("default"), &["the frames of the patch embedding added"]);
     assert!(!read("f16").contains("vision"));
 }

@@ -95,7 +95,7 @@ fn groups_out_of_order_are_decoded() {
     assert_ne!(expected(32, "reversed"), expected(32, "in_order"));
     let (coded, _) = convert(source.path(), SchemeName::Q4).unwrap();
     for name in expected(32, "in_order").keys() {
-        assert_eq!(open(&coded).manifest().tensor(name).unwrap().scheme, Scheme::Q4 { group_size: 32 }, "{name}");
+        assert_eq!(open(&coded).manifest().tensor(name).unwrap().scheme, Scheme::Q4Z { group_size: 32 }, "{name}");
     }
 }
 
@@ -123,7 +123,7 @@ fn other_zero_points_are_decoded() {
     let source = checkpoint(128);
     edit(&source, |header, data| fill(header, data, "transformer.h.0.mlp.c_proj.qzeros", |_| 0x4444_4444));
     let (coded, _) = convert(source.path(), SchemeName::Q4).unwrap();
-    assert_eq!(open(&coded).manifest().tensor(name).unwrap().scheme, Scheme::Q4 { group_size: 32 });
+    assert_eq!(open(&coded).manifest().tensor(name).unwrap().scheme, Scheme::Q4Z { group_size: 32 });
     let (decoded, _) = convert(source.path(), SchemeName::F32).unwrap();
     let decoded = open(&decoded).tensor(name).unwrap();
     let cols = 64;
@@ -136,7 +136,7 @@ fn other_zero_points_are_decoded() {
     let source = checkpoint(128);
     edit_json(&source.path().join("quantize_config.json"), |config| config["checkpoint_format"] = "gptq_v2".into());
     let (coded, _) = convert(source.path(), SchemeName::Q4).unwrap();
-    assert_eq!(open(&coded).manifest().tensor(name).unwrap().scheme, Scheme::Q4 { group_size: 32 });
+    assert_eq!(open(&coded).manifest().tensor(name).unwrap().scheme, Scheme::Q4Z { group_size: 32 });
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_joined_tensor_needs_all_its_modules() {
     edit_safetensors(&path, |header, data| fill(header, data, "model.layers.1.self_attn.k_proj.g_idx", |input| (2 - input / 64) as u32));
     let (out, _) = convert(source.path(), SchemeName::Q4).unwrap();
     let scheme = |name: &str| open(&out).manifest().tensor(name).unwrap().scheme;
-    assert_eq!(scheme("decoder.layers.1.attn.qkv.weight"), Scheme::Q4 { group_size: 32 });
+    assert_eq!(scheme("decoder.layers.1.attn.qkv.weight"), Scheme::Q4Z { group_size: 32 });
     assert_eq!(scheme("decoder.layers.0.attn.qkv.weight"), Scheme::Int4 { group_size: 64 });
     assert_eq!(scheme("decoder.layers.1.attn.out.weight"), Scheme::Int4 { group_size: 64 });
     // The other rows keep their values in f32.

@@ -57,7 +57,7 @@ fn a_shard_resumes_behind_whole_parts() {
 fn a_shard_without_a_sound_record_begins_anew() {
     let listed = Listed::read(&checkpoint("mini-b"));
     let mut remote = Remote::open(&listed, &ConversionRequest { shard_bytes: Some(400_000), ..ConversionRequest::default() }).unwrap();
-    let scheme = "q4 in groups of 32";
+    let scheme = "q4z in groups of 32";
     let shards = remote.conversion.plan().unwrap().shards.len();
     let mut made = (0..shards).map(|index| {
         let (whole, _, finished) = remote.shard(index, &[], None).unwrap();

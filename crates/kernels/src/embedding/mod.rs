@@ -16,7 +16,7 @@ pub fn embedding(gpu: &Gpu, step: &StepBuffer, weight: &Weight, ids: &wgpu::Buff
             let source = format!(
                 "@group(0) @binding(1) var<storage, read> ids: array<u32>;\n\
                  @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;\n{}{}",
-                weight.wgsl(4, false),
+                weight.wgsl(4),
                 wgsl!("embedding.wgsl"),
             );
             let sizes = Sizes::default().u32("blocks", output.stride() / 32).u32("first_row", first_row).u32("rows", part.rows);

@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let codes = load_codes(weight_row, block, sizes.blocks);
     weight_tile[lane] = codes[0];
     weight_tile[64u + lane] = codes[1];
-    weight_scales_tile[lane] = block_scale(weight_row, block, sizes.blocks);
+    weight_scales_tile[lane] = code_scale(weight_row, block, sizes.blocks);
     let x$k = input[(input_row + block) * 8u + $ku];
     var largest = vec4<f32>(0.0);
     largest = max(largest, abs(x$k));

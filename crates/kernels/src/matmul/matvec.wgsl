@@ -15,7 +15,6 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   lane: Lane
 ) {
-  prepare_products(lane.index);
   let first = (workgroup.x + workgroup.y * workgroups.x) * 8u;
   let last = sizes.rows - 1u;
   let row$r = min(first + $ru, last);
@@ -41,10 +40,11 @@ fn main(
       let x_sum = x_sums.x + x_sums.y + x_sums.z + x_sums.w;
       if (EARLY_LOADS) {
         let stored$r = stored_block(row$r, block, sizes.blocks);
-        let scale$r = block_scale(row$r, block, sizes.blocks);
-        acc$r += stored_dot(stored$r, x_sum, x0, x1, x2, x3, x4, x5, x6, x7) * scale$r;
+        let bits$r = block_scale_bits(row$r, block, sizes.blocks);
+        acc$r += stored_dot(stored$r, bits$r, x_sum, x0, x1, x2, x3, x4, x5, x6, x7) * scale_from(bits$r);
       } else {
-        acc$r += stored_dot(stored_block(row$r, block, sizes.blocks), x_sum, x0, x1, x2, x3, x4, x5, x6, x7) * block_scale(row$r, block, sizes.blocks);
+        let bits$r = block_scale_bits(row$r, block, sizes.blocks);
+        acc$r += stored_dot(stored_block(row$r, block, sizes.blocks), bits$r, x_sum, x0, x1, x2, x3, x4, x5, x6, x7) * scale_from(bits$r);
       }
     }
   }

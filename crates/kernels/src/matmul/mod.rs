@@ -73,7 +73,7 @@ impl Product<'_> {
             .f32("epsilon", norm.map_or(0.0, |norm| norm.epsilon))
     }
 
-    fn source(&self, norm: Option<&Norm>, table: bool, kernel: &str) -> String {
+    fn source(&self, norm: Option<&Norm>, kernel: &str) -> String {
         let mut source = format!(
             "const NORM: bool = {};\n\
              @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;\n\
@@ -81,7 +81,7 @@ impl Product<'_> {
              @group(0) @binding(3) var<storage, read> bias: array<f32>;\n",
             norm.is_some(),
         );
-        source += &self.weight.wgsl(4, table);
+        source += &self.weight.wgsl(4);
         source += match norm {
             Some(_) => {
                 "@group(0) @binding(6) var<storage, read> norm_weight: array<vec4<f32>>;\n\
@@ -130,7 +130,7 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
         (Precision::Q8, _) if quantized => (tiled(8, 2, &unroll(wgsl!("matmul_packed.wgsl"), &STAGED)), [64, 64]),
         (Precision::F16, _) => (tiled(8, 2, &unroll(&unroll(wgsl!("matmul_f16.wgsl"), &STAGED), &IN_HALVES)), [64, 64]),
         (_, None) => {
-            few_rows = Some(product.source(None, false, &staged(32)));
+            few_rows = Some(product.source(None, &staged(32)));
             (staged(64), [64, 64])
         }
         (_, Some([rows, columns])) => {
@@ -138,7 +138,7 @@ pub fn matmul(gpu: &Gpu, step: &StepBuffer, product: Product<'_>) -> Vec<Dispatc
             (format!("const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\n{kernel}"), [rows, 8 * columns])
         }
     };
-    let source = product.source(None, false, &kernel);
+    let source = product.source(None, &kernel);
     product
         .weight
         .parts_from()
@@ -167,12 +167,11 @@ pub fn matvec(gpu: &Gpu, product: Product<'_>, norm: Option<&Norm>) -> Vec<Dispa
     product.check();
     assert!(norm.is_none_or(|norm| norm.bias.is_none()), "only an RMS norm can be fused");
     let kernel = unroll(wgsl!("matvec.wgsl"), &[('i', 8), ('r', 8)]);
-    let Kernels { matvec_lanes, matvec_float_quarters, matvec_early_loads, matvec_table, .. } = gpu.kernels();
+    let Kernels { matvec_lanes, matvec_float_quarters, matvec_early_loads, .. } = gpu.kernels();
     let quarters = matvec_float_quarters && product.weight.scheme.group_size().is_none();
     let reductions = gpu.kernels().reductions(matvec_lanes);
     let source = product.source(
         norm,
-        matvec_table,
         &format!("const QUARTERS: bool = {quarters};\nconst EARLY_LOADS: bool = {matvec_early_loads};\n{reductions}{kernel}"),
     );
     product

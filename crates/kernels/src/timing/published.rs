@@ -13,7 +13,7 @@ use qwen_vl_format::{MAX_PART_BYTES, PART_ROW_ALIGN, Scheme};
 use serde::Serialize;
 
 /// Scheme of the weights.
-const SCHEME: Scheme = Scheme::Q4 { group_size: 32 };
+const SCHEME: Scheme = Scheme::Q4Z { group_size: 32 };
 /// Approximate duration of a submission, in milliseconds.
 const SAMPLE_MILLIS: f64 = 60.0;
 

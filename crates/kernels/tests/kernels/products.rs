@@ -13,7 +13,7 @@ use qwen_vl_testkit::closeness::noise;
 
 const EPILOGUES: [Epilogue; 6] =
     [Epilogue::Store, Epilogue::Accumulate, Epilogue::Gelu, Epilogue::SwiGlu, Epilogue::QuickGelu, Epilogue::GeluTanh];
-const Q4: Scheme = Scheme::Q4 { group_size: 32 };
+const Q4Z: Scheme = Scheme::Q4Z { group_size: 32 };
 
 /// A product `[rows, cols] · [out, cols]ᵀ` with the weight in parts of `part_rows`.
 #[derive(Clone, Copy)]
@@ -39,7 +39,7 @@ fn cases(scheme: Scheme, first: Shape, others: &[Shape]) -> Vec<Case> {
     if scheme == Scheme::F32 {
         cases.extend(EPILOGUES.map(|epilogue| (first, epilogue, false)));
     }
-    if scheme == Q4 {
+    if scheme == Q4Z {
         cases.extend(EPILOGUES.map(|epilogue| (first, epilogue, true)));
         cases.extend(others.iter().zip(EPILOGUES.into_iter().cycle()).map(|(shape, epilogue)| (*shape, epilogue, true)));
     }
@@ -57,10 +57,10 @@ mod matmul_matches_oracle {
 
 fn check_matmul(scheme: Scheme) {
     let mut sets = vec![Kernels::PLAIN, Kernels::CPU, Kernels::F16];
-    if [Scheme::Q8 { group_size: 32 }, Q4, Scheme::Int4 { group_size: 128 }].contains(&scheme) {
+    if [Scheme::Q8 { group_size: 32 }, Q4Z, Scheme::Q4 { group_size: 32 }, Scheme::Int4 { group_size: 128 }].contains(&scheme) {
         sets.push(Kernels::PACKED);
     }
-    if [Scheme::F32, Q4].contains(&scheme) {
+    if [Scheme::F32, Q4Z].contains(&scheme) {
         // Large tiles alone; `PLAIN` takes small ones for the few rows here.
         sets.push(Kernels { matmul_workgroups: 1, ..Kernels::PLAIN });
     }
@@ -109,7 +109,7 @@ fn an_exact_product_is_not_rounded() {
     x.iter_mut().step_by(7).for_each(|x| *x *= 1e6);
     for kernels in [Kernels::F16, Kernels::PACKED, Kernels { precision: Precision::Q8, ..Kernels::CPU }] {
         let gpu = gpu(kernels);
-        let (weight, values) = weight(&gpu, Q4, out, cols, out, 7);
+        let (weight, values) = weight(&gpu, Q4Z, out, cols, out, 7);
         let (input, output) = (rows(&gpu, m, cols, &x), gpu.activation("out", m, out).unwrap());
         let step = StepBuffer::new(&gpu);
         step.write(&gpu, m, 0, 0);
@@ -162,11 +162,8 @@ mod matvec_matches_oracle {
 
 fn check_matvec(scheme: Scheme) {
     let mut sets = vec![Kernels::PLAIN, Kernels::CPU];
-    if [Scheme::F16, Scheme::Q8 { group_size: 64 }, Q4].contains(&scheme) {
+    if [Scheme::F16, Scheme::Q8 { group_size: 64 }, Q4Z].contains(&scheme) {
         sets.push(Kernels::SUBGROUPS);
-    }
-    if scheme == Q4 {
-        sets.push(Kernels { matvec_table: true, ..Kernels::SUBGROUPS });
     }
     let others = [shape("small", 1, 64, 64, 64), shape("more blocks than lanes", 1, 36, 2304, 36), shape("two parts", 1, 100, 96, 64)];
     for kernels in sets {
@@ -237,10 +234,10 @@ mod every_kernel_set_gives_the_known_answers {
 /// activations), which this test prints.
 fn check_known_answers(kernels: Kernels, rounded: f32) {
     let gpu = gpu(kernels);
-    let matmul = |epilogue, exact| Checked::Matmul { scheme: Q4, epilogue, exact };
+    let matmul = |epilogue, exact| Checked::Matmul { scheme: Q4Z, epilogue, exact };
     let products = EPILOGUES.map(|epilogue| matmul(epilogue, false)).into_iter().chain([
         matmul(Epilogue::GeluTanh, true),
-        Checked::Matvec(Q4, true),
+        Checked::Matvec(Q4Z, true),
         Checked::Matvec(Scheme::F16, false),
     ]);
     let rotary = |norms, logn| Checked::Rotary { shape: HeadShape { heads: 6, kv_heads: 2, head_dim: 24 }, kv: KvFormat::F32, norms, logn };

@@ -608,7 +608,7 @@ fn budgets_of_published_models() {
         let scheme = |spec: &TensorSpec| {
             let vision = ["vision.", "merger.", "deepstack."].iter().any(|part| spec.name.starts_with(part));
             let eight_bits = vision || tied && spec.name.starts_with("decoder.embedding.");
-            if eight_bits { Scheme::Q8 { group_size: 32 } } else { Scheme::Q4 { group_size: 32 } }
+            if eight_bits { Scheme::Q8 { group_size: 32 } } else { Scheme::Q4Z { group_size: 32 } }
         };
         let manifest = synthetic::manifest_in(config, scheme);
         let options = ModelOptions { kv: KvFormat::F16, ..ModelOptions::default() };
