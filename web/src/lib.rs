@@ -175,9 +175,10 @@ pub fn browser_decodes(bytes: &[u8], upright: bool) -> Result<bool, JsValue> {
 #[wasm_bindgen]
 pub fn estimate(manifest_json: &str, options: JsValue) -> Result<JsValue, JsValue> {
     let options: LoadOptions = from_js("load options", options)?;
+    let precision = options.coarsest().map_err(EdgeError::from)?;
     let options = options.model_options().map_err(EdgeError::from)?;
     let manifest = Manifest::from_json(manifest_json).map_err(EdgeError::from)?;
-    to_js(&Estimate::new(&manifest, &options))
+    to_js(&Estimate::new(&manifest, &options, precision))
 }
 
 /// SHA-256 of bytes that arrive in pieces; the browser's own needs them whole.

@@ -2,7 +2,7 @@
 
 use qwen_vl_format::Family;
 use qwen_vl_runtime::session::PictureLimits;
-use qwen_vl_runtime::{Backend, Budget, ModelOptions, RuntimeError};
+use qwen_vl_runtime::{Backend, Budget, Kernels, ModelOptions, Precision, RuntimeError};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -50,6 +50,15 @@ impl LoadOptions {
         let kv = parsed("kv", self.kv.as_deref(), "f32, f16 or q8")?.unwrap_or(defaults.kv);
         let max_picture_tokens = self.max_picture_tokens.unwrap_or(defaults.max_picture_tokens);
         ModelOptions { context_length, kv, max_picture_tokens, ..defaults }.checked()
+    }
+}
+
+impl LoadOptions {
+    /// The coarsest precision that the load may choose.
+    pub(crate) fn coarsest(&self) -> Result<Precision, RuntimeError> {
+        let named: Option<Kernels> = parsed("kernels", self.kernels.as_deref(), "plain, cpu, subgroups, f16 or packed")?;
+        let precision = parsed("precision", self.precision.as_deref(), "f32, f16 or q8")?.unwrap_or_default();
+        Ok(named.map_or(precision, |kernels| kernels.precision))
     }
 }
 
@@ -186,8 +195,8 @@ pub(crate) struct CpuEstimate {
 }
 
 impl Estimate {
-    pub(crate) fn new(manifest: &qwen_vl_format::Manifest, options: &ModelOptions) -> Self {
-        let budget = Budget::new(manifest, options);
+    pub(crate) fn new(manifest: &qwen_vl_format::Manifest, options: &ModelOptions, precision: Precision) -> Self {
+        let budget = Budget::new(manifest, options, precision);
         let (bytes, limit) = (Budget::cpu_weights(manifest), Budget::MAX_CPU_WEIGHTS);
         Self {
             context_length: options.context_length,

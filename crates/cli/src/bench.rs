@@ -114,7 +114,7 @@ fn run_model(args: &BenchArgs, gpu: Gpu) -> Result<()> {
         let folder = args.model.as_deref().context("neither a model nor a geometry")?;
         Checkpoint::open(folder)?.load(gpu, options)?
     };
-    let budget = Budget::new(model.manifest(), &options);
+    let budget = Budget::new(model.manifest(), &options, model.gpu().kernels().precision);
     let allocated = model.gpu().allocated_bytes() - before;
     let cases = BenchmarkOptions {
         contexts: args.contexts.clone(),

@@ -10,7 +10,7 @@ pub struct GpuArgs {
     /// Kernel set: plain, cpu, subgroups, f16 or packed [default: the fastest by a short measurement].
     #[arg(long, value_name = "SET")]
     kernels: Option<Kernels>,
-    /// Lowest precision of pictures and prompts that the measurement may choose: f32, f16 or q8.
+    /// Lowest precision of products that the measurement may choose: f32, f16 or q8.
     #[arg(long, value_name = "PRECISION", default_value = "f32", conflicts_with = "kernels")]
     precision: Precision,
 }

@@ -2,7 +2,7 @@
 
 use crate::attention::{Attention, Heads, Span, attention_split, split_bytes};
 use crate::chosen::{Choice, ChoiceOrigin, Trial, record};
-use crate::matmul::{Epilogue, Product, matmul, matvec};
+use crate::matmul::{Epilogue, Product, matmul, matvec, packed_bytes};
 use crate::{Dispatch, Gpu, GpuError, Kernels, Precision, StepBuffer, Temporary, Weight, WeightPart, encode};
 use qwen_vl_format::Scheme;
 use web_time::Instant;
@@ -123,12 +123,14 @@ enum Shape {
 
 /// The product that distinguishes GPUs from software adapters. It compiles fast, and an adapter with a thousandth of a GPU's speed runs it.
 const SMALL_ROW: Work = Work { name: "1 × 1024 → 512", shape: Shape::Product { rows: 1, cols: 1024, out: 512, parts: 1 }, share: 1.0 };
-/// The product that ranks the precisions.
+/// The products that rank the precisions.
+const PRECISION: [Work; 2] = [MANY_ROWS, ONE_ROW];
+const ONE_ROW: Work = Work { name: "1 × 4096 → 4096", shape: Shape::Product { rows: 1, cols: 4096, out: 4096, parts: 4 }, share: 1.0 };
 const MANY_ROWS: Work = Work { name: "64 × 512 → 256", shape: Shape::Product { rows: 64, cols: 512, out: 256, parts: 1 }, share: 1.0 };
 /// The products of one row of the model of 2023, by classes of shapes: few outputs, many outputs, long rows. The head and the product of queries,
 /// keys and values count as runs of the class of many outputs: (22016 + 12288 + 151936 / 32) / 22016.
 const PRODUCTS: [Work; 3] = [
-    Work { name: "1 × 4096 → 4096", shape: Shape::Product { rows: 1, cols: 4096, out: 4096, parts: 4 }, share: 1.0 },
+    ONE_ROW,
     Work { name: "1 × 4096 → 22016", shape: Shape::Product { rows: 1, cols: 4096, out: 22_016, parts: 1 }, share: 1.8 },
     Work { name: "1 × 11008 → 4096", shape: Shape::Product { rows: 1, cols: 11_008, out: 4096, parts: 2 }, share: 1.0 },
 ];
@@ -163,7 +165,7 @@ impl Trials {
         }
         let variants: Vec<_> = precisions(gpu, coarsest).into_iter().map(|precision| Kernels { precision, ..kernels }).collect();
         if variants.len() > 1 {
-            kernels = self.fastest(gpu, &[MANY_ROWS], &variants, WIN).await?;
+            kernels = self.fastest(gpu, &PRECISION, &variants, WIN).await?;
         }
         Ok(kernels)
     }
@@ -239,7 +241,10 @@ fn prepare(gpu: &mut Gpu, shape: &Shape, variants: &[Kernels]) -> Result<Prepare
             let list = (0..parts).map(|_| part()).collect::<Result<_, GpuError>>()?;
             let weight = Weight { scheme, rows: parts * out, cols, parts: list };
             let (input, output) = (allocate(gpu, rows, cols)?, allocate(gpu, rows, parts * out)?);
-            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue: Epilogue::Store, exact: false };
+            let packed = allocate(gpu, 1, packed_bytes(rows, cols) as usize / 4)?.buffer;
+            let epilogue = Epilogue::Store;
+            let product =
+                Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact: false, packed: Some(&packed) };
             step.write(gpu, rows, 0, rows);
             for kernels in variants {
                 gpu.set_kernels(*kernels);

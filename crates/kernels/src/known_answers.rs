@@ -197,7 +197,9 @@ async fn product(gpu: &Gpu, step: &StepBuffer, scheme: Scheme, epilogue: Epilogu
     let weight = Weight { scheme, rows: OUT, cols: COLS, parts: vec![part] };
     let [x, b, factors] = [(2, count * COLS), (3, OUT), (4, COLS)].map(|(seed, count)| noise(seed, count));
     let (input, bias, output) = (rows(gpu, count, &x)?, rows(gpu, 1, &b)?, gpu.temporary("known answers", count, stored)?);
-    let product = Product { weight: &weight, bias: Some(&bias.buffer), input: &input, output: &output, epilogue, exact };
+    let packed = bytes(gpu, &vec![0; matmul::packed_bytes(count, COLS) as usize])?;
+    let packed = Some(&packed.buffer);
+    let product = Product { weight: &weight, bias: Some(&bias.buffer), input: &input, output: &output, epilogue, exact, packed };
     let on_gpu = rows(gpu, 1, &factors)?;
     let norm = Norm { weight: on_gpu.buffer.clone(), bias: None, epsilon: EPSILON };
     let launches = match kind {

@@ -78,6 +78,15 @@ fn stored_dot(
   return product;
 }
 
+// Inner product of a block without its scale and 32 codes, four to a word, whose sum is x_sum. For EVEN's values.
+fn stored_packed_dot(codes: Stored, bits: u32, x_sum: i32, x0: vec4<u32>, x1: vec4<u32>) -> f32 {
+  let low = codes & vec4<u32>(0x0f0f0f0fu);
+  let high = (codes >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+  let sum = dot4I8Packed(low.x, x0.x) + dot4I8Packed(high.x, x0.y) + dot4I8Packed(low.y, x0.z) + dot4I8Packed(high.y, x0.w)
+    + dot4I8Packed(low.z, x1.x) + dot4I8Packed(high.z, x1.y) + dot4I8Packed(low.w, x1.z) + dot4I8Packed(high.w, x1.w);
+  return f32(8 * sum - i32(zero_eighths(bits)) * x_sum) * 0.125;
+}
+
 // A block as 32 signed codes, four to a word, without the factor code_scale. Those of EVEN are in eighths.
 fn load_codes(row: u32, block: u32, blocks: u32) -> array<vec4<u32>, 2> {
   let codes = weight_data[row * blocks + block];

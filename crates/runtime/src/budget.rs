@@ -1,11 +1,12 @@
 //! The memory that a model will allocate on the GPU.
 
 use crate::ModelOptions;
+use crate::weights::packed_input;
 use qwen_vl_format::Manifest;
 use qwen_vl_kernels::argmax::Best;
 use qwen_vl_kernels::attention::split_bytes;
 use qwen_vl_kernels::sample::Scratch;
-use qwen_vl_kernels::{KvCache, KvFormat, size};
+use qwen_vl_kernels::{KvCache, KvFormat, Precision, size};
 use serde::Serialize;
 
 /// Bytes of a model's buffers. A load allocates all of them; later only the features of pictures are added, one buffer each.
@@ -32,8 +33,8 @@ impl Budget {
         manifest.tensors.iter().map(|tensor| size::product(&tensor.shape).saturating_mul(4)).fold(0, u64::saturating_add)
     }
 
-    /// The budget of a checkpoint under options that were [checked](ModelOptions::checked).
-    pub fn new(manifest: &Manifest, options: &ModelOptions) -> Self {
+    /// The budget of a checkpoint under options that were [checked](ModelOptions::checked), with kernels of a precision.
+    pub fn new(manifest: &Manifest, options: &ModelOptions, precision: Precision) -> Self {
         let (config, context) = (&manifest.config, options.context_length);
         let (vision, decoder, hidden) = (&config.vision, &config.decoder, config.decoder.width);
         let chunk = options.prefill_chunk.min(context);
@@ -81,6 +82,9 @@ impl Budget {
             features = options.max_picture_tokens;
             scratch.add(1, rows(features, hidden));
             scratch.add(merger.deepstack.len(), rows(chunk, hidden));
+        }
+        if precision == Precision::Q8 {
+            scratch.add(1, size::storage(packed_input(config, &ModelOptions { prefill_chunk: chunk, ..*options })));
         }
         // The decoder.
         scratch.add(1, words(&[chunk]));

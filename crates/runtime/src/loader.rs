@@ -41,7 +41,7 @@ impl ModelLoader {
     /// Allocates the model of a validated manifest.
     pub fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions) -> Result<Self, RuntimeError> {
         let options = options.checked()?;
-        let weights = Weights::allocate(&gpu, &manifest.tensors)?;
+        let weights = Weights::allocate(&gpu, &manifest, &options)?;
         let mut shards: Vec<Upload> = manifest.shards.iter().map(|_| Upload::default()).collect();
         for tensor in &manifest.tensors {
             for (part, target) in tensor.parts.iter().zip(&weights.matrix(&tensor.name).parts) {

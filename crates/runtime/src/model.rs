@@ -98,7 +98,7 @@ impl Model {
     /// takes some adapters seconds.
     pub fn note_kernels(gpu: &Gpu, manifest: &Manifest, options: ModelOptions) -> Result<(), RuntimeError> {
         let options = options.checked()?;
-        gpu.dry_run(|gpu| Parts::new(gpu, &manifest.config, options, &Weights::allocate(gpu, &manifest.tensors)?)).map(|_| ())
+        gpu.dry_run(|gpu| Parts::new(gpu, &manifest.config, options, &Weights::allocate(gpu, manifest, &options)?)).map(|_| ())
     }
 
     pub(crate) fn new(gpu: Gpu, manifest: Manifest, options: ModelOptions, weights: &Weights) -> Result<Self, RuntimeError> {

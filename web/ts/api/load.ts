@@ -37,12 +37,6 @@ export interface LoadOptions extends SourceOptions, HubOptions, FileLocations, I
   /** Aborts the load. Its promise then rejects with the signal's reason. */
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
-  /**
-   * Rounding that the products of many positions (pictures and prompts) may apply where the GPU is faster with it, which the load measures:
-   * `"f32"` (default) none, `"f16"` half precision where the GPU has `shader-f16`, `"q8"` also activations in 8 bits. Sums and everything
-   * else stay f32. `info.adapter.kernels` names the choice.
-   */
-  precision?: Precision;
   /** @internal Kernel set to use in place of the fastest: for tests. */
   kernels?: KernelSet;
   /**
@@ -89,12 +83,11 @@ export interface LoadOptions extends SourceOptions, HubOptions, FileLocations, I
   convert?: boolean | (ConvertSettings & Pick<ConvertOptions, "url" | "workers" | "onProgress">);
 }
 
-/** `source` and `cache` are checked by `sourceSpec` and `cacheSpec`, `precision` and `kernels` by the runtime. */
+/** `source` and `cache` are checked by `sourceSpec` and `cacheSpec`, `kernels` by the runtime. */
 const CHECKS: Checks<LoadOptions> = {
   signal: abortSignal,
   onProgress: anyFunction,
   ...MEMORY_CHECKS,
-  precision: anyString,
   kernels: anyString,
   tuning: anyBoolean,
   seed: whole(0, Number.MAX_SAFE_INTEGER),
@@ -256,12 +249,11 @@ async function loadOnce(
   }
 }
 
-function engineOptions({ forceFallbackAdapter, powerPreference, precision, kernels, tuning, ...options }: LoadOptions): EngineOptions {
+function engineOptions({ forceFallbackAdapter, powerPreference, kernels, tuning, ...options }: LoadOptions): EngineOptions {
   return {
     ...memoryOptions(options),
     forceFallbackAdapter: forceFallbackAdapter ?? false,
     lowPower: powerPreference === "low-power",
-    ...(precision === undefined ? {} : { precision }),
     ...(kernels === undefined ? {} : { kernels }),
     ...(tuning === undefined ? {} : { tuning }),
   };

@@ -5,7 +5,7 @@
 // A workgroup of 64 computes a tile of TILE rows x TILE weight rows: 64 x 64, an invocation 8 x 8 of it, or 32 x 32, an invocation 4 x 4. The
 // columns of an invocation lie in adjacent pairs (SwiGLU multiplies the two of a pair), two pairs to a vector of sums. Lines with $s are
 // repeated for its LANE_ROWS rows, those with $q for its LANE_VECTORS vectors, those with $k for the vectors that it stages of a block's 8, those
-// with $h for pairs of these. Dispatch: x = ceil(sizes.rows / TILE), y = ceil(step.rows / TILE). Workgroup memory: 256 bytes * TILE.
+// with $h for pairs of these. INNER stands for matmul_inner.wgsl, once for each vector along k. Dispatch: x = ceil(sizes.rows / TILE), y = ceil(step.rows / TILE). Workgroup memory: 256 bytes * TILE.
 
 var<workgroup> input_tile: array<vec4<f32>, 8u * TILE>;   // [8 vectors along k][TILE rows]
 var<workgroup> weight_tile: array<vec4<f32>, 8u * TILE>;  // [8 vectors along k][TILE weight rows]
@@ -34,15 +34,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     weight_tile[at + $hu * 2u * TILE + TILE] = w$h[1];
     input_tile[at + $ku * TILE] = input[(input_row + block) * 8u + part * 4u + $ku];
     workgroupBarrier();
-    for (var k = 0u; k < 8u * TILE; k += TILE) {
-      let n = k + tx * 2u;
-      let w$q_0 = weight_tile[n + $qu * 32u];
-      let w$q_1 = weight_tile[n + $qu * 32u + 1u];
-      let w$q_2 = weight_tile[n + $qu * 32u + 16u];
-      let w$q_3 = weight_tile[n + $qu * 32u + 17u];
-      let x$s = input_tile[k + ty + $su * 8u];
-      acc$s_$q += dots(x$s, w$q_0, w$q_1, w$q_2, w$q_3);
-    }
+    INNER
     workgroupBarrier();
   }
   store_tile(first_m + ty, first_n + tx * 2u, array<vec4<f32>, LANE_ROWS * LANE_VECTORS>(

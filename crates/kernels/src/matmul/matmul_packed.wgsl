@@ -1,5 +1,5 @@
-// The product of matmul.wgsl with 8-bit activations. A block of 32 values of a row is divided by its scale, which maps the largest magnitude
-// to 127, and rounded. Its inner product with the codes of a weight block is an exact sum of integers, multiplied by both scales.
+// The product of matmul.wgsl with the output of quantize.wgsl. The inner product of a block with the codes of a weight block is an exact sum of
+// integers, multiplied by both scales.
 //
 // A workgroup of 64 computes a tile of 64 rows x 64 weight rows, an invocation 8 x 8 of it, placed as in matmul.wgsl. Lines with $s are
 // repeated for its 8 rows, those with $q for its 2 vectors of columns. Dispatch: x = ceil(sizes.rows / 64), y = ceil(step.rows / 64).
@@ -31,16 +31,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     weight_tile[lane] = codes[0];
     weight_tile[64u + lane] = codes[1];
     weight_scales_tile[lane] = code_scale(weight_row, block, sizes.blocks);
-    let x$k = input[(input_row + block) * 8u + $ku];
-    var largest = vec4<f32>(0.0);
-    largest = max(largest, abs(x$k));
-    let scale = max(max(largest.x, largest.y), max(largest.z, largest.w)) / 127.0;
-    // A block of zeros stays zero.
-    let by = select(0.0, 1.0 / scale, scale > 0.0);
-    let p$k = pack4xI8(vec4<i32>(round(x$k * by)));
-    input_tile[lane] = vec4<u32>(p0, p1, p2, p3);
-    input_tile[64u + lane] = vec4<u32>(p4, p5, p6, p7);
-    input_scales[lane] = scale;
+    let at = (input_row + block) * 3u;
+    input_tile[lane] = input[at];
+    input_tile[64u + lane] = input[at + 1u];
+    input_scales[lane] = bitcast<f32>(input[at + 2u].x);
     workgroupBarrier();
     let n$q = tx * 2u + $qu * 32u;
     let a$s = input_tile[ty + $su * 8u];

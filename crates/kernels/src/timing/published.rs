@@ -6,7 +6,7 @@
 use super::Timer;
 use crate::argmax::{Best, argmax};
 use crate::attention::{Attention, Heads, SPLIT_KEYS, Span, attention, attention_decode, attention_split, split_bytes};
-use crate::matmul::{Epilogue, Product, matmul, matvec};
+use crate::matmul::{Epilogue, Product, matmul, matvec, packed_bytes};
 use crate::sample::{Draw, DrawBuffer, Scratch, sample};
 use crate::{Activation, Dispatch, Gpu, GpuError, Launch, Weight};
 use qwen_vl_format::{MAX_PART_BYTES, PART_ROW_ALIGN, Scheme};
@@ -217,7 +217,9 @@ fn prepare(timer: &Timer<'_>, shape: Shape) -> Result<Vec<Dispatch>, GpuError> {
             let stored = if epilogue == Epilogue::SwiGlu { out / 2 } else { out };
             let input = gpu.activation("timing.input", rows, cols)?;
             let output = gpu.activation("timing.output", rows, stored)?;
-            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact: false };
+            let packed = gpu.storage("timing.packed", packed_bytes(rows, cols))?;
+            let product =
+                Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact: false, packed: Some(&packed) };
             Ok(if rows == 1 { matvec(gpu, product, None) } else { matmul(gpu, step, product) })
         }
         Shape::Attention { rows, keys, heads, kv_heads, head_dim, causal } => {

@@ -88,8 +88,9 @@ fn check_matmul_case(gpu: &Gpu, scheme: Scheme, (shape, epilogue, with_bias): Ca
     let bias_buffer = vector(gpu, &bias);
     let step = StepBuffer::new(gpu);
     step.write(gpu, m, 0, 0);
-    let product =
-        Product { weight: &weight, bias: with_bias.then_some(&bias_buffer), input: &input, output: &output, epilogue, exact: false };
+    let packed = gpu.storage("packed", matmul::packed_bytes(m, cols)).unwrap();
+    let (bias_of, packed) = (with_bias.then_some(&bias_buffer), Some(&packed));
+    let product = Product { weight: &weight, bias: bias_of, input: &input, output: &output, epilogue, exact: false, packed };
     run(gpu, &matmul::matmul(gpu, &step, product), m);
 
     let operands = Operands { input: &x, weight: &values, bias: with_bias.then_some(&bias), cols };
@@ -111,6 +112,7 @@ fn an_exact_product_is_not_rounded() {
         let gpu = gpu(kernels);
         let (weight, values) = weight(&gpu, Q4Z, out, cols, out, 7);
         let (input, output) = (rows(&gpu, m, cols, &x), gpu.activation("out", m, out).unwrap());
+        let packed = gpu.storage("packed", matmul::packed_bytes(m, cols)).unwrap();
         let step = StepBuffer::new(&gpu);
         step.write(&gpu, m, 0, 0);
         let operands = Operands { input: &x, weight: &values, bias: None, cols };
@@ -119,7 +121,8 @@ fn an_exact_product_is_not_rounded() {
         let unrounded = vec![0.0; m * out];
         let bounds = bounds::of_product(operands, Epilogue::Store, bounds::matmul_steps(cols), &unrounded, &want);
         let computed = |exact| {
-            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue: Epilogue::Store, exact };
+            let (epilogue, packed) = (Epilogue::Store, Some(&packed));
+            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact, packed };
             run(&gpu, &matmul::matmul(&gpu, &step, product), m);
             read(&gpu, &output, m)
         };
@@ -144,7 +147,7 @@ fn activations_of_large_values_are_finite() {
         let input = rows(&gpu, values.len(), 32, &x);
         for epilogue in [Epilogue::QuickGelu, Epilogue::GeluTanh] {
             let output = gpu.activation("out", values.len(), 2).unwrap();
-            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact: false };
+            let product = Product { weight: &weight, bias: None, input: &input, output: &output, epilogue, exact: false, packed: None };
             run(&gpu, &matmul::matmul(&gpu, &step, product), values.len());
             let operands = Operands { input: &x, weight: &ones, bias: None, cols: 32 };
             let mut want = vec![0.0; 2 * values.len()];
@@ -164,6 +167,9 @@ fn check_matvec(scheme: Scheme) {
     let mut sets = vec![Kernels::PLAIN, Kernels::CPU];
     if [Scheme::F16, Scheme::Q8 { group_size: 64 }, Q4Z].contains(&scheme) {
         sets.push(Kernels::SUBGROUPS);
+    }
+    if scheme.group_size().is_some() {
+        sets.extend([Kernels::PACKED, Kernels { precision: Precision::Q8, ..Kernels::CPU }]);
     }
     let others = [shape("small", 1, 64, 64, 64), shape("more blocks than lanes", 1, 36, 2304, 36), shape("two parts", 1, 100, 96, 64)];
     for kernels in sets {
@@ -185,7 +191,9 @@ fn check_matvec_case(gpu: &Gpu, scheme: Scheme, (shape, epilogue, normed): Case)
     let (input, output) = (rows(gpu, 1, cols, &x), rows(gpu, 1, stored(out, epilogue), &before));
     let bias_buffer = vector(gpu, &bias);
     let rms_norm = Norm { weight: vector(gpu, &norm_weight), bias: None, epsilon: 1e-6 };
-    let product = Product { weight: &weight, bias: Some(&bias_buffer), input: &input, output: &output, epilogue, exact: false };
+    let packed = gpu.storage("packed", matmul::packed_bytes(1, cols)).unwrap();
+    let (bias_of, packed) = (Some(&bias_buffer), Some(&packed));
+    let product = Product { weight: &weight, bias: bias_of, input: &input, output: &output, epilogue, exact: false, packed };
     run(gpu, &matmul::matvec(gpu, product, normed.then_some(&rms_norm)), 1);
 
     let left = if normed { norm::oracle::norm(&x, &norm_weight, None, 1e-6) } else { x };
@@ -193,8 +201,11 @@ fn check_matvec_case(gpu: &Gpu, scheme: Scheme, (shape, epilogue, normed): Case)
     let mut want = before.clone();
     matmul::oracle::product(&left, &values, Some(&bias), cols, epilogue, &mut want);
     let steps = bounds::matvec_steps(gpu.kernels(), cols) + if normed { bounds::fused_norm_steps(gpu.kernels(), cols) } else { 0.0 };
-    let exact = bounds::rounding(Precision::F32, scheme, operands);
-    let bounds = bounds::of_product(operands, epilogue, steps, &exact, &before);
+    // f16 is for many rows, and 8-bit activations are not for q4.
+    let packed = gpu.kernels().precision == Precision::Q8 && scheme != Scheme::Q4 { group_size: 32 };
+    let precision = if packed { Precision::Q8 } else { Precision::F32 };
+    let rounding = bounds::rounding(precision, scheme, operands);
+    let bounds = bounds::of_product(operands, epilogue, steps, &rounding, &before);
     assert_within(&read(gpu, &output, 1), &want, &bounds, &what);
     assert_padding_zero(gpu, &output, &what);
 }
@@ -256,7 +267,12 @@ fn check_known_answers(kernels: Kernels, rounded: f32) {
         let Difference { worst, largest } = pollster::block_on(known_answers::difference(&gpu, &checked)).unwrap();
         let part = worst / largest;
         println!("{kernels:?}, {checked:?}: {part:e}");
-        let bound = if matches!(checked, Checked::Matmul { exact: false, .. }) { rounded } else { 1e-6 };
+        let rounds = match checked {
+            Checked::Matmul { exact, .. } => !exact,
+            Checked::Matvec(scheme, _) => kernels.precision == Precision::Q8 && scheme.group_size().is_some(),
+            _ => false,
+        };
+        let bound = if rounds { rounded } else { 1e-6 };
         assert!(largest > 0.5 && part < bound, "{kernels}, {checked:?}: {part:e} of {largest}, bound {bound:e}");
     }
 }

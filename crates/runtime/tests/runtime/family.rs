@@ -11,7 +11,8 @@ use qwen_vl_runtime::session::{
     Answer, Engine, FinishReason, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
 };
 use qwen_vl_runtime::{
-    Backend, Budget, Gpu, GpuOptions, ImageFeatures, Kernels, KvFormat, KvReuse, Model, ModelOptions, RuntimeError, Trace, synthetic,
+    Backend, Budget, Gpu, GpuOptions, ImageFeatures, Kernels, KvFormat, KvReuse, Model, ModelOptions, Precision, RuntimeError, Trace,
+    synthetic,
 };
 use qwen_vl_testkit::closeness::{assert_close, worst};
 use qwen_vl_testkit::family::{FamilyCase, FamilySet, Seen};
@@ -612,7 +613,7 @@ fn budgets_of_published_models() {
         };
         let manifest = synthetic::manifest_in(config, scheme);
         let options = ModelOptions { kv: KvFormat::F16, ..ModelOptions::default() };
-        let budget = Budget::new(&manifest, &options);
+        let budget = Budget::new(&manifest, &options, Precision::F32);
         let close = |got: u64, want: f64| (got as f64 / want - 1.0).abs() < 0.02;
         assert!(close(budget.weights, weights), "{name}: {budget:?}");
         assert_eq!(budget.kv_cache, 2048 * kv_token, "{name}");
@@ -637,6 +638,10 @@ fn a_model_of_random_weights_allocates_its_budget() {
         let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
         let options = ModelOptions { context_length: 40, max_picture_tokens: 16, ..ModelOptions::default() };
         let model = pollster::block_on(synthetic::model(gpu, config, options)).unwrap();
-        assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options).total(), "{name}");
+        assert_eq!(
+            model.gpu().allocated_bytes(),
+            Budget::new(model.manifest(), &options, model.gpu().kernels().precision).total(),
+            "{name}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Memory and launches of the published geometry, without its weights.
 
 use qwen_vl_format::{ModelConfig, QwenVlConfig};
-use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, KvFormat, KvReuse, Model, ModelLoader, ModelOptions, synthetic};
+use qwen_vl_runtime::{Backend, Budget, Gpu, GpuOptions, KvFormat, KvReuse, Model, ModelLoader, ModelOptions, Precision, synthetic};
 use std::ops::ControlFlow;
 
 fn published() -> serde_json::Value {
@@ -25,7 +25,7 @@ fn the_published_model_reads_four_gigabytes_a_token() {
     assert_eq!(weights, matrices * 9 / 16 + tables);
     // Keys and values in f16: half a MiB a token.
     assert_eq!(Budget::decode_bytes(&manifest, 2048, KvFormat::F16) - weights, 2048 << 19);
-    let budget = Budget::new(&manifest, &ModelOptions { kv: KvFormat::F16, ..Default::default() });
+    let budget = Budget::new(&manifest, &ModelOptions { kv: KvFormat::F16, ..Default::default() }, Precision::F32);
     assert!((5_100_000_000..5_600_000_000).contains(&budget.weights), "{budget:?}");
     assert_eq!(budget.kv_cache, 2048 << 19);
     assert!(budget.scratch < 200 << 20, "{budget:?}");
@@ -36,18 +36,19 @@ fn the_published_model_reads_four_gigabytes_a_token() {
 fn the_budget_of_a_long_context_does_not_wrap() {
     let manifest = synthetic::manifest(QwenVlConfig::from_hf_json(&published().to_string()).unwrap().model());
     let options = ModelOptions { context_length: 262_144, ..Default::default() };
-    let budget = Budget::new(&manifest, &options);
+    let budget = Budget::new(&manifest, &options, Precision::F32);
     assert_eq!((budget.kv_cache, budget.largest_binding), (64 << 32, 1 << 32));
     assert!(budget.total() > budget.kv_cache + budget.weights);
     // The longest context that options allow, with the largest numbers there are.
     let longest = ModelOptions { context_length: i32::MAX as usize, prefill_chunk: i32::MAX as usize, ..options }.checked().unwrap();
-    assert_eq!(Budget::new(&manifest, &longest).kv_cache, 64 * (i32::MAX as u64 * 4096 * 4));
+    assert_eq!(Budget::new(&manifest, &longest, Precision::F32).kv_cache, 64 * (i32::MAX as u64 * 4096 * 4));
 }
 
 #[test]
 fn the_budget_names_the_largest_binding() {
     let manifest = synthetic::manifest(small());
-    let largest = |context_length| Budget::new(&manifest, &ModelOptions { context_length, ..Default::default() }).largest_binding;
+    let largest =
+        |context_length| Budget::new(&manifest, &ModelOptions { context_length, ..Default::default() }, Precision::F32).largest_binding;
     // A picture's patches, or the keys of a layer.
     assert_eq!(largest(40), 1024 * 588_u64.next_multiple_of(32) * 4);
     assert_eq!(largest(100_000), 100_000 * 128 * 4);
@@ -86,7 +87,7 @@ fn a_model_of_random_weights_runs_within_its_budget() {
     let gpu = pollster::block_on(Gpu::request(GpuOptions::default())).unwrap();
     let options = ModelOptions { context_length: 40, ..Default::default() };
     let mut model = pollster::block_on(synthetic::model(gpu, small(), options)).unwrap();
-    assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options).total());
+    assert_eq!(model.gpu().allocated_bytes(), Budget::new(model.manifest(), &options, model.gpu().kernels().precision).total());
     let _ = pollster::block_on(model.prefill(&[5, 6, 7], &[], KvReuse::Exact, &mut |_| ControlFlow::Continue(()), None)).unwrap();
     let logits = pollster::block_on(model.logits()).unwrap();
     // Logits as large as in a trained model, so that the measurement is not a special case.

@@ -375,11 +375,12 @@ fn a_decode_step_is_six_launches_a_layer_and_reads_every_weight_once() {
 fn the_budget_is_what_is_allocated() {
     for set in GoldenSet::all().iter().take(2) {
         let folder = convert(&set.checkpoint(), SchemeName::Q4, 32);
-        for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Q8] {
+        let formats = [KvFormat::F32, KvFormat::F16, KvFormat::Q8].map(|kv| (kv, Kernels::PLAIN));
+        for (kv, kernels) in formats.into_iter().chain([(KvFormat::F32, Kernels::PACKED)]) {
             let options = ModelOptions { context_length: 70, prefill_chunk: 33, kv, ..Default::default() };
-            let mut model = load(&folder, options);
-            let budget = Budget::new(model.manifest(), &options);
-            assert_eq!(model.gpu().allocated_bytes(), budget.total(), "{kv:?}: {budget:?}");
+            let mut model = load_with(&folder, options, Some(kernels));
+            let budget = Budget::new(model.manifest(), &options, kernels.precision);
+            assert_eq!(model.gpu().allocated_bytes(), budget.total(), "{kv:?}, {kernels}: {budget:?}");
             prefill(&mut model, &[5, 6, 7], &[], None);
             model.decode(8).unwrap();
             pollster::block_on(model.next_token(None, true)).unwrap();
