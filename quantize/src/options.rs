@@ -30,7 +30,9 @@ impl SchemeName {
     /// The scheme with groups of this size.
     pub fn with_group_size(self, group_size: u32) -> Scheme {
         match self {
-            Self::Q4 => Scheme::Q4Z { group_size },
+            // In longer groups even steps cost more than the zero point gains: see "The choice of q4z" in the README.
+            Self::Q4 if group_size == 32 => Scheme::Q4Z { group_size },
+            Self::Q4 => Scheme::Q4 { group_size },
             Self::Q8 => Scheme::Q8 { group_size },
             Self::F16 => Scheme::F16,
             Self::F32 => Scheme::F32,

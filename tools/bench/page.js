@@ -71,6 +71,7 @@ async function rivals({ shape }, skip) {
     for (const [name, level] of Object.entries(named)) if (!skip || !name.includes(skip)) made[name] = await at(level);
     return made;
   }
+  if (shape.kind !== "attention") return {};
   const { rows, keys, heads, kv_heads, head_dim, causal } = shape;
   if (rows !== keys || heads !== kv_heads) return {};
   const width = heads * head_dim;

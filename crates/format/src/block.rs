@@ -21,8 +21,8 @@
 //! formula is exact in f32), and they are bytes, so that integer dot products stay possible.
 //!
 //! The steps of `q4z` are even, and each group has a zero point z = 7.5 - k / 8, where k is the number in the five lowest bits of its scale.
-//! The scale is used with these bits in it, and may be negative, which mirrors the zero point. The converter writes `q4z`; it wrote `q4` before
-//! version 3 of the format. `quantize/README.md` compares the two. In a group with padding, z is 7, 6, 5 or 4, so that padding is zero.
+//! The scale is used with these bits in it, and may be negative, which mirrors the zero point. The converter writes `q4z` in groups of 32, and
+//! `q4` in longer ones; before version 3 of the format it wrote `q4` in all. `quantize/README.md` compares the two. In a group with padding, z is 7, 6, 5 or 4, so that padding is zero.
 //!
 //! The nibble order lets a kernel take four consecutive weights with one mask: `w & 0x0f0f0f0f` is w0..w3 as bytes,
 //! `(w >> 4) & 0x0f0f0f0f` is w4..w7.
@@ -51,7 +51,8 @@ pub enum Scheme {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
-    /// Nibbles that stand for [`Q4_VALUES`], with one f16 scale a group: the 4-bit code of versions 1 and 2 of the format.
+    /// Nibbles that stand for [`Q4_VALUES`], with one f16 scale a group: the 4-bit code of groups of 64 and 128, and of all in versions 1 and 2 of
+    /// the format.
     Q4 {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
@@ -61,8 +62,8 @@ pub enum Scheme {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,
     },
-    /// Nibbles that stand for even steps, with one f16 scale a group, whose lowest bits choose a [`zero_point`]: the 4-bit code that the
-    /// converter writes.
+    /// Nibbles that stand for even steps, with one f16 scale a group, whose lowest bits choose a [`zero_point`]: the 4-bit code of
+    /// groups of 32.
     Q4Z {
         /// Weights that share a scale: 32, 64 or 128.
         group_size: u32,

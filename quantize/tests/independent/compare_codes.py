@@ -126,8 +126,8 @@ OURS = [
     ("q4z, 32 (default)", 4.5, ("q4z", 32), []),
     ("q4z, 32, vision q8", 4.5, None, ["--vision", "q8"]),
     ("q4z, 32, head q8", 4.5, None, ["--keep", "lm_head=q8"]),
-    ("q4z, 64", 4.25, ("q4z", 64), ["--group-size", "64"]),
-    ("q4z, 128", 4.125, ("q4z", 128), ["--group-size", "128"]),
+    ("q4, 64", 4.25, ("q4", 64), ["--group-size", "64"]),
+    ("q4, 128", 4.125, ("q4", 128), ["--group-size", "128"]),
 ]
 
 
@@ -160,7 +160,8 @@ def relative(weights, coded):
 def weight_errors(write):
     kinds, kept, found = weights_of_kinds(), {}, {}
     print(f"{'code':<30} {'bits':>6} {'Gaussian':>9} {'Student 5':>9}")
-    rows = FOREIGN + [(name, 4.5, lambda w, code=code: ours(code, 32, w)) for name, code in [("int4, 32, plain rounding", "int4"), ("q4, 32", "q4")]]
+    others = [("int4", 32, 4.5), ("q4", 32, 4.5), ("q4z", 64, 4.25), ("q4z", 128, 4.125)]
+    rows = FOREIGN + [(f"{code}, {size} (for comparison)", bits, lambda w, code=code, size=size: ours(code, size, w)) for code, size, bits in others]
     rows += [(name, bits, lambda w, code=code: ours(*code, w)) for name, bits, code, _ in OURS if code]
     for name, bits, code in rows:
         coded = [code(weights) for weights in kinds]

@@ -64,7 +64,8 @@ def attention(q, k, v, mask=None):
 
 class Model:
     def __init__(self, manifest, weights):
-        self.config, self.weights, self.processor = manifest["config"], weights, manifest["processor"]
+        self.vision, self.decoder = manifest["config"]["vision"], manifest["config"]["decoder"]
+        self.weights, self.processor = weights, manifest["processor"]
 
     def linear(self, x, name):
         bias = self.weights.get(f"{name}.bias")
@@ -76,11 +77,11 @@ class Model:
         return x * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def rms_norm(self, x, name):
-        return x / np.sqrt((x * x).mean(1, keepdims=True) + np.float32(self.config["layer_norm_epsilon"])) * self.weights[f"{name}.weight"]
+        return x / np.sqrt((x * x).mean(1, keepdims=True) + np.float32(self.decoder["norm_epsilon"])) * self.weights[f"{name}.weight"]
 
     def features(self, path):
         """Image features `[queries, hidden]` of a picture."""
-        visual = self.config["visual"]
+        visual = self.vision
         size, patch, heads = visual["image_size"], visual["patch_size"], visual["heads"]
         picture = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
         pixels = (np.asarray(picture, dtype=np.float32) / 255 - self.processor["image_mean"]) / self.processor["image_std"]
@@ -106,16 +107,16 @@ class Model:
 
     def logits(self, ids, pictures):
         """Logits `[n, vocabulary]`; `pictures` are (first position, path)."""
-        config = self.config
+        decoder, rotary = self.decoder, self.decoder["rotary"]
         x = self.weights["decoder.embedding.weight"][ids].copy()
         for first, path in pictures:
             features = self.features(path)
             x[first : first + len(features)] = features
-        n, heads, d = len(ids), config["num_attention_heads"], config["kv_channels"]
+        n, heads, d = len(ids), decoder["heads"], decoder["head_dim"]
         alpha = 1.0
-        if config["use_dynamic_ntk"]:
-            alpha = max(1.0, 2.0 ** math.ceil(math.log2(n / config["seq_length"]) + 1) - 1)
-        base = config["rotary_emb_base"] * alpha ** (d / (d - 2))
+        if rotary["dynamic_ntk"]:
+            alpha = max(1.0, 2.0 ** math.ceil(math.log2(n / decoder["trained_context"]) + 1) - 1)
+        base = rotary["base"] * alpha ** (d / (d - 2))
         angles = np.outer(np.arange(n), base ** (-np.arange(0, d, 2) / d)).astype(np.float32)[:, None, :]
         cos, sin = np.cos(angles), np.sin(angles)
 
@@ -124,10 +125,10 @@ class Model:
             return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=2)
 
         positions = np.arange(1, n + 1)
-        log_n = np.where(positions > config["seq_length"], np.log(positions) / np.log(config["seq_length"]), 1.0) if config["use_logn_attn"] else np.ones(n)
+        log_n = np.where(positions > decoder["trained_context"], np.log(positions) / np.log(decoder["trained_context"]), 1.0) if rotary["logn"] else np.ones(n)
         log_n = log_n.astype(np.float32)[:, None, None]
         mask = np.triu(np.full((n, n), -np.inf, dtype=np.float32), 1)
-        for layer in range(config["num_hidden_layers"]):
+        for layer in range(decoder["layers"]):
             block = f"decoder.layers.{layer}"
             q, k, v = np.split(self.linear(self.rms_norm(x, f"{block}.attn_norm"), f"{block}.attn.qkv"), 3, axis=1)
             q, k, v = (part.reshape(n, heads, d) for part in (q, k, v))

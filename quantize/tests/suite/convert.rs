@@ -241,7 +241,7 @@ fn rules_name_modules() {
     assert_eq!(scheme("vision.blocks.0.attn.qkv.weight"), Scheme::Q8 { group_size: 64 });
     assert_eq!(scheme("vision.blocks.1.mlp.fc1.weight"), Scheme::F32);
     assert_eq!(scheme("head.weight"), Scheme::F16);
-    assert_eq!(scheme("decoder.embedding.weight"), Scheme::Q4Z { group_size: 64 });
+    assert_eq!(scheme("decoder.embedding.weight"), Scheme::Q4 { group_size: 64 });
     assert_eq!(scheme("vision.blocks.0.attn.qkv.bias"), Scheme::F32);
     for wrong in ["vision", "vision=q5", "=q4"] {
         assert!(Rule::parse(wrong).is_err(), "{wrong}");

@@ -2,7 +2,7 @@
 
 import { BACKGROUND_MS, type WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
-import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo, Precision } from "../wire/protocol.js";
+import type { Backend, EngineOptions, KernelSet, LoadParams, ModelInfo } from "../wire/protocol.js";
 import { PHASES, type LoadProgress } from "../weights/progress.js";
 import {
   cacheSpec,

@@ -1,6 +1,6 @@
 /** Options of a load that fix the memory that it allocates. */
 
-import type { EngineOptions } from "../wire/protocol.js";
+import type { EngineOptions, Precision } from "../wire/protocol.js";
 import { anyString, whole, type Checks } from "./options.js";
 
 export interface MemoryOptions {
@@ -22,7 +22,12 @@ export interface MemoryOptions {
 }
 
 /** `kv`, `precision` and the largest values are checked by the runtime. */
-export const MEMORY_CHECKS: Checks<MemoryOptions> = { contextLength: whole(1), kv: anyString, maxPictureTokens: whole(1), precision: anyString };
+export const MEMORY_CHECKS: Checks<MemoryOptions> = {
+  contextLength: whole(1),
+  kv: anyString,
+  maxPictureTokens: whole(1),
+  precision: anyString,
+};
 
 /** Returns these options for the engine. Absent ones stay absent, so that the engine takes its defaults. */
 export function memoryOptions({ contextLength, kv, maxPictureTokens, precision }: MemoryOptions): EngineOptions {

@@ -11,8 +11,9 @@ macro_rules! for_each_scheme {
         for_each_scheme! { $check;
             f32: Scheme::F32, f16: Scheme::F16,
             q8_32: Scheme::Q8 { group_size: 32 }, q8_64: Scheme::Q8 { group_size: 64 }, q8_128: Scheme::Q8 { group_size: 128 },
-            q4z_32: Scheme::Q4Z { group_size: 32 }, q4z_64: Scheme::Q4Z { group_size: 64 }, q4z_128: Scheme::Q4Z { group_size: 128 },
-            q4_32: Scheme::Q4 { group_size: 32 }, int4_128: Scheme::Int4 { group_size: 128 }
+            q4z_32: Scheme::Q4Z { group_size: 32 }, q4z_128: Scheme::Q4Z { group_size: 128 },
+            q4_32: Scheme::Q4 { group_size: 32 }, q4_64: Scheme::Q4 { group_size: 64 }, q4_128: Scheme::Q4 { group_size: 128 },
+            int4_128: Scheme::Int4 { group_size: 128 }
         }
     };
     ($check:path; $($name:ident: $scheme:expr),*) => {
