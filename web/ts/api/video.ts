@@ -57,6 +57,9 @@ const anyTimedImage: Check = {
 /** Frames of a stream are kept in the size that they have in a video of this many frames, the largest that the model sees. */
 const FEWEST_FRAMES = 4;
 const DEFAULT_FPS = 2;
+/** Attempts to take a frame from a player, and the time between two of them. */
+const FRAME_ATTEMPTS = 100;
+const FRAME_WAIT_MS = 50;
 
 /** Reads the frames of a video that the model sees. `name` is the argument's place, for the message. */
 export async function readVideo(
@@ -75,7 +78,7 @@ export async function readVideo(
     const frames = new Frames(plan);
     for (const time of plan.frames) {
       await seek(time);
-      const bitmap = await createImageBitmap(player, EXACT);
+      const bitmap = await shown(player, signal);
       frames.add(time, (await tools.frame({ kind: "bitmap", bitmap, original: false }, [plan.width, plan.height])).rgb);
     }
     return frames.done();
@@ -256,7 +259,7 @@ export async function sampleFrames(video: VideoSource, count = 4, options: { sig
     const frames: ImageBitmap[] = [];
     for (let frame = 0; frame < count; frame++) {
       await seek(((frame + 0.5) / count) * player.duration);
-      frames.push(await createImageBitmap(player, EXACT));
+      frames.push(await shown(player, options.signal));
     }
     return frames;
   });
@@ -288,6 +291,20 @@ async function withPlayer<T>(
     player.removeAttribute("src");
     player.load();
     if (video instanceof Blob) URL.revokeObjectURL(url);
+  }
+}
+
+/** Returns the frame that the player shows. On a busy machine a player has none for a while, although its position has arrived. */
+async function shown(player: HTMLVideoElement, signal?: AbortSignal): Promise<ImageBitmap> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await createImageBitmap(player, EXACT);
+    } catch (cause) {
+      const isLate = cause instanceof DOMException && cause.name === "InvalidStateError";
+      if (!isLate || attempt === FRAME_ATTEMPTS) throw cause;
+    }
+    await new Promise((resolve) => setTimeout(resolve, FRAME_WAIT_MS));
+    signal?.throwIfAborted();
   }
 }
 
