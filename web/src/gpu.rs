@@ -1,6 +1,6 @@
 //! The model on the GPU.
 
-use crate::types::{Adapter, KernelChoice, KernelTrial, LoadOptions, parsed};
+use crate::types::{Adapter, KernelChoice, KernelTrial, LoadOptions};
 use js_sys::{Array, Function, Promise};
 use qwen_vl_format::Manifest;
 use qwen_vl_runtime::{Choice, ChoiceOptions, ChoiceOrigin, DeviceHandle, Gpu, GpuOptions, RuntimeError, Shader, choose};
@@ -28,12 +28,12 @@ pub(crate) async fn loader(manifest: Manifest, options: &LoadOptions, compile: &
     let gpu_options = GpuOptions {
         force_fallback: options.force_fallback_adapter,
         low_power: options.low_power,
-        kernels: parsed("kernels", options.kernels.as_deref(), "plain, cpu, subgroups, f16 or packed")?,
+        kernels: options.named_kernels()?,
         browser_subgroups: options.subgroups,
         software: options.software,
         ..GpuOptions::default()
     };
-    let precision = parsed("precision", options.precision.as_deref(), "f32, f16 or q8")?.unwrap_or_default();
+    let precision = options.coarsest_precision()?;
     let mut gpu = Gpu::request(gpu_options).await?;
     if gpu_options.kernels.is_none() {
         let record = options.kernel_record.as_deref();

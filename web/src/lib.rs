@@ -175,7 +175,7 @@ pub fn browser_decodes(bytes: &[u8], upright: bool) -> Result<bool, JsValue> {
 #[wasm_bindgen]
 pub fn estimate(manifest_json: &str, options: JsValue) -> Result<JsValue, JsValue> {
     let options: LoadOptions = from_js("load options", options)?;
-    let precision = options.coarsest().map_err(EdgeError::from)?;
+    let precision = options.coarsest_precision().map_err(EdgeError::from)?;
     let options = options.model_options().map_err(EdgeError::from)?;
     let manifest = Manifest::from_json(manifest_json).map_err(EdgeError::from)?;
     to_js(&Estimate::new(&manifest, &options, precision))

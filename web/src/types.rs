@@ -51,19 +51,21 @@ impl LoadOptions {
         let max_picture_tokens = self.max_picture_tokens.unwrap_or(defaults.max_picture_tokens);
         ModelOptions { context_length, kv, max_picture_tokens, ..defaults }.checked()
     }
-}
 
-impl LoadOptions {
-    /// The coarsest precision that the load may choose.
-    pub(crate) fn coarsest(&self) -> Result<Precision, RuntimeError> {
-        let named: Option<Kernels> = parsed("kernels", self.kernels.as_deref(), "plain, cpu, subgroups, f16 or packed")?;
-        let precision = parsed("precision", self.precision.as_deref(), "f32, f16 or q8")?.unwrap_or_default();
-        Ok(named.map_or(precision, |kernels| kernels.precision))
+    /// The kernel set that the load names.
+    pub(crate) fn named_kernels(&self) -> Result<Option<Kernels>, RuntimeError> {
+        parsed("kernels", self.kernels.as_deref(), "plain, cpu, subgroups, f16 or packed")
+    }
+
+    /// The precision of the named kernel set, or the coarsest that the load may choose.
+    pub(crate) fn coarsest_precision(&self) -> Result<Precision, RuntimeError> {
+        let allowed = parsed("precision", self.precision.as_deref(), "f32, f16 or q8")?.unwrap_or_default();
+        Ok(self.named_kernels()?.map_or(allowed, |kernels| kernels.precision))
     }
 }
 
 /// Parses an option that is given by name.
-pub(crate) fn parsed<T: FromStr>(name: &str, value: Option<&str>, expected: &str) -> Result<Option<T>, RuntimeError> {
+fn parsed<T: FromStr>(name: &str, value: Option<&str>, expected: &str) -> Result<Option<T>, RuntimeError> {
     value.map(|value| value.parse().map_err(|_| RuntimeError::invalid_option(name, value, expected))).transpose()
 }
 
