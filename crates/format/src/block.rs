@@ -22,7 +22,8 @@
 //!
 //! The steps of `q4z` are even, and each group has a zero point z = 7.5 - k / 8, where k is the number in the five lowest bits of its scale.
 //! The scale is used with these bits in it, and may be negative, which mirrors the zero point. The converter writes `q4z` in groups of 32, and
-//! `q4` in longer ones; before version 3 of the format it wrote `q4` in all. `quantize/README.md` compares the two. In a group with padding, z is 7, 6, 5 or 4, so that padding is zero.
+//! `q4` in longer ones; before version 3 of the format it wrote `q4` in all. `quantize/README.md` compares the two. In a group with padding, z is
+//! 7, 6, 5 or 4, so that padding is zero.
 //!
 //! The nibble order lets a kernel take four consecutive weights with one mask: `w & 0x0f0f0f0f` is w0..w3 as bytes,
 //! `(w >> 4) & 0x0f0f0f0f` is w4..w7.
@@ -557,6 +558,8 @@ mod tests {
                 }
             }
             assert_eq!(portable, chosen, "{scheme:?}");
+            let mut scales = portable.scales.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes));
+            assert!(scales.all(f16::is_finite), "{scheme:?}");
         }
     }
 
