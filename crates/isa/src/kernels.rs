@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use qwen_vl_format::{ModelConfig, Scheme};
 use qwen_vl_kernels::argmax::Best;
+use qwen_vl_kernels::mask::TokenMask;
 use qwen_vl_kernels::presence::PresencePenalty;
 use qwen_vl_kernels::sample::{DrawBuffer, Scratch, sample};
 use qwen_vl_kernels::{Gpu, GpuError, Kernels, KvFormat, Shader};
@@ -66,7 +67,8 @@ fn of_set(set: Kernels, models: &[ModelConfig]) -> Result<Vec<Shader>> {
 fn note_drawing(gpu: &Gpu) -> Result<(), GpuError> {
     let (logits, token) = (gpu.activation("logits", 1, 32)?, gpu.storage("token", 4)?);
     sample(gpu, &logits, &Best::new(gpu)?, &Scratch::new(gpu, logits.cols)?, &DrawBuffer::new(gpu), &token);
-    PresencePenalty::new(gpu, &logits, &token).map(|_| ())
+    PresencePenalty::new(gpu, &logits, &token)?;
+    TokenMask::new(gpu, &logits).map(|_| ())
 }
 
 fn note(gpu: &Gpu, model: &ModelConfig, scheme: Scheme, kv: KvFormat) -> Result<()> {

@@ -46,8 +46,8 @@ impl KvFormat {
         }
     }
 
-    /// Returns WGSL that defines `NAME_vector(at)`, four values, and `NAME_scale(key, head)` for a binding `NAME`; `sizes` has
-    /// `NAME_stride`.
+    /// Returns WGSL that defines `NAME_vector(at)`, four values, and `NAME_scale(at, head)`, the scale of a head whose first four values are
+    /// there, for a binding `NAME`.
     pub(crate) fn wgsl_load(self, name: &str) -> String {
         let vector = match self {
             Self::F32 => format!("{name}[at]"),
@@ -56,11 +56,11 @@ impl KvFormat {
         };
         let scale = match self {
             Self::F32 | Self::F16 => "1.0".to_owned(),
-            Self::Q8 => format!("bitcast<f32>({name}[key * sizes.{name}_stride + sizes.kv_heads * sizes.vectors + head])"),
+            Self::Q8 => format!("bitcast<f32>({name}[at + (sizes.kv_heads - head) * sizes.vectors + head])"),
         };
         format!(
             "fn {name}_vector(at: u32) -> vec4<f32> {{ return {vector}; }}\n\
-             fn {name}_scale(key: u32, head: u32) -> f32 {{ return {scale}; }}\n"
+             fn {name}_scale(at: u32, head: u32) -> f32 {{ return {scale}; }}\n"
         )
     }
 

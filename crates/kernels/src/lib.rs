@@ -24,6 +24,7 @@ mod error;
 mod kernel_set;
 pub mod known_answers;
 mod kv;
+pub mod mask;
 pub mod matmul;
 pub mod norm;
 mod pipelines;

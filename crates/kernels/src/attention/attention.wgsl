@@ -8,8 +8,11 @@
 // A workgroup of ROWS * 8 / LANE_ROWS computes ROWS such rows, 32 keys at a time: an invocation scores LANE_ROWS rows x 4 keys, then the first ROWS
 // invocations compute the softmax of one row each, then an invocation sums values for LANE_ROWS rows x PARTS vectors. Workgroup z computes the
 // vectors from z * PARTS * 8 on, from the same scores.
-// Lines with $r, $k, $p are repeated for LANE_ROWS rows, 4 keys, PARTS vectors.
+// Lines with $r, $k, $p are repeated for LANE_ROWS rows, 4 keys, PARTS vectors. $j is j with or without a bound.
 // Dispatch: x = kv heads, y = ceil(step.rows * GROUP / ROWS), z = ceil(vectors / (PARTS * 8)). Workgroup memory: 144 bytes * ROWS.
+//
+// The loop over a head's vectors needs the most registers: 108 for heads of 128 and LANE_ROWS = 4, which are 64 of values' sums, 16 scores, 20 of keys
+// and queries, 8 addresses. On RDNA3 six workgroups fit a SIMD up to 120, so little else may be in use across this loop.
 
 const TILE: u32 = 32u;
 // One more than a tile, so that lanes that each read a row use different memory banks.
@@ -23,6 +26,38 @@ var<workgroup> totals: array<f32, ROWS>;
 
 fn dots(x: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(dot(x, a), dot(x, b), dot(x, c), dot(x, d));
+}
+
+// The softmax of a tile for the row of a lane. It is not a part of main because naga gives each loop counters, which are variables of its
+// function: those of main would take registers during the products.
+fn softmax(lane: u32, tile: u32, position: u32) {
+  // Bounds exclude the keys to which the row does not attend: exp of a huge negative number differs by driver.
+  let of_row = segment(position);
+  let row_keys = select(of_row.y, step.start + position + 1u, sizes.causal != 0u);
+  let hidden = min(TILE, max(of_row.x, tile) - tile);
+  let visible = min(TILE, max(row_keys, tile) - tile);
+  // No lane has a larger number, but now Tint knows it, and adds no bound to each access.
+  let row = min(lane, ROWS - 1u) * STRIDE;
+  var tile_largest = largest[lane];
+  for (var j = hidden; j < visible; j++) {
+    tile_largest = max(tile_largest, scores[row + j]);
+  }
+  var correction = 1.0;
+  if (visible > hidden) {
+    correction = exp(largest[lane] - tile_largest);
+    largest[lane] = tile_largest;
+  }
+  var total = totals[lane] * correction;
+  for (var j = 0u; j < TILE; j++) {
+    var probability = 0.0;
+    if (j >= hidden && j < visible) {
+      probability = exp(scores[row + j] - tile_largest);
+    }
+    scores[row + j] = probability;
+    total += probability;
+  }
+  totals[lane] = total;
+  factors[lane] = correction;
 }
 
 @compute @workgroup_size(ROWS * 8u / LANE_ROWS)
@@ -42,6 +77,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
   let row$r = min(first + band + $ru, last_row);
   let query$r = row$r / GROUP * sizes.q_stride + sizes.q_offset + head * GROUP + row$r % GROUP * vectors;
+  let at = band * STRIDE + column * 4u;  // first of this lane's scores
   var acc$r_$p = vec4<f32>(0.0);
   if (lane < ROWS) {
     largest[lane] = -3.0e38;
@@ -55,9 +91,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       let k$k = k_vector(key_at$k + i);
       score$r += dots(q[query$r + i], k0, k1, k2, k3);
     }
-    let scale$k = k_scale(key$k, workgroup.x);
+    let scale$k = k_scale(key_at$k, workgroup.x);
     let scale = vec4<f32>(scale0, scale1, scale2, scale3) * sizes.scale;
-    let at = band * STRIDE + column * 4u;
     scores[at + $ru * STRIDE] = score$r.x * scale.x;
     scores[at + $ru * STRIDE + 1u] = score$r.y * scale.y;
     scores[at + $ru * STRIDE + 2u] = score$r.z * scale.z;
@@ -65,33 +100,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     workgroupBarrier();
 
     if (lane < ROWS) {
-      // Bounds exclude the keys to which the row does not attend: exp of a huge negative number differs by driver.
-      let own = min(first + lane, last_row) / GROUP;
-      let of_row = segment(own);
-      let row_keys = select(of_row.y, step.start + own + 1u, sizes.causal != 0u);
-      let hidden = min(TILE, max(of_row.x, tile) - tile);
-      let visible = min(TILE, max(row_keys, tile) - tile);
-      let row = lane * STRIDE;
-      var tile_largest = largest[lane];
-      for (var j = hidden; j < visible; j++) {
-        tile_largest = max(tile_largest, scores[row + j]);
-      }
-      var correction = 1.0;
-      if (visible > hidden) {
-        correction = exp(largest[lane] - tile_largest);
-        largest[lane] = tile_largest;
-      }
-      var total = totals[lane] * correction;
-      for (var j = 0u; j < TILE; j++) {
-        var probability = 0.0;
-        if (j >= hidden && j < visible) {
-          probability = exp(scores[row + j] - tile_largest);
-        }
-        scores[row + j] = probability;
-        total += probability;
-      }
-      totals[lane] = total;
-      factors[lane] = correction;
+      softmax(lane, tile, min(first + lane, last_row) / GROUP);
     }
     workgroupBarrier();
 
@@ -100,9 +109,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let count = min(TILE, keys - tile);
     for (var j = 0u; j < count; j++) {
       let value = (tile + j) * sizes.v_stride + sizes.v_offset + head;
-      let v_factor = v_scale(tile + j, workgroup.x);
+      let v_factor = v_scale(value, workgroup.x);
       let v$p = v_vector(value + min(vector + $pu * 8u, vectors - 1u)) * v_factor;
-      let p$r = scores[(band + $ru) * STRIDE + j];
+      let p$r = scores[(band + $ru) * STRIDE + $j];
       acc$r_$p += p$r * v$p;
     }
     workgroupBarrier();
@@ -115,11 +124,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var sums = array<vec4<f32>, LANE_ROWS * PARTS>(
     acc$r_$p,
   );
+  // Compared in place of rows, whose numbers compilers would keep in registers from the start on.
+  let last_of_group = last_row - first;
   for (var i = 0u; i < LANE_ROWS * PARTS; i++) {
-    let row = first + band + i / PARTS;
+    let of_group = band + i / PARTS;
+    let row = first + of_group;
     let of_head = vector + i % PARTS * 8u;
-    if (row <= last_row && of_head < vectors) {
-      output[row / GROUP * sizes.out_stride + head * GROUP + row % GROUP * vectors + of_head] = sums[i] * factors[row - first];
+    if (of_group <= last_of_group && of_head < vectors) {
+      output[row / GROUP * sizes.out_stride + head * GROUP + row % GROUP * vectors + of_head] = sums[i] * factors[of_group];
     }
   }
 }

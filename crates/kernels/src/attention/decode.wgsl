@@ -78,7 +78,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
           let q$h = query[$hu * VECTORS + i];
           score$h_$k += dot(q$h, k$k);
         }
-        score$h_$k *= k_scale(key$k, kv_head);
+        score$h_$k *= k_scale(key_at$k, kv_head);
       }
       if (ALONG == 1u) {
         scores[$hu * TILE + at + $ku] = score$h_$k;
@@ -132,7 +132,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let key$v = min(tile + j$v, last - 1u);
         let at$v = key$v * sizes.v_stride + sizes.v_offset + kv_head * VECTORS;
         let v$v_$p = v_vector(at$v + vector$p);
-        let scale$v = v_scale(key$v, kv_head);
+        let scale$v = v_scale(at$v, kv_head);
         let p$h_$v = select(0.0, scores[$hu * TILE + j$v], j$v < count);
         total$h += p$h_$v;
         acc$h_$p += p$h_$v * scale$v * v$v_$p;

@@ -3,6 +3,7 @@
 use crate::support::{for_each_scheme, gpu, read, read_u32, rows, run, weight};
 use qwen_vl_format::Scheme;
 use qwen_vl_kernels::argmax::{Best, NOT_FINITE, argmax};
+use qwen_vl_kernels::mask::{EXCLUDED, TokenMask, allows};
 use qwen_vl_kernels::presence::PresencePenalty;
 use qwen_vl_kernels::sample::{Draw, DrawBuffer, Scratch, sample};
 use qwen_vl_kernels::{Activation, Dispatch, Gpu, Kernels, StepBuffer, embedding};
@@ -289,6 +290,43 @@ fn tokens_of_the_answer_are_penalized_each_once() {
             run(&gpu, std::slice::from_ref(&presence.penalize), 1);
             let want = (0..).zip(&values).map(|(id, logit)| if answer.contains(&id) { logit - penalty } else { *logit });
             assert_eq!(read(&gpu, &logits, 1), want.collect::<Vec<f32>>(), "{penalty}");
+        }
+    }
+}
+
+#[test]
+fn tokens_that_are_not_allowed_are_excluded() {
+    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+        let gpu = gpu(kernels);
+        let values = noise(3, 4099);
+        let logits = rows(&gpu, 1, values.len(), &values);
+        let mask = TokenMask::new(&gpu, &logits).unwrap();
+        let some: Vec<u32> = (0..129).map(|word: u32| word.wrapping_mul(0x9e37_79b9)).collect();
+        // No token, all, some, and fewer or more words than the vocabulary has.
+        for allowed in [vec![], vec![u32::MAX; 129], some.clone(), some[..3].to_vec(), vec![u32::MAX; 200]] {
+            gpu.queue().write_buffer(&logits.buffer, 0, bytemuck::cast_slice(&values));
+            mask.write(&gpu, &allowed);
+            run(&gpu, std::slice::from_ref(&mask.exclude), 1);
+            let want = (0..).zip(&values).map(|(id, logit)| if allows(&allowed, id) { *logit } else { EXCLUDED });
+            assert_eq!(read(&gpu, &logits, 1), want.collect::<Vec<f32>>());
+        }
+    }
+}
+
+#[test]
+fn a_broken_logit_is_reported_even_if_its_token_is_excluded() {
+    for kernels in [Kernels::PLAIN, Kernels::CPU] {
+        let gpu = gpu(kernels);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = noise(3, 100);
+            values[70] = broken;
+            let logits = rows(&gpu, 1, values.len(), &values);
+            let mask = TokenMask::new(&gpu, &logits).unwrap();
+            mask.write(&gpu, &[1]);
+            run(&gpu, std::slice::from_ref(&mask.exclude), 1);
+            let token = gpu.storage("token", 4).unwrap();
+            run(&gpu, &argmax(&gpu, &logits, &Best::new(&gpu).unwrap(), &token), 1);
+            assert_eq!(read_u32(&gpu, &token), NOT_FINITE);
         }
     }
 }
