@@ -34,16 +34,29 @@ const LIMITS = {
   "wasm of the CPU fallback": { brotli: 520_000, gzip: 695_000 },
   // 291 and 383 kB. It is compiled for speed: it computes for minutes. The errors in the model card took 10 kB of it, Qwen2.5-VL 5 kB.
   "wasm of the converter": { brotli: 300_000, gzip: 395_000 },
-  // 65 and 89 kB, without comments. They include the glue of two wasm modules, of which a page loads one. Conversion, the Hub and the list of
-  // conversions took 8 kB of it, function calls 2 kB, videos and the JSON of stored answers 3 kB each.
-  scripts: { brotli: 67_000, gzip: 91_000 },
+  // 380 and 519 kB. Fetched with the first constraint.
+  "wasm of constraints": { brotli: 392_000, gzip: 535_000 },
+  // 68 and 93 kB, without comments. They include the glue of two wasm modules, of which a page loads one. Conversion, the Hub and the list of
+  // conversions took 8 kB of it, function calls 2 kB, videos and the JSON of stored answers 3 kB each, constraints 2 kB.
+  scripts: { brotli: 69_500, gzip: 95_000 },
+  // The scripts of an entry, which a page fetches only if it imports the entry: 9.4 and 10.8 kB, 3.4 and 3.8 kB.
+  "scripts of the Prompt API": { brotli: 9_700, gzip: 11_100 },
+  "scripts of the AI SDK": { brotli: 3_500, gzip: 3_950 },
+  // 5.2 and 6.0 kB, with the glue of the wasm module.
+  "scripts of constraints": { brotli: 5_400, gzip: 6_200 },
   // 13 and 15 kB. A load that converts, and the lock of the command, took 1 kB of it.
   "scripts of the converter": { brotli: 13_700, gzip: 15_500 },
 };
 const CPU_WASM = "wasm/qwen_vl_web_cpu_bg.wasm";
+const CONSTRAINTS_WASM = "wasm/qwen_vl_web_constrain_bg.wasm";
 const CONVERTER_WASM = "wasm/qwen_vl_web_convert_bg.wasm";
-/** True for scripts of the converter's workers, which a page fetches only where it converts, and of the command. */
-const ofConverter = (file) => /^(convert|node)\/|^worker-convert|^wasm\/qwen_vl_web_convert/.test(file);
+/** The scripts that most pages do not fetch, by the names of their files. Those of the converter are the command's too. */
+const PARTS = {
+  "scripts of the Prompt API": /^(api\/)?prompt-api/,
+  "scripts of the AI SDK": /^(api\/)?ai-sdk/,
+  "scripts of constraints": /^constrain\/|^worker-constrain|^wasm\/qwen_vl_web_constrain/,
+  "scripts of the converter": /^(convert|node)\/|^worker-convert|^wasm\/qwen_vl_web_convert/,
+};
 
 function setting(name) {
   const value = process.env[name];
@@ -90,7 +103,7 @@ registry.test("publint and arethetypeswrong have nothing to say", async () => {
   const { stdout } = await tool("publint/src/cli.js", "run", tarball, "--strict");
   assert.match(stdout, /All good/);
   // The wasm files are no modules: they have no types.
-  const wasm = ["./qwen_vl_web_bg.wasm", "./qwen_vl_web_cpu_bg.wasm", "./qwen_vl_web_convert_bg.wasm"];
+  const wasm = ["", "_cpu", "_convert", "_constrain"].map((module) => `./qwen_vl_web${module}_bg.wasm`);
   await tool("@arethetypeswrong/cli/dist/index.js", tarball, "--profile", "esm-only", "--exclude-entrypoints", ...wasm);
 });
 
@@ -102,8 +115,9 @@ registry.test("the package's sizes", async () => {
     ["wasm", all((file) => file === "wasm/qwen_vl_web_bg.wasm")],
     ["wasm of the CPU fallback", all((file) => file === CPU_WASM)],
     ["wasm of the converter", all((file) => file === CONVERTER_WASM)],
-    ["scripts", all((file) => extname(file) === ".js" && !ofConverter(file))],
-    ["scripts of the converter", all((file) => extname(file) === ".js" && ofConverter(file))],
+    ["wasm of constraints", all((file) => file === CONSTRAINTS_WASM)],
+    ["scripts", all((file) => extname(file) === ".js" && !Object.values(PARTS).some((part) => part.test(file)))],
+    ...Object.entries(PARTS).map(([name, part]) => [name, all((file) => extname(file) === ".js" && part.test(file))]),
   ];
   for (const [name, bytes] of kinds) {
     const sizes = { bytes: bytes.length, gzip: gzipSync(bytes, { level: 9 }).length, brotli: brotliCompressSync(bytes).length };
@@ -161,7 +175,7 @@ for (const resolution of [
 }
 
 /** Opens a served project in both browsers, with each of the backends that its address takes, and waits for its answer. */
-async function answers(context, folders, { policy, place = "p[data-done=true]", check, backends = ["auto", "cpu"] } = {}) {
+async function answers(context, folders, { policy, path = "/", place = "p[data-done=true]", check, backends = ["auto", "cpu"] } = {}) {
   const pages = { "/cat.png": ["image/png", CAT], "/favicon.ico": ["image/x-icon", ""] };
   if (policy) pages["/"] = ["text/html", await readFile(join(folders["/"], "index.html"))];
   const server = await serve(
@@ -178,7 +192,8 @@ async function answers(context, folders, { policy, place = "p[data-done=true]", 
   try {
     for (const name of Object.keys(browsers)) {
       for (const backend of backends) {
-        await context.test(`${name}, ${backend}`, () => visit(browsers[name], `${server.origin}/?backend=${backend}`, { place, check }));
+        const url = `${server.origin}${path}?backend=${backend}`;
+        await context.test(`${name}, ${backend}`, () => visit(browsers[name], url, { place, check }));
       }
     }
   } finally {
@@ -197,6 +212,16 @@ async function visit(browser, url, { place, check }) {
     await page.close();
   }
   assert.deepEqual(problems, []);
+}
+
+/** Returns the code of a section of the README, as many pieces as `count`. */
+async function recipes(title, count) {
+  const readme = await readFile(join(installed, "README.md"), "utf8");
+  const from = readme.indexOf(`\n## ${title}\n`);
+  const section = readme.slice(from, readme.indexOf("\n## ", from + 1));
+  const pieces = [...section.matchAll(/```js\n([\s\S]*?)```/g)].map(([, code]) => code);
+  assert.equal(pieces.length, count, `README.md, "${title}"`);
+  return pieces;
 }
 
 registry.test("a plain page, under the strictest policy that allows wasm: also what browser extensions ask for", async (context) => {
@@ -222,8 +247,32 @@ registry.test("a page of a browser extension (Manifest V3), with weights from a 
 
 registry.test("Vite with React, built", async (context) => {
   const root = join(scratch, "projects/vite");
+  // The recipes do not report their end, so a line after them does.
+  const [object] = await recipes("The AI SDK", 2);
+  await writeFile(join(root, "src/object.js"), `${object}\ndocument.body.dataset.done = "";\n`);
+  const [prompt] = await recipes("The browser's Prompt API", 1);
+  await writeFile(join(root, "src/prompt.js"), `${prompt}\ndocument.body.append(json);\ndocument.body.dataset.done = "";\n`);
   await tool("vite/bin/vite.js", "build", root, "--logLevel", "warn");
   await answers(context, { "/": join(root, "dist") });
+  await context.test("an object that fits a schema, by the README's recipe for the AI SDK", (context) =>
+    answers(
+      context,
+      { "/": join(root, "dist") },
+      {
+        path: "/object.html",
+        place: "body[data-done]",
+        backends: ["auto"],
+        check: (_, text) => assert.match(text.trim(), /^(person|animal|thing), outdoors: (true|false)$/),
+      },
+    ),
+  );
+  await context.test("a page that uses LanguageModel, by the README's recipe", (context) =>
+    answers(
+      context,
+      { "/": join(root, "dist") },
+      { path: "/prompt.html", place: "body[data-done]", backends: ["auto"], check: (_, text) => assert.match(text.trim(), /^-?[0-9]+$/) },
+    ),
+  );
 });
 
 registry.test("webpack", async (context) => {
@@ -240,6 +289,8 @@ registry.test("webpack", async (context) => {
 registry.test("Next: imported on the server, used by a client component", async (context) => {
   const root = join(scratch, "projects/next");
   await writeFile(join(root, "package.json"), JSON.stringify({ name: "next-project", private: true }));
+  await mkdir(join(root, "app/chat"), { recursive: true });
+  await writeFile(join(root, "app/chat/page.jsx"), (await recipes("The AI SDK", 2))[1]);
   const environment = { ...process.env, NEXT_TELEMETRY_DISABLED: "1", CI: "1" };
   await run(process.execPath, [join(scratch, "node_modules/next/dist/bin/next"), "build"], {
     cwd: root,
@@ -249,7 +300,26 @@ registry.test("Next: imported on the server, used by a client component", async 
   const html = await readFile(join(root, "out/index.html"), "utf8");
   assert.match(html, /function a dog 1/, "the server has rendered what the helpers say");
   await answers(context, { "/": join(root, "out") });
+  await context.test("useChat, by the README's recipe for the AI SDK", (context) =>
+    answers(context, { "/": join(root, "out") }, { path: "/chat/", place: "input[name=question]", backends: ["auto"], check: chat }),
+  );
 });
+
+/** Sends a picture and a question on a page with `useChat`, and a second question, and waits for the answers. */
+async function chat(page) {
+  const picture = await page.$("input[type=file]");
+  await picture.uploadFile(join(here, "../../tests/fixtures/images/photo_cat.png"));
+  for (const count of [1, 2]) {
+    await page.type("input[name=question]", "Who is it?");
+    await page.keyboard.press("Enter");
+    const answered = (count, text) => {
+      const answers = [...document.querySelectorAll(".assistant")].map(({ textContent }) => textContent);
+      return answers.length === count && answers.every((answer) => answer === text);
+    };
+    await page.waitForFunction(answered, { timeout: 5 * 60_000 }, count, TEXT);
+  }
+  assert.equal(await page.$$eval(".user img", (pictures) => pictures.filter(({ naturalWidth }) => naturalWidth > 0).length), 2);
+}
 
 registry.test("the quick start of the README, pasted into a fresh Vite project", async (context) => {
   const readme = await readFile(join(installed, "README.md"), "utf8");

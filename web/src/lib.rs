@@ -25,11 +25,13 @@ mod types;
 
 use backend::ModelLoader;
 use error::EdgeError;
-use js_sys::{Float32Array, Function, Promise};
+use js_sys::{Array, Float32Array, Function, Promise, Uint8Array, Uint32Array};
 use qwen_vl_format::{Manifest, ShardHash};
 use qwen_vl_processor::{Colors, DecodeOptions, Orientation, Picture, VideoOptions, VideoSource};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
-use qwen_vl_runtime::session::{self, Event, ImageInput, PictureLimits, PromptInput, Request, ScoreRequest};
+use qwen_vl_runtime::session::{
+    self, AllowedTokens, Constraint, Event, ImageInput, PictureLimits, PromptInput, Request, ScoreRequest, stop_tokens,
+};
 use qwen_vl_runtime::{Backend, RuntimeError};
 use serde::{Deserialize, Serialize};
 use shared::Shared;
@@ -333,14 +335,49 @@ impl Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Answers a request. `on_event` receives every event. The answer ends early if `on_event` returns `false` or `signal` is aborted.
-    pub async fn ask(&self, request: JsValue, images: Images, on_event: Function, signal: Option<AbortSignal>) -> Result<JsValue, JsValue> {
+    /// Answers a request. `on_event` receives every event. The answer ends early if `on_event` returns `false` or `signal` is aborted. A
+    /// `constraint` decides which tokens it may have.
+    pub async fn ask(
+        &self,
+        request: JsValue,
+        images: Images,
+        on_event: Function,
+        signal: Option<AbortSignal>,
+        constraint: Option<TokenSource>,
+    ) -> Result<JsValue, JsValue> {
         let request: Request = from_js("request", request)?;
         let mut listener = Listener::new(&self.shared, on_event, signal);
-        let answer =
-            self.shared.run(async |session| session.ask(&request, &images.0, &mut |event: Event| listener.notify(&event), None).await);
-        let answer = answer.await?;
-        listener.result(&answer)
+        let mut constraint = constraint.map(|tokens| JsConstraint { tokens, thrown: None });
+        let answer = self.shared.run(async |session| {
+            let mut on_event = |event: Event| listener.notify(&event);
+            match &mut constraint {
+                Some(constraint) => session.ask_constrained(&request, &images.0, &mut on_event, constraint).await,
+                None => session.ask(&request, &images.0, &mut on_event, None).await,
+            }
+        });
+        let answer = answer.await;
+        // What JavaScript threw says more than the error that it became.
+        if let Some(thrown) = constraint.and_then(|constraint| constraint.thrown) {
+            return Err(thrown);
+        }
+        listener.result(&answer?)
+    }
+
+    /// The vocabulary for the worker of constraints: the bytes of all tokens, the index after the last byte of each, the ids of those that are not
+    /// part of a text, and the ids of those that end it.
+    #[wasm_bindgen(js_name = tokenTable, unchecked_return_type = "[Uint8Array<ArrayBuffer>, Uint32Array<ArrayBuffer>, Uint32Array<ArrayBuffer>, Uint32Array<ArrayBuffer>]")]
+    pub fn token_table(&self) -> Result<Array, JsValue> {
+        self.shared.with(|session| {
+            let (mut bytes, mut ends, mut special) = (Vec::new(), Vec::new(), Vec::new());
+            for (id, (text, is_special)) in (0..).zip(session.tokenizer().tokens()) {
+                bytes.extend_from_slice(text);
+                ends.push(bytes.len() as u32);
+                special.extend(is_special.then_some(id));
+            }
+            let stops: Vec<u32> = stop_tokens(&session.model().manifest().generation, session.tokenizer().special()).collect();
+            let ids = |ids: &[u32]| Uint32Array::from(ids).into();
+            Ok(Array::of4(&Uint8Array::from(&bytes[..]).into(), &ids(&ends), &ids(&special), &ids(&stops)))
+        })
     }
 
     /// Returns the likelihoods of texts after a prompt; `null` if `on_event` or `signal` stopped the run.
@@ -467,6 +504,34 @@ impl Engine {
     /// rejects; it resolves when no call is in progress any longer and all memory is released.
     pub fn destroy(&self) -> Promise {
         self.shared.destroy()
+    }
+}
+
+#[wasm_bindgen]
+extern "C" {
+    /// A JavaScript object that decides which tokens an answer may have.
+    pub type TokenSource;
+
+    /// Takes the latest token of the answer, and returns those that may follow, a bit each, as a `Uint32Array`.
+    #[wasm_bindgen(method, catch)]
+    async fn next(this: &TokenSource, token: Option<u32>) -> Result<JsValue, JsValue>;
+}
+
+/// A constraint that JavaScript computes.
+struct JsConstraint {
+    tokens: TokenSource,
+    thrown: Option<JsValue>,
+}
+
+impl Constraint for JsConstraint {
+    fn next(&mut self, token: Option<u32>) -> AllowedTokens<'_> {
+        Box::pin(async move {
+            let allowed = self.tokens.next(token).await.map_err(|error| {
+                self.thrown = Some(error);
+                RuntimeError::Constraint { problem: "JavaScript failed".to_owned() }
+            })?;
+            Ok(Uint32Array::from(allowed).to_vec())
+        })
     }
 }
 

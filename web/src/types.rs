@@ -292,6 +292,7 @@ impl From<String> for LengthOrHash {
 mod typescript {
     use super::*;
     use quantize::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteFile};
+    use qwen_vl_constrain::Form;
     use qwen_vl_processor::{
         Content, GroundedObject, Message, ObjectKind, Part, Role, Shape, ToolCall, VideoOptions, VideoPlan, VideoSource,
     };
@@ -358,6 +359,7 @@ mod typescript {
             TokenLogprobs,
             ScoreRequest,
             Score,
+            Form,
             BenchmarkOptions,
             BenchmarkReport,
             PictureParts,

@@ -159,8 +159,10 @@ test("hidden tools are not described, but their calls are read", async () => {
     tool_calls: [{ id: "1", type: "function", function: { name: "a", arguments: "{}" } }],
   };
   const result = { role: "tool", tool_call_id: "1", content: "Sun" };
-  const { prompt } = await ask({ messages: [...ASKED, message, result], tools: [WEATHER], tool_choice: "none" });
-  assert.deepEqual(prompt.tools, []);
+  const response_format = { type: "json_object" };
+  const request = { messages: [...ASKED, message, result], tools: [WEATHER], tool_choice: "none", response_format };
+  const { prompt, options } = await ask(request);
+  assert.deepEqual([prompt.tools, options], [[], { constraint: { jsonSchema: { type: "object" } } }]);
   assert.deepEqual(prompt.messages[1], { role: "assistant", content: [], tool_calls: [{ name: "a", arguments: "{}" }] });
 });
 
@@ -174,6 +176,7 @@ test("what is wrong is named", async () => {
     [{ tools: [{ type: "function", function: { name: "a", parameters: 1 } }] }, /function\.parameters` is 1/],
     [{ tools: [{ type: "function", function: { name: "a", strict: true } }] }, /function\.strict` is not possible/],
     [{ tools: [WEATHER], parallel_tool_calls: false }, /`parallel_tool_calls: false` is not possible/],
+    [{ tools: [WEATHER], response_format: { type: "json_object" } }, /`response_format` is not possible with `tools`/],
     [{ tools: [WEATHER], tool_choice: "required" }, /`tool_choice` is not possible/],
     [{ messages: [{ role: "tool", content: "A" }] }, /`messages\[0\]\.tool_call_id` is undefined, expected the `id` of a call before it/],
     [{ messages: [...ASKED, answer([{ id: "1" }]), ...ASKED] }, /messages\[1\]\.tool_calls\[0\]\.function` is undefined/],

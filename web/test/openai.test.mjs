@@ -163,7 +163,14 @@ test("nothing is ignored: what cannot be followed is refused by name", async () 
   for (const [params, message] of [
     [{ messages, tool_choice: "required" }, /`tool_choice` is not possible/],
     [{ messages, n: 2 }, /`n` is 2, expected 1/],
-    [{ messages, response_format: { type: "json_object" } }, /`response_format` is not possible/],
+    [{ messages, response_format: "json_object" }, /`response_format` is "json_object", expected an object/],
+    [{ messages, response_format: {} }, /`response_format\.type` is undefined, expected "text" or "json_object" or "json_schema"/],
+    [{ messages, response_format: { type: "xml" } }, /`response_format\.type` is "xml"/],
+    [{ messages, response_format: { type: "json_schema" } }, /`response_format\.json_schema` is undefined, expected an object/],
+    [
+      { messages, response_format: { type: "json_schema", json_schema: { name: "a", schema: "b" } } },
+      /`response_format\.json_schema\.schema` is "b", expected an object/,
+    ],
     [{ messages, temperature: "0.8" }, /`temperature` is "0.8", expected a number/],
     [{ messages, temperature: NaN }, /`temperature` is NaN, expected a number/],
     [{ messages, max_tokens: 0 }, /`max_tokens` is 0, expected a whole number from 1/],
@@ -197,6 +204,26 @@ test("nothing is ignored: what cannot be followed is refused by name", async () 
     [{ messages: [user("A"), assistant("B")] }, /the last message must be of the role `user`/],
   ]) {
     await refused(params, message);
+  }
+});
+
+test("a form of the answer is a constraint, and the answer keeps all of its JSON", async () => {
+  const schema = { type: "object", properties: { bbox_2d: { type: "array" } } };
+  const raw = '{"bbox_2d": [1, 2, 3, 4]}';
+  for (const [response_format, constraint] of [
+    [{ type: "json_object" }, { jsonSchema: { type: "object" } }],
+    [{ type: "json_schema", json_schema: { name: "box", description: "A box", schema, strict: true } }, { jsonSchema: schema }],
+    [{ type: "json_schema", json_schema: { name: "any" } }, { jsonSchema: { type: "object" } }],
+  ]) {
+    const { options, reply } = await ask({ messages: [user("A")], response_format }, raw);
+    assert.deepEqual(options, { constraint });
+    assert.equal(reply.choices[0].message.content, raw);
+    const { chunks } = await ask({ messages: [user("A")], response_format, stream: true }, `Yes${raw}`);
+    assert.equal(chunks.map(({ choices }) => choices[0].delta.content ?? "").join(""), `Yes${raw}`);
+  }
+  for (const response_format of [{ type: "text" }, null]) {
+    const { options, reply } = await ask({ messages: [user("A")], response_format }, raw);
+    assert.deepEqual([options, reply.choices[0].message.content], [{}, "Yes"]);
   }
 });
 

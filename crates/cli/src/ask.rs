@@ -1,6 +1,7 @@
 //! `qwenvl ask`: one question, one answer.
 
 use crate::checkpoint::Checkpoint;
+use crate::form::FormArgs;
 use crate::gpu::GpuArgs;
 use crate::preprocess::{Pixels, check_is_path, decode_options, read_picture};
 use crate::sampling::SamplingArgs;
@@ -69,6 +70,8 @@ pub struct AskArgs {
     gpu: GpuArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    form: FormArgs,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
@@ -192,6 +195,7 @@ pub fn run(args: &AskArgs) -> Result<()> {
     let options = ModelOptions { context_length, kv: args.kv, max_picture_tokens, ..ModelOptions::default() };
 
     let started = Instant::now();
+    let constraint = args.form.constraint(&checkpoint.tokenizer()?, &checkpoint.manifest().generation)?;
     let gpu = args.gpu.request(false)?;
     let mut engine = Engine::new(checkpoint.load(gpu, options)?, &vocabulary)?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -206,7 +210,11 @@ pub fn run(args: &AskArgs) -> Result<()> {
             false => ControlFlow::Break(()),
         }
     };
-    let answer = pollster::block_on(engine.ask(&question.request, &question.images, &mut on_event, trace.as_mut()))?;
+    let Question { request, images, .. } = &question;
+    let answer = match constraint {
+        Some(mut constraint) => pollster::block_on(engine.ask_constrained(request, images, &mut on_event, &mut constraint)),
+        None => pollster::block_on(engine.ask(request, images, &mut on_event, trace.as_mut())),
+    }?;
     if args.json {
         print_json(&answer, &question.prompt, &engine, load_ms)?;
     } else {
@@ -245,13 +253,13 @@ fn question(args: &AskArgs, checkpoint: &mut Checkpoint) -> Result<Question> {
         let ChatFile { system, history, query } = read_json(path)?;
         let contents = history.iter().flat_map(|(query, answer)| [query, answer]).chain([&query]);
         seen = contents.flat_map(seen_in).collect();
-        PromptInput::Chat { system, history, query, overflow: Overflow::DropOldest }
+        PromptInput::Chat { system, history, query, prefix: None, overflow: Overflow::DropOldest }
     } else if let (Some(question), true) = (&args.question, chat_model) {
         let name = |path: &PathBuf| Part::Image { image: name_in_prompt(path, &tokenizer) };
         let videos = args.videos.video.iter().map(|folder| Part::Video { video: folder.display().to_string() });
         let mut parts: Vec<Part> = args.image.iter().map(name).chain(videos).collect();
         parts.push(Part::Text { text: question.clone() });
-        PromptInput::Chat { system: None, history: Vec::new(), query: Content::Parts(parts), overflow: Overflow::DropOldest }
+        PromptInput::Chat { system: None, history: Vec::new(), query: Content::Parts(parts), prefix: None, overflow: Overflow::DropOldest }
     } else {
         let picture = |path: &PathBuf| match tokenizer.family() {
             Family::QwenVl => format!("<img>{}</img>", name_in_prompt(path, &tokenizer)),

@@ -175,7 +175,7 @@ impl Conversation {
         parts.push(Part::Text { text: question.to_owned() });
         let query = Content::Parts(parts);
         let (system, history) = (self.system.clone(), self.history.clone());
-        let prompt = PromptInput::Chat { system, history, query: query.clone(), overflow: Overflow::DropOldest };
+        let prompt = PromptInput::Chat { system, history, query: query.clone(), prefix: None, overflow: Overflow::DropOldest };
         let request = Request { prompt, generation: self.generation.clone(), pictures: self.limits };
         let images: Vec<ImageInput> = self.pictures.iter().map(|(_, image)| image.clone()).collect();
         // All of the conversation, so that no question needs a picture again.

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod checkpoint;
 mod eval;
+mod form;
 mod gpu;
 mod preprocess;
 mod sampling;

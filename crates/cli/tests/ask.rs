@@ -182,6 +182,26 @@ fn text_is_streamed_without_json() {
 }
 
 #[test]
+fn answers_are_held_to_a_form() {
+    let model = model();
+    let file = model.path().join("form");
+    let answer = |content: &str, option: &str| {
+        std::fs::write(&file, content).unwrap();
+        let value = if option == "--regex" { content } else { file.to_str().unwrap() };
+        let answer = ask_json(&model, &["--prompt", "A", "--greedy", "--max-new-tokens", "60", option, value]);
+        assert_eq!(answer["finish_reason"], "stop", "{answer}");
+        answer["text"].as_str().unwrap().to_owned()
+    };
+    let text = answer(r#"{"type":"array","items":{"enum":["cat","猫"]},"minItems":2,"maxItems":2}"#, "--json-schema");
+    let items: Vec<String> = serde_json::from_str(&text).unwrap();
+    assert!(items.len() == 2 && items.iter().all(|item| item == "cat" || item == "猫"), "{text}");
+    let text = answer("[0-9]{3}-[a-c]", "--regex");
+    assert!(text.len() == 5 && text[..3].parse::<u32>().is_ok() && text[3..].starts_with('-'), "{text}");
+    let text = answer("start: \"yes\" | \"no\"\n", "--grammar");
+    assert!(text == "yes" || text == "no", "{text}");
+}
+
+#[test]
 fn bad_questions_are_named_before_the_weights_are_loaded() {
     let model = model();
     // A shard is missing, so every other error comes from before loading.
@@ -222,6 +242,11 @@ fn bad_questions_are_named_before_the_weights_are_loaded() {
         (&["--prompt", "<img>http://example.org/a.png</img>"], "is an address, expected a path"),
         (&["--chat", &typed], "shard-00000.safetensors"),
         (&["--chat", &bad_part], "bad-part.json"),
+        (&["--prompt", "x", "--json-schema", &not_json], "the JSON schema cannot be used: it is not JSON"),
+        (&["--prompt", "x", "--json-schema", "nowhere.json"], "nowhere.json"),
+        (&["--prompt", "x", "--regex", "a(b"], "the regular expression cannot be used"),
+        (&["--prompt", "x", "--grammar", &bad_part], "the grammar cannot be used"),
+        (&["--prompt", "x", "--regex", "a", "--json-schema", &not_json], "cannot be used with"),
         (&["--prompt", "x", "--kernels", "fast"], "unknown kernel set `fast`, expected one of plain, cpu, subgroups, f16, packed"),
         (&["--prompt", "x", "--precision", "f8"], "unknown precision `f8`, expected f32, f16 or q8"),
     ] {

@@ -5,7 +5,9 @@ use qwen_vl_format::{Manifest, QwenVlConfig};
 use qwen_vl_processor::PictureGrid;
 use qwen_vl_reference::burn::tensor::{Device, Tensor, TensorData};
 use qwen_vl_reference::{KvCache, QwenVl, Splice, ignore};
-use qwen_vl_runtime::{Backend, Budget, Cached, ImageRows, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, largest};
+use qwen_vl_runtime::{
+    Backend, Budget, Cached, ImageRows, KvReuse, Measured, PromptPlan, RuntimeError, Sampler, Sequence, Trace, exclude, largest,
+};
 use std::cell::RefCell;
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -195,8 +197,11 @@ impl Backend for CpuModel {
         Ok(())
     }
 
-    async fn next_token(&mut self, sampler: Option<&mut Sampler>, ahead: bool) -> Result<u32, RuntimeError> {
-        let logits = self.logits().await?;
+    async fn next_token(&mut self, sampler: Option<&mut Sampler>, allowed: Option<&[u32]>, ahead: bool) -> Result<u32, RuntimeError> {
+        let mut logits = self.logits().await?;
+        if let Some(allowed) = allowed {
+            exclude(&mut logits, allowed);
+        }
         let token = sampler.map_or_else(|| largest(&logits), |sampler| sampler.sample(&logits));
         if ahead {
             self.decode(token)?;

@@ -156,6 +156,12 @@ impl Grounded {
         self.text = self.text.trim().to_owned();
         self
     }
+
+    /// Strips the end of a text that continues another, where white space at its beginning has a meaning.
+    pub fn stripped_at_end(mut self) -> Self {
+        self.text.truncate(self.text.trim_end().len());
+        self
+    }
 }
 
 /// Collects the text without markup and the objects, and finds the objects' pictures.

@@ -51,6 +51,8 @@ pub struct Chat {
     pub history: Vec<(Content, Content)>,
     /// The question.
     pub query: Content,
+    /// Beginning of the answer; absent for an answer from its start.
+    pub prefix: Option<String>,
     /// Length limit of system text and history, tokens: the oldest turns are dropped.
     pub max_window_size: usize,
     /// Length limit of the prompt, tokens: more of the oldest turns are dropped. The question stays, whatever its length.
@@ -59,7 +61,14 @@ pub struct Chat {
 
 impl Default for Chat {
     fn default() -> Self {
-        Self { system: None, history: Vec::new(), query: Content::default(), max_window_size: DEFAULT_MAX_WINDOW_SIZE, context: None }
+        Self {
+            system: None,
+            history: Vec::new(),
+            query: Content::default(),
+            prefix: None,
+            max_window_size: DEFAULT_MAX_WINDOW_SIZE,
+            context: None,
+        }
     }
 }
 
@@ -75,6 +84,8 @@ pub struct Messages {
     pub tools: Vec<String>,
     /// True to ask for an answer.
     pub add_generation_prompt: bool,
+    /// Beginning of the answer; absent for an answer from its start.
+    pub prefix: Option<String>,
     /// True to number the pictures. Those of the 2023 model always have numbers.
     pub add_vision_id: bool,
     /// True if special tokens in texts act as such, as in the original code: a text `<|image_pad|>` stands for the next picture.
@@ -83,7 +94,14 @@ pub struct Messages {
 
 impl Default for Messages {
     fn default() -> Self {
-        Self { messages: Vec::new(), tools: Vec::new(), add_generation_prompt: true, add_vision_id: false, live_specials: false }
+        Self {
+            messages: Vec::new(),
+            tools: Vec::new(),
+            add_generation_prompt: true,
+            prefix: None,
+            add_vision_id: false,
+            live_specials: false,
+        }
     }
 }
 
@@ -124,6 +142,9 @@ impl Prompt {
         turns.push(Turn::new(Role::User, &chat.query));
         let mut writer = Writer::new(tokenizer, SpecialTokens::Grounding, false, grids);
         let mut sections = writer.sections(&turns, &[], true)?;
+        if let Some(prefix) = &chat.prefix {
+            sections.push(writer.section(vec![Piece::Text(prefix.into())])?);
+        }
         writer.expand(&mut sections, grids)?;
 
         let size = |sections: &[Section]| sections.iter().map(|section| section.ids.len()).sum::<usize>();
@@ -157,6 +178,9 @@ impl Prompt {
         let typed = if messages.live_specials { SpecialTokens::All } else { SpecialTokens::Grounding };
         let mut writer = Writer::new(tokenizer, typed, messages.add_vision_id, grids);
         let mut sections = writer.sections(&turns, &messages.tools, messages.add_generation_prompt)?;
+        if let Some(prefix) = &messages.prefix {
+            sections.push(writer.section(vec![Piece::Text(prefix.into())])?);
+        }
         writer.expand(&mut sections, grids)?;
         Self::from_sections(tokenizer, &sections, grids)
     }

@@ -77,6 +77,16 @@ impl Tokenizer {
         self.vocabulary.token(id)
     }
 
+    /// Returns the bytes of each id up to the last added token, none for an id without a token, and true if the token is not part of a text.
+    pub fn tokens(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        (0..self.len() as u32).map(|id| match self.vocabulary.token(id) {
+            Some(bytes) => (bytes, false),
+            None => {
+                (self.added.text(id, KeepSpecials::All).unwrap_or_default().as_bytes(), self.added.text(id, KeepSpecials::None).is_none())
+            }
+        })
+    }
+
     /// Checks the vocabulary against the token of pictures in a model's configuration: `<img>` of the 2023 model, `<|image_pad|>` of the others.
     pub fn check_image_token(&self, expected: u32) -> Result<(), ProcessorError> {
         match self.family {

@@ -112,7 +112,7 @@ fn agree(web: &Path, prompts: &[Prompt], what: &str) {
 
         let mut row = logits[logits.len() - config.vocab_size..].to_vec();
         for step in 0..STEPS {
-            let token = pollster::block_on(runtime.next_token(None, false)).unwrap();
+            let token = pollster::block_on(runtime.next_token(None, None, false)).unwrap();
             let best = (0..row.len()).fold(0, |best, id| if row[id] > row[best] { id } else { best });
             // If two logits are closer than the tolerance, either token is right.
             let lost = row[best] - row[token as usize];

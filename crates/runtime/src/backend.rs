@@ -56,9 +56,10 @@ pub trait Backend {
     fn begin_answer(&mut self, presence_penalty: Option<f32>) -> Result<bool, RuntimeError>;
     /// Runs one token after the sequence so far. [`Self::logits`] are then those of its position.
     fn decode(&mut self, token: u32) -> Result<(), RuntimeError>;
-    /// Returns the token after the sequence so far: the most likely one, or a sampler's. With `ahead`, also runs it, as
-    /// [`Self::decode`] would.
-    async fn next_token(&mut self, sampler: Option<&mut Sampler>, ahead: bool) -> Result<u32, RuntimeError>;
+    /// Returns the token after the sequence so far: the most likely one, or a sampler's; only one whose bit in `allowed` is set, if that is given.
+    /// With `ahead`, also runs it, as [`Self::decode`] would. [`Self::logits`] are then those of the next position, and without it may be
+    /// those that the token was chosen from, without the tokens that are not allowed.
+    async fn next_token(&mut self, sampler: Option<&mut Sampler>, allowed: Option<&[u32]>, ahead: bool) -> Result<u32, RuntimeError>;
     /// Logits of the last position, `[vocab]`.
     async fn logits(&self) -> Result<Vec<f32>, RuntimeError>;
     /// Truncates the sequence to its first `length` positions; [`Self::decode`] then continues behind them.

@@ -162,7 +162,7 @@ pub async fn benchmark<B: Measured>(
             model.rewind(from);
             let started = Instant::now();
             for _ in 0..decoded {
-                model.next_token(None, true).await?;
+                model.next_token(None, None, true).await?;
             }
             model.settle().await?;
             samples.push(millis(started));

@@ -12,6 +12,7 @@ use qwen_vl_kernels::add::accumulate;
 use qwen_vl_kernels::argmax::{Best, argmax};
 use qwen_vl_kernels::attention::{Attention, Heads, SPLIT_KEYS, Source, Span, attention, attention_decode, attention_split, split_bytes};
 use qwen_vl_kernels::embedding::embedding;
+use qwen_vl_kernels::mask::TokenMask;
 use qwen_vl_kernels::matmul::{Epilogue, matmul, matvec};
 use qwen_vl_kernels::norm::{Norm, norm};
 use qwen_vl_kernels::presence::PresencePenalty;
@@ -58,6 +59,8 @@ pub(crate) struct Decoder {
     sample: OnceCell<[Dispatch; 3]>,
     /// Compiled at its first use.
     presence: OnceCell<PresencePenalty>,
+    /// Made for the first answer that is held to a form.
+    mask: OnceCell<TokenMask>,
 }
 
 /// An addition of image features after a layer.
@@ -230,6 +233,7 @@ impl Decoder {
             scratch,
             sample: OnceCell::new(),
             presence: OnceCell::new(),
+            mask: OnceCell::new(),
             ids,
             hidden,
             normed,
@@ -249,6 +253,15 @@ impl Decoder {
         }
         let made = PresencePenalty::new(gpu, &self.logits, &self.token)?;
         Ok(self.presence.get_or_init(|| made))
+    }
+
+    /// The launch that excludes tokens.
+    pub(crate) fn mask(&self, gpu: &Gpu) -> Result<&TokenMask, RuntimeError> {
+        if let Some(mask) = self.mask.get() {
+            return Ok(mask);
+        }
+        let made = TokenMask::new(gpu, &self.logits)?;
+        Ok(self.mask.get_or_init(|| made))
     }
 
     /// The launches that sample a token.

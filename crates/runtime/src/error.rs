@@ -31,6 +31,12 @@ pub enum RuntimeError {
         /// Tokens that fit.
         limit: usize,
     },
+    /// The tokens that may come next could not be computed.
+    #[error("the answer cannot be held to its form: {problem}")]
+    Constraint {
+        /// The reason.
+        problem: String,
+    },
     /// The prompt is empty.
     #[error("the prompt has no tokens")]
     EmptyPrompt,

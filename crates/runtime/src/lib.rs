@@ -35,5 +35,5 @@ pub use positions::{logn_factor, ntk_alpha, ntk_base};
 pub use qwen_vl_kernels::{
     Choice, ChoiceOptions, ChoiceOrigin, DeviceHandle, Gpu, GpuError, GpuOptions, Kernels, KvFormat, Precision, Shader, choose,
 };
-pub use sampler::{Sampler, SamplingOptions, largest};
+pub use sampler::{Sampler, SamplingOptions, exclude, largest};
 pub use sequence::{Cached, ImageRows, KvReuse, PromptPlan, Sequence};

@@ -479,7 +479,12 @@ impl Backend for Model {
     }
 
     /// The GPU chooses the token and runs it before it is read back.
-    async fn next_token(&mut self, sampler: Option<&mut Sampler>, ahead: bool) -> Result<u32, RuntimeError> {
+    async fn next_token(&mut self, sampler: Option<&mut Sampler>, allowed: Option<&[u32]>, ahead: bool) -> Result<u32, RuntimeError> {
+        if let Some(allowed) = allowed {
+            let mask = self.decoder.mask(&self.gpu)?;
+            mask.write(&self.gpu, allowed);
+            self.submit([&mask.exclude].into_iter().chain(&self.decoder.argmax), 1);
+        }
         if let Some(sampler) = sampler {
             let random = sampler.random();
             self.sample(sampler.options(), random);

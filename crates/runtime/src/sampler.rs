@@ -1,6 +1,7 @@
 //! Sampling of the next token from logits (`qwen_generation_utils.py`; `TopKLogitsWarper`, `TopPLogitsWarper` and
 //! `RepetitionPenaltyLogitsProcessor` in transformers), and log-probabilities.
 
+use qwen_vl_kernels::mask::allows;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -100,6 +101,15 @@ pub fn penalize(logits: &mut [f32], seen: &BTreeSet<u32>, penalty: f32) {
     }
 }
 
+/// Excludes the tokens whose bit in `allowed` is not set: the lowest bit of the first word is that of token 0.
+pub fn exclude(logits: &mut [f32], allowed: &[u32]) {
+    for (token, logit) in (0..).zip(logits) {
+        if !allows(allowed, token) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
 /// Returns the index of the largest logit, the lowest index among equals; 0 if there are none.
 pub fn largest(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().reduce(|best, other| if other.1 > best.1 { other } else { best });
@@ -146,6 +156,16 @@ mod tests {
         let mut logits = [2.0, -2.0, 3.0];
         penalize(&mut logits, &BTreeSet::from([0, 1, 9]), 2.0);
         assert_eq!(logits, [1.0, -4.0, 3.0]);
+    }
+
+    #[test]
+    fn tokens_that_are_not_allowed_are_excluded() {
+        let mut logits: Vec<f32> = (0..70).map(|token| token as f32).collect();
+        exclude(&mut logits, &[1 << 31 | 1, 0, 1]);
+        let left: Vec<usize> = (0..70).filter(|token| logits[*token].is_finite()).collect();
+        assert_eq!(left, [0, 31, 64]);
+        exclude(&mut logits, &[1]);
+        assert_eq!(logits.iter().filter(|logit| logit.is_finite()).count(), 1, "tokens beyond the last word are excluded");
     }
 
     #[test]

@@ -28,12 +28,15 @@ const FALLBACK: &str = "qwen_vl_web_cpu";
 /// The wasm module of the converter.
 const CONVERTER: &str = "qwen_vl_web_convert";
 
+/// The wasm module of constraints.
+const CONSTRAINTS: &str = "qwen_vl_web_constrain";
+
 /// Builds `web/dist/wasm`. Does nothing except calling cargo if nothing changed.
 pub fn build(backends: Backends) -> Result<()> {
     system::wasm_target()?;
     let modules = match backends {
-        Backends::WebGpu => &[WEBGPU, CONVERTER][..],
-        Backends::All => &[WEBGPU, CONVERTER, FALLBACK],
+        Backends::WebGpu => &[WEBGPU, CONVERTER, CONSTRAINTS][..],
+        Backends::All => &[WEBGPU, CONVERTER, CONSTRAINTS, FALLBACK],
     };
     thread::scope(|scope| -> Result<()> {
         let mut binding = Vec::new();
@@ -65,7 +68,7 @@ pub fn has_fallback() -> bool {
 
 /// Prints the sizes of the modules, and which crates their bytes come from.
 pub fn report() -> Result<()> {
-    for name in [WEBGPU, CONVERTER, FALLBACK] {
+    for name in [WEBGPU, CONVERTER, CONSTRAINTS, FALLBACK] {
         println!("{name}:");
         print_sizes(&module(name))?;
         print_shares(&fs::read(bound().join(format!("{name}_bg.wasm")))?)?;

@@ -1,16 +1,18 @@
 import { QwenVLError } from "../wire/errors.js";
 import { BACKGROUND_MS, DISPOSAL_MS, type WorkerClient } from "../wire/client.js";
-import { generationForEngine, limitsForEngine, type EngineLimits, type PictureInfo } from "../wire/engine.js";
+import { generationForEngine, limitsForEngine, type EngineLimits, type PictureInfo, type PromptInput } from "../wire/engine.js";
 import type { ImagePayload, ModelInfo } from "../wire/protocol.js";
 import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score, VideoOptions } from "../wire/types.js";
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "../wire/abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
+import { Constrainer } from "./constrain.js";
 import { Question, toThousandths, type Content, type QuestionView } from "./content.js";
 import { imageView, type ImageOptions } from "./image.js";
 import { loadIntoWorker, type LoadedWorker, type LoadOptions } from "./load.js";
 import {
   abortSignal,
+  anyBoolean,
   anyString,
   arrayOf,
   ASK_CHECKS,
@@ -25,7 +27,7 @@ import {
 import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from "./picture.js";
 import { Run, RunState } from "./run.js";
 import { Session, type EncodingOptions, type PreparedRequest, type SessionOptions } from "./session.js";
-import { taskPictureTokens, taskPrompt, taskTokens, type CaptionStyle, type Task } from "./tasks.js";
+import { groundConstraint, taskPictureTokens, taskPrompt, taskTokens, type CaptionStyle, type Task } from "./tasks.js";
 import { readVideo, VIDEO_CHECKS, type VideoInput, type VideoTools } from "./video.js";
 
 /** A text to continue, with its pictures, in the format of {@link QwenVLModel.complete}. */
@@ -36,6 +38,11 @@ export interface RawPrompt {
 
 /** Options of tasks about a single picture. */
 export interface TaskOptions extends AskOptions, ImageOptions {}
+
+export interface GroundOptions extends TaskOptions {
+  /** Holds the answers of Qwen2.5-VL and Qwen3-VL to the JSON of their boxes, which then has no other text. */
+  strict?: boolean;
+}
 
 export interface EncodeOptions extends ImageOptions, PictureLimits {
   signal?: AbortSignal;
@@ -82,6 +89,7 @@ export class QwenVLModel extends EventTarget {
   #disposed: QwenVLError | undefined;
   /** Number of runs in progress. */
   #running = 0;
+  readonly #constrainer: Constrainer;
   readonly #videos: VideoTools = {
     plan: async (source, options) => (await this.#ready()).client.call("planVideo", { source, options }).result,
     frame: async (image, size) => {
@@ -96,6 +104,7 @@ export class QwenVLModel extends EventTarget {
     this.#source = source;
     this.#options = options;
     this.#loaded = loaded;
+    this.#constrainer = new Constrainer(options, options.worker === false);
     this.#listen(loaded);
   }
 
@@ -165,16 +174,18 @@ export class QwenVLModel extends EventTarget {
    * Locates things in a picture. The 2023 model returns one object for each phrase that it could place, later ones all that they find. Their
    * pictures have at least 1024 tokens here, if the load allows it.
    */
-  async ground(image: ImageInput, phrases: string | readonly string[], options: TaskOptions = {}): Promise<Grounded[]> {
+  async ground(image: ImageInput, phrases: string | readonly string[], options: GroundOptions = {}): Promise<Grounded[]> {
     const list = typeof phrases === "string" ? [phrases] : phrases;
     checkArgument("phrases", list, arrayOf(anyString, "strings"));
-    checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS });
+    checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS, strict: anyBoolean });
+    const { strict, ...rest } = options;
+    const settings = strict ? { ...rest, constraint: groundConstraint(this.info.family) } : rest;
     const picture = this.#picture(image, options);
     const found: Grounded[] = [];
     for (const phrase of list) {
       const task: Task = { kind: "ground", phrase };
       const prompt = taskPrompt(task, this.info.family);
-      const { objects } = await this.start(async () => ({ prompt, pictures: [picture] }), this.#taskOptions(task, options));
+      const { objects } = await this.start(async () => ({ prompt, pictures: [picture] }), this.#taskOptions(task, settings));
       const placed = this.info.family === "qwen_vl" ? objects.slice(0, 1) : objects;
       found.push(...placed.map((object) => ({ ...object, ref: object.ref ?? phrase })));
     }
@@ -282,7 +293,9 @@ export class QwenVLModel extends EventTarget {
   async disposeCounting(): Promise<number | undefined> {
     if (this.#disposed) return undefined;
     this.#disposed = new QwenVLError("DISPOSED", "the model was disposed of");
-    return this.#loaded.client.shutDown(this.#disposed, DISPOSAL_MS);
+    const left = await this.#loaded.client.shutDown(this.#disposed, DISPOSAL_MS);
+    this.#constrainer.end(this.#disposed);
+    return left;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -347,11 +360,22 @@ export class QwenVLModel extends EventTarget {
     if (state.isCancelled) return state.cancelledEarly;
     const { seed } = this.#options;
     const generation = generationForEngine({ ...(seed === undefined ? {} : { seed }), ...options });
-    const { answer, pictures: infos } = await this.#withPictures(pictures, options, (client, images, limits) => {
-      const request = { prompt, generation, pictures: limits };
-      const call = client.call("ask", { request, images }, { ...callOptions(images, signal), onEvent: (event) => state.emit(event) });
+    const { answer, pictures: infos } = await this.#withPictures(pictures, options, async (client, images, limits) => {
+      const request = { prompt: withPrefix(prompt, options.prefix), generation, pictures: limits };
+      const { constraint, prefix = "" } = options;
+      const open = constraint && (await this.#constrainer.open(constraint, prefix, () => client.call("tokens", {}).result));
+      const { transfer, ...rest } = callOptions(images, signal);
+      const params = { request, images, ...(open ? { constraint: open.port } : {}) };
+      const call = client.call("ask", params, {
+        ...rest,
+        transfer: open ? [...transfer, open.port] : transfer,
+        onEvent: (event) => state.emit(event),
+      });
       state.follow(call);
-      return call.result;
+      if (!open) return call.result;
+      // Without its constraint the run cannot continue.
+      open.lost.catch(call.cancel);
+      return Promise.race([call.result, open.lost]);
     });
     // If turns were left out, the prompt has the last of the pictures.
     if (answer.finishReason !== "cancelled") {
@@ -455,6 +479,15 @@ export class QwenVLModel extends EventTarget {
       if (result !== "missing") return result;
     }
   }
+}
+
+/** Returns a prompt with the beginning of its answer. */
+function withPrefix(prompt: PromptInput, prefix: string | undefined): PromptInput {
+  if (prefix === undefined) return prompt;
+  if (prompt.kind === "raw") return { ...prompt, text: prompt.text + prefix };
+  if (prompt.kind === "ids")
+    throw new QwenVLError("INVALID_ARGUMENT", "`prefix` is set, but the prompt is a list of token ids: add its tokens");
+  return { ...prompt, prefix };
 }
 
 function callOptions(images: readonly ImagePayload[], signal?: AbortSignal): { transfer: Transferable[]; signal?: AbortSignal } {

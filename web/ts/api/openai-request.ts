@@ -2,7 +2,7 @@
 
 import type { EngineMessage } from "../wire/engine.js";
 import { QwenVLError } from "../wire/errors.js";
-import type { AskOptions } from "../wire/types.js";
+import type { AskOptions, Constraint } from "../wire/types.js";
 import { Question, type Message, type Part, type QuestionView } from "./content.js";
 import { checkImage } from "./image.js";
 import { anyBoolean, anyNumber, anyString, arrayOf, checkArgument, either, oneOf, whole, type Check } from "./options.js";
@@ -30,6 +30,15 @@ export interface ChatMessage {
   tool_call_id?: string;
 }
 
+/**
+ * Form of an answer: any text, a JSON object, or JSON that is valid under a JSON schema. The schema is always followed, with `strict: false` too.
+ * The model does not read `name`, `description` and `schema`: say in the question what the fields are for.
+ */
+export type ChatResponseFormat =
+  | { type: "text" }
+  | { type: "json_object" }
+  | { type: "json_schema"; json_schema: { name: string; description?: string; schema?: object; strict?: boolean | null } };
+
 /** Parameters of a completion, with OpenAI's names and meanings. */
 export interface ChatCompletionParams {
   messages: readonly ChatMessage[];
@@ -49,6 +58,8 @@ export interface ChatCompletionParams {
   /** An addition of this package, see `GenerationOptions.repetitionPenalty`. */
   repetition_penalty?: number | null;
   presence_penalty?: number | null;
+  /** Cannot be combined with `tools`, unless `tool_choice` is `"none"`. */
+  response_format?: ChatResponseFormat | null;
   /** Functions that the model may call. Only Qwen3-VL knows them. */
   tools?: readonly ChatTool[] | null;
   /** `"auto"` (default) lets the model decide, `"none"` hides the tools. */
@@ -66,6 +77,8 @@ export interface Conversation {
 const anyDetail = oneOf("auto", "low", "high");
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
 const anyObject: Check = { expected: "an object", accepts: isObject };
+/** JSON schema of every object. */
+export const ANY_OBJECT = { type: "object" };
 const role: Check = {
   expected: `"system", "developer", "user", "assistant" or "tool"`,
   accepts: (value) => ["system", "developer", "user", "assistant", "tool"].includes(value as string),
@@ -85,11 +98,15 @@ function checkMessages(params: ChatCompletionParams): void {
   });
 }
 
+/** True if the model may call tools of the request. */
+const offersTools = ({ tools, tool_choice }: ChatCompletionParams): boolean => !isEmpty(tools) && tool_choice !== "none";
+
 /** True if the request has tools, or messages about their calls. */
 export function hasTools(params: ChatCompletionParams): boolean {
   checkMessages(params);
-  const offered = !isEmpty(params.tools) && params.tool_choice !== "none";
-  return offered || params.messages.some((message) => isObject(message) && (message.role === "tool" || !isEmpty(message.tool_calls)));
+  return (
+    offersTools(params) || params.messages.some((message) => isObject(message) && (message.role === "tool" || !isEmpty(message.tool_calls)))
+  );
 }
 
 /** Reads the messages and tools of a request with tools. The template joins nothing: each message stays one. */
@@ -127,7 +144,7 @@ export function toolConversation(params: ChatCompletionParams, view: QuestionVie
   });
   const last = messages.at(-1)?.role;
   if (last !== "user" && last !== "tool") throw refused("messages: the last message must be of the role `user` or `tool`");
-  const tools = params.tools && params.tool_choice !== "none" ? toolTexts(params.tools) : [];
+  const tools = offersTools(params) ? toolTexts(params.tools) : [];
   if (tools.length > 0 && (params.parallel_tool_calls as unknown) === false) {
     throw refused("`parallel_tool_calls: false` is not possible with a model in the browser: use the first call alone");
   }
@@ -238,6 +255,7 @@ const CHECKS: Record<string, Check> = {
   n: { expected: "1", accepts: (value) => value === 1 },
   stream: anyBoolean,
   stream_options: anyObject,
+  response_format: anyObject,
   repetition_penalty: anyNumber,
   presence_penalty: anyNumber,
 };
@@ -247,7 +265,6 @@ const WITHOUT_EFFECT = new Set(["messages", "model", "user", "metadata", "store"
 
 /** Values of other parameters that ask for what happens anyway. */
 const DEFAULTS: Record<string, (value: unknown) => boolean> = {
-  response_format: (value) => isObject(value) && value["type"] === "text",
   tool_choice: (value) => value === "auto" || value === "none",
   parallel_tool_calls: (value) => value === true,
   modalities: (value) => JSON.stringify(value) === `["text"]`,
@@ -270,6 +287,12 @@ export function generation(params: ChatCompletionParams): AskOptions {
   if (top_logprobs != null && !logprobs) throw refused("`top_logprobs` needs `logprobs: true`");
   if (params.stream_options != null && !params.stream) throw refused("`stream_options` needs `stream: true`");
   const maxTokens = max_completion_tokens ?? max_tokens;
+  const constraint = responseConstraint(params.response_format);
+  if (constraint && offersTools(params)) {
+    throw refused(
+      '`response_format` is not possible with `tools`, whose calls it would exclude: leave one out, or set `tool_choice: "none"`',
+    );
+  }
   return {
     ...(maxTokens == null ? {} : { maxTokens }),
     ...(temperature == null ? {} : { temperature }),
@@ -279,7 +302,20 @@ export function generation(params: ChatCompletionParams): AskOptions {
     ...(logprobs ? { logprobs: top_logprobs ?? true } : {}),
     ...(repetition_penalty == null ? {} : { repetitionPenalty: repetition_penalty }),
     ...(presence_penalty == null ? {} : { presencePenalty: presence_penalty }),
+    ...(constraint ? { constraint } : {}),
   };
+}
+
+/** Returns the constraint of a form; `undefined` if any text is possible. */
+function responseConstraint(format: ChatResponseFormat | null | undefined): Constraint | undefined {
+  if (format == null) return undefined;
+  checkArgument("response_format.type", format.type, oneOf("text", "json_object", "json_schema"));
+  if (format.type === "text") return undefined;
+  if (format.type === "json_object") return { jsonSchema: ANY_OBJECT };
+  checkArgument("response_format.json_schema", format.json_schema, anyObject);
+  const { schema = ANY_OBJECT } = format.json_schema;
+  checkArgument("response_format.json_schema.schema", schema, anyObject);
+  return { jsonSchema: schema };
 }
 
 function refused(message: string): QwenVLError {

@@ -49,7 +49,7 @@ export function toolTexts(tools: unknown): string[] {
 }
 
 /** Writes JSON as the published chat template does (`json.dumps`): with a space after each comma and colon. */
-function spaced(value: unknown): string {
+export function spaced(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map((item: unknown) => spaced(item ?? null)).join(", ")}]`;
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
   const entries = Object.entries(value).filter(([, item]) => item !== undefined);

@@ -1,10 +1,10 @@
-import type { Answer, AnswerLogprob, AskOptions, FinishReason, Grounded, TokenLogprob } from "../wire/types.js";
+import type { Answer, AnswerLogprob, FinishReason, Grounded, TokenLogprob } from "../wire/types.js";
 import type { QwenVLModel } from "./model.js";
-import { conversation, generation, hasTools, isLowDetail, toolConversation, type ChatCompletionParams } from "./openai-request.js";
-import { CallReader, type ChatToolCall, type Said } from "./openai-tools.js";
-import type { Run } from "./run.js";
+import { generation, isLowDetail, type ChatCompletionParams } from "./openai-request.js";
+import { chatRun, listen, withoutCalls, type SaidEvent } from "./openai-run.js";
+import type { ChatToolCall, Said } from "./openai-tools.js";
 
-export type { ChatCompletionParams, ChatContentPart, ChatMessage } from "./openai-request.js";
+export type { ChatCompletionParams, ChatContentPart, ChatMessage, ChatResponseFormat } from "./openai-request.js";
 export type { ChatTool, ChatToolCall } from "./openai-tools.js";
 
 export interface CompletionUsage {
@@ -107,23 +107,23 @@ const LOW_DETAIL_TOKENS = 256;
 /** Returns a client for a loaded model. */
 export function createOpenAI(model: QwenVLModel, { name = model.info.source, tags = false }: OpenAIOptions = {}): OpenAIClient {
   async function create(params: ChatCompletionParams, options: RequestOptions = {}): Promise<ChatCompletion | ChatCompletionStream> {
-    const tooled = hasTools(params);
     const { signal } = options;
-    const ask = tooled ? askWithTools(model, params, signal) : askInSession(model, params);
+    const { tooled, start } = chatRun(model, params, signal);
     const limits = isLowDetail(params) ? { maxPictureTokens: Math.min(LOW_DETAIL_TOKENS, model.info.pictureTokens.max) } : {};
     const settings = { ...limits, ...generation(params), ...(signal ? { signal } : {}) };
+    // The text of an answer has no markup of objects, which in later generations is JSON.
+    const markup = tags || settings.constraint !== undefined;
     const head = { id: `chatcmpl-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model: name };
-    const run = ask(settings);
-    const reader = tooled ? new CallReader() : undefined;
-    if (params.stream) return chunks(run, head, params.stream_options?.include_usage ?? false, tags, reader);
+    const run = start(settings);
+    if (params.stream) return chunks(listen(run, { tooled, markup }), head, params.stream_options?.include_usage ?? false, tooled);
     const answer = await run;
     const { objects } = answer;
-    const [said, markup] = [tags ? answer.raw : answer.text, answer.raw].map((text) => withoutCalls(text, tooled)) as [Said, Said];
+    const [said, whole] = [markup ? answer.raw : answer.text, answer.raw].map((text) => withoutCalls(text, tooled)) as [Said, Said];
     const message = {
       role: "assistant",
       content: said.text === "" && said.calls.length > 0 ? null : said.text,
       refusal: null,
-      raw: markup.text,
+      raw: whole.text,
       objects,
       ...(said.calls.length > 0 ? { tool_calls: said.calls } : {}),
     } as const;
@@ -139,32 +139,11 @@ export function createOpenAI(model: QwenVLModel, { name = model.info.source, tag
   };
 }
 
-type Ask = (settings: AskOptions) => Run;
-
-function askInSession(model: QwenVLModel, params: ChatCompletionParams): Ask {
-  const { system, history, question } = conversation(params);
-  const session = model.createSession({ history, ...(system === undefined ? {} : { system }) });
-  return (settings) => session.ask(question, settings);
-}
-
-function askWithTools(model: QwenVLModel, params: ChatCompletionParams, signal: AbortSignal | undefined): Ask {
-  const request = toolConversation(params, model.imageView, signal);
-  return (settings) => model.start(() => Promise.resolve(request), settings);
-}
-
-function withoutCalls(text: string, tooled: boolean): Said {
-  if (!tooled) return { text, calls: [] };
-  const reader = new CallReader();
-  const said = reader.push(text);
-  return { text: (said.text + reader.finish()).trim(), calls: said.calls };
-}
-
 async function* chunks(
-  run: Run,
+  events: AsyncIterable<SaidEvent>,
   head: { id: string; created: number; model: string },
   includeUsage: boolean,
-  tags: boolean,
-  reader: CallReader | undefined,
+  tooled: boolean,
 ): AsyncGenerator<ChatCompletionChunk, void, undefined> {
   type Choice = ChatCompletionChunk["choices"][0];
   const chunk = (delta: Choice["delta"], end: Partial<Choice> = {}): ChatCompletionChunk => ({
@@ -174,28 +153,15 @@ async function* chunks(
     ...(includeUsage ? { usage: null } : {}),
   });
   yield chunk({ role: "assistant", content: "" });
-  let sent = "";
   let calls = 0;
-  const pass = function* (piece: string) {
-    const said = reader?.push(piece) ?? { text: piece, calls: [] };
-    if (said.text) yield chunk({ content: said.text });
-    for (const call of said.calls) yield chunk({ tool_calls: [{ index: calls++, ...call }] });
-  };
-  for await (const event of run) {
-    if (event.type === "text") {
-      const content = tags ? event.raw : event.delta;
-      sent += content;
-      yield* pass(content);
-    } else if (event.type === "object") yield chunk({ objects: [event.object] });
-    else if (event.type === "done") {
-      // Tags after the last text.
+  for await (const event of events) {
+    if ("text" in event) yield chunk({ content: event.text });
+    else if ("call" in event) yield chunk({ tool_calls: [{ index: calls++, ...event.call }] });
+    else if ("object" in event) yield chunk({ objects: [event.object] });
+    else {
       const { raw, finishReason: reason, logprobs } = event.answer;
-      const rest = tags ? raw.slice(sent.trimStart().length) : "";
-      yield* pass(rest);
-      const held = reader?.finish();
-      if (held) yield chunk({ content: held });
-      const whole = withoutCalls(raw, reader !== undefined).text;
-      yield chunk({ raw: whole }, { finish_reason: finishReason(reason, calls > 0), logprobs: logprobs ? choiceLogprobs(logprobs) : null });
+      const end = { finish_reason: finishReason(reason, calls > 0), logprobs: logprobs ? choiceLogprobs(logprobs) : null };
+      yield chunk({ raw: withoutCalls(raw, tooled).text }, end);
       if (includeUsage) yield { ...head, object: "chat.completion.chunk", choices: [], usage: usage(event.answer) };
     }
   }

@@ -100,6 +100,17 @@ export function checkOptions<T extends object>(options: T, checks: Checks<T>): v
   }
 }
 
+const anyConstraint: Check = {
+  expected: "{ jsonSchema }, { regex } or { lark }",
+  accepts: (value) => {
+    if (typeof value !== "object" || value === null) return false;
+    const { jsonSchema, regex, lark } = value as { jsonSchema?: unknown; regex?: unknown; lark?: unknown };
+    if ([jsonSchema, regex, lark].filter((form) => form !== undefined).length !== 1) return false;
+    if (jsonSchema !== undefined) return typeof jsonSchema === "boolean" || (typeof jsonSchema === "object" && jsonSchema !== null);
+    return typeof (regex ?? lark) === "string" || regex instanceof RegExp;
+  },
+};
+
 /** Checks of the options of a run. Ranges of `temperature`, `topP` and the penalties are checked by the runtime. */
 export const ASK_CHECKS: Checks<AskOptions> = {
   maxTokens: whole(1),
@@ -117,6 +128,8 @@ export const ASK_CHECKS: Checks<AskOptions> = {
   logprobs: either(anyBoolean, whole(0)),
   kvReuse: oneOf("exact", "fast"),
   ...LIMIT_CHECKS,
+  constraint: anyConstraint,
+  prefix: anyString,
   signal: abortSignal,
   queue: anyBoolean,
 };

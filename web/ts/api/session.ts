@@ -206,7 +206,10 @@ export class Session {
       if (!asked || finishReason === "cancelled") return;
       // Turns that were removed in the meantime stay removed.
       const before = this.#turns === asked.seen ? asked.before : this.#turns;
-      this.#turns = [...before, { question: asked.question, raw, tokens: usage.promptTokens + usage.completionTokens }];
+      this.#turns = [
+        ...before,
+        { question: asked.question, raw: (merged.prefix ?? "") + raw, tokens: usage.promptTokens + usage.completionTokens },
+      ];
     });
     // A run can fail while earlier ones are in progress: later questions wait for all of them.
     this.#idle = Promise.allSettled([earlier, recorded]);

@@ -18,7 +18,8 @@
 
 import type { EnginePart, PromptInput } from "../wire/engine.js";
 import type { Family } from "../wire/protocol.js";
-import type { Box } from "../wire/types.js";
+import { QwenVLError } from "../wire/errors.js";
+import type { Box, Constraint } from "../wire/types.js";
 import { regionText } from "./content.js";
 import { anyBoolean, anyString, checkArgument, checkOptions, oneOf } from "./options.js";
 
@@ -171,6 +172,17 @@ function partsOf(task: Task, family: Exclude<Family, "qwen_vl">): EnginePart[] {
     case "region":
       return words.region(task.box);
   }
+}
+
+/** Returns the form of the JSON in which a generation locates things. */
+export function groundConstraint(family: Family): Constraint {
+  if (family === "qwen_vl" || family === "qwen2_vl") {
+    throw new QwenVLError("INVALID_ARGUMENT", "`strict` is true, but this generation writes boxes as tags, not as JSON: leave it out");
+  }
+  const side = { type: "integer", minimum: 0 };
+  const properties = { bbox_2d: { type: "array", items: side, minItems: 4, maxItems: 4 }, label: { type: "string" } };
+  const items = { type: "object", properties, required: Object.keys(properties), additionalProperties: false };
+  return { jsonSchema: { type: "array", items } };
 }
 
 /** Returns the length limit of a task's answer, in tokens. */

@@ -20,6 +20,10 @@ export interface FileLocations {
   convertWasmUrl?: string | URL;
   /** Address of the worker script of the converter. */
   convertWorkerUrl?: string | URL;
+  /** Address of the wasm file of constraints. */
+  constrainWasmUrl?: string | URL;
+  /** Address of the worker script of constraints. */
+  constrainWorkerUrl?: string | URL;
 }
 
 export const LOCATION_CHECKS: Checks<FileLocations> = {
@@ -29,6 +33,8 @@ export const LOCATION_CHECKS: Checks<FileLocations> = {
   cpuWorkerUrl: address,
   convertWasmUrl: address,
   convertWorkerUrl: address,
+  constrainWasmUrl: address,
+  constrainWorkerUrl: address,
 };
 
 /** Workers of the page that were given to a load. They end with their model, so each serves one load. */
@@ -60,6 +66,19 @@ export function startConverter({ convertWorkerUrl }: FileLocations): WorkerClien
   return new WorkerClient(new Worker(new URL("../worker-convert.js", import.meta.url), { type: "module" }));
 }
 
+/** Starts the worker of constraints, or serves them on the page's own thread. */
+export async function startConstrainer({ constrainWorkerUrl }: FileLocations, onPageThread: boolean): Promise<WorkerClient> {
+  if (onPageThread) {
+    const { port1, port2 } = new MessageChannel();
+    // oxlint-disable-next-line no-restricted-imports -- as in `startOnPageThread`
+    const { serveConstraintsOnPageThread } = await import("../constrain/page-thread.js");
+    await serveConstraintsOnPageThread(port2);
+    return clientOf(port1, () => undefined);
+  }
+  if (constrainWorkerUrl) return new WorkerClient(new Worker(constrainWorkerUrl, { type: "module" }));
+  return new WorkerClient(new Worker(new URL("../worker-constrain.js", import.meta.url), { type: "module" }));
+}
+
 /** Takes over a worker of the page, whose script imports `qwen-vl-web/worker`. */
 export function adoptWorker(worker: Worker): WorkerClient {
   if (usedWorkers.has(worker)) {
@@ -74,12 +93,15 @@ export async function startOnPageThread(backend: Backend): Promise<WorkerClient>
   const { port1, port2 } = new MessageChannel();
   // oxlint-disable-next-line no-restricted-imports -- the one place where the page runs the worker's side
   const { serveOnPageThread } = await import("../worker/page-thread.js");
-  const end = await serveOnPageThread(port2, backend);
-  const remote: Remote = Object.assign(port1, {
+  return clientOf(port1, await serveOnPageThread(port2, backend));
+}
+
+function clientOf(port: MessagePort, end: () => void): WorkerClient {
+  const remote: Remote = Object.assign(port, {
     onerror: null,
     terminate() {
       end();
-      port1.close();
+      port.close();
     },
   });
   return new WorkerClient(remote);

@@ -323,6 +323,10 @@ history?: Array<[MessageContent, MessageContent]>,
  */
 query: MessageContent,
 /**
+ * Beginning of the answer, which the model continues.
+ */
+prefix?: string,
+/**
  * Handling of a conversation that does not fit.
  */
 overflow?: Overflow, } | { "kind": "messages",
@@ -333,7 +337,11 @@ messages: Array<Message>,
 /**
  * Descriptions of tools, as JSON texts. Only Qwen3-VL takes them.
  */
-tools?: Array<string>, } | { "kind": "ids",
+tools?: Array<string>,
+/**
+ * Beginning of the answer, which the model continues.
+ */
+prefix?: string, } | { "kind": "ids",
 /**
  * The ids.
  */
@@ -759,6 +767,19 @@ tokens: Array<number>,
  * Natural logarithm of each token's probability.
  */
 logprobs: Array<number>, };
+
+/**
+ * A form of a text.
+ */
+export type Form = { "json_schema": string } | { "regex": {
+/**
+ * The pattern.
+ */
+pattern: string,
+/**
+ * JavaScript's flags; `i` and `s` count.
+ */
+flags: string, } } | { "lark": string };
 
 /**
  * Options of a benchmark.

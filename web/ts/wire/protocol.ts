@@ -15,7 +15,7 @@ import type {
 } from "./engine.js";
 import type { Adapter, Family, KernelChoice, KernelTrial, Steps } from "./generated.js";
 import type { ErrorData } from "./errors.js";
-import type { ConversionPlan, ConversionRequest, Estimate } from "./generated.js";
+import type { ConversionPlan, ConversionRequest, Estimate, Form } from "./generated.js";
 import type { Answer, AnswerEvent } from "./types.js";
 import type { Inspection } from "../weights/inspect.js";
 import type { CacheContents, CacheOperation } from "../weights/maintain.js";
@@ -166,6 +166,20 @@ export type OutputSpec =
   /** A folder on the disk, in Node. */
   | { kind: "path"; folder: string };
 
+/**
+ * A vocabulary: the bytes of all tokens, the index after the last byte of each, the ids of those that are not part of a text, and the ids of
+ * those that end it.
+ */
+export type TokenTable = [Uint8Array<ArrayBuffer>, Uint32Array<ArrayBuffer>, Uint32Array<ArrayBuffer>, Uint32Array<ArrayBuffer>];
+
+/** The latest token of an answer; none before the first. */
+export interface LatestToken {
+  token?: number;
+}
+
+/** The tokens that may come next, a bit each. */
+export type AllowedReply = { allowed: Uint32Array<ArrayBuffer>; error?: undefined } | { allowed?: undefined; error: ErrorData };
+
 /** Kinds of calls that the worker answers: parameters, events while a call is pending, and result. */
 export interface Calls {
   load: { params: LoadParams; event: LoadProgress; result: ModelInfo };
@@ -177,7 +191,11 @@ export interface Calls {
   };
   cache: { params: { operation: CacheOperation; cache: CacheSpec; wasmUrl?: string }; event: LoadProgress; result: CacheContents };
   /** The result `"missing"` means that a picture is no longer kept and must be sent whole. */
-  ask: { params: { request: EngineRequest; images: ImagePayload[] }; event: AnswerEvent; result: AnswerReply | "missing" };
+  ask: {
+    params: { request: EngineRequest; images: ImagePayload[]; constraint?: MessagePort };
+    event: AnswerEvent;
+    result: AnswerReply | "missing";
+  };
   score: {
     params: { prompt: PromptInput; candidates: string[]; images: ImagePayload[]; limits: EngineLimits };
     event: never;
@@ -192,6 +210,12 @@ export interface Calls {
   count: { params: { prompt: PromptInput; images: ImagePayload[]; limits: EngineLimits }; event: never; result: number | "missing" };
   benchmark: { params: { options: EngineBenchmark }; event: Steps; result: EngineBenchmarkReport };
   logits: { params: object; event: never; result: Float32Array };
+  /** Returns the vocabulary for the worker of constraints. */
+  tokens: { params: object; event: never; result: TokenTable };
+  /** Takes the vocabulary. Answered by the worker of constraints. */
+  constrainOpen: { params: { tokens: TokenTable; wasm?: string }; event: never; result: undefined };
+  /** Compiles a form for one answer that begins with `prefix`. `port` then answers a {@link LatestToken} with an {@link AllowedReply}; `undefined` ends it. */
+  constrain: { params: { form: Form; prefix: string; port: MessagePort }; event: never; result: undefined };
   /** Opens a checkpoint in the published layout. `supplies` are bytes of it that another worker has read. */
   convertOpen: { params: ConvertOpenParams; event: ConvertStep; result: ConvertOpened };
   /** Returns the shards that an earlier run has finished, by index. */

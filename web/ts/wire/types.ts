@@ -94,8 +94,19 @@ export interface VideoOptions {
   maxTokens?: number;
 }
 
+/**
+ * A form that an answer has to have: JSON that is valid under a JSON schema (draft 2020-12), a text that a regular expression matches as a whole, or
+ * a text of a grammar in Lark's notation. Tokens that would leave the form are excluded. An answer that ends early, for example at `maxTokens`, is
+ * the beginning of such a text.
+ */
+export type Constraint = { jsonSchema: object | boolean } | { regex: string | RegExp } | { lark: string };
+
 /** Options of a run. */
 export interface AskOptions extends GenerationOptions, PictureLimits {
+  /** The form of the answer, with its `prefix` if it has one. */
+  constraint?: Constraint;
+  /** Beginning of the answer, which the model continues. The answer is what follows; the history of a session has both. */
+  prefix?: string;
   /** Aborts the run, also while it waits. Its promise and its iterator then reject with the signal's reason. */
   signal?: AbortSignal;
   /** `false` fails with `BUSY` if the model is busy; by default a run waits. */

@@ -14,6 +14,7 @@ import type { Manifest } from "../weights/manifest.js";
 import { ProgressCounter } from "../weights/progress.js";
 import { makeSource, openStore, type CacheSpec } from "../weights/spec.js";
 import type { Engine } from "../wasm/qwen_vl_web.js";
+import { RemoteConstraint } from "./constraint.js";
 import type { Edge } from "./edge.js";
 import { engineImages, frameOf } from "./images.js";
 import { Gate, Model } from "./model.js";
@@ -116,6 +117,8 @@ class Server {
         return this.#benchmark(call, signal);
       case "logits":
         return this.#engine.logits();
+      case "tokens":
+        return this.#engine.tokenTable();
       case "dispose":
         return this.#free();
     }
@@ -271,11 +274,16 @@ class Server {
   }
 
   async #ask(call: CallOf<"ask">, signal: AbortSignal): Promise<Calls["ask"]["result"]> {
-    const images = await engineImages(this.#edge, this.#engine, call.images);
-    if (!images) return "missing";
-    const onEvent = (event: EngineEvent) => this.#scope.postMessage({ kind: "event", id: call.id, event: eventFromEngine(event) });
-    const answer = (await this.#engine.ask(call.request, images, onEvent, signal)) as EngineAnswer;
-    return { answer: answerFromEngine(answer), pictures: answer.images };
+    const constraint = call.constraint && new RemoteConstraint(call.constraint, signal);
+    try {
+      const images = await engineImages(this.#edge, this.#engine, call.images);
+      if (!images) return "missing";
+      const onEvent = (event: EngineEvent) => this.#scope.postMessage({ kind: "event", id: call.id, event: eventFromEngine(event) });
+      const answer = (await this.#engine.ask(call.request, images, onEvent, signal, constraint)) as EngineAnswer;
+      return { answer: answerFromEngine(answer), pictures: answer.images };
+    } finally {
+      constraint?.close();
+    }
   }
 
   async #score({ prompt, candidates, images: payloads, limits }: CallOf<"score">, signal: AbortSignal): Promise<Calls["score"]["result"]> {

@@ -288,7 +288,7 @@ impl Style {
             return PromptInput::Raw { text: item.text() };
         }
         let (history, query) = item.chat(self.family);
-        PromptInput::Chat { system: None, history, query, overflow: Overflow::Error }
+        PromptInput::Chat { system: None, history, query, prefix: None, overflow: Overflow::Error }
     }
 }
 

@@ -1,15 +1,19 @@
 //! The choice of each next token.
 
+use super::constraint::Constraint;
 use super::request::{GenerationOptions, TokenLogprob, TokenLogprobs};
-use crate::sampler::{largest, log_sum_exp, most_likely, penalize};
+use crate::sampler::{exclude, largest, log_sum_exp, most_likely, penalize};
 use crate::{Backend, RuntimeError, Sampler, SamplingOptions, Trace};
 use qwen_vl_format::manifest::GenerationConfig;
 use qwen_vl_format::{Family, SpecialIds};
+use qwen_vl_kernels::mask::allows;
 use qwen_vl_processor::{KeepSpecials, Tokenizer};
 use std::collections::BTreeSet;
 
 /// Chooses tokens by the options of a request and the defaults of the checkpoint.
-pub(super) struct Chooser {
+pub(super) struct Chooser<'a> {
+    /// Absent if the answer has no form.
+    constraint: Option<&'a mut dyn Constraint>,
     sampler: Option<Sampler>,
     pub(super) max_new_tokens: usize,
     min_new_tokens: usize,
@@ -50,6 +54,11 @@ fn is_loop(tokens: &[u32]) -> bool {
     })
 }
 
+/// Returns the tokens that end every answer of a checkpoint, whatever its request says.
+pub fn stop_tokens(defaults: &GenerationConfig, special: SpecialIds) -> impl Iterator<Item = u32> {
+    defaults.eos_token_ids().chain([special.endoftext, special.im_end, special.im_start])
+}
+
 /// The next token of an answer.
 pub(super) struct Choice {
     pub(super) token: u32,
@@ -58,7 +67,7 @@ pub(super) struct Choice {
     pub(super) queued: bool,
 }
 
-impl Chooser {
+impl<'a> Chooser<'a> {
     pub(super) fn new(options: &GenerationOptions, defaults: &GenerationConfig, family: Family, special: SpecialIds) -> Self {
         let sampler = options.samples(defaults).then(|| {
             Sampler::new(SamplingOptions {
@@ -74,14 +83,11 @@ impl Chooser {
         // A greedy answer is often JSON, in which keys repeat.
         let of_family = (family == Family::Qwen3Vl && sampler.is_some()).then_some(QWEN3_VL_PRESENCE_PENALTY);
         Self {
+            constraint: None,
             sampler,
             max_new_tokens: options.longest_answer(0, defaults),
             min_new_tokens: options.shortest_answer(defaults),
-            stop_tokens: defaults
-                .eos_token_ids()
-                .chain([special.endoftext, special.im_end, special.im_start])
-                .chain(options.stop_tokens.iter().copied())
-                .collect(),
+            stop_tokens: stop_tokens(defaults, special).chain(options.stop_tokens.iter().copied()).collect(),
             penalty: options.repetition_penalty.or(defaults.repetition_penalty).filter(|penalty| *penalty != 1.0),
             seen: BTreeSet::new(),
             presence_penalty: options.presence_penalty.or(defaults.presence_penalty).or(of_family).filter(|penalty| *penalty != 0.0),
@@ -92,9 +98,22 @@ impl Chooser {
         }
     }
 
+    /// Holds the answer to a form.
+    pub(super) fn constrained_by(mut self, constraint: Option<&'a mut dyn Constraint>) -> Self {
+        self.constraint = constraint;
+        self
+    }
+
     /// True if the token ends the answer.
     pub(super) fn stops_at(&self, token: u32) -> bool {
         self.stop_tokens.contains(&token)
+    }
+
+    /// True if another token than those that end the answer is allowed.
+    fn can_continue(&self, allowed: &[u32]) -> bool {
+        let bits: u32 = allowed.iter().map(|word| word.count_ones()).sum();
+        let stops: BTreeSet<u32> = self.stop_tokens.iter().copied().filter(|token| allows(allowed, *token)).collect();
+        bits as usize > stops.len()
     }
 
     /// True if the answer repeats itself.
@@ -116,20 +135,27 @@ impl Chooser {
         }
     }
 
-    /// Chooses the token after the model's last position; the answer has `generated` tokens so far. Where no option needs the logits, the
-    /// model chooses on its own and queues the decode step at once.
+    /// Chooses the token after the model's last position; `answer` are the tokens so far. Where no option needs the logits, the model chooses
+    /// on its own and queues the decode step at once.
     pub(super) async fn next<B: Backend>(
         &mut self,
         model: &mut B,
         tokenizer: &Tokenizer,
-        generated: usize,
+        answer: &[u32],
         trace: Option<&mut Trace>,
     ) -> Result<Choice, RuntimeError> {
-        let too_early = generated < self.min_new_tokens;
+        let generated = answer.len();
+        let allowed = match &mut self.constraint {
+            Some(constraint) => Some(constraint.next(answer.last().copied()).await?),
+            None => None,
+        };
+        let allowed = allowed.as_deref();
+        // A text that is complete ends, whatever its length.
+        let too_early = generated < self.min_new_tokens && allowed.is_none_or(|allowed| self.can_continue(allowed));
         let penalized = self.penalized || self.presence_penalty.is_none();
         if self.penalty.is_none() && penalized && self.logprobs.is_none() && !too_early && trace.is_none() {
             let queued = generated + 1 < self.max_new_tokens && model.length() < model.context_length();
-            let token = model.next_token(self.sampler.as_mut(), queued).await?;
+            let token = model.next_token(self.sampler.as_mut(), allowed, queued).await?;
             return Ok(Choice { token, logprobs: None, queued });
         }
         let original = model.logits().await?;
@@ -151,6 +177,9 @@ impl Chooser {
                     *logit = f32::NEG_INFINITY;
                 }
             }
+        }
+        if let Some(allowed) = allowed {
+            exclude(&mut logits, allowed);
         }
         let token = match &mut self.sampler {
             Some(sampler) => sampler.sample(&logits),

@@ -1,6 +1,7 @@
 //! The engine: runs requests on a model.
 
 use super::chooser::{Choice, Chooser};
+use super::constraint::Constraint;
 use super::pictures::{EncodedImage, Pictures};
 use super::request::{
     Answer, Event, FinishReason, GenerationOptions, ImageInput, PictureInfo, PictureLimits, PromptInput, Request, Score, ScoreRequest,
@@ -62,7 +63,19 @@ impl<B: Backend> Engine<B> {
         on_event: OnEvent<'_>,
         trace: Option<&mut Trace>,
     ) -> Result<Answer, RuntimeError> {
-        let result = self.answer(request, images, on_event, trace).await;
+        let result = self.answer(request, images, on_event, None, trace).await;
+        self.discard_after_failure(result)
+    }
+
+    /// Answers a request with a text that the constraint allows, or with the beginning of one if the answer ends early.
+    pub async fn ask_constrained(
+        &mut self,
+        request: &Request,
+        images: &[ImageInput],
+        on_event: OnEvent<'_>,
+        constraint: &mut dyn Constraint,
+    ) -> Result<Answer, RuntimeError> {
+        let result = self.answer(request, images, on_event, Some(constraint), None).await;
         self.discard_after_failure(result)
     }
 
@@ -71,12 +84,14 @@ impl<B: Backend> Engine<B> {
         request: &Request,
         images: &[ImageInput],
         on_event: OnEvent<'_>,
+        constraint: Option<&mut dyn Constraint>,
         mut trace: Option<&mut Trace>,
     ) -> Result<Answer, RuntimeError> {
         let started = Instant::now();
         let manifest = self.model.manifest();
         request.generation.check(&manifest.generation, manifest.config.decoder.vocab_size)?;
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, manifest.config.family, self.tokenizer.special());
+        chooser = chooser.constrained_by(constraint);
         let (encoded, dropped, prepared) =
             self.prepare_request(&request.prompt, images, &request.pictures, chooser.max_new_tokens, trace.is_some())?;
         let defaults = &self.model.manifest().generation;
@@ -122,7 +137,7 @@ impl<B: Backend> Engine<B> {
     async fn generate(
         &mut self,
         options: &GenerationOptions,
-        mut chooser: Chooser,
+        mut chooser: Chooser<'_>,
         answer: &mut Answer,
         writer: &mut AnswerWriter<'_>,
         started: Instant,
@@ -134,7 +149,7 @@ impl<B: Backend> Engine<B> {
         answer.finish_reason = loop {
             let generated = answer.tokens.len();
             let Choice { token, logprobs, queued } =
-                chooser.next(&mut self.model, &self.tokenizer, generated, trace.as_deref_mut()).await?;
+                chooser.next(&mut self.model, &self.tokenizer, &answer.tokens, trace.as_deref_mut()).await?;
             answer.tokens.push(token);
             if let (Some(all), Some(logprobs)) = (&mut answer.logprobs, logprobs) {
                 all.push(logprobs);
@@ -529,16 +544,24 @@ struct AnswerWriter<'a> {
     /// Length of the raw text that events have reported, bytes.
     raw_reported: usize,
     dropped_images: usize,
+    /// True if the answer continues its prefix.
+    continues: bool,
 }
 
 impl<'a> AnswerWriter<'a> {
     fn new(request: &Request, manifest: &Manifest, pictures: &[NumberedPicture], dropped_images: usize, on_event: OnEvent<'a>) -> Self {
         let stream = AnswerStream::new(manifest.config.family, pictures).asked(&request.prompt.question());
         let mut stream = stream.stopping_at(&request.generation.stops(&manifest.generation));
-        if let PromptInput::Raw { text } = &request.prompt {
+        let prefix = match &request.prompt {
+            PromptInput::Chat { prefix, .. } | PromptInput::Messages { prefix, .. } => prefix.as_ref(),
+            _ => None,
+        };
+        if let Some(text) = prefix {
+            stream = stream.continuing(text);
+        } else if let PromptInput::Raw { text } = &request.prompt {
             stream = stream.continuing(text);
         }
-        Self { stream, on_event, clean: String::new(), raw_reported: 0, dropped_images }
+        Self { stream, on_event, clean: String::new(), raw_reported: 0, dropped_images, continues: prefix.is_some() }
     }
 
     fn push(&mut self, answer: &mut Answer, tokenizer: &Tokenizer, token: u32) -> ControlFlow<()> {
@@ -573,10 +596,11 @@ impl<'a> AnswerWriter<'a> {
         if self.report(answer, events).is_break() {
             answer.finish_reason = FinishReason::Cancelled;
         }
-        self.stream.raw().trim().clone_into(&mut answer.raw);
+        let raw = self.stream.raw();
+        if self.continues { raw.trim_end() } else { raw.trim() }.clone_into(&mut answer.raw);
         // Ranges were counted from the first generated character.
         let whole = Grounded { text: self.clean, objects: std::mem::take(&mut answer.objects) };
-        let Grounded { text, objects } = whole.stripped();
+        let Grounded { text, objects } = if self.continues { whole.stripped_at_end() } else { whole.stripped() };
         (answer.text, answer.objects) = (text, objects);
     }
 }

@@ -122,6 +122,10 @@ pub enum PromptInput {
         history: Vec<(Content, Content)>,
         /// The question: a list of parts, or a string with tags.
         query: Content,
+        /// Beginning of the answer, which the model continues.
+        #[serde(default)]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        prefix: Option<String>,
         /// Handling of a conversation that does not fit.
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         overflow: Overflow,
@@ -133,6 +137,10 @@ pub enum PromptInput {
         /// Descriptions of tools, as JSON texts. Only Qwen3-VL takes them.
         #[cfg_attr(feature = "typescript", ts(as = "Option<_>", optional))]
         tools: Vec<String>,
+        /// Beginning of the answer, which the model continues.
+        #[serde(default)]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        prefix: Option<String>,
     },
     /// Token ids as they are.
     Ids {
@@ -150,6 +158,7 @@ struct PromptKeys {
     #[serde(default)]
     history: Vec<(Content, Content)>,
     query: Option<Content>,
+    prefix: Option<String>,
     #[serde(default)]
     overflow: Overflow,
     messages: Option<Vec<Message>>,
@@ -171,11 +180,11 @@ impl TryFrom<PromptKeys> for PromptInput {
     type Error = &'static str;
 
     fn try_from(keys: PromptKeys) -> Result<Self, &'static str> {
-        let PromptKeys { kind, text, system, history, query, overflow, messages, tools, ids } = keys;
+        let PromptKeys { kind, text, system, history, query, prefix, overflow, messages, tools, ids } = keys;
         Ok(match kind {
             PromptKind::Raw => Self::Raw { text: text.ok_or("missing field `text`")? },
-            PromptKind::Chat => Self::Chat { system, history, query: query.ok_or("missing field `query`")?, overflow },
-            PromptKind::Messages => Self::Messages { messages: messages.ok_or("missing field `messages`")?, tools },
+            PromptKind::Chat => Self::Chat { system, history, query: query.ok_or("missing field `query`")?, prefix, overflow },
+            PromptKind::Messages => Self::Messages { messages: messages.ok_or("missing field `messages`")?, tools, prefix },
             PromptKind::Ids => Self::Ids { ids: ids.ok_or("missing field `ids`")? },
         })
     }
@@ -210,17 +219,18 @@ impl PromptInput {
         match self {
             Self::Raw { text } => Ok(whole(Prompt::raw(tokenizer, text, grids)?)),
             Self::Ids { ids } => Ok(whole(Prompt::from_ids(tokenizer, ids.clone(), grids)?)),
-            Self::Messages { messages, tools } => {
-                let messages = Messages { messages: messages.clone(), tools: tools.clone(), ..Messages::default() };
+            Self::Messages { messages, tools, prefix } => {
+                let (messages, tools, prefix) = (messages.clone(), tools.clone(), prefix.clone());
+                let messages = Messages { messages, tools, prefix, ..Messages::default() };
                 Ok(whole(Prompt::messages(tokenizer, &messages, grids)?))
             }
-            Self::Chat { system, history, query, overflow } => {
+            Self::Chat { system, history, query, prefix, overflow } => {
                 let (max_window_size, context) = match overflow {
                     Overflow::DropOldest => (max_window_size, context),
                     Overflow::Error => (usize::MAX, None),
                 };
-                let (system, history, query) = (system.clone(), history.clone(), query.clone());
-                Prompt::chat(tokenizer, &Chat { system, history, query, max_window_size, context }, grids)
+                let (system, history, query, prefix) = (system.clone(), history.clone(), query.clone(), prefix.clone());
+                Prompt::chat(tokenizer, &Chat { system, history, query, prefix, max_window_size, context }, grids)
             }
         }
     }
@@ -576,23 +586,24 @@ mod tests {
 
     #[test]
     fn prompts_in_json() {
-        let chat = |system: Option<&str>, history, overflow| PromptInput::Chat {
+        let chat = |system: Option<&str>, history, prefix: Option<&str>, overflow| PromptInput::Chat {
             system: system.map(str::to_owned),
             history,
             query: "Why?".into(),
+            prefix: prefix.map(str::to_owned),
             overflow,
         };
         for (json, prompt) in [
             (r#"{"kind":"raw","text":"A cat"}"#, PromptInput::Raw { text: "A cat".to_owned() }),
             (r#"{"kind":"ids","ids":[1,2]}"#, PromptInput::Ids { ids: vec![1, 2] }),
-            (r#"{"kind":"chat","query":"Why?"}"#, chat(None, Vec::new(), Overflow::DropOldest)),
+            (r#"{"kind":"chat","query":"Why?"}"#, chat(None, Vec::new(), None, Overflow::DropOldest)),
             (
-                r#"{"kind":"chat","system":"Be brief.","history":[["Hi","Hello"]],"query":"Why?","overflow":"error"}"#,
-                chat(Some("Be brief."), vec![("Hi".into(), "Hello".into())], Overflow::Error),
+                r#"{"kind":"chat","system":"Be brief.","history":[["Hi","Hello"]],"query":"Why?","prefix":"Be","overflow":"error"}"#,
+                chat(Some("Be brief."), vec![("Hi".into(), "Hello".into())], Some("Be"), Overflow::Error),
             ),
             (
                 r#"{"kind":"messages","messages":[{"role":"user","content":"Why?"},{"role":"assistant","content":"",
-                    "tool_calls":[{"name":"find","arguments":"{}"}]},{"role":"tool","content":"4"}],"tools":["{}"]}"#,
+                    "tool_calls":[{"name":"find","arguments":"{}"}]},{"role":"tool","content":"4"}],"tools":["{}"],"prefix":"4"}"#,
                 PromptInput::Messages {
                     messages: vec![
                         Message { role: Role::User, content: "Why?".into(), tool_calls: Vec::new() },
@@ -604,6 +615,7 @@ mod tests {
                         Message { role: Role::Tool, content: "4".into(), tool_calls: Vec::new() },
                     ],
                     tools: vec!["{}".to_owned()],
+                    prefix: Some("4".to_owned()),
                 },
             ),
         ] {

@@ -217,7 +217,7 @@ impl Loaded {
             if step == 1 || step == 2 || step == count - 1 {
                 steps.extend(pollster::block_on(self.model.logits()).unwrap());
             }
-            tokens.push(pollster::block_on(self.model.next_token(None, step + 1 < count)).unwrap());
+            tokens.push(pollster::block_on(self.model.next_token(None, None, step + 1 < count)).unwrap());
         }
         (tokens, steps)
     }
@@ -312,7 +312,7 @@ fn image() -> Part {
 }
 
 fn chat(history: &[(Content, Content)], parts: Vec<Part>) -> PromptInput {
-    PromptInput::Chat { system: None, history: history.to_vec(), query: Content::Parts(parts), overflow: Overflow::Error }
+    PromptInput::Chat { system: None, history: history.to_vec(), query: Content::Parts(parts), prefix: None, overflow: Overflow::Error }
 }
 
 fn try_ask(
@@ -410,9 +410,9 @@ fn messages_and_tools() {
         let mut engine = engine(name, 64);
         let images = [picture("p_cell.png")];
         let same = ask(&mut engine, chat(&history, vec![text("And now?")]), &images);
-        let found = ask(&mut engine, PromptInput::Messages { messages: messages.clone(), tools: Vec::new() }, &images);
+        let found = ask(&mut engine, PromptInput::Messages { messages: messages.clone(), tools: Vec::new(), prefix: None }, &images);
         assert_eq!((&found.prompt_ids, &found.tokens), (&same.prompt_ids, &same.tokens), "{name}");
-        let prompt = PromptInput::Messages { messages: messages.clone(), tools: tools.clone() };
+        let prompt = PromptInput::Messages { messages: messages.clone(), tools: tools.clone(), prefix: None };
         let with_tools = try_ask(&mut engine, prompt, GenerationOptions::default(), PictureLimits::default(), &images);
         if name == "q3-a" {
             let ids = with_tools.unwrap().prompt_ids;

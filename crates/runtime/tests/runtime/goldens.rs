@@ -181,7 +181,7 @@ fn greedy(model: &mut Model, case: &Case, features: &[ImageFeatures]) -> (Vec<u3
     for step in 0..case.decode.tokens.len() {
         // As a session does it: the next step is queued before the token is read. Where logits are compared, it has to wait for them.
         let ahead = ![1, 2, case.decode.tokens.len() - 1].contains(&step);
-        let token = pollster::block_on(model.next_token(None, ahead)).unwrap();
+        let token = pollster::block_on(model.next_token(None, None, ahead)).unwrap();
         tokens.push(token);
         if !ahead {
             logits.extend(pollster::block_on(model.logits()).unwrap());
@@ -383,7 +383,7 @@ fn the_budget_is_what_is_allocated() {
             assert_eq!(model.gpu().allocated_bytes(), budget.total(), "{kv:?}, {kernels}: {budget:?}");
             prefill(&mut model, &[5, 6, 7], &[], None);
             model.decode(8).unwrap();
-            pollster::block_on(model.next_token(None, true)).unwrap();
+            pollster::block_on(model.next_token(None, None, true)).unwrap();
             assert_eq!(model.gpu().allocated_bytes(), budget.total(), "{kv:?}: a step allocates");
         }
     }
@@ -399,7 +399,7 @@ fn steps_that_run_ahead_agree_with_the_original() {
     prefill(&mut model, &case.input_ids, &[], None);
     let mut tokens = Vec::new();
     for _ in &case.decode.tokens {
-        tokens.push(pollster::block_on(model.next_token(None, true)).unwrap());
+        tokens.push(pollster::block_on(model.next_token(None, None, true)).unwrap());
     }
     assert_eq!(tokens, case.decode.tokens);
     // The sequence has recorded them: only the last position of the same prompt and answer runs again.

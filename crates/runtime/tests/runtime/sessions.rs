@@ -5,7 +5,8 @@ use quantize::SchemeName;
 use qwen_vl_processor::{Colors, Content, DecodeOptions};
 use qwen_vl_runtime::benchmark::{BenchmarkOptions, benchmark};
 use qwen_vl_runtime::session::{
-    Answer, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput, Request, ScoreRequest,
+    AllowedTokens, Answer, Constraint, Engine, Event, FinishReason, GenerationOptions, ImageInput, Overflow, PictureLimits, PromptInput,
+    Request, ScoreRequest,
 };
 use qwen_vl_runtime::{Backend, Counted, KvReuse, ModelOptions, RuntimeError};
 use qwen_vl_testkit::golden::fixtures;
@@ -14,6 +15,9 @@ use std::ops::ControlFlow;
 
 /// `seq_length` of `mini-b`: rotary bases change above it.
 const WINDOW: usize = 256;
+
+/// Rows of its embedding.
+const VOCAB: u32 = 1024;
 
 fn engine(context_length: usize) -> Engine {
     let checkpoint = fixtures().join("checkpoints/mini-b");
@@ -232,7 +236,7 @@ fn oldest_turns_and_their_pictures_give_way() {
     let mut engine = engine(700);
     let turn = |question: &str| (Content::from(question), Content::from("Yes."));
     let history = vec![turn("Picture 1: <img>1</img>\nOne?"), turn("Two?"), turn("Picture 2: <img>2</img>\nThree?")];
-    let chat = |overflow| PromptInput::Chat { system: None, history: history.clone(), query: "Four?".into(), overflow };
+    let chat = |overflow| PromptInput::Chat { system: None, history: history.clone(), query: "Four?".into(), prefix: None, overflow };
     let images = [picture(1), picture(2)];
     let used = engine.count(&chat(Overflow::Error), &[], &PictureLimits::default()).unwrap();
     let error = try_ask(&mut engine, chat(Overflow::Error), greedy(200), &images);
@@ -248,7 +252,8 @@ fn oldest_turns_and_their_pictures_give_way() {
         (1, true)
     );
     assert!(answer.prompt_ids.len() + 700 / 4 <= 700, "{} tokens", answer.prompt_ids.len());
-    let short = PromptInput::Chat { system: None, history: history[1..].to_vec(), query: "Four?".into(), overflow: Overflow::Error };
+    let short =
+        PromptInput::Chat { system: None, history: history[1..].to_vec(), query: "Four?".into(), prefix: None, overflow: Overflow::Error };
     assert_eq!(try_ask(&mut engine, short, greedy(1), &images[1..]).unwrap().prompt_ids, answer.prompt_ids);
 
     let missing = try_ask(&mut engine, chat(Overflow::DropOldest), greedy(1), &images[..1]).unwrap_err();
@@ -275,4 +280,91 @@ fn a_change_of_the_rotary_base_is_run_again_or_passed_over() {
     engine.model_mut().rewind(0);
     let alone = ask(&mut engine, PromptInput::Ids { ids: other }, with(KvReuse::Exact));
     assert_eq!((fresh.reused_tokens, fresh.tokens), (0, alone.tokens));
+}
+
+/// Allows the tokens of a list of sets, one for each token of the answer, and records the tokens that it is given.
+struct Sets {
+    sets: Vec<Vec<u32>>,
+    told: Vec<Option<u32>>,
+}
+
+impl Constraint for Sets {
+    fn next(&mut self, token: Option<u32>) -> AllowedTokens<'_> {
+        let set = &self.sets[self.told.len()];
+        self.told.push(token);
+        let mut allowed = vec![0; VOCAB as usize / 32];
+        set.iter().for_each(|token| allowed[*token as usize / 32] |= 1 << (token % 32));
+        Box::pin(std::future::ready(Ok(allowed)))
+    }
+}
+
+fn constrained(engine: &mut Engine, generation: GenerationOptions, sets: Vec<Vec<u32>>) -> (Answer, Vec<Option<u32>>) {
+    let mut constraint = Sets { sets, told: Vec::new() };
+    let request = Request { prompt: raw("Hello"), generation, pictures: PictureLimits::default() };
+    let mut on_event = |_| ControlFlow::Continue(());
+    let answer = pollster::block_on(engine.ask_constrained(&request, &[], &mut on_event, &mut constraint)).unwrap();
+    (answer, constraint.told)
+}
+
+#[test]
+fn a_constraint_decides_about_every_token() {
+    let mut engine = engine(200);
+    let plain = ask(&mut engine, raw("Hello"), greedy(8));
+    // A constraint that excludes nothing changes nothing, on the GPU, with logits, and with sampling.
+    let all = || vec![(0..VOCAB).collect::<Vec<u32>>(); 8];
+    let sampled = GenerationOptions { greedy: None, temperature: Some(1.0), top_p: Some(0.9), seed: Some(5), ..greedy(8) };
+    for generation in [greedy(8), GenerationOptions { logprobs: Some(0), ..greedy(8) }, sampled] {
+        let free = ask(&mut engine, raw("Hello"), generation.clone());
+        let (answer, told) = constrained(&mut engine, generation, all());
+        assert_eq!(answer.tokens, free.tokens);
+        let latest = answer.tokens[..7].iter().copied().map(Some);
+        assert_eq!(told, std::iter::once(None).chain(latest).collect::<Vec<_>>());
+    }
+    // The tokens of the free answer are excluded, one more in each step.
+    let sets =
+        || -> Vec<Vec<u32>> { (0..8).map(|step| (0..VOCAB).filter(|token| !plain.tokens[..=step].contains(token)).collect()).collect() };
+    let (on_gpu, _) = constrained(&mut engine, greedy(8), sets());
+    let (with_logits, _) = constrained(&mut engine, GenerationOptions { logprobs: Some(0), ..greedy(8) }, sets());
+    assert_eq!(on_gpu.tokens, with_logits.tokens);
+    assert!(on_gpu.tokens.iter().zip(sets()).all(|(token, set)| set.contains(token)), "{:?}", on_gpu.tokens);
+    let (sampled, _) =
+        constrained(&mut engine, GenerationOptions { greedy: Some(false), temperature: Some(2.0), seed: Some(1), ..greedy(8) }, sets());
+    assert!(sampled.tokens.iter().zip(sets()).all(|(token, set)| set.contains(token)), "{:?}", sampled.tokens);
+    // Single tokens.
+    let (forced, _) = constrained(&mut engine, greedy(3), vec![vec![7], vec![300], vec![7]]);
+    assert_eq!(forced.tokens, [7, 300, 7]);
+}
+
+#[test]
+fn a_text_that_is_complete_ends_even_if_it_is_short() {
+    let mut engine = engine(200);
+    let stop = engine.model().manifest().generation.eos_token_id;
+    let long = GenerationOptions { greedy: Some(true), min_new_tokens: 6, max_new_tokens: Some(8), ..GenerationOptions::default() };
+    let (answer, _) = constrained(&mut engine, long.clone(), vec![vec![7], vec![7, stop], vec![stop]]);
+    assert_eq!((answer.tokens, answer.finish_reason), (vec![7, 7, stop], FinishReason::Stop));
+    // Until then stop tokens are excluded where another token is allowed.
+    let (answer, _) = constrained(&mut engine, long, vec![vec![7, stop]; 8]);
+    assert_eq!(answer.tokens[..6], [7; 6]);
+}
+
+#[test]
+fn an_answer_continues_its_prefix() {
+    let mut engine = engine(200);
+    let chat = |prefix: Option<&str>| PromptInput::Chat {
+        system: None,
+        history: Vec::new(),
+        query: "Four?".into(),
+        prefix: prefix.map(str::to_owned),
+        overflow: Overflow::Error,
+    };
+    let ids = |prompt: &PromptInput| prompt.encode(engine.tokenizer(), &[], usize::MAX, None).unwrap().prompt.ids;
+    let (without, with) = (ids(&chat(None)), ids(&chat(Some("It is"))));
+    let prefix = engine.tokenizer().encode("It is", qwen_vl_processor::SpecialTokens::None).unwrap();
+    assert_eq!(with, [without, prefix].concat());
+    let answer = ask(&mut engine, chat(Some("It is")), greedy(4));
+    let continued = ask(&mut engine, PromptInput::Ids { ids: with }, greedy(4));
+    assert_eq!(answer.tokens, continued.tokens);
+    // The parser of objects knows what came before.
+    let answer = ask(&mut engine, chat(Some("<ref>cat</ref><box>(1,2),(3,")), greedy(1));
+    assert!(!answer.raw.contains("cat"), "{}", answer.raw);
 }

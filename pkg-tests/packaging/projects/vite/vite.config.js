@@ -1,0 +1,2 @@
+/** Only because there are several pages. */
+export default { build: { rolldownOptions: { input: ["index.html", "object.html", "prompt.html"] } } };
