@@ -90,6 +90,7 @@ promptApiTests(bed);
 aiSdkTests(bed);
 constraintTests(bed);
 nanoTests(bed, "cpu");
+constraintTests(bed, "cpu");
 await faultTests(bed);
 lossTests(bed);
 await weightsTests(bed);

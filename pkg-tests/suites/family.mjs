@@ -161,6 +161,21 @@ export async function familyTests(bed) {
       assert.ok(withTools > plain + 50, `${withTools} tokens with tools, ${plain} without`);
       assert.equal(calls, undefined);
     });
+    bed.modelTest(model, `${set.name}: boxes in JSON that is held to a schema are objects`, async (page) => {
+      const { raw, objects, found, refusal } = await page.evaluate(heldBoxesInPage, `/golden/${set.name}/images/p_cell.png`);
+      const [box, ...others] = JSON.parse(raw);
+      assert.deepEqual([box.label, box.bbox_2d.length, others], ["cat", 4, []], raw);
+      if (set.name === "q2-a") {
+        assert.deepEqual(objects, [], "Qwen2-VL writes boxes as tags");
+        assert.match(refusal, /INVALID_ARGUMENT: `strict` is true, but this generation writes boxes as tags/);
+      } else {
+        assert.deepEqual(
+          objects.map(({ ref, kind }) => [ref, kind]),
+          [["cat", "box"]],
+        );
+        assert.deepEqual([found, refusal], [true, undefined]);
+      }
+    });
     bed.modelTest(model, `${set.name}: limits of pictures`, async (page) => {
       const { family, limits, errors, kept } = await page.evaluate(limitsInPage, `/golden/${set.name}/images/p_cell.png`);
       assert.equal(family, { "q2-a": "qwen2_vl", "q25-a": "qwen2_5_vl", "q3-a": "qwen3_vl" }[set.name]);
@@ -201,6 +216,22 @@ async function penaltyInPage() {
     onGpu: await ask({ presencePenalty: 2 }),
     onProcessor: await ask({ presencePenalty: 2, logprobs: 0 }),
   };
+}
+
+/** Runs in the page: random weights write what they must. */
+async function heldBoxesInPage(url) {
+  const side = { type: "integer", minimum: 0, maximum: 9 };
+  const properties = { bbox_2d: { type: "array", items: side, minItems: 4, maxItems: 4 }, label: { enum: ["cat"] } };
+  const item = { type: "object", properties, required: ["bbox_2d", "label"], additionalProperties: false };
+  const jsonSchema = { type: "array", items: item, minItems: 1, maxItems: 1 };
+  const options = { greedy: true, maxTokens: 200, allowLoops: true, constraint: { jsonSchema } };
+  const { raw, objects } = await window.model.createSession().ask([{ image: url }, "Where is the cat?"], options);
+  const strict = window.model.ground(url, "a cat", { strict: true, maxTokens: 12, maxPictureTokens: 64 });
+  const [found, refusal] = await strict.then(
+    (found) => [Array.isArray(found)],
+    (error) => [undefined, `${error.code}: ${error.message}`],
+  );
+  return { raw, objects, found, refusal };
 }
 
 /** Runs in the page: asks about two pictures, and with a tool. */

@@ -179,7 +179,7 @@ export function groundConstraint(family: Family): Constraint {
   if (family === "qwen_vl" || family === "qwen2_vl") {
     throw new QwenVLError("INVALID_ARGUMENT", "`strict` is true, but this generation writes boxes as tags, not as JSON: leave it out");
   }
-  const side = { type: "integer", minimum: 0 };
+  const side = { type: "integer", minimum: 0, maximum: 9999 };
   const properties = { bbox_2d: { type: "array", items: side, minItems: 4, maxItems: 4 }, label: { type: "string" } };
   const items = { type: "object", properties, required: Object.keys(properties), additionalProperties: false };
   return { jsonSchema: { type: "array", items } };
