@@ -205,6 +205,31 @@ function forms(test) {
     assert.match(json, /^\s*\{/);
   });
 
+  test("a constraint of the options keeps the white space of an answer, and an answer can come first", async (page) => {
+    const { generated, streamed, greeted, own } = await page.evaluate(async () => {
+      const { messages, temperature } = window.look("Is there a cat?");
+      const call = { model: window.qwen(), messages, temperature, providerOptions: { qwenVL: { constraint: { regex: " (Yes|No)\\n" } } } };
+      const generated = (await window.ai.generateText(call)).text;
+      const streamed = await window.ai.streamText(call).text;
+      const greeting = [
+        { role: "assistant", content: "Hello." },
+        { role: "assistant", content: "Ask me." },
+      ];
+      const greeted = (await window.ai.generateText({ model: window.qwen(), messages: [...greeting, ...messages], temperature })).text;
+      const history = [
+        { role: "user", content: "" },
+        { role: "assistant", content: "Hello.\nAsk me." },
+      ];
+      const [{ data }, { text }] = messages[0].content;
+      const own = await window.model.createSession({ history }).ask([{ image: data }, text], { greedy: true });
+      return { generated, streamed, greeted, own: own.text };
+    });
+    assert.match(generated, /^ (Yes|No)\n$/);
+    assert.equal(streamed, generated);
+    assert.ok(greeted.length > 0);
+    assert.equal(greeted, own);
+  });
+
   test("an answer at the end of the messages is continued", async (page) => {
     const { whole, rest } = await page.evaluate(async () => {
       const { messages, temperature } = window.look("What is in the picture?");

@@ -163,7 +163,9 @@ export function promptApiTests(bed) {
         import("qwen-vl-web/prompt-api"),
       ]);
       let loaded;
+      let loads = 0;
       const load = async (options) => {
+        loads += 1;
         // A fraction, which some browsers round in their events.
         options.onProgress({ bytes: 1, totalBytes: 2 });
         return (loaded = await QwenVL.load("/nano/", { ...options, backend: "cpu", cache: "none", selfCheck: false }));
@@ -179,11 +181,25 @@ export function promptApiTests(bed) {
       const answer = await session.prompt("What is there?");
       await loaded.dispose();
       const disposed = await session.prompt("What is there?").catch(({ name }) => name);
+      const gone = [await LanguageModel.availability(), await createLanguageModel(loaded).availability()];
+      const initialPrompts = [{ role: "system", content: "Be brief." }];
+      const again = [await LanguageModel.create({ initialPrompts }).then(({ contextUsage }) => contextUsage > 0), loads];
+      await loaded.dispose();
       const native = window.LanguageModel;
       const installed = installLanguageModel(window.model);
       const same = installed === window.LanguageModel && (native === undefined || installed === native);
       if (!native) delete window.LanguageModel;
-      return { before, progress, isEvent: events.every((event) => event instanceof ProgressEvent), after, answer, disposed, same };
+      return {
+        before,
+        progress,
+        isEvent: events.every((event) => event instanceof ProgressEvent),
+        after,
+        answer,
+        disposed,
+        gone,
+        again,
+        same,
+      };
     });
     assert.deepEqual([found.before, found.after, found.isEvent, found.same], ["downloadable", "available", true, true]);
     const fractions = found.progress.map(([loaded]) => loaded);
@@ -195,6 +211,13 @@ export function promptApiTests(bed) {
     assert.ok(found.progress.every(([, total, computable]) => total === 1 && computable));
     assert.equal(typeof found.answer, "string");
     assert.equal(found.disposed, "InvalidStateError");
+    assert.deepEqual(
+      [found.gone, found.again],
+      [
+        ["downloadable", "unavailable"],
+        [true, 2],
+      ],
+    );
   });
 
   test("an answer has the form of its constraint", async (page) => {
@@ -213,12 +236,14 @@ export function promptApiTests(bed) {
         omitted: await ask("How many are there?", schema, { omitResponseConstraintInput: true }),
         regex: await ask("How many are there?", /^(four|five) (cats|dogs)$/),
         streamed: chunks.join(""),
+        spaced: await ask("How many are there?", /^ (- [ab]\n){2}$/),
         unsupported: await ask("How many are there?", { type: "soup" }),
       };
     });
     for (const json of [found.json, found.omitted]) assert.ok([1, 2, 3].includes(JSON.parse(json).count), json);
     assert.match(found.regex, /^(four|five) (cats|dogs)$/);
     assert.match(found.streamed, /^[ab]{3}$/);
+    assert.match(found.spaced, /^ (- [ab]\n){2}$/);
     assert.equal(found.unsupported, "NotSupportedError");
   });
 

@@ -2,6 +2,7 @@
 // what it is asked.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { createQwenVL } from "../dist/ai-sdk.js";
 import { Run } from "../dist/api/run.js";
@@ -29,15 +30,26 @@ const call = (name, args) => `<tool_call>\n{"name": "${name}", "arguments": ${ar
 const texts = (...deltas) => deltas.map((delta) => ({ type: "text", delta, raw: delta }));
 const whole = (answer = {}) => ({ text: "Yes", raw: "Yes", objects: [], finishReason: "stop", usage: USED, timings: TIMINGS, ...answer });
 
+/** An answer of these pieces, trimmed as the engine does. */
+const spoken = (...pieces) => ({
+  events: texts(...pieces),
+  answer({ constraint, prefix }) {
+    const said = pieces.join("");
+    const raw = constraint ? said : prefix === undefined ? said.trim() : said.trimEnd();
+    return whole({ text: raw, raw });
+  },
+});
+
 /**
  * A loaded model whose runs emit `events`, and then fail with `error`, answer, or with `waits` last until they are aborted or cancelled.
  *
  * @returns the model, and what it was asked: `{ session, question }`, or `{ prepare }` with tools, each with `options`
  */
-function fake({ family = "qwen3_vl", answer = whole(), events = texts(answer.text), error, waits = false } = {}) {
+function fake({ family = "qwen3_vl", answer: given = whole(), events = texts(given.text), error, waits = false } = {}) {
   const asked = [];
-  const run = ({ signal }) =>
+  const run = ({ signal, ...options }) =>
     new Run((emit) => {
+      const answer = typeof given === "function" ? given(options) : given;
       events.forEach(emit);
       const asking = asked.at(-1);
       let cancel;
@@ -142,11 +154,40 @@ test("an answer at the end is the beginning of the next", async () => {
   assert.deepEqual([asked.question, asked.options], [["A"], { prefix: "It is" }]);
   assert.deepEqual((await generate({ prompt: [user("A"), assistant()] })).asked.options, {});
   // The white space between them is kept.
-  const answers = { events: texts(" a", " cat. "), answer: whole({ text: "a cat.", raw: "a cat." }) };
+  const answers = spoken(" a", " cat. ");
   const call = { prompt: [user("A"), assistant("It is")] };
   assert.equal((await generate(call, answers)).result.content[0].text, " a cat.");
   assert.equal((await stream(call, answers)).parts.map(({ delta = "" }) => delta).join(""), " a cat. ");
   assert.equal((await generate({}, answers)).result.content[0].text, "a cat.");
+});
+
+test("an answer can come first, after an empty question, and answers in a row are joined", async () => {
+  for (const [prompt, first, history, question, prefix] of [
+    [[assistant("Hello."), user("A")], undefined, [[[], "Hello."]], ["A"]],
+    [[system("S"), system("T"), assistant("Hello."), assistant("Ask me."), user("A")], "S\nT", [[[], "Hello.\nAsk me."]], ["A"]],
+    [[user("A"), assistant("B"), assistant("C"), user("D")], undefined, [[["A"], "B\nC"]], ["D"]],
+    [[user("A"), assistant("B"), assistant("C")], undefined, [], ["A"], "B\nC"],
+    [[user("A"), assistant("B"), assistant()], undefined, [], ["A"], "B"],
+    [[system("S"), assistant("It is")], "S", [], [], "It is"],
+  ]) {
+    const { asked } = await generate({ prompt });
+    const turns = history.flatMap(([content, said]) => [
+      { role: "user", content },
+      { role: "assistant", content: said },
+    ]);
+    assert.deepEqual(asked.session, { history: turns, ...(first === undefined ? {} : { system: first }) });
+    assert.deepEqual([asked.question, asked.options], [question, prefix === undefined ? {} : { prefix }]);
+  }
+  const { prompt, asked } = await generate({ tools: [WEATHER], prompt: [assistant("Hello."), user("A"), assistant("B"), assistant("C")] });
+  assert.deepEqual(
+    prompt.messages.map(({ role, content }) => [role, content.map(({ text }) => text)]),
+    [
+      ["user", []],
+      ["assistant", ["Hello."]],
+      ["user", ["A"]],
+    ],
+  );
+  assert.equal(asked.options.prefix, "B\nC");
 });
 
 test("files are pictures: bytes, base64 and addresses", async () => {
@@ -174,7 +215,6 @@ test("messages that the model cannot read are refused by their place", async () 
     [[user(file({ type: "reference", reference: { openai: "x" } }))], /`prompt\[0\]\.content\[0\]\.data` is a reference/],
     [[user("A"), assistant(file(bytes(""))), user("B")], /`prompt\[1\]\.content\[0\]` is a file, expected text or a call/],
     [[user("A"), system("S"), user("B")], /messages\[1\]: a system message can only be at the beginning/],
-    [[assistant("A"), user("B")], /messages\[0\]: an answer has no question before it/],
     [[system("S")], /the last message must be of the role `user`/],
   ]) {
     await refused({ prompt }, message);
@@ -207,7 +247,7 @@ test("settings become options of the run", async () => {
 test("a JSON schema constrains the answer, which keeps what looks like objects", async () => {
   const schema = { type: "object", properties: { bbox_2d: { type: "array" } } };
   const raw = '{"bbox_2d": [1, 2, 3, 4]}';
-  const answers = { events: [{ type: "text", delta: " ", raw: ` ${raw.slice(0, 8)}` }], answer: whole({ text: "", raw, objects: [BOX] }) };
+  const answers = { events: [{ type: "text", delta: "", raw: raw.slice(0, 8) }], answer: whole({ text: "", raw, objects: [BOX] }) };
   const { asked, result } = await generate({ responseFormat: { type: "json", schema, name: "box" } }, answers);
   assert.deepEqual(asked.options, { constraint: { jsonSchema: schema } });
   assert.equal(result.content[0].text, raw);
@@ -217,6 +257,37 @@ test("a JSON schema constrains the answer, which keeps what looks like objects",
     constraint: { jsonSchema: { type: "object" } },
   });
   assert.deepEqual((await generate({ responseFormat: { type: "text" } })).asked.options, {});
+});
+
+test("a constraint of the options constrains the answer, which keeps markup and white space", async () => {
+  const constraint = { lark: 'start: " " /.+/ "\\n"' };
+  const providerOptions = { qwenVL: { constraint } };
+  const raw = " <ref>cat</ref>\n";
+  const answers = {
+    events: [
+      { type: "text", delta: " ", raw: " <re" },
+      { type: "text", delta: "cat", raw: raw.slice(4, -7) },
+    ],
+    answer: whole({ text: " cat\n", raw }),
+  };
+  for (const more of [{}, { prompt: [user("A"), assistant("It is")] }, { tools: [WEATHER] }]) {
+    const { asked, result } = await generate({ providerOptions, ...more }, answers);
+    assert.deepEqual(asked.options.constraint, constraint);
+    const [{ text, providerMetadata }] = result.content;
+    assert.deepEqual([text, providerMetadata.qwenVL.raw], [raw, raw]);
+    const { parts } = await stream({ providerOptions, ...more }, answers);
+    assert.equal(parts.map(({ delta = "" }) => delta).join(""), raw);
+    assert.equal(parts.at(-2).providerMetadata.qwenVL.raw, raw);
+  }
+  // A form that is white space alone.
+  const { parts } = await stream({ providerOptions }, spoken("\n", "\n"));
+  assert.equal(parts.map(({ delta = "" }) => delta).join(""), "\n\n");
+  // Without a form, and with tools, the answer is trimmed where it begins.
+  const call = { tools: [WEATHER], prompt: [user("A"), assistant("It is")] };
+  const { result } = await generate(call, spoken(" a", " cat. "));
+  const [{ text, providerMetadata }] = result.content;
+  assert.deepEqual([text, providerMetadata.qwenVL.raw], [" a cat.", " a cat."]);
+  assert.equal((await generate({ tools: [WEATHER] }, spoken(" a", " cat. "))).result.content[0].text, "a cat.");
 });
 
 test("settings that cannot be followed become warnings", async () => {
@@ -419,4 +490,37 @@ test("a run that fails is an error of the call, and a part of a stream", async (
   const [failed, finish] = parts.slice(-2);
   assert.deepEqual(failed, { type: "error", error });
   assert.deepEqual([finish.type, finish.finishReason.unified, finish.usage.inputTokens.total], ["finish", "error", undefined]);
+});
+
+test("the README's page of Next disposes of its model when it is left, also of one that arrives later", async () => {
+  const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+  const [, effect] = /useEffect\(\(\) => \{\n([\s\S]*?)\n {2}\}, \[\]\);/.exec(readme);
+  const names = ["QwenVL", "setTransport", "DirectChatTransport", "ToolLoopAgent", "createQwenVL", "console"];
+  const run = new Function(...names, effect);
+  const loaded = { dispose: async () => void (loaded.disposed = true) };
+  for (const leavesEarly of [false, true]) {
+    loaded.disposed = false;
+    let [shown, arrive] = [];
+    const QwenVL = { load: () => new Promise((resolve) => (arrive = resolve)) };
+    const leave = run(
+      QwenVL,
+      (transport) => (shown = transport),
+      Object,
+      Object,
+      () => () => loaded,
+    );
+    if (leavesEarly) leave();
+    arrive(loaded);
+    await new Promise((resolve) => setTimeout(resolve));
+    assert.deepEqual([shown !== undefined, loaded.disposed], [true, leavesEarly]);
+    if (!leavesEarly) leave();
+    await new Promise((resolve) => setTimeout(resolve));
+    assert.ok(loaded.disposed);
+  }
+  // A load that fails because the page was left is not reported.
+  const load = ({ signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const reported = [];
+  run({ load }, ...Array(4), { error: (error) => reported.push(error) })();
+  await new Promise((resolve) => setTimeout(resolve));
+  assert.deepEqual(reported, []);
 });

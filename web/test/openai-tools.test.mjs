@@ -20,14 +20,18 @@ const view = { imageOrientation: "from-image", imageColors: "display" };
 async function ask(params, raw = "Yes") {
   const asked = [];
   const usage = { promptTokens: 1, completionTokens: 1, reusedTokens: 0, imageTokens: 0, droppedTurns: 0 };
-  const answer = { text: raw.trim(), raw: raw.trim(), objects: [], finishReason: params.reason ?? "stop", usage };
-  const run = Object.assign(Promise.resolve(answer), {
-    async *[Symbol.asyncIterator]() {
-      for (const character of raw) yield { type: "text", delta: character, raw: character };
-      yield { type: "done", answer };
-    },
-  });
-  const start = (prepare, options) => (asked.push({ prepare, options }), run);
+  const start = (prepare, options) => {
+    asked.push({ prepare, options });
+    // As the engine does.
+    const text = options.constraint ? raw : raw.trim();
+    const answer = { text, raw: text, objects: [], finishReason: params.reason ?? "stop", usage };
+    return Object.assign(Promise.resolve(answer), {
+      async *[Symbol.asyncIterator]() {
+        for (const character of raw) yield { type: "text", delta: character, raw: character };
+        yield { type: "done", answer };
+      },
+    });
+  };
   const info = { source: "model", pictureTokens: { min: 4, max: 100 } };
   const { reason: _, ...request } = params;
   const reply = await createOpenAI({ info, start, imageView: view }).chat.completions.create(request);
@@ -164,6 +168,27 @@ test("hidden tools are not described, but their calls are read", async () => {
   const { prompt, options } = await ask(request);
   assert.deepEqual([prompt.tools, options], [[], { constraint: { jsonSchema: { type: "object" } } }]);
   assert.deepEqual(prompt.messages[1], { role: "assistant", content: [], tool_calls: [{ name: "a", arguments: "{}" }] });
+});
+
+test("an answer with a form keeps its white space, and one without is trimmed, after calls too", async () => {
+  const message = {
+    role: "assistant",
+    content: null,
+    tool_calls: [{ id: "1", type: "function", function: { name: "a", arguments: "{}" } }],
+  };
+  const messages = [...ASKED, message, { role: "tool", tool_call_id: "1", content: "Sun" }];
+  const raw = `\n {"sky": "blue"} \n`;
+  for (const [more, expected] of [
+    [{ response_format: { type: "json_object" } }, raw],
+    [{}, raw.trim()],
+  ]) {
+    const { choice } = await ask({ messages, ...more }, raw);
+    assert.deepEqual([choice.message.content, choice.message.raw], [expected, expected]);
+    const { chunks } = await ask({ messages, stream: true, ...more }, raw);
+    const deltas = chunks.map(({ choices }) => choices[0].delta);
+    assert.equal(deltas.map(({ content = "" }) => content).join(""), raw);
+    assert.equal(deltas.at(-1).raw, expected);
+  }
 });
 
 test("what is wrong is named", async () => {

@@ -1,7 +1,9 @@
 // The Prompt API: the steps of its specification, in Node with a model that records what it is asked. One word is one token.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test } from "node:test";
+import { QwenVLModel } from "../dist/api/model.js";
 import { Run } from "../dist/api/run.js";
 import { createLanguageModel, installLanguageModel } from "../dist/prompt-api.js";
 import { QwenVLError } from "../dist/wire/errors.js";
@@ -37,37 +39,49 @@ function lengthOf({ system, history = [], query }) {
 
 /** A model that answers "Yes", or what `answering` returns. */
 function fakeModel({ family = "qwen3_vl", contextLength = 1000 } = {}) {
+  const alive = () => {
+    if (model.disposed) throw new QwenVLError("DISPOSED", "the model was disposed of");
+  };
   const model = {
     info: { family, contextLength },
     imageView: { imageOrientation: "from-image", imageColors: "display" },
     asked: [],
     encoded: 0,
     objects: [],
+    finishReason: "stop",
+    disposed: false,
+    dispose: async () => void (model.disposed = true),
     answering: async () => "Yes",
     encoding: () => undefined,
     async encode(_picture, _hold, { signal } = {}) {
       model.encoded += 1;
       await untilAborted(signal, Promise.resolve().then(model.encoding));
     },
-    count: async ({ prompt }, { signal } = {}) => untilAborted(signal, Promise.resolve(lengthOf(prompt))),
+    async count({ prompt }, { signal } = {}) {
+      alive();
+      return untilAborted(
+        signal,
+        Promise.resolve().then(() => lengthOf(prompt)),
+      );
+    },
     start: (prepare, options) =>
       new Run((emit) => {
         let cancel = () => undefined;
         const work = async () => {
+          alive();
           const { prompt, pictures } = await prepare();
           model.asked.push({ prompt, pictures, options });
           const raw = await model.answering(prompt, options);
           const text = raw.replaceAll(/<[^>]*>/g, "");
           // As the engine does.
-          const trimmed = (whole) => (options.prefix === undefined ? whole.trimStart() : whole);
+          const trimmed = (whole) => (options.constraint ? whole : options.prefix === undefined ? whole.trim() : whole.trimEnd());
           emit({ type: "text", delta: text.slice(0, 2), raw: raw.slice(0, 2) });
           emit({ type: "text", delta: text.slice(2), raw: raw.slice(2) });
-          // As the engine, without white space at the beginning.
           return {
             text: trimmed(text),
             raw: trimmed(raw),
             objects: model.objects,
-            finishReason: "stop",
+            finishReason: model.finishReason,
             usage: { completionTokens: tokensOf(raw) },
           };
         };
@@ -96,7 +110,10 @@ const named = (name, message) => (error) => {
   if (message) assert.match(error.message, message);
   return true;
 };
-const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
+/** Lets tasks that wait for each other run, also on a busy machine. */
+async function settled() {
+  for (let round = 0; round < 8; round += 1) await new Promise((resolve) => setTimeout(resolve));
+}
 async function read(stream) {
   const chunks = [];
   for await (const chunk of stream) chunks.push(chunk);
@@ -488,14 +505,62 @@ test("a model that was disposed of is loaded again for the next session", async 
   const model = fakeModel();
   loads[0].open(model);
   const session = await created;
-  model.answering = () => {
-    throw new QwenVLError("DISPOSED", "the model was disposed of");
-  };
+  await session.prompt("A");
+  for (const [options, uses] of [
+    [{}, true],
+    [{}, false],
+    [{ initialPrompts: [user("A")] }, false],
+  ]) {
+    const { length } = loads;
+    await (await loads.at(-1).passed).dispose();
+    if (uses) await assert.rejects(session.prompt("A"), named("InvalidStateError", /disposed of/));
+    assert.equal(await LanguageModel.availability(), "downloadable");
+    const [one, two] = [LanguageModel.create(options), LanguageModel.create(options)];
+    await settled();
+    assert.equal(loads.length, length + 1);
+    loads.at(-1).open(fakeModel());
+    assert.equal(await (await one).prompt("A"), "Yes");
+    await two;
+  }
   await assert.rejects(session.prompt("A"), named("InvalidStateError", /disposed of/));
-  const again = LanguageModel.create();
+});
+
+test("a loaded model that was disposed of is unavailable", async () => {
+  const { LanguageModel, model } = await open();
+  await model.dispose();
+  assert.equal(await LanguageModel.availability(), "unavailable");
+  await assert.rejects(LanguageModel.create(), named("NotSupportedError", /disposed of/));
+
+  // The class of the package says so without its worker.
+  const calls = [];
+  const client = { call: (kind, _, { signal }) => ({ result: calls.push([kind, signal.aborted]) && Promise.reject(signal.reason) }) };
+  const own = new QwenVLModel({ client: { ...client, shutDown: async () => 0 }, info: { family: "qwen3_vl" } }, "", {});
+  const { availability } = createLanguageModel(own);
+  assert.equal(await availability(), "available");
+  await own.dispose();
+  assert.equal(await availability(), "unavailable");
+  assert.deepEqual(calls, [["count", true]]);
+});
+
+test("a load that ignores its abort is disposed of", async () => {
+  const loads = [];
+  const LanguageModel = createLanguageModel(() => {
+    loads.push(gate());
+    return loads.at(-1).passed;
+  });
+  const controller = new AbortController();
+  const left = LanguageModel.create({ signal: controller.signal });
   await settled();
-  loads[1].open(fakeModel());
-  assert.equal(await (await again).prompt("A"), "Yes");
+  controller.abort();
+  await assert.rejects(left, named("AbortError"));
+  const next = LanguageModel.create();
+  await settled();
+  const [late, model] = [fakeModel(), fakeModel()];
+  loads[0].open(late);
+  await settled();
+  loads[1].open(model);
+  await (await next).prompt("A");
+  assert.deepEqual([late.disposed, model.disposed, late.asked.length, model.asked.length], [true, false, 0, 1]);
 });
 
 test("`signal` of `create` aborts it at once, and afterwards destroys the session", async () => {
@@ -524,6 +589,15 @@ test("`signal` of `create` aborts it at once, and afterwards destroys the sessio
   after.abort(reason);
   await assert.rejects(prompt, (thrown) => thrown === reason);
   await assert.rejects(session.clone(), (thrown) => thrown === reason);
+});
+
+test("a session that was destroyed does not listen to the `signal` of `create`", async () => {
+  const { LanguageModel } = await open();
+  const { signal } = new AbortController();
+  const session = await LanguageModel.create({ signal });
+  assert.equal(getEventListeners(signal, "abort").length, 1);
+  session.destroy();
+  assert.equal(getEventListeners(signal, "abort").length, 0);
 });
 
 test("`initialPrompts` count, and fail if they alone are too long", async () => {
@@ -747,7 +821,35 @@ test("`responseConstraint` reaches the engine, and is described to the model unl
   const { regex } = model.asked.at(-1).options.constraint;
   assert.deepEqual([regex.source, regex.flags], ["^-?\\d$", ""]);
   model.answering = () => "1 <b>2</b>";
-  assert.deepEqual(await read(session.promptStreaming("D", { responseConstraint: /\d/ })), ["1 ", "<b>2</b>"]);
+  assert.deepEqual(await read(session.promptStreaming("D", { responseConstraint: /\d <b>\d<.b>/ })), ["1 ", "<b>2</b>"]);
+});
+
+test("an answer with a constraint keeps the white space at its ends", async () => {
+  const { model, session } = await open();
+  for (const [raw, responseConstraint] of [
+    ["- a\n- b\n", /^(- \w\n){2}$/],
+    [" yes", /^ yes$/],
+    ["  \n 5 ", { type: "integer" }],
+  ]) {
+    model.answering = () => raw;
+    assert.equal(await session.prompt("A", { responseConstraint }), raw);
+    assert.equal((await read(session.promptStreaming("B", { responseConstraint }))).join(""), raw);
+    await session.prompt("C");
+    assert.deepEqual(
+      latest(model)
+        .history.slice(-2)
+        .map(([, answer]) => answer),
+      [raw, raw],
+    );
+    const begun = [user("D"), assistant("4", true)];
+    assert.equal(await session.prompt(begun, { responseConstraint: /^4\s*[^]*$/ }), raw);
+  }
+  model.answering = () => " yes <b>\n";
+  assert.equal(await session.prompt("E"), "yes");
+  assert.equal(await session.prompt([user("F"), assistant("Oh", true)]), " yes");
+  assert.equal((await read(session.promptStreaming([user("F"), assistant("Oh", true)]))).join("").trimEnd(), " yes");
+  await session.prompt("G");
+  assert.equal(latest(model).history.at(-1)[1], "Oh yes <b>");
 });
 
 test("a constraint of another kind is refused, and an answer that does not fit is a SyntaxError", async () => {
@@ -758,7 +860,9 @@ test("a constraint of another kind is refused, and an answer that does not fit i
   await assert.rejects(session.prompt("A", { omitResponseConstraintInput: true }), { name: "TypeError", message: /give both or neither/ });
   const circular = {};
   circular.self = circular;
-  await assert.rejects(session.prompt("A", { responseConstraint: circular }), named("NotSupportedError", /cannot be written as JSON/));
+  for (const unwritten of [circular, { toJSON: () => undefined }]) {
+    await assert.rejects(session.prompt("A", { responseConstraint: unwritten }), named("NotSupportedError", /cannot be written as JSON: /));
+  }
   assert.equal(model.asked.length, 0);
   model.answering = () => {
     throw new QwenVLError("INVALID_ARGUMENT", "jsonSchema: `soup` is not a type");
@@ -772,6 +876,44 @@ test("a constraint of another kind is refused, and an answer that does not fit i
   model.answering = () => "3}";
   const begun = [user("A"), assistant(`{"rating": `, true)];
   assert.equal(await session.prompt(begun, { responseConstraint: { type: "object" } }), "3}");
+});
+
+test("an answer that ends early is a SyntaxError, even if it fits, and a RegExp is that of the whole text", async () => {
+  const { model, session } = await open();
+  const ask = (raw, responseConstraint, finishReason = "stop") => {
+    Object.assign(model, { answering: () => raw, finishReason });
+    return session.prompt("A", { responseConstraint });
+  };
+  for (const finishReason of ["context", "loop", "length"]) {
+    for (const constraint of [{ type: "integer" }, /\d+/]) {
+      await assert.rejects(
+        ask("12", constraint, finishReason),
+        named("SyntaxError", new RegExp(`before it was complete \\("${finishReason}"\\)`)),
+      );
+    }
+  }
+  assert.equal(session.contextUsage, 0);
+  for (const [raw, regex] of [
+    ["1 or 2", /\d/],
+    ["ab", /a|b/],
+    ["1\nx", /^\d$/m],
+    ["x\n1", /^\d$/m],
+    ["12", /\d/y],
+  ]) {
+    await assert.rejects(ask(raw, regex), named("SyntaxError", /does not match/), `${regex}`);
+  }
+  for (const [raw, regex] of [
+    // One character of two UTF-16 units.
+    ["😀", /^.$/],
+    ["😀", /^.$/u],
+    ["ab", /a|ab/],
+    ["1\n2", /^\d$\n^\d$/m],
+    ["YES", /^yes$/gi],
+    // Not valid with the flag `u`.
+    ["-a", new RegExp("^\\-a$")],
+  ]) {
+    assert.equal(await ask(raw, regex), raw, `${regex}`);
+  }
 });
 
 test("`objects` are those of the latest answer", async () => {

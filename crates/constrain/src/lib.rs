@@ -2,6 +2,7 @@
 //! grammar. The work is done by `llguidance`; this crate joins it with the vocabulary of a model.
 
 mod regex;
+mod schema;
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokRxInfo, TokTrie};
@@ -12,8 +13,6 @@ use std::sync::Arc;
 
 /// Compiled forms that are kept.
 const KEPT: usize = 8;
-/// Space between two parts of JSON: one or two blanks, or a new line with its indentation. Without a limit, a small model can write nothing else.
-const JSON_SPACE: &str = r"[ \t]{1,2}|\r?\n[ \t]{0,16}";
 
 /// A form of a text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +54,7 @@ pub enum ConstrainError {
         problem: String,
     },
     /// No text of the form begins like this.
-    #[error("the prefix {prefix:?} does not fit the {kind}: it leaves it after {kept} bytes")]
+    #[error("the prefix {prefix:?} does not fit the {kind}: {kept} of its bytes do")]
     Prefix {
         /// Kind of the form.
         kind: &'static str,
@@ -81,7 +80,7 @@ pub enum ConstrainError {
         problem: String,
     },
     /// The form needs more computation for one token than is allowed.
-    #[error("the tokens that may come next cannot be computed: {problem}")]
+    #[error("the form is too costly to follow: {problem}")]
     Mask {
         /// The reason.
         problem: String,
@@ -120,7 +119,7 @@ impl Constrainer {
         let environment: llguidance::toktrie::TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let slices = llguidance::earley::SlicedBiasComputer::general_slices();
         let factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices);
-        let mut factory = factory.map_err(|error| ConstrainError::Mask { problem: error.to_string() })?;
+        let mut factory = factory.map_err(|error| ConstrainError::Mask { problem: readable(&error.to_string()) })?;
         factory.quiet().limits_mut().verbose_errors = false;
         Ok(Self { factory, recent: VecDeque::new() })
     }
@@ -139,7 +138,7 @@ impl Constrainer {
             }
         };
         let tokens = self.factory.tok_env().tok_trie().greedy_tokenize(prefix.as_bytes());
-        let taken = matcher.try_consume_tokens(&tokens).map_err(|error| ConstrainError::Mask { problem: error.to_string() })?;
+        let taken = matcher.try_consume_tokens(&tokens).map_err(|error| ConstrainError::Mask { problem: readable(&error.to_string()) })?;
         if taken < tokens.len() {
             let kept: usize = tokens[..taken].iter().map(|token| self.factory.tok_env().tok_trie().token_len(*token)).sum();
             return Err(ConstrainError::Prefix { kind: form.kind(), prefix: prefix.to_owned(), kept });
@@ -152,27 +151,18 @@ impl Constrainer {
         let refused = |problem: String| ConstrainError::Form { kind, problem };
         let grammar = match form {
             Form::JsonSchema(schema) => {
-                TopLevelGrammar::from_json_schema(json_schema(schema).map_err(|error| refused(format!("it is not JSON: {error}")))?)
+                TopLevelGrammar::from_json_schema(schema::parse(schema).map_err(|error| refused(format!("it is not JSON: {error}")))?)
             }
             Form::Regex { pattern, flags } => TopLevelGrammar::from_lark(regex::grammar(pattern, flags).map_err(refused)?),
             Form::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
         };
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
         match matcher.get_error() {
-            Some(problem) => Err(refused(problem)),
+            Some(problem) => Err(refused(readable(&problem))),
             // A form without any text is found at the first token.
-            None => matcher.compute_mask_or_eos().map(|_| matcher).map_err(|error| refused(error.to_string())),
+            None => matcher.compute_mask_or_eos().map(|_| matcher).map_err(|error| refused(readable(&error.to_string()))),
         }
     }
-}
-
-/// Parses a schema, and limits the space between its parts unless it has its own settings.
-fn json_schema(schema: &str) -> Result<serde_json::Value, serde_json::Error> {
-    let mut schema = serde_json::from_str(schema)?;
-    if let serde_json::Value::Object(keys) = &mut schema {
-        keys.entry("x-guidance").or_insert_with(|| serde_json::json!({ "whitespace_pattern": JSON_SPACE }));
-    }
-    Ok(schema)
 }
 
 /// The state of one text.
@@ -186,13 +176,20 @@ impl Constrained {
         if self.matcher.is_stopped() && !self.matcher.is_error() {
             return Ok(());
         }
-        self.matcher.consume_token(token).map_err(|error| ConstrainError::Token { token, problem: error.to_string() })
+        self.matcher.consume_token(token).map_err(|error| ConstrainError::Token { token, problem: readable(&error.to_string()) })
     }
 
     /// Returns the tokens that may come next, a bit each: the lowest bit of the first word is that of token 0. Stop tokens are among them if the
     /// text is complete.
     pub fn allowed(&mut self) -> Result<Vec<u32>, ConstrainError> {
-        let mask = self.matcher.compute_mask_or_eos().map_err(|error| ConstrainError::Mask { problem: error.to_string() })?;
+        let mask = self.matcher.compute_mask_or_eos().map_err(|error| ConstrainError::Mask { problem: readable(&error.to_string()) })?;
         Ok(mask.into())
     }
+}
+
+/// Returns an error of `llguidance` without the words for its own developers.
+fn readable(problem: &str) -> String {
+    let problem = problem.replace("<non-verbose/>", "");
+    let problem = problem.trim();
+    if problem.starts_with("NoExtension") { "no text has this form".to_owned() } else { problem.to_owned() }
 }

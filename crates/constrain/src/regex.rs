@@ -1,7 +1,10 @@
 //! Regular expressions of JavaScript as grammars.
 
 use llguidance::regex_to_lark;
-use regex_syntax::ast::{Assertion, AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem, parse::Parser, print::Printer};
+use regex_syntax::ast::{
+    Assertion, AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem, GroupKind, HexLiteralKind, Literal, LiteralKind, Span,
+    SpecialLiteralKind, parse::Parser, print::Printer,
+};
 
 /// The characters of `\s`.
 const SPACE: &str = r"\t\n\x0b\x0c\r \u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{feff}";
@@ -13,9 +16,12 @@ pub(crate) fn grammar(pattern: &str, flags: &str) -> Result<String, String> {
     let mut ast = Parser::new().parse(pattern).map_err(|error| error.to_string())?;
     remove_anchors(&mut ast, &AssertionKind::StartLine);
     remove_anchors(&mut ast, &AssertionKind::EndLine);
+    let at = |span: &Span| format!("`{}` at byte {}", &pattern[span.start.offset..span.end.offset], span.start.offset);
     if let Some(Assertion { span, .. }) = assertion_in(&ast) {
-        let (start, end) = (span.start.offset, span.end.offset);
-        return Err(format!("`{}` at byte {start} is not supported: `^` and `$` are, at the ends", &pattern[start..end]));
+        return Err(format!("{} is not supported: `^` and `$` are, at the ends", at(span)));
+    }
+    if let Some(span) = other_meaning(&ast, pattern, flags) {
+        return Err(format!("{} has another meaning in JavaScript, or none: write it in a different way", at(span)));
     }
     replace_classes(&mut ast, flags.contains('s'));
     let mut whole = String::new();
@@ -46,6 +52,65 @@ fn assertion_in(ast: &Ast) -> Option<&Assertion> {
         Ast::Alternation(alternation) => alternation.asts.iter().find_map(assertion_in),
         Ast::Group(group) => assertion_in(&group.ast),
         Ast::Repetition(repetition) => assertion_in(&repetition.ast),
+        _ => None,
+    }
+}
+
+/// Returns the place of something that Rust's `regex` reads and JavaScript reads in a different way or not at all.
+fn other_meaning<'a>(ast: &'a Ast, pattern: &str, flags: &str) -> Option<&'a Span> {
+    let unicode = flags.contains(['u', 'v']);
+    match ast {
+        Ast::Flags(set) => Some(&set.span),
+        Ast::Literal(literal) => of_literal(literal, unicode),
+        Ast::ClassUnicode(class) if !unicode => Some(&class.span),
+        Ast::ClassBracketed(class) => {
+            let begins = &pattern[class.span.start.offset..];
+            // The first `]` ends a class of JavaScript.
+            let closes = begins.starts_with("[]") || begins.starts_with("[^]");
+            if closes { Some(&class.span) } else { in_set(&class.kind, flags) }
+        }
+        Ast::Group(group) => match &group.kind {
+            GroupKind::CaptureName { starts_with_p: true, .. } => Some(&group.span),
+            GroupKind::NonCapturing(flags) if !flags.items.is_empty() => Some(&flags.span),
+            _ => other_meaning(&group.ast, pattern, flags),
+        },
+        // `a**` and `a*+`.
+        Ast::Repetition(repetition) if matches!(*repetition.ast, Ast::Repetition(_)) => Some(&repetition.span),
+        Ast::Repetition(repetition) => other_meaning(&repetition.ast, pattern, flags),
+        Ast::Concat(concat) => concat.asts.iter().find_map(|ast| other_meaning(ast, pattern, flags)),
+        Ast::Alternation(alternation) => alternation.asts.iter().find_map(|ast| other_meaning(ast, pattern, flags)),
+        _ => None,
+    }
+}
+
+fn of_literal(literal: &Literal, unicode: bool) -> Option<&Span> {
+    let differs = match &literal.kind {
+        LiteralKind::HexBrace(HexLiteralKind::UnicodeShort) => !unicode,
+        LiteralKind::HexBrace(_) | LiteralKind::HexFixed(HexLiteralKind::UnicodeLong) => true,
+        LiteralKind::Special(SpecialLiteralKind::Bell) => true,
+        _ => false,
+    };
+    differs.then_some(&literal.span)
+}
+
+fn in_set<'a>(set: &'a ClassSet, flags: &str) -> Option<&'a Span> {
+    match set {
+        ClassSet::BinaryOp(operation) if !flags.contains('v') => Some(&operation.span),
+        ClassSet::BinaryOp(operation) => in_set(&operation.lhs, flags).or_else(|| in_set(&operation.rhs, flags)),
+        ClassSet::Item(item) => in_item(item, flags),
+    }
+}
+
+fn in_item<'a>(item: &'a ClassSetItem, flags: &str) -> Option<&'a Span> {
+    let unicode = flags.contains(['u', 'v']);
+    match item {
+        ClassSetItem::Literal(literal) => of_literal(literal, unicode),
+        ClassSetItem::Range(range) => of_literal(&range.start, unicode).or_else(|| of_literal(&range.end, unicode)),
+        ClassSetItem::Ascii(class) => Some(&class.span),
+        ClassSetItem::Unicode(class) if !unicode => Some(&class.span),
+        ClassSetItem::Bracketed(class) if !flags.contains('v') => Some(&class.span),
+        ClassSetItem::Bracketed(class) => in_set(&class.kind, flags),
+        ClassSetItem::Union(union) => union.items.iter().find_map(|item| in_item(item, flags)),
         _ => None,
     }
 }

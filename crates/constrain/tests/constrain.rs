@@ -57,6 +57,10 @@ fn json_of_a_schema() {
         assert_eq!(has(&form, &format!("{{{space}\"a\":3}}")), expected, "space is limited: {space:?}");
     }
     assert!(has(&schema("true"), r#"[1, {"é": "猫"}]"#), "any JSON");
+    for any in ["true", "{}", r#"{"x-guidance":{"coerce_one_of":true}}"#] {
+        assert!(!has(&schema(any), "[1,   2]"), "space is limited: {any}");
+    }
+    assert!(has(&schema(r#"{"x-guidance":{"whitespace_flexible":true}}"#), "[1,   2]"), "the schema's own setting");
 }
 
 #[test]
@@ -88,6 +92,10 @@ fn regular_expressions_match_the_whole_text() {
         (r"\S[^\S,]", "", &["a ", "\u{85}\u{feff}"], &["\u{feff} ", "a,"]),
         (r"\D\W", "", &["\u{661}é"], &["1é", "aa"]),
         (r"(?<name>[A-Z])\u0041", "gu", &["XA"], &["XB"]),
+        (r"\p{Lu}\u{41}", "u", &["ÉA"], &["éA"]),
+        ("[[a-c]--[b]]", "v", &["a"], &["b"]),
+        (r"[\x41-\x43\-\]]", "", &["B", "-", "]"], &["D"]),
+        ("a*?b", "", &["b", "aab"], &["a"]),
         ("", "", &[""], &["a"]),
     ] {
         for text in right {
@@ -122,6 +130,24 @@ fn wrong_forms_are_refused() {
         (regex("a(?=b)", ""), "look-around"),
         (regex(r"a\bc", ""), r"`\b` at byte 1 is not supported"),
         (regex("a^b", ""), "`^` at byte 1 is not supported"),
+        (regex(r"a\b", ""), r"`\b` at byte 1"),
+        (regex("[[a]b]", ""), "`[a]` at byte 1 has another meaning in JavaScript"),
+        (regex("[a-z&&[^a]]", ""), "has another meaning"),
+        (regex("[[:alpha:]]", "v"), "has another meaning"),
+        (regex("[]a]", ""), "`[]a]` at byte 0 has another meaning"),
+        (regex("[^]a]", ""), "has another meaning"),
+        (regex(r"\p{L}", ""), "has another meaning"),
+        (regex(r"\u{41}", ""), "has another meaning"),
+        (regex(r"[\u{41}]", ""), "has another meaning"),
+        (regex(r"\x{41}", "u"), "has another meaning"),
+        (regex(r"\U00000041", "u"), "has another meaning"),
+        (regex(r"\a", ""), r"`\a` at byte 0 has another meaning"),
+        (regex("a*+", ""), "has another meaning"),
+        (regex("(?P<n>a)", ""), "has another meaning"),
+        (regex("(?i)a", ""), "has another meaning"),
+        (regex("(?x: a)", ""), "has another meaning"),
+        (regex(r"[^\s\S]", ""), "the regular expression cannot be used: no text has this form"),
+        (schema(r##"{"$ref":"#"}"##), "no text has this form"),
         (Form::Lark("start: item\n".to_owned()), "item"),
         (Form::Lark("nothing".to_owned()), "the grammar cannot be used"),
     ] {
@@ -170,5 +196,32 @@ fn a_prefix_is_part_of_the_text() {
     for prefix in ["no", "yes, cats"] {
         let error = constrainer().open(&form, prefix).err().unwrap().to_string();
         assert!(error.contains(&format!("the prefix {prefix:?} does not fit the regular expression")), "{error}");
+    }
+}
+
+/// Programs that write schemas add what changes nothing, and patterns next to formats.
+#[test]
+fn formats_and_names_that_change_nothing_are_left_out() {
+    for (form, right, wrong) in [
+        (r#"{"type":"object","propertyNames":{"type":"string"},"additionalProperties":{"type":"integer"}}"#, r#"{"a":1}"#, r#"{"a":"b"}"#),
+        (r#"{"type":"string","format":"nanoid"}"#, r#""a""#, "1"),
+        (r#"{"type":"string","format":"time","pattern":"^[0-9]{2}:[0-9]{2}$"}"#, r#""12:34""#, r#""12:34:56Z""#),
+        (r#"{"type":"string","format":"email","pattern":"^(?!\\.)a.*$"}"#, r#""a@b.cc""#, r#""ab""#),
+        (r#"{"type":"array","items":{"anyOf":[{"type":"string","format":"jwt"},{"type":"null"}]}}"#, r#"["a",null]"#, "[1]"),
+        (
+            r#"{"type":"object","properties":{"format":{"const":"jwt"},"propertyNames":{"enum":[1]}},"additionalProperties":false}"#,
+            r#"{"format":"jwt","propertyNames":1}"#,
+            r#"{"format":"x"}"#,
+        ),
+    ] {
+        assert!(has(&schema(form), right), "{form}: {right}");
+        assert!(!has(&schema(form), wrong), "{form}: {wrong}");
+    }
+    for refused in [
+        r#"{"type":"object","propertyNames":{"enum":["a"]}}"#,
+        r#"{"type":"string","pattern":"^(?!a)b$"}"#,
+        r#"{"type":"string","format":"nanoid","pattern":"^(?!a)b$"}"#,
+    ] {
+        assert!(constrainer().open(&schema(refused), "").is_err(), "{refused}");
     }
 }

@@ -15,7 +15,7 @@ struct Case {
 
 const STOP: u32 = 256;
 /// Instances that a form has and a validator refuses, by file. `llguidance` reads the patterns of a schema as Rust does, where U+FEFF is not a
-/// space, and checks the characters of formats: not the lengths of months, the hours that can have leap seconds, and the codes in host names.
+/// space, and checks the characters of formats: not leap years, the hours that can have leap seconds, and the codes in host names.
 const KNOWN: [(&str, usize); 5] = [
     ("optional/ecmascript-regex", 1),
     ("optional/format/date", 3),
@@ -23,6 +23,9 @@ const KNOWN: [(&str, usize); 5] = [
     ("optional/format/hostname", 24),
     ("optional/format/time", 10),
 ];
+
+/// Formats that a text is held to.
+const CHECKED: [&str; 10] = ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
 
 #[test]
 fn no_form_has_an_instance_that_its_schema_refuses() {
@@ -48,6 +51,10 @@ fn no_form_has_an_instance_that_its_schema_refuses() {
         valid += case.valid.len();
         missing += case.valid.iter().filter(|instance| !has(instance)).count();
         let (file, _) = case.name.split_once(": ").unwrap();
+        // Other formats are annotations.
+        if file.strip_prefix("optional/format/").is_some_and(|format| !CHECKED.contains(&format)) {
+            continue;
+        }
         for instance in case.invalid.iter().filter(|instance| has(instance)) {
             wrong.entry(file).or_default().push(format!("{}: {instance}", case.name));
         }

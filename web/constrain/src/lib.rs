@@ -38,7 +38,7 @@ impl Constrainer {
 
     /// Compiles a form, a `Form`, for a text that begins with `prefix`.
     pub fn open(&mut self, form: JsValue, prefix: &str) -> Result<Constrained, JsValue> {
-        let form: Form = serde_wasm_bindgen::from_value(form)?;
+        let form: Form = serde_wasm_bindgen::from_value(form).map_err(|error| coded("INVALID_ARGUMENT", &error.to_string()))?;
         Ok(Constrained(self.0.open(&form, prefix).map_err(thrown)?))
     }
 }
@@ -59,8 +59,15 @@ impl Constrained {
 }
 
 fn thrown(error: ConstrainError) -> JsValue {
-    let code = if matches!(error, ConstrainError::Form { .. } | ConstrainError::Prefix { .. }) { "INVALID_ARGUMENT" } else { "INTERNAL" };
-    let object: Object = js_sys::Error::new(&error.to_string()).into();
+    let code = match error {
+        ConstrainError::Form { .. } | ConstrainError::Prefix { .. } | ConstrainError::Mask { .. } => "INVALID_ARGUMENT",
+        ConstrainError::Vocabulary { .. } | ConstrainError::Token { .. } => "INTERNAL",
+    };
+    coded(code, &error.to_string())
+}
+
+fn coded(code: &str, message: &str) -> JsValue {
+    let object: Object = js_sys::Error::new(message).into();
     // Setting a property of a new object cannot fail.
     let _ = Reflect::set(&object, &"code".into(), &code.into());
     object.into()

@@ -19,7 +19,7 @@ type FileData = LanguageModelV4FilePart["data"];
 export interface Call {
   params: ChatCompletionParams;
   settings: AskOptions;
-  /** True if the answer is JSON, which must keep what looks like the markup of objects. */
+  /** True if the answer is to be JSON, which must keep what looks like the markup of objects. */
   isJson: boolean;
   warnings: SharedV4Warning[];
 }
@@ -30,6 +30,7 @@ export function readCall(options: LanguageModelV4CallOptions, family: Family): C
   const warn = (feature: string, details: string) => void warnings.push({ type: "unsupported", feature, details });
   const { toolChoice, responseFormat } = options;
   const messages = options.prompt.flatMap((message, index) => chatMessages(message, `prompt[${index}]`));
+  askBeforeAnswer(messages);
   const prefix = takePrefix(messages);
   const tools = toolChoice?.type === "none" ? [] : readTools(options.tools ?? [], family, warn);
   if (toolChoice?.type === "required" || toolChoice?.type === "tool") warn("toolChoice", "the model decides whether it calls a tool");
@@ -78,12 +79,20 @@ function readTools(
   });
 }
 
-/** Removes an answer at the end, which the model is to continue. */
+/** Puts an empty question before an answer that begins the conversation. */
+function askBeforeAnswer(messages: ChatMessage[]): void {
+  const first = messages.findIndex(({ role }) => role !== "system");
+  if (messages[first]?.role === "assistant") messages.splice(first, 0, { role: "user", content: [] });
+}
+
+/** Removes the answers at the end, which the model is to continue, joined by line ends. */
 function takePrefix(messages: ChatMessage[]): string | undefined {
-  const last = messages.at(-1);
-  if (last?.role !== "assistant" || last.tool_calls) return undefined;
-  messages.pop();
-  return (last.content as string) || undefined;
+  const texts: string[] = [];
+  for (let last = messages.at(-1); last?.role === "assistant" && !last.tool_calls; last = messages.at(-1)) {
+    messages.pop();
+    if (last.content) texts.unshift(last.content as string);
+  }
+  return texts.length > 0 ? texts.join("\n") : undefined;
 }
 
 /** Joins the system messages at the beginning. */

@@ -12,8 +12,9 @@ import { QwenVLError } from "../wire/errors.js";
 import type { Answer, AnswerLogprob, FinishReason, Grounded, Timings } from "../wire/types.js";
 import { NAME, readCall } from "./ai-sdk-request.js";
 import type { QwenVLModel } from "./model.js";
-import { chatRun, listen, withoutCalls, type SaidEvent } from "./openai-run.js";
+import { chatRun, listen, withoutCalls, type Reading, type SaidEvent } from "./openai-run.js";
 import type { ChatToolCall } from "./openai-tools.js";
+import { begun, trimmed, trimOf } from "./trim.js";
 
 export interface QwenVLProviderSettings {
   /** Id of the model; the checkpoint's name by default. */
@@ -25,7 +26,7 @@ export interface QwenVLProviderSettings {
  * and of a result has all but `raw`.
  */
 export interface QwenVLMetadata {
-  /** Objects that the answer points at. Their ranges are places in the text without markup, which an answer in JSON keeps. */
+  /** Objects that the answer points at. Their ranges are places in the text without markup, which an answer with a form keeps. */
   objects: Grounded[];
   /** The text with its markup of objects. Messages that are sent back as they came contain it, and the model reads it in place of the text. */
   raw?: string;
@@ -73,7 +74,7 @@ class BrowserModel implements LanguageModelV4 {
   }
 
   async doGenerate(options: LanguageModelV4CallOptions) {
-    const { said, tooled, continues, warnings } = this.#start(options);
+    const { said, reading, warnings } = this.#start(options);
     const calls: LanguageModelV4Content[] = [];
     let text = "";
     let ended: Answer | undefined;
@@ -83,16 +84,16 @@ class BrowserModel implements LanguageModelV4 {
       else if ("answer" in event) ended = event.answer;
     }
     const answer = ended as Answer;
-    const raw = withoutCalls(answer.raw, tooled).text;
-    text = continues ? text.trimEnd() : text.trim();
+    const raw = withoutCalls(answer.raw, reading).text;
+    text = trimmed(text, reading.trim);
     const content = [...calls];
     if (raw !== "" || calls.length === 0) content.unshift({ type: "text", text, ...metadata({ objects: answer.objects, raw }) });
     return { content, ...ending(answer, calls.length > 0), warnings, response: this.#response };
   }
 
   async doStream(options: LanguageModelV4CallOptions) {
-    const { run, said, tooled, continues, warnings } = this.#start(options);
-    const parts = streamed(said, { tooled, continues }, options.abortSignal);
+    const { run, said, reading, warnings } = this.#start(options);
+    const parts = streamed(said, reading, options.abortSignal);
     const head: LanguageModelV4StreamPart[] = [
       { type: "stream-start", warnings },
       { type: "response-metadata", ...this.#response },
@@ -113,13 +114,15 @@ class BrowserModel implements LanguageModelV4 {
     return { modelId: this.modelId, timestamp: new Date() };
   }
 
-  /** Starts a run. `continues` is true if the answer continues one. */
+  /** Starts a run. */
   #start(options: LanguageModelV4CallOptions) {
     const { params, settings, isJson, warnings } = readCall(options, this.#model.info.family);
     const { tooled, start } = chatRun(this.#model, params, options.abortSignal);
     const run = start(settings);
-    const continues = settings.prefix !== undefined;
-    return { run, said: listen(run, { tooled, markup: isJson, continues }), tooled, continues, warnings };
+    const reading = { tooled, trim: trimOf(settings) };
+    // What looks like the markup of objects can be part of a form.
+    const markup = isJson || settings.constraint !== undefined;
+    return { run, said: listen(run, markup, reading), reading, warnings };
   }
 }
 
@@ -128,12 +131,12 @@ const TEXT = "0";
 
 async function* streamed(
   events: AsyncIterable<SaidEvent>,
-  { tooled, continues }: { tooled: boolean; continues: boolean },
+  reading: Reading,
   signal?: AbortSignal,
 ): AsyncGenerator<LanguageModelV4StreamPart, void> {
   const objects: Grounded[] = [];
   let open = false;
-  let begun = continues;
+  let trim = reading.trim;
   let called = false;
   const pass = function* (delta: string, pointed = {}): Generator<LanguageModelV4StreamPart, void> {
     if (!open) yield { type: "text-start", id: TEXT };
@@ -143,10 +146,11 @@ async function* streamed(
   try {
     for await (const event of events) {
       if ("text" in event) {
-        // Only an answer that continues one can begin with white space.
-        const text: string = begun ? event.text : event.text.trimStart();
-        begun ||= text !== "";
-        if (text) yield* pass(text);
+        const text: string = begun(event.text, trim);
+        if (text === "") continue;
+        // White space after the first text stays.
+        trim = "none";
+        yield* pass(text);
       } else if ("object" in event) {
         objects.push(event.object);
         yield* pass("", metadata({ objects: [...objects] }));
@@ -159,7 +163,7 @@ async function* streamed(
         yield toolCall(event.call);
       } else {
         const { answer } = event;
-        const raw = withoutCalls(answer.raw, tooled).text;
+        const raw = withoutCalls(answer.raw, reading).text;
         if (open) yield { type: "text-end", id: TEXT, ...metadata({ objects: answer.objects, raw }) };
         yield { type: "finish", ...ending(answer, called) };
       }

@@ -1,6 +1,6 @@
 /** The page's side of constraints: the worker that computes which tokens an answer may have. */
 
-import { WorkerClient } from "../wire/client.js";
+import type { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Form } from "../wire/generated.js";
 import type { TokenTable } from "../wire/protocol.js";
@@ -8,19 +8,19 @@ import type { Constraint } from "../wire/types.js";
 import { absolute } from "../weights/spec.js";
 import { startConstrainer, type FileLocations } from "./workers.js";
 
-/** A constraint that is compiled. */
+/** A constraint that is compiled for one answer. */
 export interface OpenConstraint {
   /** The connection for the model's worker. */
-  port: MessagePort;
-  /** Rejects if the worker of constraints fails. */
-  lost: Promise<never>;
+  readonly port: MessagePort;
+  /** Calls back if the worker of constraints fails. Returns a function that ends this. */
+  onLost(listener: (reason: QwenVLError) => void): () => void;
 }
 
 /** Compiles constraints. Its worker starts with the first one. */
 export class Constrainer {
   readonly #locations: FileLocations;
   readonly #onPageThread: boolean;
-  #worker: Promise<{ client: WorkerClient; lost: Promise<never> }> | undefined;
+  #worker: ConstraintWorker | undefined;
 
   constructor(locations: FileLocations, onPageThread: boolean) {
     this.#locations = locations;
@@ -35,61 +35,83 @@ export class Constrainer {
    */
   async open(constraint: Constraint, prefix: string, tokens: () => Promise<TokenTable>): Promise<OpenConstraint> {
     const form = formOf(constraint);
-    this.#worker ??= this.#start(tokens);
-    const { client, lost } = await this.#worker;
+    const worker = (this.#worker ??= new ConstraintWorker(this.#locations, this.#onPageThread, tokens, () => {
+      // The next answer tries again.
+      if (this.#worker === worker) this.#worker = undefined;
+    }));
+    const client = await worker.ready;
     const { port1, port2 } = new MessageChannel();
     await client.call("constrain", { form, prefix, port: port1 }, { transfer: [port1] }).result;
-    return { port: port2, lost };
+    const { listeners } = worker;
+    const onLost = (listener: (reason: QwenVLError) => void) => {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    };
+    return { port: port2, onLost };
   }
 
   /** Ends the worker. */
   end(reason: QwenVLError): void {
-    void this.#worker?.then(({ client }) => client.end(reason)).catch(() => undefined);
+    this.#worker?.end(reason);
     this.#worker = undefined;
   }
+}
 
-  async #start(tokens: () => Promise<TokenTable>): Promise<{ client: WorkerClient; lost: Promise<never> }> {
-    let client: WorkerClient | undefined;
+/** A worker of constraints, from its start to its end. */
+class ConstraintWorker {
+  /** Resolves when the worker has the vocabulary. */
+  readonly ready: Promise<WorkerClient>;
+  /** Called when the worker fails. */
+  readonly listeners = new Set<(reason: QwenVLError) => void>();
+  readonly #forget: () => void;
+  #client: WorkerClient | undefined;
+  #ended: QwenVLError | undefined;
+
+  constructor(locations: FileLocations, onPageThread: boolean, tokens: () => Promise<TokenTable>, forget: () => void) {
+    this.#forget = forget;
+    this.ready = this.#start(locations, onPageThread, tokens);
+    this.ready.catch(forget);
+  }
+
+  end(reason: QwenVLError): void {
+    this.#ended = reason;
+    this.#client?.end(reason);
+  }
+
+  async #start(locations: FileLocations, onPageThread: boolean, tokens: () => Promise<TokenTable>): Promise<WorkerClient> {
+    const client = (this.#client = await startConstrainer(locations, onPageThread));
     try {
-      client = await startConstrainer(this.#locations, this.#onPageThread);
-      const { onLost, lost } = loss(() => (this.#worker = undefined));
-      client.onLost = onLost;
-      const { constrainWasmUrl } = this.#locations;
+      if (this.#ended) throw this.#ended;
+      client.onLost = (reason) => {
+        this.#forget();
+        for (const listener of this.listeners) listener(reason);
+      };
+      const { constrainWasmUrl } = locations;
       const wasm = constrainWasmUrl ? { wasm: absolute(constrainWasmUrl).href } : {};
       await client.call("constrainOpen", { tokens: await tokens(), ...wasm }).result;
-      return { client, lost };
+      return client;
     } catch (error) {
-      // The next answer tries again.
-      this.#worker = undefined;
-      client?.end(new QwenVLError("DISPOSED", "the worker of constraints has failed"));
+      client.end(new QwenVLError("DISPOSED", "the worker of constraints has failed"));
       throw error;
     }
   }
 }
 
-function loss(forget: () => void): { onLost: (reason: QwenVLError) => void; lost: Promise<never> } {
-  let onLost!: (reason: QwenVLError) => void;
-  const lost = new Promise<never>((_, reject) => {
-    onLost = (reason) => {
-      forget();
-      reject(reason);
-    };
-  });
-  // Only answers in progress report it.
-  lost.catch(() => undefined);
-  return { onLost, lost };
-}
-
 /** Returns a constraint as the worker reads it. */
 function formOf(constraint: Constraint): Form {
-  if ("lark" in constraint) return { lark: constraint.lark };
-  if ("regex" in constraint) {
-    const { regex } = constraint;
+  const { jsonSchema, regex, lark } = constraint as { jsonSchema?: object | boolean; regex?: string | RegExp; lark?: string };
+  if (lark !== undefined) return { lark };
+  if (regex !== undefined) {
     return { regex: typeof regex === "string" ? { pattern: regex, flags: "" } : { pattern: regex.source, flags: regex.flags } };
   }
+  const refused = (reason: string, cause?: unknown) =>
+    new QwenVLError("INVALID_ARGUMENT", `\`constraint.jsonSchema\` cannot be written as JSON${reason}`, { cause });
+  let json: string | undefined;
   try {
-    return { json_schema: JSON.stringify(constraint.jsonSchema) };
+    json = JSON.stringify(jsonSchema);
   } catch (cause) {
-    throw new QwenVLError("INVALID_ARGUMENT", `\`constraint.jsonSchema\` cannot be written as JSON: ${String(cause)}`, { cause });
+    throw refused(`: ${String(cause)}`, cause);
   }
+  if (json === undefined) throw refused("");
+  return { json_schema: json };
 }

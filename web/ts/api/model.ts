@@ -6,7 +6,7 @@ import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score, VideoOpti
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "../wire/abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
-import { Constrainer } from "./constrain.js";
+import { Constrainer, type OpenConstraint } from "./constrain.js";
 import { Question, toThousandths, type Content, type QuestionView } from "./content.js";
 import { imageView, type ImageOptions } from "./image.js";
 import { loadIntoWorker, type LoadedWorker, type LoadOptions } from "./load.js";
@@ -179,6 +179,7 @@ export class QwenVLModel extends EventTarget {
     checkArgument("phrases", list, arrayOf(anyString, "strings"));
     checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS, strict: anyBoolean });
     const { strict, ...rest } = options;
+    if (strict && rest.constraint) throw new QwenVLError("INVALID_ARGUMENT", "`strict` and `constraint` are set: leave one out");
     const settings = strict ? { ...rest, constraint: groundConstraint(this.info.family) } : rest;
     const picture = this.#picture(image, options);
     const found: Grounded[] = [];
@@ -364,6 +365,11 @@ export class QwenVLModel extends EventTarget {
       const request = { prompt: withPrefix(prompt, options.prefix), generation, pictures: limits };
       const { constraint, prefix = "" } = options;
       const open = constraint && (await this.#constrainer.open(constraint, prefix, () => client.call("tokens", {}).result));
+      if (open && signal?.aborted) {
+        // The call is not sent, and the port stays here.
+        open.port.postMessage(undefined);
+        open.port.close();
+      }
       const { transfer, ...rest } = callOptions(images, signal);
       const params = { request, images, ...(open ? { constraint: open.port } : {}) };
       const call = client.call("ask", params, {
@@ -372,10 +378,7 @@ export class QwenVLModel extends EventTarget {
         onEvent: (event) => state.emit(event),
       });
       state.follow(call);
-      if (!open) return call.result;
-      // Without its constraint the run cannot continue.
-      open.lost.catch(call.cancel);
-      return Promise.race([call.result, open.lost]);
+      return open ? untilLost(call, open) : call.result;
     });
     // If turns were left out, the prompt has the last of the pictures.
     if (answer.finishReason !== "cancelled") {
@@ -478,6 +481,22 @@ export class QwenVLModel extends EventTarget {
       const result = await send((await this.#ready()).client, images, limits);
       if (result !== "missing") return result;
     }
+  }
+}
+
+/** Returns the result of a call whose answer has a constraint. Without the worker of constraints it cannot continue. */
+async function untilLost<T>(call: { result: Promise<T>; cancel(): void }, { onLost }: OpenConstraint): Promise<T> {
+  let ignore: (() => void) | undefined;
+  const lost = new Promise<never>((_, reject) => {
+    ignore = onLost((reason) => {
+      call.cancel();
+      reject(reason);
+    });
+  });
+  try {
+    return await Promise.race([call.result, lost]);
+  } finally {
+    ignore?.();
   }
 }
 

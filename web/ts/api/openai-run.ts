@@ -5,6 +5,7 @@ import type { QwenVLModel } from "./model.js";
 import { conversation, hasTools, toolConversation, type ChatCompletionParams } from "./openai-request.js";
 import { CallReader, type ChatToolCall, type Said } from "./openai-tools.js";
 import type { Run } from "./run.js";
+import { trimmed, unsent, type Trim } from "./trim.js";
 
 /** A request whose messages are checked. */
 export interface ChatRun {
@@ -24,25 +25,27 @@ export function chatRun(model: QwenVLModel, params: ChatCompletionParams, signal
   return { tooled: false, start: (settings) => session.ask(question, settings) };
 }
 
+/** The way an answer is read. */
+export interface Reading {
+  /** True if the answer can have calls. */
+  tooled: boolean;
+  /** The ends at which the engine trims it. */
+  trim: Trim;
+}
+
 /** Separates a whole answer into text and calls. */
-export function withoutCalls(text: string, tooled: boolean): Said {
+export function withoutCalls(text: string, { tooled, trim }: Reading): Said {
   if (!tooled) return { text, calls: [] };
   const reader = new CallReader();
   const said = reader.push(text);
-  return { text: (said.text + reader.finish()).trim(), calls: said.calls };
+  return { text: trimmed(said.text + reader.finish(), trim), calls: said.calls };
 }
 
 /** A piece of an answer, or the whole answer at its end. */
 export type SaidEvent = { text: string } | { call: ChatToolCall } | { object: Grounded } | { answer: Answer };
 
-/**
- * Iterates over what the model says in a run. With `markup` the text has the markup of objects. An answer that `continues` a text can begin with
- * white space.
- */
-export async function* listen(
-  run: Run,
-  { tooled, markup, continues = false }: { tooled: boolean; markup: boolean; continues?: boolean },
-): AsyncGenerator<SaidEvent, void> {
+/** Iterates over what the model says in a run. With `markup` the text has the markup of objects. */
+export async function* listen(run: Run, markup: boolean, { tooled, trim }: Reading): AsyncGenerator<SaidEvent, void> {
   const reader = tooled ? new CallReader() : undefined;
   let sent = "";
   const pass = function* (piece: string): Generator<SaidEvent, void> {
@@ -59,7 +62,7 @@ export async function* listen(
     else if (event.type === "done") {
       const { answer } = event;
       // Tags after the last text.
-      if (markup) yield* pass(answer.raw.slice((continues ? sent : sent.trimStart()).length));
+      if (markup) yield* pass(unsent(answer.raw, sent, trim));
       const held = reader?.finish();
       if (held) yield { text: held };
       yield { answer };

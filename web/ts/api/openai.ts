@@ -1,8 +1,9 @@
 import type { Answer, AnswerLogprob, FinishReason, Grounded, TokenLogprob } from "../wire/types.js";
 import type { QwenVLModel } from "./model.js";
 import { generation, isLowDetail, type ChatCompletionParams } from "./openai-request.js";
-import { chatRun, listen, withoutCalls, type SaidEvent } from "./openai-run.js";
+import { chatRun, listen, withoutCalls, type Reading, type SaidEvent } from "./openai-run.js";
 import type { ChatToolCall, Said } from "./openai-tools.js";
+import { trimOf } from "./trim.js";
 
 export type { ChatCompletionParams, ChatContentPart, ChatMessage, ChatResponseFormat } from "./openai-request.js";
 export type { ChatTool, ChatToolCall } from "./openai-tools.js";
@@ -114,11 +115,12 @@ export function createOpenAI(model: QwenVLModel, { name = model.info.source, tag
     // The text of an answer has no markup of objects, which in later generations is JSON.
     const markup = tags || settings.constraint !== undefined;
     const head = { id: `chatcmpl-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model: name };
+    const reading = { tooled, trim: trimOf(settings) };
     const run = start(settings);
-    if (params.stream) return chunks(listen(run, { tooled, markup }), head, params.stream_options?.include_usage ?? false, tooled);
+    if (params.stream) return chunks(listen(run, markup, reading), head, params.stream_options?.include_usage ?? false, reading);
     const answer = await run;
     const { objects } = answer;
-    const [said, whole] = [markup ? answer.raw : answer.text, answer.raw].map((text) => withoutCalls(text, tooled)) as [Said, Said];
+    const [said, whole] = [markup ? answer.raw : answer.text, answer.raw].map((text) => withoutCalls(text, reading)) as [Said, Said];
     const message = {
       role: "assistant",
       content: said.text === "" && said.calls.length > 0 ? null : said.text,
@@ -143,7 +145,7 @@ async function* chunks(
   events: AsyncIterable<SaidEvent>,
   head: { id: string; created: number; model: string },
   includeUsage: boolean,
-  tooled: boolean,
+  reading: Reading,
 ): AsyncGenerator<ChatCompletionChunk, void, undefined> {
   type Choice = ChatCompletionChunk["choices"][0];
   const chunk = (delta: Choice["delta"], end: Partial<Choice> = {}): ChatCompletionChunk => ({
@@ -161,7 +163,7 @@ async function* chunks(
     else {
       const { raw, finishReason: reason, logprobs } = event.answer;
       const end = { finish_reason: finishReason(reason, calls > 0), logprobs: logprobs ? choiceLogprobs(logprobs) : null };
-      yield chunk({ raw: withoutCalls(raw, tooled).text }, end);
+      yield chunk({ raw: withoutCalls(raw, reading).text }, end);
       if (includeUsage) yield { ...head, object: "chat.completion.chunk", choices: [], usage: usage(event.answer) };
     }
   }

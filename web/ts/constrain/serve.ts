@@ -3,7 +3,7 @@
  * tokens that may come next.
  */
 
-import { errorData, QwenVLError } from "../wire/errors.js";
+import { errorData, QwenVLError, type ErrorData } from "../wire/errors.js";
 import type { AllowedReply, Call, CallKind, Calls, LatestToken, Reply, Request } from "../wire/protocol.js";
 import type * as Wasm from "../wasm/qwen_vl_web_constrain.js";
 
@@ -26,7 +26,7 @@ export function serveConstraints(scope: ConstraintScope, edge: typeof Wasm): voi
         return undefined;
       case "constrain":
         if (!constrainer) throw new QwenVLError("DISPOSED", "no vocabulary is open");
-        answerAt(call.port, constrainer.open(call.form, call.prefix));
+        answerAt(call.port, constrainer.open(call.form, call.prefix), (error) => scope.postMessage({ kind: "fatal", error }));
         return undefined;
       case "dispose":
         return 0;
@@ -61,20 +61,30 @@ async function open(edge: typeof Wasm, { tokens, wasm }: CallOf<"constrainOpen">
   return new edge.Constrainer(...tokens);
 }
 
-/** Answers the model's worker. The state of the text is freed when the connection ends. */
-function answerAt(port: MessagePort, text: Wasm.Constrained): void {
+/**
+ * Answers the model's worker. The state of the text is freed when the connection ends.
+ *
+ * @param onTrap called if the module has trapped: its memory is then in an unknown state
+ */
+function answerAt(port: MessagePort, text: Wasm.Constrained, onTrap: (error: ErrorData) => void): void {
+  let isOpen = true;
+  const end = () => {
+    if (!isOpen) return;
+    isOpen = false;
+    port.close();
+    text.free();
+  };
+  // Where browsers report it, for a model's worker that has failed.
+  port.addEventListener("close", end);
   port.onmessage = ({ data }: MessageEvent<LatestToken | undefined>) => {
-    if (!data) {
-      text.free();
-      port.close();
-      return;
-    }
-    let reply: AllowedReply;
+    if (!data) return end();
     try {
-      reply = { allowed: text.next(data.token) as Uint32Array<ArrayBuffer> };
-    } catch (error) {
-      reply = { error: errorData(error) };
+      const allowed = text.next(data.token) as Uint32Array<ArrayBuffer>;
+      port.postMessage({ allowed } satisfies AllowedReply, [allowed.buffer]);
+    } catch (thrown) {
+      const error = errorData(thrown);
+      port.postMessage({ error } satisfies AllowedReply);
+      if (thrown instanceof WebAssembly.RuntimeError) onTrap(error);
     }
-    port.postMessage(reply, reply.allowed ? [reply.allowed.buffer] : []);
   };
 }

@@ -114,8 +114,8 @@ export interface AskOptions extends GenerationOptions, PictureLimits {
 }
 
 /**
- * Reason why an answer ended: at a stop token, at `maxTokens`, at one of the `stop` texts, at the end of the context, or because it was
- * cancelled.
+ * Reason why an answer ended: at a stop token, at `maxTokens`, at one of the `stop` texts, at the end of the context, because it repeats itself,
+ * or because it was cancelled.
  */
 export type FinishReason = "stop" | "length" | "stop-string" | "context" | "loop" | "cancelled";
 

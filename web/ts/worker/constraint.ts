@@ -4,7 +4,7 @@ import { QwenVLError } from "../wire/errors.js";
 import type { AllowedReply, LatestToken } from "../wire/protocol.js";
 
 /** Time after an abort in which the worker of constraints still can answer: an answer that is cancelled ends after a whole token. */
-const PATIENCE_MS = 1000;
+const PATIENCE_MS = 2000;
 
 /** The tokens that an answer may have. */
 export class RemoteConstraint {
@@ -22,17 +22,22 @@ export class RemoteConstraint {
   /** Takes the latest token of the answer, and returns the tokens that may follow, a bit each. Called by the engine. */
   async next(token?: number): Promise<Uint32Array> {
     const latest: LatestToken = token === undefined ? {} : { token };
+    let timer: ReturnType<typeof setTimeout> | undefined;
     let giveUp: (() => void) | undefined;
     try {
       const reply = await new Promise<AllowedReply>((resolve, reject) => {
+        giveUp = () => {
+          timer = setTimeout(reject, PATIENCE_MS, new QwenVLError("INTERNAL", "the worker of constraints does not answer"));
+        };
         this.#answer = resolve;
-        giveUp = () => setTimeout(reject, PATIENCE_MS, new QwenVLError("INTERNAL", "the worker of constraints does not answer"));
-        this.#signal.addEventListener("abort", giveUp);
         this.#port.postMessage(latest);
+        if (this.#signal.aborted) giveUp();
+        else this.#signal.addEventListener("abort", giveUp);
       });
       if (reply.allowed) return reply.allowed;
       throw QwenVLError.fromData(reply.error);
     } finally {
+      clearTimeout(timer);
       if (giveUp) this.#signal.removeEventListener("abort", giveUp);
     }
   }

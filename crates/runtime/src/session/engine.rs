@@ -91,6 +91,7 @@ impl<B: Backend> Engine<B> {
         let manifest = self.model.manifest();
         request.generation.check(&manifest.generation, manifest.config.decoder.vocab_size)?;
         let mut chooser = Chooser::new(&request.generation, &manifest.generation, manifest.config.family, self.tokenizer.special());
+        let is_constrained = constraint.is_some();
         chooser = chooser.constrained_by(constraint);
         let (encoded, dropped, prepared) =
             self.prepare_request(&request.prompt, images, &request.pictures, chooser.max_new_tokens, trace.is_some())?;
@@ -127,7 +128,7 @@ impl<B: Backend> Engine<B> {
 
         let sizes: Vec<_> = answer.images.iter().map(|info| PictureSize { width: info.width, height: info.height }).collect();
         let numbered = encoded.prompt.numbered(&self.tokenizer, &sizes, dropped);
-        let mut writer = AnswerWriter::new(request, self.model.manifest(), &numbered, dropped, on_event);
+        let mut writer = AnswerWriter::new(request, self.model.manifest(), &numbered, dropped, is_constrained, on_event);
         self.generate(&request.generation, chooser, &mut answer, &mut writer, started, trace).await?;
         writer.finish(&mut answer);
         Ok(answer)
@@ -535,6 +536,16 @@ impl<F> Prepared<F> {
     }
 }
 
+/// The ends of an answer at which white space is removed.
+#[derive(Clone, Copy)]
+enum Trim {
+    Both,
+    /// Of an answer that continues its prefix: white space between them has a meaning.
+    End,
+    /// Of an answer with a constraint, which can demand white space.
+    None,
+}
+
 /// Turns generated tokens into events and into the texts and objects of an answer.
 struct AnswerWriter<'a> {
     stream: AnswerStream,
@@ -544,12 +555,18 @@ struct AnswerWriter<'a> {
     /// Length of the raw text that events have reported, bytes.
     raw_reported: usize,
     dropped_images: usize,
-    /// True if the answer continues its prefix.
-    continues: bool,
+    trim: Trim,
 }
 
 impl<'a> AnswerWriter<'a> {
-    fn new(request: &Request, manifest: &Manifest, pictures: &[NumberedPicture], dropped_images: usize, on_event: OnEvent<'a>) -> Self {
+    fn new(
+        request: &Request,
+        manifest: &Manifest,
+        pictures: &[NumberedPicture],
+        dropped_images: usize,
+        is_constrained: bool,
+        on_event: OnEvent<'a>,
+    ) -> Self {
         let stream = AnswerStream::new(manifest.config.family, pictures).asked(&request.prompt.question());
         let mut stream = stream.stopping_at(&request.generation.stops(&manifest.generation));
         let prefix = match &request.prompt {
@@ -561,7 +578,12 @@ impl<'a> AnswerWriter<'a> {
         } else if let PromptInput::Raw { text } = &request.prompt {
             stream = stream.continuing(text);
         }
-        Self { stream, on_event, clean: String::new(), raw_reported: 0, dropped_images, continues: prefix.is_some() }
+        let trim = match prefix {
+            _ if is_constrained => Trim::None,
+            Some(_) => Trim::End,
+            None => Trim::Both,
+        };
+        Self { stream, on_event, clean: String::new(), raw_reported: 0, dropped_images, trim }
     }
 
     fn push(&mut self, answer: &mut Answer, tokenizer: &Tokenizer, token: u32) -> ControlFlow<()> {
@@ -597,10 +619,19 @@ impl<'a> AnswerWriter<'a> {
             answer.finish_reason = FinishReason::Cancelled;
         }
         let raw = self.stream.raw();
-        if self.continues { raw.trim_end() } else { raw.trim() }.clone_into(&mut answer.raw);
+        match self.trim {
+            Trim::Both => raw.trim(),
+            Trim::End => raw.trim_end(),
+            Trim::None => raw,
+        }
+        .clone_into(&mut answer.raw);
         // Ranges were counted from the first generated character.
         let whole = Grounded { text: self.clean, objects: std::mem::take(&mut answer.objects) };
-        let Grounded { text, objects } = if self.continues { whole.stripped_at_end() } else { whole.stripped() };
+        let Grounded { text, objects } = match self.trim {
+            Trim::Both => whole.stripped(),
+            Trim::End => whole.stripped_at_end(),
+            Trim::None => whole,
+        };
         (answer.text, answer.objects) = (text, objects);
     }
 }

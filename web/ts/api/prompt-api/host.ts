@@ -14,7 +14,10 @@ export interface LoadModelOptions {
   signal: AbortSignal;
 }
 
-/** Loads a model: `(options) => QwenVL.load("/model/", options)`. */
+/**
+ * Loads a model: `(options) => QwenVL.load("/model/", options)`. A model that arrives after the abort of its signal is disposed of, since no session
+ * waits for it.
+ */
 export type LoadModel = (options: LoadModelOptions) => PromiseLike<QwenVLModel>;
 
 /** A model that is loaded when the first session is created. */
@@ -60,6 +63,12 @@ export class ModelHost {
 
   /** Returns whether a session needs a download ("language model non-options availability"); `null` if the check failed. */
   async availability(): Promise<Availability | null> {
+    const loaded = this.#loaded;
+    if (loaded && (await isDisposed(loaded.model))) {
+      if (!this.#source) return "unavailable";
+      // The next session loads it again.
+      if (this.#loaded === loaded) this.#loaded = undefined;
+    }
     if (this.#loaded) return "available";
     if (this.#loading) return "downloading";
     const check = this.#source?.check;
@@ -95,11 +104,6 @@ export class ModelHost {
     }
   }
 
-  /** Forgets a model that was disposed of, so that the next session loads it again. */
-  forget(model: SessionModel): void {
-    if (this.#source && this.#loaded?.model === model) this.#loaded = undefined;
-  }
-
   #start(): Loading {
     const controller = new AbortController();
     const listeners = new Set<(fraction: number) => void>();
@@ -110,7 +114,12 @@ export class ModelHost {
       // The first caller listens before the first report.
       await Promise.resolve();
       // A model that is given is loaded already.
-      const model = await (this.#source as LazyModel).load({ onProgress, signal: controller.signal });
+      const { signal } = controller;
+      const model = await (this.#source as LazyModel).load({ onProgress, signal });
+      if (signal.aborted) {
+        await model.dispose();
+        throw signal.reason;
+      }
       this.#loaded = { model, meter: new ChatMeter(model) };
       return this.#loaded;
     };
@@ -122,4 +131,15 @@ export class ModelHost {
     loading.result.then(end, end);
     return loading;
   }
+}
+
+/** True if a model was disposed of. */
+async function isDisposed(model: SessionModel): Promise<boolean> {
+  try {
+    // A model looks at itself before it looks at the signal, so that the worker is not asked.
+    await model.count({ prompt: { kind: "raw", text: "" }, pictures: [] }, { signal: AbortSignal.abort() });
+  } catch (error) {
+    return (error as { code?: unknown } | undefined)?.code === "DISPOSED";
+  }
+  return false;
 }

@@ -31,7 +31,7 @@ export function createLanguageModel(source: LanguageModelSource): LanguageModelC
         await monitor.done();
         signal?.throwIfAborted();
         const session = new LanguageModel(CONSTRUCTION, parts);
-        signal?.addEventListener("abort", () => session.destroyBecause(signal.reason), { once: true });
+        if (signal) session.follow(signal);
         return session;
       };
       return untilAborted(signal, work());
@@ -82,7 +82,13 @@ async function sessionParts(
   const refuse = (problem: string | undefined) => {
     if (problem !== undefined) throw domException("NotSupportedError", problem);
   };
-  refuse(availability === "unavailable" ? "the model cannot run here: `QwenVL.check` has the reasons" : undefined);
+  if (availability === "unavailable") {
+    refuse(
+      host.loaded
+        ? "the model was disposed of: give a function that loads it"
+        : "the model cannot run here: `QwenVL.check` has the reasons",
+    );
+  }
   refuse(unsupported(core, host.loaded?.model.info.family));
   monitor.report(0);
   try {
@@ -93,7 +99,7 @@ async function sessionParts(
     const window = await meter.window();
     const messages = stored(initial, model.imageView, signal);
     const conversation = new Conversation(messages, await usageOf(loaded, messages, window, signal));
-    return { host, loaded, sampling: samplingOf(core, model.info.family), types, window, conversation };
+    return { loaded, sampling: samplingOf(core, model.info.family), types, window, conversation };
   } catch (error) {
     signal?.throwIfAborted();
     throw loadFailure(error);

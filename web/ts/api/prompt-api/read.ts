@@ -1,5 +1,6 @@
 import type { Answer } from "../../wire/types.js";
 import type { Run } from "../run.js";
+import { unsent, type Trim } from "../trim.js";
 
 /** An answer with its text as a session returns it and as it stores it. */
 export interface ReadAnswer {
@@ -12,10 +13,10 @@ export interface ReadAnswer {
  * Reads a run to its end.
  *
  * @param asWritten false to leave out the markup of objects; in JSON it is the answer
- * @param continues true if the answer continues a text, so that white space at its beginning counts
+ * @param trim the ends at which the engine trims the answer
  * @param onChunk takes the text piece by piece
  */
-export async function readRun(run: Run, asWritten: boolean, continues: boolean, onChunk: (chunk: string) => void): Promise<ReadAnswer> {
+export async function readRun(run: Run, asWritten: boolean, trim: Trim, onChunk: (chunk: string) => void): Promise<ReadAnswer> {
   let [text, raw] = ["", ""];
   const add = (delta: string, rawDelta: string) => {
     const chunk = asWritten ? rawDelta : delta;
@@ -25,10 +26,8 @@ export async function readRun(run: Run, asWritten: boolean, continues: boolean, 
   };
   for await (const event of run) if (event.type === "text") add(event.delta, event.raw);
   const answer = await run;
-  // The end of an answer can have markup that no event has. The texts of an answer are trimmed, at their beginning only if nothing precedes it.
+  // The end of an answer can have markup that no event has.
   const whole = asWritten ? answer.raw : answer.text;
-  const lengthIn = (streamed: string) => (continues ? streamed : streamed.trimStart()).length;
-  const rest = answer.raw.slice(lengthIn(raw));
-  add(whole.slice(lengthIn(text)), rest);
+  add(unsent(whole, text, trim), unsent(answer.raw, raw, trim));
   return { answer, text: whole, raw: answer.raw };
 }

@@ -2,13 +2,14 @@
 
 import type { Grounded } from "../../wire/types.js";
 import { untilAborted } from "../../wire/abort.js";
+import { trimOf } from "../trim.js";
 import { chatOf, type StoredMessage } from "./chat.js";
 import { responseConstraint, type ResponseConstraint } from "./constraint.js";
 import { Conversation } from "./conversation.js";
 import { promptOf, promptOptionsOf, type ConvertedPrompt, type ConvertedPromptOptions } from "./convert.js";
 import { domException, promptFailure } from "./errors.js";
 import { EventHandler } from "./handler.js";
-import type { Loaded, ModelHost } from "./host.js";
+import type { Loaded } from "./host.js";
 import { encodeAll, inputOf, type Input } from "./input.js";
 import { readRun } from "./read.js";
 import type { Sampling } from "./options.js";
@@ -20,7 +21,6 @@ const ANSWER_TOKENS = 512;
 
 /** Parts of a new session. */
 export interface SessionParts {
-  host: ModelHost;
   loaded: Loaded;
   sampling: Sampling;
   types: ReadonlySet<LanguageModelMessageType>;
@@ -182,12 +182,13 @@ export class PromptSession extends EventTarget {
   }
 
   destroy(): undefined {
-    this.destroyBecause(domException("AbortError", "the session was destroyed"));
+    this.#destruction.abort(domException("AbortError", "the session was destroyed"));
   }
 
-  /** @internal Ends all calls with this reason, and every later one. */
-  destroyBecause(reason: unknown): void {
-    this.#destruction.abort(reason);
+  /** @internal Destroys the session when a signal is aborted. */
+  follow(signal: AbortSignal): void {
+    const destruction = this.#destruction;
+    signal.addEventListener("abort", () => destruction.abort(signal.reason), { once: true, signal: destruction.signal });
   }
 
   /** Converts the arguments of a call. Throws if the session or the call is aborted. */
@@ -224,8 +225,6 @@ export class PromptSession extends EventTarget {
       return await untilAborted(signal, work);
     } catch (error) {
       signal.throwIfAborted();
-      const { host, loaded } = this.#parts;
-      if ((error as { code?: unknown } | undefined)?.code === "DISPOSED") host.forget(loaded.model);
       throw promptFailure(error, form !== undefined);
     }
   }
@@ -265,16 +264,17 @@ export class PromptSession extends EventTarget {
     try {
       const { prefix } = input;
       const chat = chatOf([...this.#conversation.messages, ...input.messages]);
-      const run = model.start(() => Promise.resolve(chat), {
+      const options = {
         ...sampling.generation,
         maxTokens: model.info.contextLength,
         signal,
         ...(form ? { constraint: form.constraint } : {}),
         ...(prefix === undefined ? {} : { prefix }),
-      });
-      const { answer, text, raw } = await readRun(run, form !== undefined, prefix !== undefined, onChunk);
+      };
+      const run = model.start(() => Promise.resolve(chat), options);
+      const { answer, text, raw } = await readRun(run, form !== undefined, trimOf(options), onChunk);
       const said: StoredMessage = { role: "assistant", raw: `${prefix ?? ""}${raw}` };
-      form?.check(said.raw);
+      form?.check(said.raw, answer.finishReason);
       signal.throwIfAborted();
       const overhead = prefix === undefined ? await meter.answerOverhead() : 0;
       const usage = this.#pendingUsage + answer.usage.completionTokens + overhead;

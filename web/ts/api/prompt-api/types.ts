@@ -73,7 +73,7 @@ export interface LanguageModelCreateOptions extends LanguageModelCreateCoreOptio
 }
 
 export interface LanguageModelPromptOptions {
-  /** A JSON schema or a `RegExp` that the answer fits. */
+  /** A JSON schema, or a `RegExp` that matches the whole answer. */
   responseConstraint?: object;
   /** True to leave the constraint out of the prompt. */
   omitResponseConstraintInput?: boolean;
