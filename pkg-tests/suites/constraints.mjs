@@ -55,10 +55,12 @@ export function constraintTests(bed, backend = "webgpu") {
     const answers = await page.evaluate(
       async (schemas, picture, question) => {
         const answers = [];
+        // Encoded once: an address is fetched and decoded for each question.
+        const image = await window.model.encodeImage(picture);
         for (const schema of schemas) {
           const compact = typeof schema === "object" ? { ...schema, "x-guidance": { whitespace_flexible: false } } : schema;
           const options = { greedy: true, maxTokens: 96, constraint: { jsonSchema: compact } };
-          const run = window.model.createSession().ask([{ image: picture }, question], options);
+          const run = window.model.createSession().ask([{ image }, question], options);
           answers.push(
             await run.then(
               ({ raw, finishReason }) => ({ raw, finishReason }),
@@ -66,6 +68,7 @@ export function constraintTests(bed, backend = "webgpu") {
             ),
           );
         }
+        image.dispose();
         return answers;
       },
       Object.values(schemas),

@@ -1,12 +1,12 @@
-/** The page's side of constraints: the worker that computes which tokens an answer may have. */
+/** The page's side of constraints: the worker that computes which tokens an answer may have. Pages fetch this script with the first constraint. */
 
-import type { WorkerClient } from "../wire/client.js";
+import { WorkerClient } from "../wire/client.js";
 import { QwenVLError } from "../wire/errors.js";
 import type { Form } from "../wire/generated.js";
 import type { TokenTable } from "../wire/protocol.js";
 import type { Constraint } from "../wire/types.js";
 import { absolute } from "../weights/spec.js";
-import { startConstrainer, type FileLocations } from "./workers.js";
+import { clientOf, type FileLocations } from "./workers.js";
 
 /** A constraint that is compiled for one answer. */
 export interface OpenConstraint {
@@ -95,6 +95,19 @@ class ConstraintWorker {
       throw error;
     }
   }
+}
+
+/** Starts the worker of constraints, or serves them on the page's own thread. */
+async function startConstrainer({ constrainWorkerUrl }: FileLocations, onPageThread: boolean): Promise<WorkerClient> {
+  if (onPageThread) {
+    const { port1, port2 } = new MessageChannel();
+    // oxlint-disable-next-line no-restricted-imports -- as in `startOnPageThread` of workers.ts
+    const { serveConstraintsOnPageThread } = await import("../constrain/page-thread.js");
+    await serveConstraintsOnPageThread(port2);
+    return clientOf(port1, () => undefined);
+  }
+  if (constrainWorkerUrl) return new WorkerClient(new Worker(constrainWorkerUrl, { type: "module" }));
+  return new WorkerClient(new Worker(new URL("../worker-constrain.js", import.meta.url), { type: "module" }));
 }
 
 /** Returns a constraint as the worker reads it. */

@@ -6,7 +6,7 @@ import type { Answer, AskOptions, Box, Grounded, PictureLimits, Score, VideoOpti
 import type { ModelSource } from "../weights/spec.js";
 import { untilAborted } from "../wire/abort.js";
 import { BENCHMARK_CHECKS, BenchmarkReport, type BenchmarkOptions } from "./benchmark.js";
-import { Constrainer, type OpenConstraint } from "./constrain.js";
+import type { Constrainer, OpenConstraint } from "./constrain.js";
 import { Question, toThousandths, type Content, type QuestionView } from "./content.js";
 import { imageView, type ImageOptions } from "./image.js";
 import { loadIntoWorker, type LoadedWorker, type LoadOptions } from "./load.js";
@@ -89,7 +89,8 @@ export class QwenVLModel extends EventTarget {
   #disposed: QwenVLError | undefined;
   /** Number of runs in progress. */
   #running = 0;
-  readonly #constrainer: Constrainer;
+  /** Absent before the first constraint. */
+  #constrainer: Promise<Constrainer> | undefined;
   readonly #videos: VideoTools = {
     plan: async (source, options) => (await this.#ready()).client.call("planVideo", { source, options }).result,
     frame: async (image, size) => {
@@ -104,7 +105,6 @@ export class QwenVLModel extends EventTarget {
     this.#source = source;
     this.#options = options;
     this.#loaded = loaded;
-    this.#constrainer = new Constrainer(options, options.worker === false);
     this.#listen(loaded);
   }
 
@@ -295,7 +295,8 @@ export class QwenVLModel extends EventTarget {
     if (this.#disposed) return undefined;
     this.#disposed = new QwenVLError("DISPOSED", "the model was disposed of");
     const left = await this.#loaded.client.shutDown(this.#disposed, DISPOSAL_MS);
-    this.#constrainer.end(this.#disposed);
+    const reason = this.#disposed;
+    void this.#constrainer?.then((constrainer) => constrainer.end(reason)).catch(() => undefined);
     return left;
   }
 
@@ -364,7 +365,7 @@ export class QwenVLModel extends EventTarget {
     const { answer, pictures: infos } = await this.#withPictures(pictures, options, async (client, images, limits) => {
       const request = { prompt: withPrefix(prompt, options.prefix), generation, pictures: limits };
       const { constraint, prefix = "" } = options;
-      const open = constraint && (await this.#constrainer.open(constraint, prefix, () => client.call("tokens", {}).result));
+      const open = constraint && (await (await this.#constraints()).open(constraint, prefix, () => client.call("tokens", {}).result));
       if (open && signal?.aborted) {
         // The call is not sent, and the port stays here.
         open.port.postMessage(undefined);
@@ -386,6 +387,17 @@ export class QwenVLModel extends EventTarget {
       infos.forEach((info, index) => used[index]?.encoded(info, limitsForEngine(options)));
     }
     return answer;
+  }
+
+  async #constraints(): Promise<Constrainer> {
+    const loading = (this.#constrainer ??= import("./constrain.js").then(
+      ({ Constrainer }) => new Constrainer(this.#options, this.#options.worker === false),
+    ));
+    // The next constraint tries again.
+    loading.catch(() => (this.#constrainer = undefined));
+    const constrainer = await loading;
+    if (this.#disposed) throw this.#disposed;
+    return constrainer;
   }
 
   async #score(

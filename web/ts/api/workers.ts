@@ -66,19 +66,6 @@ export function startConverter({ convertWorkerUrl }: FileLocations): WorkerClien
   return new WorkerClient(new Worker(new URL("../worker-convert.js", import.meta.url), { type: "module" }));
 }
 
-/** Starts the worker of constraints, or serves them on the page's own thread. */
-export async function startConstrainer({ constrainWorkerUrl }: FileLocations, onPageThread: boolean): Promise<WorkerClient> {
-  if (onPageThread) {
-    const { port1, port2 } = new MessageChannel();
-    // oxlint-disable-next-line no-restricted-imports -- as in `startOnPageThread`
-    const { serveConstraintsOnPageThread } = await import("../constrain/page-thread.js");
-    await serveConstraintsOnPageThread(port2);
-    return clientOf(port1, () => undefined);
-  }
-  if (constrainWorkerUrl) return new WorkerClient(new Worker(constrainWorkerUrl, { type: "module" }));
-  return new WorkerClient(new Worker(new URL("../worker-constrain.js", import.meta.url), { type: "module" }));
-}
-
 /** Takes over a worker of the page, whose script imports `qwen-vl-web/worker`. */
 export function adoptWorker(worker: Worker): WorkerClient {
   if (usedWorkers.has(worker)) {
@@ -96,7 +83,8 @@ export async function startOnPageThread(backend: Backend): Promise<WorkerClient>
   return clientOf(port1, await serveOnPageThread(port2, backend));
 }
 
-function clientOf(port: MessagePort, end: () => void): WorkerClient {
+/** Returns the client of a server on the page's own thread, which is at the other end of a port. */
+export function clientOf(port: MessagePort, end: () => void): WorkerClient {
   const remote: Remote = Object.assign(port, {
     onerror: null,
     terminate() {
