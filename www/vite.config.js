@@ -43,9 +43,9 @@ export default defineConfig({
         // Only the page. The package stores models separately, so updates do not delete them.
         globPatterns: ["**/*.{html,js,css,wasm,svg,png,ttf}"],
         maximumFileSizeToCacheInBytes: 8 << 20,
-        // The CPU fallback and the converter are cached on their first use.
-        globIgnores: ["**/*cpu*", "**/*convert*"],
-        runtimeCaching: ["cpu", "convert"].map((name) => ({
+        // The CPU fallback, the converter and constraints are cached on their first use.
+        globIgnores: ["**/*cpu*", "**/*convert*", "**/*constrain*"],
+        runtimeCaching: ["cpu", "convert", "constrain"].map((name) => ({
           urlPattern: new RegExp(`assets/[^/]*${name}[^/]*$`),
           handler: "CacheFirst",
           options: { cacheName: name, expiration: { maxEntries: 4 } },

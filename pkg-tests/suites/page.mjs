@@ -127,6 +127,11 @@ export function pageTests(bed) {
   chat("the conversation follows its end, unless the reader has scrolled up", following);
   chat("stored models", keptModels);
   visit("the first visit invites, and answers", firstVisit);
+  bed.test("the page: a visit stores one wasm file, that of WebGPU", async () => {
+    const worker = await readFile(join(bed.repository, "www/dist/sw.js"), "utf8");
+    const stored = worker.match(/qwen_vl_web[a-z_]*_bg(?=-[\w-]+\.wasm)/g);
+    assert.deepEqual(stored, ["qwen_vl_web_bg"]);
+  });
 
   conversion();
   fitsAllScreens();

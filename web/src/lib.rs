@@ -356,7 +356,7 @@ impl Engine {
             }
         });
         let answer = answer.await;
-        // What JavaScript threw says more than the error that it became.
+        // The error that JavaScript threw says more than its replacement.
         if let Some(thrown) = constraint.and_then(|constraint| constraint.thrown) {
             return Err(thrown);
         }

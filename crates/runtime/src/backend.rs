@@ -57,8 +57,7 @@ pub trait Backend {
     /// Runs one token after the sequence so far. [`Self::logits`] are then those of its position.
     fn decode(&mut self, token: u32) -> Result<(), RuntimeError>;
     /// Returns the token after the sequence so far: the most likely one, or a sampler's; only one whose bit in `allowed` is set, if that is given.
-    /// With `ahead`, also runs it, as [`Self::decode`] would. [`Self::logits`] are then those of the next position, and without it may be
-    /// those that the token was chosen from, without the tokens that are not allowed.
+    /// With `ahead`, also runs it, as [`Self::decode`] would. Without it, [`Self::logits`] may lack the tokens that are not allowed.
     async fn next_token(&mut self, sampler: Option<&mut Sampler>, allowed: Option<&[u32]>, ahead: bool) -> Result<u32, RuntimeError>;
     /// Logits of the last position, `[vocab]`.
     async fn logits(&self) -> Result<Vec<f32>, RuntimeError>;

@@ -120,7 +120,7 @@ class BrowserModel implements LanguageModelV4 {
     const { tooled, start } = chatRun(this.#model, params, options.abortSignal);
     const run = start(settings);
     const reading = { tooled, trim: trimOf(settings) };
-    // What looks like the markup of objects can be part of a form.
+    // JSON of a form can look like the markup of objects.
     const markup = isJson || settings.constraint !== undefined;
     return { run, said: listen(run, markup, reading), reading, warnings };
   }

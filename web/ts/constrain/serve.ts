@@ -74,7 +74,7 @@ function answerAt(port: MessagePort, text: Wasm.Constrained, onTrap: (error: Err
     port.close();
     text.free();
   };
-  // Where browsers report it, for a model's worker that has failed.
+  // Some browsers report that the model's worker has failed.
   port.addEventListener("close", end);
   port.onmessage = ({ data }: MessageEvent<LatestToken | undefined>) => {
     if (!data) return end();

@@ -14,7 +14,7 @@ import {
 export async function use(picture: Blob, canvas: HTMLCanvasElement, signal: AbortSignal) {
   const model = await QwenVL.load("/model/");
   const own = createLanguageModel(model);
-  // What a page writes for the browser's class.
+  // Code for the browser's class takes the package's.
   const classes: (typeof LanguageModel)[] = [own, createLanguageModel((options) => QwenVL.load("/model/", options))];
   classes.push(installLanguageModel({ load: (options) => QwenVL.load("/model/", options), check: () => QwenVL.check("/model/") }));
   // @ts-expect-error a source loads a model
@@ -47,7 +47,7 @@ export async function use(picture: Blob, canvas: HTMLCanvasElement, signal: Abor
   const availability: Availability = await own.availability(options);
   const { maxTopK }: LanguageModelParams = await own.params();
 
-  // What the package adds.
+  // The package's additions.
   const grounding: GroundingLanguageModel = await own.create({ samplingMode: "predictable" });
   const objects: readonly Grounded[] = (await grounding.clone()).objects;
   await grounding.prompt("What number?", { responseConstraint: /\d+/ });
