@@ -24,6 +24,7 @@ import { convertTests } from "./suites/convert.mjs";
 import { convertLoadTests } from "./suites/convert-load.mjs";
 import { familyTests } from "./suites/family.mjs";
 import { goldenTests } from "./suites/golden.mjs";
+import { interruptionTests } from "./suites/interruptions.mjs";
 import { jpegTests } from "./suites/jpeg.mjs";
 import { kernelTests } from "./suites/kernels.mjs";
 import { nanoTests } from "./suites/nano.mjs";
@@ -59,6 +60,7 @@ before(async () => {
     "/nano/": join(repository, "models/nano"),
     "/sample/": join(repository, "models/sample"),
     "/page/": join(repository, "www/dist"),
+    "/faults/": join(repository, "pkg-tests/faults"),
     ...Object.fromEntries([...sets, ...families].map((set) => [`/golden/${set.name}/`, set.root])),
   };
   server = await serveBlank(packageFolder, folders, { handle: (path, response) => bed.handle?.(path, response) });
@@ -96,5 +98,6 @@ lossTests(bed);
 await weightsTests(bed);
 await convertTests(bed);
 await convertLoadTests(bed);
+await interruptionTests(bed);
 pageTests(bed);
 bed.assertSome();

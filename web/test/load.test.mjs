@@ -4,9 +4,10 @@ import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { after, before, beforeEach, test } from "node:test";
 import { WeightCache } from "../dist/weights/cache.js";
-import { cacheProblem, loadWeights } from "../dist/weights/load.js";
+import { loadWeights } from "../dist/weights/load.js";
 import { PHASES, ProgressCounter } from "../dist/weights/progress.js";
 import { FolderSource, UrlSource } from "../dist/weights/source.js";
+import { errorData } from "../dist/wire/errors.js";
 import { makeModel, MemoryStore, MemorySink } from "./memory.mjs";
 import { misbehavingServer } from "./misbehaving.mjs";
 
@@ -35,7 +36,7 @@ async function load({ source, cache = store, signal = new AbortController().sign
     events.push(event);
     onProgress?.(event);
   });
-  const weightCache = cache && new WeightCache(cache, (problem) => progress.cacheProblem(cacheProblem(problem)));
+  const weightCache = cache && new WeightCache(cache, (problem) => progress.cacheProblem(errorData(problem)));
   const fetchNow = (url, init) => fetch(url, init);
   source ??= new UrlSource(`${server.origin}/model/manifest.json`, { fetch: fetchNow, requestInit: {}, retries: 2 });
   const makeSink = async (manifest) => (lastSink = new MemorySink(manifest));
@@ -231,7 +232,7 @@ test("full storage does not end a load, and is reported", async () => {
 test("a store that fails altogether does not end a load", async () => {
   store.open = () => Promise.reject(new Error("broken"));
   const { cacheProblem: problem } = await load();
-  assert.equal(problem.code, "INTERNAL");
+  assert.equal(problem.code, "STORAGE");
   assert.match(problem.message, /broken/);
 });
 

@@ -135,6 +135,9 @@ function memoryFolder() {
   const files = new Map();
   return {
     files,
+    async removeEntry(name) {
+      if (!files.delete(name)) throw new DOMException(name, "NotFoundError");
+    },
     async getFileHandle(name) {
       const pieces = [];
       return {

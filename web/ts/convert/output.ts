@@ -5,6 +5,7 @@ import type { FinishedShard } from "../wire/protocol.js";
 import { conversionPrefix, WeightCache, type ConversionRecord } from "../weights/cache.js";
 import type { FileEntry, Manifest } from "../weights/manifest.js";
 import { createFile, readText, writeFile, type CacheFile, type CacheStore } from "../weights/store.js";
+import { withErrors } from "../weights/store-errors.js";
 
 /** The output of one conversion. */
 export interface Output {
@@ -57,7 +58,7 @@ abstract class StoreOutput implements Output {
   protected readonly store: CacheStore;
 
   protected constructor(store: CacheStore) {
-    this.store = store;
+    this.store = withErrors(store);
   }
 
   protected abstract shardName(index: number): string;

@@ -73,7 +73,7 @@ class ConverterServer {
       signal.throwIfAborted();
       this.#scope.postMessage({ kind: "done", id, result: await this.#result(call, signal) });
     } catch (error) {
-      const data = errorData(isFull(error) ? new QwenVLError("QUOTA_EXCEEDED", "the storage has no room for the result") : error);
+      const data = errorData(error);
       // After a trap the module's memory is in an unknown state.
       this.#scope.postMessage(
         error instanceof WebAssembly.RuntimeError ? { kind: "fatal", error: data } : { kind: "error", id, error: data },
@@ -198,10 +198,6 @@ async function passOn(converter: Converter, output: Output, index: number, shard
 function about({ source, settings }: CallOf<"convertOpen">, { name, place }: Listing): About {
   const remote = source.kind === "hub" || source.kind === "url";
   return { name, ...(remote ? { source: place } : {}), settings: settings as ConvertSettings };
-}
-
-function isFull(error: unknown): boolean {
-  return error instanceof DOMException && error.name === "QuotaExceededError";
 }
 
 async function openOutput(

@@ -3,12 +3,15 @@
 import type { ConvertSettings } from "../wire/types.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import { createFile, readText, renameFile, writeFile, type CacheFile, type CacheStore, type StoredFile } from "./store.js";
+import { withErrors } from "./store-errors.js";
 
 /** Files are named by their content, so that a new version of a model never uses bytes of the old one. */
 const dataName = ({ sha256 }: FileEntry) => sha256;
 /** The record is written after the data, once the hash is verified. A file without a record is an unfinished download. */
 const recordName = ({ sha256 }: FileEntry) => `${sha256}.complete`;
 const MODEL_SUFFIX = ".model";
+/** Ends the name of a model's record while it replaces the one without this ending. It counts if it is whole. */
+const NEXT_SUFFIX = ".next";
 /** Begins the names of files of conversions that are not complete. */
 const CONVERSION_PREFIX = "convert-";
 /** Ends the name of a conversion's record. */
@@ -75,7 +78,7 @@ export class WeightCache {
   #writable = true;
 
   constructor(store: CacheStore, onProblem: (problem: unknown) => void = () => undefined) {
-    this.store = store;
+    this.store = withErrors(store);
     this.#onProblem = onProblem;
   }
 
@@ -117,12 +120,16 @@ export class WeightCache {
   async remember(url: string, manifest: string): Promise<void> {
     if (!this.#writable) return;
     try {
-      const before = await this.#records();
       const name = await modelName(url);
-      if (before.get(name)?.manifest === manifest) return;
-      await this.store.delete(name);
-      await this.#writeRecord(name, JSON.stringify({ url, manifest } satisfies ModelRecord));
-      if (before.has(name)) await this.#deleteUnused();
+      const before = (await this.#records()).get(name);
+      const names = (await this.store.list()).map(({ name }) => name);
+      if (before?.manifest === manifest && !names.includes(name + NEXT_SUFFIX)) return;
+      const record = JSON.stringify({ url, manifest } satisfies ModelRecord);
+      // A crash leaves one of the two records whole.
+      await this.#writeRecord(name + NEXT_SUFFIX, record);
+      await this.#writeRecord(name, record);
+      await this.store.delete(name + NEXT_SUFFIX);
+      if (before) await this.#deleteFiles(JSON.parse(before.manifest) as Manifest);
     } catch (problem) {
       this.stopWriting(problem);
     }
@@ -152,10 +159,11 @@ export class WeightCache {
   /** Deletes a model and the files that no other model uses. Returns true if it was stored. */
   async delete(url: string): Promise<boolean> {
     const name = await modelName(url);
-    const known = (await this.#records()).has(name);
+    const record = (await this.#records()).get(name);
+    await this.store.delete(name + NEXT_SUFFIX);
     await this.store.delete(name);
-    await this.#deleteUnused();
-    return known;
+    if (record) await this.#deleteFiles(JSON.parse(record.manifest) as Manifest);
+    return record !== undefined;
   }
 
   /** Records that a conversion begins. */
@@ -198,6 +206,8 @@ export class WeightCache {
 
   /** Makes a closed file of the store the stored file of a model. */
   async adopt(name: string, entry: FileEntry): Promise<void> {
+    // Another model can have the same file, and must not lose it for a moment.
+    if (isComplete(await this.store.list(), entry)) return this.store.delete(name);
     await renameFile(this.store, name, dataName(entry));
     await this.markComplete(entry);
   }
@@ -214,26 +224,36 @@ export class WeightCache {
 
   async #records(): Promise<Map<string, ModelRecord>> {
     const records = new Map<string, ModelRecord>();
-    for (const { name } of await this.store.list()) {
-      if (!name.endsWith(MODEL_SUFFIX)) continue;
-      const record = parseRecord(await this.#readRecord(name));
-      if (record) records.set(name, record);
+    const names = (await this.store.list()).map(({ name }) => name);
+    for (const suffix of [MODEL_SUFFIX, MODEL_SUFFIX + NEXT_SUFFIX]) {
+      for (const name of names.filter((name) => name.endsWith(suffix))) {
+        const record = parseRecord(await this.#readRecord(name));
+        if (record) records.set(await modelName(record.url), record);
+      }
     }
     return records;
   }
 
-  async #deleteUnused(): Promise<void> {
-    const used = new Set<string>();
-    for (const [name, { manifest }] of await this.#records()) {
-      used.add(name);
-      const { files, shards } = JSON.parse(manifest) as Manifest;
-      for (const entry of [...files, ...shards]) used.add(dataName(entry)).add(recordName(entry));
-    }
-    const isOther = (name: string) => name.startsWith(CONVERSION_PREFIX) || name.startsWith(KERNELS_PREFIX);
-    for (const { name } of await this.store.list()) if (isOther(name)) used.add(name);
+  /** Deletes the files of a model that no stored model has. */
+  async #deleteFiles({ files, shards }: Manifest): Promise<void> {
+    const used = usedBy(await this.#records());
+    // A record is deleted before its data.
+    const names = [...files, ...shards].flatMap((entry) => [recordName(entry), dataName(entry)]);
+    for (const name of names) if (!used.has(name)) await this.store.delete(name);
+  }
+
+  /**
+   * Returns the names of files that belong to nothing: those that an interrupted deletion has left. Returns none while that is uncertain: if a
+   * model's record cannot be read, or a conversion is not complete, whose last step renames its shards.
+   */
+  async unused(): Promise<string[]> {
+    const names = (await this.store.list()).map(({ name }) => name);
+    if (names.some((name) => name.startsWith(CONVERSION_PREFIX))) return [];
+    const records = await this.#records();
+    if (names.some((name) => name.endsWith(MODEL_SUFFIX) && !records.has(name))) return [];
+    const used = usedBy(records);
     // Longer names first: a record is deleted before its data.
-    const unused = (await this.store.list()).map(({ name }) => name).filter((name) => !used.has(name));
-    for (const name of unused.sort((a, b) => b.length - a.length)) await this.store.delete(name);
+    return names.filter((name) => !used.has(name) && !name.startsWith(KERNELS_PREFIX)).sort((a, b) => b.length - a.length);
   }
 
   #readRecord(name: string): Promise<string | undefined> {
@@ -326,6 +346,17 @@ export class CachedFile {
       this.#cache.stopWriting(problem);
     }
   }
+}
+
+/** Names of the files of models, with their records. */
+function usedBy(records: ReadonlyMap<string, ModelRecord>): Set<string> {
+  const used = new Set<string>();
+  for (const [name, { manifest }] of records) {
+    used.add(name).add(name + NEXT_SUFFIX);
+    const { files, shards } = JSON.parse(manifest) as Manifest;
+    for (const entry of [...files, ...shards]) used.add(dataName(entry)).add(recordName(entry));
+  }
+  return used;
 }
 
 function isComplete(files: readonly StoredFile[], entry: FileEntry): boolean {

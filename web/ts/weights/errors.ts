@@ -7,3 +7,8 @@ export function wrongFile({ file }: FileEntry, expected: number | string, found:
   const details = { shard: file, expected, found };
   return new QwenVLError("INTEGRITY", `\`${file}\`: expected ${wanted} as in the manifest, found ${found}`, { details });
 }
+
+/** Returns the error for a local file or folder that changed after it was chosen, or that the page may not read. */
+export function unreadable(name: string, cause: unknown): QwenVLError {
+  return new QwenVLError("INTEGRITY", `could not read \`${name}\` (${String(cause)}): choose the folder again`, { cause });
+}

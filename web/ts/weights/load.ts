@@ -1,10 +1,10 @@
 /** Fetches, verifies and caches a model's files. Contains no engine code, so it also runs in Node tests. */
 
-import { errorData, QwenVLError, type ErrorData } from "../wire/errors.js";
+import { QwenVLError } from "../wire/errors.js";
 import { filesOf, sha256, type WeightCache } from "./cache.js";
 import { concat } from "./download.js";
 import { wrongFile } from "./errors.js";
-import { withModelLock } from "./locks.js";
+import { ifCacheIsFree, withModelLock } from "./locks.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import { ProgressCounter } from "./progress.js";
 import type { Source } from "./source.js";
@@ -41,13 +41,27 @@ export async function loadWeights<S extends ShardSink>(options: WeightsOptions<S
   const text = await readManifest(options.source, cache, signal, () => progress.retry());
   if (!cache) return loadFiles(text, options);
   // The lock comes before all expensive steps: a tab that waits, or fails with BUSY, does not use the GPU.
-  return withModelLock(
+  const weights = await withModelLock(
     shardsOf(text),
     options.whenBusy,
     signal,
     () => progress.phase("wait"),
     () => loadFiles(text, options),
   );
+  await deleteUnused(cache);
+  return weights;
+}
+
+/** Deletes what interrupted operations have left, unless another tab uses the cache. */
+export async function deleteUnused(cache: WeightCache): Promise<void> {
+  try {
+    if ((await cache.unused()).length === 0) return;
+    await ifCacheIsFree(async () => {
+      for (const name of await cache.unused()) await cache.store.delete(name);
+    });
+  } catch (problem) {
+    cache.stopWriting(problem);
+  }
 }
 
 /** Returns the shards of a manifest that is not validated yet; none if it is malformed, which `makeSink` reports. */
@@ -130,13 +144,6 @@ async function storeNotices<S extends ShardSink>(manifest: Manifest, options: We
     await transfer([job], { ...options, progress, concurrency: 1, signal }).catch(() => undefined);
   }
   options.signal.throwIfAborted();
-}
-
-/** Returns the error of a cache store as data. */
-export function cacheProblem(problem: unknown): ErrorData {
-  if (!(problem instanceof DOMException)) return errorData(problem);
-  const code = problem.name === "QuotaExceededError" ? "QUOTA_EXCEEDED" : "INTERNAL";
-  return { code, message: `could not use the weight cache: ${problem.message || problem.name}` };
 }
 
 /** Collects a small file that is needed whole. */

@@ -39,6 +39,11 @@ export async function withCacheLock<T>(work: () => Promise<T>): Promise<T> {
   return immediate.result;
 }
 
+/** Runs `work` if no tab loads or changes any model. */
+export async function ifCacheIsFree(work: () => Promise<void>): Promise<void> {
+  await request(CACHE_LOCK, "exclusive", work);
+}
+
 /** Runs `work` with a lock, or returns `undefined` if another tab has it. Browsers without Web Locks just run `work`. */
 async function request<T>(name: string, mode: LockMode, work: () => Promise<T>): Promise<{ result: T } | undefined> {
   const locks = globalThis.navigator?.locks;

@@ -2,13 +2,15 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import { filesOf, type CachedModel, type UnfinishedConversion, type WeightCache } from "./cache.js";
+import { unlessMissing } from "./directory.js";
 import { wrongFile } from "./errors.js";
-import { loadWeights } from "./load.js";
+import { deleteUnused, loadWeights } from "./load.js";
 import { withCacheLock, withConversionLock, withModelLock } from "./locks.js";
 import type { FileEntry, Manifest } from "./manifest.js";
 import { PieceChecker } from "./pieces.js";
 import type { ProgressCounter } from "./progress.js";
 import { makeSource, type SourceSpec } from "./spec.js";
+import { storing } from "./store-errors.js";
 import { PIECE_BYTES, type Target } from "./transfer.js";
 
 export type CacheOperation =
@@ -60,6 +62,7 @@ export async function maintain(
       const { url } = operation;
       const before = await model(url);
       await locked(cache, url, signal, () => cache.delete(url));
+      await deleteUnused(cache);
       return before;
     }
     case "verify":
@@ -184,6 +187,8 @@ async function exportTo(
   progress: ProgressCounter,
   signal: AbortSignal,
 ): Promise<void> {
+  // A folder with a manifest is complete, so that of an older export goes first.
+  await storing("delete `manifest.json` in the folder", () => folder.removeEntry("manifest.json").catch(unlessMissing));
   const needed = filesOf(manifest);
   const entries = [...needed, ...manifest.files.filter((entry) => !needed.includes(entry))];
   progress.begin(total(entries), entries.length);
@@ -207,11 +212,18 @@ async function exportTo(
       progress.fileDone();
     }
   }
-  // The manifest comes last: a folder with a manifest is complete.
   await writeFile(folder, "manifest.json", (writer) => writer.write(text));
 }
 
-async function writeFile(
+function writeFile(
+  folder: FileSystemDirectoryHandle,
+  name: string,
+  fill: (writer: FileSystemWritableFileStream) => Promise<void>,
+): Promise<void> {
+  return storing(`write \`${name}\` to the folder`, () => fillFile(folder, name, fill));
+}
+
+async function fillFile(
   folder: FileSystemDirectoryHandle,
   name: string,
   fill: (writer: FileSystemWritableFileStream) => Promise<void>,

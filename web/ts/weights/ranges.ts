@@ -1,6 +1,7 @@
 /** Sources of a conversion: files in the published layout, read by ranges. */
 
 import { QwenVLError } from "../wire/errors.js";
+import { unreadable } from "./errors.js";
 import type { RemoteFile } from "../wire/generated.js";
 import { readBody } from "./body.js";
 import { collect, download, downloadWhole, type DownloadOptions, type Fetch, type ServedFile } from "./download.js";
@@ -48,9 +49,11 @@ export class LocalRanges implements RangeSource {
 
   constructor(name: string, files: Promise<LocalFile[]>) {
     this.#name = name;
-    this.#files = files;
+    this.#files = files.catch((cause: unknown) => {
+      throw unreadable(name, cause);
+    });
     // `list` reports it.
-    files.catch(() => undefined);
+    this.#files.catch(() => undefined);
   }
 
   async list(): Promise<Listing> {
@@ -77,7 +80,7 @@ export class LocalRanges implements RangeSource {
       }
     } catch (cause) {
       signal.throwIfAborted();
-      throw new QwenVLError("INTEGRITY", `could not read \`${path}\` (${String(cause)}): choose the folder again`, { cause });
+      throw unreadable(path, cause);
     }
     if (at < end) throw new QwenVLError("INTEGRITY", `\`${path}\` became shorter: choose the folder again`);
   }

@@ -2,7 +2,7 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import { download, downloadWhole, type Fetch } from "./download.js";
-import { wrongFile } from "./errors.js";
+import { unreadable, wrongFile } from "./errors.js";
 import type { FileEntry } from "./manifest.js";
 
 /** Callbacks of a read. */
@@ -125,9 +125,4 @@ async function readable<T>(name: string, content: Promise<T>): Promise<T> {
   } catch (cause) {
     throw unreadable(name, cause);
   }
-}
-
-/** Returns the error for a local file that changed after it was chosen, or that the page may not read. */
-function unreadable(name: string, cause: unknown): QwenVLError {
-  return new QwenVLError("INTEGRITY", `could not read \`${name}\` (${String(cause)}): choose the folder again`, { cause });
 }

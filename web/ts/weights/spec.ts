@@ -8,6 +8,7 @@ import { hubAddress, HubRanges, HubSource, type HubAddress } from "./hub.js";
 import { OpfsStore } from "./opfs.js";
 import { PipedSource } from "./pipe.js";
 import { LocalRanges, UrlRanges, type LocalFile, type RangeSource } from "./ranges.js";
+import { storing } from "./store-errors.js";
 import { exposeFetch, exposeStore, plainRequest, remoteFetch, RemoteStore } from "./remote.js";
 import { FolderSource, UrlSource, type Source } from "./source.js";
 import type { CacheStore } from "./store.js";
@@ -221,11 +222,12 @@ export function makeSource(spec: SourceSpec): Source {
 
 /** Opens a cache store. Fails if the browser does not give the page any storage, as in some private windows. */
 export async function openStore(spec: CacheSpec): Promise<CacheStore | undefined> {
+  const opening = `open the storage \`${spec.kind}\``;
   switch (spec.kind) {
     case "opfs":
-      return OpfsStore.create();
+      return storing(opening, () => OpfsStore.create());
     case "cache-api":
-      return CacheApiStore.create();
+      return storing(opening, () => CacheApiStore.create());
     case "custom":
       return new RemoteStore(spec.name, spec.port);
     case "none":

@@ -13,6 +13,7 @@ export type ErrorCode =
   | "OFFLINE_MISSING"
   | "INTEGRITY"
   | "QUOTA_EXCEEDED"
+  | "STORAGE"
   | "MANIFEST_INVALID"
   | "MANIFEST_VERSION"
   | "VOCABULARY_INVALID"
@@ -41,6 +42,7 @@ const HINTS: Record<ErrorCode | EdgeErrorCode, string> = {
   OFFLINE_MISSING: "Load the model once with a connection, or import its folder; after that it runs offline.",
   INTEGRITY: "The file is cut off, changed or of another model: load again; if that does not help, convert the checkpoint again.",
   QUOTA_EXCEEDED: "Free disk space or delete other models; the model runs from the network meanwhile.",
+  STORAGE: "Check that the disk works and that the site may store data, then try again; if it fails again, clear the site's data.",
   MANIFEST_INVALID: "The address must be of a folder that `quantize` wrote.",
   MANIFEST_VERSION: "Update this package, or convert the checkpoint again.",
   VOCABULARY_INVALID: "The vocabulary of this model is damaged: convert the checkpoint again, with its own qwen.tiktoken.",

@@ -7,7 +7,7 @@ import type { Estimate } from "../wire/generated.js";
 import type { Backend, Call, CallKind, Calls, ModelInfo, Reply, Request, Steps } from "../wire/protocol.js";
 import { filesOf, WeightCache } from "../weights/cache.js";
 import { KernelRecords } from "../weights/kernels.js";
-import { cacheProblem, loadWeights } from "../weights/load.js";
+import { loadWeights } from "../weights/load.js";
 import { inspectModel } from "../weights/inspect.js";
 import { maintain, type CacheContents } from "../weights/maintain.js";
 import type { Manifest } from "../weights/manifest.js";
@@ -242,7 +242,7 @@ class Server {
     const tools = { checkManifest: this.#edge.checkManifest, newHash: () => new this.#edge.Hasher() };
     const contents = await maintain(call.operation, cache, tools, progress, signal);
     // Unlike a load, this operation fails if the store does.
-    if (problem) throw QwenVLError.fromData(cacheProblem(problem));
+    if (problem) throw problem;
     return contents;
   }
 
@@ -252,7 +252,7 @@ class Server {
 
   /** Opens the cache. A load continues without it if it cannot be opened. */
   async #openCache(spec: CacheSpec, progress: ProgressCounter): Promise<WeightCache | undefined> {
-    const report = (problem: unknown) => progress.cacheProblem(cacheProblem(problem));
+    const report = (problem: unknown) => progress.cacheProblem(errorData(problem));
     try {
       const store = await openStore(spec);
       return store && new WeightCache(store, report);

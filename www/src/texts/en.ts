@@ -8,7 +8,8 @@ export const en = {
   tagline: "Ask about pictures. The model runs in this tab; nothing is uploaded.",
   privacy: "Pictures, questions and answers stay on this device. There are no servers and no accounts.",
   skip: "Skip to the question",
-  source: "Source code and licences",
+  source: "Source code",
+  licences: "Licences",
   dismiss: "Dismiss",
   close: "Close",
   remove: (name: string) => `Remove ${name}`,
@@ -310,6 +311,10 @@ export const en = {
     QUOTA_EXCEEDED: [
       "There is not enough storage",
       "Free some disk space, or delete models under “Models”. A conversion can go on then. A model that is not stored is downloaded on each visit.",
+    ],
+    STORAGE: [
+      "The browser's storage failed",
+      "Check that the disk works and that this site may store data, then try again. If it fails again, clear this site's data.",
     ],
     MANIFEST_INVALID: [
       "No model was found here",

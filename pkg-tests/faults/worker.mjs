@@ -1,0 +1,2 @@
+import "./points.mjs";
+import "/package/dist/worker.js";

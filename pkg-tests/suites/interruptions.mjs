@@ -1,0 +1,262 @@
+// Operations on stored models that fail or stop at each of their points: every operation on storage and network that their workers begin. After
+// each, nothing that is stored may be wrong or lost, and the same operation without a fault must end as if nothing had happened.
+//
+// All points take an hour for each browser: `cargo xtask robustness interruptions`. Otherwise a few of each operation are taken.
+
+import assert from "node:assert/strict";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { misbehavingServer } from "../../web/test/misbehaving.mjs";
+import { filesOf, startHub } from "../hub.mjs";
+import { reshard } from "../weights/reshard.mjs";
+
+const SHARDS = 3;
+const PIECE = 128 * 1024;
+/** True if every point is taken. */
+const ALL = process.env.QWEN_VL_ALL_POINTS === "1";
+/** Points of each kind of fault that are taken otherwise, spread over the operation. */
+const FEW = 1;
+const KINDS = ["once", "broken", "half", "kill", "torn"];
+/** Kinds that end with a closed page. */
+const KILLS = ["kill", "torn"];
+/** Kinds in which an operation is done in part. */
+const PARTIAL = ["half", "torn"];
+/** Reports of browsers about requests that the tests let fail. */
+const FAILED_REQUEST = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked|the disk|worker/;
+/** Codes of errors that a fault of storage or network may have. */
+const CODES = ["DOWNLOAD", "OFFLINE_MISSING", "QUOTA_EXCEEDED", "STORAGE", "INTEGRITY", "INVALID_ARGUMENT"];
+
+export async function interruptionTests(bed) {
+  const set = bed.sets.find(({ name }) => name === "mini-a");
+  const { input_ids: ids } = JSON.parse(await readFile(join(set.golden, "text_en.json"), "utf8"));
+  const model = await reshard(join(bed.checkpoints, "mini-a-q4"), SHARDS, PIECE);
+  // A newer version at the same address, with some other shards.
+  const newer = await reshard(join(bed.checkpoints, "mini-a-q4"), SHARDS + 1, PIECE);
+  const other = await reshard(join(bed.checkpoints, "mini-a-q4-dequantized"), 1);
+  let served = model;
+  const server = await misbehavingServer(async (path) => {
+    const [, folder, name] = path.split("/");
+    return (folder === "other" ? other : served).files.get(name);
+  });
+  const hub = await startHub({ "test/mini-a": { files: await filesOf(join(set.root, "checkpoints", "mini-a")) } });
+  bed.cleanup(() => {
+    server.close();
+    hub.close();
+  });
+  const url = `${server.origin}/model/manifest.json`;
+  const otherUrl = `${server.origin}/other/manifest.json`;
+  const source = "hf:test/mini-a";
+  const settings = { shardBytes: 300_000, hubUrl: hub.origin };
+  const scene = { url, ids, source, settings, hubUrl: hub.origin, cache: "opfs" };
+  const library = (page, name, ...values) =>
+    page.evaluate(async (name, values) => (await import("/faults/page.mjs"))[name](...values), name, values);
+  const succeeds = async (page, operation, own = scene) => {
+    const { error, result } = await library(page, "run", operation, own);
+    assert.equal(error, undefined, `${operation}: ${JSON.stringify(error)}`);
+    return result;
+  };
+  const vocabulary = model.manifest.files.find(({ file }) => file === model.manifest.processor.tokenizer_file);
+  const [changed, missing] = model.manifest.shards.map(({ sha256 }) => sha256);
+
+  /**
+   * Files that are stored before an operation, in addition to another model. `lists`: addresses that stay listed whatever happens; `damaged`: files that are
+   * not what they should be; `discards`: a file that cannot be read counts as damaged, so that its other models lack it too; `next`: the operation
+   * that follows, if it is another one.
+   */
+  const scenes = {
+    "a first download": { operation: "fill" },
+    "a first download into the Cache API": { operation: "fill", cache: "cache-api" },
+    "a first load": { operation: "load", loads: true },
+    "a load of a stored model": { operation: "load", lists: [url], loads: true, before: (page) => succeeds(page, "fill") },
+    "a load of a newer version": {
+      operation: "load",
+      lists: [url],
+      loads: true,
+      before: (page) => succeeds(page, "fill"),
+      serves: newer,
+    },
+    "a repair": {
+      operation: "fill",
+      discards: true,
+      lists: [url],
+      damaged: [changed, missing],
+      before: async (page) => {
+        await succeeds(page, "fill");
+        await library(page, "damage", changed, missing);
+      },
+    },
+    "a verification": {
+      operation: "verify",
+      next: "fill",
+      discards: true,
+      lists: [url],
+      damaged: [changed, missing],
+      before: async (page) => {
+        await succeeds(page, "fill");
+        await library(page, "damage", changed, missing);
+      },
+    },
+    "a deletion": { operation: "delete", before: (page) => succeeds(page, "fill") },
+    "an export": { operation: "export", lists: [url], before: (page) => succeeds(page, "fill") },
+    "an import": {
+      operation: "import",
+      before: async (page) => {
+        for (const [name, bytes] of model.files) {
+          await page.evaluate(
+            async (name, text) => {
+              const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+              await (await import("/faults/page.mjs")).write("to import", name, bytes);
+            },
+            name,
+            bytes.toString("base64"),
+          );
+        }
+      },
+      keeps: (path) => path.startsWith("to import/"),
+    },
+    "a conversion": { operation: "convert" },
+    "a conversion to a folder": { operation: "convert to a folder" },
+    "a load that converts": { operation: "convert and load", loads: true },
+  };
+
+  for (const [name, scenery] of Object.entries(scenes)) {
+    bed.pageTest(
+      `interruptions: ${name}`,
+      async (page) => {
+        const { operation, cache = "opfs", lists = [], damaged = [], before, serves = model, loads = false, keeps = () => false } = scenery;
+        const { next = operation, discards = false } = scenery;
+        const own = { ...scene, cache };
+        await bed.closeShared();
+        await library(page, "reset");
+        served = model;
+        server.reset();
+        hub.reset();
+        await succeeds(page, "fill", { ...own, url: otherUrl });
+        const others = await library(page, "hashes");
+        await before?.(page);
+        await library(page, "keepBase");
+        const atFirst = await library(page, "hashes");
+        served = serves;
+        // Files of other models and of the user never change.
+        const kept = Object.fromEntries(Object.entries(atFirst).filter(([path]) => path in others || keeps(path)));
+        const ownFiles = (kept) => Object.fromEntries(Object.entries(kept).filter(([path]) => !path.includes(vocabulary.sha256)));
+        const expected = { cache, lists: [otherUrl, ...lists], keeps: kept, damaged };
+        const answer = await succeeds(page, operation, own);
+        if (next !== operation) await succeeds(page, next, own);
+        const atLast = await library(page, "hashes");
+
+        const figures = { points: 0, wrong: [], lost: [], kinds: {} };
+        /** Takes a point. Returns false if the operation has fewer points. */
+        const take = async (kind, at) => {
+          const label = `${kind} at ${at}`;
+          await library(page, "reset");
+          server.reset();
+          hub.reset();
+          const outcome = KILLS.includes(kind)
+            ? await killed(bed, page, operation, own, { kind, at }, library)
+            : await library(page, "run", operation, own, { kind, at });
+          if (!outcome.hit) return false;
+          figures.points += 1;
+          const where = `${label}, ${outcome.hit}`;
+          const wrong = (text) => figures.wrong.push(`${where}: ${text}`);
+          const { error } = outcome;
+          if (error && !CODES.includes(error.code)) wrong(`failed with ${error.code ?? error.name}: ${error.message}`);
+          if (!error && !KILLS.includes(kind) && loads) {
+            if (JSON.stringify(outcome.result) !== JSON.stringify(answer)) wrong(`answered ${outcome.result}`);
+          }
+          const mayDiscard = discards && !KILLS.includes(kind);
+          const after = await library(page, "problems", mayDiscard ? { ...expected, keeps: ownFiles(kept) } : expected);
+          figures.lost.push(...after.found.map((text) => `${where}: ${text}`));
+          await server.quiet();
+          server.requests = [];
+          // A finished folder is not overwritten.
+          if (!error && !KILLS.includes(kind) && operation === "convert to a folder") return true;
+          const again = await library(page, "run", next, own);
+          if (again.error) {
+            wrong(`the next run failed with ${again.error.code}: ${again.error.message}`);
+            return true;
+          }
+          if (loads && JSON.stringify(again.result) !== JSON.stringify(answer)) wrong(`the next run answered ${again.result}`);
+          const now = await library(page, "hashes");
+          for (const path of new Set([...Object.keys(now), ...Object.keys(atLast)])) {
+            if (now[path] !== atLast[path])
+              wrong(`after the next run ${path} is ${now[path] ?? "missing"}, not ${atLast[path] ?? "missing"}`);
+          }
+          const fetched = new Set(server.requests.map(({ path }) => path.split("/").at(-1)));
+          for (const { file, sha256 } of served.manifest.shards) {
+            if (fetched.has(file) && after.complete.includes(sha256) && !damaged.includes(sha256))
+              wrong(`${file} was complete, and fetched again`);
+          }
+          return true;
+        };
+        const counts = ALL ? {} : await pointsOf(page, operation, own, library);
+        for (const kind of KINDS) {
+          let taken = 0;
+          for (const at of ALL ? everyPoint() : somePoints(kind, counts)) {
+            if (!(await take(kind, at))) break;
+            taken += 1;
+          }
+          assert.ok(taken > 0 || PARTIAL.includes(kind), `no point of kind ${kind}`);
+          figures.kinds[kind] = taken;
+        }
+        console.log(
+          `${bed.name}, ${name}: ${figures.points} points (${JSON.stringify(figures.kinds)}), wrong ${figures.wrong.length}, lost ${figures.lost.length}`,
+        );
+        if (ALL) await report(bed, name, figures);
+        assert.deepEqual([...figures.wrong, ...figures.lost], []);
+      },
+      { expected: FAILED_REQUEST },
+    );
+  }
+}
+
+function* everyPoint() {
+  for (let at = 1; ; at += 1) yield at;
+}
+
+/** The numbers of points: of all, and of those that can fail in part. */
+async function pointsOf(page, operation, scene, library) {
+  await library(page, "reset");
+  const { count, divisible } = await library(page, "run", operation, scene, { kind: "count" });
+  assert.ok(count > 0, `${operation} has no points`);
+  return { all: count, divisible };
+}
+
+/** A few points, spread over those of an operation. Kinds take different ones. */
+function somePoints(kind, counts) {
+  const count = PARTIAL.includes(kind) ? counts.divisible : counts.all;
+  const phase = (KINDS.indexOf(kind) + 1) / (KINDS.length + 1);
+  return Array.from({ length: Math.min(FEW, count) }, (_, index) => Math.max(1, Math.floor(((index + phase) / FEW) * count)));
+}
+
+/** Runs an operation in another page, which is closed at the point. */
+async function killed(bed, page, operation, scene, plan, library) {
+  let stopped;
+  const reached = new Promise((resolve) => (stopped = resolve));
+  const held = [];
+  bed.handle = (path, response) => {
+    if (path !== "/faults/stopped") return false;
+    held.push(response);
+    stopped({ hit: plan.kind });
+    return true;
+  };
+  const { page: victim } = await bed.openPage("/");
+  try {
+    const run = library(victim, "run", operation, scene, plan);
+    run.catch(() => undefined);
+    return await Promise.race([reached, run]);
+  } finally {
+    await victim.close();
+    for (const response of held) response.destroy();
+    bed.handle = undefined;
+    await library(page, "unlocked");
+  }
+}
+
+/** Writes the figures of all points, for the table of `cargo xtask robustness`. */
+async function report(bed, name, { points, wrong, lost }) {
+  const folder = join(bed.repository, "target/robustness");
+  await mkdir(folder, { recursive: true });
+  const file = join(folder, `interruptions-${bed.name}-${name.replaceAll(" ", "-")}.json`);
+  await writeFile(file, JSON.stringify({ what: `${name}, ${bed.name}`, points, wrong: wrong.length, lost: lost.length }));
+}
