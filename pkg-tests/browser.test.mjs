@@ -22,6 +22,8 @@ import { backendTests } from "./suites/backends.mjs";
 import { constraintTests } from "./suites/constraints.mjs";
 import { convertTests } from "./suites/convert.mjs";
 import { convertLoadTests } from "./suites/convert-load.mjs";
+import { deviceTests } from "./suites/devices.mjs";
+import { soakTests } from "./suites/soak.mjs";
 import { familyTests } from "./suites/family.mjs";
 import { goldenTests } from "./suites/golden.mjs";
 import { interruptionTests } from "./suites/interruptions.mjs";
@@ -49,7 +51,18 @@ const casesFolder = process.env.QWEN_VL_CASES ?? join(repository, "target/conver
 
 /** Optional features of the adapters that the tests use. */
 const features = name === "chromium" ? ["subgroups"] : ["shader-f16"];
-const bed = new Bed({ name, sets, families, missingSets: missing, features, repository, checkpoints, packageFolder, casesFolder });
+const bed = new Bed({
+  name,
+  thorough: process.env.QWEN_VL_THOROUGH === "1",
+  sets,
+  families,
+  missingSets: missing,
+  features,
+  repository,
+  checkpoints,
+  packageFolder,
+  casesFolder,
+});
 let browser;
 let server;
 
@@ -95,6 +108,8 @@ nanoTests(bed, "cpu");
 constraintTests(bed, "cpu");
 await faultTests(bed);
 lossTests(bed);
+deviceTests(bed);
+soakTests(bed);
 await weightsTests(bed);
 await convertTests(bed);
 await convertLoadTests(bed);

@@ -140,8 +140,10 @@ export async function startHub(repositories) {
     const json = (value, headers = {}) =>
       response.writeHead(200, { "content-type": "application/json", ...headers }).end(JSON.stringify(value));
     const cardData = repository.license ? { license: repository.license } : {};
-    if (api && kind === "revision")
-      return json({ id: `${owner}/${name}`, sha: commit, gated: repository.gated ? "auto" : false, cardData });
+    if (api && kind === "revision") {
+      const gated = repository.gated ? "auto" : false;
+      return json({ id: `${owner}/${name}`, sha: commit, gated, cardData, siblings: siblings(files) });
+    }
     if (api && kind === "tree") return tree(url, files, json);
     if (repository.gated && !authorized(request)) {
       const status = request.headers.authorization ? 403 : 401;
@@ -158,6 +160,13 @@ export async function startHub(repositories) {
     const linked = { "x-linked-size": bytes.length, "x-linked-etag": `"${hash("sha256", bytes)}"` };
     return response.writeHead(302, { location, ...linked }).end();
   }
+
+  /** The files as the native client asks for them. */
+  const siblings = (files) =>
+    [...files].map(([rfilename, bytes]) => {
+      const lfs = isLarge(rfilename, bytes) ? { lfs: { sha256: hash("sha256", bytes), size: bytes.length } } : {};
+      return { rfilename, size: bytes.length, blobId: hash("sha1", bytes), ...lfs };
+    });
 
   function tree(url, files, json) {
     const page = Number(url.searchParams.get("cursor") ?? 0);

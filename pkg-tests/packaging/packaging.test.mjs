@@ -9,9 +9,11 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { dirname, extname, join } from "node:path";
+import { homedir } from "node:os";
+import { dirname, extname, join, resolve } from "node:path";
 import { after, before } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
@@ -153,13 +155,37 @@ registry.test("what npm publishes", async () => {
     if (typeof target === "object") assert.equal(Object.keys(target)[0], "types", `${entry}: types come first`);
   }
   const files = await readdir(installed, { recursive: true });
-  for (const file of ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js.map"])
+  for (const file of ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "THIRD_PARTY_LICENSES.txt", "dist/index.js.map"])
     assert.ok(files.includes(file), `${file} is missing`);
   for (const file of files.filter((file) => extname(file) === ".js")) {
     const code = (await readFile(join(installed, file), "utf8")).replaceAll(/^\s*(\/\/|\/?\*).*$/gm, "");
     // The Hub is asked only for addresses that begin with `hf:`.
     const hosts = code.replaceAll("https://huggingface.co", "");
     assert.doesNotMatch(hosts, /\beval\(|new Function\(|https?:\/\/(?![\w-]+\.invalid)[a-z]/, `${file} evaluates text or names a host`);
+  }
+});
+
+registry.test("the record of the build", async () => {
+  const dist = join(installed, "dist");
+  const { commit, tree, sha256, ...tools } = JSON.parse(await readFile(join(dist, "build.json"), "utf8"));
+  const wasm = (await readdir(dist, { recursive: true })).filter((file) => extname(file) === ".wasm").sort();
+  const hash = async (file) =>
+    createHash("sha256")
+      .update(await readFile(join(dist, file)))
+      .digest("hex");
+  assert.deepEqual(sha256, Object.fromEntries(await Promise.all(wasm.map(async (file) => [file, await hash(file)]))));
+  assert.equal(wasm.length, 4);
+  if (tree === "no git") assert.equal(commit, null);
+  else assert.match(`${tree} ${commit}`, /^(clean|changed) [0-9a-f]{40}$/);
+  for (const name of ["rustc", "wasm-bindgen", "binaryen", "typescript"]) assert.match(tools[name], /\d+\.\d+\.\d+/, name);
+});
+
+registry.test("no file of the package has a path of the machine that built it", async () => {
+  // The compiler writes the names of source files into wasm, for the messages of panics.
+  const paths = [`${homedir()}/`, resolve(here, "../.."), "/registry/src/", "/.cargo/", "/.rustup/", "/home/", "/Users/", "\\Users\\"];
+  for (const file of (await readdir(installed, { recursive: true })).filter((file) => /\.(wasm|js|map|ts|json)$/.test(file))) {
+    const text = await readFile(join(installed, file), "latin1");
+    for (const path of paths) assert.ok(!text.includes(path), `${file} contains ${path}`);
   }
 });
 

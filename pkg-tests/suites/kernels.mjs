@@ -38,8 +38,8 @@ export function kernelTests(bed) {
   const workerUrl = "/changed-worker.js";
 
   /** Registers a test on a page without records, on adapters whose flag is `flag`. */
-  const kernelTest = (name, flag, body) =>
-    bed.pageTest(`kernels: ${name}`, async (page) => {
+  const kernelTest = (name, flag, body) => {
+    const onPage = async (page) => {
       await bed.closeShared();
       const clear = async () => {
         const { QwenVL } = await import("qwen-vl-web");
@@ -49,7 +49,11 @@ export function kernelTests(bed) {
       bed.handle = changed(sayFallback(flag));
       await body(page);
       await page.evaluate(clear);
-    });
+    };
+    const skip =
+      bed.name !== "chromium" && !bed.thorough && "the choice does not depend on the browser, and compiles many kernels: --thorough";
+    bed.pageTest(`kernels: ${name}`, onPage, { skip });
+  };
 
   bed.pageTest("kernels: software adapters have those of the processor, and nothing is measured", async (page) => {
     const found = await page.evaluate(load, { cache: "none" });

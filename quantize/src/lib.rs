@@ -20,8 +20,6 @@ mod convert;
 mod disk;
 mod encode;
 mod errors;
-#[doc(hidden)]
-pub mod fuzz;
 mod generation;
 mod gptq;
 mod licence;

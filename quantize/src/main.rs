@@ -111,6 +111,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // As other programs: a reader that ends, as `head` does, ends this one too, without a panic of `println!`.
+    sigpipe::reset();
     let arguments = Arguments::parse();
     let result = match (arguments.command, arguments.convert) {
         (Some(command), _) => run(command),

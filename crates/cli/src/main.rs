@@ -35,6 +35,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // As other programs: a reader that ends, as `head` does, ends this one too, without a panic of `println!`.
+    sigpipe::reset();
     let result = match Cli::parse().command {
         Command::Ask(args) => ask::run(&args),
         Command::Bench(args) => bench::run(&args),

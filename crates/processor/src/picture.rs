@@ -74,11 +74,19 @@ impl Picture {
         // conversion of colours in the wasm: 50 kB.
         match image::guess_format(bytes) {
             Ok(ImageFormat::Png) => {
+                check_palette(bytes)?;
                 Self::read(PngDecoder::with_limits(file, Limits::default()).map_err(damaged)?, options, ImageDecoder::orientation)
             }
             Ok(ImageFormat::Jpeg) => Self::read(open_jpeg(bytes)?, options, |_| Ok(jpeg_orientation(bytes))),
-            Ok(ImageFormat::WebP) => Self::read(WebPDecoder::new(file).map_err(damaged)?, options, ImageDecoder::orientation),
-            Ok(ImageFormat::Gif) => Self::read(GifDecoder::new(file).map_err(damaged)?, options, ImageDecoder::orientation),
+            Ok(ImageFormat::WebP) => {
+                let decoder = WebPDecoder::new(file).map_err(damaged)?;
+                check_frames(bytes, decoder.dimensions())?;
+                Self::read(decoder, options, ImageDecoder::orientation)
+            }
+            Ok(ImageFormat::Gif) => {
+                check_first_frame(bytes)?;
+                Self::read(GifDecoder::new(file).map_err(damaged)?, options, ImageDecoder::orientation)
+            }
             Ok(ImageFormat::Bmp) => Self::read(BmpDecoder::new(file).map_err(damaged)?, options, ImageDecoder::orientation),
             _ => Err(ProcessorError::UnreadablePicture { reason: unsupported(bytes) }),
         }
@@ -265,6 +273,79 @@ fn check_bytes(width: u32, height: u32, channels: usize, found: usize) -> Result
     if found == expected { Ok(()) } else { Err(ProcessorError::PictureBytes { width, height, expected, found }) }
 }
 
+/// Refuses a PNG whose palette is not a list of at most 256 colours: the decoder panics at one (`png` 0.18.1, `create_rgba_palette`).
+fn check_palette(png: &[u8]) -> Result<(), ProcessorError> {
+    const SIGNATURE: usize = 8;
+    const COLOR: usize = 3;
+    let mut rest = png.get(SIGNATURE..).unwrap_or_default();
+    // A chunk: the length of its data, its type, the data, a checksum.
+    while let Some((length, chunk)) = rest.split_first_chunk() {
+        let length = u32::from_be_bytes(*length) as usize;
+        if chunk.starts_with(b"IDAT") {
+            break;
+        }
+        if chunk.starts_with(b"PLTE") && (!length.is_multiple_of(COLOR) || length > COLOR << 8) {
+            let reason = format!("its palette has {length} bytes, expected 3 for each of at most 256 colours");
+            return Err(ProcessorError::UnreadablePicture { reason });
+        }
+        rest = length.checked_add(8).and_then(|end| chunk.get(end..)).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Refuses a WebP with a frame larger than the picture: the decoder allocates the frame before it compares their sizes.
+fn check_frames(webp: &[u8], (width, height): (u32, u32)) -> Result<(), ProcessorError> {
+    // Wherever the decoder finds a chunk: damaged files have them at any place. The chunk's length takes four bytes.
+    let size = |chunk: &[u8]| match *chunk {
+        // 14 bits a side after the tag of a frame and its start code.
+        [b'V', b'P', b'8', b' ', _, _, _, _, _, _, _, 0x9d, 0x01, 0x2a, a, b, c, d, ..] => {
+            Some([u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])].map(|side| u32::from(side & 0x3fff)))
+        }
+        // Twice 14 bits, less 1.
+        [b'V', b'P', b'8', b'L', _, _, _, _, 0x2f, a, b, c, d, ..] => {
+            let bits = u32::from_le_bytes([a, b, c, d]);
+            Some([bits, bits >> 14].map(|side| (side & 0x3fff) + 1))
+        }
+        _ => None,
+    };
+    match (0..webp.len()).filter_map(|at| size(&webp[at..])).find(|[w, h]| *w > width || *h > height) {
+        Some([w, h]) => {
+            let reason = format!("it has a frame of {w}x{h} pixels, and the picture has {width}x{height}");
+            Err(ProcessorError::UnreadablePicture { reason })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses a GIF whose first frame is too large, whatever the size of the picture: the decoder allocates the frame.
+fn check_first_frame(gif: &[u8]) -> Result<(), ProcessorError> {
+    const HEADER: usize = 13;
+    /// Bytes of a colour table, by the flags of its owner.
+    fn table(flags: u8) -> usize {
+        if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) }
+    }
+    let colors = gif.get(10).map_or(0, |flags| table(*flags));
+    let mut rest = gif.get(HEADER + colors..).unwrap_or_default();
+    loop {
+        match *rest {
+            // An extension: its label, and blocks up to an empty one.
+            [0x21, _, ref blocks @ ..] => {
+                rest = blocks;
+                while let Some((length, block)) = rest.split_first().filter(|(length, _)| **length > 0) {
+                    rest = block.get(usize::from(*length)..).unwrap_or_default();
+                }
+                rest = rest.get(1..).unwrap_or_default();
+            }
+            [0x2c, _, _, _, _, a, b, c, d, ..] => {
+                let [width, height] = [[a, b], [c, d]].map(|side| u32::from(u16::from_le_bytes(side)));
+                // An empty frame leaves the picture as it is.
+                return if width == 0 || height == 0 { Ok(()) } else { check_size(width, height) };
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
 /// Reads the header of a JPEG that is not cut off.
 pub(crate) fn open_jpeg(bytes: &[u8]) -> Result<JpegDecoder<Cursor<&[u8]>>, ProcessorError> {
     if has_jpeg_end(bytes) {
@@ -441,6 +522,18 @@ mod tests {
             let mut expected = DynamicImage::from(image.clone());
             expected.apply_orientation(turn);
             assert_eq!(turned(image.clone(), turn), expected.into_rgb8(), "EXIF orientation {exif}");
+        }
+    }
+
+    /// Damage that the decoders do not survive, or allocate for. The fuzzer found the files.
+    #[test]
+    fn parts_that_do_not_fit_the_picture_are_refused() {
+        let palette = include_bytes!("../../fuzz/corpus/picture/palette_of_16_bytes.png");
+        let webp = include_bytes!("../../fuzz/corpus/picture/large_frame.webp");
+        let gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\x01\0\0\0\0,\0\0\0\0\xfe\xff\xff\xff\0\x02\x02D\x01\0;";
+        for (file, part) in [(&palette[..], "palette has 16 bytes"), (webp, "a frame of"), (gif, "65534×65535")] {
+            let error = Picture::decode(file, DecodeOptions::DISPLAY).unwrap_err().to_string();
+            assert!(error.contains(part), "`{part}` is not in: {error}");
         }
     }
 }

@@ -93,6 +93,9 @@ impl VideoSizing {
         if options.max_frames == Some(0) {
             return refused("the most frames are 0, expected at least 1".to_owned());
         }
+        if options.min_step_tokens == Some(0) {
+            return refused("the fewest tokens of two frames are 0, expected at least 1".to_owned());
+        }
         let most = self.most_frames(options)?;
         let available = source.frames.unwrap_or(usize::MAX);
         let count = match source.duration {
@@ -198,4 +201,21 @@ pub fn smart_resize_volume(
         sides = [h, w].map(|side| (side * beta / f).ceil() * f);
     }
     Ok(sides.map(|side| side as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_at_least_one_token() {
+        let pictures = PictureSizing { patch_size: 14, merge: 2, min_pixels: 3136, max_pixels: 12_845_056, window: None };
+        let source = VideoSource { width: 64, height: 64, duration: Some(4.0), frames: None };
+        let plan = |min_step_tokens| {
+            let options = VideoOptions { min_step_tokens, max_tokens: Some(512), ..VideoOptions::default() };
+            VideoSizing { family: Family::Qwen2Vl, pictures }.plan(&source, &options)
+        };
+        assert!(plan(Some(1)).is_ok());
+        assert!(plan(Some(0)).unwrap_err().to_string().contains("fewest tokens"));
+    }
 }

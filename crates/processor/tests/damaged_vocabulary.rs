@@ -1,11 +1,11 @@
-//! The reader of vocabularies on the inputs of the fuzzer (`quantize/fuzz`) and on damaged copies: each returns or fails, and nothing panics.
+//! The reader of vocabularies on the inputs of the fuzzer (`crates/fuzz`) and on damaged copies: each returns or fails, and nothing panics.
 
 use qwen_vl_processor::Tokenizer;
 use std::path::Path;
 
 #[test]
 fn damaged_vocabularies_do_not_panic() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../quantize/fuzz/corpus/tiktoken");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/tiktoken");
     let mut paths: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     // A valid one.

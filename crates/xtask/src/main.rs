@@ -4,11 +4,15 @@ mod cases;
 mod checkpoints;
 mod demo;
 mod evaluate;
+mod fuzz;
 mod isa;
+mod licences;
 mod lint;
 mod packages;
 mod page;
 mod process;
+mod reproduce;
+mod robustness;
 mod system;
 mod test;
 mod wasm;
@@ -47,8 +51,16 @@ enum Task {
     /// Compile every kernel for AMD and NVIDIA without a GPU, print registers, spills and instructions, and compare them with
     /// crates/kernels/isa.tsv; ends with 3 if that file is of other compilers
     Isa(isa::Options),
+    /// Write web/THIRD_PARTY_LICENSES.txt: the licences of the crates in the wasm files
+    Licences,
+    /// Run the fuzz targets of all parsers of outside input, print a table, and write it to target/robustness/fuzz.json
+    Fuzz(fuzz::Options),
     /// Build the npm package and pack it into target/package
     Package,
+    /// Build the npm package from two copies of the tree at different paths, print the SHA-256 of its files, and fail if they differ
+    Reproduce(reproduce::Options),
+    /// Print one table of the figures that `fuzz` and `test --thorough` have left in target/robustness; fails if something was wrong or lost
+    Robustness,
     /// Build the wasm and the TypeScript of the npm package into web/dist, and print where the bytes come from
     Web,
 }
@@ -75,11 +87,15 @@ fn run(task: Task) -> Result<()> {
         Task::Evaluate(options) => evaluate::run(&options),
         Task::Audit => page::audit(),
         Task::Isa(options) => isa::run(&options),
+        Task::Licences => licences::write(),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Package => {
             packages::build(Backends::All)?;
             println!("{}", packages::pack()?.display());
             Ok(())
         }
+        Task::Reproduce(options) => reproduce::run(&options),
+        Task::Robustness => robustness::run(),
         Task::Web => {
             packages::build(Backends::All)?;
             wasm::report()

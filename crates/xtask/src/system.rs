@@ -43,6 +43,11 @@ pub fn browsers_and_vulkan() -> Result<()> {
     ])
 }
 
+/// Installs strace, which injects faults into system calls.
+pub fn strace() -> Result<()> {
+    debian_packages(&[("strace", || installed("strace"))])
+}
+
 /// The installed Chromium.
 pub fn chromium_program() -> Option<&'static str> {
     ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|program| installed(program))

@@ -18,6 +18,9 @@ pub struct Options {
     /// Run only the tests whose name contains this text
     #[arg(long, value_name = "TEXT", requires = "only")]
     test: Option<String>,
+    /// Take all cases and points where tests in browsers take a part otherwise; hours
+    #[arg(long, requires = "only")]
+    thorough: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -48,6 +51,8 @@ enum Part {
     Firefox,
     /// The packed package in projects of other tools, in both browsers
     Packaging,
+    /// Conversions on the disk in which every system call on files and network fails in turn; runs only if it is named
+    Faults,
     /// Lighthouse on the demo page; runs only if it is named
     Audit,
     /// The reference and the training on burn-wgpu, on a software Vulkan adapter; runs only if it is named, because it compiles 150 crates
@@ -62,7 +67,7 @@ impl Part {
             Self::Format | Self::Native | Self::Package | Self::Checkpoints | Self::Cases | Self::Audit | Self::BurnWgpu => &[Self::Setup],
             // The linter of TypeScript reads the types of the built wasm.
             Self::Lint => &[Self::Setup, Self::Package],
-            Self::Bench => &[Self::Setup, Self::Package],
+            Self::Bench | Self::Faults => &[Self::Setup, Self::Package],
             Self::Node => &[Self::Setup, Self::Package, Self::Cases],
             Self::Dawn | Self::Packaging => &[Self::Setup, Self::Package, Self::Checkpoints],
             Self::Chromium | Self::Firefox => &[Self::Setup, Self::Package, Self::Checkpoints, Self::Cases],
@@ -71,7 +76,7 @@ impl Part {
 
     /// True for parts that are too slow or too uneven for every run.
     fn only_if_named(self) -> bool {
-        matches!(self, Self::Audit | Self::BurnWgpu)
+        matches!(self, Self::Audit | Self::BurnWgpu | Self::Faults)
     }
 
     /// True if `--test` can choose from the part's tests.
@@ -81,7 +86,7 @@ impl Part {
     }
 
     /// Runs the part, or only the tests whose name contains `name`.
-    fn run(self, name: Option<&str>) -> Result<()> {
+    fn run(self, name: Option<&str>, thorough: bool) -> Result<()> {
         match self {
             Self::Setup => {
                 system::wasm_target()?;
@@ -104,9 +109,10 @@ impl Part {
             Self::Node => node(name),
             Self::Dawn => dawn(name),
             Self::Bench => bench(name),
-            Self::Chromium => run_command(&mut browser("chromium", system::chromium_program(), name)?),
-            Self::Firefox => run_command(&mut browser("firefox", system::firefox_program(), name)?),
+            Self::Chromium => run_command(&mut browser("chromium", system::chromium_program(), name, thorough)?),
+            Self::Firefox => run_command(&mut browser("firefox", system::firefox_program(), name, thorough)?),
             Self::Packaging => packaging(name),
+            Self::Faults => faults(),
             Self::Audit => page::audit(),
             Self::BurnWgpu => burn_wgpu(name),
         }
@@ -152,11 +158,11 @@ pub fn run(options: &Options) -> Result<()> {
         let name = options.test.as_deref().filter(|_| asked.contains(&part));
         if part == Part::Chromium && both {
             // An error here comes again when the part runs.
-            firefox = browser("firefox", system::firefox_program(), name).ok().map(Background::start).transpose()?;
+            firefox = browser("firefox", system::firefox_program(), name, options.thorough).ok().map(Background::start).transpose()?;
         }
         let result = match firefox.take_if(|_| part == Part::Firefox) {
             Some(running) => running.end(),
-            None => part.run(name),
+            None => part.run(name, options.thorough),
         };
         let outcome = match result {
             Ok(()) => Outcome::Passed,
@@ -275,6 +281,14 @@ fn node(name: Option<&str>) -> Result<()> {
     run_command(node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder()))
 }
 
+fn faults() -> Result<()> {
+    system::strace()?;
+    run_command(&mut command("cargo build --quiet --bin quantize"))?;
+    let mut node = command("node pkg-tests/faults/native.mjs");
+    node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize"));
+    run_command(node.env("QWEN_VL_PACKAGE", target_dir().join("package/package")))
+}
+
 fn bench(name: Option<&str>) -> Result<()> {
     run_command(&mut command("cargo build --quiet --bin qwenvl"))?;
     let mut node = node_tests("bench", &["tools/bench/gpu"], name)?;
@@ -307,14 +321,15 @@ fn dawn(name: Option<&str>) -> Result<()> {
 }
 
 /// Returns the command that runs the tests of a browser.
-fn browser(browser: &str, program: Option<&str>, name: Option<&str>) -> Result<Command> {
+fn browser(browser: &str, program: Option<&str>, name: Option<&str>, thorough: bool) -> Result<Command> {
     let mut suite = suite(browser, "pkg-tests/browser.test.mjs", name)?;
     suite
         .env("QWEN_VL_BROWSER", browser)
         .env("QWEN_VL_BROWSER_PROGRAM", program.with_context(|| format!("{browser} is not installed"))?)
         .env("QWEN_VL_VULKAN_ICD", system::lavapipe_icd().context("no software Vulkan driver")?)
         .env("QWEN_VL_PACKAGE", target_dir().join("package/package"))
-        .env("QWEN_VL_CASES", cases::folder());
+        .env("QWEN_VL_CASES", cases::folder())
+        .env("QWEN_VL_THOROUGH", if thorough { "1" } else { "" });
     Ok(suite)
 }
 

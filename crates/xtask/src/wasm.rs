@@ -2,8 +2,8 @@
 
 use crate::process::{command, output, root, run, target_dir};
 use crate::system;
-use anyhow::{Context, Result};
-use std::collections::{BTreeMap, HashMap};
+use anyhow::{Context, Result, ensure};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
 use std::panic::resume_unwind;
@@ -31,17 +31,26 @@ const CONVERTER: &str = "qwen_vl_web_convert";
 /// The wasm module of constraints.
 const CONSTRAINTS: &str = "qwen_vl_web_constrain";
 
+/// All modules.
+const MODULES: [&str; 4] = [WEBGPU, CONVERTER, CONSTRAINTS, FALLBACK];
+
+/// The packages of the modules.
+pub fn packages() -> [String; 4] {
+    MODULES.map(|name| name.replace('_', "-"))
+}
+
 /// Builds `web/dist/wasm`. Does nothing except calling cargo if nothing changed.
 pub fn build(backends: Backends) -> Result<()> {
     system::wasm_target()?;
     let modules = match backends {
         Backends::WebGpu => &[WEBGPU, CONVERTER, CONSTRAINTS][..],
-        Backends::All => &[WEBGPU, CONVERTER, CONSTRAINTS, FALLBACK],
+        Backends::All => &MODULES,
     };
+    let flags = path_flags()?;
     thread::scope(|scope| -> Result<()> {
         let mut binding = Vec::new();
         for name in modules {
-            compile(name)?;
+            compile(name, &flags)?;
             // While cargo compiles the next module, most of the time on one core.
             binding.push(scope.spawn(|| bind(name)));
         }
@@ -51,9 +60,60 @@ pub fn build(backends: Backends) -> Result<()> {
 }
 
 /// Compiles one package. Two in one call of cargo would share the features of their dependencies: the WebGPU module would depend on the call.
-fn compile(name: &str) -> Result<()> {
+fn compile(name: &str, flags: &str) -> Result<()> {
     let (package, profile) = (name.replace('_', "-"), profile(name));
-    run(&mut command(&format!("cargo build --quiet --profile {profile} --target wasm32-unknown-unknown --package {package}")))
+    let mut cargo = command(&format!("cargo build --quiet --profile {profile} --target wasm32-unknown-unknown --package {package}"));
+    // Cargo appends these flags to those of .cargo/config.toml. The variables would replace both.
+    cargo.arg("--config").arg(flags).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run(&mut cargo)
+}
+
+/// Returns the setting of cargo that keeps the paths of this machine out of the modules. Places of panics name source files, and the bytes must
+/// be the same wherever the tree, the build folder and cargo's registry are.
+fn path_flags() -> Result<String> {
+    let flag = |(path, name): &(PathBuf, String)| format!("'--remap-path-prefix={}={name}'", path.display());
+    let flags: Vec<String> = paths()?.iter().map(flag).collect();
+    Ok(format!("target.wasm32-unknown-unknown.rustflags=[{}]", flags.join(", ")))
+}
+
+/// Returns the folders of source files with the names that stand for them in the modules. The last one that fits counts.
+fn paths() -> Result<Vec<(PathBuf, String)>> {
+    let compiler = output(&mut command("rustc --verbose --version"))?;
+    let commit = compiler.lines().find_map(|line| line.strip_prefix("commit-hash: ")).context("`rustc -vV` prints no commit hash")?;
+    let library = Path::new(output(&mut command("rustc --print sysroot"))?.trim()).join("lib/rustlib/src/rust");
+    let mut paths = vec![(root(), ".".to_owned()), (target_dir(), "target".to_owned())];
+    // The precompiled library has this name already. Where the component `rust-src` is installed, the compiler can name its folder.
+    paths.push((library, format!("/rustc/{commit}")));
+    paths.extend(registries()?.into_iter().map(|folder| (folder, "crates.io".to_owned())));
+    Ok(paths)
+}
+
+/// Returns an error if a built module names a folder of this machine.
+pub fn check_paths() -> Result<()> {
+    let paths = paths()?;
+    for name in MODULES {
+        let bytes = fs::read(module(name)).with_context(|| format!("could not read {}", module(name).display()))?;
+        let found = paths.iter().find(|(path, _)| contains(&bytes, &path.to_string_lossy()));
+        ensure!(
+            found.is_none(),
+            "{name}_bg.wasm contains the path {}",
+            found.map(|(path, _)| path.display().to_string()).unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// The folders in which cargo has unpacked the registry's crates.
+fn registries() -> Result<BTreeSet<PathBuf>> {
+    let metadata = output(&mut command("cargo metadata --format-version 1 --filter-platform wasm32-unknown-unknown"))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("could not parse the output of cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata: `packages` is missing")?;
+    let manifests = packages.iter().filter(|package| !package["source"].is_null()).filter_map(|package| package["manifest_path"].as_str());
+    Ok(manifests.filter_map(|manifest| Path::new(manifest).ancestors().nth(2)).map(Path::to_owned).collect())
 }
 
 /// The profile of a module: small for those that every page fetches, fast for the converter.
@@ -68,7 +128,7 @@ pub fn has_fallback() -> bool {
 
 /// Prints the sizes of the modules, and which crates their bytes come from.
 pub fn report() -> Result<()> {
-    for name in [WEBGPU, CONVERTER, CONSTRAINTS, FALLBACK] {
+    for name in MODULES {
         println!("{name}:");
         print_sizes(&module(name))?;
         print_shares(&fs::read(bound().join(format!("{name}_bg.wasm")))?)?;
@@ -198,4 +258,16 @@ fn crate_of(name: &str) -> &str {
     let name = name.trim_start_matches(['<', '&', '*', '[', '(', ' ']).trim_start_matches("mut ").trim_start_matches("dyn ");
     let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
     if name[end..].starts_with("::") || name[end..].starts_with('[') { &name[..end] } else { "(others)" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contains;
+
+    #[test]
+    fn a_path_is_found_at_every_place() {
+        let bytes = b"\0/home/user/tree/a.rs\xff";
+        assert!(["/home/user", "\0/home", "a.rs"].iter().all(|text| contains(bytes, text)));
+        assert!(!["/home/users", "tree/b.rs", "a.rs/and-more-than-there-is-in-all"].iter().any(|text| contains(bytes, text)));
+    }
 }

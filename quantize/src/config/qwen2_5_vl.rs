@@ -18,7 +18,11 @@ pub(super) fn read(config: &Value) -> Result<ModelConfig, ConfigError> {
     // `get_window_index` rounds down.
     let side = window / merge / patch_size;
     if side == 0 {
-        return Err(unsupported(vision.path("window_size"), window, format!("at least {}, the side of a token", merge * patch_size)));
+        return Err(unsupported(
+            vision.path("window_size"),
+            window,
+            format!("at least {}, the side of a token", merge.saturating_mul(patch_size)),
+        ));
     }
     let full = vision.required("fullatt_block_indexes")?;
     let mut full_blocks: Vec<usize> = serde_json::from_value(full.clone())

@@ -8,6 +8,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Largest file that is read whole. The largest one that checkpoints have, `tokenizer.json`, takes 11 MB.
+const MAX_SMALL: u64 = 256 << 20;
+
 /// Bytes that several threads read at offsets: the converter's only way to its input.
 pub trait ReadAt: fmt::Debug + Send + Sync {
     /// Fills `buffer` from byte `offset` on. The range is inside the file.
@@ -95,8 +98,9 @@ impl InputFile {
 
     /// The whole file, for small files.
     pub(crate) fn read_all(&self) -> Result<Vec<u8>> {
-        let len = usize::try_from(self.len).with_context(|| format!("{} has {} bytes, more than fit the memory", self.place, self.len))?;
-        let mut buffer = vec![0; len];
+        // The size can be that of a server's list: the memory is not taken on its word.
+        ensure!(self.len <= MAX_SMALL, "{} has {} bytes, expected at most {MAX_SMALL}", self.place, self.len);
+        let mut buffer = vec![0; self.len as usize];
         self.bytes.read_at(0, &mut buffer).with_context(|| format!("could not read {}", self.place))?;
         Ok(buffer)
     }
@@ -199,5 +203,16 @@ impl Files {
     pub(crate) fn in_memory<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let file = |(name, bytes): (&str, &[u8])| InputFile::new(name, name, bytes.len() as u64, "", Arc::new(bytes.to_vec()));
         Self::new("test", "the folder", files.into_iter().map(file), Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_list_takes_no_memory() {
+        let file = InputFile::new("config.json", "a/config.json", 1 << 40, "", Arc::new(Vec::new()));
+        assert!(file.read_all().unwrap_err().to_string().contains("expected at most"));
     }
 }

@@ -160,8 +160,13 @@ impl Source {
     }
 
     /// Names of all tensors, sorted.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Sizes of a tensor, if there is one of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| &tensor.shape[..])
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<&SourceTensor> {
@@ -447,6 +452,39 @@ mod tests {
             let source = source(&shape, Some(&strides), 0);
             let error = format!("{:#}", source.read_floats("w", 0..2, 0..2).unwrap_err());
             assert!(error.contains("`w`") && error.contains("contiguous"), "{error}");
+        }
+    }
+
+    /// Positions whose sums exceed u64, which random damage rarely makes.
+    #[test]
+    fn positions_near_the_end_of_numbers() {
+        let header = br#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[18446744073709551615,8]}}"#;
+        let error = safetensors::parse_header(header, 100, 200, 0).expect_err("the tensor ends before it begins");
+        assert!(format!("{error:#}").contains("`a`"), "{error:#}");
+
+        let storage = zip::Entry { offset: 100, len: 64 };
+        let view = |offset: usize, shape: &[usize], strides: &[usize]| {
+            let tensor = pickle::PickledTensor {
+                name: "a".into(),
+                storage: "0".into(),
+                dtype: Dtype::F32,
+                offset,
+                shape: shape.to_vec(),
+                strides: strides.to_vec(),
+            };
+            place(tensor, storage, 0)
+        };
+        let huge = i64::MAX as usize;
+        assert!(view(0, &[4, 4], &[4, 1]).is_ok() && view(8, &[2, 4], &[4, 1]).is_ok() && view(16, &[0], &[1]).is_ok());
+        for (offset, shape, strides) in [
+            (huge, vec![0], vec![1]),
+            (huge, vec![], vec![]),
+            (1, vec![4, 4], vec![4, 1]),
+            (0, vec![huge, huge], vec![1, 1]),
+            (0, vec![2, 2], vec![huge, huge]),
+            (17, vec![0], vec![1]),
+        ] {
+            assert!(view(offset, &shape, &strides).is_err(), "{offset} {shape:?} {strides:?}");
         }
     }
 }

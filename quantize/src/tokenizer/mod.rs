@@ -30,6 +30,13 @@ pub struct Tokenizer {
     pub added_tokens: Vec<AddedToken>,
 }
 
+impl Tokenizer {
+    /// Reads the tokenizer of a checkpoint and checks it against the configuration.
+    pub fn read(input: &Files, config: &ModelConfig) -> Result<Self> {
+        read(input, config, &mut Vec::new())
+    }
+}
+
 /// Reads the tokenizer of a checkpoint and checks it against the configuration. Adds notes about settings that are left out.
 pub(crate) fn read(input: &Files, config: &ModelConfig, notes: &mut Vec<String>) -> Result<Tokenizer> {
     match config.family {
@@ -149,14 +156,4 @@ fn check_steps(json: &Value) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Parses a `tokenizer.json`, for fuzzing. Returns the number of tokens.
-pub(crate) fn parse(json: &Value) -> Result<usize> {
-    check_steps(json)?;
-    let mut notes = Vec::new();
-    let added = added::read(&Files::default(), Some(json), &mut notes)?;
-    let vocabulary = Merges::of_json(&json["model"])?.vocabulary(&added)?;
-    vocabulary.added_tokens(Family::Qwen2Vl, &added)?;
-    Ok(vocabulary.len())
 }

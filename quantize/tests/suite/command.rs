@@ -386,3 +386,18 @@ fn inspect_and_report() {
     let other = run(&["report", checkpoint("mini-a").to_str().unwrap(), folder.path().join("q4").to_str().unwrap()]);
     assert!(text(&other.stderr).contains("configurations differ"));
 }
+
+/// A reader that has ended, as `head` does, ends the program too.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (checkpoint("mini-a"), folder.path().join("web"));
+    let out = out.to_str().unwrap();
+    assert!(run(&[source.to_str().unwrap(), out]).status.success());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = quantize(&["inspect", out]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(text(&ended.stderr), "");
+    assert!(!ended.status.success());
+}

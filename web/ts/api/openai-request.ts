@@ -188,7 +188,8 @@ export function conversation(params: ChatCompletionParams): Conversation {
 
 /** True if all pictures of checked messages have the detail `"low"`. */
 export function isLowDetail({ messages }: ChatCompletionParams): boolean {
-  const parts = messages.flatMap(({ content }) => (typeof content === "string" ? [] : (content ?? [])));
+  // Only questions have pictures. The content of an answer is not checked where its `raw` counts.
+  const parts = messages.flatMap(({ role, content }) => (role !== "user" || typeof content === "string" ? [] : (content ?? [])));
   const pictures = parts.filter((part) => part.type === "image_url");
   const details = pictures.map(({ image_url }) => (typeof image_url === "string" ? undefined : image_url.detail));
   return details.length > 0 && details.every((detail) => detail === "low");
@@ -274,10 +275,11 @@ const DEFAULTS: Record<string, (value: unknown) => boolean> = {
 /** Reads the parameters. An explicit sampling parameter means sampling, as everywhere in this package. */
 export function generation(params: ChatCompletionParams): AskOptions {
   for (const [key, value] of Object.entries(params) as [string, unknown][]) {
-    const check = CHECKS[key];
+    const check = Object.hasOwn(CHECKS, key) ? CHECKS[key] : undefined;
     if (value === null || value === undefined || WITHOUT_EFFECT.has(key)) continue;
     if (check) checkArgument(key, value, check);
-    else if (!isEmpty(value) && !DEFAULTS[key]?.(value)) throw refused(`\`${key}\` is not possible with a model in the browser`);
+    else if (!isEmpty(value) && !(Object.hasOwn(DEFAULTS, key) && DEFAULTS[key]?.(value)))
+      throw refused(`\`${key}\` is not possible with a model in the browser`);
   }
   const { max_tokens, max_completion_tokens, temperature, top_p, seed, stop, logprobs, top_logprobs } = params;
   const { repetition_penalty, presence_penalty } = params;

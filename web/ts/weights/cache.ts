@@ -371,12 +371,20 @@ async function modelName(url: string): Promise<string> {
 /** Returns `undefined` if the text is not a record: a crash during writing can leave any bytes. */
 function parseRecord(text: string | undefined): ModelRecord | undefined {
   try {
-    const record = JSON.parse(text ?? "") as ModelRecord;
-    JSON.parse(record.manifest);
-    return record;
+    const { url, manifest } = JSON.parse(text ?? "") as ModelRecord;
+    return typeof url === "string" && isManifest(JSON.parse(manifest)) ? { url, manifest } : undefined;
   } catch {
     return undefined;
   }
+}
+
+/** True if a value has the parts of a manifest that this file reads. */
+function isManifest(value: unknown): value is Manifest {
+  const { files, shards, processor, provenance } = Object(value) as Partial<Manifest>;
+  const isEntry = (entry: Partial<FileEntry> | null): boolean =>
+    typeof entry?.file === "string" && typeof entry.sha256 === "string" && Number.isSafeInteger(entry.bytes) && Number(entry.bytes) >= 0;
+  const areEntries = (list: unknown): boolean => Array.isArray(list) && (list as Partial<FileEntry>[]).every(isEntry);
+  return areEntries(files) && areEntries(shards) && processor?.tokenizer_file !== undefined && typeof provenance?.source === "string";
 }
 
 /** Returns `undefined` if the text is not the record of a conversion. */

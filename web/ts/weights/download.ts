@@ -91,11 +91,16 @@ function shorterFile(url: string, expected: number, found: number): QwenVLError 
   return new QwenVLError("INTEGRITY", message, { details: { shard: url, expected, found } });
 }
 
+/** Largest small file of unknown size, bytes. Those of published models have less than 1 MiB. */
+export const MAX_WHOLE_BYTES = 64 << 20;
+
 /** Downloads a small file of unknown size. */
 export async function downloadWhole(url: string, options: DownloadOptions): Promise<Uint8Array<ArrayBuffer>> {
   for (let failures = 1; ; failures++) {
     try {
-      return await collect(openBody(url, 0, Infinity, { etag: null, ranges: false }, options));
+      const problem = () =>
+        new QwenVLError("DOWNLOAD", `a text file is longer than ${MAX_WHOLE_BYTES} bytes: ${excerptUrl(url)}`, { details: { url } });
+      return await collect(upTo(MAX_WHOLE_BYTES, openBody(url, 0, Infinity, { etag: null, ranges: false }, options), problem));
     } catch (error) {
       await waitToRetry(url, error, failures, options);
     }
@@ -194,7 +199,7 @@ function bytesToSkip(url: string, response: Response, at: number, ranged: boolea
     throw new RetryableError("the server does not have the rest of the file (status 416)", { status });
   }
   if (status === 408 || status === 425 || status === 429 || status >= 500) {
-    const retryAfterMs = retryAfter(headers.get("retry-after"));
+    const retryAfterMs = retryAfter(headers);
     throw new RetryableError(`the server answered with status ${status}`, { status, ...(retryAfterMs ? { retryAfterMs } : {}) });
   }
   const failed = (problem: string, details: Record<string, unknown>) =>
@@ -234,9 +239,13 @@ function bytesToSkip(url: string, response: Response, at: number, ranged: boolea
 }
 
 /** Returns `Retry-After`, which holds seconds or a date, in milliseconds. */
-function retryAfter(value: string | null): number {
+function retryAfter(headers: Headers): number {
+  const value = headers.get("retry-after");
   if (value === null) return 0;
-  const millis = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  // A date is one of the server's clock. That of this machine can be wrong by years.
+  const sent = Date.parse(headers.get("date") ?? "");
+  const now = Number.isNaN(sent) ? Date.now() : sent;
+  const millis = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - now;
   return Number.isFinite(millis) ? Math.max(millis, 0) : 0;
 }
 
@@ -252,6 +261,16 @@ function sleep(millis: number, signal: AbortSignal): Promise<void> {
     }, millis);
     signal.addEventListener("abort", abort, { once: true });
   });
+}
+
+/** Passes a body on, and throws at the first byte after `limit`: what a server sends without end would fill the memory. */
+async function* upTo(limit: number, body: AsyncIterable<Uint8Array>, problem: () => Error): AsyncGenerator<Uint8Array, void, undefined> {
+  let bytes = 0;
+  for await (const piece of body) {
+    bytes += piece.byteLength;
+    if (bytes > limit) throw problem();
+    yield piece;
+  }
 }
 
 /** Joins the pieces of a body, whose memory is used again. */

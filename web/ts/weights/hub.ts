@@ -7,8 +7,9 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import type { RemoteFile } from "../wire/generated.js";
+import { excerptUrl } from "../wire/quote.js";
 import { sha256 } from "./cache.js";
-import { collect, download, downloadWhole, type DownloadOptions, type Fetch } from "./download.js";
+import { collect, download, downloadWhole, MAX_WHOLE_BYTES, type DownloadOptions, type Fetch } from "./download.js";
 import type { FileEntry } from "./manifest.js";
 import type { ReadHooks, Source } from "./source.js";
 import { RangeReader, type Listing, type RangeSource, type Requests } from "./ranges.js";
@@ -22,6 +23,8 @@ export interface HubAddress {
 }
 
 const SCHEME = "hf:";
+/** Most pages of a list of files, each of which has up to 1000. */
+const MAX_PAGES = 1000;
 const NAME = /^[\w.-]+\/[\w.-]+$/;
 
 /** Parses `hf:OWNER/NAME[@REVISION]`; `undefined` for other addresses. */
@@ -114,6 +117,12 @@ export class HubSource implements Source {
       const problem = `the repository ${name} holds no web checkpoint`;
       throw new QwenVLError("NOT_CONVERTED", `${problem}: it has no manifest.json`, { details: { repository: name } });
     }
+    if (manifest.bytes > MAX_WHOLE_BYTES) {
+      throw new QwenVLError(
+        "MANIFEST_INVALID",
+        `manifest.json of ${name} has ${manifest.bytes} bytes, expected at most ${MAX_WHOLE_BYTES}`,
+      );
+    }
     return new TextDecoder().decode(await collect(this.#ranges.read(manifest, 0, manifest.bytes, hooks)));
   }
 
@@ -148,18 +157,32 @@ export class HubRanges implements RangeSource {
   async list(hooks: ReadHooks, limits: Limits = {}): Promise<Listing> {
     const { repository, revision } = this.#address;
     const api = `${this.#options.endpoint}/api/models/${repository}`;
-    const facts = (await this.#json(`${api}/revision/${encodeURIComponent(revision)}`, hooks, limits)).value as RevisionFacts;
+    const about = `${api}/revision/${encodeURIComponent(revision)}`;
+    const facts = (await this.#json(about, hooks, limits)).value as Partial<RevisionFacts> | null;
+    if (typeof facts?.sha !== "string") throw unexpected(about, "a revision with its commit");
     this.#commit = facts.sha;
     const files: RemoteFile[] = [];
-    for (let page: string | undefined = `${api}/tree/${facts.sha}?recursive=true`; page;) {
+    const pages = new Set<string>();
+    for (let page: string | undefined = `${api}/tree/${encodeURIComponent(facts.sha)}?recursive=true`; page;) {
+      if (pages.has(page) || pages.size === MAX_PAGES) throw unexpected(page, `a list of files of at most ${MAX_PAGES} pages`);
+      pages.add(page);
       const { value, next } = await this.#json(page, hooks, limits);
-      for (const { type, path, oid, size, lfs } of value as TreeEntry[]) {
-        if (type === "file") files.push({ path, bytes: lfs?.size ?? size, version: lfs?.oid ?? oid });
+      if (!Array.isArray(value)) throw unexpected(page, "a list of files");
+      for (const entry of value as (TreeEntry | null)[]) {
+        if (entry?.type !== "file") continue;
+        const { path, oid, size, lfs } = entry;
+        const file = { path, bytes: lfs?.size ?? size, version: lfs?.oid ?? oid };
+        if (typeof path !== "string" || typeof file.version !== "string" || !Number.isSafeInteger(file.bytes) || file.bytes < 0) {
+          throw unexpected(page, "files with path, size and hash");
+        }
+        // An address with `..` is that of another repository.
+        if (path.split("/").some((name) => /^\.{0,2}$/.test(name))) throw unexpected(page, "files inside of the repository");
+        files.push(file);
       }
       page = next;
     }
     const { license, license_name: name } = facts.cardData ?? {};
-    const licence = name ?? license;
+    const licence = [name, license].find((text) => typeof text === "string");
     const found = { commit: facts.sha, served: this.#reader.served, ...(licence ? { licence } : {}) };
     return { name: repository, place: `hf:${repository}@${facts.sha}`, files, ...found };
   }
@@ -194,7 +217,9 @@ export class HubRanges implements RangeSource {
     const fetch: Fetch = async (address, init) => {
       const response = await this.#fetch(address, init);
       const link = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get("link") ?? "")?.[1];
-      next = link && new URL(link, url).href;
+      next = link && URL.canParse(link, url) ? new URL(link, url).href : undefined;
+      // The list of a repository is at the Hub that was named.
+      if (next && new URL(next).origin !== new URL(url).origin) throw unexpected(url, "a list of files whose pages have one host");
       return response;
     };
     const bytes = await downloadWhole(url, { ...this.#options, ...hooks, ...limits, fetch }).catch((error: unknown) => {
@@ -227,6 +252,11 @@ export class HubRanges implements RangeSource {
     const details = { repository, revision, status };
     return new QwenVLError("DOWNLOAD", `the repository ${repository} with the revision ${revision} does not exist`, { details });
   }
+}
+
+/** The error of an answer that is JSON and not what was asked for. */
+function unexpected(url: string, expected: string): QwenVLError {
+  return new QwenVLError("DOWNLOAD", `the Hub's answer is not ${expected}: ${excerptUrl(url)}`, { details: { url } });
 }
 
 function statusOf(error: unknown): unknown {

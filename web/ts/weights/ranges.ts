@@ -119,6 +119,9 @@ const KNOWN_FILES = [
   "Notice",
 ] as const;
 
+/** Most weight files of an index: a request is sent for each. */
+const MAX_SHARDS = 1000;
+
 /** Settings of requests. */
 export type Requests = Pick<DownloadOptions, "fetch" | "requestInit" | "retries">;
 
@@ -172,7 +175,7 @@ export class UrlRanges implements RangeSource {
     }
     const shards = await Promise.all((await this.#shards(files, hooks)).map((path) => this.#stat(path, hooks)));
     files.push(...shards.filter((file) => file !== undefined));
-    const name = decodeURIComponent(new URL(this.#url).pathname.split("/").at(-2) ?? "") || "checkpoint";
+    const name = decoded(new URL(this.#url).pathname.split("/").at(-2) ?? "") || "checkpoint";
     return { name, place: this.#url.replace(/\/$/, ""), files, served: this.#reader.served };
   }
 
@@ -200,7 +203,15 @@ export class UrlRanges implements RangeSource {
         // The converter reads the index too, and reports what is wrong with it.
       }
     }
-    return [...names].filter((name) => typeof name === "string" && !name.includes("/") && !files.some(({ path }) => path === name));
+    if (names.size > MAX_SHARDS) {
+      throw new QwenVLError(
+        "CHECKPOINT_INVALID",
+        `an index at ${this.#url} has ${names.size} weight files, expected at most ${MAX_SHARDS}`,
+      );
+    }
+    // An address with `..` is that of the folder above.
+    const isName = (name: unknown) => typeof name === "string" && !/^\.{0,2}$|\//.test(name);
+    return [...names].filter((name) => isName(name) && !files.some(({ path }) => path === name));
   }
 
   /** Returns the size of a file, or `undefined` if it does not exist. */
@@ -228,5 +239,14 @@ export class UrlRanges implements RangeSource {
     }
     const version = headers.get("etag") ?? headers.get("last-modified") ?? "";
     return { path, bytes: Number(total), version };
+  }
+}
+
+/** Returns a part of an address as text, or as it is if its escapes are malformed. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }

@@ -59,6 +59,8 @@ export function Talk({ children }: { children: ComponentChildren }) {
           <a href="https://github.com/qwen-vl-web/qwen-vl-web" rel="noreferrer">
             {t.source}
           </a>
+          {" · "}
+          <a href="./licenses.txt">{t.licences}</a>
         </p>
         <Panel />
       </div>

@@ -6,4 +6,5 @@ mod geometry;
 mod goldens;
 mod positions;
 mod sessions;
+mod soak;
 mod support;

@@ -2,7 +2,9 @@
 
 mod circles;
 
+use crate::licences;
 use crate::process::{command, output, run as run_command};
+use crate::wasm;
 use anyhow::{Context, Result, ensure};
 
 /// Packages that run in a tab.
@@ -19,6 +21,8 @@ pub fn run() -> Vec<(&'static str, Result<()>)> {
         ("writing rules", run_command(&mut command("node tools/lint/writing.mjs"))),
         ("circles", circles::check()),
         ("members", members()),
+        ("licences of the crates in the wasm", licences::check()),
+        ("paths in the wasm", wasm::check_paths()),
     ]
 }
 

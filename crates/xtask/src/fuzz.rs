@@ -1,0 +1,321 @@
+//! `cargo xtask fuzz`: the targets of `crates/fuzz` under libFuzzer, and those of `pkg-tests/fuzz` in Node.
+
+use crate::process::{command, output, root, target_dir};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Map, Value, json};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The targets in Rust: longest input of each, bytes.
+const TARGETS: &str = "crates/fuzz/targets.json";
+/// Inputs of a target, unless `--runs` says otherwise.
+const RUST_RUNS: u64 = 10_000_000;
+const NODE_RUNS: u64 = 1_000_000;
+/// Longest time of one input, seconds.
+const TIMEOUT: u32 = 10;
+/// Most memory of a process. `crates/fuzz/src/memory.rs` limits that of an input.
+const MEMORY_MB: u32 = 1024;
+/// Instrumentation of coverage and comparisons, as `cargo fuzz` adds it.
+const COVERAGE: [&str; 4] = ["level=4", "inline-8bit-counters", "pc-table", "trace-compares"];
+
+#[derive(Args)]
+pub struct Options {
+    /// Run this target alone; may be repeated
+    #[arg(long, value_name = "NAME")]
+    target: Vec<String>,
+    /// Inputs of each target; 10 million in Rust and 1 million in TypeScript by default
+    #[arg(long, value_name = "N")]
+    runs: Option<u64>,
+    /// Run nothing: add the smallest found inputs that cover what the corpus in the repository does not, and remove `found_*` that cover nothing
+    #[arg(long, conflicts_with = "runs")]
+    minimize: bool,
+}
+
+/// The result of a target.
+struct Outcome {
+    target: String,
+    inputs: u64,
+    seconds: f64,
+    corpus: u64,
+    /// Edges of the control flow, or the kinds of results where coverage is not measured.
+    edges: u64,
+    features: u64,
+    /// The input that broke the target, and the command that repeats it.
+    failure: Option<(PathBuf, String)>,
+}
+
+/// Runs the chosen targets, prints a table, and fails if one of them was broken.
+pub fn run(options: &Options) -> Result<()> {
+    let lengths: Map<String, Value> = serde_json::from_str(&fs::read_to_string(root().join(TARGETS))?).context(TARGETS)?;
+    let node = node_targets()?;
+    let known = |name: &String| lengths.contains_key(name) || node.contains(name);
+    if let Some(other) = options.target.iter().find(|name| !known(name)) {
+        let all: Vec<&String> = lengths.keys().chain(&node).collect();
+        bail!("the target `{other}` does not exist: expected one of {all:?}");
+    }
+    let chosen = |name: &&String| options.target.is_empty() || options.target.contains(name);
+    let rust: Vec<&String> = lengths.keys().filter(chosen).collect();
+    let programs = if rust.is_empty() { PathBuf::new() } else { build(&rust)? };
+    let mut outcomes = Vec::new();
+    for name in rust {
+        let program = Program::new(&programs, name, lengths[name].as_u64().context(TARGETS)?)?;
+        if options.minimize {
+            program.minimize()?;
+        } else {
+            outcomes.push(program.run(options.runs.unwrap_or(RUST_RUNS))?);
+            record(&outcomes)?;
+        }
+    }
+    for name in node.iter().filter(chosen).filter(|_| !options.minimize) {
+        outcomes.push(run_in_node(name, options.runs.unwrap_or(NODE_RUNS))?);
+        record(&outcomes)?;
+    }
+    print_table(&outcomes);
+    let failures: Vec<String> = outcomes.iter().filter_map(Outcome::failure).collect();
+    ensure!(failures.is_empty(), "{} of {} targets were broken:\n{}", failures.len(), outcomes.len(), failures.join("\n"));
+    Ok(())
+}
+
+impl Outcome {
+    fn failure(&self) -> Option<String> {
+        let (input, repeat) = self.failure.as_ref()?;
+        Some(format!("  {}: {}\n    repeat it with `{repeat}`", self.target, input.display()))
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "target": self.target,
+            "inputs": self.inputs,
+            "inputs_per_second": (self.inputs as f64 / self.seconds.max(1e-3)).round(),
+            "seconds": (self.seconds * 10.0).round() / 10.0,
+            "corpus": self.corpus,
+            "edges": self.edges,
+            "features": self.features,
+            "failures": self.failure.iter().map(|(input, _)| input.display().to_string()).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Builds programs of libFuzzer on stable Rust, without a sanitizer. Returns their folder.
+fn build(names: &[&String]) -> Result<PathBuf> {
+    let version = output(&mut command("rustc -vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
+    let mut flags = "--cfg fuzzing -Cpasses=sancov-module".to_owned();
+    flags.extend(COVERAGE.map(|option| format!(" -Cllvm-args=-sanitizer-coverage-{option}")));
+    // With `--target` the flags are not used for build scripts.
+    let mut cargo = command(&format!("cargo build --release --locked --target {host}"));
+    cargo.arg("--target-dir").arg(folder()).args(["--manifest-path", "crates/fuzz/libfuzzer/Cargo.toml"]);
+    cargo.args(names.iter().flat_map(|name| ["--bin", name.as_str()])).env("RUSTFLAGS", flags);
+    crate::process::run(&mut cargo)?;
+    Ok(folder().join(host).join("release"))
+}
+
+/// The folder of all that fuzzing makes. `found` in it has the corpora, and `broken` the inputs that broke a target.
+fn folder() -> PathBuf {
+    target_dir().join("fuzz")
+}
+
+fn broken() -> Result<PathBuf> {
+    created(folder().join("broken"))
+}
+
+fn created(folder: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// A target in Rust.
+struct Program {
+    name: String,
+    program: PathBuf,
+    /// Its corpus in the repository.
+    corpus: PathBuf,
+    /// Inputs that the fuzzer found, of all runs so far.
+    found: PathBuf,
+    /// Options of libFuzzer.
+    options: Vec<String>,
+}
+
+impl Program {
+    fn new(programs: &Path, name: &str, max_len: u64) -> Result<Self> {
+        let data = root().join("crates/fuzz");
+        let mut options = vec![format!("-max_len={max_len}"), format!("-timeout={TIMEOUT}"), format!("-rss_limit_mb={MEMORY_MB}")];
+        let words = data.join(format!("dictionaries/{name}.dict"));
+        options.extend(words.exists().then(|| format!("-dict={}", words.display())));
+        Ok(Self {
+            name: name.to_owned(),
+            program: programs.join(name),
+            corpus: data.join("corpus").join(name),
+            found: created(folder().join("found").join(name))?,
+            options,
+        })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.current_dir(root()).args(&self.options);
+        command
+    }
+
+    fn run(&self, runs: u64) -> Result<Outcome> {
+        let Self { name, program, .. } = self;
+        println!("\n== {name}");
+        let prefix = broken()?.join(format!("{name}-"));
+        let mut command = self.command();
+        command.arg(format!("-runs={runs}")).arg(format!("-artifact_prefix={}", prefix.display())).arg("-print_final_stats=1");
+        command.args([&self.found, &self.corpus]);
+        let started = Instant::now();
+        let (log, success) = logged(command, name)?;
+        let mut outcome = Outcome {
+            target: name.clone(),
+            inputs: 0,
+            seconds: started.elapsed().as_secs_f64(),
+            corpus: 0,
+            edges: 0,
+            features: 0,
+            failure: None,
+        };
+        for line in log.lines() {
+            // `#1000  DONE   cov: 100 ft: 200 corp: 30/4000b …`
+            if let Some(words) = line.strip_prefix('#').map(|line| line.split_whitespace().collect::<Vec<_>>()) {
+                let after = |key: &str| words.iter().position(|word| *word == key).and_then(|at| words.get(at + 1));
+                let number = |text: &str| text.split('/').next().and_then(|number| number.parse().ok());
+                outcome.inputs = words.first().and_then(|count| number(count)).unwrap_or(outcome.inputs);
+                outcome.edges = after("cov:").and_then(|count| number(count)).unwrap_or(outcome.edges);
+                outcome.features = after("ft:").and_then(|count| number(count)).unwrap_or(outcome.features);
+                outcome.corpus = after("corp:").and_then(|count| number(count)).unwrap_or(outcome.corpus);
+            }
+            if let Some(count) = line.strip_prefix("stat::number_of_executed_units:") {
+                outcome.inputs = count.trim().parse().unwrap_or(outcome.inputs);
+            }
+            if let Some((_, input)) = line.split_once("Test unit written to ") {
+                outcome.failure = Some((input.into(), format!("{} {input}", program.display())));
+            }
+        }
+        if !success && outcome.failure.is_none() {
+            bail!("{name} ended without an input that broke it: see {}", log_file(name)?.display());
+        }
+        Ok(outcome)
+    }
+
+    /// Adds found inputs to the corpus in the repository, as few and short as possible. Only edges count: with counters of how often each is
+    /// taken, there would be thousands.
+    fn minimize(&self) -> Result<()> {
+        let merged = folder().join("merged").join(&self.name);
+        if merged.exists() {
+            fs::remove_dir_all(&merged)?;
+        }
+        created(merged.clone())?;
+        let inputs = |folder: &Path| -> Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
+        let is_found = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("found_"));
+        // Named inputs stay.
+        for path in inputs(&self.corpus)?.iter().filter(|path| !is_found(path)) {
+            fs::copy(path, merged.join(path.file_name().context("a corpus has files")?))?;
+        }
+        let mut command = self.command();
+        command.args(["-set_cover_merge=1", "-use_counters=0"]).args([&merged, &self.corpus, &self.found]);
+        let (_, success) = logged(command, &format!("{}-minimize", self.name))?;
+        ensure!(success, "{}: the corpus could not be minimised", self.name);
+        let before = inputs(&self.corpus)?;
+        for path in before.iter().filter(|path| is_found(path)) {
+            fs::remove_file(path)?;
+        }
+        for path in inputs(&merged)? {
+            let name = path.file_name().context("a corpus has files")?.to_string_lossy().into_owned();
+            // libFuzzer names inputs by their SHA-1.
+            let is_new = name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let name = if is_new { format!("found_{}", &name[..12]) } else { name };
+            fs::copy(&path, self.corpus.join(name))?;
+        }
+        println!("{}: {} inputs, {} before", self.name, inputs(&self.corpus)?.len(), before.len());
+        Ok(())
+    }
+}
+
+fn log_file(name: &str) -> Result<PathBuf> {
+    Ok(created(folder().join("logs"))?.join(format!("{name}.log")))
+}
+
+/// Runs a command whose output goes into a log, and prints the lines that show its progress. Returns the log, and true if it succeeded.
+fn logged(mut command: Command, name: &str) -> Result<(String, bool)> {
+    let path = log_file(name)?;
+    let mut file = File::create(&path).with_context(|| format!("could not write {}", path.display()))?;
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().with_context(|| format!("could not start {name}"))?;
+    let lines = BufReader::new(child.stderr.take().context("the standard error is piped")?);
+    let mut log = String::new();
+    for line in lines.split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        writeln!(file, "{line}")?;
+        // New and reduced inputs are thousands of lines.
+        if !line.starts_with('#') || line.contains("pulse") || line.contains("DONE") {
+            println!("{line}");
+        }
+        log += &line;
+        log.push('\n');
+    }
+    Ok((log, child.wait()?.success()))
+}
+
+/// Names of the targets in TypeScript.
+fn node_targets() -> Result<Vec<String>> {
+    let list = root().join("pkg-tests/fuzz/targets");
+    let files = fs::read_dir(&list).with_context(|| format!("could not list {}", list.display()))?;
+    let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().strip_suffix(".mjs").map(str::to_owned));
+    let mut names: Vec<String> = files.filter_map(|entry| name(entry).transpose()).collect::<Result<_>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Runs a target in Node, which prints its result as JSON.
+fn run_in_node(name: &str, runs: u64) -> Result<Outcome> {
+    println!("\n== {name}");
+    let repeat = |input: &str| format!("node pkg-tests/fuzz/run.mjs {name} --repeat {input}");
+    let mut node = command("node --max-old-space-size=1024 pkg-tests/fuzz/run.mjs");
+    node.args([name, "--runs", &runs.to_string(), "--broken"]).arg(broken()?).stderr(Stdio::inherit());
+    if name == "grounding" {
+        // The parser of the worker, which must agree.
+        crate::process::run(&mut command("cargo build --quiet --release --package qwen-vl-fuzz --example grounding"))?;
+        node.env("QWEN_VL_GROUNDING", target_dir().join("release/examples/grounding"));
+    }
+    let started = Instant::now();
+    let printed = node.output().context("could not start Node")?;
+    let line = String::from_utf8_lossy(&printed.stdout).lines().last().unwrap_or_default().to_owned();
+    let result: Value = serde_json::from_str(&line).with_context(|| format!("{name} ended without a result: {}", printed.status))?;
+    let number = |key: &str| result[key].as_u64().unwrap_or_default();
+    let failure = result["failure"].as_str().map(|input| (PathBuf::from(input), repeat(input)));
+    Ok(Outcome {
+        target: name.to_owned(),
+        inputs: number("inputs"),
+        seconds: started.elapsed().as_secs_f64(),
+        corpus: number("corpus"),
+        edges: number("edges"),
+        features: number("features"),
+        failure,
+    })
+}
+
+/// Merges results into the file of all earlier ones.
+fn record(outcomes: &[Outcome]) -> Result<()> {
+    let path = created(target_dir().join("robustness"))?.join("fuzz.json");
+    let earlier: Vec<Value> = fs::read_to_string(&path).ok().and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+    let is_new = |entry: &Value| outcomes.iter().any(|outcome| entry["target"] == outcome.target.as_str());
+    let mut all: Vec<Value> = earlier.into_iter().filter(|entry| !is_new(entry)).chain(outcomes.iter().map(Outcome::json)).collect();
+    all.sort_by(|a, b| a["target"].as_str().cmp(&b["target"].as_str()));
+    fs::write(&path, serde_json::to_string_pretty(&all)? + "\n").with_context(|| format!("could not write {}", path.display()))
+}
+
+fn print_table(outcomes: &[Outcome]) {
+    if outcomes.is_empty() {
+        return;
+    }
+    println!("\n{:16} {:>10} {:>9} {:>8} {:>7} {:>7} {:>9}", "target", "inputs", "per s", "seconds", "corpus", "edges", "features");
+    for Outcome { target, inputs, seconds, corpus, edges, features, failure } in outcomes {
+        let rate = *inputs as f64 / seconds.max(1e-3);
+        let end = if failure.is_some() { "  BROKEN" } else { "" };
+        println!("{target:16} {inputs:>10} {rate:>9.0} {seconds:>8.0} {corpus:>7} {edges:>7} {features:>9}{end}");
+    }
+}

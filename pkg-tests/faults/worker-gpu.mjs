@@ -1,0 +1,2 @@
+import "./gpu-points.mjs";
+import "/package/dist/worker.js";
