@@ -97,7 +97,7 @@ devices.createComputePipeline = function (descriptor) {
   // An entry point that does not exist makes the pipeline invalid; the error of that is dropped.
   pushErrorScope.call(this, "validation");
   const invalid = createComputePipeline.call(this, { ...descriptor, compute: { ...descriptor.compute, entryPoint: "missing" } });
-  popErrorScope.call(this);
+  void popErrorScope.call(this);
   return invalid;
 };
 devices.createComputePipelineAsync = async function (descriptor) {

@@ -142,7 +142,7 @@ for (const [name, { command, replaces = false, kinds = KINDS }] of Object.entrie
         const again = await run(command("--resume"));
         if (again.code !== 0) figures.wrong.push(`${where}: the next run failed: ${again.output}`);
         else if ((await hashes(out)) !== expected) figures.wrong.push(`${where}: the next run made another output`);
-        const left = (await readdir(root)).filter((name) => /^out\./.test(name));
+        const left = (await readdir(root)).filter((name) => name.startsWith("out."));
         if (again.code === 0 && left.length > 0) figures.wrong.push(`${where}: the next run left ${left}`);
       }
     }

@@ -16,7 +16,7 @@ const WARM_UP: f64 = 0.3;
 /// Bytes that the process may grow with each round, at the lower end of the slope's error. The weights of the model are 100 times as large.
 const BOUND: f64 = 50_000.0;
 
-/// Resident bytes of this process; `None` where the system does not tell.
+/// Resident bytes of this process; `None` where the system does not report them.
 fn resident_bytes() -> Option<f64> {
     let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
     pages.split(' ').nth(1)?.parse::<f64>().ok().map(|pages| pages * 4096.0)
