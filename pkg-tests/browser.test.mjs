@@ -6,6 +6,7 @@
 //   QWEN_VL_CHECKPOINTS      web checkpoints and golden.json
 //   QWEN_VL_CASES            conversions of the native tests: see `cases.mjs`
 //   QWEN_VL_TEST             optional: run only the tests whose name holds this text
+//   QWEN_VL_THOROUGH         1: take all cases and points where an ordinary run takes a part
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -14,7 +15,7 @@ import { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Bed } from "./bed.mjs";
 import { serveBlank } from "./blank.mjs";
-import { launch, openPage } from "./browser.mjs";
+import { launch, openPage, policyWatch, recordingProxy } from "./browser.mjs";
 import { adapterTests } from "./suites/adapter.mjs";
 import { aiSdkTests } from "./suites/ai-sdk.mjs";
 import { apiTests, disposeTest, faultTests, pictureTests } from "./suites/api.mjs";
@@ -23,16 +24,18 @@ import { constraintTests } from "./suites/constraints.mjs";
 import { convertTests } from "./suites/convert.mjs";
 import { convertLoadTests } from "./suites/convert-load.mjs";
 import { deviceTests } from "./suites/devices.mjs";
-import { soakTests } from "./suites/soak.mjs";
 import { familyTests } from "./suites/family.mjs";
 import { goldenTests } from "./suites/golden.mjs";
+import { hostileTests } from "./suites/hostile.mjs";
 import { interruptionTests } from "./suites/interruptions.mjs";
 import { jpegTests } from "./suites/jpeg.mjs";
 import { kernelTests } from "./suites/kernels.mjs";
 import { nanoTests } from "./suites/nano.mjs";
 import { pageTests } from "./suites/page.mjs";
+import { pairTests } from "./suites/pairs.mjs";
 import { promptApiTests } from "./suites/prompt-api.mjs";
 import { lossTests, sessionTests } from "./suites/sessions.mjs";
+import { soakTests } from "./suites/soak.mjs";
 import { weightsTests } from "./suites/weights.mjs";
 
 function setting(name) {
@@ -49,11 +52,15 @@ const repository = fileURLToPath(new URL("..", import.meta.url));
 
 const casesFolder = process.env.QWEN_VL_CASES ?? join(repository, "target/convert-cases");
 
+/** Hosts of this network that tests ask on purpose, as addresses of a package's user. */
+const NAMED_HOSTS = ["models.invalid"];
+
 /** Optional features of the adapters that the tests use. */
 const features = name === "chromium" ? ["subgroups"] : ["shader-f16"];
+const thorough = process.env.QWEN_VL_THOROUGH === "1";
 const bed = new Bed({
   name,
-  thorough: process.env.QWEN_VL_THOROUGH === "1",
+  thorough,
   sets,
   families,
   missingSets: missing,
@@ -65,6 +72,8 @@ const bed = new Bed({
 });
 let browser;
 let server;
+let proxy;
+const policy = policyWatch();
 
 before(async () => {
   const folders = {
@@ -76,9 +85,13 @@ before(async () => {
     "/faults/": join(repository, "pkg-tests/faults"),
     ...Object.fromEntries([...sets, ...families].map((set) => [`/golden/${set.name}/`, set.root])),
   };
-  server = await serveBlank(packageFolder, folders, { handle: (path, response) => bed.handle?.(path, response) });
+  server = await serveBlank(packageFolder, folders, {
+    handle: (path, response) => policy.handle(path, response) || bed.handle?.(path, response),
+  });
   bed.origin = server.origin;
-  browser = await launch({ name, program: setting("QWEN_VL_BROWSER_PROGRAM"), vulkanIcd: setting("QWEN_VL_VULKAN_ICD") });
+  proxy = await recordingProxy();
+  const [program, vulkanIcd] = [setting("QWEN_VL_BROWSER_PROGRAM"), setting("QWEN_VL_VULKAN_ICD")];
+  browser = await launch({ name, program, vulkanIcd, proxy: proxy.port });
   bed.openPage = (path) => openPage(browser, server.origin + path);
 });
 
@@ -86,6 +99,13 @@ after(async () => {
   await bed.close();
   await browser?.close();
   server?.close();
+  proxy?.close();
+  // Nothing in any of these tests asks another host than the one that it was given.
+  assert.deepEqual(
+    [...(proxy?.hosts ?? [])].filter((host) => !NAMED_HOSTS.includes(host)),
+    [],
+  );
+  assert.deepEqual(policy.reports, [], "a worker did what a strict security policy forbids");
 });
 
 adapterTests(bed);
@@ -114,5 +134,7 @@ await weightsTests(bed);
 await convertTests(bed);
 await convertLoadTests(bed);
 await interruptionTests(bed);
+await pairTests(bed);
+await hostileTests(bed);
 pageTests(bed);
 bed.assertSome();

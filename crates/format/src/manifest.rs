@@ -135,6 +135,9 @@ pub const PIECE_BYTES: u64 = 512 << 10;
 /// Maximum size of a piece, bytes: several are in a browser's memory at once.
 pub const MAX_PIECE_BYTES: u64 = 4 << 20;
 
+/// Maximum size of a file other than a shard, bytes: a loader collects it in memory. Vocabularies have 4 MB.
+pub const MAX_TEXT_BYTES: u64 = 64 << 20;
+
 /// Hashes of consecutive pieces of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pieces {
@@ -546,13 +549,16 @@ impl Manifest {
     fn validate_files(&self) -> Result<(), ManifestError> {
         let mut seen = std::collections::HashSet::from([MANIFEST_FILE]);
         let mut total = 0u64;
-        for entry in self.files.iter().chain(&self.shards) {
+        for (index, entry) in self.files.iter().chain(&self.shards).enumerate() {
             let problem = |problem| Err(ManifestError::File { file: entry.file.clone(), problem });
             if let Some(found) = entry.problem() {
                 return problem(found);
             }
             if !seen.insert(entry.file.as_str()) {
                 return problem("the name is used twice");
+            }
+            if index < self.files.len() && entry.bytes > MAX_TEXT_BYTES {
+                return problem("it is not a shard and has more than 64 MiB");
             }
             total = match total.checked_add(entry.bytes) {
                 Some(total) if total < 1 << 53 => total,

@@ -444,6 +444,8 @@ fn hashes_and_sizes_of_files() {
         );
     }
     assert_refused(|manifest| manifest["shards"][0]["bytes"] = u64::MAX.into(), &["shard-00000.safetensors", "2^53"]);
+    // A loader holds the vocabulary and the notices whole.
+    assert_refused(|manifest| manifest["files"][0]["bytes"] = ((64 << 20) + 1).into(), &["`qwen.tiktoken`", "64 MiB"]);
 }
 
 #[test]

@@ -73,10 +73,7 @@ impl Picture {
         // `image::ImageReader` would do this with boxed decoders and `DynamicImage`, which keep every method of every decoder and every
         // conversion of colours in the wasm: 50 kB.
         match image::guess_format(bytes) {
-            Ok(ImageFormat::Png) => {
-                check_palette(bytes)?;
-                Self::read(PngDecoder::with_limits(file, Limits::default()).map_err(damaged)?, options, ImageDecoder::orientation)
-            }
+            Ok(ImageFormat::Png) => Self::read(open_png(bytes)?, options, ImageDecoder::orientation),
             Ok(ImageFormat::Jpeg) => Self::read(open_jpeg(bytes)?, options, |_| Ok(jpeg_orientation(bytes))),
             Ok(ImageFormat::WebP) => {
                 let decoder = WebPDecoder::new(file).map_err(damaged)?;
@@ -271,6 +268,22 @@ fn check_bytes(width: u32, height: u32, channels: usize, found: usize) -> Result
     // This does not overflow: the size is below the limit.
     let expected = width as usize * height as usize * channels;
     if found == expected { Ok(()) } else { Err(ProcessorError::PictureBytes { width, height, expected, found }) }
+}
+
+/// Memory of a PNG's decoder in addition to that of its pixels, bytes.
+const PNG_BYTES: u64 = 16 << 20;
+
+/// Opens a PNG. The decoder inflates its colour profile, which a small file can make of any size.
+fn open_png(bytes: &[u8]) -> Result<PngDecoder<Cursor<&[u8]>>, ProcessorError> {
+    check_palette(bytes)?;
+    let mut limits = Limits::default();
+    // After the signature and the length of the first chunk.
+    if let Some(&[b'I', b'H', b'D', b'R', a, b, c, d, e, f, g, h]) = bytes.get(12..24) {
+        let (width, height) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+        check_size(width, height)?;
+        limits.max_alloc = Some(u64::from(width) * u64::from(height) * 8 + PNG_BYTES);
+    }
+    PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(damaged)
 }
 
 /// Refuses a PNG whose palette is not a list of at most 256 colours: the decoder panics at one (`png` 0.18.1, `create_rgba_palette`).
@@ -505,6 +518,40 @@ fn turned(mut image: RgbImage, turn: metadata::Orientation) -> RgbImage {
 mod tests {
     use super::*;
     use image::{DynamicImage, GrayImage, ImageBuffer};
+
+    #[test]
+    fn a_colour_profile_of_any_size_is_not_inflated() {
+        let chunk = |kind: &[u8], data: &[u8]| {
+            let body = [kind, data].concat();
+            let crc = !body.iter().fold(!0u32, |crc, byte| {
+                (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+            });
+            [&(data.len() as u32).to_be_bytes()[..], &body, &crc.to_be_bytes()].concat()
+        };
+        // A block of deflate with 258 zeros takes 2 bits: a literal, and then copies of it.
+        let profile = |copies: usize| {
+            let mut bits: Vec<bool> = "110 00110000".bytes().filter(|bit| *bit != b' ').map(|bit| bit == b'1').collect();
+            for _ in 0..copies {
+                bits.extend("1100010100000".bytes().map(|bit| bit == b'1'));
+            }
+            bits.extend([false; 7]);
+            let mut data = b"x\0\0\x78\x01".to_vec();
+            data.extend(bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit))));
+            let zeros = 258 * copies as u64 + 1;
+            // Adler-32 of zeros.
+            data.extend((((zeros % 65_521) << 16) as u32 | 1).to_be_bytes());
+            data
+        };
+        let png = |copies: usize| {
+            let header = chunk(b"IHDR", &[0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0]);
+            let pixels = chunk(b"IDAT", &[0x78, 0x01, 0x01, 0x02, 0x00, 0xfd, 0xff, 0, 0, 0, 2, 0, 1]);
+            [&b"\x89PNG\r\n\x1a\n"[..], &header, &chunk(b"iCCP", &profile(copies)), &pixels, &chunk(b"IEND", &[])].concat()
+        };
+        let kept = |bytes: &[u8]| open_png(bytes).unwrap().icc_profile().unwrap().map_or(0, |profile| profile.len());
+        assert_eq!(kept(&png(1000)), 258_001);
+        assert_eq!(kept(&png(100_000)), 0, "26 MB were inflated");
+        assert!(Picture::decode(&png(100_000), DecodeOptions::default()).is_ok());
+    }
 
     #[test]
     fn values_of_16_bits_are_scaled_as_the_image_crate_does() {

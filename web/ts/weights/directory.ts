@@ -27,7 +27,10 @@ export class DirectoryStore implements CacheStore {
 export async function filesIn(folder: FileSystemDirectoryHandle): Promise<StoredFile[]> {
   const files: StoredFile[] = [];
   for await (const [name, handle] of folder.entries()) {
-    if (handle.kind === "file") files.push({ name, bytes: (await (handle as FileSystemFileHandle).getFile()).size });
+    if (handle.kind !== "file") continue;
+    // Another tab can delete the file meanwhile.
+    const file = await (handle as FileSystemFileHandle).getFile().catch(unlessMissing);
+    if (file) files.push({ name, bytes: file.size });
   }
   return files;
 }

@@ -36,7 +36,10 @@ export class OpfsStore implements CacheStore {
 
   async open(name: string, create: boolean): Promise<CacheFile | undefined> {
     const file = await this.#folder.getFileHandle(name, { create }).catch(unlessMissing);
-    return file && new OpfsFile(await whenUnlocked(() => (file as WorkerFileHandle).createSyncAccessHandle()));
+    const opened = file && whenUnlocked(() => (file as WorkerFileHandle).createSyncAccessHandle());
+    // Another tab can delete the file meanwhile.
+    const handle = await (create ? opened : opened?.catch(unlessMissing));
+    return handle && new OpfsFile(handle);
   }
 
   list(): Promise<StoredFile[]> {

@@ -195,11 +195,15 @@ export function cacheSpec(choice: CacheChoice): Posted<CacheSpec> {
 
 /** Resolves an address relative to the page, not to the worker's script. */
 export function absolute(address: string | URL): URL {
+  let url: URL;
   try {
-    return new URL(address, globalThis.document?.baseURI);
+    url = new URL(address, globalThis.document?.baseURI);
   } catch (cause) {
     throw new QwenVLError("INVALID_ARGUMENT", `not an address: ${excerpt(address)}`, { cause });
   }
+  // Nothing can be fetched from it.
+  if (url.protocol === "javascript:") throw invalid(`a script is not an address: ${excerpt(address)}`);
+  return url;
 }
 
 /** Returns the address of a manifest, given it or its folder's. */

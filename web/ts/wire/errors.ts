@@ -1,4 +1,5 @@
 import type { EdgeErrorCode } from "./generated.js";
+import { shortMessage } from "./quote.js";
 
 /** Kind of an error, for programs. Stable. */
 export type ErrorCode =
@@ -78,7 +79,7 @@ export class QwenVLError extends Error {
   readonly details: Readonly<Record<string, unknown>>;
 
   constructor(code: ErrorCode, message: string, options: { details?: Record<string, unknown>; cause?: unknown } = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    super(shortMessage(message), options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.hint = HINTS[code];
     this.details = options.details ?? {};

@@ -8,6 +8,13 @@ export function excerpt(text: string | URL): string {
   return whole.length <= LONGEST ? whole : `${whole.slice(0, LONGEST)}… (${whole.length} characters)`;
 }
 
+const LONGEST_MESSAGE = 2000;
+
+/** Returns the text of an error, cut off after 2000 characters: it can have names of a stranger's manifest, of any length. */
+export function shortMessage(text: string): string {
+  return text.length <= LONGEST_MESSAGE ? text : `${text.slice(0, LONGEST_MESSAGE)}… (${text.length} characters)`;
+}
+
 /** Returns an address of at most some 100 characters, with the rest cut out before the file's name. */
 export function excerptUrl(url: string | URL): string {
   const whole = String(url);
