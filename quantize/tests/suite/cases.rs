@@ -67,7 +67,10 @@ fn contents(root: &Path, bytes: &[u8]) -> PathBuf {
         fs::create_dir_all(&folder).unwrap();
         let unfinished = tempfile::NamedTempFile::new_in(&folder).unwrap();
         fs::write(&unfinished, bytes).unwrap();
-        unfinished.persist(&path).unwrap();
+        // A file that is replaced while it is linked does not exist for a moment.
+        if let Err(error) = unfinished.persist_noclobber(&path) {
+            assert_eq!(error.error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
+        }
     }
     path
 }

@@ -41,11 +41,8 @@ fn rounds_of_load_question_and_disposal() {
     let vocabulary = std::fs::read(checkpoint.join("qwen.tiktoken")).unwrap();
     let picture = [ImageInput::Rgba { width: 2, height: 1, pixels: vec![9, 0, 0, 255, 0, 200, 0, 255], colors: Colors::Display }];
     let generation = GenerationOptions { greedy: Some(true), max_new_tokens: Some(4), ignore_stop: true, ..GenerationOptions::default() };
-    let request = Request {
-        prompt: PromptInput::Raw { text: "<img>a</img>Hello".to_owned() },
-        generation,
-        pictures: PictureLimits::default(),
-    };
+    let request =
+        Request { prompt: PromptInput::Raw { text: "<img>a</img>Hello".to_owned() }, generation, pictures: PictureLimits::default() };
     let (mut first, mut resident) = (None, Vec::new());
     for round in 0..rounds {
         let model = load(&folder, ModelOptions { context_length: 512, ..Default::default() });
