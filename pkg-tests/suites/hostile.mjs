@@ -93,7 +93,7 @@ const MANIFESTS = {
   "pieces of a billion bytes": ({ shards }) => void (shards[0].pieces = { bytes: BILLION, sha256: [shards[0].sha256] }),
   "nested deeply": () => NESTED,
 };
-/** Those that an ordinary run takes; a thorough one (`QWEN_VL_THOROUGH=1`) takes all. */
+/** Those that an ordinary run takes; a thorough one takes all. */
 const ORDINARY = /: (html|address|above|zero|long)$|vocabulary|a billion layers$|10\^18|tensors|2\^60|pieces|nested/;
 
 export async function hostileTests(bed) {

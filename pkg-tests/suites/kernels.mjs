@@ -38,7 +38,7 @@ export function kernelTests(bed) {
   const workerUrl = "/changed-worker.js";
 
   /** Registers a test on a page without records, on adapters whose flag is `flag`. */
-  const kernelTest = (name, flag, body) => {
+  const kernelTest = (name, flag, body, { rare = false } = {}) => {
     const onPage = async (page) => {
       await bed.closeShared();
       const clear = async () => {
@@ -50,8 +50,7 @@ export function kernelTests(bed) {
       await body(page);
       await page.evaluate(clear);
     };
-    const skip =
-      bed.name !== "chromium" && !bed.thorough && "the choice does not depend on the browser, and compiles many kernels: --thorough";
+    const skip = (rare || bed.name !== "chromium") && !bed.thorough && "it compiles many kernels: --thorough";
     bed.pageTest(`kernels: ${name}`, onPage, { skip });
   };
 
@@ -81,16 +80,21 @@ export function kernelTests(bed) {
     assert.equal((await page.evaluate(load, { workerUrl })).origin, "restored");
   });
 
-  kernelTest("without tuning, with given kernels and without a cache nothing is kept", undefined, async (page) => {
-    for (const options of [{ tuning: false }, { cache: "none" }, { kernels: "cpu" }]) {
-      const { origin } = await page.evaluate(load, { workerUrl, ...options });
-      assert.equal(origin, options.kernels ? undefined : "measured", JSON.stringify(options));
-      assert.deepEqual(await page.evaluate(records), [], JSON.stringify(options));
-    }
-    // Nor is a record used.
-    await page.evaluate(load, { workerUrl });
-    assert.equal((await page.evaluate(load, { workerUrl, tuning: false })).origin, "measured");
-  });
+  kernelTest(
+    "without tuning, with given kernels and without a cache nothing is kept",
+    undefined,
+    async (page) => {
+      for (const options of [{ tuning: false }, { cache: "none" }, { kernels: "cpu" }]) {
+        const { origin } = await page.evaluate(load, { workerUrl, ...options });
+        assert.equal(origin, options.kernels ? undefined : "measured", JSON.stringify(options));
+        assert.deepEqual(await page.evaluate(records), [], JSON.stringify(options));
+      }
+      // Nor is a record used.
+      await page.evaluate(load, { workerUrl });
+      assert.equal((await page.evaluate(load, { workerUrl, tuning: false })).origin, "measured");
+    },
+    { rare: true },
+  );
 
   kernelTest("on the page's own thread the record is in the Cache API", undefined, async (page) => {
     await page.evaluate((script) => void new Function(script)(), sayFallback(undefined));

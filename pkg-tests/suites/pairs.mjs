@@ -18,18 +18,17 @@ const FAILED_REQUEST = /Failed to load resource|net::ERR|NetworkError|Cross-Orig
 /** Answer of the models of the page's tests. */
 const ANSWER = "This is a person.";
 /**
- * Operations of two tabs on one model that is not stored, or is. An ordinary run takes the first list of each state, a thorough one
- * (`QWEN_VL_THOROUGH=1`) both.
+ * Operations of two tabs on one model that is not stored, or is. An ordinary run takes the first list of each state, a thorough one both.
  */
 const PAIRS = {
   "not stored": [
     [
-      ["load", "load"],
-      ["fill", "clear"],
       ["convert", "convert"],
-      ["convert", "delete"],
+      ["fill", "clear"],
     ],
     [
+      ["load", "load"],
+      ["convert", "delete"],
       ["load", "fill"],
       ["load", "delete"],
       ["load", "clear"],
@@ -44,11 +43,11 @@ const PAIRS = {
   stored: [
     [
       ["fill", "delete"],
-      ["export", "export"],
       ["export", "delete"],
-      ["delete", "clear"],
     ],
     [
+      ["export", "export"],
+      ["delete", "clear"],
       ["load", "delete"],
       ["load", "clear"],
       ["load", "export"],

@@ -389,7 +389,12 @@ export async function weightsTests(bed) {
       console.log(`${bed.name}, MiB resident in GPU process and renderers after each round with ${mib(served.bytes)} MiB: ${figures}`);
       assert.ok(growth() < served.bytes / 4, `${growth()} bytes more a round, a model takes ${served.bytes}`);
     },
-    { skip: bed.name !== "chromium" && "only Chromium reports the resident memory of its GPU process" },
+    {
+      skip:
+        bed.name !== "chromium"
+          ? "only Chromium reports the resident memory of its GPU process"
+          : !bed.thorough && "many loads of a large model: --thorough",
+    },
   );
 
   const shardsOfPictures = new Set(

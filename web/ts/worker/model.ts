@@ -107,6 +107,11 @@ export class Model implements ShardSink {
     }
   }
 
+  /** True once there is an engine. */
+  get hasEngine(): boolean {
+    return this.#engine !== undefined;
+  }
+
   /** The engine; it can encode pictures before the load completes. */
   get engine(): Engine {
     if (!this.#engine) throw new QwenVLError("DISPOSED", "no model is loaded");

@@ -31,6 +31,13 @@ export function serve(scope: Scope, edge: Edge, backend: Backend): () => void {
   return () => server.end();
 }
 
+/** Longest time between an operation that a browser refuses on a lost device and its report of the loss, in milliseconds. */
+const LOSS_MS = 500;
+
+function lossOf(reason: unknown): QwenVLError {
+  return new QwenVLError("DEVICE_LOST", `the GPU device was lost: ${String(reason)}`);
+}
+
 type CallOf<K extends CallKind> = Extract<Call, { kind: K }>;
 
 class Server {
@@ -79,7 +86,8 @@ class Server {
     try {
       const result = await this.#result(call, signal);
       this.#scope.postMessage({ kind: "done", id, result });
-    } catch (error) {
+    } catch (caught) {
+      const error = await this.#causeOf(caught);
       const data = errorData(error);
       // After a trap the module's memory is in an unknown state.
       if (error instanceof WebAssembly.RuntimeError) this.#scope.postMessage({ kind: "fatal", error: data });
@@ -165,12 +173,24 @@ class Server {
       progress.phase("ready");
       return this.#modelInfo(model.engine, manifest);
     } catch (error) {
+      // Before the device is destroyed, which is a loss too.
+      const cause = await this.#causeOf(error);
       void this.#free();
-      throw error;
+      throw cause;
     } finally {
       this.#loading = undefined;
       early.open();
     }
+  }
+
+  /** Returns the loss of the GPU device if an internal error follows from it: Firefox refuses operations before it reports the loss. */
+  async #causeOf(error: unknown): Promise<unknown> {
+    const model = this.#model;
+    if (!model?.hasEngine || model.isFreed || error instanceof WebAssembly.RuntimeError || errorData(error).code !== "INTERNAL")
+      return error;
+    const lost = model.engine.lost().then(lossOf);
+    const cause = await Promise.race([lost, new Promise<undefined>((resolve) => setTimeout(resolve, LOSS_MS))]);
+    return model.isFreed ? error : (cause ?? error);
   }
 
   async #loadWeights(
@@ -219,8 +239,7 @@ class Server {
   /** Reports the loss of the GPU device, unless it is lost because the model is freed. */
   #watchLoss(model: Model): void {
     void model.engine.lost().then((reason) => {
-      if (model.isFreed) return;
-      this.#scope.postMessage({ kind: "lost", error: { code: "DEVICE_LOST", message: `the GPU device was lost: ${String(reason)}` } });
+      if (!model.isFreed) this.#scope.postMessage({ kind: "lost", error: errorData(lossOf(reason)) });
     });
   }
 
