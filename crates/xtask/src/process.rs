@@ -57,9 +57,9 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts a command.
-    pub fn start(mut command: Command) -> Result<Self> {
-        let log = target_dir().join("background.log");
+    /// Starts a command. `name` is that of its file.
+    pub fn start(name: &str, mut command: Command) -> Result<Self> {
+        let log = target_dir().join(format!("background-{name}.log"));
         let output = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
         let child = start(command.stderr(output.try_clone()?).stdout(output))?;
         Ok(Self { command, child, log })

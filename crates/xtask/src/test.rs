@@ -39,16 +39,16 @@ enum Part {
     Checkpoints,
     /// The conversions of the native tests as files, for the converter of the package
     Cases,
-    /// The parts of the package that run without a browser
-    Node,
     /// The package in Node, on Dawn (Chromium's WebGPU) with a newer lavapipe than that of the native tests
     Dawn,
     /// The benchmark of a GPU (`tools/bench/gpu.mjs`) with small sizes, on the lavapipe of `Dawn`
     Bench,
     /// The package and the page in Chromium
     Chromium,
-    /// The package and the page in Firefox
+    /// The package and the page in Firefox, while Chromium runs
     Firefox,
+    /// The parts of the package that run without a browser, while Chromium runs
+    Node,
     /// The packed package in projects of other tools, in both browsers
     Packaging,
     /// Conversions on the disk in which every system call on files and network fails in turn; runs only if it is named
@@ -106,7 +106,7 @@ impl Part {
             }
             Self::Checkpoints => checkpoints::for_tests(),
             Self::Cases => cases::write(),
-            Self::Node => node(name),
+            Self::Node => run_command(&mut node(name)?),
             Self::Dawn => dawn(name),
             Self::Bench => bench(name),
             Self::Chromium => run_command(&mut browser("chromium", system::chromium_program(), name, thorough)?),
@@ -143,8 +143,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut rows: Vec<(Part, Duration, Option<Duration>, Outcome)> = Vec::new();
     // Neither browser keeps two cores busy.
-    let both = [Part::Chromium, Part::Firefox].iter().all(chosen);
-    let mut firefox = None;
+    let mut background = Vec::new();
     for part in Part::value_variants().iter().copied().filter(chosen) {
         println!("\n== {part:?}");
         let failed = rows.iter().find(|(other, .., outcome)| part.needs().contains(other) && !matches!(outcome, Outcome::Passed));
@@ -156,14 +155,20 @@ pub fn run(options: &Options) -> Result<()> {
         }
         let (started, processor) = (Instant::now(), processor_time());
         let name = options.test.as_deref().filter(|_| asked.contains(&part));
-        if part == Part::Chromium && both {
-            // An error here comes again when the part runs.
-            firefox = browser("firefox", system::firefox_program(), name, options.thorough).ok().map(Background::start).transpose()?;
+        if part == Part::Chromium {
+            for other in [Part::Firefox, Part::Node].into_iter().filter(chosen) {
+                // An error here comes again when the part runs.
+                let command = match other {
+                    Part::Node => node(name),
+                    _ => browser("firefox", system::firefox_program(), name, options.thorough),
+                };
+                if let Ok(command) = command {
+                    background.push((other, Background::start(&format!("{other:?}").to_lowercase(), command)?));
+                }
+            }
         }
-        let result = match firefox.take_if(|_| part == Part::Firefox) {
-            Some(running) => running.end(),
-            None => part.run(name, options.thorough),
-        };
+        let running = background.iter().position(|(other, _)| *other == part).map(|index| background.remove(index).1);
+        let result = running.map_or_else(|| part.run(name, options.thorough), Background::end);
         let outcome = match result {
             Ok(()) => Outcome::Passed,
             Err(error) => {
@@ -274,11 +279,12 @@ fn burn_wgpu(name: Option<&str>) -> Result<()> {
     )
 }
 
-fn node(name: Option<&str>) -> Result<()> {
+fn node(name: Option<&str>) -> Result<Command> {
     // Tests compare the converter in wasm with the native one. Without `--package` cargo reuses what the native tests compiled.
     run_command(&mut command("cargo build --quiet --bin quantize"))?;
     let mut node = node_tests("node", &["pkg-tests/node", "web/test", "tools/lint"], name)?;
-    run_command(node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder()))
+    node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder());
+    Ok(node)
 }
 
 fn faults() -> Result<()> {
