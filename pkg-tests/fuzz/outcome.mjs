@@ -1,4 +1,4 @@
-// What a call may end with: a result, or an error that is meant for the caller.
+// The allowed ends of a call: a result, or an error that is meant for the caller.
 
 import { QwenVLError } from "../../web/dist/wire/errors.js";
 

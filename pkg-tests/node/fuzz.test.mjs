@@ -10,12 +10,19 @@ import * as hub from "../fuzz/targets/hub.mjs";
 
 const RUNS = 2000;
 
+// Without it the target `grounding` would compare nothing.
+assert.ok(process.env.QWEN_VL_GROUNDING, "QWEN_VL_GROUNDING is not set: run `cargo xtask test --only node`");
+
 for (const file of readdirSync(new URL("../fuzz/targets/", import.meta.url))) {
   test(`inputs of ${file.replace(".mjs", "")}`, async () => {
     const target = await import(`../fuzz/targets/${file}`);
-    const { inputs, failure } = await fuzz(target, { runs: RUNS });
-    assert.equal(failure?.error, undefined, failure?.input);
-    assert.equal(inputs, RUNS);
+    try {
+      const { inputs, failure } = await fuzz(target, { runs: RUNS });
+      assert.equal(failure?.error, undefined, failure?.input);
+      assert.equal(inputs, RUNS);
+    } finally {
+      target.end?.();
+    }
   });
 }
 

@@ -544,7 +544,7 @@ function bmp(width, height) {
   return file;
 }
 
-// What follows runs in the page.
+// The functions below run in the page.
 
 /** Keeps the most wasm memory that a worker has reported in `window.wasmBytes`. */
 function watchMemory() {

@@ -18,7 +18,7 @@ const KILLS = ["kill", "torn"];
 /** Kinds in which an operation is done in part. */
 const PARTIAL = ["half", "torn"];
 /** Reports of browsers about requests that the tests let fail. */
-const FAILED_REQUEST = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked|the disk|worker/;
+const FAILED_REQUEST = /Failed to load resource|net::ERR|NetworkError|Cross-Origin Request Blocked|the disk/;
 /** Codes of errors that a fault of storage or network may have. */
 const CODES = ["DOWNLOAD", "OFFLINE_MISSING", "QUOTA_EXCEEDED", "STORAGE", "INTEGRITY", "INVALID_ARGUMENT"];
 
@@ -59,6 +59,15 @@ export async function interruptionTests(bed) {
    * not what they should be; `discards`: a file that cannot be read counts as damaged, so that its other models lack it too; `next`: the operation
    * that follows, if it is another one.
    */
+  const withDamage = {
+    lists: [url],
+    damaged: [changed, missing],
+    discards: true,
+    before: async (page) => {
+      await succeeds(page, "fill");
+      await library(page, "damage", changed, missing);
+    },
+  };
   const scenes = {
     "a first download": { operation: "fill" },
     "a first download into the Cache API": { operation: "fill", cache: "cache-api" },
@@ -71,27 +80,8 @@ export async function interruptionTests(bed) {
       before: (page) => succeeds(page, "fill"),
       serves: newer,
     },
-    "a repair": {
-      operation: "fill",
-      discards: true,
-      lists: [url],
-      damaged: [changed, missing],
-      before: async (page) => {
-        await succeeds(page, "fill");
-        await library(page, "damage", changed, missing);
-      },
-    },
-    "a verification": {
-      operation: "verify",
-      next: "fill",
-      discards: true,
-      lists: [url],
-      damaged: [changed, missing],
-      before: async (page) => {
-        await succeeds(page, "fill");
-        await library(page, "damage", changed, missing);
-      },
-    },
+    "a repair": { operation: "fill", ...withDamage },
+    "a verification": { operation: "verify", next: "fill", ...withDamage },
     "a deletion": { operation: "delete", before: (page) => succeeds(page, "fill") },
     "an export": { operation: "export", lists: [url], before: (page) => succeeds(page, "fill") },
     "an import": {

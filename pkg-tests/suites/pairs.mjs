@@ -114,7 +114,7 @@ export async function pairTests(bed) {
         try {
           await body(page);
         } finally {
-          // What one test stores is not there in the next.
+          // Each test begins with empty storage.
           await library(page, "reset").catch(() => undefined);
         }
       },

@@ -598,7 +598,7 @@ async function until(condition) {
   }
 }
 
-// What follows runs in the page.
+// The functions below run in the page.
 
 async function loadInPage(url, { ask, engine = ask, abortAt, from, fileNames, ownFetch, ...options }, ids, steps) {
   const { QwenVL } = await import("qwen-vl-web");

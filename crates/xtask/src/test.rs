@@ -281,9 +281,10 @@ fn burn_wgpu(name: Option<&str>) -> Result<()> {
 
 fn node(name: Option<&str>) -> Result<Command> {
     // Tests compare the converter in wasm with the native one. Without `--package` cargo reuses what the native tests compiled.
-    run_command(&mut command("cargo build --quiet --bin quantize"))?;
+    run_command(&mut command("cargo build --quiet --bin quantize --example grounding"))?;
     let mut node = node_tests("node", &["pkg-tests/node", "web/test", "tools/lint"], name)?;
     node.env("QWEN_VL_QUANTIZE", target_dir().join("debug/quantize")).env("QWEN_VL_CASES", cases::folder());
+    node.env("QWEN_VL_GROUNDING", target_dir().join("debug/examples/grounding"));
     Ok(node)
 }
 

@@ -11,7 +11,12 @@ import { outcome } from "../outcome.mjs";
 
 const FAMILIES = ["qwen_vl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
 const TAGS = [
+  // Whole objects: single tags make one in a few thousand texts.
+  "<ref>a cat</ref><box>(1,2),(30,40)</box>",
   "<ref>",
+  "<box>(1,2),(3,4)</box>",
+  "<box>(900,2) , (3,1004)</box>",
+  "<quad>(1,2),(3,4),(5,6),(7,8)</quad>",
   "</ref>",
   "<box>",
   "</box>",
@@ -88,7 +93,6 @@ let peer;
 function ask(request) {
   if (!peer) {
     const child = spawn(program, { stdio: ["pipe", "pipe", "inherit"] });
-    child.unref();
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
     peer = { child, lines };
   }
@@ -97,6 +101,12 @@ function ask(request) {
     if (done) throw new Error("the program with the worker's parser ended");
     return JSON.parse(value);
   });
+}
+
+/** Ends the program, which would keep this process alive. */
+export function end() {
+  peer?.child.kill();
+  peer = undefined;
 }
 
 const present = (object) => Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
@@ -108,7 +118,7 @@ export async function check({ family, tags, json, sizes, question }) {
   const raw = (isJson ? json : family === "qwen2_vl" ? retagged(tags) : tags).toWellFormed();
   const seen = [28, 56];
   let found;
-  const end = outcome(() => {
+  const kind = outcome(() => {
     found = parse(
       raw,
       sizes.map(([width, height]) => ({ width, height, seen })),
@@ -116,7 +126,7 @@ export async function check({ family, tags, json, sizes, question }) {
       { family },
     );
   });
-  if (!found) return end;
+  if (!found) return kind;
   for (const { norm, pixels, image, range } of found.objects) {
     assert.ok(
       norm.flat().every((at) => Number.isInteger(at) && at >= 0 && at <= 1000),

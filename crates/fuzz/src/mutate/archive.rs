@@ -25,7 +25,7 @@ pub(crate) fn write(members: &[Member]) -> Vec<u8> {
     for Member { name, contents, extra, claimed: [size, place] } in members {
         let place = place.unwrap_or(file.len() as u64);
         let size = size.unwrap_or(contents.len() as u64);
-        // What does not fit 32 bits is in a field of ZIP64.
+        // ZIP64 has a separate field for sizes that do not fit 32 bits.
         let mut wide = Vec::new();
         let mut narrow = |value: u64, count: usize| match u32::try_from(value) {
             Ok(value) if value < u32::MAX => value,
