@@ -50,7 +50,13 @@ export async function serve(folders, { port = 0, handle } = {}) {
       "content-type": TYPES[extname(file.path)] ?? "application/octet-stream",
       "cache-control": "no-cache",
       "accept-ranges": "bytes",
+      etag: file.etag,
     };
+    // Browsers keep the compiled code of scripts and wasm that have not changed.
+    if (request.headers["if-none-match"] === file.etag) {
+      response.writeHead(304, headers).end();
+      return;
+    }
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
     let [start, end] = [0, file.size - 1];
     if (range) {
@@ -78,7 +84,7 @@ export async function serve(folders, { port = 0, handle } = {}) {
       file = join(file, "index.html");
       info = await stat(file).catch(() => undefined);
     }
-    return info && { path: file, size: info.size };
+    return info && { path: file, size: info.size, etag: `"${info.size}-${info.mtimeMs}"` };
   }
 
   await new Promise((resolve, reject) => server.once("error", reject).listen(port, "127.0.0.1", resolve));

@@ -119,17 +119,22 @@ export async function keepBase() {
 export async function reset() {
   await caches.delete(WEIGHTS);
   const top = await root();
-  const names = [];
-  for await (const name of top.keys()) names.push(name);
-  for (const name of names) await top.removeEntry(name, { recursive: true });
+  const files = await filesIn(top, "", new Map());
+  for await (const [name, folder] of top.entries()) {
+    const names = [];
+    for await (const entry of folder.keys()) names.push(entry);
+    for (const entry of names) if (!base.has(`${name}/${entry}`)) await folder.removeEntry(entry);
+  }
   for (const [path, bytes] of base) {
     const [folder, name] = path.split("/");
     if (folder === CACHE_API) {
       const address = `https://qwen-vl-web.invalid/${encodeURIComponent(name)}/0/${bytes.length}`;
       await (await caches.open(WEIGHTS)).put(address, new Response(bytes));
-    } else await write(folder, name, bytes);
+    } else if (!equal(files.get(path), bytes)) await write(folder, name, bytes);
   }
 }
+
+const equal = (a, b) => a?.length === b.length && a.every((byte, at) => byte === b[at]);
 
 export async function write(folder, name, bytes) {
   const writer = await (await (await folderAt(folder)).getFileHandle(name, { create: true })).createWritable();
@@ -173,7 +178,7 @@ export async function problems({ cache, lists, keeps, damaged }) {
     if (data && String(data.length) === size && hash.get(`${place}/${name}`) !== name)
       found.push(`${name} is recorded as complete, and is not`);
   }
-  const listed = await QwenVL.cache.list({ cache });
+  const listed = lists.length === 0 ? [] : await QwenVL.cache.list({ cache });
   for (const url of lists) if (!listed.some((model) => model.url === url)) found.push(`${url} is not listed any more`);
   for (const [path, digest] of Object.entries(keeps)) if (hash.get(path) !== digest) found.push(`${path} has changed or is lost`);
   for (const place of ["exported", "converted"]) {

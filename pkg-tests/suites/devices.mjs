@@ -4,8 +4,7 @@
 // With `--thorough` every point is taken, otherwise one of two kinds in each browser.
 
 import assert from "node:assert/strict";
-import { mkdir, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { writeFigure } from "../figures.mjs";
 
 /** Codes that the error of each kind may have. Without an error the answer must be right. */
 const CODES = {
@@ -43,7 +42,8 @@ export function deviceTests(bed) {
           const total = counts[kind];
           assert.ok(total > 0, `${kind} has no points`);
           const points = bed.thorough ? Array.from({ length: total }, (_, index) => index + 1) : [Math.ceil(0.7 * total)];
-          const figures = { points: 0, wrong: [], left: 0, codes: {} };
+          const figures = { points: 0, wrong: [], codes: {} };
+          const began = performance.now();
           for (const at of points) {
             const found = await run({ kind, at });
             if (!found.hit) continue;
@@ -61,19 +61,19 @@ export function deviceTests(bed) {
             `${bed.name}, ${kind}, ${name}: ${figures.points} points of ${total}, wrong ${figures.wrong.length}, ${JSON.stringify(figures.codes)}`,
           );
           assert.ok(figures.points > 0);
-          if (bed.thorough) await report(bed, `${kind}, ${name}`, figures);
+          if (bed.thorough) {
+            await writeFigure(bed.repository, `devices ${bed.name} ${kind} ${name}`, {
+              what: `a GPU that fails (${kind}, ${name}), ${bed.name}`,
+              points: figures.points,
+              wrong: figures.wrong.length,
+              lost: 0,
+              seconds: (performance.now() - began) / 1000,
+            });
+          }
           assert.deepEqual(figures.wrong, []);
         },
         { expected: EXPECTED },
       );
     }
   }
-}
-
-/** Writes the figures of all points, for the table of `cargo xtask robustness`. */
-async function report(bed, name, { points, wrong }) {
-  const folder = join(bed.repository, "target/robustness");
-  await mkdir(folder, { recursive: true });
-  const file = join(folder, `devices-${bed.name}-${name.replaceAll(/\W+/g, "-")}.json`);
-  await writeFile(file, JSON.stringify({ what: `a GPU that fails (${name}), ${bed.name}`, points, wrong: wrong.length, lost: 0 }));
 }

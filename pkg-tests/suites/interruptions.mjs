@@ -4,9 +4,10 @@
 // With `--thorough` every point is taken, otherwise one of one kind of fault, another kind in each browser.
 
 import assert from "node:assert/strict";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { misbehavingServer } from "../../web/test/misbehaving.mjs";
+import { writeFigure } from "../figures.mjs";
 import { filesOf, startHub } from "../hub.mjs";
 import { reshard } from "../weights/reshard.mjs";
 
@@ -123,15 +124,16 @@ export async function interruptionTests(bed) {
         await library(page, "keepBase");
         const atFirst = await library(page, "hashes");
         served = serves;
-        // Files of other models and of the user never change.
+        // Files of other models, with their records, and of the user never change.
         const kept = Object.fromEntries(Object.entries(atFirst).filter(([path]) => path in others || keeps(path)));
         const ownFiles = (kept) => Object.fromEntries(Object.entries(kept).filter(([path]) => !path.includes(vocabulary.sha256)));
-        const expected = { cache, lists: [otherUrl, ...lists], keeps: kept, damaged };
+        const expected = { cache, lists, keeps: kept, damaged };
         const answer = await succeeds(page, operation, own);
         if (next !== operation) await succeeds(page, next, own);
         const atLast = await library(page, "hashes");
 
         const figures = { points: 0, wrong: [], lost: [], kinds: {} };
+        const began = performance.now();
         /** Takes a point. Returns false if the operation has fewer points. */
         const take = async (kind, at) => {
           const label = `${kind} at ${at}`;
@@ -189,7 +191,15 @@ export async function interruptionTests(bed) {
         console.log(
           `${bed.name}, ${name}: ${figures.points} points (${JSON.stringify(figures.kinds)}), wrong ${figures.wrong.length}, lost ${figures.lost.length}`,
         );
-        if (bed.thorough) await report(bed, name, figures);
+        if (bed.thorough) {
+          await writeFigure(bed.repository, `interruptions ${bed.name} ${name}`, {
+            what: `${name}, ${bed.name}`,
+            points: figures.points,
+            wrong: figures.wrong.length,
+            lost: figures.lost.length,
+            seconds: (performance.now() - began) / 1000,
+          });
+        }
         assert.deepEqual([...figures.wrong, ...figures.lost], []);
       },
       { expected: FAILED_REQUEST },
@@ -237,12 +247,4 @@ async function killed(bed, page, operation, scene, plan, library) {
     bed.handle = undefined;
     await library(page, "unlocked");
   }
-}
-
-/** Writes the figures of all points, for the table of `cargo xtask robustness`. */
-async function report(bed, name, { points, wrong, lost }) {
-  const folder = join(bed.repository, "target/robustness");
-  await mkdir(folder, { recursive: true });
-  const file = join(folder, `interruptions-${bed.name}-${name.replaceAll(" ", "-")}.json`);
-  await writeFile(file, JSON.stringify({ what: `${name}, ${bed.name}`, points, wrong: wrong.length, lost: lost.length }));
 }

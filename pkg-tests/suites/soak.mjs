@@ -3,8 +3,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdir, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { writeFigure } from "../figures.mjs";
 import { mib } from "../weights/memory-watch.mjs";
 
 const SEED = 20_261_130;
@@ -44,16 +43,13 @@ export function soakTests(bed) {
     assert.ok(total.checked > 0, "no answer was compared");
     assert.equal(left, 0, "bytes of GPU buffers are left");
     if (!bed.thorough) return;
-    const folder = join(bed.repository, "target/robustness");
-    await mkdir(folder, { recursive: true });
-    const figure = {
+    await writeFigure(bed.repository, `soak ${bed.name}`, {
       what: `answers in conversations, ${bed.name}; ${memory}`,
       points: total.answers,
       wrong: wrong.length,
       lost: 0,
       seconds,
-    };
-    await writeFile(join(folder, `soak-${bed.name}.json`), JSON.stringify(figure));
+    });
     assert.ok(slope - 2 * error < BOUND, memory);
   });
 }

@@ -254,6 +254,25 @@ test("a store that cannot be read any more does not end a load", async () => {
   assert.equal(shardBytesSent(), 200_000);
 });
 
+test("a read that fails once discards nothing, and nothing is fetched again", async () => {
+  await load();
+  const open = store.open.bind(store);
+  let failures = 0;
+  store.open = async (name, create) => {
+    const file = await open(name, create);
+    if (file && name === shardHash(0)) {
+      const read = file.read;
+      file.read = (at, length) => (failures++ === 0 ? Promise.reject(new Error("input/output error")) : read(at, length));
+    }
+    return file;
+  };
+  server.reset();
+  await load();
+  assert.ok(failures > 1, "the file was not read again");
+  assert.equal(shardBytesSent(), 0);
+  assert.ok(store.files.has(`${shardHash(0)}.complete`));
+});
+
 test("models are listed and deleted; shared files stay while another model has them", async () => {
   await load();
   const folder = [...model.files].map(([name, bytes]) => new File([bytes], name));

@@ -294,8 +294,11 @@ export class CachedFile {
   async *read(pieceBytes: number): AsyncGenerator<Uint8Array, void, undefined> {
     const end = this.#file.bytes;
     for (let at = 0; at < end;) {
-      // An unreadable piece counts as empty: the caller gets the bytes after it from the source.
-      const piece = await this.#file.read(at, Math.min(pieceBytes, end - at)).catch(() => new Uint8Array(0));
+      // An unreadable piece counts as empty: the caller gets the bytes after it from the source. It is read twice, because such a file is
+      // discarded, and other models can need it.
+      const read = () => this.#file.read(at, Math.min(pieceBytes, end - at)).catch(() => new Uint8Array(0));
+      let piece = await read();
+      if (piece.byteLength === 0) piece = await read();
       if (piece.byteLength === 0) {
         // Appending is not possible any more, because the bytes after this place are unreadable.
         this.#intact = false;
