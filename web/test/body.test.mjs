@@ -64,6 +64,17 @@ test("pieces are those of the file, wherever the body begins, and the last may b
   assert.equal(await next(body), "end");
 });
 
+test("a file without bytes ends at once, and one that should be empty has its bytes", async () => {
+  const empty = bytes();
+  const body = readBody(empty.stream, { at: 0, bytes: 0, wait });
+  empty.end();
+  assert.equal(await next(body), "end");
+  const longer = bytes();
+  const other = readBody(longer.stream, { at: 0, bytes: 0, pieceBytes: 100, wait });
+  longer.give(30);
+  assert.deepEqual(await next(other), [0, 30]);
+});
+
 test("what came of a piece is handed on when the body ends in the middle of it", async () => {
   const source = bytes();
   const body = readBody(source.stream, { at: 0, bytes: 1000, pieceBytes: 100, wait });

@@ -6,6 +6,7 @@ import { after, before, beforeEach, test } from "node:test";
 import { WeightCache } from "../dist/weights/cache.js";
 import { loadWeights } from "../dist/weights/load.js";
 import { PHASES, ProgressCounter } from "../dist/weights/progress.js";
+import { droppedFiles } from "../dist/weights/dropped.js";
 import { FolderSource, UrlSource } from "../dist/weights/source.js";
 import { errorData } from "../dist/wire/errors.js";
 import { makeModel, MemoryStore, MemorySink } from "./memory.mjs";
@@ -303,6 +304,28 @@ test("files and folders that are wrong say what is wrong with them", async () =>
   );
   const short = folder.map((file) => (file.name === "shard-0" ? new File([file.slice(0, 1000)], file.name) : file));
   await assert.rejects(from(short), (error) => error.details.expected === 200_000 && error.details.found === 1000);
+});
+
+/** A folder as browsers drop it. Its readers fail if `error` is given. */
+function droppedFolder(files, error) {
+  const entries = files.map((file) => ({ isFile: true, fullPath: `/folder/${file.name}`, file: (resolve) => resolve(file) }));
+  const createReader = () => {
+    const batches = [entries, []];
+    return { readEntries: (resolve, reject) => (error ? reject(error) : resolve(batches.shift())) };
+  };
+  const folder = { isFile: false, fullPath: "/folder", createReader };
+  return { items: [{ webkitGetAsEntry: () => folder }] };
+}
+
+test("a folder with more files than a call takes arguments can be dropped", async () => {
+  // Not bytes of each: only the list matters.
+  const files = Array.from({ length: 200_000 }, (_, index) => ({ name: String(index) }));
+  assert.equal((await droppedFiles(droppedFolder(files))).length, files.length);
+});
+
+test("a dropped folder that cannot be read fails with INTEGRITY", async () => {
+  const gone = new DOMException("A requested file or directory could not be found", "NotFoundError");
+  await assert.rejects(droppedFiles(droppedFolder([], gone)), { code: "INTEGRITY", message: /could not read `folder` \(NotFoundError/ });
 });
 
 test("a web page, a missing shard and a busy server fail with DOWNLOAD", async () => {

@@ -124,6 +124,25 @@ test("tasks, scores and measurements", async () => {
   await refuses("bandwidth", 0, () => model.benchmark({ bandwidth: 0 }));
 });
 
+test("options that are not an object, and scores without a question, are refused", async () => {
+  const picture = new Uint8Array(4);
+  const chat = model.createSession();
+  for (const value of [null, "fast", 5]) {
+    await refuses("options", value, () => chat.ask("A", value));
+    await refuses("options", value, () => chat.regenerate(value));
+    await refuses("options", value, () => model.createSession(value));
+    await refuses("options", value, () => model.complete("A", [picture], value));
+    await refuses("options", value, () => model.complete("A", [], value));
+    await refuses("options", value, () => model.caption(picture, value));
+    await refuses("options", value, () => model.vqa(picture, "A", value));
+    await refuses("options", value, () => model.describeRegion(picture, [1, 2, 3, 4], value));
+    await refuses("options", value, () => model.encodeImage(picture, value));
+    await refuses("options", value, () => model.score("A", ["A"], value));
+  }
+  await refuses("content", null, () => model.score(null, ["A"]));
+  await refuses("images", "a.png", () => model.score({ prompt: "A", images: "a.png" }, ["A"]));
+});
+
 test("a long value is cut short in the message", async () => {
   const call = async () => model.complete("A", [], { kvReuse: "x".repeat(1e6) });
   await assert.rejects(call, ({ message }) => message.length < 300);

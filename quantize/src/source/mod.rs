@@ -268,6 +268,9 @@ impl Source {
         let (all_rows, all_cols) = matrix_of(&tensor.shape);
         assert!(rows.end <= all_rows && cols.end <= all_cols, "{rows:?} × {cols:?} of {all_rows} × {all_cols}");
         let size = tensor.dtype.size().with_context(|| format!("elements of type {}", tensor.dtype.name()))?;
+        if rows.is_empty() || cols.is_empty() {
+            return Ok(Vec::new());
+        }
         let file = &self.files[tensor.file];
         // In 64 bits: a storage can have more elements than a browser has addresses.
         let at = |row: usize, row_step: usize, col: usize| tensor.offset + (row as u64 * row_step as u64 + col as u64) * size as u64;

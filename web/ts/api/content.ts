@@ -17,7 +17,7 @@ export type Part =
   | ({
       /** A video, or a reference to an encoded one. The 2023 model sees frames of a video as pictures, as in the paper. */
       video: VideoInput | ImageRef;
-      /** Number of frames that the model sees as pictures; 4 by default for the 2023 model. */
+      /** Number of frames that the model sees as pictures, at most 65536; 4 by default for the 2023 model. */
       frames?: number;
     } & VideoOptions)
   | {
@@ -42,6 +42,8 @@ export type QuestionView = ImageView & { readonly videos?: VideoTools | undefine
 type Stored = { text: string } | { picture: Picture } | { ref: string; boxes: readonly Box[]; unit: "norm" | "pixels" };
 
 const FRAMES = 4;
+/** Most frames of a video as pictures. Each takes memory at once, and a context of 256K tokens holds no more of the smallest ones. */
+const MOST_FRAMES = 65_536;
 
 const anyContent: Check = {
   expected: "a string or an array of parts",
@@ -134,7 +136,7 @@ function stored(name: string, part: Part, view: QuestionView, signal?: AbortSign
         return [{ picture: Picture.ofVideo(video, readVideo(video, options, view.videos, signal, `${name}.video`), options) }];
       }
       const count = frames ?? FRAMES;
-      checkArgument(`${name}.frames`, count, whole(1));
+      checkArgument(`${name}.frames`, count, whole(1, MOST_FRAMES));
       checkPlayable(`${name}.video`, video);
       return framesOf(video, count, signal);
     }

@@ -88,7 +88,8 @@ export function checkImage(name: string, image: unknown): asserts image is Image
   if (typeof image !== "object" || image === null || isPlain(image)) throw notAnImage(name, image);
 }
 
-function isPlain(value: object): boolean {
+/** True for an array and for an object of no class. */
+export function isPlain(value: object): boolean {
   const prototype: unknown = Object.getPrototypeOf(value);
   return Array.isArray(value) || prototype === Object.prototype || prototype === null;
 }

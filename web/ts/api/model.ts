@@ -18,10 +18,12 @@ import {
   ASK_CHECKS,
   checkArgument,
   checkBox,
+  checkIsObject,
   checkOptions,
   IMAGE_CHECKS,
   LIMIT_CHECKS,
   oneOf,
+  type Check,
   type Checks,
 } from "./options.js";
 import { encodePicture, ImageRef, Picture, transferables, type ImageInput } from "./picture.js";
@@ -56,6 +58,7 @@ export interface ScoreOptions extends ImageOptions, PictureLimits {
 
 const ENCODE_CHECKS: Checks<EncodeOptions> = { ...IMAGE_CHECKS, ...LIMIT_CHECKS, signal: abortSignal };
 const SCORE_CHECKS: Checks<ScoreOptions> = { ...ENCODE_CHECKS, normalize: oneOf("mean", "sum") };
+const anyPictures: Check = { expected: "an array of pictures", accepts: Array.isArray };
 const TASK_CHECKS: Checks<TaskOptions & { unit?: "norm" | "pixels" }> = {
   ...ASK_CHECKS,
   ...IMAGE_CHECKS,
@@ -133,7 +136,7 @@ export class QwenVLModel extends EventTarget {
     const pictures = Array.isArray(images) ? images.map((image: ImageInput) => this.#picture(image, options)) : [];
     return this.start(async () => {
       checkOptions(options, { ...ASK_CHECKS, ...IMAGE_CHECKS });
-      checkArgument("images", images, { expected: "an array of pictures", accepts: Array.isArray });
+      checkArgument("images", images, anyPictures);
       checkArgument("prompt", prompt, anyString);
       return { prompt: { kind: "raw", text: prompt }, pictures };
     }, options);
@@ -141,6 +144,7 @@ export class QwenVLModel extends EventTarget {
 
   /** Describes a picture. With `grounded` the caption has boxes of the things that it names. */
   caption(image: ImageInput, options: CaptionStyle & TaskOptions = {}): Run {
+    checkIsObject("options", options);
     const { lang, grounded } = options;
     const style = { ...(lang === undefined ? {} : { lang }), ...(grounded === undefined ? {} : { grounded }) };
     return this.#task({ kind: "caption", ...style }, image, options);
@@ -420,9 +424,11 @@ export class QwenVLModel extends EventTarget {
   }
 
   async #scorePrompt(content: Content | RawPrompt, options: ScoreOptions): Promise<PreparedRequest> {
-    if (typeof content === "object" && "prompt" in content) {
+    if (typeof content === "object" && content !== null && "prompt" in content) {
+      const { images = [] } = content;
       checkArgument("prompt", content.prompt, anyString);
-      const pictures = (content.images ?? []).map((image) => this.#picture(image, options));
+      checkArgument("images", images, anyPictures);
+      const pictures = images.map((image) => this.#picture(image, options));
       return { prompt: { kind: "raw", text: content.prompt }, pictures };
     }
     const view = { ...this.imageView, ...imageView(options, this.imageView) };
@@ -453,6 +459,7 @@ export class QwenVLModel extends EventTarget {
   }
 
   #picture(image: ImageInput, options: ImageOptions & { signal?: AbortSignal }): Picture {
+    checkIsObject("options", options);
     return Picture.of(image, imageView(options, this.imageView), options.signal);
   }
 

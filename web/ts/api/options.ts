@@ -88,12 +88,17 @@ export function checkArgument(name: string, value: unknown, check: Check): void 
   });
 }
 
+/** Throws `INVALID_ARGUMENT` unless the value is an object, whose properties can be read. */
+export function checkIsObject(name: string, value: unknown): void {
+  checkArgument(name, value, { expected: "an object", accepts: (value) => typeof value === "object" && value !== null });
+}
+
 /**
  * Throws `INVALID_ARGUMENT` for the first option that its check does not accept. Absent options and `undefined` are accepted, and so are
  * properties that are not options, as everywhere in the web platform.
  */
 export function checkOptions<T extends object>(options: T, checks: Checks<T>): void {
-  checkArgument("options", options, { expected: "an object", accepts: (value) => typeof value === "object" && value !== null });
+  checkIsObject("options", options);
   for (const name of Object.keys(checks) as (keyof T & string)[]) {
     const value: unknown = options[name];
     if (value !== undefined) checkArgument(name, value, checks[name]);

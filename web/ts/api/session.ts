@@ -11,6 +11,7 @@ import {
   ASK_CHECKS,
   checkArgument,
   checkedElsewhere,
+  checkIsObject,
   checkOptions,
   IMAGE_CHECKS,
   LIMIT_CHECKS,
@@ -137,11 +138,13 @@ export class Session {
 
   /** Asks a question. Pictures are captured now, even if the question has to wait. */
   ask(content: Content, options: AskOptions = {}): Run {
+    checkIsObject("options", options);
     return this.#run(new Question(content, this.#view, options.signal), options);
   }
 
   /** Asks the latest question again. The new answer replaces the old one. */
   regenerate(options: AskOptions = {}): Run {
+    checkIsObject("options", options);
     return this.#run(undefined, options);
   }
 

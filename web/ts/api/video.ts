@@ -5,7 +5,7 @@ import { QwenVLError } from "../wire/errors.js";
 import type { FramePayload, FrameReply } from "../wire/protocol.js";
 import { describe } from "../wire/quote.js";
 import type { VideoOptions } from "../wire/types.js";
-import { capture, EXACT, type ImageSource } from "./image.js";
+import { capture, EXACT, isPlain, type ImageSource } from "./image.js";
 import { anyNumber, checkArgument, whole, type Check, type Checks } from "./options.js";
 
 /** A video: a file, an address, or an element of the page. */
@@ -72,7 +72,8 @@ export async function readVideo(
   const wanted = videoForEngine(options);
   if (Array.isArray(video)) return readList(video as readonly TimedImage[], wanted, tools, signal, name);
   if (isStream(video)) return readStream(video, wanted, tools, signal);
-  return withPlayer(video as VideoSource, signal, async (player, seek) => {
+  checkPlayable(name, video);
+  return withPlayer(video, signal, async (player, seek) => {
     const { videoWidth: width, videoHeight: height, duration } = player;
     const plan = await tools.plan({ width, height, duration }, wanted);
     const frames = new Frames(plan);
@@ -184,10 +185,13 @@ async function readStream(
   return frames.done();
 }
 
-/** Throws `INVALID_ARGUMENT` for a list or a stream, of which a player cannot show frames. */
+/** Throws `INVALID_ARGUMENT` unless a player can show the value. It cannot show a list or a stream. */
 export function checkPlayable(name: string, video: VideoInput): asserts video is VideoSource {
-  if (!Array.isArray(video) && !isStream(video)) return;
-  const message = `\`${name}\` is ${describe(video)}, expected a file, an address or a video element: this model sees frames as pictures`;
+  const isFrames = Array.isArray(video) || isStream(video);
+  // Objects of other windows are not instances of this window's classes, so an unknown class is accepted here.
+  if (typeof video === "string" || (typeof video === "object" && video !== null && !isFrames && !isPlain(video))) return;
+  const reason = isFrames ? ": this model sees frames as pictures" : "";
+  const message = `\`${name}\` is ${describe(video)}, expected a file, an address or a video element${reason}`;
   throw new QwenVLError("INVALID_ARGUMENT", message);
 }
 
@@ -255,6 +259,7 @@ export function framesAsImages({ width, height, rgb, times }: CapturedVideo): { 
 export async function sampleFrames(video: VideoSource, count = 4, options: { signal?: AbortSignal } = {}): Promise<ImageBitmap[]> {
   if (!Number.isInteger(count) || count < 1)
     throw new QwenVLError("INVALID_ARGUMENT", `\`count\` is ${describe(count)}, expected a whole number from 1`);
+  checkPlayable("video", video);
   return withPlayer(video, options.signal, async (player, seek) => {
     const frames: ImageBitmap[] = [];
     for (let frame = 0; frame < count; frame++) {

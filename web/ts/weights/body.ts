@@ -33,7 +33,8 @@ export async function* readBody(
   options: BodyOptions,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
   const { bytes, wait } = options;
-  const pieceBytes = Math.min(options.pieceBytes ?? PIECE_BYTES, bytes);
+  // A file without bytes has no pieces either, and the server's can have some.
+  const pieceBytes = Math.min(options.pieceBytes ?? PIECE_BYTES, bytes) || PIECE_BYTES;
   const reader = bytesReader(stream);
   if (!reader) return yield* readChunks(stream.getReader(), wait);
   let { at } = options;

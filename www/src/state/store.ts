@@ -151,6 +151,7 @@ function checked(value: unknown): StoredChat<FilePicture> {
     ) &&
     chat.turns.every(
       ({ text, pictures, region, raw, answer }) =>
+        Array.isArray(pictures) &&
         strings(text, raw, ...pictures) &&
         (region === undefined || (region.length === 4 && region.every(number))) &&
         (answer === undefined || (strings(answer.text) && answer.objects!.every(isObject))),

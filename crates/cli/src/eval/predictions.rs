@@ -103,6 +103,9 @@ pub(super) fn resume(path: &Path, header: &Header) -> Result<(HashMap<String, Pr
     Ok((known, OpenOptions::new().append(true).open(path).with_context(written)?))
 }
 
+/// Most missing shards that an error names: the number of shards comes from a file, and can be any.
+const MOST_MISSING: usize = 20;
+
 /// A file of the predictions of a shard.
 struct ShardFile {
     path: PathBuf,
@@ -117,7 +120,8 @@ impl ShardFile {
         let text = read(path)?;
         let mut lines = text.lines();
         let header: Header = serde_json::from_str(lines.next().unwrap_or_default()).with_context(what)?;
-        let shard = header.shard.with_context(|| format!("`{}` has no shard in its first line", path.display()))?;
+        let shard = header.shard.filter(|shard| (1..=shard.of).contains(&shard.number));
+        let shard = shard.with_context(|| format!("`{}` has no shard in its first line", path.display()))?;
         let predictions = lines.map(serde_json::from_str).collect::<Result<_, _>>();
         let predictions = predictions.with_context(|| format!("{}: run `--shard {shard}` again, which resumes it", what()))?;
         Ok(Self { path: path.to_owned(), header, shard, predictions })
@@ -189,8 +193,11 @@ pub(super) fn merge(folders: &[PathBuf], model: &str, part: &Part) -> Result<Vec
         let found = predictions.len();
         ensure!(found == wanted.len(), "`{path}` has {found} of {} answers: run `--shard {shard}` again, which resumes it", wanted.len());
     }
-    let missing: Vec<String> =
-        (1..=of).map(|number| Shard { number, of }).filter(|shard| !shards.contains_key(shard)).map(|shard| shard.to_string()).collect();
+    let missing = (1..=of).map(|number| Shard { number, of }).filter(|shard| !shards.contains_key(shard));
+    let mut missing: Vec<String> = missing.take(MOST_MISSING + 1).map(|shard| shard.to_string()).collect();
+    if missing.len() > MOST_MISSING {
+        missing[MOST_MISSING] = "…".to_owned();
+    }
     ensure!(missing.is_empty(), "{what}: missing are the shards {}", missing.join(", "));
     let of_item = |id: &String| known.remove(id).with_context(|| format!("{what}: no shard has an answer to `{id}`"));
     part.items.iter().map(|item| &item.id).map(of_item).collect()
@@ -205,6 +212,24 @@ pub(super) fn append(path: &Path, file: &mut File, prediction: &Prediction) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qwen_vl_eval::Task;
+
+    #[test]
+    fn a_file_of_an_impossible_shard_is_refused_and_of_many_missing_ones_some_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = Part { name: "data".to_owned(), task: Task::Exact, items: Vec::new(), root: PathBuf::new(), hash: "0".to_owned() };
+        let error = |number: usize, of: usize| {
+            let header = Header { model: String::new(), data: part.hash.clone(), chat: false, shard: Some(Shard { number, of }) };
+            fs::write(folder.path().join("model-data.shard-1-of-1.jsonl"), serde_json::to_string(&header).unwrap()).unwrap();
+            merge(&[folder.path().to_owned()], "model", &part).unwrap_err().to_string()
+        };
+        for (number, of) in [(0, 0), (1, 0), (0, 3), (4, 3)] {
+            assert!(error(number, of).ends_with("has no shard in its first line"), "{number}/{of}");
+        }
+        assert!(error(1, 3).ends_with("missing are the shards 2/3, 3/3"));
+        let many = error(1, usize::MAX);
+        assert!(many.contains("missing are the shards 2/") && many.ends_with(", …") && many.len() < 1000, "{many}");
+    }
 
     #[test]
     fn shards_are_numbers_of_a_number() {
