@@ -246,6 +246,36 @@ export async function pairTests(bed) {
     await nothingWrong(page, "after the next load");
   });
 
+  // The protocol of other browsers has no such command.
+  if (bed.name === "chromium") {
+    pairTest("a user who clears the site's data before a load and during it", async (page) => {
+      const answer = await answerOf(page);
+      const devtools = await page.createCDPSession();
+      const clear = () => devtools.send("Storage.clearDataForOrigin", { origin: bed.origin, storageTypes: "file_systems,cache_storage" });
+      await clear();
+      assert.deepEqual(await succeeds(page, "load"), answer);
+      await nothingWrong(page, "after the data was cleared before a load");
+
+      // Chromium blocks a worker for ever that closes a file which was cleared meanwhile. A new tab must not wait for it.
+      await succeeds(page, "clear");
+      const last = shardPath(model.manifest.shards.length - 1);
+      let release;
+      const held = new Promise((resolve) => (release = resolve));
+      server.fault = (path) => (path === last ? held : undefined);
+      await bed.open(async (victim) => {
+        const loading = run(victim, "load");
+        loading.catch(() => undefined);
+        await storedBytes(page, model.manifest.shards[0].bytes);
+        await clear();
+        release();
+        await Promise.race([loading, sleep(2000)]);
+      });
+      server.fault = () => undefined;
+      assert.deepEqual(await succeeds(page, "load"), answer);
+      await nothingWrong(page, "after the next load");
+    });
+  }
+
   pairTest(
     "a quota that shrinks during a load and during a conversion",
     async (page) => {

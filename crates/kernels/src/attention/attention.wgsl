@@ -8,7 +8,7 @@
 // A workgroup of ROWS * 8 / LANE_ROWS computes ROWS such rows, 32 keys at a time: an invocation scores LANE_ROWS rows x 4 keys, then the first ROWS
 // invocations compute the softmax of one row each, then an invocation sums values for LANE_ROWS rows x PARTS vectors. Workgroup z computes the
 // vectors from z * PARTS * 8 on, from the same scores.
-// Lines with $r, $k, $p are repeated for LANE_ROWS rows, 4 keys, PARTS vectors. $j is j with or without a bound.
+// Lines with $r, $k, $p, $j are repeated for LANE_ROWS rows, 4 keys, PARTS vectors, all sums but the last. OF_TILE is j with or without a bound.
 // Dispatch: x = kv heads, y = ceil(step.rows * GROUP / ROWS), z = ceil(vectors / (PARTS * 8)). Workgroup memory: 144 bytes * ROWS.
 //
 // The loop over a head's vectors needs the most registers: 108 for heads of 128 and LANE_ROWS = 4, which are 64 of values' sums, 16 scores, 20 of keys
@@ -23,6 +23,8 @@ var<workgroup> factors: array<f32, ROWS>;          // factor of the sums of a ro
 // The largest score of a row so far, and the sum of its probabilities: as variables they would take registers that the products need.
 var<workgroup> largest: array<f32, ROWS>;
 var<workgroup> totals: array<f32, ROWS>;
+// The first key of this workgroup, and one past the last.
+var<workgroup> span: vec2<u32>;
 
 fn dots(x: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(dot(x, a), dot(x, b), dot(x, c), dot(x, d));
@@ -70,11 +72,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let vector = workgroup.z * PARTS * 8u + column;  // first of this lane's vectors
   let last_row = step.rows * GROUP - 1u;
   let last_key = step.keys - 1u;
-  let begin = segment(first / GROUP).x;
-  var keys = segment(min(first + ROWS - 1u, last_row) / GROUP).y;  // one past the last key of this workgroup
-  if (sizes.causal != 0u) {
-    keys = min(keys, step.start + (first + ROWS - 1u) / GROUP + 1u);
+  if (lane == 0u) {
+    var end = segment(min(first + ROWS - 1u, last_row) / GROUP).y;
+    if (sizes.causal != 0u) {
+      end = min(end, step.start + (first + ROWS - 1u) / GROUP + 1u);
+    }
+    span = vec2<u32>(segment(first / GROUP).x, end);
   }
+  // The bounds of the loop are loaded as uniform values: NVK does not see that a value of the workgroup's number is one, and keeps three copies
+  // of the variables of a loop whose end could differ between invocations.
+  let bounds = workgroupUniformLoad(&span);
+  let begin = bounds.x;
+  let keys = bounds.y;
   let row$r = min(first + band + $ru, last_row);
   let query$r = row$r / GROUP * sizes.q_stride + sizes.q_offset + head * GROUP + row$r % GROUP * vectors;
   let at = band * STRIDE + column * 4u;  // first of this lane's scores
@@ -111,7 +120,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       let value = (tile + j) * sizes.v_stride + sizes.v_offset + head;
       let v_factor = v_scale(value, workgroup.x);
       let v$p = v_vector(value + min(vector + $pu * 8u, vectors - 1u)) * v_factor;
-      let p$r = scores[(band + $ru) * STRIDE + $j];
+      let p$r = scores[(band + $ru) * STRIDE + OF_TILE];
       acc$r_$p += p$r * v$p;
     }
     workgroupBarrier();
@@ -120,7 +129,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     factors[lane] = 1.0 / totals[lane];
   }
   workgroupBarrier();
-  // Only this copy is indexed, so that the sums can stay in registers.
   var sums = array<vec4<f32>, LANE_ROWS * PARTS>(
     acc$r_$p,
   );
@@ -131,7 +139,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let row = first + of_group;
     let of_head = vector + i % PARTS * 8u;
     if (of_group <= last_of_group && of_head < vectors) {
-      output[row / GROUP * sizes.out_stride + head * GROUP + row % GROUP * vectors + of_head] = sums[i] * factors[of_group];
+      output[row / GROUP * sizes.out_stride + head * GROUP + row % GROUP * vectors + of_head] = sums[0] * factors[of_group];
     }
+    // As in tile.wgsl of the products.
+    sums[$ju] = sums[$ju + 1u];
   }
 }

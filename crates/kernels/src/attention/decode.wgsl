@@ -46,12 +46,19 @@ fn total_of_teams(head: u32) -> f32 {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let slice = max((step.keys + sizes.splits - 1u) / sizes.splits, sizes.shortest);
-  let first = workgroup.x * slice;
-  if (first >= step.keys) {
+  if (lane == 0u) {
+    let slice = max((step.keys + sizes.splits - 1u) / sizes.splits, sizes.shortest);
+    let keys = min(vec2<u32>(workgroup.x, workgroup.x + 1u) * slice, vec2<u32>(step.keys));
+    sums[0] = vec4<f32>(vec2<f32>(keys), 0.0, 0.0);
+  }
+  // Uniform values, as in attention.wgsl; all invocations run each of the loops below equally often for the same reason. A number of keys is exact
+  // as f32, and workgroups of 8 heads have no memory left for another variable.
+  let keys = workgroupUniformLoad(&sums[0]);
+  let first = u32(keys.x);
+  let last = u32(keys.y);
+  if (first >= last) {
     return;
   }
-  let last = min(first + slice, step.keys);
   let first_head = workgroup.y * GROUP;
   let kv_head = first_head / sizes.group;
   for (var i = lane; i < GROUP * VECTORS; i += LANES) {
@@ -70,13 +77,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var strip = 0u; strip < count; strip += STRIP) {
       let at = strip + row;
       var score$h_$k = 0.0;
-      if (at < count) {
+      if (ALONG > 1u || at < count) {
         let key$k = min(tile + at + $ku, last - 1u);
         let key_at$k = key$k * sizes.k_stride + sizes.k_offset + kv_head * VECTORS;
-        for (var i = along; i < head_vectors(); i += ALONG) {
-          let k$k = k_vector(key_at$k + i);
-          let q$h = query[$hu * VECTORS + i];
-          score$h_$k += dot(q$h, k$k);
+        for (var of_head = 0u; of_head < head_vectors(); of_head += ALONG) {
+          let i = of_head + along;
+          if (head_vectors() % ALONG == 0u || i < head_vectors()) {
+            let k$k = k_vector(key_at$k + i);
+            score$h_$k += dot(query[$hu * VECTORS + i], k$k);
+          }
         }
         score$h_$k *= k_scale(key_at$k, kv_head);
       }
@@ -127,8 +136,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     total$h *= correction$h;
     acc$h_$p *= correction$h;
     if (team < TEAMS) {
-      for (var j = team; j < count; j += TEAMS * VALUES) {
-        let j$v = j + $vu * TEAMS;
+      for (var j = 0u; j < count; j += TEAMS * VALUES) {
+        let j$v = j + $vu * TEAMS + team;
         let key$v = min(tile + j$v, last - 1u);
         let at$v = key$v * sizes.v_stride + sizes.v_offset + kv_head * VECTORS;
         let v$v_$p = v_vector(at$v + vector$p);

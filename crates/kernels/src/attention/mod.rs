@@ -166,7 +166,8 @@ pub fn attention(gpu: &Gpu, step: &StepBuffer, attention: Attention<'_>) -> Disp
     let vectors = head_vectors(gpu.kernels(), attention.head_dim);
     // With the bound Tint knows that a key is in its tile, and adds no bound to each access. Software adapters take longer with it.
     let of_tile = if gpu.kernels().attention_of_any_width { "j" } else { "min(j, TILE - 1u)" };
-    let kernel = unroll(wgsl!("attention.wgsl"), &[('r', lane_rows as usize), ('k', 4), ('p', parts)]).replace("$j", of_tile);
+    let counts = [('r', lane_rows as usize), ('k', 4), ('p', parts), ('j', lane_rows as usize * parts - 1)];
+    let kernel = unroll(wgsl!("attention.wgsl"), &counts).replace("OF_TILE", of_tile);
     let source = attention.source(&format!(
         "const ROWS: u32 = {rows}u;\nconst LANE_ROWS: u32 = {lane_rows}u;\nconst PARTS: u32 = {parts}u;\nconst GROUP: u32 = {group}u;\n\
          fn head_vectors() -> u32 {{ return {vectors}; }}\n{}{kernel}",

@@ -142,7 +142,7 @@ const IN_HALVES: [(char, usize); 2] = [('e', 8), ('v', 2)];
 /// Returns the WGSL of a product of tiles whose invocations compute `rows` x 4 * `vectors` each.
 fn tiled(rows: usize, vectors: usize, kernel: &str) -> String {
     let constants = format!("const LANE_ROWS: u32 = {rows}u;\nconst LANE_VECTORS: u32 = {vectors}u;\nconst TILE: u32 = {}u;\n", 8 * rows);
-    [constants.as_str(), wgsl!("tile.wgsl"), kernel].concat()
+    [constants.as_str(), &unroll(wgsl!("tile.wgsl"), &[('j', rows * vectors - 1)]), kernel].concat()
 }
 
 /// Returns the product of tiles of 64 x 64 or of 32 x 32 in f32.

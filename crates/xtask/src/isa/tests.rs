@@ -81,6 +81,18 @@ fn the_file_keeps_versions_and_rows() {
 }
 
 #[test]
+fn only_kernels_of_the_set_cpu_have_spills_or_scratch() {
+    let table: Table = include_str!("../../../kernels/isa.tsv").parse().unwrap();
+    let (of_cpu, others): (Vec<_>, Vec<_>) = table.rows.iter().partition(|([kernel, ..], _)| kernel.contains(" cpu"));
+    assert!(!of_cpu.is_empty() && others.len() > 500);
+    for (key, figures) in others {
+        assert_eq!(figures.scratch, Some(0), "{key:?}");
+        // NVK does not count spills; they are in its scratch.
+        assert!(figures.spills.is_none_or(|spills| spills == 0), "{key:?}");
+    }
+}
+
+#[test]
 fn more_instructions_and_rows_without_a_counterpart_fail() {
     let figures = |instructions, registers| Figures { instructions: Some(instructions), registers: Some(registers), ..Figures::default() };
     let before = table(&[("a", figures(10, 1)), ("b", figures(10, 1)), ("c", figures(10, 1))]).rows;
