@@ -274,6 +274,19 @@ test("a read that fails once discards nothing, and nothing is fetched again", as
   assert.ok(store.files.has(`${shardHash(0)}.complete`));
 });
 
+test("an empty record counts as none, and a conversion that ends with the same file replaces it", async () => {
+  await load();
+  const cache = cacheOf();
+  const entry = model.manifest.shards[0];
+  store.files.set(`${entry.sha256}.complete`, Buffer.alloc(0));
+  assert.equal((await cache.models())[0].complete, false);
+  store.files.set("convert-1-0", store.files.get(entry.sha256));
+  await cache.adopt("convert-1-0", entry);
+  assert.equal((await cache.models())[0].complete, true);
+  assert.equal(Buffer.from(store.files.get(`${entry.sha256}.complete`)).toString(), String(entry.bytes));
+  assert.ok(!store.files.has("convert-1-0"));
+});
+
 test("models are listed and deleted; shared files stay while another model has them", async () => {
   await load();
   const folder = [...model.files].map(([name, bytes]) => new File([bytes], name));

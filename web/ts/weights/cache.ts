@@ -363,8 +363,9 @@ function usedBy(records: ReadonlyMap<string, ModelRecord>): Set<string> {
 }
 
 function isComplete(files: readonly StoredFile[], entry: FileEntry): boolean {
-  const has = (name: string, bytes?: number) => files.some((file) => file.name === name && (bytes === undefined || file.bytes === bytes));
-  return has(recordName(entry)) && has(dataName(entry), entry.bytes);
+  const has = (name: string, bytes: number) => files.some((file) => file.name === name && file.bytes === bytes);
+  // A tab that is closed while it writes a record can leave an empty one.
+  return has(recordName(entry), String(entry.bytes).length) && has(dataName(entry), entry.bytes);
 }
 
 async function modelName(url: string): Promise<string> {
