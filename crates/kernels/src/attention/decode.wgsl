@@ -46,16 +46,18 @@ fn total_of_teams(head: u32) -> f32 {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  if (lane == 0u) {
-    let slice = max((step.keys + sizes.splits - 1u) / sizes.splits, sizes.shortest);
-    let keys = min(vec2<u32>(workgroup.x, workgroup.x + 1u) * slice, vec2<u32>(step.keys));
-    sums[0] = vec4<f32>(vec2<f32>(keys), 0.0, 0.0);
+  let slice = max((step.keys + sizes.splits - 1u) / sizes.splits, sizes.shortest);
+  var keys = min(vec2<u32>(workgroup.x, workgroup.x + 1u) * slice, vec2<u32>(step.keys));
+  // Uniform values on GPUs, as in attention.wgsl; all invocations run each of the loops below equally often for the same reason. A number of keys is
+  // exact as f32, and workgroups of 8 heads have no memory left for another variable. Software adapters take longer for the barrier.
+  if (ALONG > 1u) {
+    if (lane == 0u) {
+      sums[0] = vec4<f32>(vec2<f32>(keys), 0.0, 0.0);
+    }
+    keys = vec2<u32>(workgroupUniformLoad(&sums[0]).xy);
   }
-  // Uniform values, as in attention.wgsl; all invocations run each of the loops below equally often for the same reason. A number of keys is exact
-  // as f32, and workgroups of 8 heads have no memory left for another variable.
-  let keys = workgroupUniformLoad(&sums[0]);
-  let first = u32(keys.x);
-  let last = u32(keys.y);
+  let first = keys.x;
+  let last = keys.y;
   if (first >= last) {
     return;
   }
@@ -82,9 +84,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let key_at$k = key$k * sizes.k_stride + sizes.k_offset + kv_head * VECTORS;
         for (var of_head = 0u; of_head < head_vectors(); of_head += ALONG) {
           let i = of_head + along;
-          if (head_vectors() % ALONG == 0u || i < head_vectors()) {
+          if (VECTORS % ALONG == 0u || i < VECTORS) {
             let k$k = k_vector(key_at$k + i);
-            score$h_$k += dot(query[$hu * VECTORS + i], k$k);
+            let q$h = query[$hu * VECTORS + i];
+            score$h_$k += dot(q$h, k$k);
           }
         }
         score$h_$k *= k_scale(key_at$k, kv_head);
