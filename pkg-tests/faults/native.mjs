@@ -11,11 +11,12 @@
 
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { writeFigure } from "../figures.mjs";
 import { filesOf, startHub } from "../hub.mjs";
 
 const { values } = parseArgs({ options: { quick: { type: "boolean", default: false }, only: { type: "string", default: "" } } });
@@ -151,10 +152,10 @@ for (const [name, { command, replaces = false, kinds = KINDS }] of Object.entrie
   console.log(`${name}: ${figures.points} points in ${seconds} s, wrong ${figures.wrong.length}, lost ${figures.lost.length}`);
   for (const text of [...figures.wrong, ...figures.lost].slice(0, 10)) console.log(`  ${text}`);
   failed ||= figures.wrong.length + figures.lost.length > 0;
-  const folder = join(repository, "target/robustness");
-  await mkdir(folder, { recursive: true });
-  const figure = { what: `${name}, native`, points: figures.points, wrong: figures.wrong.length, lost: figures.lost.length, seconds };
-  if (!values.quick) await writeFile(join(folder, `interruptions-native-${name.replaceAll(" ", "-")}.json`), JSON.stringify(figure));
+  if (!values.quick) {
+    const [wrong, lost] = [figures.wrong.length, figures.lost.length];
+    await writeFigure(repository, `interruptions native ${name}`, { what: `${name}, native`, points: figures.points, wrong, lost, seconds });
+  }
 }
 hub.close();
 await rm(root, { recursive: true });

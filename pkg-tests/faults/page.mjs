@@ -123,7 +123,7 @@ export async function reset() {
   for await (const [name, folder] of top.entries()) {
     const names = [];
     for await (const entry of folder.keys()) names.push(entry);
-    for (const entry of names) if (!base.has(`${name}/${entry}`)) await folder.removeEntry(entry);
+    for (const entry of names) if (!base.has(`${name}/${entry}`)) await folder.removeEntry(entry, { recursive: true });
   }
   for (const [path, bytes] of base) {
     const [folder, name] = path.split("/");

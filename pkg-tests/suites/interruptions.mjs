@@ -55,11 +55,6 @@ export async function interruptionTests(bed) {
   const vocabulary = model.manifest.files.find(({ file }) => file === model.manifest.processor.tokenizer_file);
   const [changed, missing] = model.manifest.shards.map(({ sha256 }) => sha256);
 
-  /**
-   * Files that are stored before an operation, in addition to another model. `lists`: addresses that stay listed whatever happens; `damaged`: files that are
-   * not what they should be; `discards`: a file that cannot be read counts as damaged, so that its other models lack it too; `next`: the operation
-   * that follows, if it is another one.
-   */
   const withDamage = {
     lists: [url],
     damaged: [changed, missing],
@@ -69,6 +64,11 @@ export async function interruptionTests(bed) {
       await library(page, "damage", changed, missing);
     },
   };
+  /**
+   * Operations. `before` stores files, in addition to another model; `lists`: addresses that stay listed whatever happens; `damaged`: files that are
+   * not as they should be; `discards`: a file that cannot be opened counts as damaged, so that its other models lack it too; `next`: the operation
+   * that follows, if it is another one.
+   */
   const scenes = {
     "a first download": { operation: "fill" },
     "a first download into the Cache API": { operation: "fill", cache: "cache-api" },

@@ -33,7 +33,7 @@ export async function* readBody(
   options: BodyOptions,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
   const { bytes, wait } = options;
-  // A file without bytes has no pieces either, and the server's can have some.
+  // A piece of no bytes would never be filled, and a server can send bytes for a file that should be empty.
   const pieceBytes = Math.min(options.pieceBytes ?? PIECE_BYTES, bytes) || PIECE_BYTES;
   const reader = bytesReader(stream);
   if (!reader) return yield* readChunks(stream.getReader(), wait);

@@ -9,7 +9,7 @@
 // invocations compute the softmax of one row each, then an invocation sums values for LANE_ROWS rows x PARTS vectors. Workgroup z computes the
 // vectors from z * PARTS * 8 on, from the same scores.
 // Lines with $r, $k, $p, $j are repeated for LANE_ROWS rows, 4 keys, PARTS vectors, all sums but the last. OF_TILE is j with or without a bound.
-// Dispatch: x = kv heads, y = ceil(step.rows * GROUP / ROWS), z = ceil(vectors / (PARTS * 8)). Workgroup memory: 144 bytes * ROWS.
+// Dispatch: x = kv heads, y = ceil(step.rows * GROUP / ROWS), z = ceil(vectors / (PARTS * 8)). Workgroup memory: 144 bytes * ROWS + 8.
 //
 // The loop over a head's vectors needs the most registers: 108 for heads of 128 and LANE_ROWS = 4, which are 64 of values' sums, 16 scores, 20 of keys
 // and queries, 8 addresses. On RDNA3 six workgroups fit a SIMD up to 120, so little else may be in use across this loop.
