@@ -154,7 +154,13 @@ for (const [name, { command, replaces = false, kinds = KINDS }] of Object.entrie
   failed ||= figures.wrong.length + figures.lost.length > 0;
   if (!values.quick) {
     const [wrong, lost] = [figures.wrong.length, figures.lost.length];
-    await writeFigure(repository, `interruptions native ${name}`, { what: `${name}, native`, points: figures.points, wrong, lost, seconds });
+    await writeFigure(repository, `interruptions native ${name}`, {
+      what: `${name}, native`,
+      points: figures.points,
+      wrong,
+      lost,
+      seconds,
+    });
   }
 }
 hub.close();
