@@ -39,6 +39,8 @@ export class Bed extends Registry {
   handle = undefined;
   /** Opens a path in a page and collects the errors that it reports: `(path) => Promise<{ page, problems }>`. Set before tests run. */
   openPage;
+  /** Starts another browser of the same kind, for a test that leaves its browser unusable: `() => Promise<Browser>`. Set before tests run. */
+  launch;
   /** Of the server that serves the pages. Set before tests run. */
   origin = "";
   #cleanups = [];

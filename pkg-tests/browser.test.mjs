@@ -91,7 +91,8 @@ before(async () => {
   bed.origin = server.origin;
   proxy = await recordingProxy();
   const [program, vulkanIcd] = [setting("QWEN_VL_BROWSER_PROGRAM"), setting("QWEN_VL_VULKAN_ICD")];
-  browser = await launch({ name, program, vulkanIcd, proxy: proxy.port });
+  bed.launch = () => launch({ name, program, vulkanIcd, proxy: proxy.port });
+  browser = await bed.launch();
   bed.openPage = (path) => openPage(browser, server.origin + path);
 });
 

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { misbehavingServer } from "../../web/test/misbehaving.mjs";
+import { openPage } from "../browser.mjs";
 import { filesOf, startHub } from "../hub.mjs";
 import { ask, part, present, ready, serveSite, textOf, until } from "../page/site.mjs";
 import { reshard } from "../weights/reshard.mjs";
@@ -246,35 +247,45 @@ export async function pairTests(bed) {
     await nothingWrong(page, "after the next load");
   });
 
-  // The protocol of other browsers has no such command.
-  if (bed.name === "chromium") {
-    pairTest("a user who clears the site's data before a load and during it", async (page) => {
-      const answer = await answerOf(page);
-      const devtools = await page.createCDPSession();
-      const clear = () => devtools.send("Storage.clearDataForOrigin", { origin: bed.origin, storageTypes: "file_systems,cache_storage" });
-      await clear();
-      assert.deepEqual(await succeeds(page, "load"), answer);
-      await nothingWrong(page, "after the data was cleared before a load");
+  bed.test(
+    "pairs: a user who clears the site's data before a load and during it",
+    { skip: bed.name !== "chromium" && "only the protocol of Chromium has such a command" },
+    async () => {
+      await bed.closeShared();
+      server.reset();
+      // The worker of the victim blocks its process for ever, and the other pages of a browser may share that process.
+      const browser = await bed.launch();
+      const opened = async () => (await openPage(browser, `${bed.origin}/`)).page;
+      try {
+        const page = await opened();
+        const answer = await answerOf(page);
+        const devtools = await page.createCDPSession();
+        const clear = () => devtools.send("Storage.clearDataForOrigin", { origin: bed.origin, storageTypes: "file_systems,cache_storage" });
+        await clear();
+        assert.deepEqual(await succeeds(page, "load"), answer);
+        await nothingWrong(page, "after the data was cleared before a load");
 
-      // Chromium blocks a worker for ever that closes a file which was cleared meanwhile. A new tab must not wait for it.
-      await succeeds(page, "clear");
-      const last = shardPath(model.manifest.shards.length - 1);
-      let release;
-      const held = new Promise((resolve) => (release = resolve));
-      server.fault = (path) => (path === last ? held : undefined);
-      await bed.open(async (victim) => {
+        await succeeds(page, "clear");
+        const last = shardPath(model.manifest.shards.length - 1);
+        let release;
+        const held = new Promise((resolve) => (release = resolve));
+        server.fault = (path) => (path === last ? held : undefined);
+        const victim = await opened();
         const loading = run(victim, "load");
         loading.catch(() => undefined);
         await storedBytes(page, model.manifest.shards[0].bytes);
         await clear();
         release();
         await Promise.race([loading, sleep(2000)]);
-      });
-      server.fault = () => undefined;
-      assert.deepEqual(await succeeds(page, "load"), answer);
-      await nothingWrong(page, "after the next load");
-    });
-  }
+        await victim.close();
+        server.fault = () => undefined;
+        assert.deepEqual(await succeeds(page, "load"), answer, "a load in another tab does not wait for the one that is blocked");
+        await nothingWrong(page, "after the next load");
+      } finally {
+        await browser.close();
+      }
+    },
+  );
 
   pairTest(
     "a quota that shrinks during a load and during a conversion",

@@ -739,7 +739,7 @@ async function dropInPage(url, names) {
   const entries = files.map((file) => ({ isFile: true, fullPath: `/model/${file.name}`, file: (resolve) => resolve(file) }));
   const createReader = () => ({ readEntries: (resolve) => resolve(entries.splice(0, 2)) });
   const event = new Event("drop", { cancelable: true });
-  const dataTransfer = { items: [{ webkitGetAsEntry: () => ({ isFile: false, createReader }) }] };
+  const dataTransfer = { items: [{ webkitGetAsEntry: () => ({ isFile: false, fullPath: "/model", createReader }) }] };
   dispatchEvent(Object.assign(event, { dataTransfer }));
 }
 

@@ -290,6 +290,56 @@ test("clear, delete and verify fail with BUSY while a tab loads, and delete noth
   assert.deepEqual(locks.held, []);
 });
 
+test("an operation returns the model as it was before another tab deletes it", async () => {
+  const fill = { kind: "fill", source: { kind: "folder", folder: filesOf(models.plain), url } };
+  for (const operation of [fill, { kind: "verify", url }, { kind: "export", url, folder: memoryFolder() }, { kind: "delete", url }]) {
+    store = new MemoryStore();
+    await load(models.plain);
+    const request = locks.request.bind(locks);
+    // The other tab gets the lock when the operation releases it.
+    locks.request = async (name, options, work) => {
+      const result = await request(name, options, work);
+      if (name === `qwen-vl-web ${models.plain.manifest.shards[0].sha256}`) store.files.clear();
+      return result;
+    };
+    try {
+      const found = await run(operation);
+      assert.deepEqual(
+        found.map(({ url, complete }) => [url, complete]),
+        [[url, true]],
+        operation.kind,
+      );
+      assert.equal(store.files.size, 0, "the other tab has deleted the model");
+    } finally {
+      locks.request = request;
+    }
+  }
+});
+
+test("an operation finds that another tab has deleted or replaced the model before it got the lock", async () => {
+  const deletion = () => store.files.clear();
+  const newer = () => load(models.pieces);
+  for (const kind of ["verify", "delete"]) {
+    for (const [change, expected] of [
+      [deletion, []],
+      [newer, "BUSY"],
+    ]) {
+      store = new MemoryStore();
+      await load(models.plain);
+      const request = locks.request.bind(locks);
+      locks.request = async (...parameters) => {
+        locks.request = request;
+        await change();
+        return request(...parameters);
+      };
+      const operation = run({ kind, url });
+      if (expected === "BUSY") await assert.rejects(operation, { code: "BUSY" }, kind);
+      else assert.deepEqual(await operation, expected, kind);
+      assert.equal(store.files.size > 0, change === newer, kind);
+    }
+  }
+});
+
 test("a load that starts while the cache is cleared waits, and then stores the model", async () => {
   await load(models.plain);
   let release;

@@ -27,6 +27,8 @@ export interface WeightsOptions<S extends ShardSink> {
   /** Behaviour while another tab loads the same model. */
   whenBusy: "wait" | "fail";
   signal: AbortSignal;
+  /** Runs when all files have arrived, before another tab can change them. */
+  onStored?: () => Promise<void>;
 }
 
 export interface Weights<S extends ShardSink> {
@@ -92,6 +94,7 @@ async function loadFiles<S extends ShardSink>(text: string, options: WeightsOpti
   if (cache) await prepareCache(cache, manifest, text, source.url);
   await transfer([{ entry: tokenizer, target: vocabulary }, ...shards], options);
   if (cache?.writable) await storeNotices(manifest, options);
+  await options.onStored?.();
   return { manifest, vocabulary: vocabulary.bytes(), sink };
 }
 

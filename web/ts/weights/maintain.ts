@@ -60,39 +60,55 @@ export async function maintain(
       return contents([]);
     case "delete": {
       const { url } = operation;
-      const before = await model(url);
-      await locked(cache, url, signal, () => cache.delete(url));
+      const before = await locked(cache, url, signal, async () => {
+        const before = await model(url);
+        await cache.delete(url);
+        return before;
+      });
       await deleteUnused(cache);
       return before;
     }
     case "verify":
-      await locked(cache, operation.url, signal, (manifest) => verify(cache, manifest, checks, progress, signal));
-      return model(operation.url);
-    case "fill":
-      await fill(operation.source, cache, checks, progress, signal);
-      return model(operation.source.url);
+      return locked(cache, operation.url, signal, async (manifest) => {
+        await verify(cache, manifest, checks, progress, signal);
+        return model(operation.url);
+      });
+    case "fill": {
+      let stored = contents([]);
+      await fill(operation.source, cache, checks, progress, signal, async () => void (stored = await model(operation.source.url)));
+      return stored;
+    }
     case "export":
-      await locked(cache, operation.url, signal, (manifest, text) => exportTo(operation.folder, cache, manifest, text, progress, signal));
-      return model(operation.url);
+      return locked(cache, operation.url, signal, async (manifest, text) => {
+        await exportTo(operation.folder, cache, manifest, text, progress, signal);
+        return model(operation.url);
+      });
   }
 }
 
-/** Runs `work` on a stored model, or fails with `BUSY` if a tab is loading it. */
+/** Runs `work` on a stored model. Fails with `BUSY` if a tab is loading it; returns no model if none is stored. */
 async function locked(
   cache: WeightCache,
   url: string,
   signal: AbortSignal,
-  work: (manifest: Manifest, text: string) => Promise<unknown>,
-): Promise<void> {
+  work: (manifest: Manifest, text: string) => Promise<CacheContents>,
+): Promise<CacheContents> {
+  const none = { models: [], conversions: [] };
   const text = await cache.manifest(url);
-  if (text === undefined) return;
+  if (text === undefined) return none;
   const manifest = JSON.parse(text) as Manifest;
-  await withModelLock(
+  return withModelLock(
     manifest.shards,
     "fail",
     signal,
     () => undefined,
-    () => work(manifest, text),
+    async () => {
+      // Another tab may have deleted the model, or stored its next version, before this one got the lock.
+      const now = await cache.manifest(url);
+      if (now === undefined) return none;
+      if (now !== text) throw new QwenVLError("BUSY", "another tab is changing this model");
+      return work(manifest, text);
+    },
   );
 }
 
@@ -149,13 +165,29 @@ async function verifyFile(
 }
 
 /** Stores the missing files and verifies all. */
-async function fill(spec: SourceSpec, cache: WeightCache, checks: Checks, progress: ProgressCounter, signal: AbortSignal): Promise<void> {
+async function fill(
+  spec: SourceSpec,
+  cache: WeightCache,
+  checks: Checks,
+  progress: ProgressCounter,
+  signal: AbortSignal,
+  onStored: () => Promise<void>,
+): Promise<void> {
   const makeSink = (text: string) => {
     checks.checkManifest(text);
     const { shards } = JSON.parse(text) as Manifest;
     return Promise.resolve({ target: (shard: number) => hashTarget(shards[shard] as FileEntry, checks) });
   };
-  const options = { source: makeSource(spec), cache, makeSink, progress, concurrency: CONCURRENCY, whenBusy: "fail", signal } as const;
+  const options = {
+    source: makeSource(spec),
+    cache,
+    makeSink,
+    progress,
+    concurrency: CONCURRENCY,
+    whenBusy: "fail",
+    signal,
+    onStored,
+  } as const;
   await loadWeights(options);
 }
 
