@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { isLowDetail, generation } from "../../web/dist/api/openai-request.js";
 import { fuzz } from "../fuzz/run.mjs";
 import * as cache from "../fuzz/targets/cache.mjs";
+import * as chat from "../fuzz/targets/chat.mjs";
 import * as hub from "../fuzz/targets/hub.mjs";
 
 const RUNS = 2000;
@@ -34,6 +35,11 @@ test("inputs that broke a target", async () => {
   for (const manifest of [null, 1, [], { files: [], shards: [null] }]) {
     assert.equal(await cache.check({ records: { record: { url: "https://example.org/manifest.json", manifest } }, cut: Infinity }), "ok");
   }
+  for (const seed of chat.SEEDS) assert.equal(chat.check(seed), "ok");
+  // The answer's own text, not one that the page would take for it.
+  const [saved] = structuredClone(chat.SEEDS);
+  saved.turns[0].answer.raw = 5;
+  assert.equal(chat.check(saved), "ok");
   const tree = [{ type: "file", path: "a", oid: "1", size: 1 }];
   for (const answers of [
     { facts: null, tree },

@@ -2,19 +2,11 @@
 
 import { effect, signal } from "@preact/signals";
 import { get, set } from "idb-keyval";
-import type { Box, Grounded } from "qwen-vl-web";
-import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Facts, type StoredAnswer, type Turn } from "./chat";
+import { draft, exampleId, newChat, pending, restored, run, storedTurn, turns, type Turn } from "./chat";
+import { parseChat, type FilePicture, type StoredChat } from "./chat-file";
 import { PageError } from "./notices";
 import { makePicture, type Picture } from "./pictures";
 import { change, settings } from "./settings";
-
-interface StoredChat<P> {
-  format: "qwen-vl-web-chat";
-  version: 1;
-  system: string;
-  pictures: P[];
-  turns: { text: string; pictures: string[]; region?: Box; raw: string; answer?: Omit<StoredAnswer, "raw">; facts?: Facts }[];
-}
 
 interface StoredPicture {
   id: string;
@@ -23,18 +15,7 @@ interface StoredPicture {
   video?: Blob;
 }
 
-interface FilePicture {
-  id: string;
-  name: string;
-  /** A data URL. */
-  data: string;
-  /** A data URL. */
-  video?: string;
-}
-
 const KEY = "chat";
-const IMAGE_DATA = /^data:image\/(png|jpeg|webp|gif|bmp);base64,/;
-const VIDEO_DATA = /^data:video\/[\w-]+;/;
 
 /** False if the browser cannot store the conversation. */
 const storable = signal(true);
@@ -78,7 +59,7 @@ export async function exportChat(): Promise<Blob> {
 export async function importChat(file: Blob): Promise<void> {
   let chat: StoredChat<FilePicture>;
   try {
-    chat = checked(JSON.parse(await file.text()));
+    chat = parseChat(await file.text());
   } catch (cause) {
     throw notAChat(cause);
   }
@@ -118,7 +99,7 @@ async function show<P extends { id: string }>(chat: StoredChat<P>, make: (pictur
       if (!picture) throw notAChat(`picture ${id} is missing`);
       return picture;
     });
-    made.push(storedTurn({ text, pictures: own, region }, { raw, ...answer }, picturesOf(made), facts));
+    made.push(storedTurn({ text, pictures: own, region }, { ...answer, raw }, picturesOf(made), facts));
   }
   newChat();
   change({ system: chat.system });
@@ -134,52 +115,6 @@ function dataUrl(blob: Blob): Promise<string> {
     reader.onerror = () => reject(reader.error ?? new Error("could not read the picture"));
     reader.readAsDataURL(blob);
   });
-}
-
-/** Returns the chat of an untrusted file, or throws. */
-function checked(value: unknown): StoredChat<FilePicture> {
-  const chat = value as StoredChat<FilePicture>;
-  const strings = (...values: unknown[]) => values.every((value) => typeof value === "string");
-  const number = (value: unknown) => typeof value === "number" && value >= 0 && value <= 1000;
-  const fits =
-    chat.format === "qwen-vl-web-chat" &&
-    chat.version === 1 &&
-    strings(chat.system) &&
-    chat.pictures.every(
-      ({ id, name, data, video }) =>
-        strings(id, name, data) && IMAGE_DATA.test(data) && (video === undefined || (strings(video) && VIDEO_DATA.test(video))),
-    ) &&
-    chat.turns.every(
-      ({ text, pictures, region, raw, answer }) =>
-        Array.isArray(pictures) &&
-        strings(text, raw, ...pictures) &&
-        (region === undefined || (region.length === 4 && region.every(number))) &&
-        (answer === undefined || (strings(answer.text) && answer.objects!.every(isObject))),
-    );
-  if (!fits) throw new TypeError("not a chat of this page");
-  // Measurements on another device are dropped, so they need no check.
-  return { ...chat, turns: chat.turns.map(({ facts: _, ...turn }) => turn) };
-}
-
-/** Length of the flattened coordinates of an object. */
-const COORDINATES = { box: 4, quad: 8, point: 2 };
-
-/** True for an object of an answer; from an untrusted file. */
-function isObject({ ref, image, range, kind, norm, pixels }: Grounded): boolean {
-  const index = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
-  const coordinates = (shape: unknown[]) => {
-    const flat = shape.flat();
-    return flat.length === COORDINATES[kind] && shape.length === (kind === "quad" ? 4 : flat.length) && flat.every(index);
-  };
-  return (
-    (ref === undefined || typeof ref === "string") &&
-    (image === undefined || index(image)) &&
-    range.length === 2 &&
-    range.every(index) &&
-    Object.hasOwn(COORDINATES, kind) &&
-    coordinates(norm) &&
-    (pixels === undefined || coordinates(pixels))
-  );
 }
 
 /** Prepares the first visit. */

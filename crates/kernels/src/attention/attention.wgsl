@@ -85,7 +85,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let begin = bounds.x;
   let keys = bounds.y;
   let row$r = min(first + band + $ru, last_row);
-  let query$r = row$r / GROUP * sizes.q_stride + sizes.q_offset + head * GROUP + row$r % GROUP * vectors;
+  // No sum is below its term. The bound keeps NVK from carrying two terms of each query's address through the loop, to add three there.
+  let query$r = max(row$r / GROUP * sizes.q_stride + sizes.q_offset + head * GROUP + row$r % GROUP * vectors, sizes.q_offset);
   let at = band * STRIDE + column * 4u;  // first of this lane's scores
   var acc$r_$p = vec4<f32>(0.0);
   if (lane < ROWS) {
