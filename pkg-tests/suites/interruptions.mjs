@@ -1,7 +1,8 @@
 // Operations on stored models that fail or stop at each of their points: every operation on storage and network that their workers begin. After
 // each, nothing that is stored may be wrong or lost, and the same operation without a fault must end as if nothing had happened.
 //
-// With `--thorough` every point is taken, otherwise one of one kind of fault, another kind in each browser.
+// With `--thorough` every point is taken, otherwise one of one kind of fault, another kind in each browser. `QWEN_VL_POINT="once 209"` takes that
+// point alone.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -177,16 +178,19 @@ export async function interruptionTests(bed) {
           }
           return true;
         };
-        const counts = bed.thorough ? {} : await pointsOf(page, operation, own, library);
-        const kinds = bed.thorough ? KINDS : [KINDS[(index + (bed.name === "chromium" ? 0 : 3)) % KINDS.length]];
-        for (const kind of kinds) {
+        const [wantedKind, wantedAt] = process.env.QWEN_VL_POINT?.split(" ") ?? [];
+        const counts = bed.thorough || wantedKind ? {} : await pointsOf(page, operation, own, library);
+        const one = wantedKind ?? KINDS[(index + (bed.name === "chromium" ? 0 : 3)) % KINDS.length];
+        for (const kind of bed.thorough ? KINDS : [one]) {
           let taken = 0;
-          for (const at of bed.thorough ? everyPoint() : onePoint(kind, counts)) {
+          for (const at of bed.thorough ? everyPoint() : wantedAt ? [Number(wantedAt)] : onePoint(kind, counts)) {
             if (!(await take(kind, at))) break;
             taken += 1;
           }
           assert.ok(taken > 0 || PARTIAL.includes(kind), `no point of kind ${kind}`);
           figures.kinds[kind] = taken;
+          // A thorough run takes many minutes.
+          if (bed.thorough) console.log(`${bed.name}, ${name}: ${kind} ${taken}, wrong ${figures.wrong.length}, lost ${figures.lost.length}`);
         }
         console.log(
           `${bed.name}, ${name}: ${figures.points} points (${JSON.stringify(figures.kinds)}), wrong ${figures.wrong.length}, lost ${figures.lost.length}`,

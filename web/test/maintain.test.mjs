@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
 import { createHash } from "node:crypto";
+import { CacheOutput } from "../dist/convert/output.js";
 import { WeightCache } from "../dist/weights/cache.js";
 import { loadWeights } from "../dist/weights/load.js";
 import { withConversionLock } from "../dist/weights/locks.js";
@@ -255,6 +256,98 @@ test("a conversion's record is replaced only if it changes, and deleted last", a
   await cache.deleteConversion("aa");
   assert.equal(deleted.length, 5);
   assert.equal(deleted.at(-1), "convert-aa-.conversion");
+});
+
+/** Makes the N-th operation of a store and of its files reject. Returns the number of operations so far. */
+function failAt(at) {
+  let count = 0;
+  const guard =
+    (work) =>
+    async (...values) => {
+      count += 1;
+      if (count === at) throw new Error("input/output error");
+      return work(...values);
+    };
+  const { open } = store;
+  for (const name of ["list", "delete", "rename"]) if (store[name]) store[name] = guard(store[name].bind(store));
+  store.open = guard(async (...values) => {
+    const file = await open.apply(store, values);
+    if (file) for (const name of ["append", "truncate", "close"]) file[name] = guard(file[name].bind(file));
+    return file;
+  });
+  return () => count;
+}
+
+test("the end of a conversion that fails at any operation: the next run, or a load, completes it and leaves nothing else", async () => {
+  const { plain } = models;
+  const { files, shards } = plain.manifest;
+  const small = files.filter(({ file }) => plain.files.has(file)).map(({ file }) => [file, plain.files.get(file)]);
+  const about = { ...record, url };
+  const finish = () => new CacheOutput(store, "aa", about).finish(JSON.stringify(plain.manifest), small);
+  const begin = async () => {
+    store = new MemoryStore();
+    await new WeightCache(store).rememberConversion("aa", about);
+    for (const [index, { file, sha256, bytes }] of shards.entries()) {
+      store.files.set(`convert-aa-${index}`, Buffer.from(plain.files.get(file)));
+      store.files.set(`convert-aa-${index}.done`, Buffer.from(JSON.stringify({ sha256, bytes })));
+    }
+  };
+  const names = () => [...store.files.keys()].sort();
+  await begin();
+  await finish();
+  const whole = names();
+  assert.equal((await run({ kind: "list" }))[0].complete, true);
+  let [at, loads] = [1, 0];
+  for (; ; at += 1) {
+    await begin();
+    const { files } = store;
+    const count = failAt(at);
+    const failed = await finish().then(
+      () => false,
+      () => true,
+    );
+    if (count() < at) break;
+    const left = new Map(files);
+    const stored = async () => {
+      store = new MemoryStore();
+      for (const [name, bytes] of left) store.files.set(name, bytes);
+      return (await run({ kind: "list" })).length === 1;
+    };
+    if (await stored()) {
+      loads += 1;
+      await load(plain);
+      assert.deepEqual(names(), whole, `operation ${at}, a load`);
+    }
+    await stored();
+    // A conversion that has ended is not run again.
+    if (failed) await finish();
+    assert.deepEqual(names(), whole, `operation ${at}, the next run`);
+    assert.equal((await run({ kind: "list" }))[0].complete, true);
+  }
+  assert.ok(at > 30 && loads > 3, `${at} operations, ${loads} after the model was stored`);
+});
+
+test("the records of a conversion stay if the stored model is another one, or work is left", async () => {
+  await load(models.plain);
+  const { shards } = models.plain.manifest;
+  const begin = async () => {
+    await new WeightCache(store).rememberConversion("aa", { ...record, url });
+    for (const [index, entry] of shards.entries()) store.files.set(`convert-aa-${index}.done`, Buffer.from(JSON.stringify(entry)));
+  };
+  const kept = async (change) => {
+    await begin();
+    change();
+    const before = store.files.size;
+    await load(models.plain);
+    const isKept = store.files.size === before;
+    for (const name of store.files.keys()) if (name.startsWith("convert-")) store.files.delete(name);
+    return isKept;
+  };
+  assert.equal(await kept(() => undefined), false);
+  assert.ok(await kept(() => store.files.delete("convert-aa-0.done")));
+  assert.ok(await kept(() => store.files.set("convert-aa-0", Buffer.from("begun anew"))));
+  assert.ok(await kept(() => store.files.set("convert-aa-0.done", Buffer.from(JSON.stringify({ ...shards[0], sha256: "0".repeat(64) })))));
+  assert.equal(await kept(() => store.files.delete("convert-aa-.conversion")), false);
 });
 
 test("a conversion that a tab is running is not deleted", async () => {

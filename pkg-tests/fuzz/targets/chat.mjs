@@ -41,7 +41,7 @@ export const SEEDS = [
 ];
 export const input = nearly(SEEDS);
 
-/** What the page relies on: types, and fields that may be missing (`?`). */
+/** Types that the page relies on, and fields that may be missing (`?`). */
 const SHAPE = {
   format: "string",
   version: "number",

@@ -2,7 +2,7 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import type { FinishedShard } from "../wire/protocol.js";
-import { conversionPrefix, WeightCache, type ConversionRecord } from "../weights/cache.js";
+import { conversionPrefix, SHARD_RECORD, WeightCache, type ConversionRecord } from "../weights/cache.js";
 import type { FileEntry, Manifest } from "../weights/manifest.js";
 import { createFile, readText, writeFile, type CacheFile, type CacheStore } from "../weights/store.js";
 import { withErrors } from "../weights/store-errors.js";
@@ -44,7 +44,6 @@ export interface ShardFile {
   abandon(): Promise<void>;
 }
 
-const DONE = ".done";
 const PART = ".part";
 /** Bytes between two commits, which cost milliseconds. */
 const COMMIT_BYTES = 1 << 20;
@@ -87,7 +86,7 @@ abstract class StoreOutput implements Output {
   }
 
   async begin(index: number): Promise<ShardFile> {
-    const [done, part] = [DONE, PART].map((ending) => this.recordStem(index) + ending) as [string, string];
+    const [done, part] = [SHARD_RECORD, PART].map((ending) => this.recordStem(index) + ending) as [string, string];
     await this.store.delete(done);
     const file: CacheFile = await createFile(this.store, this.shardName(index));
     const write = (name: string, text: string) => writeFile(this.store, name, new TextEncoder().encode(text));
@@ -159,17 +158,16 @@ export class CacheOutput extends StoreOutput {
   }
 
   protected recordIndex(name: string): number | undefined {
-    return name.startsWith(this.#prefix) && name.endsWith(DONE) ? Number(name.slice(this.#prefix.length, -DONE.length)) : undefined;
+    return name.startsWith(this.#prefix) && name.endsWith(SHARD_RECORD)
+      ? Number(name.slice(this.#prefix.length, -SHARD_RECORD.length))
+      : undefined;
   }
 
   async finish(text: string, smallFiles: readonly [string, Uint8Array][]): Promise<void> {
     const manifest = JSON.parse(text) as Manifest;
     let problem: unknown;
     const cache = new WeightCache(this.store, (found) => (problem = found));
-    const stored = new Set((await this.store.list()).map(({ name }) => name));
-    for (const [index, entry] of manifest.shards.entries()) {
-      if (stored.has(this.shardName(index))) await cache.adopt(this.shardName(index), entry);
-    }
+    for (const [index, entry] of manifest.shards.entries()) await cache.adopt(this.shardName(index), entry);
     for (const entry of manifest.files) {
       const bytes = smallFiles.find(([name]) => name === entry.file)?.[1];
       if (!bytes) continue;
@@ -178,7 +176,7 @@ export class CacheOutput extends StoreOutput {
     }
     await cache.remember(this.#record.url, text);
     if (problem) throw problem;
-    await this.discard();
+    await cache.endConversion(this.#id);
   }
 
   discard(): Promise<void> {
@@ -220,7 +218,7 @@ export class FolderOutput extends StoreOutput {
   }
 
   protected recordIndex(name: string): number | undefined {
-    const index = this.#names.findIndex((_, at) => name === this.recordStem(at) + DONE);
+    const index = this.#names.findIndex((_, at) => name === this.recordStem(at) + SHARD_RECORD);
     return index < 0 ? undefined : index;
   }
 

@@ -16,6 +16,8 @@ const NEXT_SUFFIX = ".next";
 const CONVERSION_PREFIX = "convert-";
 /** Ends the name of a conversion's record. */
 const CONVERSION_RECORD = ".conversion";
+/** Ends the name of the record of a shard that a conversion has made. */
+export const SHARD_RECORD = ".done";
 
 /** Begins the names of the records of kernels, which belong to no model. */
 export const KERNELS_PREFIX = "kernels-";
@@ -199,16 +201,28 @@ export class WeightCache {
     for (const name of names.sort((a, b) => isRecord(a) - isRecord(b))) await this.store.delete(name);
   }
 
+  /** Deletes the records of a conversion whose model is stored. */
+  async endConversion(id: string): Promise<void> {
+    // Without this record, the others belong to nothing: a crash before they are deleted does not leave an unfinished conversion.
+    await this.store.delete(conversionPrefix(id) + CONVERSION_RECORD);
+    await this.deleteConversion(id);
+  }
+
   /** Deletes all files. */
   async clear(): Promise<void> {
     for (const { name } of await this.store.list()) await this.store.delete(name);
   }
 
-  /** Makes a closed file of the store the stored file of a model. */
+  /** Makes a closed file of the store the stored file of a model. An interrupted run may have renamed it already. */
   async adopt(name: string, entry: FileEntry): Promise<void> {
+    const files = await this.store.list();
+    const isThere = files.some((file) => file.name === name);
     // Another model can have the same file, and must not lose it for a moment.
-    if (isComplete(await this.store.list(), entry)) return this.store.delete(name);
-    await renameFile(this.store, name, dataName(entry));
+    if (isComplete(files, entry)) {
+      if (isThere) await this.store.delete(name);
+      return;
+    }
+    if (isThere) await renameFile(this.store, name, dataName(entry));
     await this.markComplete(entry);
   }
 
@@ -243,17 +257,50 @@ export class WeightCache {
   }
 
   /**
-   * Returns the names of files that belong to nothing: those that an interrupted deletion has left. Returns none while that is uncertain: if a
-   * model's record cannot be read, or a conversion is not complete, whose last step renames its shards.
+   * Returns the names of files that belong to nothing: those that an interrupted deletion, or the end of a conversion, has left. While that is
+   * uncertain it returns those of ended conversions alone: if a model's record cannot be read, or a conversion is not complete, whose last step
+   * renames its shards.
    */
   async unused(): Promise<string[]> {
     const names = (await this.store.list()).map(({ name }) => name);
-    if (names.some((name) => name.startsWith(CONVERSION_PREFIX))) return [];
+    const ended = await this.#ofEndedConversions(names);
+    if (names.some((name) => name.startsWith(CONVERSION_PREFIX) && !ended.includes(name))) return ended;
     const records = await this.#records();
-    if (names.some((name) => name.endsWith(MODEL_SUFFIX) && !records.has(name))) return [];
+    if (names.some((name) => name.endsWith(MODEL_SUFFIX) && !records.has(name))) return ended;
     const used = usedBy(records);
+    const isUnused = (name: string) => !used.has(name) && !name.startsWith(KERNELS_PREFIX) && !name.startsWith(CONVERSION_PREFIX);
     // Longer names first: a record is deleted before its data.
-    return names.filter((name) => !used.has(name) && !name.startsWith(KERNELS_PREFIX)).sort((a, b) => b.length - a.length);
+    return [...ended, ...names.filter(isUnused).sort((a, b) => b.length - a.length)];
+  }
+
+  /** Returns the names of the files of conversions whose model is stored, in the order of {@link endConversion}. */
+  async #ofEndedConversions(names: readonly string[]): Promise<string[]> {
+    const files = new Map<string, string[]>();
+    for (const name of names) {
+      const [prefix] = /^convert-[^-]*-/.exec(name) ?? [];
+      if (prefix !== undefined) files.set(prefix, [...(files.get(prefix) ?? []), name]);
+    }
+    const ended: string[] = [];
+    for (const [prefix, own] of files) {
+      const record = prefix + CONVERSION_RECORD;
+      if (!own.includes(record)) ended.push(...own);
+      else if (await this.#hasEnded(prefix, own)) ended.push(record, ...own.filter((name) => name !== record));
+    }
+    return ended;
+  }
+
+  /** True if all that is left of a conversion are its records, and they are of the shards of the model at its address. */
+  async #hasEnded(prefix: string, files: readonly string[]): Promise<boolean> {
+    const record = parseConversion(await this.#readRecord(prefix + CONVERSION_RECORD));
+    const manifest = record && (await this.manifest(record.url));
+    if (manifest === undefined) return false;
+    const { shards } = JSON.parse(manifest) as Manifest;
+    if (files.length !== shards.length + 1) return false;
+    for (const [index, { sha256 }] of shards.entries()) {
+      const done = await this.#readRecord(`${prefix}${index}${SHARD_RECORD}`);
+      if (!done?.includes(sha256)) return false;
+    }
+    return true;
   }
 
   #readRecord(name: string): Promise<string | undefined> {
