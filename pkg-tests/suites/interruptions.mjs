@@ -190,7 +190,8 @@ export async function interruptionTests(bed) {
           assert.ok(taken > 0 || PARTIAL.includes(kind), `no point of kind ${kind}`);
           figures.kinds[kind] = taken;
           // A thorough run takes many minutes.
-          if (bed.thorough) console.log(`${bed.name}, ${name}: ${kind} ${taken}, wrong ${figures.wrong.length}, lost ${figures.lost.length}`);
+          if (bed.thorough)
+            console.log(`${bed.name}, ${name}: ${kind} ${taken}, wrong ${figures.wrong.length}, lost ${figures.lost.length}`);
         }
         console.log(
           `${bed.name}, ${name}: ${figures.points} points (${JSON.stringify(figures.kinds)}), wrong ${figures.wrong.length}, lost ${figures.lost.length}`,
