@@ -387,3 +387,22 @@ test("a load of pieces that was cut and aborted resumes where it ended", async (
   assert.equal((await load()).restoredBytes, stored);
   assert.equal(shardBytesSent(), pieced.bytes - stored);
 });
+
+test("a load waits for the licence as long as it may; a repair waits until it is there", async () => {
+  const { sha256 } = model.manifest.files.find(({ file }) => file === "LICENSE");
+  let release;
+  server.fault = (path) => (path === "/model/LICENSE" ? new Promise((resolve) => (release = resolve)) : undefined);
+  await load({ noticesMs: 100 });
+  assert.equal(store.files.has(`${sha256}.complete`), false);
+  release();
+  let done = false;
+  release = undefined;
+  const repair = load().then(() => (done = true));
+  while (!release) await sleep(10);
+  await sleep(50);
+  assert.equal(done, false);
+  release();
+  await repair;
+  assert.ok(store.files.get(sha256).equals(model.files.get("LICENSE")));
+  assert.equal(store.files.get(`${sha256}.complete`).toString(), "100");
+});

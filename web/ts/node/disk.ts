@@ -76,7 +76,8 @@ export class DiskStore implements CacheStore {
     if (create) await mkdir(this.#folder, { recursive: true });
     try {
       const file = await open(path, create ? "a+" : "r");
-      return new DiskFile(file, (await file.stat()).size);
+      const { size } = await file.stat();
+      return new DiskFile(file, size, create);
     } catch (error) {
       if (!create && (error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
       throw error;
@@ -99,11 +100,13 @@ export class DiskStore implements CacheStore {
 
 class DiskFile implements CacheFile {
   readonly #file: FileHandle;
+  readonly #writable: boolean;
   #bytes: number;
 
-  constructor(file: FileHandle, bytes: number) {
+  constructor(file: FileHandle, bytes: number, writable: boolean) {
     this.#file = file;
     this.#bytes = bytes;
+    this.#writable = writable;
   }
 
   get bytes(): number {
@@ -131,7 +134,11 @@ class DiskFile implements CacheFile {
   }
 
   async close(): Promise<void> {
-    await this.#file.sync().catch(() => undefined);
-    await this.#file.close();
+    try {
+      // Some systems refuse it for a file that is open to be read.
+      if (this.#writable) await this.#file.sync();
+    } finally {
+      await this.#file.close();
+    }
   }
 }

@@ -27,6 +27,8 @@ export interface WeightsOptions<S extends ShardSink> {
   /** Behaviour while another tab loads the same model. */
   whenBusy: "wait" | "fail";
   signal: AbortSignal;
+  /** Longest time for the licence and the notices, milliseconds: a load does not wait for a server that has none. Without it there is no limit. */
+  noticesMs?: number;
   /** Runs when all files have arrived, before another tab can change them. */
   onStored?: () => Promise<void>;
 }
@@ -132,15 +134,13 @@ export function quotaMessage(needed: number, available: number): string {
   return `the model needs ${needed} bytes of storage, the browser allows ${available} more`;
 }
 
-/** Longest time for a notice: a server without the notices must not delay the model. */
-const NOTICE_MS = 3000;
-
 /** Stores the licence and the notices, which belong to the weights when these are exported. */
 async function storeNotices<S extends ShardSink>(manifest: Manifest, options: WeightsOptions<S>): Promise<void> {
   const needed = filesOf(manifest);
   const notices = manifest.files.filter((entry) => !needed.includes(entry));
   const progress = new ProgressCounter(() => undefined);
-  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(NOTICE_MS)]);
+  const { noticesMs } = options;
+  const signal = noticesMs === undefined ? options.signal : AbortSignal.any([options.signal, AbortSignal.timeout(noticesMs)]);
   for (const entry of notices) {
     const job = { entry, target: new WholeFile(entry) };
     // A model works without its notices. An abort by the caller is thrown below.

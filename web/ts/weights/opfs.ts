@@ -39,7 +39,14 @@ export class OpfsStore implements CacheStore {
     const opened = file && whenUnlocked(() => (file as WorkerFileHandle).createSyncAccessHandle());
     // Another tab can delete the file meanwhile.
     const handle = await (create ? opened : opened?.catch(unlessMissing));
-    return handle && new OpfsFile(handle);
+    if (!handle) return undefined;
+    try {
+      return new OpfsFile(handle);
+    } catch (error) {
+      // An open handle locks the file.
+      handle.close();
+      throw error;
+    }
   }
 
   list(): Promise<StoredFile[]> {
@@ -108,8 +115,11 @@ class OpfsFile implements CacheFile {
   }
 
   close(): Promise<void> {
-    this.#handle.flush();
-    this.#handle.close();
+    try {
+      this.#handle.flush();
+    } finally {
+      this.#handle.close();
+    }
     return Promise.resolve();
   }
 }

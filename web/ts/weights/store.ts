@@ -41,17 +41,21 @@ const COPY_BYTES = 2 << 20;
 /** Renames a closed file, also in a store that can only copy. */
 export async function renameFile(store: CacheStore, from: string, to: string): Promise<void> {
   if (store.rename) return store.rename(from, to);
-  const [source, target] = [await store.open(from, false), await store.open(to, true)];
+  const source = await store.open(from, false);
   try {
-    await target?.truncate();
-    for (let at = 0; source && at < source.bytes;) {
-      const piece = await source.read(at, COPY_BYTES);
-      await target?.append(piece);
-      at += piece.byteLength;
+    const target = await createFile(store, to);
+    try {
+      await target.truncate();
+      for (let at = 0; source && at < source.bytes;) {
+        const piece = await source.read(at, COPY_BYTES);
+        await target.append(piece);
+        at += piece.byteLength;
+      }
+    } finally {
+      await target.close();
     }
   } finally {
     await source?.close();
-    await target?.close();
   }
   await store.delete(from);
 }

@@ -33,6 +33,8 @@ export function serve(scope: Scope, edge: Edge, backend: Backend): () => void {
 
 /** Longest time between an operation that a browser refuses on a lost device and its report of the loss, in milliseconds. */
 const LOSS_MS = 500;
+/** Longest time that a load takes for the licence and the notices. */
+const NOTICES_MS = 3000;
 
 function lossOf(reason: unknown): QwenVLError {
   return new QwenVLError("DEVICE_LOST", `the GPU device was lost: ${String(reason)}`);
@@ -213,8 +215,8 @@ class Server {
       if (call.source.kind === "conversion") progress.phase("convert");
       return this.#model;
     };
-    const source = makeSource(call.source);
-    const { manifest, sink: model } = await loadWeights({ source, cache, makeSink, progress, concurrency, whenBusy, signal });
+    const settings = { source: makeSource(call.source), cache, progress, concurrency, whenBusy, signal, noticesMs: NOTICES_MS };
+    const { manifest, sink: model } = await loadWeights({ ...settings, makeSink });
     return { manifest, model };
   }
 
