@@ -27,7 +27,7 @@ export interface WeightsOptions<S extends ShardSink> {
   /** Behaviour while another tab loads the same model. */
   whenBusy: "wait" | "fail";
   signal: AbortSignal;
-  /** Longest time for the licence and the notices, milliseconds: a load does not wait for a server that has none. Without it there is no limit. */
+  /** Longest time for the licence and the notices, milliseconds: a load does not wait for a server that has none. Unlimited by default. */
   noticesMs?: number;
   /** Runs when all files have arrived, before another tab can change them. */
   onStored?: () => Promise<void>;
