@@ -136,7 +136,9 @@ export async function interruptionTests(bed) {
         const kept = Object.fromEntries(Object.entries(atFirst).filter(([path]) => path in others || keeps(path)));
         const ownFiles = (kept) => Object.fromEntries(Object.entries(kept).filter(([path]) => !path.includes(vocabulary.sha256)));
         const expected = { cache, lists, keeps: kept, damaged };
-        const answer = await succeeds(page, operation, own);
+        const { error, result: answer, ...counts } = await library(page, "run", operation, own, { kind: "count" });
+        assert.equal(error, undefined, `${operation}: ${JSON.stringify(error)}`);
+        assert.ok(counts.count > 0, `${operation} has no points`);
         if (next !== operation) await succeeds(page, next, own);
         const atLast = await library(page, "hashes");
 
@@ -188,7 +190,6 @@ export async function interruptionTests(bed) {
           return true;
         };
         const [wantedKind, wantedAt] = process.env.QWEN_VL_POINT?.split(" ") ?? [];
-        const counts = bed.thorough || wantedKind ? {} : await pointsOf(page, operation, own, library);
         const one = wantedKind ?? KINDS[(index + (bed.name === "chromium" ? 0 : 3)) % KINDS.length];
         for (const kind of bed.thorough ? KINDS : [one]) {
           let taken = 0;
@@ -225,18 +226,10 @@ function* everyPoint() {
   for (let at = 1; ; at += 1) yield at;
 }
 
-/** The numbers of points: of all, and of those that can fail in part. */
-async function pointsOf(page, operation, scene, library) {
-  await library(page, "reset");
-  const { count, divisible } = await library(page, "run", operation, scene, { kind: "count" });
-  assert.ok(count > 0, `${operation} has no points`);
-  return { all: count, divisible };
-}
-
 /** One point of an operation, if it has one of the kind. Kinds take different ones. */
-function onePoint(kind, counts) {
-  const count = PARTIAL.includes(kind) ? counts.divisible : counts.all;
-  return count === 0 ? [] : [Math.max(1, Math.floor(((KINDS.indexOf(kind) + 1) / (KINDS.length + 1)) * count))];
+function onePoint(kind, { count, divisible }) {
+  const among = PARTIAL.includes(kind) ? divisible : count;
+  return among === 0 ? [] : [Math.max(1, Math.floor(((KINDS.indexOf(kind) + 1) / (KINDS.length + 1)) * among))];
 }
 
 /** Runs an operation in another page, which is closed at the point. */
