@@ -76,7 +76,10 @@ export class DiskStore implements CacheStore {
     if (create) await mkdir(this.#folder, { recursive: true });
     try {
       const file = await open(path, create ? "a+" : "r");
-      const { size } = await file.stat();
+      const { size } = await file.stat().catch(async (error: unknown) => {
+        await file.close();
+        throw error;
+      });
       return new DiskFile(file, size, create);
     } catch (error) {
       if (!create && (error as NodeJS.ErrnoException).code === "ENOENT") return undefined;

@@ -283,7 +283,8 @@ export class WeightCache {
     const ended: string[] = [];
     for (const [prefix, own] of files) {
       const record = prefix + CONVERSION_RECORD;
-      if (!own.includes(record)) ended.push(...own);
+      // Without this record only those of shards are left over: their data may belong to a conversion whose record a crash has lost.
+      if (!own.includes(record)) ended.push(...(own.every((name) => name.endsWith(SHARD_RECORD)) ? own : []));
       else if (await this.#hasEnded(prefix, own)) ended.push(record, ...own.filter((name) => name !== record));
     }
     return ended;
