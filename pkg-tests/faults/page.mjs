@@ -52,34 +52,15 @@ function pointsOf(plan) {
   return { workerUrl: at("worker"), cpuWorkerUrl: at("worker-cpu"), convertWorkerUrl: at("worker-convert") };
 }
 
-/**
- * Runs an operation with a fault, or with none. Returns its result or its error, the name of the operation that failed, and the numbers of
- * points, in all and of those that can fail in part.
- */
+/** Runs an operation with a fault, or with none. Returns its result or its error. */
 export async function run(operation, scene, plan) {
-  const channel = new BroadcastChannel("points");
-  let [count, divisible] = [0, 0];
-  let hit;
-  channel.onmessage = ({ data }) => {
-    count += 1;
-    if (data.divisible) divisible += 1;
-    if (data.hit) hit = data.name;
-  };
   try {
-    const result = await OPERATIONS[operation](scene, pointsOf(plan));
-    await later();
-    return { result: result ?? null, hit, count, divisible };
+    return { result: (await OPERATIONS[operation](scene, pointsOf(plan))) ?? null };
   } catch (error) {
-    await later();
     const { name, code, message, hint } = error;
-    return { error: { name, code, message, hint }, hit };
-  } finally {
-    channel.close();
+    return { error: { name, code, message, hint } };
   }
 }
-
-/** Lets messages arrive. */
-const later = () => new Promise((resolve) => setTimeout(resolve, 20));
 
 async function filesIn(folder, prefix, into) {
   for await (const [name, handle] of folder.entries()) {
@@ -206,5 +187,5 @@ export async function problems({ cache, lists, keeps, damaged }) {
 
 /** Waits until no lock is held: browsers release those of a closed tab a moment later. */
 export async function unlocked() {
-  while ((await navigator.locks.query()).held.length > 0) await later();
+  while ((await navigator.locks.query()).held.length > 0) await new Promise((resolve) => setTimeout(resolve, 20));
 }

@@ -10,12 +10,18 @@
 //   count    none
 
 const plan = JSON.parse(new URL(self.location).searchParams.get("plan"));
-const channel = new BroadcastChannel("points");
 const partial = plan.kind === "half" || plan.kind === "torn";
 const kills = plan.kind === "kill" || plan.kind === "torn";
 let count = 0;
 /** Family of the operation at the point, once it is reached. */
 let hit;
+
+/** Reports an operation to the test, which knows of it before the worker continues: a message of a worker that then ends can be lost. */
+function report(values) {
+  const request = new XMLHttpRequest();
+  request.open("GET", `/faults/point?${new URLSearchParams(values)}`, false);
+  request.send();
+}
 
 /** Stops this thread: the server never answers. A page that is closed ends the request first, and then the thread. */
 function stop() {
@@ -41,11 +47,11 @@ function fails(family, name, divisible = false) {
   if (plan.family && plan.family !== family) return false;
   if (partial && !divisible) return false;
   count += 1;
-  if (plan.kind === "count") channel.postMessage({ name, divisible });
+  if (plan.kind === "count") report({ name, divisible });
   if (hit) return hit === family && (plan.kind === "broken" || (plan.kind === "half" && family === "storage"));
   if (plan.kind === "count" || count !== plan.at) return false;
   hit = family;
-  channel.postMessage({ name, hit: true });
+  report({ name, hit: true });
   if (plan.kind === "kill") stop();
   return true;
 }

@@ -60,7 +60,7 @@ export function deviceTests(bed) {
           console.log(
             `${bed.name}, ${kind}, ${name}: ${figures.points} points of ${total}, wrong ${figures.wrong.length}, ${JSON.stringify(figures.codes)}`,
           );
-          assert.ok(figures.points > 0);
+          assert.equal(figures.points, points.length, "points were not reached");
           if (bed.thorough) {
             await writeFigure(bed.repository, `devices ${bed.name} ${kind} ${name}`, {
               what: `a GPU that fails (${kind}, ${name}), ${bed.name}`,
