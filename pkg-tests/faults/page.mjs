@@ -27,10 +27,16 @@ const OPERATIONS = {
   },
   verify: ({ url, cache }, points) => QwenVL.cache.verify(url, { ...points, cache }),
   delete: ({ url, cache }, points) => QwenVL.cache.delete(url, { ...points, cache }),
+  clear: ({ cache }, points) => QwenVL.cache.clear({ ...points, cache }),
+  "delete a conversion": async ({ cache }, points) => {
+    for (const { id } of await QwenVL.cache.listConversions({ cache })) await QwenVL.cache.deleteConversion(id, { ...points, cache });
+  },
   import: async ({ url, cache }, points) => QwenVL.cache.importFrom(await folderAt("to import"), url, { ...points, cache }),
   export: async ({ url, cache }, points) => QwenVL.cache.exportTo(await folderAt("exported"), url, { ...points, cache }),
   convert: ({ source, url, settings, cache }, points) =>
     QwenVL.convert(source, { ...points, ...settings, url, cache, retries: 1, workers: 1 }),
+  "convert a folder": async ({ url, settings, cache }, points) =>
+    QwenVL.convert(await folderAt("checkpoint"), { ...points, ...settings, url, cache, workers: 1 }),
   "convert to a folder": async ({ source, settings }, points) =>
     QwenVL.convert(source, { ...points, ...settings, output: await folderAt("converted"), retries: 1, workers: 1 }),
   "convert and load": async ({ source, settings, cache, ids, hubUrl }, points) => {

@@ -1,5 +1,5 @@
 // Runs in a worker before the package. Counts every operation on storage and network that the worker begins, and lets one of them fail, as the
-// plan in the worker's address says. All operations that the package uses are here: one that is missing is never a point.
+// plan in the worker's address says. Reports an operation that is not a point and not in `HARMLESS`.
 //
 // Kinds of faults at point `at`:
 //   once     the operation fails, the later ones succeed
@@ -47,11 +47,11 @@ function fails(family, name, divisible = false) {
   if (plan.family && plan.family !== family) return false;
   if (partial && !divisible) return false;
   count += 1;
-  if (plan.kind === "count") report({ name, divisible });
+  if (plan.kind === "count") report({ name, family, divisible });
   if (hit) return hit === family && (plan.kind === "broken" || (plan.kind === "half" && family === "storage"));
   if (plan.kind === "count" || count !== plan.at) return false;
   hit = family;
-  report({ name, hit: true });
+  report({ name, family, hit: true });
   if (plan.kind === "kill") stop();
   return true;
 }
@@ -62,6 +62,29 @@ const half = (bytes) => new Uint8Array(bytes.buffer ?? bytes, bytes.byteOffset ?
 
 /** Handles of files that a listing has named, other than the first. */
 const listed = new WeakSet();
+
+/** Types of storage and network. Some browsers lack some. */
+const TYPES = [
+  "StorageManager",
+  "FileSystemHandle",
+  "FileSystemDirectoryHandle",
+  "FileSystemFileHandle",
+  "FileSystemSyncAccessHandle",
+  "FileSystemWritableFileStream",
+  "CacheStorage",
+  "Cache",
+  "Blob",
+  "Response",
+  "ReadableStreamDefaultReader",
+  "ReadableStreamBYOBReader",
+].flatMap((name) => self[name] ?? []);
+/** Methods that neither fail nor change anything. The reads of a stream are points. */
+const HARMLESS = ["slice", "stream", "releaseLock", "cancel"];
+const methodsOf = ({ prototype }) =>
+  Object.entries(Object.getOwnPropertyDescriptors(prototype)).flatMap(([name, { value }]) =>
+    typeof value === "function" && name !== "constructor" ? [[name, value]] : [],
+  );
+const originals = new Map(TYPES.map((type) => [type, methodsOf(type)]));
 
 /** Makes points of methods that fail by throwing (`sync`) or by rejecting. */
 function points(family, type, methods, error, sync = false) {
@@ -82,10 +105,11 @@ points("storage", self.StorageManager, ["getDirectory", "estimate"], storageErro
 points("storage", self.FileSystemDirectoryHandle, ["getDirectoryHandle", "getFileHandle", "removeEntry"], storageError);
 points("storage", self.FileSystemFileHandle, ["createSyncAccessHandle", "createWritable", "getFile", "move"], storageError);
 points("storage", self.FileSystemSyncAccessHandle, ["read", "truncate", "flush", "getSize"], storageError, true);
-points("storage", self.FileSystemWritableFileStream, ["seek", "truncate", "close"], storageError);
+points("storage", self.FileSystemWritableFileStream, ["seek", "truncate", "close", "abort"], storageError);
 points("storage", self.CacheStorage, ["open"], storageError);
 points("storage", self.Cache, ["keys", "match", "delete"], storageError);
-points("storage", self.Blob, ["arrayBuffer"], (name) => new DOMException(`the disk failed in ${name}`, "NotReadableError"));
+points("storage", self.Blob, ["arrayBuffer", "text"], (name) => new DOMException(`the disk failed in ${name}`, "NotReadableError"));
+points("storage", self.Response, ["blob"], storageError);
 
 // Listing a folder. Its first entry stands for all: the package does the same with each.
 for (const method of ["entries", "keys", "values"]) {
@@ -170,4 +194,16 @@ for (const type of [self.ReadableStreamDefaultReader, self.ReadableStreamBYOBRea
     if (kills) prototype.read = stop;
     return done || !value ? { done, value } : { done: false, value: half(value) };
   };
+}
+
+// The package must use no operation that is not a point.
+for (const [{ name: type, prototype }, methods] of originals) {
+  for (const [method, original] of methods) {
+    const name = `${type}.${method}`;
+    if (prototype[method] !== original || HARMLESS.includes(method)) continue;
+    prototype[method] = function (...values) {
+      report({ name, unknown: true });
+      return original.apply(this, values);
+    };
+  }
 }

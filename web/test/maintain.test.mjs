@@ -55,13 +55,10 @@ function load(model, { address = url, hold } = {}) {
   return loadWeights({ source, cache: new WeightCache(store), makeSink, progress, concurrency: 2, whenBusy: "wait", signal });
 }
 
-async function contents(operation, problems = []) {
-  const cache = new WeightCache(store, (problem) => problems.push(problem));
-  return maintain(operation, cache, checks, new ProgressCounter(() => undefined), signal);
-}
+const contents = (operation) => maintain(operation, store, checks, new ProgressCounter(() => undefined), signal);
 
 /** Returns the models that an operation concerns. */
-const run = async (operation, problems) => (await contents(operation, problems)).models;
+const run = async (operation) => (await contents(operation)).models;
 
 /** Makes the bytes of a file behind offset `from` unreadable. */
 function breakFile(name, from) {
@@ -115,20 +112,29 @@ test("verify of a file that cannot be opened: its record is gone, and the proble
   const { sha256 } = models.plain.manifest.shards[0];
   const open = store.open.bind(store);
   store.open = (name, create) => (name === sha256 ? Promise.reject(new Error("input/output error")) : open(name, create));
-  const problems = [];
-  const [{ complete }] = await run({ kind: "verify", url }, problems);
+  await assert.rejects(run({ kind: "verify", url }), { code: "STORAGE", message: /input\/output error/ });
+  store.open = open;
+  const [{ complete }] = await run({ kind: "list" });
   assert.equal(complete, false);
-  assert.match(String(problems), /input\/output error/);
 });
 
 test("verify of a store that fails in an unexpected way throws, and discards nothing", async () => {
   await load(models.plain);
   const before = store.files.size;
   const broken = { ...checks, newHash: () => ({ update: () => { throw new TypeError("no memory"); }, finish: () => "" }) }; // prettier-ignore
-  const cache = new WeightCache(store);
-  await assert.rejects(maintain({ kind: "verify", url }, cache, broken, new ProgressCounter(() => undefined), signal), /no memory/);
+  await assert.rejects(maintain({ kind: "verify", url }, store, broken, new ProgressCounter(() => undefined), signal), /no memory/);
   assert.equal(store.files.size, before);
   assert.equal((await run({ kind: "list" }))[0].complete, true);
+});
+
+test("export of a file that cannot be opened fails with the reason", async () => {
+  await load(models.plain);
+  const { sha256 } = models.plain.manifest.shards[1];
+  const open = store.open.bind(store);
+  store.open = (name, create) => (name === sha256 ? Promise.reject(new Error("input/output error")) : open(name, create));
+  const folder = memoryFolder();
+  await assert.rejects(run({ kind: "export", url, folder }), { code: "STORAGE", message: /input\/output error/ });
+  assert.ok(!folder.files.has("manifest.json"));
 });
 
 /** A folder to export to. `files` holds what was closed. */
@@ -164,7 +170,7 @@ test("export of a file that cannot be read fails, and writes no manifest", async
   await load(models.plain);
   breakFile(models.plain.manifest.shards[1].sha256, 1000);
   const folder = memoryFolder();
-  await assert.rejects(run({ kind: "export", url, folder }), { code: "INTEGRITY", message: /shard-1.*repair/ });
+  await assert.rejects(run({ kind: "export", url, folder }), { code: "STORAGE", message: /shard-1.*repair/ });
   assert.ok(!folder.files.has("manifest.json") && !folder.files.has("shard-1"));
 });
 

@@ -319,6 +319,7 @@ export class CachedFile {
   readonly #entry: FileEntry;
   readonly #file: CacheFile;
   #intact = true;
+  #readError: unknown;
   #complete: boolean;
 
   constructor(cache: WeightCache, entry: FileEntry, file: CacheFile, complete: boolean) {
@@ -338,13 +339,22 @@ export class CachedFile {
     return this.#intact;
   }
 
+  /** Error of the read that ended {@link read}, if the store threw one. */
+  get readError(): unknown {
+    return this.#readError;
+  }
+
   /** Yields the stored bytes from the start. Ends at the first byte that cannot be read. */
   async *read(pieceBytes: number): AsyncGenerator<Uint8Array, void, undefined> {
     const end = this.#file.bytes;
     for (let at = 0; at < end;) {
       // An unreadable piece counts as empty: the caller gets the bytes after it from the source. It is read twice, because such a file is
       // discarded, and other models can need it.
-      const read = () => this.#file.read(at, Math.min(pieceBytes, end - at)).catch(() => new Uint8Array(0));
+      const read = () =>
+        this.#file.read(at, Math.min(pieceBytes, end - at)).catch((error: unknown) => {
+          this.#readError = error;
+          return new Uint8Array(0);
+        });
       let piece = await read();
       if (piece.byteLength === 0) piece = await read();
       if (piece.byteLength === 0) {

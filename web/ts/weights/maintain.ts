@@ -1,7 +1,7 @@
 /** Operations on stored models other than loading. */
 
 import { QwenVLError } from "../wire/errors.js";
-import { filesOf, type CachedModel, type UnfinishedConversion, type WeightCache } from "./cache.js";
+import { filesOf, WeightCache, type CachedModel, type UnfinishedConversion } from "./cache.js";
 import { unlessMissing } from "./directory.js";
 import { wrongFile } from "./errors.js";
 import { deleteUnused, loadWeights } from "./load.js";
@@ -10,6 +10,7 @@ import type { FileEntry, Manifest } from "./manifest.js";
 import { PieceChecker } from "./pieces.js";
 import type { ProgressCounter } from "./progress.js";
 import { makeSource, type SourceSpec } from "./spec.js";
+import type { CacheStore } from "./store.js";
 import { storing } from "./store-errors.js";
 import { PIECE_BYTES, type Target } from "./transfer.js";
 
@@ -39,8 +40,26 @@ export interface RunningHash {
 
 const CONCURRENCY = 4;
 
-/** Runs an operation. Returns what it concerns as it is after the operation; for `delete`, as it was before. */
+/** Runs an operation. Returns what it concerns as it is after the operation; for `delete`, as it was before. Unlike a load, fails if the store does. */
 export async function maintain(
+  operation: CacheOperation,
+  store: CacheStore,
+  checks: Checks,
+  progress: ProgressCounter,
+  signal: AbortSignal,
+): Promise<CacheContents> {
+  let problem: unknown;
+  const cache = new WeightCache(store, (found) => (problem = found));
+  const contents = await operate(operation, cache, checks, progress, signal).catch((error: unknown) => {
+    signal.throwIfAborted();
+    // A file that cannot be opened looks as if it were missing.
+    throw problem ?? error;
+  });
+  if (problem) throw problem;
+  return contents;
+}
+
+async function operate(
   operation: CacheOperation,
   cache: WeightCache,
   checks: Checks,
@@ -237,7 +256,10 @@ async function exportTo(
           await writer.write(piece.slice());
           file.add(piece.byteLength, true);
         }
-        if (!cached.intact) throw new QwenVLError("INTEGRITY", `could not read \`${entry.file}\` from the cache: repair the model first`);
+        if (cached.intact) return;
+        const { readError: cause } = cached;
+        const problem = `could not read \`${entry.file}\` from the cache: repair the model first`;
+        throw new QwenVLError(cause ? "STORAGE" : "INTEGRITY", problem, { cause });
       });
     } finally {
       await cached?.close(false);

@@ -257,14 +257,9 @@ class Server {
     const progress = this.#progressOf(call.id);
     const store = await openStore(call.cache);
     if (!store) throw new QwenVLError("INVALID_ARGUMENT", '`cache` is "none", expected a cache store to work on');
-    let problem: unknown;
-    const cache = new WeightCache(store, (found) => (problem = found));
     await this.#startModule(call.wasmUrl);
     const tools = { checkManifest: this.#edge.checkManifest, newHash: () => new this.#edge.Hasher() };
-    const contents = await maintain(call.operation, cache, tools, progress, signal);
-    // Unlike a load, this operation fails if the store does.
-    if (problem) throw problem;
-    return contents;
+    return maintain(call.operation, store, tools, progress, signal);
   }
 
   #progressOf(id: number): ProgressCounter {
