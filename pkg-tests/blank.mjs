@@ -4,9 +4,9 @@ import { serve } from "./server.mjs";
 
 /**
  * Serves folders (see `serve`) and at `/` an empty page that knows the package, which is at `/package/`, by its name: from the `exports` of
- * its package.json. `isolated` from other origins, the page may share memory between threads.
+ * its package.json. `isolated` from other origins, the page may share memory between threads. `pageHeaders` returns more headers of the page.
  */
-export async function serveBlank(packageFolder, folders, { handle, isolated = false } = {}) {
+export async function serveBlank(packageFolder, folders, { handle, isolated = false, pageHeaders = () => ({}) } = {}) {
   const { exports } = JSON.parse(await readFile(join(packageFolder, "package.json"), "utf8"));
   const imports = {};
   for (const [path, entry] of Object.entries(exports)) {
@@ -23,7 +23,8 @@ export async function serveBlank(packageFolder, folders, { handle, isolated = fa
           response.setHeader("cross-origin-embedder-policy", "require-corp");
         }
         if (path !== "/" && path !== "/favicon.ico") return handle?.(path, response) ?? false;
-        response.writeHead(200, { "content-type": path === "/" ? "text/html" : "image/x-icon" }).end(path === "/" ? page : "");
+        const headers = path === "/" ? { "content-type": "text/html", ...pageHeaders() } : { "content-type": "image/x-icon" };
+        response.writeHead(200, headers).end(path === "/" ? page : "");
         return true;
       },
     },

@@ -31,6 +31,7 @@ import { interruptionTests } from "./suites/interruptions.mjs";
 import { jpegTests } from "./suites/jpeg.mjs";
 import { kernelTests } from "./suites/kernels.mjs";
 import { nanoTests } from "./suites/nano.mjs";
+import { originTests } from "./suites/origins.mjs";
 import { pageTests } from "./suites/page.mjs";
 import { pairTests } from "./suites/pairs.mjs";
 import { promptApiTests } from "./suites/prompt-api.mjs";
@@ -74,6 +75,7 @@ let browser;
 let server;
 let proxy;
 const policy = policyWatch();
+bed.policy = policy;
 
 before(async () => {
   const folders = {
@@ -87,9 +89,10 @@ before(async () => {
   };
   server = await serveBlank(packageFolder, folders, {
     handle: (path, response) => policy.handle(path, response) || bed.handle?.(path, response),
+    pageHeaders: policy.pageHeaders,
   });
   bed.origin = server.origin;
-  proxy = await recordingProxy();
+  proxy = await recordingProxy(name);
   const [program, vulkanIcd] = [setting("QWEN_VL_BROWSER_PROGRAM"), setting("QWEN_VL_VULKAN_ICD")];
   bed.launch = () => launch({ name, program, vulkanIcd, proxy: proxy.port });
   browser = await bed.launch();
@@ -105,11 +108,17 @@ after(async () => {
   assert.deepEqual(
     [...(proxy?.hosts ?? [])].filter((host) => !NAMED_HOSTS.includes(host)),
     [],
+    "hosts were asked that no test names (those of the browser itself are in `OF_THE_BROWSERS`)",
   );
-  assert.deepEqual(policy.reports, [], "a worker did what a strict security policy forbids");
+  assert.deepEqual(
+    policy.reports,
+    [],
+    "a page or a worker did what a strict security policy forbids, or asked another server of this machine",
+  );
 });
 
 adapterTests(bed);
+originTests(bed);
 // These share a model: see `Bed.modelTest`.
 apiTests(bed);
 sessionTests(bed);

@@ -2,30 +2,64 @@
 // worker's address says. The server says once that the fault is armed, so that the worker of a recovery has none.
 //
 // Kinds of faults at point `at`:
-//   lost      the device is lost before the operation
-//   memory    the device has no room for the buffer
+//   lost      the device is lost before the operation, or no adapter is found
+//   memory    the device has no room for the buffer, which is invalid
 //   compile   the driver rejects the pipeline
 //   nan       all bytes that are written to a buffer are those of NaN
 //   count     none
+//
+// Calls within a compute pass are not points: a loss there is one at the end of its commands.
+
+import { beforeReplies, inUse, report } from "./gpu-live.mjs";
 
 const plan = JSON.parse(new URL(self.location).searchParams.get("plan"));
-const channel = new BroadcastChannel("points");
-const request = new XMLHttpRequest();
-request.open("GET", "/faults/armed", false);
-request.send();
-const armed = request.responseText === "yes";
+const armed = report("/faults/armed", {}) === "yes";
 let count = 0;
-/** Buffers that are neither destroyed nor of a destroyed device. */
-const live = new Set();
-const reportLive = () => channel.postMessage({ live: live.size });
+/** Points of each kind since the last report, as pairs of stage and operation. */
+let points = [];
+beforeReplies(() => {
+  report("/faults/points", { points, live: inUse().buffers });
+  points = [];
+});
 
-/** Counts an operation, of one of the kinds of faults that are possible there. Returns true if it is to fail. */
-function fails(name, kinds) {
-  if (plan.kind !== "count" && !kinds.includes(plan.kind)) return false;
+// All runs have the same points: time passes with each look at the clock, so that the numbers of submissions and measurements, which depend on
+// the measured speed, are the same; and files arrive whole.
+let time = 0;
+performance.now = () => (time += 20);
+const { fetch } = self;
+self.fetch = async (...values) => {
+  const response = await fetch(...values);
+  const { status, headers } = response;
+  return response.ok ? new Response(await response.arrayBuffer(), { status, headers }) : response;
+};
+
+/**
+ * The work of the worker, as far as the messages between the page and the worker show it: `load`, in it the choice of kernels and the
+ * self-check, then pictures, chunks of the prompt, and decoding, or a benchmark.
+ */
+let stage = "load";
+let chunk = 1;
+self.addEventListener("message", ({ data: { kind } }) => {
+  if (["load", "benchmark"].includes(kind)) stage = kind;
+  if (kind === "ask") [stage, chunk] = ["picture", 1];
+  if (kind === "dispose") stage = "disposal";
+});
+const { postMessage } = self;
+self.postMessage = (message, ...others) => {
+  const { kind, event = {} } = message;
+  if (kind === "event" && event.phase === "warmup") stage = "self-check";
+  if (kind === "event" && event.type === "encode" && event.done === event.total) stage = "prefill chunk 1";
+  if (kind === "event" && event.type === "prefill") stage = event.done === event.total ? "decode" : `prefill chunk ${(chunk += 1)}`;
+  postMessage.call(self, message, ...others);
+};
+
+/** Counts an operation at which a kind of fault is possible. Returns true if it is to fail. */
+function fails(kind, step, name) {
+  if (plan.kind === "count") points.push([kind, stage, step, name]);
+  if (plan.kind !== kind) return false;
   count += 1;
-  if (plan.kind === "count") channel.postMessage({ name, kinds });
-  if (!armed || plan.kind === "count" || count !== plan.at) return false;
-  channel.postMessage({ name, hit: true });
+  if (!armed || count !== plan.at) return false;
+  report("/faults/hit", { stage, step, name });
   return true;
 }
 
@@ -39,7 +73,6 @@ devices.pushErrorScope = function (filter) {
   pushErrorScope.call(this, filter);
 };
 devices.popErrorScope = async function () {
-  if (fails("GPUDevice.popErrorScope", ["lost"])) lose.call(this);
   const { error } = scopesOf(this).pop() ?? {};
   const own = await popErrorScope.call(this);
   return error ?? own;
@@ -47,78 +80,110 @@ devices.popErrorScope = async function () {
 function raise(device, filter, error) {
   const scope = scopesOf(device).findLast((scope) => scope.filter === filter);
   if (scope) scope.error ??= error;
-  else device.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error, cancelable: true }));
+  // A device reports errors after the call that causes them.
+  else queueMicrotask(() => device.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error, cancelable: true })));
+}
+/** Makes an object that is invalid. The error of that is dropped: a device that fails reports another one. */
+function invalid(device, make) {
+  pushErrorScope.call(device, "validation");
+  const made = make();
+  void popErrorScope.call(device);
+  return made;
 }
 
-/** Device of a queue or a buffer. */
-const device = new WeakMap();
-const { destroy: lose } = devices;
-devices.destroy = function () {
-  for (const buffer of live) if (device.get(buffer) === this) live.delete(buffer);
-  reportLive();
-  lose.call(this);
-};
-const { requestDevice } = GPUAdapter.prototype;
-GPUAdapter.prototype.requestDevice = async function (...values) {
-  const made = await requestDevice.apply(this, values);
-  device.set(made.queue, made);
-  if (fails("GPUAdapter.requestDevice", ["lost"])) lose.call(made);
-  return made;
-};
-
 devices.createBuffer = function (descriptor) {
-  if (fails("GPUDevice.createBuffer", ["memory"])) raise(this, "out-of-memory", new GPUOutOfMemoryError("no room"));
-  if (fails("GPUDevice.createBuffer", ["lost"])) lose.call(this);
-  const buffer = createBuffer.call(this, descriptor);
-  device.set(buffer, this);
-  live.add(buffer);
-  reportLive();
-  return buffer;
-};
-const { destroy, mapAsync } = GPUBuffer.prototype;
-GPUBuffer.prototype.destroy = function () {
-  live.delete(this);
-  reportLive();
-  destroy.call(this);
-};
-GPUBuffer.prototype.mapAsync = function (...range) {
-  if (fails("GPUBuffer.mapAsync", ["lost"])) lose.call(device.get(this));
-  return mapAsync.apply(this, range);
-};
-const { createShaderModule } = devices;
-devices.createShaderModule = function (descriptor) {
-  if (fails("GPUDevice.createShaderModule", ["lost"])) lose.call(this);
-  return createShaderModule.call(this, descriptor);
+  if (!fails("memory", "allocation", "GPUDevice.createBuffer")) return createBuffer.call(this, descriptor);
+  raise(this, "out-of-memory", new GPUOutOfMemoryError("no room"));
+  // A buffer has at least one usage.
+  return invalid(this, () => createBuffer.call(this, { ...descriptor, usage: 0 }));
 };
 devices.createComputePipeline = function (descriptor) {
-  if (fails("GPUDevice.createComputePipeline", ["lost"])) lose.call(this);
-  if (!fails("GPUDevice.createComputePipeline", ["compile"])) return createComputePipeline.call(this, descriptor);
+  if (!fails("compile", "compile", "GPUDevice.createComputePipeline")) return createComputePipeline.call(this, descriptor);
   raise(this, "internal", new GPUInternalError(`the driver could not compile ${descriptor.label}`));
-  // An entry point that does not exist makes the pipeline invalid; the error of that is dropped.
-  pushErrorScope.call(this, "validation");
-  const invalid = createComputePipeline.call(this, { ...descriptor, compute: { ...descriptor.compute, entryPoint: "missing" } });
-  void popErrorScope.call(this);
-  return invalid;
+  const compute = { ...descriptor.compute, entryPoint: "missing" };
+  return invalid(this, () => createComputePipeline.call(this, { ...descriptor, compute }));
 };
 devices.createComputePipelineAsync = async function (descriptor) {
-  if (fails("GPUDevice.createComputePipelineAsync", ["lost"])) lose.call(this);
-  if (!fails("GPUDevice.createComputePipelineAsync", ["compile"])) return createComputePipelineAsync.call(this, descriptor);
+  if (stage === "choice of kernels") stage = "load";
+  if (!fails("compile", "compile", "GPUDevice.createComputePipelineAsync")) return createComputePipelineAsync.call(this, descriptor);
   throw new GPUPipelineError(`the driver could not compile ${descriptor.label}`, { reason: "internal" });
 };
 
 const { prototype: queues } = GPUQueue;
-const { submit, writeBuffer } = queues;
-queues.submit = function (commands) {
-  if (fails("GPUQueue.submit", ["lost"])) lose.call(device.get(this));
-  return submit.call(this, commands);
-};
+const { writeBuffer } = queues;
 queues.writeBuffer = function (buffer, at, data, ...range) {
-  if (fails("GPUQueue.writeBuffer", ["lost"])) lose.call(device.get(this));
   // Uniforms are sizes, and not numbers of the model.
   const isStorage = (buffer.usage & GPUBufferUsage.STORAGE) !== 0;
-  if (!isStorage || !fails("GPUQueue.writeBuffer", ["nan"])) return writeBuffer.call(this, buffer, at, data, ...range);
+  if (!isStorage || !fails("nan", "upload", "GPUQueue.writeBuffer")) return writeBuffer.call(this, buffer, at, data, ...range);
   const [from = 0, size] = range;
   const unit = data.BYTES_PER_ELEMENT ?? 1;
   const bytes = size === undefined ? data.byteLength - from * unit : size * unit;
   return writeBuffer.call(this, buffer, at, new Uint8Array(bytes).fill(0xff));
 };
+
+// Points of `lost`.
+
+/** The device that an object belongs to. */
+const owner = new WeakMap();
+const lose = devices.destroy;
+const STEPS = {
+  allocation: [[GPUDevice, "createBuffer", "popErrorScope", "createQuerySet"]],
+  upload: [[GPUQueue, "writeBuffer"]],
+  compile: [
+    [GPUDevice, "createShaderModule", "createComputePipeline", "createComputePipelineAsync"],
+    [GPUComputePipeline, "getBindGroupLayout"],
+  ],
+  encode: [
+    [GPUDevice, "createBindGroup", "createCommandEncoder"],
+    [GPUCommandEncoder, "beginComputePass", "copyBufferToBuffer", "clearBuffer", "finish"],
+  ],
+  submission: [[GPUQueue, "submit", "onSubmittedWorkDone"]],
+  "read-back": [[GPUBuffer, "mapAsync", "getMappedRange"]],
+};
+for (const [step, types] of Object.entries(STEPS)) {
+  for (const [{ name, prototype }, ...methods] of types) {
+    for (const method of methods) {
+      const original = prototype[method];
+      prototype[method] = function (...values) {
+        const device = this instanceof GPUDevice ? this : owner.get(this);
+        if (fails("lost", step, `${name}.${method}`)) lose.call(device);
+        const made = original.apply(this, values);
+        if (made instanceof Promise)
+          void made.then((made) => made instanceof GPUComputePipeline && owner.set(made, device)).catch(() => undefined);
+        else if (made) owner.set(made, device);
+        return made;
+      };
+    }
+  }
+}
+const { requestAdapter } = GPU.prototype;
+GPU.prototype.requestAdapter = async function (...values) {
+  return fails("lost", "request", "GPU.requestAdapter") ? null : requestAdapter.apply(this, values);
+};
+const { requestDevice } = GPUAdapter.prototype;
+GPUAdapter.prototype.requestDevice = async function (...values) {
+  const made = await requestDevice.apply(this, values);
+  owner.set(made.queue, made);
+  if (fails("lost", "request", "GPUAdapter.requestDevice")) lose.call(made);
+  if (plan.chooses) stage = "choice of kernels";
+  return made;
+};
+
+if (plan.chooses) {
+  // The adapter of these browsers is software and says so: nothing would be measured on it.
+  for (const fact of ["vendor", "architecture", "device", "description"])
+    Object.defineProperty(GPUAdapterInfo.prototype, fact, { get: () => "" });
+  Object.defineProperty(GPUAdapterInfo.prototype, "isFallbackAdapter", { get: () => undefined });
+  // The kernels for processors are the fastest, as they are on this adapter: it compiles the others for half a minute.
+  const { setPipeline } = GPUComputePassEncoder.prototype;
+  let latest = "";
+  GPUComputePassEncoder.prototype.setPipeline = function (pipeline) {
+    latest = pipeline.label;
+    setPipeline.call(this, pipeline);
+  };
+  const { submit } = queues;
+  queues.submit = function (commands) {
+    if (!/\bcpu\b/.test(latest)) time += 1000;
+    submit.call(this, commands);
+  };
+}

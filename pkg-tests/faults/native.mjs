@@ -1,6 +1,7 @@
 // Lets every system call on files and network fail, or kill the program, in turn, in conversions on the disk: those of `quantize` and of the
 // package's command in Node. After each, no output may be taken for whole that is not, the source must not have changed, and the next run must
-// end as if nothing had happened. `strace` injects the faults, so it must be installed, and be allowed to trace.
+// end as if nothing had happened. `strace` injects the faults, so it must be installed, and be allowed to trace. Writes that store a part of their
+// bytes come from the limit of the size of a file (`prlimit`).
 //
 //   node pkg-tests/faults/native.mjs [--quick] [--only TEXT]
 //
@@ -11,7 +12,7 @@
 
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cp, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -34,12 +35,19 @@ const FILES =
 const WRITES = "write,pwrite64,writev,fsync,fdatasync,ftruncate,mkdir,mkdirat,rename,renameat,renameat2";
 const NETWORK = "connect,sendto,sendmsg,recvfrom,recvmsg,shutdown";
 
-/** Kinds of faults: the system calls, and the injection of `strace`. The N-th call of each thread counts. */
+/**
+ * Kinds of faults: the system calls, and the injection of `strace`. The N-th call of each thread counts. `sizes`: no file may become longer than one
+ * of these, so that a write stores a part of its bytes; the next one fails, or kills the program if it does not ignore the signal.
+ */
 const KINDS = {
   "an error": { calls: FILES, inject: (at) => `error=EIO:when=${at}` },
   "a full disk": { calls: WRITES, inject: (at) => `error=ENOSPC:when=${at}+` },
   "a kill": { calls: FILES, inject: (at) => `signal=KILL:when=${at}` },
+  "a part of a write": { sizes: partsOf, ignores: true },
+  "a kill after a part of a write": { sizes: partsOf, ignores: false },
 };
+/** Node ignores the signal. */
+const { "a kill after a part of a write": _, ...NODE_KINDS } = KINDS;
 const NETWORK_KINDS = {
   "a lost connection": { calls: NETWORK, inject: (at) => `error=ECONNRESET:when=${at}` },
   "no network": { calls: NETWORK, inject: (at) => `error=ENETUNREACH:when=${at}+` },
@@ -60,18 +68,57 @@ const SCENES = {
   "a conversion that replaces": { command: (...more) => rust("--force", ...more), replaces: true },
   "a conversion from the Hub": { command: fromHub, kinds: { ...KINDS, ...NETWORK_KINDS } },
   "a conversion that streams": { command: (...more) => fromHub("--stream", ...more), kinds: NETWORK_KINDS },
-  "a conversion in Node": { command: node },
+  "a conversion in Node": { command: node, kinds: NODE_KINDS },
 };
 
-/** Runs a program. Returns its exit code (`null` if it was killed) and what it wrote. */
+/** Runs a program. Returns its exit code (`null` if it was killed), the signal, and what it wrote. */
 function run([program, ...args]) {
   const environment = { HF_HOME: hubCache, HF_ENDPOINT: hub.origin, RUST_BACKTRACE: "0" };
   return new Promise((resolve) => {
     const options = { env: { ...process.env, ...environment }, maxBuffer: 1 << 24 };
     execFile(program, args, options, (error, stdout, stderr) =>
-      resolve({ code: error ? (error.code ?? null) : 0, output: stdout + stderr }),
+      resolve({ code: error ? (error.code ?? null) : 0, signal: error?.signal ?? null, output: stdout + stderr }),
     );
   });
+}
+
+/** Runs a program while `strace` injects a fault. Returns its end, and the system call that failed; `undefined` if there was none. */
+async function runTraced(command, { calls, inject }, at, paths) {
+  const log = join(root, "strace.log");
+  const filter = calls === NETWORK ? [] : paths.flatMap((path) => ["-P", path]);
+  const strace = ["strace", "-f", "-qq", "-o", log, ...filter, "-e", `trace=${calls}`];
+  const end = await run([...strace, "-e", `inject=${calls}:${inject(at)}`, ...command]);
+  // It writes its own errors between the lines of the program, which it does not start then.
+  const failure = /^(strace: .*|.*PTRACE_\w+.*)$/m.exec(end.output)?.[0] ?? (end.code === "ENOENT" ? "strace is not installed" : undefined);
+  if (failure) throw new Error(`strace cannot trace: ${failure}`);
+  const trace = await readFile(log, "utf8").catch(() => "");
+  return { ...end, hit: /^.*\((?:INJECTED|DELAYED)\)|killed by SIGKILL/m.exec(trace)?.[0] };
+}
+
+/** Runs a program whose files cannot become longer than `size`. Returns its end, and the signal or the error that it got. */
+async function runLimited(command, size, ignores) {
+  const limited = ["prlimit", `--fsize=${size}:${size}`, "--core=0:0", ...command];
+  // An ignored signal stays ignored in a program that the shell starts.
+  const end = await run(ignores ? ["sh", "-c", 'trap "" XFSZ; exec "$@"', "sh", ...limited] : limited);
+  const hit = end.signal === "SIGXFSZ" || /EFBIG|[Ff]ile too large|os error 27/.test(end.output);
+  return { ...end, hit: hit ? `no file is longer than ${size} bytes` : undefined };
+}
+
+/** Lengths at which a write of one of these files stores a part of its bytes: of each length, a byte, a half, and all but one. */
+function partsOf(lengths) {
+  const parts = lengths.flatMap((length) => [1, Math.floor(length / 2), length - 1]);
+  return [...new Set(parts.filter((size) => size > 0))].sort((a, b) => a - b);
+}
+
+/** Lengths of the files that the conversion that has just ended has written, in order. */
+async function lengthsOf() {
+  const list = async (folder) => {
+    const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
+    const files = entries.filter((entry) => entry.isFile());
+    return Promise.all(files.map(async ({ parentPath, path, name }) => (await stat(join(parentPath ?? path, name))).size));
+  };
+  const lengths = [...(await list(out)), ...(await list(hubCache))];
+  return [...new Set(lengths)].sort((a, b) => a - b);
 }
 
 /** Hash of every file in a folder; `undefined` if the folder does not exist. */
@@ -108,26 +155,28 @@ for (const [name, { command, replaces = false, kinds = KINDS }] of Object.entrie
   const before = replaces ? oldHashes : undefined;
   /** Only these paths count: a program also opens files when it starts. */
   const paths = await pathsOf();
-  const figures = { points: 0, wrong: [], lost: [] };
-  for (const [kind, { calls, inject }] of Object.entries(kinds)) {
-    for (let [at, missed] = [1, 0]; missed < PATIENCE; at += STEP) {
+  const lengths = await lengthsOf();
+  const figures = { points: 0, wrong: [], lost: [], kinds: {} };
+  for (const [kind, plan] of Object.entries(kinds)) {
+    figures.kinds[kind] = 0;
+    const sizes = plan.sizes?.(lengths);
+    // With `--quick` still some sizes of each kind.
+    const step = sizes && values.quick ? Math.max(1, Math.floor(sizes.length / 4)) : STEP;
+    for (let [at, missed] = [1, 0]; missed < PATIENCE && at <= (sizes?.length ?? Infinity); at += step) {
       await reset(replaces);
       hub.reset();
-      const log = join(root, "strace.log");
-      const filter = calls === NETWORK ? [] : paths.flatMap((path) => ["-P", path]);
-      const strace = ["strace", "-f", "-qq", "-o", log, ...filter, "-e", `trace=${calls}`];
-      const { code, output } = await run([...strace, "-e", `inject=${calls}:${inject(at)}`, ...command()]);
-      const trace = await readFile(log, "utf8").catch(() => "");
-      const hit = /^.*\((?:INJECTED|DELAYED)\)|killed by SIGKILL/m.exec(trace)?.[0];
+      const end = sizes ? await runLimited(command(), sizes[at - 1], plan.ignores) : await runTraced(command(), plan, at, paths);
+      const { code, signal, output, hit } = end;
       if (!hit) {
         missed += 1;
         continue;
       }
       missed = 0;
       figures.points += 1;
+      figures.kinds[kind] += 1;
       const where = `${kind} at ${at}, ${hit.slice(0, 100)}`;
       if (/panicked|RUST_BACKTRACE|at (async )?[\w.]+ \(/.test(output)) figures.wrong.push(`${where}: ${output}`);
-      const isKill = kind === "a kill";
+      const isKill = kind === "a kill" || signal === "SIGXFSZ";
       if (code !== 0 && !isKill && !/error/i.test(output)) figures.wrong.push(`${where}: ended with ${code} and said nothing: ${output}`);
       const found = await hashes(out);
       if (code === 0 && found !== expected) figures.wrong.push(`${where}: ended well, and the output is not whole`);
@@ -149,7 +198,10 @@ for (const [name, { command, replaces = false, kinds = KINDS }] of Object.entrie
     }
   }
   const seconds = Math.round((Date.now() - began) / 1000);
-  console.log(`${name}: ${figures.points} points in ${seconds} s, wrong ${figures.wrong.length}, lost ${figures.lost.length}`);
+  const summary = `${figures.points} points (${JSON.stringify(figures.kinds)}) in ${seconds} s`;
+  console.log(`${name}: ${summary}, wrong ${figures.wrong.length}, lost ${figures.lost.length}`);
+  const unreached = Object.keys(kinds).filter((kind) => figures.kinds[kind] === 0);
+  if (unreached.length > 0) throw new Error(`${name}: no point of ${unreached.join(", ")}`);
   for (const text of [...figures.wrong, ...figures.lost].slice(0, 10)) console.log(`  ${text}`);
   failed ||= figures.wrong.length + figures.lost.length > 0;
   if (!values.quick) {

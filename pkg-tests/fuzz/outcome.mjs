@@ -40,3 +40,24 @@ export async function settled(call, kind = kindOf) {
     return kind(error);
   }
 }
+
+/**
+ * Returns a `fetch` whose assertions end the target: a download takes an error of `fetch` for a failure of the network. `check` throws the first
+ * one that failed.
+ */
+export function asserting(fetch) {
+  const failed = [];
+  return {
+    async fetch(...values) {
+      try {
+        return await fetch(...values);
+      } catch (error) {
+        failed.push(error);
+        throw error;
+      }
+    },
+    check() {
+      if (failed.length > 0) throw failed[0];
+    },
+  };
+}

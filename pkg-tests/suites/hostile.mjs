@@ -301,6 +301,30 @@ export async function hostileTests(bed) {
     await page.evaluate(() => window.model.dispose());
   });
 
+  hostileTest("pictures that the browser draws are refused before their pixels take memory", async (page) => {
+    const error = await page.evaluate(loadInPage, "/checkpoints/mini-a-q4/", { ...MODEL_WORKERS, backend: "cpu", cache: "none" });
+    assert.equal(error, undefined, JSON.stringify(error));
+    for (const form of ["file", "address", "element"]) {
+      const small = await page.evaluate(encodeVectorInPage, form, 60, 40);
+      assert.deepEqual([small.code, small.largest], ["right", 2400], form);
+      for (const [width, height] of [
+        [16_384, 16_384],
+        [8193, 8192],
+        [2 ** 27, 1],
+        [BILLION, BILLION],
+      ]) {
+        const { code, largest, millis } = await page.evaluate(encodeVectorInPage, form, width, height);
+        const label = `${form}, ${width}×${height}`;
+        // Browsers cut off longer sides, so that the picture can be small enough.
+        const isExact = Math.max(width, height) <= 16_384;
+        assert.match(code, isExact ? /^IMAGE_TOO_LARGE$/ : /^(IMAGE_\w+|right)$/, `${label}: ${code}`);
+        assert.ok(largest <= (isExact ? 0 : 2 ** 26), `${label}: ${largest} pixels were drawn`);
+        assert.ok(millis < PATIENCE_MS, `${label}: ${millis} ms`);
+      }
+    }
+    await page.evaluate(() => window.model.dispose());
+  });
+
   demoPage(bed);
 }
 
@@ -631,4 +655,46 @@ async function encodeInPage(text) {
   const millis = performance.now() - began;
   await new Promise((resolve) => setTimeout(resolve, 20));
   return { code, wasm: window.wasmBytes, millis };
+}
+
+/** Encodes an SVG of this size. Returns the pixels of the largest canvas or bitmap that the page made for it, too. */
+async function encodeVectorInPage(form, width, height) {
+  const text = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><rect width="9" height="9"/></svg>`;
+  const address = `data:image/svg+xml,${encodeURIComponent(text)}`;
+  const forms = {
+    file: () => new Blob([text]),
+    address: () => address,
+    element: async () => {
+      const image = new Image();
+      const loaded = new Promise((resolve) => Object.assign(image, { onload: resolve, onerror: resolve }));
+      image.src = address;
+      await loaded;
+      return image;
+    },
+  };
+  const image = await forms[form]();
+  const { OffscreenCanvas, createImageBitmap } = window;
+  let largest = 0;
+  const see = ({ width, height }) => (largest = Math.max(largest, width * height));
+  window.OffscreenCanvas = class extends OffscreenCanvas {
+    constructor(...values) {
+      super(...values);
+      see(this);
+    }
+  };
+  window.createImageBitmap = async (...values) => {
+    const bitmap = await createImageBitmap.apply(window, values);
+    see(bitmap);
+    return bitmap;
+  };
+  const began = performance.now();
+  try {
+    const code = await window.model.encodeImage(image).then(
+      () => "right",
+      ({ code, message }) => code ?? message,
+    );
+    return { code, largest, millis: performance.now() - began };
+  } finally {
+    Object.assign(window, { OffscreenCanvas, createImageBitmap });
+  }
 }

@@ -200,6 +200,38 @@ export async function pairTests(bed) {
     assert.deepEqual(alone, wanted[1]);
   });
 
+  pairTest(
+    "two models in one page on the GPU: one ends, or loses its device, while the other answers",
+    async (page) => {
+      const scripts = {
+        "/lossy.js": `const { requestDevice } = GPUAdapter.prototype;
+          GPUAdapter.prototype.requestDevice = async function (...values) {
+            const device = await requestDevice.apply(this, values);
+            new BroadcastChannel("lossy").onmessage = () => device.destroy();
+            return device;
+          };`,
+        "/lossy-worker.js": `import "/lossy.js"; import "/package/dist/worker.js";`,
+      };
+      bed.handle = (path, response) => {
+        if (!(path in scripts)) return false;
+        response.writeHead(200, { "content-type": "text/javascript" }).end(scripts[path]);
+        return true;
+      };
+      const wanted = await golden("mini-a");
+      const { single, together, ends, others } = await page.evaluate(twoModelsOnGpuInPage, wanted);
+      assert.deepEqual(single, wanted.tokens);
+      assert.deepEqual(together, [single, single]);
+      const codes = ends.map(({ name, end, after }) => [name, end, after]);
+      assert.deepEqual(codes, [
+        ["dispose", "DISPOSED", undefined],
+        ["lose", "DEVICE_LOST", single],
+      ]);
+      assert.ok(others.length > 2, "the other model did not answer meanwhile");
+      for (const tokens of others) assert.deepEqual(tokens, single);
+    },
+    { expected: /GPU|device|Failed to load resource/i },
+  );
+
   pairTest("two loads of one model in one page at the same time", async (page) => {
     const answers = await page.evaluate(
       async (url, ids) => {
@@ -541,6 +573,67 @@ async function twoModelsInPage(models) {
   const alone = await answer(1);
   await loaded[1].dispose();
   return { together, ended, alone };
+}
+
+/**
+ * Runs in the page. Loads a model alone and then twice on the GPU, and ends the first of both in two ways while the second one answers again and
+ * again. Returns the answers of the other one too, and after a loss the answer of the model that has recovered.
+ */
+async function twoModelsOnGpuInPage({ url, ids, tokens: { length } }) {
+  const { QwenVL } = await import("qwen-vl-web");
+  const { runIds } = await import("qwen-vl-web/testing");
+  const load = (options) => QwenVL.load(url, { backend: "webgpu", cache: "none", kernels: "cpu", ...options });
+  const answer = async (model) => (await runIds(model, ids, [], length)).tokens;
+  const alone = await load();
+  const single = await answer(alone);
+  await alone.dispose();
+
+  const other = await load();
+  const lost = [];
+  other.addEventListener("lost", ({ error }) => lost.push(error.code));
+  const others = [];
+  const ends = [];
+  let together;
+  for (const name of ["dispose", "lose"]) {
+    const model = await load({ workerUrl: "/lossy-worker.js" });
+    together = await Promise.all([answer(model), answer(other)]);
+    // Long enough that it cannot end before.
+    const run = runIds(model, ids, [], 500);
+    let ended = false;
+    const ending = (async () => {
+      let begun = false;
+      try {
+        for await (const { type } of run) {
+          if (type !== "text" || begun) continue;
+          begun = true;
+          if (name === "dispose") void model.dispose();
+          else new BroadcastChannel("lossy").postMessage("now");
+        }
+        return "answered";
+      } catch ({ code, message }) {
+        return code ?? message;
+      } finally {
+        ended = true;
+      }
+    })();
+    do others.push(await answer(other));
+    while (!ended);
+    const end = await ending;
+    let after;
+    if (name === "lose") {
+      // The other one answers while it is loaded again.
+      const recovered = model.recover();
+      others.push(await answer(other));
+      await recovered;
+      after = await answer(model);
+      await model.dispose();
+    }
+    others.push(await answer(other));
+    ends.push({ name, end, after });
+  }
+  await other.dispose();
+  if (lost.length > 0) throw new Error(`the other model lost its device: ${lost}`);
+  return { single, together, ends, others };
 }
 
 /** Runs in the page. Deletes what is not locked, as a browser does that needs room. */

@@ -22,6 +22,8 @@ mod encode;
 mod errors;
 mod generation;
 mod gptq;
+#[doc(hidden)]
+pub mod hub_answers;
 mod licence;
 mod options;
 mod pictures;

@@ -294,7 +294,7 @@ mod typescript {
     use quantize::{ConversionPlan, ConversionRequest, Need, PlannedFile, RemoteFile};
     use qwen_vl_constrain::Form;
     use qwen_vl_processor::{
-        Content, GroundedObject, Message, ObjectKind, Part, Role, Shape, ToolCall, VideoOptions, VideoPlan, VideoSource,
+        Content, GroundedObject, MAX_PICTURE_PIXELS, Message, ObjectKind, Part, Role, Shape, ToolCall, VideoOptions, VideoPlan, VideoSource,
     };
     use qwen_vl_runtime::KvReuse;
     use qwen_vl_runtime::benchmark::{AdapterSpeed, BenchmarkOptions, BenchmarkReport, DecodeSpeed, PictureParts, PrefillSpeed};
@@ -375,7 +375,9 @@ mod typescript {
             PlannedFile,
             Need,
         ];
-        format!("{HEADER}{types}")
+        let limits =
+            format!("\n/**\n * Maximum number of pixels of a picture.\n */\nexport const MAX_PICTURE_PIXELS = {MAX_PICTURE_PIXELS};\n");
+        format!("{HEADER}{types}{limits}")
     }
 
     #[test]

@@ -74,6 +74,7 @@ const run = (source, out, options = [], env = {}) => start(process.execPath, [CL
 async function converts(source, out, options, env) {
   const { status, stderr } = await run(source, out, options, env);
   assert.equal(status, 0, stderr);
+  assert.doesNotMatch(stderr, /Warning/);
   return filesOf(out);
 }
 

@@ -208,10 +208,16 @@ test("Retry-After is kept to, in seconds and as a date", async (context) => {
   }
 });
 
-test("Retry-After of an hour fails at once", async () => {
-  server.fault = always({ status: 429, headers: { "retry-after": "3600" } });
-  await assert.rejects(fetchShard(), (error) => error.code === "DOWNLOAD" && error.details.retryAfterMs === 3_600_000);
-  assert.equal(server.requests.length, 1);
+test("Retry-After of an hour, or of more digits than a number has, fails at once", async () => {
+  for (const [value, millis] of [
+    ["3600", 3_600_000],
+    ["9".repeat(400), Infinity],
+  ]) {
+    server.reset();
+    server.fault = always({ status: 429, headers: { "retry-after": value } });
+    await assert.rejects(fetchShard(), (error) => error.code === "DOWNLOAD" && error.details.retryAfterMs === millis);
+    assert.equal(server.requests.length, 1);
+  }
 });
 
 test("status 404 and web pages fail at once", async () => {

@@ -95,6 +95,7 @@ replays! {
     configurations: CONFIG, 5_000;
     data_files: EVAL, 5_000;
     forms: FORM, 400;
+    listings: LISTING, 5_000;
     manifests: MANIFEST, 2_000;
     pickles: PICKLE, 5_000;
     pictures: PICTURE, 3_000;

@@ -270,7 +270,8 @@ fn prepare(gpu: &mut Gpu, shape: &Shape, variants: &[Kernels]) -> Result<Prepare
     Ok(Prepared { launches, output: output.buffer, rows, runs, _memory: memory })
 }
 
-/// Returns the time of a work with each variant, in milliseconds: infinity if the driver rejects the variant. One round is enough if it is `late`.
+/// Returns the time of a work with each variant, in milliseconds: infinity if the driver rejects the variant. Fails if it rejects all. One
+/// round is enough if it is `late`.
 async fn measure(gpu: &mut Gpu, shape: &Shape, variants: &[Kernels], late: impl Fn() -> bool) -> Result<Vec<f64>, GpuError> {
     let Prepared { launches, output, rows, runs, _memory } = prepare(gpu, shape, variants)?;
     let encoded = |variant: usize, passes: usize| {
@@ -285,21 +286,21 @@ async fn measure(gpu: &mut Gpu, shape: &Shape, variants: &[Kernels], late: impl 
         gpu.read(&output, 0, 4).await?;
         Ok(started.elapsed().as_secs_f64() * 1e3)
     };
-    // The first launch of each variant compiles it. Variants that the driver rejects although it advertises their features are skipped.
-    // Variant 0 needs no feature or ran before, so its failure is an error.
+    // The first launch of each variant compiles it. Variants that the driver rejects are skipped.
     let mut working = Vec::with_capacity(variants.len());
+    let mut rejected = None;
     for variant in 0..variants.len() {
         let launch = || {
             gpu.queue().submit([encoded(variant, 1)]);
         };
         match rejection(gpu.device(), launch).await {
             None => working.push(variant),
-            Some(error) if variant == 0 => return Err(error),
-            Some(_) => {}
+            Some(error) => _ = rejected.get_or_insert(error),
         }
         gpu.read(&output, 0, 4).await?;
     }
-    let passes = passes(async |passes| run(0, passes).await).await?;
+    let Some(&first) = working.first() else { return rejected.map_or_else(|| Ok(Vec::new()), Err) };
+    let passes = passes(async |passes| run(first, passes).await).await?;
     let mut best = vec![f64::INFINITY; variants.len()];
     for round in 0..ROUNDS {
         if round > 0 && late() {

@@ -80,16 +80,28 @@ pub(crate) struct ErrorLog(Arc<Mutex<Errors>>);
 
 #[derive(Debug, Default)]
 struct Errors {
-    /// The first since the latest [`ErrorLog::take`]: later ones follow from it.
+    /// The first since the latest [`ErrorLog::take`]: later ones follow from it. One of missing memory takes the place of a refusal, because a
+    /// refusal of the buffer that is missing can arrive before it.
     first: Option<GpuError>,
+    /// The latest of missing memory. Buffers that were not allocated can be refused at any time after that.
+    memory: Option<GpuError>,
     lost: Option<GpuError>,
 }
 
 impl ErrorLog {
     pub(crate) fn report(&self, error: GpuError) {
         let mut errors = self.lock();
-        let slot = if matches!(error, GpuError::DeviceLost { .. }) { &mut errors.lost } else { &mut errors.first };
-        slot.get_or_insert(error);
+        let Errors { first, memory, lost } = &mut *errors;
+        match &error {
+            GpuError::DeviceLost { .. } => _ = lost.get_or_insert(error),
+            GpuError::OutOfMemory { .. } | GpuError::MemoryExhausted => {
+                *memory = Some(error.clone());
+                if matches!(first, None | Some(GpuError::Validation { .. })) {
+                    *first = Some(error);
+                }
+            }
+            _ => _ = first.get_or_insert_with(|| memory.clone().unwrap_or(error)),
+        }
     }
 
     /// Fails with the first error since the latest call, and forgets it. The loss of the device is reported each time.
@@ -123,5 +135,18 @@ mod tests {
         log.report(refused("second"));
         log.report(lost.clone());
         assert_eq!([log.take(), log.take()], [Err(lost.clone()), Err(lost)]);
+    }
+
+    #[test]
+    fn a_refusal_near_an_error_of_memory_follows_from_it() {
+        let log = ErrorLog::default();
+        let refused = || GpuError::Validation { message: "an invalid buffer".to_owned() };
+        let memory = GpuError::OutOfMemory { what: "step".to_owned(), needed: 4 };
+        log.report(refused());
+        log.report(memory.clone());
+        assert_eq!(log.take(), Err(memory.clone()));
+        log.report(refused());
+        assert_eq!(log.take(), Err(memory));
+        assert_eq!(log.take(), Ok(()));
     }
 }

@@ -1,8 +1,9 @@
 //! `cargo xtask fuzz`: the targets of `crates/fuzz` under libFuzzer, and those of `pkg-tests/fuzz` in Node.
 
 use crate::process::{command, output, root, target_dir};
-use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use crate::version::Version;
+use anyhow::{Context, Error, Result, bail, ensure};
+use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -13,8 +14,8 @@ use std::time::Instant;
 /// The targets in Rust: longest input of each, bytes.
 const TARGETS: &str = "crates/fuzz/targets.json";
 /// Inputs of a target, unless `--runs` says otherwise.
-const RUST_RUNS: u64 = 10_000_000;
-const NODE_RUNS: u64 = 1_000_000;
+pub const RUST_RUNS: u64 = 10_000_000;
+pub const NODE_RUNS: u64 = 1_000_000;
 /// Longest time of one input, seconds.
 const TIMEOUT: u32 = 10;
 /// Most memory of a process. `crates/fuzz/src/memory.rs` limits that of an input.
@@ -30,12 +31,30 @@ pub struct Options {
     /// Run this target alone; may be repeated
     #[arg(long, value_name = "NAME")]
     target: Vec<String>,
+    /// Run the targets in this language alone
+    #[arg(long, value_enum)]
+    language: Option<Language>,
+    /// Run the N-th of M parts of the targets, such as 1/2
+    #[arg(long, value_name = "N/M", value_parser = part)]
+    part: Option<(usize, usize)>,
     /// Inputs of each target; 10 million in Rust and 1 million in TypeScript by default
     #[arg(long, value_name = "N")]
     runs: Option<u64>,
     /// Run nothing: add the smallest found inputs that cover what the corpus in the repository does not, and remove `found_*` that cover nothing
     #[arg(long, conflicts_with = "runs")]
     minimize: bool,
+}
+
+/// Parses a part of the targets.
+fn part(text: &str) -> Result<(usize, usize)> {
+    let numbers = text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
+    numbers.filter(|(part, parts)| (1..=*parts).contains(part)).context("expected a part such as 1/2")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Rust,
+    Typescript,
 }
 
 /// The result of a target.
@@ -47,35 +66,44 @@ struct Outcome {
     /// Edges of the control flow, or the kinds of results where coverage is not measured.
     edges: u64,
     features: u64,
-    /// The input that broke the target, and the command that repeats it.
+    /// The file of the input that broke the target, or of the error without an input, and the command that repeats it.
     failure: Option<(PathBuf, String)>,
 }
 
 /// Runs the chosen targets, prints a table, and fails if one of them was broken.
 pub fn run(options: &Options) -> Result<()> {
-    let lengths: Map<String, Value> = serde_json::from_str(&fs::read_to_string(root().join(TARGETS))?).context(TARGETS)?;
-    let node = node_targets()?;
+    let (lengths, node) = (rust_targets()?, node_targets()?);
     let known = |name: &String| lengths.contains_key(name) || node.contains(name);
     if let Some(other) = options.target.iter().find(|name| !known(name)) {
         let all: Vec<&String> = lengths.keys().chain(&node).collect();
         bail!("the target `{other}` does not exist: expected one of {all:?}");
     }
     let chosen = |name: &&String| options.target.is_empty() || options.target.contains(name);
-    let rust: Vec<&String> = lengths.keys().filter(chosen).collect();
+    let in_language = |language: Language| options.language.is_none_or(|wanted| wanted == language);
+    let (part, parts) = options.part.unwrap_or((1, 1));
+    let in_part = |names: Vec<&String>| names.into_iter().skip(part - 1).step_by(parts).cloned().collect::<Vec<String>>();
+    let rust = in_part(lengths.keys().filter(chosen).filter(|_| in_language(Language::Rust)).collect());
+    let node = in_part(node.iter().filter(chosen).filter(|_| in_language(Language::Typescript)).collect());
+    let (version, results) = (Version::now(), results()?);
     let programs = if rust.is_empty() { PathBuf::new() } else { build(&rust)? };
     let mut outcomes = Vec::new();
-    for name in rust {
+    // A target that cannot run is broken too, and the later ones run.
+    let mut keep = |name: &str, outcome: Result<Outcome>| -> Result<()> {
+        let outcome = outcome.or_else(|error| Outcome::without_input(name, &error))?;
+        record(&results, &outcome.json(&version))?;
+        outcomes.push(outcome);
+        Ok(())
+    };
+    for name in &rust {
         let program = Program::new(&programs, name, lengths[name].as_u64().context(TARGETS)?)?;
         if options.minimize {
             program.minimize()?;
         } else {
-            outcomes.push(program.run(options.runs.unwrap_or(RUST_RUNS))?);
-            record(&outcomes)?;
+            keep(name, program.run(options.runs.unwrap_or(RUST_RUNS)))?;
         }
     }
-    for name in node.iter().filter(chosen).filter(|_| !options.minimize) {
-        outcomes.push(run_in_node(name, options.runs.unwrap_or(NODE_RUNS))?);
-        record(&outcomes)?;
+    for name in node.iter().filter(|_| !options.minimize) {
+        keep(name, run_in_node(name, options.runs.unwrap_or(NODE_RUNS)))?;
     }
     print_table(&outcomes);
     let failures: Vec<String> = outcomes.iter().filter_map(Outcome::failure).collect();
@@ -84,13 +112,27 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 impl Outcome {
+    fn new(target: &str) -> Self {
+        Self { target: target.to_owned(), inputs: 0, seconds: 0.0, corpus: 0, edges: 0, features: 0, failure: None }
+    }
+
+    /// The result of a target that ended without a result. Its error is written to a file.
+    fn without_input(target: &str, error: &Error) -> Result<Self> {
+        println!("{target}: {error:#}");
+        let file = broken()?.join(format!("{target}-error.txt"));
+        fs::write(&file, format!("{error:#}\n")).with_context(|| format!("could not write {}", file.display()))?;
+        Ok(Self { failure: Some((file, format!("cargo xtask fuzz --target {target}"))), ..Self::new(target) })
+    }
+
     fn failure(&self) -> Option<String> {
         let (input, repeat) = self.failure.as_ref()?;
         Some(format!("  {}: {}\n    repeat it with `{repeat}`", self.target, input.display()))
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, version: &Version) -> Value {
         json!({
+            "commit": version.commit,
+            "date": version.date,
             "target": self.target,
             "inputs": self.inputs,
             "inputs_per_second": (self.inputs as f64 / self.seconds.max(1e-3)).round(),
@@ -104,7 +146,7 @@ impl Outcome {
 }
 
 /// Builds programs of libFuzzer on stable Rust, without a sanitizer. Returns their folder.
-fn build(names: &[&String]) -> Result<PathBuf> {
+fn build(names: &[String]) -> Result<PathBuf> {
     let version = output(&mut command("rustc -vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
     let mut flags = "--cfg fuzzing -Cpasses=sancov-module".to_owned();
@@ -174,15 +216,7 @@ impl Program {
         command.args([&self.found, &self.corpus]);
         let started = Instant::now();
         let (log, success) = logged(command, name)?;
-        let mut outcome = Outcome {
-            target: name.clone(),
-            inputs: 0,
-            seconds: started.elapsed().as_secs_f64(),
-            corpus: 0,
-            edges: 0,
-            features: 0,
-            failure: None,
-        };
+        let mut outcome = Outcome { seconds: started.elapsed().as_secs_f64(), ..Outcome::new(name) };
         for line in log.lines() {
             // `#1000  DONE   cov: 100 ft: 200 corp: 30/4000b …`
             if let Some(words) = line.strip_prefix('#').map(|line| line.split_whitespace().collect::<Vec<_>>()) {
@@ -202,7 +236,10 @@ impl Program {
             }
         }
         if !success && outcome.failure.is_none() {
-            bail!("{name} ended without an input that broke it: see {}", log_file(name)?.display());
+            // Killed from outside, for example. Its log has the seed, with which it makes the same inputs from the same corpus.
+            let log = log_file(name)?;
+            println!("{name} ended without an input that broke it: see {}", log.display());
+            outcome.failure = Some((log, format!("cargo xtask fuzz --target {name} --runs {runs}")));
         }
         Ok(outcome)
     }
@@ -265,8 +302,13 @@ fn logged(mut command: Command, name: &str) -> Result<(String, bool)> {
     Ok((log, child.wait()?.success()))
 }
 
+/// The targets in Rust, with the longest input of each.
+pub fn rust_targets() -> Result<Map<String, Value>> {
+    serde_json::from_str(&fs::read_to_string(root().join(TARGETS)).context(TARGETS)?).context(TARGETS)
+}
+
 /// Names of the targets in TypeScript.
-fn node_targets() -> Result<Vec<String>> {
+pub fn node_targets() -> Result<Vec<String>> {
     let list = root().join("pkg-tests/fuzz/targets");
     let files = fs::read_dir(&list).with_context(|| format!("could not list {}", list.display()))?;
     let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().strip_suffix(".mjs").map(str::to_owned));
@@ -279,7 +321,7 @@ fn node_targets() -> Result<Vec<String>> {
 fn run_in_node(name: &str, runs: u64) -> Result<Outcome> {
     println!("\n== {name}");
     let repeat = |input: &str| format!("node pkg-tests/fuzz/run.mjs {name} --repeat {input}");
-    let mut node = command("node --max-old-space-size=1024 pkg-tests/fuzz/run.mjs");
+    let mut node = command("node pkg-tests/fuzz/run.mjs");
     node.args([name, "--runs", &runs.to_string(), "--broken"]).arg(broken()?).stderr(Stdio::inherit());
     if name == "grounding" {
         // The parser of the worker, which must agree.
@@ -293,24 +335,35 @@ fn run_in_node(name: &str, runs: u64) -> Result<Outcome> {
     let number = |key: &str| result[key].as_u64().unwrap_or_default();
     let failure = result["failure"].as_str().map(|input| (PathBuf::from(input), repeat(input)));
     Ok(Outcome {
-        target: name.to_owned(),
         inputs: number("inputs"),
         seconds: started.elapsed().as_secs_f64(),
         corpus: number("corpus"),
         edges: number("edges"),
         features: number("features"),
         failure,
+        ..Outcome::new(name)
     })
 }
 
-/// Merges results into the file of all earlier ones.
-fn record(outcomes: &[Outcome]) -> Result<()> {
-    let path = created(target_dir().join("robustness"))?.join("fuzz.json");
-    let earlier: Vec<Value> = fs::read_to_string(&path).ok().and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-    let is_new = |entry: &Value| outcomes.iter().any(|outcome| entry["target"] == outcome.target.as_str());
-    let mut all: Vec<Value> = earlier.into_iter().filter(|entry| !is_new(entry)).chain(outcomes.iter().map(Outcome::json)).collect();
+/// The file of the results of all runs.
+fn results() -> Result<PathBuf> {
+    Ok(created(target_dir().join("robustness"))?.join("fuzz.json"))
+}
+
+/// Merges a result into the file of all earlier ones. A sound result of more inputs stays, unless the new one is of a broken target.
+fn record(path: &Path, result: &Value) -> Result<()> {
+    let earlier: Vec<Value> = fs::read_to_string(path).ok().and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+    let (same, mut all): (Vec<Value>, Vec<Value>) = earlier.into_iter().partition(|entry| entry["target"] == result["target"]);
+    let is_sound = |entry: &Value| entry["failures"].as_array().is_some_and(Vec::is_empty);
+    let inputs = |entry: &Value| entry["inputs"].as_u64().unwrap_or_default();
+    let longer = same.into_iter().find(|entry| is_sound(entry) && is_sound(result) && inputs(entry) > inputs(result));
+    if let Some(longer) = &longer {
+        let (target, kept) = (longer["target"].as_str().unwrap_or_default(), inputs(longer));
+        println!("{target}: {} keeps its figure of {kept} inputs, because this run had {}", path.display(), inputs(result));
+    }
+    all.push(longer.unwrap_or_else(|| result.clone()));
     all.sort_by(|a, b| a["target"].as_str().cmp(&b["target"].as_str()));
-    fs::write(&path, serde_json::to_string_pretty(&all)? + "\n").with_context(|| format!("could not write {}", path.display()))
+    fs::write(path, serde_json::to_string_pretty(&all)? + "\n").with_context(|| format!("could not write {}", path.display()))
 }
 
 fn print_table(outcomes: &[Outcome]) {
@@ -322,5 +375,85 @@ fn print_table(outcomes: &[Outcome]) {
         let rate = *inputs as f64 / seconds.max(1e-3);
         let end = if failure.is_some() { "  BROKEN" } else { "" };
         println!("{target:16} {inputs:>10} {rate:>9.0} {seconds:>8.0} {corpus:>7} {edges:>7} {features:>9}{end}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_targets() {
+        assert_eq!(["1/2", "2/2", "1/1"].map(|text| part(text).expect(text)), [(1, 2), (2, 2), (1, 1)]);
+        for text in ["", "1", "0/2", "3/2", "1/0", "a/b"] {
+            assert!(part(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_target_has_a_name_that_no_other_has() {
+        let (rust, node) = (rust_targets().expect("targets in Rust"), node_targets().expect("targets in TypeScript"));
+        assert!(!rust.is_empty() && !node.is_empty());
+        // `--target` and the figures go by the name.
+        assert_eq!(node.iter().find(|name| rust.contains_key(*name)), None);
+    }
+
+    #[test]
+    fn a_longer_sound_figure_stays() {
+        let file = created(target_dir().join("tmp")).expect("a folder").join(format!("figures-{}.json", std::process::id()));
+        let entry = |inputs: u64, failures: &[&str]| json!({ "target": "config", "inputs": inputs, "failures": failures });
+        let other = json!({ "target": "answer", "inputs": 1, "failures": [] });
+        let after = |first: &Value, second: &Value| {
+            let _ = fs::remove_file(&file);
+            for result in [first, &other, second] {
+                record(&file, result).expect("a file");
+            }
+            let all: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file).expect("figures")).expect("JSON");
+            assert_eq!((all.len(), &all[0]), (2, &other));
+            all[1].clone()
+        };
+        let (long, short) = (entry(10_000_000, &[]), entry(1000, &[]));
+        assert_eq!(after(&long, &short), long);
+        assert_eq!(after(&short, &long), long);
+        let broken = entry(1000, &["a file"]);
+        assert_eq!(after(&long, &broken), broken, "a broken target counts");
+        assert_eq!(after(&broken, &short), short);
+        fs::remove_file(&file).expect("the file is there");
+    }
+
+    /// A program that ends without an input, as one that the system kills.
+    #[cfg(unix)]
+    #[test]
+    fn a_target_that_is_killed_is_broken() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = created(target_dir().join("tmp").join(format!("killed-{}", std::process::id()))).expect("a folder");
+        let name = "killed-in-a-test";
+        let program = folder.join(name);
+        fs::write(&program, "#!/bin/sh\necho '#7 pulse cov: 5 ft: 6 corp: 2/9b' >&2\nkill -9 $$\n").expect("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a file of ours");
+        let target = Program {
+            name: name.to_owned(),
+            program,
+            corpus: folder.clone(),
+            found: folder.clone(),
+            options: vec!["-max_len=1".to_owned()],
+        };
+        let outcome = target.run(9).expect("an outcome");
+        assert_eq!((outcome.inputs, outcome.edges), (7, 5));
+        let (file, _) = outcome.failure.as_ref().expect("it was killed");
+        assert!(fs::read_to_string(file).expect("a log").contains("pulse"));
+        assert_eq!(outcome.json(&Version::default())["failures"].as_array().map(Vec::len), Some(1));
+        fs::remove_file(file).and_then(|()| fs::remove_dir_all(&folder)).expect("they are there");
+    }
+
+    #[test]
+    fn a_target_that_cannot_run_is_broken() {
+        let name = "missing-in-a-test";
+        let without_input = Outcome::without_input(name, &Error::msg("no compiler"));
+        for (outcome, text) in [(without_input, "no compiler"), (run_in_node(name, 1), "ended with code 1")] {
+            let (file, _) = outcome.expect("an outcome").failure.expect("it is broken");
+            assert!(fs::read_to_string(&file).expect("its error").contains(text), "{}", file.display());
+            fs::remove_file(file).expect("the file is there");
+        }
     }
 }

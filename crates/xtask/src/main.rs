@@ -15,6 +15,7 @@ mod reproduce;
 mod robustness;
 mod system;
 mod test;
+mod version;
 mod wasm;
 
 use anyhow::Result;

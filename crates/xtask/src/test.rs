@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must pass, cheapest first.
 
 use crate::process::{Background, command, installed, processor_time, root, run as run_command, target_dir};
+use crate::version::Version;
 use crate::wasm::Backends;
 use crate::{cases, checkpoints, lint, packages, page, system};
 use anyhow::{Context, Result, bail, ensure};
@@ -251,7 +252,12 @@ fn native(name: Option<&str>) -> Result<()> {
     let nextest = installed("cargo-nextest");
     // All failures are listed, not only the first.
     let runner = if nextest { "cargo nextest run --no-fail-fast" } else { "cargo test --no-fail-fast" };
-    let tests = run_command(command(runner).args(name).env("VK_DRIVER_FILES", &icd));
+    let mut tests = command(runner);
+    tests.args(name).env("VK_DRIVER_FILES", &icd);
+    // Of the figure that the test of many rounds writes.
+    let Version { commit, date } = Version::now();
+    tests.envs([("QWEN_VL_COMMIT", commit), ("QWEN_VL_DATE", date)].into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let tests = run_command(&mut tests);
     let xtask = run_command(command("cargo test --quiet --package xtask --").args(name));
     // nextest leaves out the examples in the docs.
     let examples = if nextest && name.is_none() { run_command(&mut command("cargo test --quiet --doc")) } else { Ok(()) };

@@ -41,12 +41,15 @@ export async function check({ records, cut }) {
   store.files.set(name, bytes(whole, cut));
   store.files.set("convert-1-.conversion", bytes(conversion, cut));
   store.files.set("convert-1-0", Buffer.alloc(3));
-  store.files.set(sha256("a"), Buffer.alloc(3));
-  store.files.set(`${sha256("a")}.complete`, bytes(3, cut));
+  for (const file of ["a", "b", "c"]) {
+    store.files.set(sha256(file), Buffer.alloc(3));
+    store.files.set(`${sha256(file)}.complete`, bytes(3, cut));
+  }
   const key = { adapter: ["a"], version: ["", "", ""] };
   store.files.set(`kernels-${sha256(JSON.stringify(key.adapter))}`, bytes(kernels, cut));
   const problems = [];
   const cache = new WeightCache(store, (problem) => problems.push(problem));
+  const kept = [];
   const end = await settled(async () => {
     const models = await cache.models();
     for (const { url, source, bytes, storedBytes } of models) {
@@ -56,14 +59,22 @@ export async function check({ records, cut }) {
     }
     await cache.manifest(URL);
     await cache.unused();
-    await cache.conversions();
+    const conversions = await cache.conversions();
+    for (const { id, name, url, bytes, storedBytes } of conversions) {
+      if (id !== "1" || typeof name !== "string" || typeof url !== "string" || !Number.isSafeInteger(bytes) || storedBytes !== 3) {
+        throw new Error(`a conversion is ${JSON.stringify({ id, name, url, bytes, storedBytes })}`);
+      }
+    }
     const found = await new KernelRecords(store).read(key);
     if (found !== undefined && typeof found !== "string") throw new Error(`the record of kernels is ${found}`);
+    if (models.length > 0) kept.push(models[0].complete ? "a complete model" : "a model");
+    if (conversions.length > 0) kept.push("a conversion");
+    if (found !== undefined) kept.push("a record of kernels");
     await cache.remember(URL, JSON.stringify(MANIFEST));
     if (problems.length > 0) throw problems[0];
     if ((await cache.models()).length !== 1) throw new Error("the model that was stored is not listed");
     await cache.deleteConversion("1");
     if (!(await cache.delete(URL))) throw new Error("the model that was stored cannot be deleted");
   });
-  return end;
+  return [end, ...kept].join(", ");
 }

@@ -2,7 +2,10 @@
 
 import { context2d, readBitmap } from "../wire/bitmap.js";
 import { QwenVLError } from "../wire/errors.js";
+import { MAX_PICTURE_PIXELS } from "../wire/generated.js";
 import { describe, excerptUrl } from "../wire/quote.js";
+import { readBody } from "../weights/body.js";
+import { collect, upTo } from "../weights/download.js";
 
 /**
  * A picture: a file or its bytes, an address (also `data:`), or anything that a canvas can draw. A video stands for its current frame. SVG
@@ -66,6 +69,9 @@ const FORMATS: readonly [type: string, begins: RegExp][] = [
 /** Size of an SVG that does not have one: the input of the vision tower. */
 const VECTOR_SIDE = 448;
 
+/** Largest file of a picture, bytes: four for each pixel, as in a BMP file with alpha, and headers. */
+const MAX_PICTURE_BYTES = 4 * MAX_PICTURE_PIXELS + (1 << 20);
+
 /** Base64 of the first bytes of {@link FORMATS}. */
 const BASE64: readonly [type: string, begins: string][] = [
   ["image/png", "iVBORw0KGgo"],
@@ -122,6 +128,7 @@ export async function capture(
   }
   if (isA("ImageData", image)) {
     const { data, width, height } = image as ImageData;
+    checkSize(width, height);
     return { kind: "data", data: new ImageData(new Uint8ClampedArray(data), width, height) };
   }
   // An `<image>` refers to a file.
@@ -139,20 +146,50 @@ function isA(name: "ImageData" | "SVGImageElement" | "HTMLImageElement" | "HTMLV
   return type !== undefined && value instanceof type;
 }
 
+/** Throws `IMAGE_TOO_LARGE` for a picture that the engine would refuse, before its pixels take memory. */
+function checkSize(width: number, height: number): void {
+  // Objects of unknown classes can have other values than numbers here.
+  if (!(width * height > MAX_PICTURE_PIXELS)) return;
+  const found = `${width}×${height}, ${width * height} pixels`;
+  throw new QwenVLError("IMAGE_TOO_LARGE", `the picture is ${found}, expected at most ${MAX_PICTURE_PIXELS}: make it smaller`, {
+    details: { width, height },
+  });
+}
+
+/** Returns a bitmap, or closes it and throws `IMAGE_TOO_LARGE`. */
+function checkedBitmap(bitmap: ImageBitmap): ImageBitmap {
+  try {
+    checkSize(bitmap.width, bitmap.height);
+    return bitmap;
+  } catch (error) {
+    bitmap.close();
+    throw error;
+  }
+}
+
+function fileTooLarge(found: string): QwenVLError {
+  return new QwenVLError(
+    "IMAGE_TOO_LARGE",
+    `the picture's file has ${found} bytes, expected at most ${MAX_PICTURE_BYTES}: make it smaller`,
+  );
+}
+
 async function fromFile(file: Blob, upright: boolean): Promise<CapturedImage> {
+  if (file.size > MAX_PICTURE_BYTES) throw fileTooLarge(String(file.size));
   const bytes = new Uint8Array(await file.arrayBuffer());
   const beginning = String.fromCharCode(...bytes.subarray(0, 16));
   const type = FORMATS.find(([, begins]) => begins.test(beginning))?.[0];
   if (type) return { kind: "encoded", bytes, type, upright };
   if (file.type.startsWith("image/svg") || isVector(bytes)) return { kind: "bitmap", bitmap: await drawVector(bytes) };
+  let bitmap: ImageBitmap;
   try {
-    // Formats that only some browsers decode, such as AVIF and HEIC.
-    const bitmap = await createImageBitmap(file, { ...EXACT, imageOrientation: upright ? "from-image" : "none" });
-    return { kind: "bitmap", bitmap };
+    // Formats that only some browsers decode, such as AVIF and HEIC. Their size is not known before.
+    bitmap = await createImageBitmap(file, { ...EXACT, imageOrientation: upright ? "from-image" : "none" });
   } catch {
     // The browser does not decode it either. The worker's decoder reports what is wrong.
     return { kind: "encoded", bytes, type: file.type || "application/octet-stream", upright };
   }
+  return { kind: "bitmap", bitmap: checkedBitmap(bitmap) };
 }
 
 function isVector(bytes: Uint8Array): boolean {
@@ -167,13 +204,16 @@ async function drawVector(bytes: Uint8Array<ArrayBuffer>): Promise<ImageBitmap> 
     const image = new Image();
     image.src = url;
     await image.decode();
-    const canvas = new OffscreenCanvas(image.naturalWidth || VECTOR_SIDE, image.naturalHeight || VECTOR_SIDE);
+    const [width, height] = [image.naturalWidth || VECTOR_SIDE, image.naturalHeight || VECTOR_SIDE];
+    checkSize(width, height);
+    const canvas = new OffscreenCanvas(width, height);
     const context = context2d(canvas);
     context.fillStyle = "#fff";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
     return await createImageBitmap(canvas, EXACT);
   } catch (cause) {
+    if (cause instanceof QwenVLError) throw cause;
     throw new QwenVLError("IMAGE_DECODE", `could not draw the SVG: ${String(cause)}`, { cause });
   } finally {
     URL.revokeObjectURL(url);
@@ -195,14 +235,28 @@ function isReadable(bitmap: ImageBitmap): boolean {
 
 async function fromDrawable(image: Exclude<CanvasImageSource, SVGImageElement>, name: string): Promise<ImageBitmap> {
   try {
-    if (isA("HTMLImageElement", image)) await (image as HTMLImageElement).decode();
+    checkDrawable(image);
+    if (isA("HTMLImageElement", image)) {
+      await (image as HTMLImageElement).decode();
+      // It may have had no size before.
+      checkDrawable(image);
+    }
     if (isA("HTMLVideoElement", image) && (image as HTMLVideoElement).readyState < 2) throw new Error("the video has no frame yet");
-    return await createImageBitmap(image, EXACT);
+    return checkedBitmap(await createImageBitmap(image, EXACT));
   } catch (cause) {
+    if (cause instanceof QwenVLError) throw cause;
     // `createImageBitmap` does not accept the type.
     if (cause instanceof TypeError) throw notAnImage(name, image, cause);
     throw new QwenVLError("IMAGE_DECODE", `could not read the picture's pixels: ${String(cause)}`, { cause });
   }
+}
+
+/** Checks the size of what is drawn, which has other names in each class. An element can be drawn in another size than it is shown. */
+function checkDrawable(image: Exclude<CanvasImageSource, SVGImageElement>): void {
+  const sizes = image as Partial<HTMLImageElement & HTMLVideoElement & VideoFrame & OffscreenCanvas>;
+  const width = sizes.naturalWidth ?? sizes.videoWidth ?? sizes.displayWidth ?? sizes.width ?? 0;
+  const height = sizes.naturalHeight ?? sizes.videoHeight ?? sizes.displayHeight ?? sizes.height ?? 0;
+  checkSize(width, height);
 }
 
 async function download(address: string | URL, signal?: AbortSignal): Promise<Blob> {
@@ -216,12 +270,19 @@ async function download(address: string | URL, signal?: AbortSignal): Promise<Bl
         details,
       });
     }
-    return await response.blob();
+    const body = response.body ? readBody(response.body, { at: 0, bytes: Infinity, wait: (work) => work }) : [];
+    const bytes = await collect(upTo(MAX_PICTURE_BYTES, body, () => fileTooLarge(`more than ${MAX_PICTURE_BYTES}`)));
+    return new Blob([bytes], { type: mediaType(response.headers) });
   } catch (cause) {
     signal?.throwIfAborted();
     if (cause instanceof QwenVLError) throw cause;
     throw new QwenVLError("DOWNLOAD", `could not fetch the picture: ${excerptUrl(address)}`, { cause });
   }
+}
+
+/** Returns the media type of an answer without its parameters, as an address with data can have it; empty if it is malformed. */
+function mediaType(headers: Headers): string {
+  return /^[\w.+-]+\/[\w.+-]+/.exec(headers.get("content-type") ?? "")?.[0] ?? "";
 }
 
 /** Decodes a data URL without `fetch`, which a page's security policy can forbid for such addresses. */

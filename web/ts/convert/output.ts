@@ -88,9 +88,10 @@ abstract class StoreOutput implements Output {
   async begin(index: number): Promise<ShardFile> {
     const [done, part] = [SHARD_RECORD, PART].map((ending) => this.recordStem(index) + ending) as [string, string];
     await this.store.delete(done);
+    // Before the shard is opened: an open file is locked, and a failure here would leave it so.
+    const record = await readText(this.store, part);
     const file: CacheFile = await createFile(this.store, this.shardName(index));
     const write = (name: string, text: string) => writeFile(this.store, name, new TextEncoder().encode(text));
-    const record = await readText(this.store, part);
     let committed = Math.min(bytesOf(record), file.bytes);
     return {
       stored: committed,
@@ -267,7 +268,8 @@ export function isRecordOf(fingerprint: string, name: string): boolean {
 /** Returns the number of bytes that the record of a commit names; 0 for a record that a crash has cut off. */
 function bytesOf(record: string | undefined): number {
   try {
-    return (JSON.parse(record ?? "") as { bytes?: number }).bytes ?? 0;
+    const { bytes } = JSON.parse(record ?? "") as { bytes?: unknown };
+    return Number.isSafeInteger(bytes) && Number(bytes) > 0 ? Number(bytes) : 0;
   } catch {
     return 0;
   }

@@ -1,5 +1,6 @@
 /** Files on the disk, in Node. */
 
+import type { Stats } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { QwenVLError } from "../wire/errors.js";
@@ -14,7 +15,6 @@ const PIECE_BYTES = 256 << 10;
 /** A folder in the published layout. */
 export class DiskRanges implements RangeSource {
   readonly #folder: string;
-  readonly #open = new Map<string, Promise<FileHandle>>();
 
   constructor(folder: string) {
     this.#folder = resolve(folder);
@@ -23,8 +23,8 @@ export class DiskRanges implements RangeSource {
   async list(): Promise<Listing> {
     const files: RemoteFile[] = [];
     const add = async (path: string): Promise<void> => {
-      const { size, mtimeMs } = await stat(join(this.#folder, path));
-      files.push({ path, bytes: size, version: String(mtimeMs) });
+      const stats = await stat(join(this.#folder, path));
+      files.push({ path, bytes: stats.size, version: versionOf(stats) });
     };
     for (const entry of await entriesOf(this.#folder)) {
       if (!entry.isDirectory) await add(entry.name);
@@ -36,23 +36,37 @@ export class DiskRanges implements RangeSource {
   }
 
   async *read(
-    { path }: RemoteFile,
+    { path, version }: RemoteFile,
     start: number,
     end: number,
     { signal }: ReadHooks,
   ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-    const opened = this.#open.get(path) ?? open(join(this.#folder, path));
-    this.#open.set(path, opened);
-    const file = await opened;
-    const memory = new Uint8Array(Math.min(PIECE_BYTES, end - start));
-    for (let at = start; at < end;) {
+    const name = join(this.#folder, path);
+    let file: FileHandle | undefined;
+    try {
+      file = await open(name);
+      // Another file can have this name since the last read.
+      if (versionOf(await file.stat()) !== version) throw new Error("it changed");
+      const memory = new Uint8Array(Math.min(PIECE_BYTES, end - start));
+      for (let at = start; at < end;) {
+        signal.throwIfAborted();
+        const { bytesRead } = await file.read(memory, 0, Math.min(memory.byteLength, end - at), at);
+        if (bytesRead === 0) throw new Error("it became shorter");
+        at += bytesRead;
+        yield memory.subarray(0, bytesRead);
+      }
+    } catch (cause) {
       signal.throwIfAborted();
-      const { bytesRead } = await file.read(memory, 0, Math.min(memory.byteLength, end - at), at);
-      if (bytesRead === 0) throw new QwenVLError("INTEGRITY", `${join(this.#folder, path)} became shorter`);
-      at += bytesRead;
-      yield memory.subarray(0, bytesRead);
+      throw new QwenVLError("INTEGRITY", `could not read ${name} (${(cause as Error).message}): convert again`, { cause });
+    } finally {
+      await file?.close();
     }
   }
+}
+
+/** Text that changes when a file changes. */
+function versionOf({ mtimeMs }: Stats): string {
+  return String(mtimeMs);
 }
 
 /** The entries of a folder. Links count as what they point to. */
@@ -88,7 +102,11 @@ export class DiskStore implements CacheStore {
   }
 
   async list(): Promise<StoredFile[]> {
-    const names = await readdir(this.#folder).catch(() => []);
+    const names = await readdir(this.#folder).catch((error: NodeJS.ErrnoException) => {
+      // The folder is made when the first file is.
+      if (error.code === "ENOENT") return [];
+      throw error;
+    });
     return Promise.all(names.map(async (name) => ({ name, bytes: (await stat(join(this.#folder, name))).size })));
   }
 

@@ -1,5 +1,6 @@
 /** The converter in a thread of Node. */
 
+import { setMaxListeners } from "node:events";
 import { parentPort } from "node:worker_threads";
 import type { ConverterEdge } from "../convert/converter.js";
 import { FolderOutput } from "../convert/output.js";
@@ -9,6 +10,8 @@ import { makeRanges } from "../weights/spec.js";
 import { QwenVLError } from "../wire/errors.js";
 import { DiskRanges, DiskStore } from "./disk.js";
 
+// Node warns of more than ten listeners of a signal, and each request has one.
+setMaxListeners(0);
 const scope: ConverterScope = { onmessage: null, postMessage: (message) => parentPort?.postMessage(message) };
 serveConverter(scope, edge as unknown as ConverterEdge, {
   source: (spec) => (spec.kind === "path" ? new DiskRanges(spec.folder) : makeRanges(spec)),

@@ -45,10 +45,19 @@ export class CacheApiStore implements CacheStore {
   }
 
   async #pieces(): Promise<Piece[]> {
-    return (await this.#cache.keys()).map(({ url }) => {
-      const [name = "", begin, end] = url.slice(BASE.length).split("/");
-      return { name: decodeURIComponent(name), begin: Number(begin), end: Number(end) };
-    });
+    return (await this.#cache.keys()).map(({ url }) => pieceAt(url)).filter((piece) => piece !== undefined);
+  }
+}
+
+/** Returns the piece whose address this is; `undefined` for a response of another script of the site. */
+function pieceAt(url: string): Piece | undefined {
+  const [, name, begin, end] = /^([^/]+)\/(\d+)\/(\d+)$/.exec(url.startsWith(BASE) ? url.slice(BASE.length) : "") ?? [];
+  if (name === undefined) return undefined;
+  try {
+    return { name: decodeURIComponent(name), begin: Number(begin), end: Number(end) };
+  } catch {
+    // Malformed escapes.
+    return undefined;
   }
 }
 

@@ -246,7 +246,8 @@ function retryAfter(headers: Headers): number {
   const sent = Date.parse(headers.get("date") ?? "");
   const now = Number.isNaN(sent) ? Date.now() : sent;
   const millis = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - now;
-  return Number.isFinite(millis) ? Math.max(millis, 0) : 0;
+  // More digits than a number has are infinite.
+  return Number.isNaN(millis) ? 0 : Math.max(millis, 0);
 }
 
 function sleep(millis: number, signal: AbortSignal): Promise<void> {
@@ -264,7 +265,11 @@ function sleep(millis: number, signal: AbortSignal): Promise<void> {
 }
 
 /** Passes a body on, and throws at the first byte after `limit`: what a server sends without end would fill the memory. */
-async function* upTo(limit: number, body: AsyncIterable<Uint8Array>, problem: () => Error): AsyncGenerator<Uint8Array, void, undefined> {
+export async function* upTo(
+  limit: number,
+  body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  problem: () => Error,
+): AsyncGenerator<Uint8Array, void, undefined> {
   let bytes = 0;
   for await (const piece of body) {
     bytes += piece.byteLength;

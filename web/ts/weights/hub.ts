@@ -7,12 +7,12 @@
 
 import { QwenVLError } from "../wire/errors.js";
 import type { RemoteFile } from "../wire/generated.js";
-import { excerptUrl } from "../wire/quote.js";
+import { excerpt, excerptUrl } from "../wire/quote.js";
 import { sha256 } from "./cache.js";
 import { collect, download, downloadWhole, MAX_WHOLE_BYTES, type DownloadOptions, type Fetch } from "./download.js";
 import type { FileEntry } from "./manifest.js";
 import type { ReadHooks, Source } from "./source.js";
-import { RangeReader, type Listing, type RangeSource, type Requests } from "./ranges.js";
+import { isFileName, RangeReader, type Listing, type RangeSource, type Requests } from "./ranges.js";
 
 /** A repository at a revision. */
 export interface HubAddress {
@@ -25,14 +25,17 @@ export interface HubAddress {
 const SCHEME = "hf:";
 /** Most pages of a list of files, each of which has up to 1000. */
 const MAX_PAGES = 1000;
-const NAME = /^[\w.-]+\/[\w.-]+$/;
+/** `OWNER/NAME`. No part begins with a dot or has two in a row: it would be another folder in an address. */
+const NAME = /^(?!\.|.*\.\.|.*\/\.)[\w.-]+\/[\w.-]+$/;
+/** A commit of Git. */
+const COMMIT = /^[\da-f]{40}$/;
 
 /** Parses `hf:OWNER/NAME[@REVISION]`; `undefined` for other addresses. */
 export function hubAddress(address: string): HubAddress | undefined {
   if (!address.startsWith(SCHEME)) return undefined;
   const [repository = "", revision = "main", ...rest] = address.slice(SCHEME.length).split("@");
-  if (!NAME.test(repository) || revision === "" || rest.length > 0) {
-    throw new QwenVLError("INVALID_ARGUMENT", `the address is \`${address}\`, expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION`);
+  if (!NAME.test(repository) || !isFileName(revision) || rest.length > 0) {
+    throw new QwenVLError("INVALID_ARGUMENT", `the address is \`${excerpt(address)}\`, expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION`);
   }
   return { repository, revision };
 }
@@ -159,11 +162,12 @@ export class HubRanges implements RangeSource {
     const api = `${this.#options.endpoint}/api/models/${repository}`;
     const about = `${api}/revision/${encodeURIComponent(revision)}`;
     const facts = (await this.#json(about, hooks, limits)).value as Partial<RevisionFacts> | null;
-    if (typeof facts?.sha !== "string") throw unexpected(about, "a revision with its commit");
+    if (typeof facts?.sha !== "string" || !COMMIT.test(facts.sha))
+      throw unexpected(about, "a revision with its commit of 40 hexadecimal digits");
     this.#commit = facts.sha;
     const files: RemoteFile[] = [];
     const pages = new Set<string>();
-    for (let page: string | undefined = `${api}/tree/${encodeURIComponent(facts.sha)}?recursive=true`; page;) {
+    for (let page: string | undefined = `${api}/tree/${facts.sha}?recursive=true`; page;) {
       if (pages.has(page) || pages.size === MAX_PAGES) throw unexpected(page, `a list of files of at most ${MAX_PAGES} pages`);
       pages.add(page);
       const { value, next } = await this.#json(page, hooks, limits);
@@ -176,7 +180,7 @@ export class HubRanges implements RangeSource {
           throw unexpected(page, "files with path, size and hash");
         }
         // An address with `..` is that of another repository.
-        if (path.split("/").some((name) => /^\.{0,2}$/.test(name))) throw unexpected(page, "files inside of the repository");
+        if (!path.split("/").every(isFileName)) throw unexpected(page, "files inside of the repository");
         files.push(file);
       }
       page = next;
@@ -218,8 +222,8 @@ export class HubRanges implements RangeSource {
       const response = await this.#fetch(address, init);
       const link = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get("link") ?? "")?.[1];
       next = link && URL.canParse(link, url) ? new URL(link, url).href : undefined;
-      // The list of a repository is at the Hub that was named.
-      if (next && new URL(next).origin !== new URL(url).origin) throw unexpected(url, "a list of files whose pages have one host");
+      // The list of a repository is at the Hub that was named, under one path.
+      if (next && withoutQuery(next) !== withoutQuery(url)) throw unexpected(url, "a list of files whose pages have one address");
       return response;
     };
     const bytes = await downloadWhole(url, { ...this.#options, ...hooks, ...limits, fetch }).catch((error: unknown) => {
@@ -257,6 +261,11 @@ export class HubRanges implements RangeSource {
 /** The error of an answer that is JSON and not what was asked for. */
 function unexpected(url: string, expected: string): QwenVLError {
   return new QwenVLError("DOWNLOAD", `the Hub's answer is not ${expected}: ${excerptUrl(url)}`, { details: { url } });
+}
+
+function withoutQuery(url: string): string {
+  const { origin, pathname } = new URL(url);
+  return origin + pathname;
 }
 
 function statusOf(error: unknown): unknown {

@@ -3,6 +3,7 @@
 import { QwenVLError } from "../wire/errors.js";
 import { unreadable } from "./errors.js";
 import type { RemoteFile } from "../wire/generated.js";
+import { excerpt, excerptUrl } from "../wire/quote.js";
 import { readBody } from "./body.js";
 import { collect, download, downloadWhole, type DownloadOptions, type Fetch, type ServedFile } from "./download.js";
 import type { ReadHooks } from "./source.js";
@@ -198,7 +199,8 @@ export class UrlRanges implements RangeSource {
       const text = new TextDecoder().decode(await this.#reader.whole(this.#address(path), hooks));
       try {
         const { weight_map } = JSON.parse(text) as { weight_map: Record<string, string> };
-        for (const name of Object.values(weight_map)) names.add(name);
+        // The values of a text are its characters.
+        if (typeof weight_map === "object") for (const name of Object.values(weight_map)) names.add(name);
       } catch {
         // The converter reads the index too, and reports what is wrong with it.
       }
@@ -209,8 +211,7 @@ export class UrlRanges implements RangeSource {
         `an index at ${this.#url} has ${names.size} weight files, expected at most ${MAX_SHARDS}`,
       );
     }
-    // An address with `..` is that of the folder above.
-    const isName = (name: unknown) => typeof name === "string" && !/^\.{0,2}$|\//.test(name);
+    const isName = (name: unknown) => typeof name === "string" && isFileName(name) && !name.includes("/");
     return [...names].filter((name) => isName(name) && !files.some(({ path }) => path === name));
   }
 
@@ -231,15 +232,36 @@ export class UrlRanges implements RangeSource {
       return undefined;
     }
     const { status, headers } = response as Response;
-    const total = /\/(\d+)$/.exec(headers.get("content-range") ?? "")?.[1] ?? (status === 200 ? headers.get("content-length") : null);
-    if (!total) {
+    const shown = shownSize(response as Response);
+    if (shown === undefined) {
       const advice =
         "it must answer requests for byte ranges, and list Content-Range in Access-Control-Expose-Headers if it is of another origin";
-      throw new QwenVLError("DOWNLOAD", `the server does not show the size of ${url}: ${advice}`, { details: { url, status } });
+      throw new QwenVLError("DOWNLOAD", `the server does not show the size of ${excerptUrl(url)}: ${advice}`, { details: { url, status } });
+    }
+    const bytes = Number(shown);
+    if (!Number.isSafeInteger(bytes)) {
+      const problem = `has ${excerpt(shown)} bytes, expected at most ${Number.MAX_SAFE_INTEGER}`;
+      throw new QwenVLError("DOWNLOAD", `the server says that ${excerptUrl(url)} ${problem}`, { details: { url, status } });
     }
     const version = headers.get("etag") ?? headers.get("last-modified") ?? "";
-    return { path, bytes: Number(total), version };
+    return { path, bytes, version };
   }
+}
+
+/** Returns the digits of the size of a file that an answer shows; `undefined` if it shows none. */
+function shownSize({ status, headers }: Response): string | undefined {
+  const total = /\/(\d+)$/.exec(headers.get("content-range") ?? "")?.[1];
+  // `Content-Length` of an encoded file is that of the compressed bytes.
+  const isWhole = status === 200 && (headers.get("content-encoding") ?? "identity") === "identity";
+  return total ?? (isWhole ? /^\d+$/.exec(headers.get("content-length") ?? "")?.[0] : undefined);
+}
+
+/**
+ * True for a name that an address can have as one of its parts: not empty, neither `.` nor `..`, which would be other folders, and without half
+ * of a surrogate pair, which has no encoding.
+ */
+export function isFileName(name: string): boolean {
+  return !/^\.{0,2}$|\p{Surrogate}/u.test(name);
 }
 
 /** Returns a part of an address as text, or as it is if its escapes are malformed. */

@@ -1,3 +1,6 @@
+import { QwenVLError } from "../wire/errors.js";
+import { collect } from "./download.js";
+
 /** Storage for weights: a flat folder of files. `WeightCache` decides which files are complete and correct. */
 export interface CacheStore {
   /** Name of the store, shown to users. */
@@ -46,10 +49,15 @@ export async function renameFile(store: CacheStore, from: string, to: string): P
     const target = await createFile(store, to);
     try {
       await target.truncate();
-      for (let at = 0; source && at < source.bytes;) {
-        const piece = await source.read(at, COPY_BYTES);
+      let copied = 0;
+      for await (const piece of source ? bytesOf(source) : []) {
         await target.append(piece);
-        at += piece.byteLength;
+        copied += piece.byteLength;
+      }
+      const bytes = source?.bytes ?? 0;
+      if (copied < bytes) {
+        const problem = `it has ${bytes} bytes, and those from byte ${copied} on cannot be read`;
+        throw new QwenVLError("STORAGE", `could not rename \`${from}\` in the storage \`${store.kind}\`: ${problem}`);
       }
     } finally {
       await target.close();
@@ -60,14 +68,25 @@ export async function renameFile(store: CacheStore, from: string, to: string): P
   await store.delete(from);
 }
 
-/** Reads a small file as text; `undefined` if it does not exist. */
+/** Reads a small file as text, as far as it can be read; `undefined` if it does not exist. */
 export async function readText(store: CacheStore, name: string): Promise<string | undefined> {
   const file = await store.open(name, false);
   if (!file) return undefined;
   try {
-    return new TextDecoder().decode(await file.read(0, file.bytes));
+    return new TextDecoder().decode(await collect(bytesOf(file)));
   } finally {
     await file.close();
+  }
+}
+
+/** Yields the bytes of a file up to the first that cannot be read: a browser can evict a part of a file. */
+async function* bytesOf(file: CacheFile): AsyncGenerator<Uint8Array, void, undefined> {
+  const { bytes } = file;
+  for (let at = 0; at < bytes;) {
+    const piece = await file.read(at, Math.min(COPY_BYTES, bytes - at));
+    if (piece.byteLength === 0) return;
+    at += piece.byteLength;
+    yield piece;
   }
 }
 

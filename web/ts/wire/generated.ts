@@ -1066,3 +1066,8 @@ start: number,
  * One past the last byte.
  */
 end: number, };
+
+/**
+ * Maximum number of pixels of a picture.
+ */
+export const MAX_PICTURE_PIXELS = 67108864;

@@ -214,18 +214,6 @@ pub(super) fn redirected(from: &str, location: &str) -> Option<String> {
     (encrypted(&target)? >= encrypted(from)?).then_some(target)
 }
 
-/// A path with the bytes encoded that an address cannot have.
-pub(super) fn encoded(path: &str) -> String {
-    let mut text = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => text.push(char::from(byte)),
-            _ => text += &format!("%{byte:02X}"),
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,11 +268,5 @@ mod tests {
         for status in [200, 302, 400, 401, 403, 404, 410, 416] {
             assert_eq!(wait(status, Some(("retry-after", "7"))), None, "{status}");
         }
-    }
-
-    #[test]
-    fn names_in_addresses() {
-        assert_eq!(encoded("a/model-1.safetensors"), "a/model-1.safetensors");
-        assert_eq!(encoded("a b?#%é"), "a%20b%3F%23%25%C3%A9");
     }
 }

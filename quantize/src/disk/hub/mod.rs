@@ -8,13 +8,13 @@ mod http;
 mod remote;
 
 use super::Event;
+use crate::hub_answers::{ListedFile, Listing, encoded};
 use crate::source::{Files, InputFile};
 use anyhow::{Context, Result, anyhow, ensure};
 use cache::{Blob, HubFile};
 use hf_hub::{Cache, Repo, RepoType};
 use http::{Client, Failure, Retries, Token};
 use remote::{RemoteFile, Windows};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -72,9 +72,7 @@ impl HubSource {
         let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.trim().is_empty());
         let endpoint = endpoint.as_deref().unwrap_or(ENDPOINT).trim().trim_end_matches('/').to_owned();
         let client = Arc::new(Client::new(&endpoint, token(), self.clone())?);
-        let Listing { sha, siblings } = self.list(&client)?;
-        let hex = |text: &str, len: usize| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        ensure!(hex(&sha, 40), "the Hub says that `{self}` is at commit `{sha}`, expected 40 hexadecimal digits");
+        let Listing { commit: sha, files: listed } = self.list(&client)?;
         let note = format!("{self} is at commit {sha}");
         events(Event::Note(note.clone()));
 
@@ -86,14 +84,9 @@ impl HubSource {
         }
         let mut folders: BTreeMap<String, Vec<InputFile>> = BTreeMap::new();
         let mut files = BTreeMap::new();
-        for (number, Sibling { rfilename: path, size, blob_id, lfs }) in siblings.into_iter().enumerate() {
+        for (number, ListedFile { path, bytes: len, id, sha256 }) in listed.into_iter().enumerate() {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
-            let sha256 = lfs.as_ref().map(|lfs| lfs.sha256.clone());
-            let (Some(id), Some(len)) = (sha256.clone().or(blob_id), lfs.map(|lfs| lfs.size).or(size)) else { continue };
-            ensure!(hex(&id, 40) || hex(&id, 64), "{place}/{path} has the hash `{id}`, expected 40 or 64 hexadecimal digits");
-            // The name becomes that of a file in the cache.
-            ensure!(!name.contains(['\\', '\0']) && name != "..", "{place} has a file of the name `{name}`");
-            let url = format!("{endpoint}/{}/resolve/{sha}/{}", pinned.url(), http::encoded(&path));
+            let url = format!("{endpoint}/{}/resolve/{sha}/{}", pinned.url(), encoded(&path));
             let remote = RemoteFile::new(client.clone(), format!("{place}/{path}"), url, len, sha256.clone());
             let blob = (!self.stream && folder.is_empty()).then(|| Blob {
                 path: cached.blob_path(&id),
@@ -142,7 +135,7 @@ impl HubSource {
                 Err(failure) => retries.again(failure).map_err(|error| self.without_the_hub(error))?,
             }
         };
-        serde_json::from_slice(&body).with_context(|| format!("{} does not answer as the Hub: check HF_ENDPOINT", client.endpoint))
+        Listing::parse(&body, &client.endpoint, &self.to_string())
     }
 
     /// Adds the copy in the cache to an error of the connection.
@@ -184,33 +177,6 @@ fn token() -> Option<Token> {
 /// True for files that are downloaded whole when their first byte is read.
 fn is_small(name: &str) -> bool {
     !name.ends_with(".safetensors") && !name.ends_with(".bin")
-}
-
-/// An answer of the Hub: a revision and its files.
-#[derive(Debug, Deserialize)]
-struct Listing {
-    /// The commit.
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-/// A file of a revision.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Sibling {
-    /// Path in the repository.
-    rfilename: String,
-    size: Option<u64>,
-    /// Git's hash of the file, or of its pointer if it is a large file.
-    blob_id: Option<String>,
-    lfs: Option<LargeFile>,
-}
-
-/// A file in the Hub's store of large files.
-#[derive(Debug, Deserialize)]
-struct LargeFile {
-    sha256: String,
-    size: u64,
 }
 
 /// A revision of a repository.

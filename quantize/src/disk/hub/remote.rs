@@ -1,6 +1,7 @@
 //! A file of the Hub that is read by ranges.
 
 use super::http::{self, Client, Failure, Retries};
+use crate::hub_answers::answered;
 use anyhow::{Context, Result, anyhow};
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -133,13 +134,7 @@ impl RemoteFile {
             self.compare(|state| &mut state.signed_etag, etag(headers, "etag"))?;
         }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let whole = *range == (0..self.len);
-        let len = match (response.status(), header("content-range").and_then(content_range)) {
-            (StatusCode::PARTIAL_CONTENT, Some((bytes, len))) if bytes == *range => len.or(Some(self.len)),
-            (StatusCode::OK, None) if whole => Some(header("content-length").and_then(|len| len.parse().ok()).unwrap_or(self.len)),
-            _ => None,
-        };
-        match len {
+        match answered(response.status().as_u16(), header("content-range"), header("content-length"), range, self.len) {
             Some(len) if len == self.len => Ok(response),
             Some(len) => Err(Failure::Final(anyhow!("{} has {len} bytes, the Hub lists {}: run again", self.place, self.len))),
             None => Err(Failure::Final(anyhow!(
@@ -172,13 +167,6 @@ impl RemoteFile {
 fn etag(headers: &HeaderMap, name: &str) -> Option<String> {
     let text = headers.get(name)?.to_str().ok()?;
     Some(text.trim_start_matches("W/").trim_matches('"').to_owned())
-}
-
-/// The range of `bytes 0-99/1000`, and the size of the file if it is known.
-fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
-    let (range, len) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    Some((first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?, len.parse().ok()))
 }
 
 /// Bytes that are fetched at once.
@@ -263,15 +251,6 @@ impl Windows {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_of_answers() {
-        assert_eq!(content_range("bytes 0-99/1000"), Some((0..100, Some(1000))));
-        assert_eq!(content_range("bytes 5-5/*"), Some((5..6, None)));
-        for text in ["", "bytes */1000", "bytes 0-99", "0-99/1000", "bytes 0-18446744073709551615/1"] {
-            assert_eq!(content_range(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn the_oldest_window_is_dropped() {

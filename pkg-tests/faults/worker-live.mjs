@@ -1,0 +1,4 @@
+import { beforeReplies, inUse, report } from "./gpu-live.mjs";
+import "/package/dist/worker.js";
+
+beforeReplies(() => report("/faults/in-use", inUse()));
