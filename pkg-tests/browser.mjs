@@ -63,7 +63,7 @@ const firefoxProxy = (port) => ({
   ),
 });
 
-/** Services that each browser asks by itself, for updates for example. They may change with its version. None of them serves files of others. */
+/** Services that each browser asks without a page, for updates for example. They may change with its version. None of them serves files of others. */
 const OF_THE_BROWSERS = {
   chromium: [
     "accounts.google.com",
