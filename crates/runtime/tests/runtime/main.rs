@@ -6,5 +6,4 @@ mod geometry;
 mod goldens;
 mod positions;
 mod sessions;
-mod soak;
 mod support;

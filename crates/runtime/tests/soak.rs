@@ -1,6 +1,10 @@
-//! Rounds of load, question and disposal: the same answer in each, and no memory left behind.
+//! Rounds of load, question and disposal: the same answer in each, and no memory left behind. Its program has no other test, which would
+//! allocate at the same time.
 
-use crate::support::{convert, load};
+#[expect(dead_code, reason = "the tests of `runtime` use the rest")]
+#[path = "runtime/support.rs"]
+mod support;
+
 use quantize::SchemeName;
 use qwen_vl_processor::Colors;
 use qwen_vl_runtime::session::{Engine, GenerationOptions, ImageInput, PictureLimits, PromptInput, Request};
@@ -10,6 +14,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicIsize, Ordering};
+use support::{convert, load};
 
 /// Number of rounds, if `QWEN_VL_ROUNDS` names none.
 const FEW: usize = 4;
@@ -97,7 +102,7 @@ impl Rounds {
 }
 
 #[test]
-fn rounds_of_load_question_and_disposal() {
+fn soak_of_rounds_of_load_question_and_disposal() {
     let rounds = std::env::var("QWEN_VL_ROUNDS").map_or(FEW, |rounds| rounds.parse().expect("QWEN_VL_ROUNDS is a number"));
     let checkpoint = fixtures().join("checkpoints/mini-b");
     let folder = convert(&checkpoint, SchemeName::F32, 32);
@@ -126,7 +131,8 @@ fn rounds_of_load_question_and_disposal() {
         let live = models.live.last().copied().unwrap_or_default();
         let what = format!("rounds of load, question and disposal, native; {live} bytes of Rust code; {memory}{alone}");
         let wrong = wrong + usize::from(grows) + usize::from(resident_grows);
-        let figure = serde_json::json!({ "what": what, "points": rounds, "wrong": wrong, "lost": 0 });
+        let [commit, date] = ["QWEN_VL_COMMIT", "QWEN_VL_DATE"].map(|name| std::env::var(name).ok());
+        let figure = serde_json::json!({ "what": what, "points": rounds, "wrong": wrong, "lost": 0, "commit": commit, "date": date });
         std::fs::write(out.join("soak-native.json"), figure.to_string()).unwrap();
         assert!(!resident_grows, "{memory}{alone}");
     }
